@@ -1,0 +1,252 @@
+"""The Adapter pytree: LoRA factors of all adapted modules, stacked over decoder layers.
+
+Axis legend: L layers, r rank, k in-features, d out-features.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nlsr_jax.errors import InputError
+
+MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""Names of the projections of a decoder layer, in module order (ties are broken by it)."""
+
+Factors = dict[str, dict[str, jax.Array]]
+PerModule = dict[str, jax.Array]
+Scaling = float | Mapping[str, float | tuple[float, ...]]
+
+
+@jax.tree_util.register_pytree_with_keys_class
+@dataclasses.dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter: module ``m`` of decoder layer ``layers[m][i]`` adds ``scaling · b[i] @ a[i]``.
+
+    Attributes:
+      factors: ``{module: {"a": [L, r, k], "b": [L, d, r]}}``, modules named as in ``MODULES``; the
+        leaves of the pytree. The rank may differ between modules.
+      scaling: static; ``lora_alpha / r`` (or ``/ sqrt(r)``): one float, or one per module name, each
+        a float or a tuple with one float per adapted layer.
+      layers: static; for each module name the decoder layers that its leading axis stands for, in
+        increasing order. A module that is missing here (and ``None`` altogether) adapts every layer.
+    """
+
+    factors: Any
+    scaling: Scaling = 1.0
+    layers: Mapping[str, tuple[int, ...]] | None = None
+
+    def tree_flatten_with_keys(self):
+        return ((jax.tree_util.GetAttrKey("factors"), self.factors),), (
+            _freeze(self.scaling),
+            _freeze(self.layers),
+        )
+
+    @classmethod
+    def tree_unflatten(cls, static, children):
+        scaling, layers = static
+        return cls(children[0], _thaw(scaling), _thaw(layers))
+
+
+def _freeze(value):
+    return tuple(sorted(value.items())) if isinstance(value, Mapping) else value
+
+
+def _thaw(value):
+    return dict(value) if isinstance(value, tuple) else value
+
+
+def module_names(tree: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the module names of a per-module tree in module order."""
+    return tuple(name for name in MODULES if name in tree)
+
+
+def layer_indices(adapter: Adapter, module: str) -> tuple[int, ...]:
+    """Return the decoder layers that the leading axis of ``module`` stands for."""
+    if adapter.layers and module in adapter.layers:
+        return tuple(adapter.layers[module])
+    return tuple(range(adapter.factors[module]["a"].shape[0]))
+
+
+def layer_scaling(adapter: Adapter, module: str) -> np.ndarray:
+    """Return the scaling of ``module`` as float32 ``[L]``, one number per adapted layer."""
+    scaling = adapter.scaling[module] if isinstance(adapter.scaling, Mapping) else adapter.scaling
+    count = adapter.factors[module]["a"].shape[0]
+    return np.broadcast_to(np.asarray(scaling, np.float32), (count,))
+
+
+def check_adapter(adapter: Adapter, name: str = "adapter") -> None:
+    """Check names, shapes and static fields of an adapter.
+
+    Args:
+      adapter: the adapter to check; arrays or ``jax.ShapeDtypeStruct`` leaves.
+      name: what to call it in the error.
+
+    Raises:
+      InputError: an unknown module, factors that do not fit each other, or static fields that do not
+        fit the factors.
+    """
+    if not adapter.factors:
+        raise InputError(f"{name}: no adapted module; expected at least one of {', '.join(MODULES)}")
+    for module, factors in adapter.factors.items():
+        if module not in MODULES:
+            raise InputError(f"{name}: unknown module {module!r}; expected one of {', '.join(MODULES)}")
+        if set(factors) != {"a", "b"}:
+            raise InputError(f"{name}: {module} has leaves {sorted(factors)}; expected 'a' and 'b'")
+        a, b = factors["a"].shape, factors["b"].shape
+        if len(a) != 3 or len(b) != 3 or a[0] != b[0] or a[1] != b[2] or 0 in a + b:
+            raise InputError(
+                f"{name}: {module} has a {list(a)} and b {list(b)}; expected [L, r, k] and [L, d, r] "
+                "with the same L and r"
+            )
+        if len(layer_indices(adapter, module)) != a[0]:
+            raise InputError(
+                f"{name}: layers[{module!r}] names {len(layer_indices(adapter, module))} layers, "
+                f"the factors hold {a[0]}"
+            )
+        scaling = adapter.scaling
+        if isinstance(scaling, Mapping):
+            if module not in scaling:
+                raise InputError(f"{name}: scaling has no entry for {module}")
+            if np.size(scaling[module]) not in (1, a[0]):
+                raise InputError(
+                    f"{name}: scaling[{module!r}] has {np.size(scaling[module])} numbers, "
+                    f"the factors hold {a[0]} layers"
+                )
+
+
+def check_same_structure(first: Adapter, second: Adapter, names: tuple[str, str], *, rank: bool = True):
+    """Check that two adapters adapt the same modules of the same layers with the same shapes.
+
+    Args:
+      first, second: the adapters.
+      names: what to call them in the error.
+      rank: also require equal ranks and equal scaling (needed to mix factors entry by entry).
+
+    Raises:
+      InputError: naming the first difference.
+    """
+    check_adapter(first, names[0])
+    check_adapter(second, names[1])
+    if set(first.factors) != set(second.factors):
+        only = sorted(set(first.factors) ^ set(second.factors))
+        raise InputError(
+            f"{names[0]} and {names[1]} adapt different modules: {', '.join(only)} is in one only; "
+            "use adapters trained with the same target_modules"
+        )
+    for module in module_names(first.factors):
+        if layer_indices(first, module) != layer_indices(second, module):
+            raise InputError(f"{names[0]} and {names[1]} adapt different layers of {module}")
+        for leaf, axes in (("a", (0, 2)), ("b", (0, 1))):
+            one, two = first.factors[module][leaf].shape, second.factors[module][leaf].shape
+            if tuple(one[i] for i in axes) != tuple(two[i] for i in axes):
+                raise InputError(
+                    f"{module}.{leaf} is {list(one)} in {names[0]} and {list(two)} in {names[1]}: "
+                    "the adapters belong to bases of different shapes"
+                )
+            if rank and one != two:
+                raise InputError(
+                    f"{module}.{leaf} is {list(one)} in {names[0]} and {list(two)} in {names[1]}: "
+                    "the ranks differ, and entries of factors can only be compared at equal rank"
+                )
+        if rank and not np.array_equal(layer_scaling(first, module), layer_scaling(second, module)):
+            raise InputError(
+                f"the scaling of {module} (lora_alpha / r) is {layer_scaling(first, module)[0]:g} in "
+                f"{names[0]} and {layer_scaling(second, module)[0]:g} in {names[1]}: expected equal"
+            )
+
+
+def delta(adapter: Adapter) -> PerModule:
+    """Return the weight update ``scaling · B A`` of every module.
+
+    Args:
+      adapter: factors ``a [L, r, k]`` and ``b [L, d, r]``.
+
+    Returns:
+      ``{module: [L, d, k]}`` float32. Full size: for tests and small models.
+    """
+    return {
+        module: jnp.einsum(
+            "ldr,lrk,l->ldk",
+            factors["b"].astype(jnp.float32),
+            factors["a"].astype(jnp.float32),
+            layer_scaling(adapter, module),
+            precision=jax.lax.Precision.HIGHEST,
+        )
+        for module, factors in adapter.factors.items()
+    }
+
+
+def concatenate(first: Adapter, second: Adapter, weights: tuple[float, float] = (1.0, 1.0)) -> Adapter:
+    """Hold ``w₁ · ΔW₁ + w₂ · ΔW₂`` without error as one adapter of rank ``r₁ + r₂``.
+
+    Args:
+      first, second: adapters of the same modules, layers and base shapes; ranks and scalings may
+        differ (the second's scaling is folded into its ``b``).
+      weights: the two weights; they are multiplied into ``b``.
+
+    Returns:
+      An adapter with the scaling and dtype of ``first``.
+
+    Raises:
+      InputError: the adapters do not fit each other.
+    """
+    check_same_structure(first, second, ("first", "second"), rank=False)
+    factors = {}
+    for module in first.factors:
+        one, two = first.factors[module], second.factors[module]
+        ratio = layer_scaling(second, module) / layer_scaling(first, module)
+        b_one = weights[0] * one["b"].astype(jnp.float32)
+        b_two = weights[1] * ratio[:, None, None] * two["b"].astype(jnp.float32)
+        dtype = one["a"].dtype
+        factors[module] = {
+            "a": jnp.concatenate([one["a"], two["a"].astype(dtype)], axis=1),
+            "b": jnp.concatenate([b_one, b_two], axis=2).astype(dtype),
+        }
+    return dataclasses.replace(first, factors=factors)
+
+
+def _truncate_layer(a, b, rank):
+    """Best rank-``rank`` factors of ``b @ a`` for one layer, singular values split evenly."""
+    q_b, r_b = jnp.linalg.qr(b)
+    q_a, r_a = jnp.linalg.qr(a.T)
+    core = jnp.matmul(r_b, r_a.T, precision=jax.lax.Precision.HIGHEST)
+    u, s, vt = jnp.linalg.svd(core, full_matrices=False)
+    half = jnp.sqrt(s[:rank])
+    new_a = jnp.matmul(half[:, None] * vt[:rank], q_a.T, precision=jax.lax.Precision.HIGHEST)
+    new_b = jnp.matmul(q_b, u[:, :rank] * half, precision=jax.lax.Precision.HIGHEST)
+    return new_a, new_b
+
+
+def truncate(adapter: Adapter, rank: int) -> Adapter:
+    """Return the best approximation of every ``B A`` by factors of a smaller rank.
+
+    Thin QR of both factors and an SVD of one r × r matrix per module; the d × k product is never
+    formed (Eckart–Young). The singular values are split evenly between the factors, so the rank axis
+    of the result is a new basis: factor entries can no longer be compared with the input's.
+
+    Args:
+      adapter: factors ``a [L, r, k]`` and ``b [L, d, r]``.
+      rank: the new rank, at least 1; modules of smaller rank stay as they are.
+
+    Returns:
+      The truncated adapter, same dtypes and scaling.
+
+    Raises:
+      InputError: ``rank`` is below 1.
+    """
+    if rank < 1:
+        raise InputError(f"rank is {rank}; expected at least 1")
+    factors = {}
+    for module, leaf in adapter.factors.items():
+        a, b = leaf["a"], leaf["b"]
+        if a.shape[1] > rank:
+            new_a, new_b = jax.vmap(lambda x, y: _truncate_layer(x, y, rank))(
+                a.astype(jnp.float32), b.astype(jnp.float32)
+            )
+            a, b = new_a.astype(a.dtype), new_b.astype(b.dtype)
+        factors[module] = {"a": a, "b": b}
+    return dataclasses.replace(adapter, factors=factors)
