@@ -1,0 +1,179 @@
+"""What one pass over the calibration data leaves behind: one r × r Gram matrix per module.
+
+With ``z = A x`` at the response positions, ``G = Σ_t z_t z_tᵀ`` gives the left singular vectors both
+of ``A X`` (those of ``G``) and of ``B A X`` (through a thin QR of ``B``), so the activations are never
+stored. Forming ``G`` squares the condition number; its triangular root ``R`` (``RᵀR = G``), updated
+by a Cholesky QR done twice, keeps the small directions too, at the price of matrix products.
+
+Axis legend: L layers, B batch, T positions, r rank, k in-features.
+
+Source: METHOD, section 2; Yamamoto et al. 2015, Fukaya et al. 2020 (Cholesky QR, shifted and repeated).
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from nlsr_jax.adapter import Adapter, PerModule, module_names
+
+_EPS = float(jnp.finfo(jnp.float32).eps)
+_TINY = float(jnp.finfo(jnp.float32).tiny)
+matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+
+class Statistics(NamedTuple):
+    """Sums over the response positions of the calibration data.
+
+    Attributes:
+      gram: ``{module: [L, r, r]}`` float32, ``Σ_t z_t z_tᵀ`` with ``z = A x``.
+      input_square: ``{module: [L, k]}`` float32, ``Σ_t x_t²``.
+      root: ``{module: [L, r, r]}`` float32, ``R`` with ``RᵀR = gram``, accurate in the small
+        directions where ``gram`` is not. Two roots combine by ``update_root``, not by addition; use
+        ``merge``. (Where a root does not reproduce its ``gram``, ``identify`` goes by ``gram``.)
+      positions: float32 scalar, the number of response positions.
+      sequences: float32 scalar, the number of rows with at least one response position.
+    """
+
+    gram: PerModule
+    input_square: PerModule
+    root: PerModule
+    positions: jax.Array
+    sequences: jax.Array
+
+
+def init_statistics(adapter: Adapter) -> Statistics:
+    """Return statistics of no data for the modules of ``adapter``: all sums are zero."""
+    gram, square = {}, {}
+    for module in module_names(adapter.factors):
+        count, rank, features = adapter.factors[module]["a"].shape
+        gram[module] = jnp.zeros((count, rank, rank), jnp.float32)
+        square[module] = jnp.zeros((count, features), jnp.float32)
+    zero = jnp.zeros((), jnp.float32)
+    return Statistics(gram, square, dict(gram), zero, zero)
+
+
+def _cholesky_root(gram, shift):
+    """Upper triangular ``R`` with ``RᵀR = gram + shift · trace(gram) · I``, never singular."""
+    rank = gram.shape[-1]
+    level = jnp.maximum(shift * jnp.trace(gram), _TINY**0.5)
+    return jnp.linalg.cholesky(gram + level * jnp.eye(rank, dtype=gram.dtype), upper=True)
+
+
+def update_root(root: jax.Array, rows: jax.Array) -> jax.Array:
+    """Fold new rows into a triangular root: the ``R`` of a QR of ``[root; rows]``.
+
+    Shifted Cholesky QR: a first root of the plain Gram matrix whitens the rows, the well-conditioned
+    Gram matrix of the whitened rows corrects it. Matrix products and two r × r factorisations only.
+
+    Args:
+      root: ``[r, r]`` float32, the root so far (zeros for none).
+      rows: ``[n, r]`` float32, new ``z_t`` as rows; a masked position is a row of zeros.
+
+    Returns:
+      ``[r, r]`` float32 upper triangular ``R`` with ``RᵀR = rootᵀ root + rowsᵀ rows``; the relative
+      error of its small singular values is about float32's, down to 1e-6 of the largest.
+    """
+    rank = root.shape[-1]
+    first = _cholesky_root(matmul(root.T, root) + matmul(rows.T, rows), 4 * rank * _EPS)
+    whiten = jax.scipy.linalg.solve_triangular(first, jnp.eye(rank, dtype=root.dtype))
+    old, new = matmul(root, whiten), matmul(rows, whiten)
+    second = _cholesky_root(matmul(old.T, old) + matmul(new.T, new), _EPS / rank)
+    return matmul(second, first)
+
+
+def batch_statistics(x: jax.Array, z: jax.Array, mask: jax.Array, root: jax.Array | None = None):
+    """Return the sums of one module of one layer over one batch.
+
+    Args:
+      x: ``[..., k]`` module inputs, any float dtype.
+      z: ``[..., r]`` the products ``A x``.
+      mask: ``[...]`` bool, True at response positions.
+      root: ``[r, r]`` root so far, or None to start.
+
+    Returns:
+      ``{"gram": [r, r], "input_square": [k], "root": [r, r]}`` float32; ``gram`` and
+      ``input_square`` of this batch alone, ``root`` of all batches so far.
+    """
+    keep = mask.reshape(-1, 1)
+    x = x.reshape(-1, x.shape[-1])
+    z = jnp.where(keep, z.reshape(-1, z.shape[-1]).astype(jnp.float32), 0.0)
+    root = jnp.zeros((z.shape[-1],) * 2, jnp.float32) if root is None else root
+    return {
+        "gram": matmul(z.T, z),
+        "input_square": jnp.sum(jnp.square(jnp.where(keep, x, 0).astype(jnp.float32)), axis=0),
+        "root": update_root(root, z),
+    }
+
+
+def add_batch(
+    statistics: Statistics, gram: PerModule, input_square: PerModule, root: PerModule, mask: jax.Array
+) -> Statistics:
+    """Add one batch, captured by a model, to the statistics.
+
+    Args:
+      statistics: the sums so far.
+      gram, input_square: the sums of the batch.
+      root: the roots after the batch.
+      mask: ``[B, T]`` bool response positions of the batch.
+    """
+    return Statistics(
+        jax.tree.map(jnp.add, statistics.gram, gram),
+        jax.tree.map(jnp.add, statistics.input_square, input_square),
+        root,
+        statistics.positions + jnp.sum(mask, dtype=jnp.float32),
+        statistics.sequences + jnp.sum(jnp.any(mask, axis=-1), dtype=jnp.float32),
+    )
+
+
+@jax.jit
+def merge(first: Statistics, second: Statistics) -> Statistics:
+    """Return the statistics of both data sets together (other hosts, resumed runs).
+
+    Args:
+      first, second: statistics of the same adapter.
+
+    Returns:
+      The sums; roots are combined by ``update_root``.
+    """
+    return Statistics(
+        jax.tree.map(jnp.add, first.gram, second.gram),
+        jax.tree.map(jnp.add, first.input_square, second.input_square),
+        jax.tree.map(jax.vmap(update_root), first.root, second.root),
+        first.positions + second.positions,
+        first.sequences + second.sequences,
+    )
+
+
+@jax.jit
+def statistics_from_activations(adapter: Adapter, inputs: PerModule, mask: PerModule | None = None):
+    """Compute the statistics from explicit module inputs.
+
+    Args:
+      adapter: the reference adapter.
+      inputs: ``{module: [L, n, k]}`` module inputs at n positions.
+      mask: ``{module: [L, n]}`` bool, True at response positions; None for all.
+
+    Returns:
+      ``Statistics`` with ``positions`` taken from the first module and ``sequences`` 1.
+    """
+
+    def one_module(x, a, keep):
+        z = matmul(x.astype(jnp.float32), a.astype(jnp.float32).T)
+        return batch_statistics(x, z, keep)
+
+    sums = {}
+    for module in module_names(inputs):
+        x = inputs[module]
+        keep = jnp.ones(x.shape[:2], bool) if mask is None else mask[module]
+        sums[module] = jax.lax.map(lambda args: one_module(*args), (x, adapter.factors[module]["a"], keep))
+    first = next(iter(sums))
+    kept = inputs[first].shape[1] if mask is None else jnp.sum(mask[first][0])
+    return Statistics(
+        {m: s["gram"] for m, s in sums.items()},
+        {m: s["input_square"] for m, s in sums.items()},
+        {m: s["root"] for m, s in sums.items()},
+        jnp.asarray(kept, jnp.float32),
+        jnp.ones((), jnp.float32),
+    )
