@@ -54,9 +54,16 @@ def init_statistics(adapter: Adapter) -> Statistics:
     return Statistics(gram, square, dict(gram), zero, zero)
 
 
-def _cholesky_root(gram, shift):
-    """Upper triangular ``R`` with ``RᵀR = gram + shift · trace(gram) · I``, never singular."""
+def cholesky_root(gram: jax.Array, shift: float | None = None) -> jax.Array:
+    """Return the upper triangular ``R`` with ``RᵀR = gram + shift · trace(gram) · I``.
+
+    Args:
+      gram: ``[r, r]`` symmetric, positive semi-definite.
+      shift: relative shift that keeps the factorisation from breaking down; by default the rounding
+        error of a float32 Gram matrix.
+    """
     rank = gram.shape[-1]
+    shift = 4 * rank * _EPS if shift is None else shift
     level = jnp.maximum(shift * jnp.trace(gram), _TINY**0.5)
     return jnp.linalg.cholesky(gram + level * jnp.eye(rank, dtype=gram.dtype), upper=True)
 
@@ -76,10 +83,10 @@ def update_root(root: jax.Array, rows: jax.Array) -> jax.Array:
       error of its small singular values is about float32's, down to 1e-6 of the largest.
     """
     rank = root.shape[-1]
-    first = _cholesky_root(matmul(root.T, root) + matmul(rows.T, rows), 4 * rank * _EPS)
+    first = cholesky_root(matmul(root.T, root) + matmul(rows.T, rows))
     whiten = jax.scipy.linalg.solve_triangular(first, jnp.eye(rank, dtype=root.dtype))
     old, new = matmul(root, whiten), matmul(rows, whiten)
-    second = _cholesky_root(matmul(old.T, old) + matmul(new.T, new), _EPS / rank)
+    second = cholesky_root(matmul(old.T, old) + matmul(new.T, new), _EPS / rank)
     return matmul(second, first)
 
 

@@ -1,0 +1,89 @@
+"""Neuron-level correction: transplant the safety-critical entries of the reference.
+
+Axis legend: L layers, r rank, k in-features, d out-features.
+Source: NLSR, neuron-level correction; "factors" is what its authors run, "product" its equation.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from nlsr_jax.adapter import Adapter, PerModule, check_same_structure
+from nlsr_jax.errors import InputError
+from nlsr_jax.nlsr.amplify import SPACES
+from nlsr_jax.nlsr.layerwise import map_modules
+from nlsr_jax.nlsr.similarity import check_masks
+
+
+def _correct_factors(finetuned, reference, mask, pruned):
+    """Replace the masked entries of one layer, or leave it bit for bit as it is."""
+
+    def one(t, e, m):
+        return jnp.where(m & ~pruned, e.astype(t.dtype), t)
+
+    return jax.tree.map(one, finetuned, reference, mask)
+
+
+def _correct_product(finetuned, reference, mask, pruned):
+    """Rank-2r factors of ``W'_e + ((1−M_B)∘B_t)((1−M_A)∘A_t)``; a layer left alone is padded with 0."""
+
+    def kept(t, m):
+        return jnp.where(m & ~pruned, jnp.zeros((), t.dtype), t)
+
+    def transplanted(t, e, m):
+        return jnp.where(m & ~pruned, e.astype(t.dtype), jnp.zeros((), t.dtype))
+
+    own = jax.tree.map(kept, finetuned, mask)
+    new = jax.tree.map(transplanted, finetuned, reference, mask)
+    return {
+        "a": jnp.concatenate([own["a"], new["a"]], axis=0),
+        "b": jnp.concatenate([own["b"], new["b"]], axis=1),
+    }
+
+
+_CORRECT = {"factors": _correct_factors, "product": _correct_product}
+
+
+@functools.partial(jax.jit, static_argnames="space")
+def correct_checked(finetuned: Adapter, reference: Adapter, masks, pruned: PerModule, *, space: str):
+    """Apply the correction to arguments that are known to fit each other; see ``correct``."""
+    factors = map_modules(_CORRECT[space], finetuned.factors, reference.factors, masks, pruned)
+    return dataclasses.replace(finetuned, factors=factors)
+
+
+def check_space(space: str) -> None:
+    """Raise InputError unless ``space`` is one of ``SPACES``."""
+    if space not in SPACES:
+        raise InputError(f"space is {space!r}; expected one of {', '.join(SPACES)}")
+
+
+def correct(
+    finetuned: Adapter, reference: Adapter, masks, pruned: PerModule, *, space: str = "factors"
+) -> Adapter:
+    """Transplant the safety-critical entries of the reference into the repaired modules.
+
+    Args:
+      finetuned: W_t, factors ``a [L, r, k]`` and ``b [L, d, r]``.
+      reference: W_e, same shapes.
+      masks: bool tree of the factors, True at safety-critical entries.
+      pruned: ``{module: [L]}`` bool γ_j, True = left alone.
+      space: ``"factors"``: ``A ← M_A∘A_e + (1−M_A)∘A_t``, the same for B, rank stays r;
+        ``"product"``: ``W'_e + ((1−M_B)∘B_t)((1−M_A)∘A_t)`` without cross terms, exactly, as an
+        adapter of rank 2r.
+
+    Returns:
+      The realigned adapter with the dtype, scaling and layers of ``finetuned``. Modules left alone
+      are bit for bit the input's (in product space: its rank-r factors, padded with zeros).
+
+    Raises:
+      InputError: unknown ``space``, or arguments that do not fit each other.
+    """
+    check_space(space)
+    check_same_structure(finetuned, reference, ("fine-tuned", "reference"))
+    check_masks(finetuned, masks)
+    for module, leaf in finetuned.factors.items():
+        if module not in pruned or pruned[module].shape != leaf["a"].shape[:1]:
+            raise InputError(f"pruned: {module} must have one bool for each of {leaf['a'].shape[0]} layers")
+    return correct_checked(finetuned, reference, masks, pruned, space=space)

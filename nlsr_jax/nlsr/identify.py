@@ -1,0 +1,170 @@
+"""Identification of safety-critical neurons: a score for every factor entry, and the mask of the top.
+
+Axis legend: L layers, r rank, k in-features, d out-features.
+Source: NLSR, section on identification; Wanda (Sun et al. 2024), SNIP (Lee et al. 2019), as in METHOD.
+"""
+
+import functools
+import zlib
+
+import jax
+import jax.numpy as jnp
+
+from nlsr_jax.adapter import Adapter, check_adapter, module_names
+from nlsr_jax.errors import InputError
+from nlsr_jax.nlsr.layerwise import map_layers
+from nlsr_jax.nlsr.low_rank import kept_rank, project_layer
+from nlsr_jax.nlsr.masks import GRANULARITIES, mask_factor
+from nlsr_jax.nlsr.statistics import Statistics
+
+METHODS = ("low_rank", "wanda", "snip", "preference_snip", "random", "magnitude")
+NEEDS_STATISTICS = ("low_rank", "wanda")
+NEEDS_GRADIENTS = ("snip", "preference_snip")
+
+
+def identify(
+    reference: Adapter,
+    statistics: Statistics | None = None,
+    *,
+    sparsity: float = 0.8,
+    method: str = "low_rank",
+    granularity: str = "tensor",
+    key: jax.Array | None = None,
+    gradients=None,
+):
+    """Mark the safety-critical entries of every factor of the reference adapter.
+
+    Scores: ``low_rank`` |Ŵ| with Ŵ = U Uᵀ W of rank r* = round(r·(1−P_SR)); ``wanda``
+    |W_ij|·‖X_j‖₂; ``snip`` and ``preference_snip`` |W_ij|·E|∂L/∂W_ij|; ``random`` uniform from
+    ``key``; ``magnitude`` |W_ij|. The largest ``round((1−P_SR)·size)`` are kept, exactly.
+
+    Args:
+      reference: W_e, factors ``a [L, r, k]`` and ``b [L, d, r]``.
+      statistics: of the reference on the calibration data; needed by ``low_rank`` and ``wanda``.
+      sparsity: P_SR in (0, 1), the share that is not safety-critical.
+      method: one of ``METHODS``.
+      granularity: ``"tensor"`` (one threshold per factor and layer) or ``"row"`` (per row).
+      key: PRNG key, needed by ``random``.
+      gradients: factors tree of mean |∂L/∂W| over examples, needed by ``snip`` (negative
+        log-likelihood) and ``preference_snip`` (DPO loss); see ``collect_gradients``.
+
+    Returns:
+      ``{module: {"a": [L, r, k], "b": [L, d, r]}}`` bool.
+
+    Raises:
+      InputError: a setting out of range, or what the method needs is missing or does not fit.
+    """
+    _check(reference, statistics, sparsity, method, granularity, key, gradients)
+    return _identify(
+        reference.factors,
+        statistics if method in NEEDS_STATISTICS else None,
+        key if method == "random" else None,
+        gradients if method in NEEDS_GRADIENTS else None,
+        sparsity=float(sparsity),
+        method=method,
+        granularity=granularity,
+    )
+
+
+def check_sparsity(sparsity: float) -> None:
+    """Raise InputError unless ``0 < sparsity < 1``."""
+    if not 0 < sparsity < 1:
+        raise InputError(f"sparsity is {sparsity}; expected a number between 0 and 1, both excluded")
+
+
+def _check(reference, statistics, sparsity, method, granularity, key, gradients):
+    check_adapter(reference, "reference")
+    check_sparsity(sparsity)
+    if method not in METHODS:
+        raise InputError(f"method is {method!r}; expected one of {', '.join(METHODS)}")
+    if granularity not in GRANULARITIES:
+        raise InputError(f"granularity is {granularity!r}; expected one of {', '.join(GRANULARITIES)}")
+    if method == "random" and key is None:
+        raise InputError("method 'random' draws its scores: give key=jax.random.key(seed)")
+    if method in NEEDS_GRADIENTS:
+        if gradients is None:
+            raise InputError(f"method {method!r} needs gradients; see collect_gradients")
+        _check_gradients(reference, gradients)
+    if method in NEEDS_STATISTICS:
+        if statistics is None:
+            raise InputError(f"method {method!r} needs statistics; see collect_statistics")
+        _check_statistics(reference, statistics)
+
+
+def _check_gradients(reference, gradients):
+    expected = jax.tree.map(jnp.shape, reference.factors)
+    if jax.tree.map(jnp.shape, dict(gradients)) != expected:
+        raise InputError("gradients do not have the shapes of the reference's factors")
+
+
+def _check_statistics(reference, statistics):
+    for module, leaf in reference.factors.items():
+        count, rank, features = leaf["a"].shape
+        found = module in statistics.gram and statistics.gram[module].shape
+        if found != (count, rank, rank) or statistics.input_square[module].shape != (count, features):
+            raise InputError(
+                f"statistics of {module}: gram is {found or 'missing'}, expected {(count, rank, rank)}; "
+                "collect them with this reference adapter"
+            )
+
+
+def _low_rank_scores(factors, gram, square, root, grads, key, sparsity):
+    projected = project_layer(factors, gram, root, kept_rank(gram.shape[-1], sparsity))
+    return jax.tree.map(jnp.abs, projected)
+
+
+def _wanda_scores(factors, gram, square, root, grads, key, sparsity):
+    return {
+        "a": jnp.abs(factors["a"]) * jnp.sqrt(square),
+        "b": jnp.abs(factors["b"]) * jnp.sqrt(jnp.diagonal(gram)),
+    }
+
+
+def _snip_scores(factors, gram, square, root, grads, key, sparsity):
+    return jax.tree.map(lambda w, g: jnp.abs(w * g), factors, grads)
+
+
+def _random_scores(factors, gram, square, root, grads, key, sparsity):
+    key_a, key_b = jax.random.split(key)
+    return {
+        "a": jax.random.uniform(key_a, factors["a"].shape),
+        "b": jax.random.uniform(key_b, factors["b"].shape),
+    }
+
+
+def _magnitude_scores(factors, gram, square, root, grads, key, sparsity):
+    return jax.tree.map(jnp.abs, factors)
+
+
+_SCORES = {
+    "low_rank": _low_rank_scores,
+    "wanda": _wanda_scores,
+    "snip": _snip_scores,
+    "preference_snip": _snip_scores,
+    "random": _random_scores,
+    "magnitude": _magnitude_scores,
+}
+
+
+def module_stream(key: jax.Array, module: str) -> jax.Array:
+    """Return the PRNG key of one module name: the same whichever other modules are adapted."""
+    return jax.random.fold_in(key, zlib.crc32(module.encode()))
+
+
+@functools.partial(jax.jit, static_argnames=("sparsity", "method", "granularity"))
+def _identify(factors, statistics, key, gradients, *, sparsity, method, granularity):
+    def one_layer(leaf, gram, square, root, grads, layer_key):
+        leaf = jax.tree.map(lambda w: w.astype(jnp.float32), leaf)
+        scores = _SCORES[method](leaf, gram, square, root, grads, layer_key, sparsity)
+        return jax.tree.map(lambda s: mask_factor(s, sparsity, granularity), scores)
+
+    masks = {}
+    for module in module_names(factors):
+        count = factors[module]["a"].shape[0]
+        stats = (None,) * 3
+        if statistics is not None:
+            stats = (statistics.gram[module], statistics.input_square[module], statistics.root[module])
+        grads = None if gradients is None else gradients[module]
+        keys = None if key is None else jax.random.split(module_stream(key, module), count)
+        masks[module] = map_layers(one_layer, factors[module], *stats, grads, keys)
+    return masks

@@ -1,0 +1,42 @@
+"""Apply one function to every layer of stacked arrays, a bounded number of bytes at a time."""
+
+from collections.abc import Callable
+
+import jax
+
+from nlsr_jax.adapter import PerModule, module_names
+
+CHUNK_BYTES = 2**24
+"""Layers are batched up to this size: small stacks run as one vmap, large ones stay in cache."""
+
+
+def map_layers(function: Callable, *stacks, chunk_bytes: int = CHUNK_BYTES):
+    """Map ``function`` over the leading axis L of trees of stacked arrays.
+
+    Args:
+      function: takes one layer of each tree and returns a tree.
+      *stacks: trees whose leaves all have the same leading axis.
+      chunk_bytes: how many bytes of input one step of the loop may take.
+
+    Returns:
+      The stacked results.
+    """
+    leaves = jax.tree.leaves(stacks)
+    count = leaves[0].shape[0]
+    per_layer = sum(leaf.nbytes for leaf in leaves) // count
+    batch = max(1, min(count, chunk_bytes // max(per_layer, 1)))
+    if batch == count:
+        return jax.vmap(function)(*stacks)
+    if batch == 1:
+        return jax.lax.map(lambda one: function(*one), stacks)
+    return jax.lax.map(lambda one: function(*one), stacks, batch_size=batch)
+
+
+def map_modules(function: Callable, *trees) -> PerModule:
+    """Apply ``function`` to every layer of every module and return ``{module: stacked result}``.
+
+    Args:
+      function: takes one layer of each tree's module and returns a tree.
+      *trees: per-module trees with stacked leaves; the first decides the modules.
+    """
+    return {name: map_layers(function, *(tree[name] for tree in trees)) for name in module_names(trees[0])}

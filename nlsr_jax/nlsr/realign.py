@@ -1,0 +1,148 @@
+"""Realignment: similarity, the choice of modules, and the correction, in one call.
+
+Source: NLSR, section on restoration (METHOD, section 3).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from nlsr_jax.adapter import Adapter, PerModule, check_same_structure, layer_indices, module_names
+from nlsr_jax.errors import InputError
+from nlsr_jax.nlsr.correction import check_space, correct_checked
+from nlsr_jax.nlsr.pruning import check_rule, choose_pruned
+from nlsr_jax.nlsr.similarity import check_masks, masked_cosine
+
+
+class Realigned(NamedTuple):
+    """What a realignment returns.
+
+    Attributes:
+      adapter: the realigned adapter.
+      similarity: ``{module: [L]}`` float32 S_j.
+      probability: ``{module: [L]}`` float32 P_j that the module is left alone (0 or 1 for the
+        deterministic rules).
+      pruned: ``{module: [L]}`` bool γ_j, True = left alone.
+      zero_norm: ``{module: [L]}`` bool, True where a masked product was zero and S_j was set to 0.
+    """
+
+    adapter: Adapter
+    similarity: PerModule
+    probability: PerModule
+    pruned: PerModule
+    zero_norm: PerModule
+
+
+def repaired_layers(adapter: Adapter, layers) -> tuple[tuple[str, tuple[bool, ...]], ...]:
+    """Return, per module, which entries of its leading axis are among the given decoder layers.
+
+    Args:
+      adapter: the fine-tuned adapter.
+      layers: decoder layer numbers.
+
+    Raises:
+      InputError: a layer that no module of the adapter adapts.
+    """
+    wanted = {int(layer) for layer in layers}
+    adapted = {i for module in adapter.factors for i in layer_indices(adapter, module)}
+    if not wanted or wanted - adapted:
+        raise InputError(
+            f"layers {sorted(wanted - adapted)} are not adapted; the adapter has layers "
+            f"{min(adapted)} to {max(adapted)}"
+        )
+    return tuple(
+        (module, tuple(i in wanted for i in layer_indices(adapter, module)))
+        for module in module_names(adapter.factors)
+    )
+
+
+def choose(
+    key: jax.Array,
+    finetuned: Adapter,
+    similarity: PerModule,
+    *,
+    base_probability: float = 0.5,
+    increment: float = 0.4,
+    rule: str = "probability",
+    tau: float | None = None,
+    share: float | None = None,
+    layers=None,
+) -> tuple[PerModule, PerModule]:
+    """Choose the modules to leave alone from their similarities.
+
+    Args:
+      key: PRNG key of the draw (rule ``probability``).
+      finetuned: W_t, for the layer numbers.
+      similarity: ``{module: [L]}`` S_j.
+      base_probability, increment: P_L and δ of rule ``probability``.
+      rule: ``probability``; ``threshold`` repairs where S_j < ``tau``; ``least_similar`` repairs the
+        ``round(share · N)`` least similar; ``all``; ``layers`` repairs the given decoder layers.
+      tau, share, layers: the setting of the rule of that name.
+
+    Returns:
+      ``(pruned, probability)``, each ``{module: [L]}``.
+
+    Raises:
+      InputError: an unknown rule, or a missing, superfluous or impossible setting.
+    """
+    check_rule(rule, tau, share, layers)
+    count = sum(value.shape[0] for value in similarity.values())
+    settings = {"base_probability": base_probability, "increment": increment, "tau": tau or 0.0}
+    return choose_pruned(
+        key,
+        similarity,
+        jax.tree.map(jnp.float32, settings),
+        rule=rule,
+        repaired=None if share is None else round(share * count),
+        layers=None if layers is None else repaired_layers(finetuned, layers),
+    )
+
+
+def realign(
+    key: jax.Array,
+    finetuned: Adapter,
+    reference: Adapter,
+    masks,
+    *,
+    base_probability: float = 0.5,
+    increment: float = 0.4,
+    rule: str = "probability",
+    space: str = "factors",
+    tau: float | None = None,
+    share: float | None = None,
+    layers=None,
+) -> Realigned:
+    """Repair the fine-tuned adapter where it has lost the reference's safety-critical neurons.
+
+    Args:
+      key: PRNG key; the draw of rule ``probability`` is ``draw_pruned(key, probability)``.
+      finetuned: W_t, factors ``a [L, r, k]`` and ``b [L, d, r]``.
+      reference: W_e, same shapes and scaling.
+      masks: bool tree of the factors; see ``identify``.
+      base_probability, increment, rule, tau, share, layers: the choice of modules; see ``choose``.
+      space: of the correction, ``factors`` or ``product``; see ``correct``.
+
+    Returns:
+      A ``Realigned`` with the adapter and every S_j, P_j and γ_j.
+
+    Raises:
+      InputError: a setting out of range, or arguments that do not fit each other.
+    """
+    check_space(space)
+    check_same_structure(finetuned, reference, ("fine-tuned", "reference"))
+    check_masks(finetuned, masks)
+    similarity, zero_norm = masked_cosine(reference, finetuned, masks)
+    pruned, probability = choose(
+        key,
+        finetuned,
+        similarity,
+        base_probability=base_probability,
+        increment=increment,
+        rule=rule,
+        tau=tau,
+        share=share,
+        layers=layers,
+    )
+    adapter = correct_checked(finetuned, reference, masks, pruned, space=space)
+    return Realigned(adapter, similarity, probability, pruned, zero_norm)

@@ -1,0 +1,133 @@
+"""Similarity of two adapters through their safety-critical entries, and their lineage.
+
+``⟨B₁A₁, B₂A₂⟩_F = Σ (B₁ᵀB₂) ∘ (A₁A₂ᵀ)``: r²(d+k) operations, the d × k products are never formed.
+
+Axis legend: L layers, r rank, k in-features, d out-features.
+Source: NLSR, restoration, equation of S_j.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from nlsr_jax.adapter import Adapter, PerModule, check_same_structure
+from nlsr_jax.errors import InputError
+from nlsr_jax.nlsr.layerwise import map_modules
+from nlsr_jax.nlsr.statistics import matmul
+
+
+def product_inner(first, second) -> jax.Array:
+    """Return ``⟨B₁A₁, B₂A₂⟩_F`` of two layers' factors ``{"a": [r, k], "b": [d, r]}``, float32."""
+    return jnp.sum(matmul(first["b"].T, second["b"]) * matmul(first["a"], second["a"].T))
+
+
+def _unit(factors):
+    """Scale both factors to Frobenius norm 1 (0 stays 0), so that no product over- or underflows."""
+
+    def scale(leaf):
+        leaf = leaf.astype(jnp.float32)
+        largest = jnp.max(jnp.abs(leaf))
+        leaf = leaf / jnp.where(largest > 0, largest, 1.0)
+        norm = jnp.linalg.norm(leaf)
+        return leaf / jnp.where(norm > 0, norm, 1.0)
+
+    return jax.tree.map(scale, factors)
+
+
+def _cosine(first, second):
+    """Cosine of the products of two layers, 0 where one of them is zero; and whether that is so."""
+    first, second = _unit(first), _unit(second)
+    square = product_inner(first, first) * product_inner(second, second)
+    zero = square <= 0
+    cosine = product_inner(first, second) * jax.lax.rsqrt(jnp.where(zero, 1.0, square))
+    return jnp.where(zero, 0.0, jnp.clip(cosine, -1.0, 1.0)), zero
+
+
+def _masked(factors, mask):
+    return jax.tree.map(lambda leaf, m: jnp.where(m, leaf, 0), factors, mask)
+
+
+@jax.jit
+def masked_cosine(reference: Adapter, finetuned: Adapter, masks) -> tuple[PerModule, PerModule]:
+    """Return the similarities and, per module, whether one of the masked products was zero.
+
+    Args:
+      reference, finetuned: adapters of equal structure.
+      masks: bool tree of their factors.
+
+    Returns:
+      ``({module: [L] float32}, {module: [L] bool})``.
+    """
+    pairs = map_modules(
+        lambda e, t, m: _cosine(_masked(e, m), _masked(t, m)), reference.factors, finetuned.factors, masks
+    )
+    return {m: p[0] for m, p in pairs.items()}, {m: p[1] for m, p in pairs.items()}
+
+
+def check_masks(adapter: Adapter, masks, name: str = "masks") -> None:
+    """Raise InputError unless ``masks`` is a bool tree with the shapes of the adapter's factors."""
+    for module, leaf in adapter.factors.items():
+        for factor, value in leaf.items():
+            if module not in masks or factor not in masks[module]:
+                raise InputError(f"{name}: no mask for {module}.{factor}; identify them with this reference")
+            mask = masks[module][factor]
+            if mask.shape != value.shape or mask.dtype != bool:
+                raise InputError(
+                    f"{name}: {module}.{factor} is {mask.dtype} {list(mask.shape)}; expected bool "
+                    f"{list(value.shape)} as the adapter's factor"
+                )
+    extra = sorted(set(masks) - set(adapter.factors))
+    if extra:
+        raise InputError(f"{name}: {', '.join(extra)} is not adapted by the adapter")
+
+
+def similarity(reference: Adapter, finetuned: Adapter, masks) -> PerModule:
+    """Return S_j, the cosine of the masked products of reference and fine-tuned, per module.
+
+    ``S_j = ⟨W'_e, W'_t⟩_F / (‖W'_e‖_F ‖W'_t‖_F)`` with ``W' = (M_B∘B)(M_A∘A)``; 0 where a norm is 0.
+
+    Args:
+      reference: W_e, factors ``a [L, r, k]`` and ``b [L, d, r]``.
+      finetuned: W_t, same shapes.
+      masks: ``{module: {"a": [L, r, k], "b": [L, d, r]}}`` bool.
+
+    Returns:
+      ``{module: [L]}`` float32 in [−1, 1].
+
+    Raises:
+      InputError: the adapters or masks do not fit each other.
+    """
+    check_same_structure(reference, finetuned, ("reference", "fine-tuned"))
+    check_masks(reference, masks)
+    return masked_cosine(reference, finetuned, masks)[0]
+
+
+@jax.jit
+def _factor_cosines(first, second):
+    def cosine(x, y):
+        return jnp.sum(x * y, axis=-1).sum()
+
+    def one_layer(leaf, other):
+        return jax.tree.map(cosine, _unit(leaf), _unit(other))
+
+    return map_modules(one_layer, first.factors, second.factors)
+
+
+def lineage(aligned: Adapter, finetuned: Adapter) -> dict[str, PerModule]:
+    """Measure whether the fine-tuned adapter descends from the aligned one factor for factor.
+
+    Training moves a factor from where it starts and keeps its rank axis; an adapter trained from
+    another start (or with its rank axis rotated) has factors at right angles to the aligned ones,
+    whatever its product is. Then masks and transplant mean nothing.
+
+    Args:
+      aligned: Wₐ, factors ``a [L, r, k]`` and ``b [L, d, r]``.
+      finetuned: W_t, same shapes.
+
+    Returns:
+      ``{module: {"a": [L], "b": [L]}}`` float32, the cosine of the flattened factors; 0 for zero ones.
+
+    Raises:
+      InputError: the adapters do not fit each other.
+    """
+    check_same_structure(aligned, finetuned, ("aligned", "fine-tuned"))
+    return _factor_cosines(aligned, finetuned)
