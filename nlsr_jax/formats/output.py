@@ -1,0 +1,96 @@
+"""Output folders that appear whole or not at all."""
+
+import contextlib
+import errno
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+from nlsr_jax.errors import InputError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def check_free(path: str | os.PathLike, overwrite: bool = False) -> pathlib.Path:
+    """Return ``path``, checked to be usable as an output folder.
+
+    Args:
+      path: the folder to be; its parent is created when it is written.
+      overwrite: allow a folder that exists.
+
+    Raises:
+      InputError: it exists and ``overwrite`` is False, or it is a file.
+    """
+    path = pathlib.Path(path)
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise InputError(f"{path}: exists and is not a folder; name another output")
+    if path.is_dir() and any(path.iterdir()) and not overwrite:
+        raise InputError(f"{path}: output exists; name another or give --overwrite")
+    return path
+
+
+def describe_os_error(error: OSError, path: str | os.PathLike) -> str:
+    """Say in one line why ``path`` could not be written or read."""
+    if error.errno in _FULL:
+        return f"{path}: no space left on the device; free some or name another output"
+    return f"{path}: {error.strerror or error}"
+
+
+@contextlib.contextmanager
+def whole_directory(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[pathlib.Path]:
+    """Yield a temporary sibling folder that becomes ``path`` when the block ends without an error.
+
+    Args:
+      path: the output folder.
+      overwrite: replace a folder that exists; it stays as it is until the new one is complete.
+
+    Raises:
+      InputError: ``path`` exists, or cannot be written (full disk, no permission).
+    """
+    path = check_free(path, overwrite)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+        yield temporary
+        _settle(temporary)
+        _replace(temporary, check_free(path, overwrite))
+    except OSError as error:
+        raise InputError(describe_os_error(error, path)) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _settle(folder: pathlib.Path) -> None:
+    """Flush every file to the disk and give the folder the usual permissions."""
+    umask = os.umask(0)
+    os.umask(umask)
+    folder.chmod(0o777 & ~umask)
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+
+
+def _replace(new: pathlib.Path, path: pathlib.Path) -> None:
+    """Rename ``new`` to ``path``; an old folder is put aside first and deleted last."""
+    if not path.exists():
+        new.rename(path)
+        return
+    aside = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
+    path.rename(aside / path.name)
+    try:
+        new.rename(path)
+    except OSError:
+        (aside / path.name).rename(path)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write UTF-8 text with Unix line ends."""
+    pathlib.Path(path).write_text(text, encoding="utf-8", newline="\n")
