@@ -1,0 +1,148 @@
+"""Calibration data: (prompt, safe response) pairs as padded token batches with response masks.
+
+Axis legend: B batch, T positions.
+"""
+
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from nlsr_jax.data.rows import read_rows
+from nlsr_jax.data.templates import apply_template
+from nlsr_jax.errors import InputError
+
+_SHORTEST = 32
+
+
+class Encoded(NamedTuple):
+    """One text: token ids ``[n]`` int32 and where its response begins."""
+
+    ids: np.ndarray
+    start: int
+
+
+class Calibration(NamedTuple):
+    """Encoded calibration rows and the counts that a record keeps.
+
+    Attributes:
+      rows: tuples of one ``Encoded`` (prompt + response), or of two (chosen, rejected).
+      counts: ``rows`` read, ``used``, ``skipped_long_prompt``, ``cut_responses``,
+        ``response_positions``.
+    """
+
+    rows: list[tuple[Encoded, ...]]
+    counts: dict[str, int]
+
+
+def load_tokenizer(path: str):
+    """Load the tokenizer of a Hugging Face directory or hub id; code in the directory is never run.
+
+    Raises:
+      InputError: there is none that can be read.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            path, trust_remote_code=False, local_files_only=pathlib.Path(path).is_dir()
+        )
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: no usable tokenizer ({reason})") from error
+
+
+def load_calibration(
+    source: str, tokenizer, *, max_length: int, template: str = "none", preference: bool = False
+) -> Calibration:
+    """Read and encode calibration rows.
+
+    A row is ``tokens(prompt) ++ tokens(response)``, the prompt with the tokenizer's special tokens. A
+    prompt that leaves no room for a response within ``max_length`` is skipped, a response that does
+    not fit is cut; both are counted.
+
+    Args:
+      source: a file or hub data set with text columns ``prompt`` and ``response`` (and ``rejected``).
+      tokenizer: a transformers tokenizer.
+      max_length: longest sequence in tokens.
+      template: how a prompt is rendered; see ``apply_template``.
+      preference: also encode ``rejected``.
+
+    Returns:
+      A ``Calibration``.
+
+    Raises:
+      InputError: unreadable rows, or none whose prompt fits.
+    """
+    if max_length < 2:
+        raise InputError(f"max_length is {max_length}; expected at least 2 tokens")
+    columns = ("prompt", "response", "rejected") if preference else ("prompt", "response")
+    counts = dict.fromkeys(("rows", "used", "skipped_long_prompt", "cut_responses", "response_positions"), 0)
+    rows = []
+    for row in read_rows(source, columns):
+        counts["rows"] += 1
+        text = apply_template(template, row["prompt"], tokenizer)
+        prompt = tokenizer(text, add_special_tokens=template != "chat")["input_ids"]
+        if len(prompt) >= max_length:
+            counts["skipped_long_prompt"] += 1
+            continue
+        answers = [tokenizer(row[c], add_special_tokens=False)["input_ids"] for c in columns[1:]]
+        if not all(answers):
+            counts["skipped_no_tokens"] = counts.get("skipped_no_tokens", 0) + 1
+            continue
+        counts["cut_responses"] += sum(len(prompt) + len(answer) > max_length for answer in answers)
+        encoded = tuple(
+            Encoded(np.asarray((prompt + answer)[:max_length], np.int32), len(prompt)) for answer in answers
+        )
+        counts["used"] += 1
+        counts["response_positions"] += len(encoded[0].ids) - len(prompt)
+        rows.append(encoded)
+    if not rows:
+        raise InputError(
+            f"{source}: none of {counts['rows']} rows fits --max_length {max_length}; raise it or shorten prompts"
+        )
+    return Calibration(rows, counts)
+
+
+def bucket_length(length: int, max_length: int) -> int:
+    """Return the padded length: a power of two from 32, at most ``max_length``."""
+    bucket = _SHORTEST
+    while bucket < length:
+        bucket *= 2
+    return max(length, min(bucket, max_length))
+
+
+def batches(
+    rows: Sequence[tuple[Encoded, ...]], batch_size: int, max_length: int
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yield right-padded batches, rows of like length together, every shape used whole.
+
+    Args:
+      rows: encoded rows, each of one or two texts.
+      batch_size: B; a bucket's last batch is filled up with rows without response positions.
+      max_length: the longest sequence.
+
+    Yields:
+      ``(tokens [B, T] int32, response_mask [B, T] bool)`` for every text of a row, in a flat tuple.
+    """
+    buckets: dict[int, list[tuple[Encoded, ...]]] = {}
+    for row in rows:
+        length = bucket_length(max(len(text.ids) for text in row), max_length)
+        buckets.setdefault(length, []).append(row)
+    for length, members in sorted(buckets.items()):
+        for start in range(0, len(members), batch_size):
+            group = members[start : start + batch_size]
+            arrays = []
+            for part in range(len(group[0])):
+                arrays += _pad([row[part] for row in group], batch_size, length)
+            yield tuple(arrays)
+
+
+def _pad(texts, batch_size, length):
+    tokens = np.zeros((batch_size, length), np.int32)
+    mask = np.zeros((batch_size, length), bool)
+    for i, text in enumerate(texts):
+        tokens[i, : len(text.ids)] = text.ids
+        mask[i, text.start : len(text.ids)] = True
+    return tokens, mask

@@ -1,0 +1,46 @@
+"""Prompt templates: how an instruction becomes the text that the model reads."""
+
+from nlsr_jax.errors import InputError
+
+TEMPLATES = ("none", "alpaca", "chat")
+
+_ALPACA = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the "
+    "request.\n\n### Instruction:\n{instruction}\n\n### Response:"
+)
+_ALPACA_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request.\n\n### Instruction:\n{instruction}\n\n"
+    "### Input:\n{input}\n\n### Response:"
+)
+
+
+def alpaca(instruction: str, context: str = "") -> str:
+    """Return the Alpaca prompt of an instruction, with its input where there is one."""
+    if context:
+        return _ALPACA_INPUT.format(instruction=instruction, input=context)
+    return _ALPACA.format(instruction=instruction)
+
+
+def apply_template(template: str, prompt: str, tokenizer=None) -> str:
+    """Render one prompt.
+
+    Args:
+      template: ``"none"`` (the text as it is), ``"alpaca"``, or ``"chat"`` (the tokenizer's own chat
+        template, with the prompt as the user's turn).
+      prompt: the instruction.
+      tokenizer: a transformers tokenizer, needed by ``"chat"``.
+
+    Raises:
+      InputError: an unknown template, or a tokenizer without a chat template.
+    """
+    if template == "none":
+        return prompt
+    if template == "alpaca":
+        return alpaca(prompt)
+    if template != "chat":
+        raise InputError(f"template is {template!r}; expected one of {', '.join(TEMPLATES)}")
+    if getattr(tokenizer, "chat_template", None) is None:
+        raise InputError("template 'chat': the tokenizer has no chat template; use alpaca or none")
+    turns = [{"role": "user", "content": prompt}]
+    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)

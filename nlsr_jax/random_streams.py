@@ -1,0 +1,30 @@
+"""Named streams of one PRNG key: everything random in a run comes from ``jax.random.key(seed)``."""
+
+import zlib
+
+import jax
+
+
+def stream(key: jax.Array, name: str) -> jax.Array:
+    """Return the key of the stream ``name``: ``fold_in(key, crc32(name))``.
+
+    Args:
+      key: the run's key.
+      name: what the stream is used for, such as ``"pruning"``.
+    """
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
+def describe_key(key: jax.Array) -> dict:
+    """Return the key's data and implementation name, as records keep them."""
+    return {
+        "implementation": str(jax.random.key_impl(key)),
+        "data": [int(word) for word in jax.random.key_data(key).ravel()],
+    }
+
+
+def restore_key(described: dict) -> jax.Array:
+    """Return the key that ``describe_key`` described."""
+    import numpy as np
+
+    return jax.random.wrap_key_data(np.asarray(described["data"], np.uint32), impl=described["implementation"])
