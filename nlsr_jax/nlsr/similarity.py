@@ -1,4 +1,4 @@
-"""Similarity of two adapters through their safety-critical entries, and their lineage.
+"""Similarity of two adapters through their safety-critical entries.
 
 ``⟨B₁A₁, B₂A₂⟩_F = Σ (B₁ᵀB₂) ∘ (A₁A₂ᵀ)``: r²(d+k) operations, the d × k products are never formed.
 
@@ -20,7 +20,7 @@ def product_inner(first, second) -> jax.Array:
     return jnp.sum(matmul(first["b"].T, second["b"]) * matmul(first["a"], second["a"].T))
 
 
-def _unit(factors):
+def unit_factors(factors):
     """Scale both factors to Frobenius norm 1 (0 stays 0), so that no product over- or underflows."""
 
     def scale(leaf):
@@ -35,7 +35,7 @@ def _unit(factors):
 
 def _cosine(first, second):
     """Cosine of the products of two layers, 0 where one of them is zero; and whether that is so."""
-    first, second = _unit(first), _unit(second)
+    first, second = unit_factors(first), unit_factors(second)
     square = product_inner(first, first) * product_inner(second, second)
     zero = square <= 0
     cosine = product_inner(first, second) * jax.lax.rsqrt(jnp.where(zero, 1.0, square))
@@ -99,35 +99,3 @@ def similarity(reference: Adapter, finetuned: Adapter, masks) -> PerModule:
     check_same_structure(reference, finetuned, ("reference", "fine-tuned"))
     check_masks(reference, masks)
     return masked_cosine(reference, finetuned, masks)[0]
-
-
-@jax.jit
-def _factor_cosines(first, second):
-    def cosine(x, y):
-        return jnp.sum(x * y, axis=-1).sum()
-
-    def one_layer(leaf, other):
-        return jax.tree.map(cosine, _unit(leaf), _unit(other))
-
-    return map_modules(one_layer, first.factors, second.factors)
-
-
-def lineage(aligned: Adapter, finetuned: Adapter) -> dict[str, PerModule]:
-    """Measure whether the fine-tuned adapter descends from the aligned one factor for factor.
-
-    Training moves a factor from where it starts and keeps its rank axis; an adapter trained from
-    another start (or with its rank axis rotated) has factors at right angles to the aligned ones,
-    whatever its product is. Then masks and transplant mean nothing.
-
-    Args:
-      aligned: Wₐ, factors ``a [L, r, k]`` and ``b [L, d, r]``.
-      finetuned: W_t, same shapes.
-
-    Returns:
-      ``{module: {"a": [L], "b": [L]}}`` float32, the cosine of the flattened factors; 0 for zero ones.
-
-    Raises:
-      InputError: the adapters do not fit each other.
-    """
-    check_same_structure(aligned, finetuned, ("aligned", "fine-tuned"))
-    return _factor_cosines(aligned, finetuned)

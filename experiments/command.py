@@ -1,0 +1,30 @@
+"""What every command shares: absl start-up, and one clear line for bad input."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app
+
+
+def run(main: Callable[[Sequence[str]], None]) -> None:
+    """Run an absl main; bad input ends it with one line on standard error and status 1.
+
+    Args:
+      main: takes the arguments that are not flags.
+    """
+
+    def guarded(arguments):
+        from nlsr_jax.errors import InputError
+
+        if len(arguments) > 1:
+            sys.exit(f"error: unexpected argument {arguments[1]!r}; all inputs are flags, see --helpshort")
+        try:
+            main(arguments)
+        except InputError as error:
+            sys.exit("error: " + " ".join(str(error).split()))
+        except MemoryError:
+            sys.exit("error: not enough memory for these inputs")
+        except KeyboardInterrupt:
+            sys.exit("error: interrupted; nothing was written")
+
+    app.run(guarded)

@@ -1,0 +1,34 @@
+"""Identify the safety-critical entries of an aligned adapter and write the masks alone.
+
+  python -m experiments.identify --base DIR_OR_ID --aligned DIR [--weak DIR] \
+      --calibration FILE.jsonl --output DIR
+
+The output folder receives masks.safetensors, which `experiments.realign --masks` takes, and
+identification.json with the settings, digests and counts.
+"""
+
+from absl import flags
+
+from experiments import command, method_flags
+
+method_flags.define_identification_flags()
+
+FLAGS = flags.FLAGS
+
+
+def main(_) -> None:
+    """Run one identification from flags."""
+    from nlsr_jax.errors import InputError
+    from nlsr_jax.pipeline import Settings, Stages, identify_files
+
+    if not FLAGS.output:
+        raise InputError("--output is missing; name the folder to write")
+    settings = Settings(**{name: FLAGS[name].value for name in method_flags.IDENTIFICATION})
+    record = identify_files(settings, FLAGS.output, overwrite=FLAGS.overwrite, stages=Stages())
+    kept = sum(entry["kept_a"] + entry["kept_b"] for entry in record["modules"])
+    size = sum(entry["size_a"] + entry["size_b"] for entry in record["modules"])
+    print(f"kept {kept} of {size} entries in {len(record['modules'])} modules; wrote {FLAGS.output}")
+
+
+if __name__ == "__main__":
+    command.run(main)

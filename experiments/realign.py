@@ -1,0 +1,100 @@
+"""Realign a fine-tuned PEFT adapter with an aligned one.
+
+  python -m experiments.realign --base DIR_OR_ID --aligned DIR --finetuned DIR [--weak DIR] \
+      --calibration FILE.jsonl --output DIR
+
+No base and no calibration data are needed with --masks FILE or with --method magnitude or random. The
+output folder receives the realigned adapter (PEFT), masks.safetensors, an Orbax copy of masks and
+pruning key, realignment.json and report.html. To repeat a run to the same bytes:
+
+  python -m experiments.realign --from_record DIR/realignment.json --output NEW_DIR
+"""
+
+from absl import flags
+
+from experiments import command, method_flags
+
+method_flags.define_identification_flags()
+flags.DEFINE_string("finetuned", None, "PEFT directory of the fine-tuned adapter.")
+flags.DEFINE_string("masks", None, "Use these masks (masks.safetensors or its folder) and identify none.")
+flags.DEFINE_float("base_probability", 0.5, "P_L: probability of being left alone before the rank term.")
+flags.DEFINE_float("increment", 0.4, "What the most similar module's probability is higher by.")
+flags.DEFINE_string("rule", "probability", "probability, threshold, least_similar, all or layers.")
+flags.DEFINE_float("tau", None, "Rule threshold: repair modules with a similarity below this.")
+flags.DEFINE_float("share", None, "Rule least_similar: the share of modules to repair, 0 to 1.")
+flags.DEFINE_list("layers", None, "Rule layers: decoder layers to repair, such as 8,9,10,11 or 8-11.")
+flags.DEFINE_string("space", "factors", "Correction of 'factors' or of their 'product' (rank 2r).")
+flags.DEFINE_bool("allow_unrelated", False, "Go on although modules share no lineage with the aligned ones.")
+flags.DEFINE_string("from_record", None, "Repeat the run of this realignment.json to the same bytes.")
+
+FLAGS = flags.FLAGS
+_REALIGNMENT = (
+    "finetuned", "masks", "base_probability", "increment", "rule", "tau", "share", "layers", "space",
+    "allow_unrelated",
+)  # fmt: skip
+_PATHS = ("base", "aligned", "finetuned", "weak", "calibration", "masks")
+
+
+def main(_) -> None:
+    """Run one realignment from flags."""
+    from nlsr_jax.errors import InputError
+    from nlsr_jax.pipeline import Stages, realign_files
+
+    if not FLAGS.output:
+        raise InputError("--output is missing; name the folder to write")
+    settings, recorded = _recorded_settings() if FLAGS.from_record else (_settings(), None)
+    record = realign_files(
+        settings, FLAGS.output, overwrite=FLAGS.overwrite, recorded=recorded, stages=Stages()
+    )
+    summary = record["summary"]
+    print(
+        f"repaired {summary['repaired']} of {summary['modules']} modules, "
+        f"{summary['changed_entries']} of {summary['total_entries']} entries; wrote {FLAGS.output} "
+        f"(see {FLAGS.output}/report.html)"
+    )
+
+
+def _settings():
+    from nlsr_jax.pipeline import Settings
+
+    values = {name: FLAGS[name].value for name in method_flags.IDENTIFICATION + _REALIGNMENT}
+    values["layers"] = _layers(values["layers"])
+    return Settings(**values)
+
+
+def _layers(texts):
+    """Read layer numbers and ranges: ``["8-11", "20"]`` → (8, 9, 10, 11, 20)."""
+    from nlsr_jax.errors import InputError
+
+    if texts is None:
+        return None
+    layers = set()
+    for text in texts:
+        first, dash, last = text.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or len(text) > 20:
+            raise InputError(f"--layers has {text!r}; expected numbers or ranges such as 8,9 or 8-11")
+        span = range(int(first), int(last if dash else first) + 1)
+        if not span or span[-1] > 10_000:
+            raise InputError(f"--layers has {text!r}; expected a range that rises, such as 8-11")
+        layers |= set(span)
+    return tuple(sorted(layers))
+
+
+def _recorded_settings():
+    """Settings of the record; paths given as flags replace the recorded ones."""
+    import dataclasses
+
+    from nlsr_jax.errors import InputError
+    from nlsr_jax.formats.record import read_record
+    from nlsr_jax.pipeline.settings import from_record
+
+    record = read_record(FLAGS.from_record)
+    for name in method_flags.IDENTIFICATION + _REALIGNMENT:
+        if FLAGS[name].present and name not in _PATHS:
+            raise InputError(f"--{name} is given together with --from_record, which holds all settings")
+    moved = {name: FLAGS[name].value for name in _PATHS if FLAGS[name].present}
+    return dataclasses.replace(from_record(record["settings"], FLAGS.from_record), **moved), record["inputs"]
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,55 @@
+"""Orbax copies of what the project saves for itself: masks and the key of the pruning draw."""
+
+import os
+import pathlib
+
+import jax
+import numpy as np
+
+from nlsr_jax.errors import InputError
+from nlsr_jax.random_streams import describe_key, restore_key
+
+
+def save_checkpoint(path: str | os.PathLike, masks, pruning_key: jax.Array) -> None:
+    """Save masks (bits packed along the last axis) and the pruning key with Orbax.
+
+    Args:
+      path: the checkpoint folder; must not exist.
+      masks: bool tree ``{module: {"a": [L, r, k], "b": [L, d, r]}}``.
+      pruning_key: the PRNG key of the draw.
+    """
+    import orbax.checkpoint as ocp
+
+    described = describe_key(pruning_key)
+    tree = {
+        "masks": jax.tree.map(lambda m: np.packbits(np.asarray(m), axis=-1), dict(masks)),
+        "columns": jax.tree.map(lambda m: np.int64(m.shape[-1]), dict(masks)),
+        "pruning_key": np.asarray(described["data"], np.uint32),
+        "key_implementation": np.frombuffer(described["implementation"].encode(), np.uint8).copy(),
+    }
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(pathlib.Path(path).absolute(), tree)
+
+
+def restore_checkpoint(path: str | os.PathLike):
+    """Return ``(masks, pruning_key)`` as ``save_checkpoint`` saved them.
+
+    Raises:
+      InputError: no such checkpoint.
+    """
+    import orbax.checkpoint as ocp
+
+    path = pathlib.Path(path).absolute()
+    if not path.is_dir():
+        raise InputError(f"{path}: no checkpoint there")
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        shapes = checkpointer.metadata(path).item_metadata.tree
+        restore = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
+        tree = checkpointer.restore(path, restore_args=restore)
+    masks = jax.tree.map(
+        lambda bits, columns: np.unpackbits(bits, axis=-1, count=int(columns)).astype(bool),
+        tree["masks"],
+        tree["columns"],
+    )
+    implementation = np.asarray(tree["key_implementation"], np.uint8).tobytes().decode()
+    return masks, restore_key({"data": tree["pruning_key"], "implementation": implementation})

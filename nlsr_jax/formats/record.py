@@ -1,0 +1,122 @@
+"""The record of a run: settings, key data, digests of all files, versions, device, times."""
+
+import concurrent.futures
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+
+import jax
+
+from nlsr_jax.errors import InputError
+from nlsr_jax.formats.json_files import read_json_object
+
+FILE = "realignment.json"
+FORMAT = "nlsr_jax.realignment"
+VERSION = 1
+
+_PACKAGES = ("nlsr_jax", "jax", "jaxlib", "flax", "numpy", "safetensors", "orbax-checkpoint", "transformers")
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    with pathlib.Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Digests:
+    """Digests of input files, computed by a thread while the run goes on."""
+
+    def __init__(self):
+        self._pool = concurrent.futures.ThreadPoolExecutor(1)
+        self._found: dict[str, tuple[str, dict[str, concurrent.futures.Future]]] = {}
+
+    def add(self, name: str, path: str | os.PathLike, files: list[pathlib.Path]) -> None:
+        """Start to digest ``files``, the parts of the input ``name`` that was given as ``path``."""
+        started = {file.name: self._pool.submit(sha256, file) for file in files}
+        self._found[name] = (str(path), started)
+
+    def result(self) -> dict[str, dict]:
+        """Return ``{name: {"path", "files": {file name: sha256}}}``."""
+        return {
+            name: {"path": path, "files": {file: future.result() for file, future in sorted(files.items())}}
+            for name, (path, files) in self._found.items()
+        }
+
+    def close(self) -> None:
+        """Drop what has not been started."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def digest_folder(folder: pathlib.Path) -> dict[str, str]:
+    """Return ``{path inside the folder: sha256}`` of all its files."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {file.relative_to(folder).as_posix(): sha256(file) for file in files}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide the result."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def device() -> dict:
+    """Return the platform, kind and number of the devices in use."""
+    devices = jax.devices()
+    return {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)}
+
+
+def dump(record: dict) -> str:
+    """Return the record as JSON text with a fixed order and layout."""
+    return json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read_record(path: str | os.PathLike) -> dict:
+    """Read and check a realignment record.
+
+    Args:
+      path: ``realignment.json`` or a folder that holds it.
+
+    Raises:
+      InputError: it is missing, is not such a record, or is of a version that is not known.
+    """
+    path = pathlib.Path(path)
+    path = path / FILE if path.is_dir() else path
+    record = read_json_object(path, "realignment record")
+    if record.get("format") != FORMAT:
+        raise InputError(f"{path}: not a realignment record (format is {record.get('format')!r})")
+    if record.get("format_version") != VERSION:
+        raise InputError(f"{path}: record version {record.get('format_version')!r}; expected {VERSION}")
+    if not isinstance(record.get("settings"), dict) or not isinstance(record.get("inputs"), dict):
+        raise InputError(f"{path}: the record has no settings or no inputs")
+    return record
+
+
+def check_digests(recorded: dict, found: dict, where: str | os.PathLike) -> None:
+    """Check that the inputs are those of the record.
+
+    Args:
+      recorded, found: ``{input: {"path", "files": {name: sha256}}}``.
+      where: the record, for the message.
+
+    Raises:
+      InputError: naming the first file that differs.
+    """
+    for name, entry in recorded.items():
+        if entry is None:
+            continue
+        now = (found.get(name) or {}).get("files")
+        if now == entry["files"]:
+            continue
+        different = sorted(f for f in {*entry["files"], *(now or {})} if entry["files"].get(f) != (now or {}).get(f))
+        raise InputError(
+            f"{where}: {name} file {different[0]} is not the one of the record (SHA-256 differs or it is missing); "
+            f"give the original with --{name}"
+        )

@@ -1,0 +1,94 @@
+"""From files to files: identify safety-critical entries and write the masks with their record."""
+
+import dataclasses
+import os
+import pathlib
+
+import jax
+
+from nlsr_jax.adapter import layer_indices, module_names
+from nlsr_jax.formats import record as records
+from nlsr_jax.formats.mask_files import FILE as MASKS_FILE
+from nlsr_jax.formats.mask_files import save_masks
+from nlsr_jax.formats.output import check_free, whole_directory, write_text
+from nlsr_jax.pipeline.identification import count_kept, make_reference, obtain_masks, read_adapter
+from nlsr_jax.pipeline.settings import Settings, check_settings
+from nlsr_jax.pipeline.stages import Stages
+from nlsr_jax.random_streams import describe_key
+
+FORMAT = "nlsr_jax.identification"
+
+
+def identify_files(
+    settings: Settings, output: str | os.PathLike, *, overwrite: bool = False, stages: Stages | None = None
+) -> dict:
+    """Identify the safety-critical entries of an aligned adapter on disk.
+
+    Args:
+      settings: inputs and settings; what concerns the fine-tuned adapter is not used.
+      output: the folder to write: ``masks.safetensors`` and ``identification.json``. It appears whole
+        or not at all.
+      overwrite: replace an output that exists.
+      stages: where to report progress.
+
+    Returns:
+      The record, as written to ``identification.json``.
+
+    Raises:
+      InputError: any input or setting that cannot be used; nothing is written then.
+    """
+    stages = stages or Stages(show=False)
+    check_settings(settings, realign=False)
+    check_free(output, overwrite)
+    digests = records.Digests()
+    try:
+        return _identify_files(settings, pathlib.Path(output), overwrite, stages, digests)
+    finally:
+        digests.close()
+
+
+def _identify_files(settings, output, overwrite, stages, digests):
+    key = jax.random.key(settings.seed)
+    with stages("read adapters"):
+        aligned = read_adapter("aligned", settings.aligned, digests)
+        weak = read_adapter("weak", settings.weak, digests) if settings.weak else None
+    with stages("amplify"):
+        reference = make_reference(aligned, weak, settings)
+    found = obtain_masks(settings, reference, key, digests, stages)
+    record = {
+        "format": FORMAT,
+        "format_version": records.VERSION,
+        "settings": dataclasses.asdict(settings),
+        "key": {"seed": settings.seed, **describe_key(key)},
+        "inputs": digests.result(),
+        "outputs": {},
+        "calibration": found.calibration,
+        "modules": describe_counts(reference, found.masks),
+        "versions": records.versions(),
+        "device": records.device(),
+        "seconds": {},
+    }
+    layers = {m: layer_indices(reference, m) for m in reference.factors}
+    metadata = {"method": found.method, "sparsity": repr(settings.sparsity)}
+    with whole_directory(output, overwrite=overwrite) as folder:
+        with stages("write"):
+            save_masks(found.masks, folder / MASKS_FILE, layers=layers, metadata=metadata)
+            record["outputs"] = records.digest_folder(folder)
+        record["seconds"] = dict(stages.seconds)
+        write_text(folder / "identification.json", records.dump(record))
+    return record
+
+
+def describe_counts(adapter, masks) -> list[dict]:
+    """Return one entry per module, layer by layer, with the kept and total entries of both factors."""
+    kept = count_kept(masks)
+    entries = []
+    for module in module_names(adapter.factors):
+        leaf = adapter.factors[module]
+        for i, layer in enumerate(layer_indices(adapter, module)):
+            entry = {"layer": layer, "module": module}
+            for factor in ("a", "b"):
+                entry[f"kept_{factor}"] = int(kept[module][factor][i])
+                entry[f"size_{factor}"] = int(leaf[factor][i].size)
+            entries.append(entry)
+    return sorted(entries, key=lambda entry: entry["layer"])

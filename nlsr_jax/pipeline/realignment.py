@@ -1,0 +1,238 @@
+"""From files to files: realign one PEFT adapter and write it with its record and its report."""
+
+import dataclasses
+import os
+import pathlib
+
+import jax
+import numpy as np
+
+from nlsr_jax.adapter import Adapter, check_same_structure, layer_indices, module_names
+from nlsr_jax.errors import InputError
+from nlsr_jax.formats import record as records
+from nlsr_jax.formats.checkpoint import save_checkpoint
+from nlsr_jax.formats.mask_files import FILE as MASKS_FILE
+from nlsr_jax.formats.mask_files import save_masks
+from nlsr_jax.formats.output import check_free, whole_directory, write_text
+from nlsr_jax.formats.peft import read_layout, write_adapter_files
+from nlsr_jax.nlsr.lineage import lineage, unrelated_modules
+from nlsr_jax.nlsr.pruning import unclipped_probability
+from nlsr_jax.nlsr.realign import Realigned, realign, repaired_layers
+from nlsr_jax.pipeline.identification import (
+    Masks,
+    check_reference,
+    count_kept,
+    make_reference,
+    obtain_masks,
+    read_adapter,
+    zero_factors,
+)
+from nlsr_jax.pipeline.settings import Settings, check_settings
+from nlsr_jax.pipeline.stages import Stages
+from nlsr_jax.random_streams import describe_key, stream
+
+
+def realign_files(
+    settings: Settings,
+    output: str | os.PathLike,
+    *,
+    overwrite: bool = False,
+    recorded: dict | None = None,
+    stages: Stages | None = None,
+) -> dict:
+    """Realign a fine-tuned adapter on disk.
+
+    Args:
+      settings: inputs and settings.
+      output: the folder to write: ``adapter_config.json``, ``adapter_model.safetensors``,
+        ``masks.safetensors``, ``checkpoint/`` (Orbax), ``realignment.json``, ``report.html``. It
+        appears whole or not at all.
+      overwrite: replace an output that exists.
+      recorded: the ``inputs`` of a record that this run repeats; the digests must be equal.
+      stages: where to report progress.
+
+    Returns:
+      The record, as written to ``realignment.json``.
+
+    Raises:
+      InputError: any input or setting that cannot be used; nothing is written then.
+    """
+    stages = stages or Stages(show=False)
+    check_settings(settings)
+    check_free(output, overwrite)
+    digests = records.Digests()
+    try:
+        return _realign_files(settings, pathlib.Path(output), overwrite, recorded, stages, digests)
+    finally:
+        digests.close()
+
+
+def _realign_files(settings, output, overwrite, recorded, stages, digests):
+    key = jax.random.key(settings.seed)
+    warnings: list[str] = []
+    with stages("read adapters"):
+        finetuned = read_adapter("finetuned", settings.finetuned, digests)
+        aligned = read_adapter("aligned", settings.aligned, digests)
+        _check_rule_layers(settings, finetuned)
+        weak = read_adapter("weak", settings.weak, digests) if settings.weak else None
+    with stages("check lineage"):
+        check_same_structure(aligned, finetuned, (f"aligned ({settings.aligned})", f"fine-tuned ({settings.finetuned})"))
+        cosines = jax.device_get(lineage(aligned, finetuned))
+        _check_lineage(settings, finetuned, cosines, warnings, stages)
+        for name, adapter in (("aligned", aligned), ("finetuned", finetuned), ("weak", weak)):
+            _note_zeros(name, adapter, warnings)
+    with stages("amplify"):
+        reference = make_reference(aligned, weak, settings)
+        del aligned, weak
+        check_reference(reference, finetuned)
+    masks = obtain_masks(settings, reference, key, digests, stages)
+    with stages("realign"):
+        pruning_key = stream(key, "pruning")
+        result = realign(
+            pruning_key,
+            finetuned,
+            reference,
+            masks.masks,
+            base_probability=settings.base_probability,
+            increment=settings.increment,
+            rule=settings.rule,
+            space=settings.space,
+            tau=settings.tau,
+            share=settings.share,
+            layers=settings.layers,
+        )
+        jax.block_until_ready(result)
+        del reference
+    _note_result(settings, result, warnings)
+    with stages("digest inputs"):
+        inputs = digests.result()
+        if recorded is not None:
+            records.check_digests(recorded, inputs, "record")
+    record = _describe(settings, key, pruning_key, inputs, masks, cosines, finetuned, result, warnings)
+    for warning in warnings:
+        stages.say(f"note: {warning}")
+    _write(settings, output, overwrite, record, masks, result, pruning_key, stages)
+    return record
+
+
+def _check_rule_layers(settings, finetuned):
+    if settings.layers is not None:
+        repaired_layers(finetuned, settings.layers)
+
+
+def _check_lineage(settings, finetuned, cosines, warnings, stages):
+    scores = np.concatenate([np.maximum(c["a"], c["b"]) for c in cosines.values()])
+    stages.say(
+        f"lineage: cosine of fine-tuned and aligned factors, lowest module {scores.min():.3f}, mean {scores.mean():.3f}"
+    )
+    names = unrelated_modules(finetuned, cosines)
+    if not names:
+        return
+    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    message = f"{len(names)} of {scores.size} modules do not descend from the aligned adapter: {shown}"
+    if not settings.allow_unrelated:
+        raise InputError(
+            f"{settings.finetuned}: {message}; their factors do not share a rank axis, so masks and transplant "
+            "mean nothing there: give the adapter that fine-tuning started from as --aligned, or --allow_unrelated"
+        )
+    warnings.append(message)
+
+
+def _note_zeros(name, adapter, warnings):
+    zero = zero_factors(adapter) if adapter is not None else []
+    if zero:
+        shown = ", ".join(zero[:4]) + (f" and {len(zero) - 4} more" if len(zero) > 4 else "")
+        warnings.append(f"{name}: {len(zero)} factors are zero throughout: {shown}")
+
+
+def _note_result(settings, result: Realigned, warnings):
+    zero = sum(int(np.sum(z)) for z in result.zero_norm.values())
+    if zero:
+        warnings.append(f"{zero} modules have a masked product of zero; their similarity is set to 0")
+    if settings.rule == "probability":
+        raw = unclipped_probability(result.similarity, settings.base_probability, settings.increment)
+        values = np.concatenate([np.asarray(p) for p in raw.values()])
+        outside = int(np.sum((values < 0) | (values > 1)))
+        if outside:
+            warnings.append(f"{outside} probabilities were outside [0, 1] and have been clipped")
+        if settings.increment < 0:
+            warnings.append("the increment is negative: the more similar a module, the more likely its repair")
+
+
+def _describe(settings, key, pruning_key, inputs, masks: Masks, cosines, finetuned, result, warnings) -> dict:
+    modules = _describe_modules(masks, cosines, finetuned, result)
+    repaired = [m for m in modules if not m["pruned"]]
+    names = ("base", "aligned", "finetuned", "weak", "calibration", "masks")
+    return {
+        "format": records.FORMAT,
+        "format_version": records.VERSION,
+        "settings": dataclasses.asdict(settings),
+        "key": {"seed": settings.seed, **describe_key(key), "pruning": describe_key(pruning_key)},
+        "inputs": {name: inputs.get(name) for name in names},
+        "outputs": {},
+        "identification": {"method": masks.method},
+        "calibration": masks.calibration,
+        "summary": {
+            "modules": len(modules),
+            "repaired": len(repaired),
+            "left_alone": len(modules) - len(repaired),
+            "mean_similarity": float(np.mean([m["similarity"] for m in modules])),
+            "changed_entries": sum(m["kept_a"] + m["kept_b"] for m in repaired),
+            "total_entries": sum(m["size_a"] + m["size_b"] for m in modules),
+        },
+        "modules": modules,
+        "warnings": warnings,
+        "versions": records.versions(),
+        "device": records.device(),
+        "seconds": {},
+    }
+
+
+def _describe_modules(masks, cosines, finetuned: Adapter, result) -> list[dict]:
+    """One entry per module, layer by layer."""
+    kept = count_kept(masks.masks)
+    host = jax.device_get((result.similarity, result.probability, result.pruned, result.zero_norm))
+    similarity, probability, pruned, zero_norm = host
+    entries = []
+    for module in module_names(finetuned.factors):
+        leaf = finetuned.factors[module]
+        for i, layer in enumerate(layer_indices(finetuned, module)):
+            entries.append(
+                {
+                    "layer": layer,
+                    "module": module,
+                    "similarity": float(similarity[module][i]),
+                    "probability": float(probability[module][i]),
+                    "pruned": bool(pruned[module][i]),
+                    "zero_norm": bool(zero_norm[module][i]),
+                    "lineage_a": float(cosines[module]["a"][i]),
+                    "lineage_b": float(cosines[module]["b"][i]),
+                    "lineage": float(max(cosines[module]["a"][i], cosines[module]["b"][i])),
+                    "kept_a": int(kept[module]["a"][i]),
+                    "size_a": int(leaf["a"][i].size),
+                    "kept_b": int(kept[module]["b"][i]),
+                    "size_b": int(leaf["b"][i].size),
+                }
+            )
+    return sorted(entries, key=lambda entry: entry["layer"])
+
+
+def _write(settings, output, overwrite, record, masks: Masks, result, pruning_key, stages):
+    from nlsr_jax.report import write_report
+
+    layout = read_layout(settings.finetuned)
+    layers = {m: layer_indices(result.adapter, m) for m in result.adapter.factors}
+    with whole_directory(output, overwrite=overwrite) as folder:
+        with stages("write"):
+            write_adapter_files(result.adapter, folder, layout=layout)
+            metadata = {"method": masks.method, "sparsity": repr(settings.sparsity)}
+            save_masks(masks.masks, folder / MASKS_FILE, layers=layers, metadata=metadata)
+            save_checkpoint(folder / "checkpoint", masks.masks, pruning_key)
+        with stages("digest outputs"):
+            record["outputs"] = records.digest_folder(folder)
+        with stages("report"):
+            # Without the seconds, so that the same run gives the same page.
+            write_report(record, folder / "report.html")
+            record["outputs"]["report.html"] = records.sha256(folder / "report.html")
+        record["seconds"] = dict(stages.seconds)
+        write_text(folder / records.FILE, records.dump(record))

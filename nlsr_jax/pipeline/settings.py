@@ -1,0 +1,141 @@
+"""The settings of a realignment run, checked before anything is read."""
+
+import dataclasses
+import math
+
+from nlsr_jax.data.templates import TEMPLATES
+from nlsr_jax.errors import InputError
+from nlsr_jax.nlsr.amplify import SPACES
+from nlsr_jax.nlsr.identify import METHODS, NEEDS_GRADIENTS, NEEDS_STATISTICS, check_sparsity
+from nlsr_jax.nlsr.masks import GRANULARITIES
+from nlsr_jax.nlsr.pruning import check_rule
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """All that decides the result of a run; every field is kept in the record.
+
+    Attributes:
+      base: Hugging Face directory or hub id; needed unless masks are given or ``method`` needs no data.
+      aligned, finetuned, weak: PEFT directories.
+      calibration: rows with ``prompt`` and ``response`` (and ``rejected`` for preference SNIP).
+      masks: a ``masks.safetensors`` to use in place of identification.
+      seed: of the run's PRNG key.
+      beta, amplification_space, rank: pre-amplification.
+      sparsity, method, granularity: identification.
+      base_probability, increment, rule, tau, share, layers: the choice of modules.
+      space: of the correction.
+      batch_size, max_length, template, dtype: the calibration pass.
+      allow_unrelated: go on although modules do not share a lineage.
+    """
+
+    base: str | None = None
+    aligned: str | None = None
+    finetuned: str | None = None
+    weak: str | None = None
+    calibration: str | None = None
+    masks: str | None = None
+    seed: int = 0
+    beta: float = 0.9
+    amplification_space: str = "factors"
+    rank: int | None = None
+    sparsity: float = 0.8
+    method: str = "low_rank"
+    granularity: str = "tensor"
+    base_probability: float = 0.5
+    increment: float = 0.4
+    rule: str = "probability"
+    tau: float | None = None
+    share: float | None = None
+    layers: tuple[int, ...] | None = None
+    space: str = "factors"
+    batch_size: int = 16
+    max_length: int = 512
+    template: str = "none"
+    dtype: str = "float32"
+    allow_unrelated: bool = False
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether the base model and calibration data are read."""
+        return self.masks is None and self.method in NEEDS_STATISTICS + NEEDS_GRADIENTS
+
+
+def check_settings(settings: Settings, *, realign: bool = True) -> None:
+    """Check everything that can be checked without reading a file.
+
+    Args:
+      settings: the settings.
+      realign: False for identification alone (no fine-tuned adapter).
+
+    Raises:
+      InputError: naming the first setting that cannot be used.
+    """
+    _check_inputs(settings, realign)
+    _check_choices(settings)
+    check_sparsity(settings.sparsity)
+    check_rule(settings.rule, settings.tau, settings.share, settings.layers)
+    for name in ("beta", "base_probability", "increment", "tau"):
+        value = getattr(settings, name)
+        if value is not None and not math.isfinite(value):
+            raise InputError(f"--{name} is {value}; expected a finite number")
+    for name, least in (("batch_size", 1), ("max_length", 2), ("rank", 1)):
+        value = getattr(settings, name)
+        if value is not None and value < least:
+            raise InputError(f"--{name} is {value}; expected at least {least}")
+    if not 0 <= settings.seed < 2**32:
+        raise InputError(f"--seed is {settings.seed}; expected 0 to 4294967295")
+
+
+def _check_inputs(settings, realign):
+    needed = ("aligned", "finetuned") if realign else ("aligned",)
+    for name in needed:
+        if not getattr(settings, name):
+            raise InputError(f"--{name} is missing; give the PEFT directory of the {name} adapter")
+    if settings.needs_base:
+        for name in ("base", "calibration"):
+            if not getattr(settings, name):
+                raise InputError(
+                    f"--{name} is missing; method {settings.method!r} needs it "
+                    "(or give --masks, or --method magnitude or random)"
+                )
+
+
+def _check_choices(settings):
+    choices = {
+        "method": METHODS,
+        "granularity": GRANULARITIES,
+        "space": SPACES,
+        "amplification_space": SPACES,
+        "template": TEMPLATES,
+        "dtype": DTYPES,
+    }
+    for name, allowed in choices.items():
+        if getattr(settings, name) not in allowed:
+            raise InputError(f"--{name} is {getattr(settings, name)!r}; expected one of {', '.join(allowed)}")
+
+
+def from_record(stored: dict, where: str) -> Settings:
+    """Rebuild settings from a record.
+
+    Raises:
+      InputError: a setting that this version does not know, or of another type.
+    """
+    known = {field.name: field.type for field in dataclasses.fields(Settings)}
+    unknown = sorted(set(stored) - set(known))
+    if unknown:
+        raise InputError(f"{where}: unknown setting {unknown[0]!r}; the record is of another version")
+    values = dict(stored)
+    if values.get("layers") is not None:
+        values["layers"] = tuple(values["layers"])
+    defaults = Settings()
+    for name, value in values.items():
+        default = getattr(defaults, name)
+        if default is not None and (
+            isinstance(value, bool) != isinstance(default, bool)
+            or not isinstance(value, (int, float) if isinstance(default, float) else type(default))
+        ):
+            raise InputError(f"{where}: setting {name!r} is {value!r}; expected {type(default).__name__}")
+    return Settings(**values)
