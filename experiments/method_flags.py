@@ -19,7 +19,11 @@ def define_identification_flags() -> None:
     text("base", None, "Base model: Hugging Face directory or hub id (for methods that need data).")
     text("aligned", None, "PEFT directory of the aligned adapter.")
     text("weak", None, "PEFT directory of the weak adapter; leave out when it was merged into the base.")
-    text("calibration", None, "Rows of prompt and safe response: JSONL, JSON, CSV, Parquet or a hub data set.")
+    text(
+        "calibration",
+        None,
+        "Rows of prompt and safe response: JSONL, JSON, CSV, Parquet or a hub data set.",
+    )
     text("output", None, "Folder to write; it appears whole or not at all.")
     flags.DEFINE_bool("overwrite", False, "Replace an output that exists.")
     whole("seed", 0, "Seed of the PRNG key.")

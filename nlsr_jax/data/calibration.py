@@ -78,7 +78,9 @@ def load_calibration(
     if max_length < 2:
         raise InputError(f"max_length is {max_length}; expected at least 2 tokens")
     columns = ("prompt", "response", "rejected") if preference else ("prompt", "response")
-    counts = dict.fromkeys(("rows", "used", "skipped_long_prompt", "cut_responses", "response_positions"), 0)
+    counts = dict.fromkeys(
+        ("rows", "used", "skipped_long_prompt", "cut_responses", "response_positions"), 0
+    )
     rows = []
     for row in read_rows(source, columns):
         counts["rows"] += 1
@@ -100,7 +102,8 @@ def load_calibration(
         rows.append(encoded)
     if not rows:
         raise InputError(
-            f"{source}: none of {counts['rows']} rows fits --max_length {max_length}; raise it or shorten prompts"
+            f"{source}: none of {counts['rows']} rows fits --max_length {max_length}; "
+            "raise it or shorten the prompts"
         )
     return Calibration(rows, counts)
 

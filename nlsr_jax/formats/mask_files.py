@@ -13,7 +13,9 @@ from nlsr_jax.formats.safetensors_files import open_checked, write_checked
 FILE = "masks.safetensors"
 
 
-def save_masks(masks, path: str | os.PathLike, *, layers=None, metadata: dict[str, str] | None = None) -> None:
+def save_masks(
+    masks, path: str | os.PathLike, *, layers=None, metadata: dict[str, str] | None = None
+) -> None:
     """Write masks to a safetensors file.
 
     Args:
@@ -50,7 +52,9 @@ def load_masks(path: str | os.PathLike):
         if module not in MODULES or factor not in ("a", "b"):
             raise InputError(f"{path}: unexpected tensor {name!r}; expected names such as 'q_proj.a'")
         if file.dtype(name) != "BOOL" or len(file.shape(name)) != 3:
-            raise InputError(f"{path}: {name} is {file.dtype(name)} {list(file.shape(name))}; expected 3-d BOOL")
+            raise InputError(
+                f"{path}: {name} is {file.dtype(name)} {list(file.shape(name))}; expected 3-d BOOL"
+            )
         masks.setdefault(module, {})[factor] = np.array(file.read(name))
     if not masks:
         raise InputError(f"{path}: holds no masks")

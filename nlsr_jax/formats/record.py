@@ -17,7 +17,16 @@ FILE = "realignment.json"
 FORMAT = "nlsr_jax.realignment"
 VERSION = 1
 
-_PACKAGES = ("nlsr_jax", "jax", "jaxlib", "flax", "numpy", "safetensors", "orbax-checkpoint", "transformers")
+_PACKAGES = (
+    "nlsr_jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "numpy",
+    "safetensors",
+    "orbax-checkpoint",
+    "transformers",
+)
 
 
 def sha256(path: str | os.PathLike) -> str:
@@ -115,8 +124,10 @@ def check_digests(recorded: dict, found: dict, where: str | os.PathLike) -> None
         now = (found.get(name) or {}).get("files")
         if now == entry["files"]:
             continue
-        different = sorted(f for f in {*entry["files"], *(now or {})} if entry["files"].get(f) != (now or {}).get(f))
+        different = sorted(
+            f for f in {*entry["files"], *(now or {})} if entry["files"].get(f) != (now or {}).get(f)
+        )
         raise InputError(
-            f"{where}: {name} file {different[0]} is not the one of the record (SHA-256 differs or it is missing); "
-            f"give the original with --{name}"
+            f"{where}: {name} file {different[0]} is not the one of the record "
+            f"(SHA-256 differs or it is missing); give the original with --{name}"
         )

@@ -98,8 +98,8 @@ def _check_gradients(reference, gradients):
 
 
 def _check_statistics(reference, statistics):
-    for module, leaf in reference.factors.items():
-        count, rank, features = leaf["a"].shape
+    for module in module_names(reference.factors):
+        count, rank, features = reference.factors[module]["a"].shape
         found = module in statistics.gram and statistics.gram[module].shape
         if found != (count, rank, rank) or statistics.input_square[module].shape != (count, features):
             raise InputError(

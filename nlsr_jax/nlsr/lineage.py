@@ -20,7 +20,9 @@ RELATED = 0.1
 @jax.jit
 def _factor_cosines(first, second):
     def one_layer(leaf, other):
-        return jax.tree.map(lambda x, y: jnp.sum(jnp.sum(x * y, -1)), unit_factors(leaf), unit_factors(other))
+        return jax.tree.map(
+            lambda x, y: jnp.sum(jnp.sum(x * y, -1)), unit_factors(leaf), unit_factors(other)
+        )
 
     return map_modules(one_layer, first.factors, second.factors)
 

@@ -75,6 +75,9 @@ def project_low_rank(reference: Adapter, statistics: Statistics, *, sparsity: fl
     for module, leaf in reference.factors.items():
         kept = kept_rank(leaf["a"].shape[1], sparsity)
         factors[module] = map_layers(
-            functools.partial(project_layer, kept=kept), leaf, statistics.gram[module], statistics.root[module]
+            functools.partial(project_layer, kept=kept),
+            leaf,
+            statistics.gram[module],
+            statistics.root[module],
         )
     return Adapter(factors, reference.scaling, reference.layers)

@@ -42,7 +42,9 @@ def similarity_rank(similarity: PerModule) -> PerModule:
     """Return r_j: 1 for the least similar of the N modules … N, ties by module order, int32."""
     values = flatten_modules(similarity)
     order = jnp.argsort(values, stable=True)
-    ranks = jnp.zeros(values.shape, jnp.int32).at[order].set(jnp.arange(1, values.size + 1, dtype=jnp.int32))
+    ranks = (
+        jnp.zeros(values.shape, jnp.int32).at[order].set(jnp.arange(1, values.size + 1, dtype=jnp.int32))
+    )
     return unflatten_modules(ranks, similarity)
 
 

@@ -9,7 +9,7 @@ Source: NLSR, restoration, equation of S_j.
 import jax
 import jax.numpy as jnp
 
-from nlsr_jax.adapter import Adapter, PerModule, check_same_structure
+from nlsr_jax.adapter import Adapter, PerModule, check_same_structure, module_names
 from nlsr_jax.errors import InputError
 from nlsr_jax.nlsr.layerwise import map_modules
 from nlsr_jax.nlsr.statistics import matmul
@@ -65,10 +65,12 @@ def masked_cosine(reference: Adapter, finetuned: Adapter, masks) -> tuple[PerMod
 
 def check_masks(adapter: Adapter, masks, name: str = "masks") -> None:
     """Raise InputError unless ``masks`` is a bool tree with the shapes of the adapter's factors."""
-    for module, leaf in adapter.factors.items():
-        for factor, value in leaf.items():
+    for module in module_names(adapter.factors):
+        for factor, value in adapter.factors[module].items():
             if module not in masks or factor not in masks[module]:
-                raise InputError(f"{name}: no mask for {module}.{factor}; identify them with this reference")
+                raise InputError(
+                    f"{name}: no mask for {module}.{factor}; identify them with this reference"
+                )
             mask = masks[module][factor]
             if mask.shape != value.shape or mask.dtype != bool:
                 raise InputError(

@@ -140,8 +140,9 @@ def _calibrate(settings, reference, digests, stages):
 
 def _say_counts(counts, stages):
     stages.say(
-        f"calibration: {counts['used']} of {counts['rows']} rows used, {counts['response_positions']} response "
-        f"positions; {counts['skipped_long_prompt']} prompts longer than --max_length skipped, "
+        f"calibration: {counts['used']} of {counts['rows']} rows used, "
+        f"{counts['response_positions']} response positions; "
+        f"{counts['skipped_long_prompt']} prompts longer than --max_length skipped, "
         f"{counts['cut_responses']} responses cut"
     )
 
@@ -173,6 +174,6 @@ def check_reference(reference: Adapter, finetuned: Adapter) -> None:
         found = reference.factors[module]["a"].shape[1]
         if found != rank:
             raise InputError(
-                f"the reference has rank {found} in {module}, the fine-tuned adapter {rank}; give --rank {rank} "
-                "to truncate the reference"
+                f"the reference has rank {found} in {module}, the fine-tuned adapter {rank}; "
+                f"give --rank {rank} to truncate the reference"
             )

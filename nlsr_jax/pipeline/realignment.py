@@ -76,7 +76,9 @@ def _realign_files(settings, output, overwrite, recorded, stages, digests):
         _check_rule_layers(settings, finetuned)
         weak = read_adapter("weak", settings.weak, digests) if settings.weak else None
     with stages("check lineage"):
-        check_same_structure(aligned, finetuned, (f"aligned ({settings.aligned})", f"fine-tuned ({settings.finetuned})"))
+        check_same_structure(
+            aligned, finetuned, (f"aligned ({settings.aligned})", f"fine-tuned ({settings.finetuned})")
+        )
         cosines = jax.device_get(lineage(aligned, finetuned))
         _check_lineage(settings, finetuned, cosines, warnings, stages)
         for name, adapter in (("aligned", aligned), ("finetuned", finetuned), ("weak", weak)):
@@ -123,7 +125,8 @@ def _check_rule_layers(settings, finetuned):
 def _check_lineage(settings, finetuned, cosines, warnings, stages):
     scores = np.concatenate([np.maximum(c["a"], c["b"]) for c in cosines.values()])
     stages.say(
-        f"lineage: cosine of fine-tuned and aligned factors, lowest module {scores.min():.3f}, mean {scores.mean():.3f}"
+        f"lineage: cosine of fine-tuned and aligned factors, "
+        f"lowest module {scores.min():.3f}, mean {scores.mean():.3f}"
     )
     names = unrelated_modules(finetuned, cosines)
     if not names:
@@ -132,8 +135,9 @@ def _check_lineage(settings, finetuned, cosines, warnings, stages):
     message = f"{len(names)} of {scores.size} modules do not descend from the aligned adapter: {shown}"
     if not settings.allow_unrelated:
         raise InputError(
-            f"{settings.finetuned}: {message}; their factors do not share a rank axis, so masks and transplant "
-            "mean nothing there: give the adapter that fine-tuning started from as --aligned, or --allow_unrelated"
+            f"{settings.finetuned}: {message}; their factors do not share a rank axis, so masks and "
+            "transplant mean nothing there: give the adapter that fine-tuning started from as --aligned, "
+            "or --allow_unrelated"
         )
     warnings.append(message)
 
@@ -156,10 +160,14 @@ def _note_result(settings, result: Realigned, warnings):
         if outside:
             warnings.append(f"{outside} probabilities were outside [0, 1] and have been clipped")
         if settings.increment < 0:
-            warnings.append("the increment is negative: the more similar a module, the more likely its repair")
+            warnings.append(
+                "the increment is negative: the more similar a module, the more likely its repair"
+            )
 
 
-def _describe(settings, key, pruning_key, inputs, masks: Masks, cosines, finetuned, result, warnings) -> dict:
+def _describe(
+    settings, key, pruning_key, inputs, masks: Masks, cosines, finetuned, result, warnings
+) -> dict:
     modules = _describe_modules(masks, cosines, finetuned, result)
     repaired = [m for m in modules if not m["pruned"]]
     names = ("base", "aligned", "finetuned", "weak", "calibration", "masks")

@@ -114,7 +114,9 @@ def _check_choices(settings):
     }
     for name, allowed in choices.items():
         if getattr(settings, name) not in allowed:
-            raise InputError(f"--{name} is {getattr(settings, name)!r}; expected one of {', '.join(allowed)}")
+            raise InputError(
+                f"--{name} is {getattr(settings, name)!r}; expected one of {', '.join(allowed)}"
+            )
 
 
 def from_record(stored: dict, where: str) -> Settings:

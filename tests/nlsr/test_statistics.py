@@ -1,0 +1,153 @@
+"""Statistics and low-rank projection against float64 SVD of explicit activations."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from nlsr_jax.nlsr.low_rank import kept_rank, project_low_rank
+from nlsr_jax.nlsr.statistics import (
+    Statistics,
+    init_statistics,
+    merge,
+    statistics_from_activations,
+    update_root,
+)
+from tests.oracles import activations, project, random_adapter
+
+REFERENCE = random_adapter(3)
+
+
+def errors(reference, inputs, statistics, sparsity):
+    """Relative error of every Ŵ, in order."""
+    found = project_low_rank(reference, statistics, sparsity=sparsity)
+    values = []
+    for module, leaf in reference.factors.items():
+        for layer in range(leaf["a"].shape[0]):
+            a, b, x = leaf["a"][layer], leaf["b"][layer], inputs[module][layer]
+            kept = kept_rank(a.shape[0], sparsity)
+            z = np.float64(x) @ np.float64(a).T
+            for weight, data, name in ((a, x, "a"), (b, z, "b")):
+                expected = project(weight, data, kept)
+                got = np.float64(found.factors[module][name][layer])
+                values.append(np.linalg.norm(got - expected) / np.linalg.norm(expected))
+    return values
+
+
+def separated(seed, positions=1000, rank=8):
+    """Inputs that excite the rank directions of ``REFERENCE`` with singular values two apart."""
+    rng = np.random.default_rng(seed)
+    inputs = {}
+    for module, leaf in REFERENCE.factors.items():
+        z = rng.normal(size=(3, positions, rank)) * 1.5 ** -np.arange(rank)
+        inputs[module] = (z @ np.linalg.pinv(np.float64(leaf["a"])).transpose(0, 2, 1)).astype(np.float32)
+    return inputs
+
+
+def test_projection_of_separated_spectra():
+    inputs = separated(0)
+    statistics = statistics_from_activations(REFERENCE, inputs)
+    # The acceptance bound for well-conditioned spectra.
+    assert max(errors(REFERENCE, inputs, statistics, 0.7)) < 1e-5
+
+
+@pytest.mark.parametrize("decay", [0.1, 0.3, 0.5])
+@pytest.mark.parametrize("sparsity", [0.5, 0.8])
+def test_projection_of_decaying_spectra(decay, sparsity):
+    inputs = activations(1, REFERENCE, 2000, decay)
+    statistics = statistics_from_activations(REFERENCE, inputs)
+    # The acceptance bound for decaying spectra.
+    assert max(errors(REFERENCE, inputs, statistics, sparsity)) < 1e-3
+
+
+def test_root_resolves_what_the_gram_matrix_cannot():
+    reference = random_adapter(5, layers=1, rank=24, sizes={"q_proj": (48, 48)})
+    rng = np.random.default_rng(0)
+    turn = np.linalg.qr(rng.normal(size=(24, 24)))[0]
+    z = (np.linalg.qr(rng.normal(size=(4000, 24)))[0] * 10.0 ** (-np.arange(24) / 2.5)) @ turn
+    x = z @ np.linalg.pinv(np.float64(reference.factors["q_proj"]["a"][0])).T
+    inputs = {"q_proj": x[None].astype(np.float32)}
+    statistics = statistics_from_activations(reference, inputs)
+    # r* = 10: the tenth singular value is 2.5e-4 of the first, its square is at float32's rounding.
+    by_root = errors(reference, inputs, statistics, 0.6)
+    broken = statistics._replace(root=jax.tree.map(jnp.zeros_like, statistics.root))
+    by_gram = errors(reference, inputs, broken, 0.6)
+    assert max(by_root) < 1e-3
+    assert max(by_gram) > 10 * max(by_root)
+
+
+def test_gram_and_squares_are_the_masked_sums():
+    inputs = activations(2, REFERENCE, 300)
+    rng = np.random.default_rng(0)
+    keep = {m: rng.random(x.shape[:2]) < 0.4 for m, x in inputs.items()}
+    statistics = statistics_from_activations(REFERENCE, inputs, keep)
+    for module, x in inputs.items():
+        x = np.float64(x) * keep[module][..., None]
+        z = x @ np.float64(REFERENCE.factors[module]["a"]).transpose(0, 2, 1)
+        gram = z.transpose(0, 2, 1) @ z
+        # Float32 sums of 300 terms.
+        assert_allclose(statistics.gram[module], gram, rtol=1e-4, atol=1e-5 * gram.max())
+        assert_allclose(statistics.input_square[module], (x**2).sum(1), rtol=1e-5)
+        root = np.float64(statistics.root[module])
+        assert np.linalg.norm(root.transpose(0, 2, 1) @ root - gram) < 1e-5 * np.linalg.norm(gram)
+
+
+def test_parts_combine_to_the_whole():
+    inputs = activations(4, REFERENCE, 400)
+    halves = [{m: x[:, part] for m, x in inputs.items()} for part in (slice(0, 150), slice(150, 400))]
+    whole = statistics_from_activations(REFERENCE, inputs)
+    first, second = (statistics_from_activations(REFERENCE, half) for half in halves)
+    both = merge(first, second)
+    assert float(both.positions) == 400
+    for module in inputs:
+        scale = float(jnp.max(jnp.abs(whole.gram[module])))
+        assert_allclose(both.gram[module], whole.gram[module], atol=1e-5 * scale)
+    assert max(errors(REFERENCE, inputs, both, 0.6)) < 1e-3
+    # Plain addition of the sums is legal too: the root is then made from the Gram matrix.
+    added = jax.tree.map(jnp.add, first, second)
+    assert max(errors(REFERENCE, inputs, added, 0.6)) < 1e-3
+
+
+def test_no_data_is_the_identity_of_merging():
+    inputs = activations(4, REFERENCE, 100)
+    statistics = statistics_from_activations(REFERENCE, inputs)
+    merged = merge(init_statistics(REFERENCE), statistics)
+    for module in inputs:
+        assert_allclose(merged.gram[module], statistics.gram[module])
+    assert max(errors(REFERENCE, inputs, merged, 0.6)) < 1e-3
+
+
+def test_projector_is_idempotent_and_does_not_grow():
+    inputs = activations(6, REFERENCE, 200)
+    statistics = statistics_from_activations(REFERENCE, inputs)
+    once = project_low_rank(REFERENCE, statistics, sparsity=0.6)
+    for module, leaf in once.factors.items():
+        for name in "ab":
+            before = np.linalg.norm(REFERENCE.factors[module][name], axis=(1, 2))
+            assert (np.linalg.norm(leaf[name], axis=(1, 2)) <= before * (1 + 1e-5)).all()
+            ranks = np.linalg.matrix_rank(np.float64(leaf[name]), tol=1e-4)
+            assert (ranks == kept_rank(8, 0.6)).all()
+
+
+def test_zero_factor_and_too_few_positions_stay_finite():
+    reference = random_adapter(7)
+    reference.factors["q_proj"]["b"][:] = 0
+    inputs = activations(8, reference, 1)
+    statistics = statistics_from_activations(reference, inputs)
+    found = project_low_rank(reference, statistics, sparsity=0.5)
+    for leaf in jax.tree.leaves(found):
+        assert np.isfinite(leaf).all()
+    empty = Statistics(*jax.tree.map(jnp.zeros_like, tuple(statistics)))
+    for leaf in jax.tree.leaves(project_low_rank(reference, empty, sparsity=0.5)):
+        assert np.isfinite(leaf).all()
+
+
+def test_root_is_triangular_for_any_number_of_rows():
+    rng = np.random.default_rng(0)
+    for rows in (0, 1, 5, 50):
+        data = jnp.asarray(rng.normal(size=(rows, 6)), jnp.float32)
+        root = np.asarray(update_root(jnp.zeros((6, 6)), data))
+        assert_allclose(np.tril(root, -1), 0)
+        gram = np.float64(data).T @ np.float64(data)
+        assert_allclose(root.T @ root, gram, atol=1e-5 * max(1.0, gram.max()))
