@@ -1,0 +1,85 @@
+"""Encoding and batching of calibration rows."""
+
+import json
+
+import numpy as np
+import pytest
+
+from nlsr_jax.data.calibration import batches, bucket_length, load_calibration, load_tokenizer
+from nlsr_jax.data.templates import alpaca, apply_template
+from nlsr_jax.errors import InputError
+from tests.tiny_base import save_rows, save_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    save_tokenizer(folder)
+    return load_tokenizer(str(folder))
+
+
+def test_a_row_is_the_prompt_with_bos_and_the_response(tmp_path, tokenizer):
+    path = tmp_path / "r.jsonl"
+    path.write_text(json.dumps({"prompt": "how do i", "response": "i cannot"}) + "\n")
+    data = load_calibration(str(path), tokenizer, max_length=16)
+    (encoded,) = data.rows[0]
+    assert tokenizer.convert_ids_to_tokens(encoded.ids) == ["<s>", "how", "do", "i", "i", "cannot"]
+    assert encoded.start == 4
+    assert data.counts["response_positions"] == 2
+
+
+def test_long_prompts_are_counted_and_long_responses_cut(tmp_path, tokenizer):
+    path = tmp_path / "r.jsonl"
+    rows = [
+        {"prompt": "how " * 9, "response": "no"},
+        {"prompt": "how", "response": "no " * 20},
+        {"prompt": "how", "response": "no"},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = load_calibration(str(path), tokenizer, max_length=10)
+    assert data.counts == {
+        "rows": 3,
+        "used": 2,
+        "skipped_long_prompt": 1,
+        "cut_responses": 1,
+        "response_positions": 9,
+    }
+    with pytest.raises(InputError, match="none of 3 rows fits --max_length 2"):
+        load_calibration(str(path), tokenizer, max_length=2)
+
+
+def test_batches_hold_every_response_position_once(tmp_path, tokenizer):
+    data = load_calibration(str(save_rows(tmp_path / "r.jsonl")), tokenizer, max_length=64, preference=True)
+    found = list(batches(data.rows, 5, 64))
+    assert {part[0].shape for part in found} == {(5, 32)}
+    assert sum(int(mask.sum()) for _, mask, _, _ in found) == data.counts["response_positions"]
+    tokens = np.concatenate([t[m] for t, m, _, _ in found])
+    expected = np.concatenate([row[0].ids[row[0].start :] for row in data.rows])
+    np.testing.assert_array_equal(tokens, expected)
+
+
+def test_buckets_are_powers_of_two_up_to_the_longest():
+    assert [bucket_length(n, 100) for n in (1, 32, 33, 64, 65, 100)] == [32, 32, 64, 64, 100, 100]
+    assert bucket_length(10, 10) == 10
+
+
+def test_templates(tokenizer):
+    assert alpaca("Say yes").endswith("### Instruction:\nSay yes\n\n### Response:")
+    assert "### Input:\nthis\n\n### Response:" in alpaca("Say yes", "this")
+    assert apply_template("none", "x") == "x"
+    with pytest.raises(InputError, match="no chat template"):
+        apply_template("chat", "x", tokenizer)
+    with pytest.raises(InputError, match="template is 'vicuna'"):
+        apply_template("vicuna", "x")
+
+
+def test_chat_template_is_the_tokenizers_own(tmp_path):
+    save_tokenizer(tmp_path)
+    tokenizer = load_tokenizer(str(tmp_path))
+    tokenizer.chat_template = "{% for m in messages %}<s> {{ m['content'] }}{% endfor %} please"
+    assert apply_template("chat", "how", tokenizer) == "<s> how please"
+
+
+def test_folder_without_tokenizer_is_named(tmp_path):
+    with pytest.raises(InputError, match="no usable tokenizer"):
+        load_tokenizer(str(tmp_path))

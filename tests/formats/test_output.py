@@ -1,0 +1,51 @@
+"""Outputs appear whole or not at all."""
+
+import errno
+
+import pytest
+
+from nlsr_jax.errors import InputError
+from nlsr_jax.formats.output import check_free, whole_directory
+
+
+def test_folder_appears_when_the_block_ends(tmp_path):
+    target = tmp_path / "deep" / "out"
+    with whole_directory(target) as folder:
+        (folder / "file").write_text("x")
+        assert not target.exists()
+    assert (target / "file").read_text() == "x"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_an_error_leaves_nothing(tmp_path):
+    with pytest.raises(KeyError), whole_directory(tmp_path / "out") as folder:
+        (folder / "file").write_text("x")
+        raise KeyError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_overwrite_replaces_whole_folders_and_keeps_the_old_one_on_error(tmp_path):
+    target = tmp_path / "out"
+    with whole_directory(target) as folder:
+        (folder / "old").write_text("x")
+    with pytest.raises(InputError, match="output exists"), whole_directory(target):
+        pass
+    with pytest.raises(KeyError), whole_directory(target, overwrite=True):
+        raise KeyError
+    assert [file.name for file in target.iterdir()] == ["old"]
+    with whole_directory(target, overwrite=True) as folder:
+        (folder / "new").write_text("y")
+    assert [file.name for file in target.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_full_disk_is_one_clear_line(tmp_path):
+    with pytest.raises(InputError, match="no space left on the device"), whole_directory(tmp_path / "out"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_the_way_is_named(tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(InputError, match="exists and is not a folder"):
+        check_free(tmp_path / "out", overwrite=True)
