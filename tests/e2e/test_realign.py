@@ -1,0 +1,235 @@
+"""The realign command from files to files."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tests.adapter_files import flags, save_family
+from tests.e2e.command import contents, error_line, run
+from tests.tiny_base import save_base, save_rows
+
+OUTPUTS = ("adapter_config.json", "adapter_model.safetensors", "masks.safetensors", "report.html")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    save_family(folder)
+    save_base(folder / "base")
+    save_rows(folder / "rows.jsonl")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def realigned(files):
+    """A run of the main job: base, three adapters, calibration data."""
+    run("realign", *main_job(files), "--output", files / "out")
+    return files / "out"
+
+
+def main_job(files):
+    adapters = flags(files, "base", "aligned", "finetuned", "weak")
+    return [*adapters, "--calibration", files / "rows.jsonl", "--base_probability", "0.3"]
+
+
+def same_bytes(first, second):
+    first, second = contents(first), contents(second)
+    for name in OUTPUTS:
+        assert first[name] == second[name], name
+
+
+def test_main_job_writes_everything(realigned):
+    record = json.loads((realigned / "realignment.json").read_text())
+    assert {p.name for p in realigned.iterdir()} == {*OUTPUTS, "realignment.json", "checkpoint"}
+    assert record["summary"]["modules"] == 6
+    assert 0 < record["summary"]["repaired"] < 6
+    assert record["calibration"]["used"] == 12
+    assert record["key"]["seed"] == 0
+    assert all(record["inputs"][name]["files"] for name in ("base", "aligned", "finetuned", "weak", "calibration"))
+    assert record["seconds"]["calibrate"] > 0
+
+
+def test_modules_left_alone_are_bit_for_bit_the_inputs_and_repaired_ones_are_mixed(files, realigned):
+    before = load_file(files / "finetuned" / "adapter_model.safetensors")
+    after = load_file(realigned / "adapter_model.safetensors")
+    masks = load_file(realigned / "masks.safetensors")
+    assert before.keys() == after.keys()
+    for entry in json.loads((realigned / "realignment.json").read_text())["modules"]:
+        part = f"layers.{entry['layer']}."
+        for factor in "ab":
+            (name,) = (n for n in before if part in n and f"{entry['module']}.lora_{factor.upper()}" in n)
+            mask = masks[f"{entry['module']}.{factor}"][entry["layer"]]
+            assert mask.sum() == entry[f"kept_{factor}"] == round(0.2 * mask.size)
+            if entry["pruned"]:
+                np.testing.assert_array_equal(before[name], after[name])
+            else:
+                np.testing.assert_array_equal(before[name] != after[name], mask)
+
+
+def test_result_loads_in_peft(files, realigned):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(files / "base"), realigned)
+    after = load_file(realigned / "adapter_model.safetensors")
+    loaded = {name: value for name, value in model.named_parameters() if "lora_" in name}
+    assert len(loaded) == len(after)
+    for name, value in loaded.items():
+        np.testing.assert_array_equal(value.detach().numpy(), after[name.replace(".default", "")])
+
+
+def test_again_from_the_record_and_with_given_masks_the_same_bytes(files, realigned):
+    run("realign", "--from_record", realigned / "realignment.json", "--output", files / "again")
+    same_bytes(realigned, files / "again")
+    run("realign", *flags(files, "aligned", "finetuned", "weak"), "--masks", realigned,
+        "--base_probability", "0.3", "--output", files / "given")  # fmt: skip
+    first, second = contents(realigned), contents(files / "given")
+    assert first["adapter_model.safetensors"] == second["adapter_model.safetensors"]
+
+
+def test_eight_devices_the_same_bytes(files, realigned):
+    env = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    run("realign", *main_job(files), "--output", files / "eight", env=env)
+    assert json.loads((files / "eight" / "realignment.json").read_text())["device"]["count"] == 8
+    same_bytes(realigned, files / "eight")
+
+
+def test_checkpoint_holds_masks_and_pruning_key(realigned):
+    import jax
+
+    from nlsr_jax.formats.checkpoint import restore_checkpoint
+
+    masks, key = restore_checkpoint(realigned / "checkpoint")
+    stored = load_file(realigned / "masks.safetensors")
+    for module, leaves in masks.items():
+        for factor, mask in leaves.items():
+            np.testing.assert_array_equal(mask, stored[f"{module}.{factor}"])
+    record = json.loads((realigned / "realignment.json").read_text())
+    assert jax.random.key_data(key).tolist() == record["key"]["pruning"]["data"]
+
+
+@pytest.mark.parametrize("method", ["wanda", "snip", "preference_snip"])
+def test_other_methods_run(files, method):
+    output = files / method
+    run("realign", *main_job(files), "--method", method, "--granularity", "row", "--output", output)
+    record = json.loads((output / "realignment.json").read_text())
+    assert record["identification"]["method"] == method
+
+
+def test_identify_writes_masks_that_realign_takes(files, realigned):
+    common = [*flags(files, "base", "aligned", "weak"), "--calibration", files / "rows.jsonl"]
+    run("identify", *common, "--output", files / "masks")
+    assert (files / "masks" / "masks.safetensors").read_bytes() == (realigned / "masks.safetensors").read_bytes()
+
+
+def test_product_space_raises_the_rank_and_rules_choose(files):
+    run("realign", *flags(files, "aligned", "finetuned"), "--method", "magnitude", "--space", "product",
+        "--rule", "layers", "--layers", "1-1", "--output", files / "product")  # fmt: skip
+    config = json.loads((files / "product" / "adapter_config.json").read_text())
+    assert config["r"] == 8
+    record = json.loads((files / "product" / "realignment.json").read_text())
+    assert [m["pruned"] for m in record["modules"]] == [True] * 3 + [False] * 3
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_real_checkpoints(shared_data, tmp_path, devices):
+    source = shared_data / "adapters" / "llama32-1b-r8"
+    arguments = ["--aligned", source / "checkpoint-1000", "--finetuned", source / "checkpoint-1064"]
+    arguments += ["--method", "magnitude"]
+    run("realign", *arguments, "--output", tmp_path / "one")
+    env = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    run("realign", *arguments, "--output", tmp_path / "two", env=env)
+    same_bytes(tmp_path / "one", tmp_path / "two")
+    before = load_file(source / "checkpoint-1064" / "adapter_model.safetensors")
+    after = load_file(tmp_path / "one" / "adapter_model.safetensors")
+    record = json.loads((tmp_path / "one" / "realignment.json").read_text())
+    assert record["summary"]["modules"] == 32
+    for entry in record["modules"]:
+        for factor in "AB":
+            part = f"layers.{entry['layer']}.self_attn.{entry['module']}.lora_{factor}"
+            (name,) = (n for n in before if part in n)
+            equal = np.array_equal(before[name], after[name])
+            assert equal == entry["pruned"]
+
+
+def fail(files, tmp_path, *arguments):
+    """Run a bad call; returns its error line after checking that nothing was left behind."""
+    result = run("realign", *arguments, "--output", tmp_path / "out", check=False)
+    assert not list(tmp_path.glob(".*")), "a partial output was left behind"
+    assert not (tmp_path / "out").exists()
+    return error_line(result)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--sparsity", "1.5"], "sparsity is 1.5"),
+        (["--method", "taylor"], "--method is 'taylor'"),
+        (["--method", "low_rank"], "--base is missing"),
+        (["--rule", "threshold"], "needs tau"),
+        (["--rule", "layers", "--layers", "7"], "layers [7] are not adapted"),
+        (["--rule", "layers", "--layers", "x"], "--layers has 'x'"),
+        (["--amplification_space", "product", "--weak", "{weak}"], "give --rank 4"),
+        (["--masks", "{aligned}"], "masks.safetensors"),
+        (["--seed", "-1"], "--seed is -1"),
+        (["--beta", "nan"], "--beta is nan"),
+    ],
+)
+def test_bad_settings_are_named(files, tmp_path, change, message):
+    change = [part.format(weak=files / "weak", aligned=files / "aligned") for part in change]
+    arguments = [*flags(files, "aligned", "finetuned"), "--method", "magnitude", *change]
+    assert message in fail(files, tmp_path, *arguments)
+
+
+def test_unrelated_adapters_are_refused_by_module_unless_told_otherwise(files, tmp_path):
+    from nlsr_jax.formats.peft import save_adapter
+    from tests.adapter_files import SIZES
+    from tests.oracles import random_adapter
+
+    save_adapter(random_adapter(9, layers=2, rank=4, sizes=SIZES), tmp_path / "stranger")
+    arguments = ["--aligned", files / "aligned", "--finetuned", tmp_path / "stranger", "--method", "magnitude"]
+    line = error_line(run("realign", *arguments, "--output", tmp_path / "out", check=False))
+    assert "do not descend from the aligned adapter: layer 0 q_proj" in line
+    assert not (tmp_path / "out").exists()
+    run("realign", *arguments, "--allow_unrelated", "--output", tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "realignment.json").read_text())
+    assert any("do not descend" in warning for warning in record["warnings"])
+
+
+def test_output_that_exists_is_kept(files, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("x")
+    arguments = [*flags(files, "aligned", "finetuned"), "--method", "magnitude", "--output", tmp_path / "out"]
+    assert "output exists" in error_line(run("realign", *arguments, check=False))
+    assert contents(tmp_path / "out") == {"mine": b"x"}
+    run("realign", *arguments, "--overwrite")
+    assert "mine" not in contents(tmp_path / "out")
+
+
+def test_record_with_changed_inputs_is_refused(files, realigned, tmp_path):
+    shutil.copytree(files / "finetuned", tmp_path / "finetuned")
+    path = tmp_path / "finetuned" / "adapter_model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    arguments = ["--from_record", realigned, "--finetuned", tmp_path / "finetuned", "--output", tmp_path / "out"]
+    line = error_line(run("realign", *arguments, check=False))
+    assert "finetuned file adapter_model.safetensors is not the one of the record" in line
+
+
+def test_long_prompts_are_reported(files, tmp_path):
+    arguments = [*main_job(files), "--max_length", "8", "--output", tmp_path / "out"]
+    result = run("realign", *arguments)
+    record = json.loads((tmp_path / "out" / "realignment.json").read_text())
+    assert record["calibration"]["skipped_long_prompt"] > 0
+    assert record["calibration"]["cut_responses"] > 0
+    assert f"{record['calibration']['skipped_long_prompt']} prompts longer than" in " ".join(result.stderr.split())
+
+
+def test_help_names_the_flags():
+    text = run("realign", "--helpshort", check=False).stdout
+    assert "--aligned" in text
+    assert "--from_record" in text
