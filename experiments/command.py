@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 
-from absl import app
+from absl import app, flags, logging
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
@@ -16,6 +16,8 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     def guarded(arguments):
         from nlsr_jax.errors import InputError
 
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)
         if len(arguments) > 1:
             sys.exit(f"error: unexpected argument {arguments[1]!r}; all inputs are flags, see --helpshort")
         try:

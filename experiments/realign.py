@@ -34,7 +34,6 @@ _REALIGNMENT = (
     "finetuned", "masks", "base_probability", "increment", "rule", "tau", "share", "layers", "space",
     "allow_unrelated",
 )  # fmt: skip
-_PATHS = ("base", "aligned", "finetuned", "weak", "calibration", "masks")
 
 
 def main(_) -> None:
@@ -88,13 +87,13 @@ def _recorded_settings():
 
     from nlsr_jax.errors import InputError
     from nlsr_jax.formats.record import read_record
-    from nlsr_jax.pipeline.settings import from_record
+    from nlsr_jax.pipeline.settings import PATHS, from_record
 
     record = read_record(FLAGS.from_record)
     for name in method_flags.IDENTIFICATION + _REALIGNMENT:
-        if FLAGS[name].present and name not in _PATHS:
+        if FLAGS[name].present and name not in PATHS:
             raise InputError(f"--{name} is given together with --from_record, which holds all settings")
-    moved = {name: FLAGS[name].value for name in _PATHS if FLAGS[name].present}
+    moved = {name: FLAGS[name].value for name in PATHS if FLAGS[name].present}
     return dataclasses.replace(from_record(record["settings"], FLAGS.from_record), **moved), record[
         "inputs"
     ]

@@ -73,6 +73,7 @@ def _settle(folder: pathlib.Path) -> None:
     folder.chmod(0o777 & ~umask)
     for file in folder.rglob("*"):
         if file.is_file():
+            file.chmod(0o666 & ~umask)
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
 

@@ -12,7 +12,7 @@ from nlsr_jax.formats.mask_files import FILE as MASKS_FILE
 from nlsr_jax.formats.mask_files import save_masks
 from nlsr_jax.formats.output import check_free, whole_directory, write_text
 from nlsr_jax.pipeline.identification import count_kept, make_reference, obtain_masks, read_adapter
-from nlsr_jax.pipeline.settings import Settings, check_settings
+from nlsr_jax.pipeline.settings import Settings, check_settings, with_absolute_paths
 from nlsr_jax.pipeline.stages import Stages
 from nlsr_jax.random_streams import describe_key
 
@@ -40,6 +40,7 @@ def identify_files(
     stages = stages or Stages(show=False)
     check_settings(settings, realign=False)
     check_free(output, overwrite)
+    settings = with_absolute_paths(settings)
     digests = records.Digests()
     try:
         return _identify_files(settings, pathlib.Path(output), overwrite, stages, digests)

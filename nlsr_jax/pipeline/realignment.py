@@ -27,7 +27,7 @@ from nlsr_jax.pipeline.identification import (
     read_adapter,
     zero_factors,
 )
-from nlsr_jax.pipeline.settings import Settings, check_settings
+from nlsr_jax.pipeline.settings import Settings, check_settings, with_absolute_paths
 from nlsr_jax.pipeline.stages import Stages
 from nlsr_jax.random_streams import describe_key, stream
 
@@ -60,6 +60,7 @@ def realign_files(
     stages = stages or Stages(show=False)
     check_settings(settings)
     check_free(output, overwrite)
+    settings = with_absolute_paths(settings)
     digests = records.Digests()
     try:
         return _realign_files(settings, pathlib.Path(output), overwrite, recorded, stages, digests)

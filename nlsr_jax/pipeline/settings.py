@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import pathlib
 
 from nlsr_jax.data.templates import TEMPLATES
 from nlsr_jax.errors import InputError
@@ -61,6 +62,16 @@ class Settings:
     def needs_base(self) -> bool:
         """Whether the base model and calibration data are read."""
         return self.masks is None and self.method in NEEDS_STATISTICS + NEEDS_GRADIENTS
+
+
+PATHS = ("base", "aligned", "finetuned", "weak", "calibration", "masks")
+
+
+def with_absolute_paths(settings: Settings) -> Settings:
+    """Return the settings with absolute local paths, so that a record can be repeated from anywhere."""
+    values = {name: getattr(settings, name) for name in PATHS}
+    local = {n: str(pathlib.Path(v).absolute()) for n, v in values.items() if v and pathlib.Path(v).exists()}
+    return dataclasses.replace(settings, **local)
 
 
 def check_settings(settings: Settings, *, realign: bool = True) -> None:
