@@ -21,9 +21,14 @@ def save_checkpoint(path: str | os.PathLike, masks, pruning_key: jax.Array) -> N
     import orbax.checkpoint as ocp
 
     described = describe_key(pruning_key)
+    packed, columns = {}, {}
+    for module in masks:
+        leaves = jax.tree.map(np.asarray, masks[module])
+        packed[module] = jax.tree.map(lambda m: np.packbits(m, axis=-1), leaves)
+        columns[module] = jax.tree.map(lambda m: np.int64(m.shape[-1]), leaves)
     tree = {
-        "masks": jax.tree.map(lambda m: np.packbits(np.asarray(m), axis=-1), dict(masks)),
-        "columns": jax.tree.map(lambda m: np.int64(m.shape[-1]), dict(masks)),
+        "masks": packed,
+        "columns": columns,
         "pruning_key": np.asarray(described["data"], np.uint32),
         "key_implementation": np.frombuffer(described["implementation"].encode(), np.uint8).copy(),
     }

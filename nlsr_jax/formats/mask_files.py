@@ -3,7 +3,10 @@
 import json
 import os
 import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
 
+import jax
 import numpy as np
 
 from nlsr_jax.adapter import MODULES
@@ -14,7 +17,11 @@ FILE = "masks.safetensors"
 
 
 def save_masks(
-    masks, path: str | os.PathLike, *, layers=None, metadata: dict[str, str] | None = None
+    masks: Mapping[str, Any],
+    path: str | os.PathLike,
+    *,
+    layers=None,
+    metadata: dict[str, str] | None = None,
 ) -> None:
     """Write masks to a safetensors file.
 
@@ -24,38 +31,85 @@ def save_masks(
       layers: ``{module: decoder layers of the leading axis}``, kept in the metadata.
       metadata: further text entries, such as the method.
     """
-    tensors = {f"{m}.{f}": np.asarray(masks[m][f]) for m in sorted(masks) for f in ("a", "b")}
-    text = {"format": "nlsr_jax.masks", **(metadata or {})}
-    if layers:
-        text["layers"] = json.dumps({m: list(layers[m]) for m in sorted(layers)})
-    write_checked(tensors, path, text)
+    tensors = {f"{m}.{f}": np.asarray(leaf) for m in sorted(masks) for f, leaf in masks[m].items()}
+    described = {
+        **(metadata or {}),
+        "layers": {m: list(layers[m]) for m in sorted(layers)} if layers else None,
+    }
+    # One entry: the order of several in a header changes from process to process.
+    write_checked(tensors, path, {"nlsr_jax.masks": json.dumps(described)})
 
 
-def load_masks(path: str | os.PathLike):
+class MaskFile(Mapping):
+    """Masks in a file, read one module name at a time.
+
+    A mapping ``{module: {"a": [L, r, k], "b": [L, d, r]}}`` of bool arrays.
+
+    Args:
+      path: the file, or a folder that holds ``masks.safetensors``.
+
+    Raises:
+      InputError: the file is missing or damaged, or does not hold masks.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        path = pathlib.Path(path)
+        self.path = path / FILE if path.is_dir() else path
+        self._file = open_checked(self.path)
+        self.metadata = self._described()
+        self._factors: dict[str, list[str]] = {}
+        for name in self._file.names():
+            module, _, factor = name.partition(".")
+            if module not in MODULES or factor not in ("a", "b"):
+                raise InputError(
+                    f"{self.path}: unexpected tensor {name!r}; expected names such as 'q_proj.a'"
+                )
+            if self._file.dtype(name) != "BOOL" or len(self._file.shape(name)) != 3:
+                found = f"{self._file.dtype(name)} {list(self._file.shape(name))}"
+                raise InputError(f"{self.path}: {name} is {found}; expected 3-d BOOL")
+            self._factors.setdefault(module, []).append(factor)
+        if not self._factors:
+            raise InputError(f"{self.path}: holds no masks")
+
+    def _described(self) -> dict:
+        try:
+            described = json.loads(self._file.metadata.get("nlsr_jax.masks", "{}"))
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{self.path}: the description of the masks is not JSON") from error
+        return described if isinstance(described, dict) else {}
+
+    def __getitem__(self, module: str) -> dict[str, np.ndarray]:
+        return {f: self._file.read(f"{module}.{f}") for f in self._factors[module]}
+
+    def read_layers(self, module: str, rows: slice) -> dict[str, np.ndarray]:
+        """Read the masks of some layers, ``rows`` of the leading axis, of one module name."""
+        return {f: self._file.read_rows(f"{module}.{f}", rows) for f in self._factors[module]}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._factors)
+
+    def __len__(self) -> int:
+        return len(self._factors)
+
+    def shapes(self) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
+        """Return the tree of shapes without reading data."""
+        return {
+            module: {f: jax.ShapeDtypeStruct(self._file.shape(f"{module}.{f}"), bool) for f in factors}
+            for module, factors in self._factors.items()
+        }
+
+
+def load_masks(path: str | os.PathLike) -> dict[str, dict[str, np.ndarray]]:
     """Read masks written by ``save_masks``.
 
     Args:
       path: the file, or a folder that holds ``masks.safetensors``.
 
     Returns:
-      ``(masks, metadata)``: a bool tree ``{module: {"a", "b"}}`` and the file's text entries.
+      ``{module: {"a": [L, r, k], "b": [L, d, r]}}`` bool.
 
     Raises:
       InputError: the file is missing or damaged, or does not hold masks.
     """
-    path = pathlib.Path(path)
-    path = path / FILE if path.is_dir() else path
-    file = open_checked(path)
-    masks: dict[str, dict[str, np.ndarray]] = {}
-    for name in file.names():
-        module, _, factor = name.partition(".")
-        if module not in MODULES or factor not in ("a", "b"):
-            raise InputError(f"{path}: unexpected tensor {name!r}; expected names such as 'q_proj.a'")
-        if file.dtype(name) != "BOOL" or len(file.shape(name)) != 3:
-            raise InputError(
-                f"{path}: {name} is {file.dtype(name)} {list(file.shape(name))}; expected 3-d BOOL"
-            )
-        masks.setdefault(module, {})[factor] = np.array(file.read(name))
-    if not masks:
-        raise InputError(f"{path}: holds no masks")
-    return masks, dict(file.metadata or {})
+    file = MaskFile(path)
+    return {module: file[module] for module in file}

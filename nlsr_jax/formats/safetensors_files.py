@@ -1,10 +1,11 @@
 """Safetensors files, opened with every way in which they can be bad told apart."""
 
+import math
 import os
 import pathlib
 import re
 
-import ml_dtypes  # noqa: F401  (registers bfloat16 with NumPy, which the safetensors library asks for)
+import ml_dtypes
 import numpy as np
 import safetensors
 from safetensors.numpy import save_file
@@ -17,22 +18,49 @@ _PICKLE = (b"PK\x03\x04", b"\x80\x02", b"\x80\x04", b"\x80\x05")
 FLOATS = ("F64", "F32", "F16", "BF16")
 
 
+DTYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+
+
 class SafetensorsFile:
-    """An open safetensors file: names, shapes and types at once, data one tensor at a time.
+    """A safetensors file: names, shapes and types at once, data one tensor at a time.
+
+    The header is read and checked by the safetensors library. Data is read from its place in the file
+    straight into the array that wants it, so that no page of the file counts as memory of the process.
 
     Args:
       path: the file.
-      handle: the safetensors library's handle.
+      handle: the library's handle, used for the header alone.
     """
 
     def __init__(self, path: pathlib.Path, handle):
         self.path = path
         self.metadata: dict[str, str] = handle.metadata() or {}
-        self._handle = handle
         self._entries: dict[str, tuple[str, tuple[int, ...]]] = {}
-        for name in handle.keys():  # noqa: SIM118  (the handle is no mapping)
+        self._start: dict[str, int] = {}
+        with path.open("rb") as file:
+            offset = 8 + int.from_bytes(file.read(8), "little")
+        # The format leaves no holes, so the offsets are the running sum of the sizes.
+        for name in handle.offset_keys():
             part = handle.get_slice(name)
             self._entries[name] = part.get_dtype(), tuple(part.get_shape())
+            self._start[name] = offset
+            if self.dtype(name) in DTYPES:
+                offset += math.prod(self.shape(name)) * np.dtype(DTYPES[self.dtype(name)]).itemsize
+            else:
+                raise InputError(
+                    f"{path}: tensor {name} has type {self.dtype(name)}, which is not supported"
+                )
 
     def names(self) -> tuple[str, ...]:
         """Return the tensor names, sorted."""
@@ -46,18 +74,57 @@ class SafetensorsFile:
         """Return the type of a tensor as the format names it, such as ``"BF16"``."""
         return self._entries[name][0]
 
-    def read(self, name: str) -> np.ndarray:
-        """Return one tensor, in its own type (``ml_dtypes.bfloat16`` for BF16).
+    def numpy_dtype(self, name: str) -> np.dtype:
+        """Return the type of a tensor as NumPy names it (``ml_dtypes.bfloat16`` for BF16)."""
+        return np.dtype(DTYPES[self.dtype(name)])
+
+    def read(self, name: str, out: np.ndarray | None = None) -> np.ndarray:
+        """Read one tensor.
+
+        Args:
+          name: the tensor.
+          out: a C-contiguous array of its shape and type to read into; a new one by default.
+
+        Returns:
+          ``out``.
 
         Raises:
-          InputError: a type that NumPy does not have.
+          InputError: the file can no longer be read to the tensor's end.
         """
+        out = empty_aligned(self.shape(name), self.numpy_dtype(name)) if out is None else out
+        self._read_at(self._start[name], name, out)
+        return out
+
+    def read_rows(self, name: str, rows: slice) -> np.ndarray:
+        """Read some rows of the leading axis of one tensor; see ``read``."""
+        shape, dtype = self.shape(name), self.numpy_dtype(name)
+        first, last, _ = rows.indices(shape[0])
+        out = empty_aligned((last - first, *shape[1:]), dtype)
+        self._read_at(self._start[name] + first * math.prod(shape[1:]) * dtype.itemsize, name, out)
+        return out
+
+    def _read_at(self, offset: int, name: str, out: np.ndarray) -> None:
+        target = memoryview(out.reshape(-1).view(np.uint8))
         try:
-            return self._handle.get_tensor(name)
-        except (safetensors.SafetensorError, TypeError, AttributeError, ValueError) as error:
-            raise InputError(
-                f"{self.path}: tensor {name} of type {self.dtype(name)} cannot be read ({error})"
-            ) from error
+            with self.path.open("rb", buffering=0) as file:
+                file.seek(offset)
+                done = 0
+                while done < len(target):
+                    count = file.readinto(target[done:])
+                    if not count:
+                        raise InputError(f"{self.path}: ends within tensor {name}; it is truncated")
+                    done += count
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be read ({error.strerror or error})") from error
+
+
+def empty_aligned(shape: tuple[int, ...], dtype) -> np.ndarray:
+    """Return an empty array at a 64-byte boundary: JAX on a CPU uses its memory without a copy."""
+    dtype = np.dtype(dtype)
+    size = math.prod(shape) * dtype.itemsize
+    raw = np.empty(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].view(dtype).reshape(shape)
 
 
 def open_checked(path: str | os.PathLike) -> SafetensorsFile:
@@ -67,7 +134,7 @@ def open_checked(path: str | os.PathLike) -> SafetensorsFile:
       path: the file.
 
     Returns:
-      A ``SafetensorsFile``; its file is closed when it is no longer referenced.
+      A ``SafetensorsFile``.
 
     Raises:
       InputError: the file is missing, empty, a Git-LFS pointer, a pickle, truncated or damaged.
@@ -87,8 +154,10 @@ def open_checked(path: str | os.PathLike) -> SafetensorsFile:
     if start.startswith(_PICKLE):
         raise InputError(f"{path}: a pickle, not safetensors; convert it with safetensors.torch.save_file")
     try:
-        handle = safetensors.safe_open(path, framework="numpy")
-        return SafetensorsFile(path, handle)
+        with safetensors.safe_open(path, framework="numpy") as handle:
+            return SafetensorsFile(path, handle)
+    except InputError:
+        raise
     except (safetensors.SafetensorError, OSError, ValueError, OverflowError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(

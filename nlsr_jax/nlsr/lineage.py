@@ -11,18 +11,24 @@ import numpy as np
 
 from nlsr_jax.adapter import Adapter, PerModule, check_same_structure, layer_indices, module_names
 from nlsr_jax.nlsr.layerwise import map_modules
-from nlsr_jax.nlsr.similarity import unit_factors
+from nlsr_jax.nlsr.similarity import scale_factors
 
 RELATED = 0.1
 """Least cosine of a factor that has kept its rank axis; chance is about 1 / sqrt(its size)."""
 
 
+def _cosine(first, second):
+    def inner(x, y):
+        return jnp.sum(jnp.sum(x * y, axis=0))
+
+    square = inner(first, first) * inner(second, second)
+    return jnp.where(square > 0, inner(first, second) * jax.lax.rsqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+
+
 @jax.jit
 def _factor_cosines(first, second):
     def one_layer(leaf, other):
-        return jax.tree.map(
-            lambda x, y: jnp.sum(jnp.sum(x * y, -1)), unit_factors(leaf), unit_factors(other)
-        )
+        return jax.tree.map(_cosine, scale_factors(leaf), scale_factors(other))
 
     return map_modules(one_layer, first.factors, second.factors)
 

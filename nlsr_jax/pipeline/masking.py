@@ -1,6 +1,7 @@
 """From files to files: identify safety-critical entries and write the masks with their record."""
 
 import dataclasses
+import math
 import os
 import pathlib
 
@@ -11,7 +12,8 @@ from nlsr_jax.formats import record as records
 from nlsr_jax.formats.mask_files import FILE as MASKS_FILE
 from nlsr_jax.formats.mask_files import save_masks
 from nlsr_jax.formats.output import check_free, whole_directory, write_text
-from nlsr_jax.pipeline.identification import count_kept, make_reference, obtain_masks, read_adapter
+from nlsr_jax.pipeline.adapters import open_sources, reference_shapes
+from nlsr_jax.pipeline.identification import count_kept, obtain_masks
 from nlsr_jax.pipeline.settings import Settings, check_settings, with_absolute_paths
 from nlsr_jax.pipeline.stages import Stages
 from nlsr_jax.random_streams import describe_key
@@ -51,11 +53,9 @@ def identify_files(
 def _identify_files(settings, output, overwrite, stages, digests):
     key = jax.random.key(settings.seed)
     with stages("read adapters"):
-        aligned = read_adapter("aligned", settings.aligned, digests)
-        weak = read_adapter("weak", settings.weak, digests) if settings.weak else None
-    with stages("amplify"):
-        reference = make_reference(aligned, weak, settings)
-    found = obtain_masks(settings, reference, key, digests, stages)
+        sources = open_sources(settings, digests)
+        reference = reference_shapes(sources, settings)
+    found = obtain_masks(settings, sources, key, digests, stages)
     record = {
         "format": FORMAT,
         "format_version": records.VERSION,
@@ -70,7 +70,7 @@ def _identify_files(settings, output, overwrite, stages, digests):
         "seconds": {},
     }
     layers = {m: layer_indices(reference, m) for m in reference.factors}
-    metadata = {"method": found.method, "sparsity": repr(settings.sparsity)}
+    metadata = {"method": found.method, "sparsity": settings.sparsity}
     with whole_directory(output, overwrite=overwrite) as folder:
         with stages("write"):
             save_masks(found.masks, folder / MASKS_FILE, layers=layers, metadata=metadata)
@@ -82,14 +82,13 @@ def _identify_files(settings, output, overwrite, stages, digests):
 
 def describe_counts(adapter, masks) -> list[dict]:
     """Return one entry per module, layer by layer, with the kept and total entries of both factors."""
-    kept = count_kept(masks)
     entries = []
     for module in module_names(adapter.factors):
-        leaf = adapter.factors[module]
+        leaf, kept = adapter.factors[module], count_kept(masks[module])
         for i, layer in enumerate(layer_indices(adapter, module)):
             entry = {"layer": layer, "module": module}
             for factor in ("a", "b"):
-                entry[f"kept_{factor}"] = int(kept[module][factor][i])
-                entry[f"size_{factor}"] = int(leaf[factor][i].size)
+                entry[f"kept_{factor}"] = int(kept[factor][i])
+                entry[f"size_{factor}"] = math.prod(leaf[factor].shape[1:])
             entries.append(entry)
     return sorted(entries, key=lambda entry: entry["layer"])

@@ -3,30 +3,25 @@
 import dataclasses
 import os
 import pathlib
+import shutil
 
 import jax
 import numpy as np
 
-from nlsr_jax.adapter import Adapter, check_same_structure, layer_indices, module_names
+from nlsr_jax.adapter import layer_indices, module_names
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats import record as records
 from nlsr_jax.formats.checkpoint import save_checkpoint
 from nlsr_jax.formats.mask_files import FILE as MASKS_FILE
-from nlsr_jax.formats.mask_files import save_masks
+from nlsr_jax.formats.mask_files import MaskFile, save_masks
 from nlsr_jax.formats.output import check_free, whole_directory, write_text
-from nlsr_jax.formats.peft import read_layout, write_adapter_files
-from nlsr_jax.nlsr.lineage import lineage, unrelated_modules
+from nlsr_jax.formats.peft import write_adapter_files
+from nlsr_jax.nlsr.lineage import unrelated_modules
 from nlsr_jax.nlsr.pruning import unclipped_probability
-from nlsr_jax.nlsr.realign import Realigned, realign, repaired_layers
-from nlsr_jax.pipeline.identification import (
-    Masks,
-    check_reference,
-    count_kept,
-    make_reference,
-    obtain_masks,
-    read_adapter,
-    zero_factors,
-)
+from nlsr_jax.nlsr.realign import repaired_layers
+from nlsr_jax.pipeline.adapters import check_lineage, check_reference, open_sources
+from nlsr_jax.pipeline.identification import Masks, obtain_masks
+from nlsr_jax.pipeline.restoration import Restored, restore
 from nlsr_jax.pipeline.settings import Settings, check_settings, with_absolute_paths
 from nlsr_jax.pipeline.stages import Stages
 from nlsr_jax.random_streams import describe_key, stream
@@ -72,55 +67,30 @@ def _realign_files(settings, output, overwrite, recorded, stages, digests):
     key = jax.random.key(settings.seed)
     warnings: list[str] = []
     with stages("read adapters"):
-        finetuned = read_adapter("finetuned", settings.finetuned, digests)
-        aligned = read_adapter("aligned", settings.aligned, digests)
-        _check_rule_layers(settings, finetuned)
-        weak = read_adapter("weak", settings.weak, digests) if settings.weak else None
+        sources = open_sources(settings, digests)
+        check_reference(sources, settings)
+        if settings.layers is not None:
+            repaired_layers(sources.finetuned.shapes(), settings.layers)
+        finetuned = sources.finetuned.load()
+        warnings += [note for source in sources if source is not None for note in source.notes]
     with stages("check lineage"):
-        check_same_structure(
-            aligned, finetuned, (f"aligned ({settings.aligned})", f"fine-tuned ({settings.finetuned})")
-        )
-        cosines = jax.device_get(lineage(aligned, finetuned))
+        cosines, zeros = check_lineage(sources, finetuned)
         _check_lineage(settings, finetuned, cosines, warnings, stages)
-        for name, adapter in (("aligned", aligned), ("finetuned", finetuned), ("weak", weak)):
-            _note_zeros(name, adapter, warnings)
-    with stages("amplify"):
-        reference = make_reference(aligned, weak, settings)
-        del aligned, weak
-        check_reference(reference, finetuned)
-    masks = obtain_masks(settings, reference, key, digests, stages)
+        _note_zeros(zeros, warnings)
+    masks = obtain_masks(settings, sources, key, digests, stages)
     with stages("realign"):
         pruning_key = stream(key, "pruning")
-        result = realign(
-            pruning_key,
-            finetuned,
-            reference,
-            masks.masks,
-            base_probability=settings.base_probability,
-            increment=settings.increment,
-            rule=settings.rule,
-            space=settings.space,
-            tau=settings.tau,
-            share=settings.share,
-            layers=settings.layers,
-        )
-        jax.block_until_ready(result)
-        del reference
+        result = restore(pruning_key, finetuned, masks.masks, sources, settings)
     _note_result(settings, result, warnings)
     with stages("digest inputs"):
         inputs = digests.result()
         if recorded is not None:
             records.check_digests(recorded, inputs, "record")
-    record = _describe(settings, key, pruning_key, inputs, masks, cosines, finetuned, result, warnings)
+    record = _describe(settings, key, pruning_key, inputs, masks, cosines, result, warnings)
     for warning in warnings:
         stages.say(f"note: {warning}")
-    _write(settings, output, overwrite, record, masks, result, pruning_key, stages)
+    _write(settings, output, overwrite, record, masks, result, sources, pruning_key, stages)
     return record
-
-
-def _check_rule_layers(settings, finetuned):
-    if settings.layers is not None:
-        repaired_layers(finetuned, settings.layers)
 
 
 def _check_lineage(settings, finetuned, cosines, warnings, stages):
@@ -143,14 +113,14 @@ def _check_lineage(settings, finetuned, cosines, warnings, stages):
     warnings.append(message)
 
 
-def _note_zeros(name, adapter, warnings):
-    zero = zero_factors(adapter) if adapter is not None else []
-    if zero:
-        shown = ", ".join(zero[:4]) + (f" and {len(zero) - 4} more" if len(zero) > 4 else "")
-        warnings.append(f"{name}: {len(zero)} factors are zero throughout: {shown}")
+def _note_zeros(zeros, warnings):
+    for name, zero in zeros.items():
+        if zero:
+            shown = ", ".join(zero[:4]) + (f" and {len(zero) - 4} more" if len(zero) > 4 else "")
+            warnings.append(f"{name}: {len(zero)} factors are zero throughout: {shown}")
 
 
-def _note_result(settings, result: Realigned, warnings):
+def _note_result(settings, result: Restored, warnings):
     zero = sum(int(np.sum(z)) for z in result.zero_norm.values())
     if zero:
         warnings.append(f"{zero} modules have a masked product of zero; their similarity is set to 0")
@@ -166,10 +136,8 @@ def _note_result(settings, result: Realigned, warnings):
             )
 
 
-def _describe(
-    settings, key, pruning_key, inputs, masks: Masks, cosines, finetuned, result, warnings
-) -> dict:
-    modules = _describe_modules(masks, cosines, finetuned, result)
+def _describe(settings, key, pruning_key, inputs, masks: Masks, cosines, result, warnings) -> dict:
+    modules = _describe_modules(cosines, result)
     repaired = [m for m in modules if not m["pruned"]]
     names = ("base", "aligned", "finetuned", "weak", "calibration", "masks")
     return {
@@ -197,45 +165,38 @@ def _describe(
     }
 
 
-def _describe_modules(masks, cosines, finetuned: Adapter, result) -> list[dict]:
+def _describe_modules(cosines, result: Restored) -> list[dict]:
     """One entry per module, layer by layer."""
-    kept = count_kept(masks.masks)
-    host = jax.device_get((result.similarity, result.probability, result.pruned, result.zero_norm))
-    similarity, probability, pruned, zero_norm = host
     entries = []
-    for module in module_names(finetuned.factors):
-        leaf = finetuned.factors[module]
-        for i, layer in enumerate(layer_indices(finetuned, module)):
-            entries.append(
-                {
-                    "layer": layer,
-                    "module": module,
-                    "similarity": float(similarity[module][i]),
-                    "probability": float(probability[module][i]),
-                    "pruned": bool(pruned[module][i]),
-                    "zero_norm": bool(zero_norm[module][i]),
-                    "lineage_a": float(cosines[module]["a"][i]),
-                    "lineage_b": float(cosines[module]["b"][i]),
-                    "lineage": float(max(cosines[module]["a"][i], cosines[module]["b"][i])),
-                    "kept_a": int(kept[module]["a"][i]),
-                    "size_a": int(leaf["a"][i].size),
-                    "kept_b": int(kept[module]["b"][i]),
-                    "size_b": int(leaf["b"][i].size),
-                }
-            )
+    for module in module_names(result.similarity):
+        for i, layer in enumerate(layer_indices(result.adapter, module)):
+            lineage = {f: float(cosines[module][f][i]) for f in ("a", "b")}
+            entry = {
+                "layer": layer,
+                "module": module,
+                "similarity": float(result.similarity[module][i]),
+                "probability": float(result.probability[module][i]),
+                "pruned": bool(result.pruned[module][i]),
+                "zero_norm": bool(result.zero_norm[module][i]),
+                "lineage": max(lineage.values()),
+                "lineage_a": lineage["a"],
+                "lineage_b": lineage["b"],
+            }
+            for factor in ("a", "b"):
+                entry[f"kept_{factor}"] = int(result.kept[module][factor][i])
+                entry[f"size_{factor}"] = int(result.sizes[module][factor])
+            entries.append(entry)
     return sorted(entries, key=lambda entry: entry["layer"])
 
 
-def _write(settings, output, overwrite, record, masks: Masks, result, pruning_key, stages):
+def _write(settings, output, overwrite, record, masks: Masks, result, sources, pruning_key, stages):
     from nlsr_jax.report import write_report
 
-    layout = read_layout(settings.finetuned)
-    layers = {m: layer_indices(result.adapter, m) for m in result.adapter.factors}
+    layers = {m: layer_indices(result.adapter, m) for m in result.similarity}
     with whole_directory(output, overwrite=overwrite) as folder:
         with stages("write"):
-            write_adapter_files(result.adapter, folder, layout=layout)
-            metadata = {"method": masks.method, "sparsity": repr(settings.sparsity)}
-            save_masks(masks.masks, folder / MASKS_FILE, layers=layers, metadata=metadata)
+            write_adapter_files(result.adapter, folder, layout=sources.finetuned.layout)
+            _write_masks(settings, masks, layers, folder / MASKS_FILE)
             save_checkpoint(folder / "checkpoint", masks.masks, pruning_key)
         with stages("digest outputs"):
             record["outputs"] = records.digest_folder(folder)
@@ -245,3 +206,12 @@ def _write(settings, output, overwrite, record, masks: Masks, result, pruning_ke
             record["outputs"]["report.html"] = records.sha256(folder / "report.html")
         record["seconds"] = dict(stages.seconds)
         write_text(folder / records.FILE, records.dump(record))
+
+
+def _write_masks(settings, masks: Masks, layers, path):
+    """Write identified masks; copy masks that were given."""
+    if isinstance(masks.masks, MaskFile):
+        shutil.copyfile(masks.masks.path, path)
+        return
+    metadata = {"method": masks.method, "sparsity": settings.sparsity}
+    save_masks(masks.masks, path, layers=layers, metadata=metadata)
