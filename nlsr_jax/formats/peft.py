@@ -1,0 +1,244 @@
+"""PEFT adapter directories, both ways, without loss.
+
+``adapter_config.json`` and ``adapter_model.safetensors`` ↔ ``Adapter``.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from nlsr_jax.adapter import Adapter, check_adapter, layer_indices, module_names
+from nlsr_jax.errors import InputError
+from nlsr_jax.formats.json_files import read_json_object
+from nlsr_jax.formats.output import whole_directory, write_text
+from nlsr_jax.formats.peft_config import LoraConfig, parse_adapter_config
+from nlsr_jax.formats.peft_targets import Target, select_targets
+from nlsr_jax.formats.peft_weights import find_factors, read_stack, stacked_dtype, stacked_shapes
+from nlsr_jax.formats.peft_writing import config_fields, tensor_name
+from nlsr_jax.formats.safetensors_files import open_checked, write_checked
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+_PREFIX = "base_model.model.model."
+
+
+@dataclasses.dataclass(frozen=True)
+class PeftLayout:
+    """How an adapter was written, so that it can be written back in the same way.
+
+    Attributes:
+      config: the whole ``adapter_config.json``.
+      prefix: what stands before ``layers`` in the tensor names.
+      shapes: the adapter's structure, with ``jax.ShapeDtypeStruct`` leaves.
+    """
+
+    config: dict[str, Any]
+    prefix: str
+    shapes: Adapter
+
+
+class AdapterFile:
+    """An open PEFT directory: structure at once, factors when they are asked for.
+
+    Args:
+      path: the directory.
+
+    Raises:
+      InputError: see ``load_adapter``; all but the values is checked here.
+
+    Attributes:
+      layout: how it was written.
+      notes: what a user should know, such as target names that match nothing.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        path = pathlib.Path(path)
+        _check_directory(path)
+        raw = read_json_object(path / CONFIG, "adapter config")
+        config = parse_adapter_config(raw, str(path / CONFIG))
+        self._file = open_checked(path / WEIGHTS)
+        self._found = find_factors(self._file)
+        shapes = stacked_shapes(self._file, self._found)
+        targets, unmatched = self._targets(config, path)
+        _check_against_config(self._file.path, shapes, self._found.keys, targets)
+        self.notes = [
+            f"{path}: target_modules names {name}, which the model does not have" for name in unmatched
+        ]
+        factors = {
+            module: {
+                f: jax.ShapeDtypeStruct(shape, stacked_dtype(self._file, self._found.keys[module], f))
+                for f, shape in pair.items()
+            }
+            for module, pair in shapes.items()
+        }
+        self._shapes = Adapter(factors, _scaling(targets), _layers(config, targets))
+        self.layout = PeftLayout(raw, self._found.prefix, self._shapes)
+
+    def _targets(self, config: LoraConfig, path):
+        count = 1 + max(layer for layers in self._found.keys.values() for layer in layers)
+        prefix = self._found.prefix.removeprefix("base_model.model.")
+        return select_targets(config, count, str(path / CONFIG), prefix)
+
+    def shapes(self) -> Adapter:
+        """Return the adapter with ``jax.ShapeDtypeStruct`` leaves."""
+        return dataclasses.replace(self._shapes, factors=dict(self._shapes.factors))
+
+    def factors(self, module: str, rows: slice = slice(None)) -> dict[str, np.ndarray]:
+        """Read the factors of one module name, ``rows`` of the leading axis: ``{"a", "b"}``.
+
+        Raises:
+          InputError: an entry that is NaN or infinite.
+        """
+        layers = self._found.keys[module]
+        return {f: read_stack(self._file, layers, f, rows) for f in ("a", "b")}
+
+    def load(self) -> Adapter:
+        """Read the whole adapter."""
+        return dataclasses.replace(self._shapes, factors={m: self.factors(m) for m in self._found.keys})
+
+
+def open_adapter(path: str | os.PathLike) -> AdapterFile:
+    """Open a PEFT directory without reading its values; see ``AdapterFile``."""
+    return AdapterFile(path)
+
+
+def load_adapter(path: str | os.PathLike, config=None) -> Adapter:
+    """Read a PEFT directory.
+
+    Args:
+      path: folder with ``adapter_config.json`` and ``adapter_model.safetensors``.
+      config: a model's config (``load_model(…)[0].config``) that the adapter must fit; None to check the
+        adapter by itself.
+
+    Returns:
+      An ``Adapter`` of host arrays in the file's float type, ranks and scalings as PEFT computes them.
+
+    Raises:
+      InputError: files that are missing or damaged, an adapter that plain LoRA factors cannot represent, or
+        one that does not fit its config or the model.
+    """
+    file = open_adapter(path)
+    if config is not None:
+        from nlsr_jax.models.lora import check_adapter_fits
+
+        check_adapter_fits(file.shapes(), config, str(path))
+    return file.load()
+
+
+def read_layout(path: str | os.PathLike) -> PeftLayout:
+    """Return how the adapter in a PEFT directory was written; see ``save_adapter``."""
+    return open_adapter(path).layout
+
+
+def _check_directory(path: pathlib.Path) -> None:
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder; expected a PEFT adapter directory")
+    if not (path / WEIGHTS).exists():
+        if (path / "adapter_model.bin").exists():
+            raise InputError(
+                f"{path}: holds adapter_model.bin, a pickle, which is never opened; load it with PEFT and save it "
+                "again with safe_serialization=True"
+            )
+        if (path / CONFIG).exists():
+            raise InputError(f"{path}: {WEIGHTS} is missing")
+    if not (path / CONFIG).exists():
+        raise InputError(f"{path}: {CONFIG} is missing; expected a PEFT adapter directory")
+
+
+def _check_against_config(where, shapes, keys, targets: dict[str, dict[int, Target]]) -> None:
+    for module in module_names({**keys, **targets}):
+        missing = sorted(set(targets.get(module, {})) - set(keys.get(module, {})))
+        extra = sorted(set(keys.get(module, {})) - set(targets.get(module, {})))
+        if missing:
+            raise InputError(f"{where}: no factors of layer {missing[0]} {module}, which the config adapts")
+        if extra:
+            raise InputError(
+                f"{where}: holds factors of layer {extra[0]} {module}, which the config does not adapt"
+            )
+        for layer, target in targets[module].items():
+            rank = shapes[module]["a"][1]
+            if rank != target.rank:
+                raise InputError(
+                    f"{where}: layer {layer} {module} has rank {rank}, the config says {target.rank}"
+                )
+
+
+def _scaling(targets: dict[str, dict[int, Target]]):
+    """One float where all agree, else one per module name, else one per layer."""
+    values = {m: tuple(t.scaling for t in layers.values()) for m, layers in targets.items()}
+    distinct = {v for per_layer in values.values() for v in per_layer}
+    if len(distinct) == 1:
+        return distinct.pop()
+    return {m: v[0] if len(set(v)) == 1 else v for m, v in values.items()}
+
+
+def _layers(config: LoraConfig, targets: dict[str, dict[int, Target]]):
+    """None where the config goes by module names alone (every layer), else the layers of each module."""
+    layers = {m: tuple(sorted(per_layer)) for m, per_layer in targets.items()}
+    lists = [names for names in (config.targets, config.exclude) if names != "all-linear"]
+    by_name = all(isinstance(names, tuple) and not any("." in n for n in names) for names in lists)
+    every = by_name and config.layers is None and len(set(layers.values())) == 1
+    return None if every else layers
+
+
+def write_adapter_files(
+    adapter: Adapter,
+    folder: pathlib.Path,
+    *,
+    layout: PeftLayout | None = None,
+    base_model_name_or_path: str | None = None,
+) -> None:
+    """Write the two files of a PEFT adapter into a folder that exists; see ``save_adapter``."""
+    check_adapter(adapter)
+    config = dict(layout.config) if layout else {"peft_type": "LORA", "task_type": "CAUSAL_LM"}
+    if layout is None or not _same_structure(adapter, layout.shapes):
+        config.update(config_fields(adapter, rslora=bool(config.get("use_rslora"))))
+    config["inference_mode"] = True
+    if base_model_name_or_path is not None:
+        config["base_model_name_or_path"] = base_model_name_or_path
+    prefix = layout.prefix if layout else _PREFIX
+    tensors = {}
+    for module in module_names(adapter.factors):
+        for factor, leaf in adapter.factors[module].items():
+            host = np.asarray(leaf)
+            for i, layer in enumerate(layer_indices(adapter, module)):
+                tensors[tensor_name(prefix, layer, module, factor)] = host[i]
+    write_checked(tensors, folder / WEIGHTS, {"format": "pt"})
+    text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    write_text(folder / CONFIG, text + "\n")
+
+
+def _same_structure(adapter: Adapter, shapes: Adapter) -> bool:
+    found = jax.tree.map(np.shape, dict(adapter.factors))
+    expected = jax.tree.map(lambda leaf: leaf.shape, dict(shapes.factors))
+    return found == expected and (adapter.scaling, adapter.layers) == (shapes.scaling, shapes.layers)
+
+
+def save_adapter(
+    adapter: Adapter,
+    path: str | os.PathLike,
+    *,
+    base_model_name_or_path: str | None = None,
+    layout: PeftLayout | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write an adapter as a PEFT directory, whole or not at all.
+
+    Args:
+      adapter: factors ``a [L, r, k]`` and ``b [L, d, r]``, written in their own float type.
+      path: the folder.
+      base_model_name_or_path: the base model that the config names.
+      layout: write in the way of an adapter that was read (``read_layout``): its other config fields, its
+        tensor names.
+      overwrite: replace a folder that exists.
+
+    Raises:
+      InputError: the folder exists, the disk is full, or the adapter is not well-formed.
+    """
+    with whole_directory(path, overwrite=overwrite) as folder:
+        write_adapter_files(adapter, folder, layout=layout, base_model_name_or_path=base_model_name_or_path)

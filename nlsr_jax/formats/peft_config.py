@@ -1,0 +1,248 @@
+"""The LoRA part of PEFT's ``adapter_config.json``: what it means, or why it cannot be represented.
+
+Unknown fields that are off (null, false, 0 or empty) are ignored, unknown fields that are on are refused by
+name: a field that this version does not know may change what the weights mean.
+
+Source: PEFT's ``LoraConfig`` and its matching rules for modules and patterns.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+from nlsr_jax.errors import InputError
+
+MAX_RANK = 65_536
+_INERT = {
+    # Where the adapter came from, how it was trained; nothing here changes what it computes.
+    *("peft_type", "task_type", "peft_version", "base_model_name_or_path", "revision", "inference_mode"),
+    *("lora_dropout", "megatron_core", "qalora_group_size", "runtime_config", "ensure_weight_tying"),
+    # Read by PEFT only together with the initialisation of the same name, which is refused.
+    *("loftq_config", "corda_config", "lora_ga_config", "eva_config"),
+    # Read below.
+    *(
+        "auto_mapping",
+        "init_lora_weights",
+        "r",
+        "lora_alpha",
+        "use_rslora",
+        "rank_pattern",
+        "alpha_pattern",
+    ),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
+}
+_REASONS = {
+    "use_dora": "DoRA rescales the base weights, which factors alone cannot hold",
+    "lora_bias": "a bias of the factors cannot be held",
+    "modules_to_save": "fully trained modules are no LoRA factors",
+    "fan_in_fan_out": "transposed (Conv1D) layers do not occur in Llama-family models",
+    "layer_replication": "replicated layers change the base model",
+    "megatron_config": "Megatron layers are not those of the base model",
+    "trainable_token_indices": "trained tokens are no LoRA factors",
+    "target_parameters": "adapted bare parameters are not projections",
+    "use_qalora": "QA-LoRA pools the inputs",
+    "alora_invocation_tokens": "activated LoRA depends on the position of a token",
+    "use_bdlora": "block-diagonal factors are not plain LoRA",
+    "arrow_config": "a routed mixture of adapters is not one adapter",
+    "kasa_config": "KaSA changes the base weights and has a diagonal of its own",
+    "velora_config": "VeLoRA is not plain LoRA",
+    "monteclora_config": "MonteCLoRA samples its factors",
+}
+_HARMLESS_INITS = ("gaussian", "orthogonal", "eva", "mica")
+_ALTERING_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
+_TASKS = (None, "CAUSAL_LM", "FEATURE_EXTRACTION")
+_FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")
+_CLASSES = tuple(f"{family}{kind}" for family in _FAMILIES for kind in ("ForCausalLM", "Model"))
+DEFAULT_TARGETS = ("q_proj", "v_proj")
+"""What PEFT adapts in Llama-family models when ``target_modules`` is not given."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """What a LoRA adapter's config says about ranks, scalings and targets.
+
+    Attributes:
+      rank: ``r``.
+      alpha: ``lora_alpha``.
+      rslora: scale by ``alpha / sqrt(rank)`` in place of ``alpha / rank``.
+      targets: module names (any match at the end of a path), or a regular expression of whole paths, or
+        ``"all-linear"``.
+      exclude: likewise, of modules that are left out.
+      layers: ``layers_to_transform``; None for all.
+      layers_pattern: names of the module list that ``layers`` counts; empty for any.
+      rank_pattern, alpha_pattern: ``(regular expression, value)`` in order; the first match counts.
+      raw: the whole config as read.
+    """
+
+    rank: int
+    alpha: float
+    rslora: bool
+    targets: tuple[str, ...] | str
+    exclude: tuple[str, ...] | str
+    layers: tuple[int, ...] | None
+    layers_pattern: tuple[str, ...]
+    rank_pattern: tuple[tuple[str, int], ...]
+    alpha_pattern: tuple[tuple[str, float], ...]
+    raw: dict[str, Any]
+
+    def scaling(self, rank: int, alpha: float) -> float:
+        """Return ``alpha / rank``, or ``alpha / sqrt(rank)`` with rank-stabilised LoRA."""
+        return alpha / math.sqrt(rank) if self.rslora else alpha / rank
+
+
+def parse_adapter_config(config: dict, where: str) -> LoraConfig:
+    """Read a PEFT config.
+
+    Args:
+      config: the JSON object.
+      where: its file, for messages.
+
+    Returns:
+      A ``LoraConfig``.
+
+    Raises:
+      InputError: not a plain LoRA adapter of a causal language model; with the field and the reason.
+    """
+    _check_kind(config, where)
+    _check_fields(config, where)
+    _check_init(config.get("init_lora_weights", True), where)
+    targets = _names(config, "target_modules", where)
+    layers, pattern = _layers(config, where), _layers_pattern(config, where)
+    if isinstance(targets, str) and (layers is not None or config.get("layers_pattern") is not None):
+        raise InputError(
+            f"{where}: layers_to_transform cannot go with a regular expression in target_modules"
+        )
+    if pattern and layers is None:
+        raise InputError(f"{where}: layers_pattern is given without layers_to_transform")
+    return LoraConfig(
+        rank=_rank(config.get("r", 8), f"{where}: r"),
+        alpha=_alpha(config.get("lora_alpha", 8), f"{where}: lora_alpha"),
+        rslora=_flag(config, "use_rslora", where),
+        targets=targets or DEFAULT_TARGETS,
+        exclude=_names(config, "exclude_modules", where),
+        layers=layers,
+        layers_pattern=pattern,
+        rank_pattern=_pattern(config, "rank_pattern", _rank, where),
+        alpha_pattern=_pattern(config, "alpha_pattern", _alpha, where),
+        raw=config,
+    )
+
+
+def _short(value) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _check_kind(config, where):
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise InputError(f"{where}: peft_type is {_short(kind)}; only LORA adapters can be realigned")
+    task = config.get("task_type")
+    if task not in _TASKS:
+        raise InputError(f"{where}: task_type is {_short(task)}; expected CAUSAL_LM (no trained heads)")
+    mapping = config.get("auto_mapping")
+    if mapping:
+        name = mapping.get("base_model_class") if isinstance(mapping, dict) else mapping
+        if name not in _CLASSES:
+            raise InputError(
+                f"{where}: auto_mapping names the base class {_short(name)}; expected a Llama-family model "
+                f"({', '.join(_FAMILIES)})"
+            )
+
+
+def _check_fields(config, where):
+    bias = config.get("bias", "none")
+    if bias not in ("none", None):
+        raise InputError(
+            f"{where}: bias is {_short(bias)}; trained biases are no LoRA factors, expected 'none'"
+        )
+    for name, value in config.items():
+        if name in _INERT or name == "bias" or not value:
+            continue
+        reason = _REASONS.get(name)
+        if reason:
+            raise InputError(f"{where}: {name} is {_short(value)}: {reason}; merge it or train plain LoRA")
+        raise InputError(
+            f"{where}: unknown field {_short(name)} is {_short(value)}; it may change what the weights mean, "
+            "remove it if it does not"
+        )
+
+
+def _check_init(init, where):
+    if isinstance(init, bool) or init is None:
+        return
+    if isinstance(init, str):
+        name = init.lower()
+        if name in _HARMLESS_INITS:
+            return
+        if name.startswith(_ALTERING_INITS):
+            raise InputError(
+                f"{where}: init_lora_weights is {_short(init)}, which changes the base weights; save the adapter "
+                "converted to plain LoRA (path_initial_model_for_weight_conversion)"
+            )
+    raise InputError(
+        f"{where}: init_lora_weights is {_short(init)}, which is not known to leave the base as it is"
+    )
+
+
+def _rank(value, where) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= MAX_RANK:
+        raise InputError(f"{where} is {_short(value)}; expected a whole number from 1 to {MAX_RANK}")
+    return value
+
+
+def _alpha(value, where) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e30:
+        raise InputError(f"{where} is {_short(value)}; expected a finite number")
+    return value
+
+
+def _flag(config, name, where) -> bool:
+    value = config.get(name)
+    if value not in (None, True, False):
+        raise InputError(f"{where}: {name} is {_short(value)}; expected true or false")
+    return bool(value)
+
+
+def _names(config, name, where) -> tuple[str, ...] | str:
+    value = config.get(name)
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        if not value or len(value) > 10_000:
+            raise InputError(f"{where}: {name} is a text of {len(value)} characters; expected 1 to 10000")
+        return value
+    if not isinstance(value, list) or not all(isinstance(entry, str) and entry for entry in value):
+        raise InputError(
+            f"{where}: {name} is {_short(value)}; expected a list of names or a regular expression"
+        )
+    return tuple(sorted(set(value)))
+
+
+def _layers(config, where) -> tuple[int, ...] | None:
+    value = config.get("layers_to_transform")
+    if value is None or value == []:
+        return None
+    value = value if isinstance(value, list) else [value]
+    if not all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < 100_000 for i in value):
+        raise InputError(f"{where}: layers_to_transform is {_short(value)}; expected layer numbers")
+    return tuple(sorted(set(value)))
+
+
+def _layers_pattern(config, where) -> tuple[str, ...]:
+    value = config.get("layers_pattern")
+    if not value:
+        return ()
+    value = [value] if isinstance(value, str) else value
+    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+        raise InputError(f"{where}: layers_pattern is {_short(value)}; expected names")
+    return tuple(value)
+
+
+def _pattern(config, name, check, where):
+    value = config.get(name)
+    if not value:
+        return ()
+    if not isinstance(value, dict) or len(value) > 100_000:
+        raise InputError(f"{where}: {name} is {_short(value)}; expected an object")
+    return tuple((key, check(entry, f"{where}: {name}[{_short(key)}]")) for key, entry in value.items())
