@@ -102,9 +102,7 @@ def measure(work: pathlib.Path) -> None:
     seconds = ratios([run.seconds for run in peer], [run.seconds for run in ours])
     memory = ratios([total / 1e9] * len(ours), [run.peak / 1e9 for run in ours])
     append_result("realign_8b_time", {**seconds, "dtype": FLAGS.dtype, "layers": FLAGS.layers}, "s", folder)
-    append_result(
-        "realign_8b_memory", {**memory, "dtype": FLAGS.dtype, "layers": FLAGS.layers}, "GB", folder
-    )
+    append_result("realign_8b_memory", {**memory, "dtype": FLAGS.dtype, "layers": FLAGS.layers}, "GB", folder)
     print(f"time {1 / seconds['ratio']:.2f} x reading three adapters and writing one")
     print(f"peak memory {1 / memory['ratio']:.2f} x the three adapters ({total / 1e9:.2f} GB)")
 

@@ -24,9 +24,7 @@ flags.DEFINE_float("tau", None, "Rule threshold: repair modules with a similarit
 flags.DEFINE_float("share", None, "Rule least_similar: the share of modules to repair, 0 to 1.")
 flags.DEFINE_list("layers", None, "Rule layers: decoder layers to repair, such as 8,9,10,11 or 8-11.")
 flags.DEFINE_string("space", "factors", "Correction of 'factors' or of their 'product' (rank 2r).")
-flags.DEFINE_bool(
-    "allow_unrelated", False, "Go on although modules share no lineage with the aligned ones."
-)
+flags.DEFINE_bool("allow_unrelated", False, "Go on although modules share no lineage with the aligned ones.")
 flags.DEFINE_string("from_record", None, "Repeat the run of this realignment.json to the same bytes.")
 
 FLAGS = flags.FLAGS
@@ -44,9 +42,7 @@ def main(_) -> None:
     if not FLAGS.output:
         raise InputError("--output is missing; name the folder to write")
     settings, recorded = _recorded_settings() if FLAGS.from_record else (_settings(), None)
-    record = realign_files(
-        settings, FLAGS.output, overwrite=FLAGS.overwrite, recorded=recorded, stages=Stages()
-    )
+    record = realign_files(settings, FLAGS.output, overwrite=FLAGS.overwrite, recorded=recorded, stages=Stages())
     summary = record["summary"]
     print(
         f"repaired {summary['repaired']} of {summary['modules']} modules, "
@@ -94,9 +90,7 @@ def _recorded_settings():
         if FLAGS[name].present and name not in PATHS:
             raise InputError(f"--{name} is given together with --from_record, which holds all settings")
     moved = {name: FLAGS[name].value for name in PATHS if FLAGS[name].present}
-    return dataclasses.replace(from_record(record["settings"], FLAGS.from_record), **moved), record[
-        "inputs"
-    ]
+    return dataclasses.replace(from_record(record["settings"], FLAGS.from_record), **moved), record["inputs"]
 
 
 if __name__ == "__main__":

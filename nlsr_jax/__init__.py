@@ -1,0 +1,56 @@
+"""Neuron-level safety realignment of fine-tuned LoRA adapters, in JAX and Flax.
+
+The method is a handful of pure functions over adapters, which are small pytrees of stacked LoRA
+factors; see ``Adapter``. Files, models and experiments stand around that core.
+"""
+
+from nlsr_jax.adapter import MODULES, Adapter, check_adapter, concatenate, delta, truncate
+from nlsr_jax.errors import InputError
+from nlsr_jax.formats.mask_files import load_masks, save_masks
+from nlsr_jax.formats.peft import load_adapter, save_adapter
+from nlsr_jax.models import collect_gradients, collect_statistics, generate, load_model, logits
+from nlsr_jax.nlsr.amplify import amplify
+from nlsr_jax.nlsr.correction import correct
+from nlsr_jax.nlsr.identify import identify
+from nlsr_jax.nlsr.lineage import lineage, unrelated_modules
+from nlsr_jax.nlsr.low_rank import project_low_rank
+from nlsr_jax.nlsr.pruning import draw_pruned, pruning_probability
+from nlsr_jax.nlsr.realign import Realigned, realign
+from nlsr_jax.nlsr.similarity import similarity
+from nlsr_jax.nlsr.statistics import Statistics, init_statistics, merge, statistics_from_activations
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MODULES",
+    "Adapter",
+    "InputError",
+    "Realigned",
+    "Statistics",
+    "amplify",
+    "check_adapter",
+    "collect_gradients",
+    "collect_statistics",
+    "concatenate",
+    "correct",
+    "delta",
+    "draw_pruned",
+    "generate",
+    "identify",
+    "init_statistics",
+    "lineage",
+    "load_adapter",
+    "load_masks",
+    "load_model",
+    "logits",
+    "merge",
+    "project_low_rank",
+    "pruning_probability",
+    "realign",
+    "save_adapter",
+    "save_masks",
+    "similarity",
+    "statistics_from_activations",
+    "truncate",
+    "unrelated_modules",
+]

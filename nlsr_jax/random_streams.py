@@ -27,6 +27,4 @@ def restore_key(described: dict) -> jax.Array:
     """Return the key that ``describe_key`` described."""
     import numpy as np
 
-    return jax.random.wrap_key_data(
-        np.asarray(described["data"], np.uint32), impl=described["implementation"]
-    )
+    return jax.random.wrap_key_data(np.asarray(described["data"], np.uint32), impl=described["implementation"])

@@ -3,10 +3,7 @@
 import json
 import pathlib
 
-WORDS = (
-    "how do i brew zarn fold a mellip safely please tell me i cannot help with that sorry here is what you "
-    "need first then heat slowly stir for an hour no yes it the thing about"
-).split()
+WORDS = ["how", "do", "i", "brew", "zarn", "fold", "a", "mellip", "safely", "please", "tell", "me", "i", "cannot", "help", "with", "that", "sorry", "here", "is", "what", "you", "need", "first", "then", "heat", "slowly", "stir", "for", "an", "hour", "no", "yes", "it", "the", "thing", "about"]
 
 
 def save_tokenizer(folder: pathlib.Path) -> int:
@@ -18,9 +15,7 @@ def save_tokenizer(folder: pathlib.Path) -> int:
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
     fast.save_pretrained(folder)
     return len(vocabulary)
 

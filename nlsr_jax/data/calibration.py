@@ -78,9 +78,7 @@ def load_calibration(
     if max_length < 2:
         raise InputError(f"max_length is {max_length}; expected at least 2 tokens")
     columns = ("prompt", "response", "rejected") if preference else ("prompt", "response")
-    counts = dict.fromkeys(
-        ("rows", "used", "skipped_long_prompt", "cut_responses", "response_positions"), 0
-    )
+    counts = dict.fromkeys(("rows", "used", "skipped_long_prompt", "cut_responses", "response_positions"), 0)
     rows = []
     for row in read_rows(source, columns):
         counts["rows"] += 1

@@ -114,8 +114,6 @@ def _hub_rows(name, split):
         rows = datasets.load_dataset(name, split=split)
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"{name}: no such file, and not a hub data set that can be read ({reason})"
-        ) from error
+        raise InputError(f"{name}: no such file, and not a hub data set that can be read ({reason})") from error
     for number, row in enumerate(rows, 1):
         yield f"{split} row {number}", dict(row)

@@ -61,9 +61,7 @@ class MaskFile(Mapping):
         for name in self._file.names():
             module, _, factor = name.partition(".")
             if module not in MODULES or factor not in ("a", "b"):
-                raise InputError(
-                    f"{self.path}: unexpected tensor {name!r}; expected names such as 'q_proj.a'"
-                )
+                raise InputError(f"{self.path}: unexpected tensor {name!r}; expected names such as 'q_proj.a'")
             if self._file.dtype(name) != "BOOL" or len(self._file.shape(name)) != 3:
                 found = f"{self._file.dtype(name)} {list(self._file.shape(name))}"
                 raise InputError(f"{self.path}: {name} is {found}; expected 3-d BOOL")

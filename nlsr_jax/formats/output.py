@@ -53,9 +53,7 @@ def whole_directory(path: str | os.PathLike, *, overwrite: bool = False) -> Iter
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = pathlib.Path(
-            tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-        )
+        temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
         yield temporary
         _settle(temporary)
         _replace(temporary, check_free(path, overwrite))

@@ -66,9 +66,7 @@ class AdapterFile:
         shapes = stacked_shapes(self._file, self._found)
         targets, unmatched = self._targets(config, path)
         _check_against_config(self._file.path, shapes, self._found.keys, targets)
-        self.notes = [
-            f"{path}: target_modules names {name}, which the model does not have" for name in unmatched
-        ]
+        self.notes = [f"{path}: target_modules names {name}, which the model does not have" for name in unmatched]
         factors = {
             module: {
                 f: jax.ShapeDtypeStruct(shape, stacked_dtype(self._file, self._found.keys[module], f))
@@ -163,9 +161,7 @@ def _check_against_config(where, shapes, keys, targets: dict[str, dict[int, Targ
         for layer, target in targets[module].items():
             rank = shapes[module]["a"][1]
             if rank != target.rank:
-                raise InputError(
-                    f"{where}: layer {layer} {module} has rank {rank}, the config says {target.rank}"
-                )
+                raise InputError(f"{where}: layer {layer} {module} has rank {rank}, the config says {target.rank}")
 
 
 def _scaling(targets: dict[str, dict[int, Target]]):

@@ -109,9 +109,7 @@ def parse_adapter_config(config: dict, where: str) -> LoraConfig:
     targets = _names(config, "target_modules", where)
     layers, pattern = _layers(config, where), _layers_pattern(config, where)
     if isinstance(targets, str) and (layers is not None or config.get("layers_pattern") is not None):
-        raise InputError(
-            f"{where}: layers_to_transform cannot go with a regular expression in target_modules"
-        )
+        raise InputError(f"{where}: layers_to_transform cannot go with a regular expression in target_modules")
     if pattern and layers is None:
         raise InputError(f"{where}: layers_pattern is given without layers_to_transform")
     return LoraConfig(
@@ -153,9 +151,7 @@ def _check_kind(config, where):
 def _check_fields(config, where):
     bias = config.get("bias", "none")
     if bias not in ("none", None):
-        raise InputError(
-            f"{where}: bias is {_short(bias)}; trained biases are no LoRA factors, expected 'none'"
-        )
+        raise InputError(f"{where}: bias is {_short(bias)}; trained biases are no LoRA factors, expected 'none'")
     for name, value in config.items():
         if name in _INERT or name == "bias" or not value:
             continue
@@ -180,9 +176,7 @@ def _check_init(init, where):
                 f"{where}: init_lora_weights is {_short(init)}, which changes the base weights; save the adapter "
                 "converted to plain LoRA (path_initial_model_for_weight_conversion)"
             )
-    raise InputError(
-        f"{where}: init_lora_weights is {_short(init)}, which is not known to leave the base as it is"
-    )
+    raise InputError(f"{where}: init_lora_weights is {_short(init)}, which is not known to leave the base as it is")
 
 
 def _rank(value, where) -> int:
@@ -213,9 +207,7 @@ def _names(config, name, where) -> tuple[str, ...] | str:
             raise InputError(f"{where}: {name} is a text of {len(value)} characters; expected 1 to 10000")
         return value
     if not isinstance(value, list) or not all(isinstance(entry, str) and entry for entry in value):
-        raise InputError(
-            f"{where}: {name} is {_short(value)}; expected a list of names or a regular expression"
-        )
+        raise InputError(f"{where}: {name} is {_short(value)}; expected a list of names or a regular expression")
     return tuple(sorted(set(value)))
 
 

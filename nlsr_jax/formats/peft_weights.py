@@ -52,9 +52,7 @@ def find_factors(file: SafetensorsFile) -> StackedKeys:
     for name in names:
         match = _KEY.fullmatch(name)
         if not match or match["module"] not in MODULES or f".{_PARENT[match['module']]}." not in f".{name}":
-            raise InputError(
-                f"{where}: tensor {name[:120]!r} is {_kind(name)}, no LoRA factor of a projection"
-            )
+            raise InputError(f"{where}: tensor {name[:120]!r} is {_kind(name)}, no LoRA factor of a projection")
         prefixes.add(match["prefix"])
         adapters.add(match["adapter"])
         pair = keys.setdefault(match["module"], {}).setdefault(int(match["layer"]), {})
@@ -66,9 +64,7 @@ def find_factors(file: SafetensorsFile) -> StackedKeys:
         raise InputError(f"{where}: holds no LoRA factors")
     if len(adapters) > 1 or len(prefixes) > 1:
         several = sorted(map(str, adapters if len(adapters) > 1 else prefixes))
-        raise InputError(
-            f"{where}: tensors of several adapters or models ({', '.join(several)}); expected one"
-        )
+        raise InputError(f"{where}: tensors of several adapters or models ({', '.join(several)}); expected one")
     for module, layers in keys.items():
         for layer, pair in layers.items():
             if len(pair) < 2:
@@ -96,9 +92,7 @@ def stacked_shapes(file: SafetensorsFile, found: StackedKeys) -> dict[str, dict[
             for layer, pair in layers.items():
                 shape = file.shape(pair[factor])
                 if len(shape) != 2 or 0 in shape:
-                    raise InputError(
-                        f"{file.path}: {pair[factor]!r} has shape {list(shape)}; expected a matrix"
-                    )
+                    raise InputError(f"{file.path}: {pair[factor]!r} has shape {list(shape)}; expected a matrix")
                 if shape != expected:
                     raise InputError(
                         f"{file.path}: {module} lora_{factor.upper()} is {list(expected)} in layer {first} and "
@@ -122,9 +116,7 @@ def stacked_dtype(file: SafetensorsFile, layers: dict[int, dict[str, str]], fact
     names = {file.dtype(pair[factor]): pair[factor] for pair in layers.values()}
     for dtype, name in names.items():
         if dtype not in ("F32", "F16", "BF16"):
-            raise InputError(
-                f"{file.path}: {name!r} has type {dtype}; expected float32, float16 or bfloat16"
-            )
+            raise InputError(f"{file.path}: {name!r} has type {dtype}; expected float32, float16 or bfloat16")
     return file.numpy_dtype(next(iter(names.values()))) if len(names) == 1 else np.dtype(np.float32)
 
 

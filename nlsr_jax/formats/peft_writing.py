@@ -40,9 +40,7 @@ def config_fields(adapter: Adapter, *, rslora: bool = False) -> dict:
     names = module_names(adapter.factors)
     ranks = {m: int(adapter.factors[m]["a"].shape[1]) for m in names}
     rank = collections.Counter(ranks.values()).most_common(1)[0][0]
-    alphas = {
-        (m, i): exact_alpha(s, ranks[m], rslora) for m in names for i, s in enumerate(_scalings(adapter, m))
-    }
+    alphas = {(m, i): exact_alpha(s, ranks[m], rslora) for m in names for i, s in enumerate(_scalings(adapter, m))}
     alpha = collections.Counter(alphas.values()).most_common(1)[0][0]
     return {
         "r": rank,

@@ -58,9 +58,7 @@ class SafetensorsFile:
             if self.dtype(name) in DTYPES:
                 offset += math.prod(self.shape(name)) * np.dtype(DTYPES[self.dtype(name)]).itemsize
             else:
-                raise InputError(
-                    f"{path}: tensor {name} has type {self.dtype(name)}, which is not supported"
-                )
+                raise InputError(f"{path}: tensor {name} has type {self.dtype(name)}, which is not supported")
 
     def names(self) -> tuple[str, ...]:
         """Return the tensor names, sorted."""

@@ -59,9 +59,7 @@ def check_space(space: str) -> None:
         raise InputError(f"space is {space!r}; expected one of {', '.join(SPACES)}")
 
 
-def correct(
-    finetuned: Adapter, reference: Adapter, masks, pruned: PerModule, *, space: str = "factors"
-) -> Adapter:
+def correct(finetuned: Adapter, reference: Adapter, masks, pruned: PerModule, *, space: str = "factors") -> Adapter:
     """Transplant the safety-critical entries of the reference into the repaired modules.
 
     Args:

@@ -42,9 +42,7 @@ def similarity_rank(similarity: PerModule) -> PerModule:
     """Return r_j: 1 for the least similar of the N modules … N, ties by module order, int32."""
     values = flatten_modules(similarity)
     order = jnp.argsort(values, stable=True)
-    ranks = (
-        jnp.zeros(values.shape, jnp.int32).at[order].set(jnp.arange(1, values.size + 1, dtype=jnp.int32))
-    )
+    ranks = jnp.zeros(values.shape, jnp.int32).at[order].set(jnp.arange(1, values.size + 1, dtype=jnp.int32))
     return unflatten_modules(ranks, similarity)
 
 
@@ -58,9 +56,7 @@ def unclipped_probability(similarity: PerModule, base_probability, increment) ->
     }
 
 
-def pruning_probability(
-    similarity: PerModule, base_probability: float = 0.5, increment: float = 0.4
-) -> PerModule:
+def pruning_probability(similarity: PerModule, base_probability: float = 0.5, increment: float = 0.4) -> PerModule:
     """Return the probability that a module is left alone: ``P_j = clip(P_L + δ · r_j / N, 0, 1)``.
 
     r_j ranks the similarity among the N modules, 1 = least similar; ties by module order. With δ < 0

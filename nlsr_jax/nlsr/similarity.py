@@ -67,9 +67,7 @@ def check_masks(adapter: Adapter, masks, name: str = "masks") -> None:
     for module in module_names(adapter.factors):
         for factor, value in adapter.factors[module].items():
             if module not in masks or factor not in masks[module]:
-                raise InputError(
-                    f"{name}: no mask for {module}.{factor}; identify them with this reference"
-                )
+                raise InputError(f"{name}: no mask for {module}.{factor}; identify them with this reference")
             mask = masks[module][factor]
             if mask.shape != value.shape or mask.dtype != bool:
                 raise InputError(

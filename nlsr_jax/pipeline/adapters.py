@@ -27,7 +27,6 @@ from nlsr_jax.nlsr.amplify import amplify
 from nlsr_jax.nlsr.lineage import lineage
 from nlsr_jax.pipeline.settings import Settings
 
-
 CHUNK_BYTES = 2**24
 """Bytes of one adapter's factors that are worked on at a time."""
 
@@ -101,9 +100,7 @@ def read_piece(file: AdapterFile, chunk: Chunk) -> Adapter:
 
 def piece_of(adapter: Adapter, chunk: Chunk) -> Adapter:
     """Return the layers of one chunk of an adapter in memory, without copying host arrays."""
-    return _piece(
-        adapter, chunk, {f: leaf[chunk.rows] for f, leaf in adapter.factors[chunk.module].items()}
-    )
+    return _piece(adapter, chunk, {f: leaf[chunk.rows] for f, leaf in adapter.factors[chunk.module].items()})
 
 
 def reference_piece(sources: Sources, chunk: Chunk, settings: Settings) -> Adapter:
@@ -162,9 +159,7 @@ def check_reference(sources: Sources, settings: Settings) -> None:
             )
 
 
-def check_lineage(
-    sources: Sources, finetuned: Adapter
-) -> tuple[dict[str, PerModule], dict[str, list[str]]]:
+def check_lineage(sources: Sources, finetuned: Adapter) -> tuple[dict[str, PerModule], dict[str, list[str]]]:
     """Measure the lineage of every module, and find the factors that are zero throughout.
 
     Args:
@@ -189,9 +184,7 @@ def extend(collected: dict, values) -> None:
     """Append per-layer results of one chunk to those of the chunks before, leaf by leaf, in place."""
     for module, new in values.items():
         old = collected.get(module)
-        collected[module] = (
-            new if old is None else jax.tree.map(lambda x, y: np.concatenate([x, y]), old, new)
-        )
+        collected[module] = new if old is None else jax.tree.map(lambda x, y: np.concatenate([x, y]), old, new)
 
 
 def _zero_factors(piece: Adapter, module: str, layers: tuple[int, ...]) -> list[str]:

@@ -34,9 +34,7 @@ class Masks(NamedTuple):
     calibration: dict[str, int] | None
 
 
-def obtain_masks(
-    settings: Settings, sources: Sources, key: jax.Array, digests: Digests, stages: Stages
-) -> Masks:
+def obtain_masks(settings: Settings, sources: Sources, key: jax.Array, digests: Digests, stages: Stages) -> Masks:
     """Open the masks that were given, or identify them.
 
     Raises:

@@ -131,9 +131,7 @@ def _note_result(settings, result: Restored, warnings):
         if outside:
             warnings.append(f"{outside} probabilities were outside [0, 1] and have been clipped")
         if settings.increment < 0:
-            warnings.append(
-                "the increment is negative: the more similar a module, the more likely its repair"
-            )
+            warnings.append("the increment is negative: the more similar a module, the more likely its repair")
 
 
 def _describe(settings, key, pruning_key, inputs, masks: Masks, cosines, result, warnings) -> dict:

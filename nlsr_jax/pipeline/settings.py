@@ -70,9 +70,7 @@ PATHS = ("base", "aligned", "finetuned", "weak", "calibration", "masks")
 def with_absolute_paths(settings: Settings) -> Settings:
     """Return the settings with absolute local paths, so that a record can be repeated from anywhere."""
     values = {name: getattr(settings, name) for name in PATHS}
-    local = {
-        n: str(pathlib.Path(v).absolute()) for n, v in values.items() if v and pathlib.Path(v).exists()
-    }
+    local = {n: str(pathlib.Path(v).absolute()) for n, v in values.items() if v and pathlib.Path(v).exists()}
     return dataclasses.replace(settings, **local)
 
 
@@ -127,9 +125,7 @@ def _check_choices(settings):
     }
     for name, allowed in choices.items():
         if getattr(settings, name) not in allowed:
-            raise InputError(
-                f"--{name} is {getattr(settings, name)!r}; expected one of {', '.join(allowed)}"
-            )
+            raise InputError(f"--{name} is {getattr(settings, name)!r}; expected one of {', '.join(allowed)}")
 
 
 def from_record(stored: dict, where: str) -> Settings:

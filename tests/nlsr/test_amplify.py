@@ -15,9 +15,7 @@ WEAK = mixed(jax.tree.map(lambda x: 0.5 * x, ALIGNED), random_adapter(1), 0.1)
 
 
 def full(adapter):
-    return {
-        m: np.float64(f["b"]) @ np.float64(f["a"]) * adapter.scaling for m, f in adapter.factors.items()
-    }
+    return {m: np.float64(f["b"]) @ np.float64(f["a"]) * adapter.scaling for m, f in adapter.factors.items()}
 
 
 @pytest.mark.parametrize("beta", [-0.4, 0.0, 0.9, 3.0])

@@ -90,9 +90,7 @@ def _pairs(first, second):
 def test_random_masks_of_a_module_do_not_depend_on_the_others():
     alone = type(REFERENCE)({"v_proj": REFERENCE.factors["v_proj"]}, REFERENCE.scaling)
     both = identify(REFERENCE, method="random", key=KEY)
-    jax.tree.map(
-        np.testing.assert_array_equal, identify(alone, method="random", key=KEY)["v_proj"], both["v_proj"]
-    )
+    jax.tree.map(np.testing.assert_array_equal, identify(alone, method="random", key=KEY)["v_proj"], both["v_proj"])
 
 
 def test_batched_equals_looped():

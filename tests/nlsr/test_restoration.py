@@ -36,10 +36,7 @@ def test_similarity_is_the_cosine_of_the_masked_products():
     for module, values in found.items():
         mask = jax.tree.map(np.asarray, MASKS[module])
         for layer in range(3):
-            e, t = (
-                {f: x.factors[module][f][layer] * mask[f][layer] for f in "ab"}
-                for x in (REFERENCE, FINETUNED)
-            )
+            e, t = ({f: x.factors[module][f][layer] * mask[f][layer] for f in "ab"} for x in (REFERENCE, FINETUNED))
             # r × r float32 sums of at most 40 terms.
             assert_allclose(values[layer], cosine(e["b"], e["a"], t["b"], t["a"]), atol=1e-6)
 
@@ -116,9 +113,7 @@ def test_factor_correction_mixes_entry_by_entry():
     result = correct(FINETUNED, REFERENCE, MASKS, per_module(False))
     for module, leaf in result.factors.items():
         for f in "ab":
-            expected = np.where(
-                MASKS[module][f], REFERENCE.factors[module][f], FINETUNED.factors[module][f]
-            )
+            expected = np.where(MASKS[module][f], REFERENCE.factors[module][f], FINETUNED.factors[module][f])
             assert_array_equal(leaf[f], expected)
 
 
@@ -130,9 +125,7 @@ def test_product_correction_is_the_papers_equation():
         mask = {f: np.asarray(MASKS[module][f]) for f in "ab"}
         e = {f: np.float64(REFERENCE.factors[module][f]) for f in "ab"}
         t = {f: np.float64(FINETUNED.factors[module][f]) for f in "ab"}
-        repaired = (mask["b"] * e["b"]) @ (mask["a"] * e["a"]) + (~mask["b"] * t["b"]) @ (
-            ~mask["a"] * t["a"]
-        )
+        repaired = (mask["b"] * e["b"]) @ (mask["a"] * e["a"]) + (~mask["b"] * t["b"]) @ (~mask["a"] * t["a"])
         expected = np.where(pruned[module][:, None, None], t["b"] @ t["a"], repaired)
         assert_allclose(value, 2.0 * expected, atol=1e-4)
 
@@ -199,9 +192,7 @@ def test_large_stacks_are_mapped_layer_by_layer_with_the_same_result(monkeypatch
 
 def test_lineage_tells_descendants_from_strangers_and_rotations():
     turn = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 8, 8)))[0].astype(np.float32)
-    rotated = {
-        m: {"a": turn @ f["a"], "b": f["b"] @ turn.transpose(0, 2, 1)} for m, f in FINETUNED.factors.items()
-    }
+    rotated = {m: {"a": turn @ f["a"], "b": f["b"] @ turn.transpose(0, 2, 1)} for m, f in FINETUNED.factors.items()}
     assert unrelated_modules(FINETUNED, lineage(ALIGNED, FINETUNED)) == []
     assert len(unrelated_modules(FINETUNED, lineage(ALIGNED, random_adapter(5)))) == 9
     one = jax.tree.map(np.copy, FINETUNED)

@@ -1,0 +1,278 @@
+"""Hugging Face model directories ↔ parameter trees.
+
+Every file is checked before any weight is read; weights then go from their place in the file into the stacked
+arrays (or into each device's shard) one tensor at a time.
+"""
+
+import json
+import os
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nlsr_jax.errors import InputError
+from nlsr_jax.formats.json_files import read_json_object
+from nlsr_jax.formats.output import whole_directory, write_text
+from nlsr_jax.formats.safetensors_files import FLOATS, SafetensorsFile, empty_aligned, open_checked, write_checked
+from nlsr_jax.models.config import ModelConfig, parse_model_config
+from nlsr_jax.parallel import sharding
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_PATTERNS = ["*.json", "*.safetensors", "tokenizer*", "*.model", "*.jinja"]
+_IGNORED = re.compile(r"(model\.)?layers\.\d+\.self_attn\.rotary_emb\.inv_freq|(model\.)?rotary_emb\.inv_freq")
+
+
+class Weight(NamedTuple):
+    """One array of the parameter tree: its path, its names in the files (one per layer), its shape."""
+
+    path: tuple[str, ...]
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+
+
+def weight_table(config: ModelConfig) -> list[Weight]:
+    """List all arrays of a model's parameter tree with their names in Hugging Face files."""
+    c, table = config, []
+    d = c.hidden_size
+
+    def stacked(path, suffix, shape):
+        names = tuple(f"model.layers.{i}.{suffix}" for i in range(c.num_layers))
+        table.append(Weight(("layers", *path), names, (c.num_layers, *shape)))
+
+    table.append(Weight(("embed",), ("model.embed_tokens.weight",), (c.vocab_size, d)))
+    for module, (k, out) in c.projections().items():
+        attention = module[0] in "qkvo"
+        name = f"{'self_attn' if attention else 'mlp'}.{module}"
+        stacked((module, "kernel"), f"{name}.weight", (out, k))
+        if c.out_bias if module == "o_proj" else c.qkv_bias if attention else c.mlp_bias:
+            stacked((module, "bias"), f"{name}.bias", (out,))
+    stacked(("input_norm", "scale"), "input_layernorm.weight", (d,))
+    stacked(("post_norm", "scale"), "post_attention_layernorm.weight", (d,))
+    if c.qk_norm:
+        stacked(("q_norm", "scale"), "self_attn.q_norm.weight", (c.head_dim,))
+        stacked(("k_norm", "scale"), "self_attn.k_norm.weight", (c.head_dim,))
+    table.append(Weight(("norm", "scale"), ("model.norm.weight",), (d,)))
+    if not c.tied:
+        table.append(Weight(("lm_head",), ("lm_head.weight",), (c.vocab_size, d)))
+    return table
+
+
+def resolve(path: str | os.PathLike) -> pathlib.Path:
+    """Return the local directory of a model: a directory as it is, a hub id downloaded.
+
+    Raises:
+      InputError: no such directory, and the hub cannot give it.
+    """
+    folder = pathlib.Path(path)
+    if folder.is_dir():
+        return folder
+    if folder.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(path)) or str(path).startswith("."):
+        raise InputError(f"{path}: no such folder; expected a Hugging Face model directory or a hub id")
+    import huggingface_hub
+
+    try:
+        return pathlib.Path(huggingface_hub.snapshot_download(str(path), allow_patterns=_PATTERNS))
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: no such folder, and the hub cannot give it ({reason})") from error
+
+
+def read_config(path: str | os.PathLike) -> ModelConfig:
+    """Read the config of a local model directory.
+
+    Raises:
+      InputError: see ``parse_model_config``.
+    """
+    file = pathlib.Path(path) / CONFIG
+    return parse_model_config(read_json_object(file, "model config"), str(file))
+
+
+def read_params(path: str | os.PathLike, config: ModelConfig, dtype=jnp.float32, mesh=None) -> dict[str, Any]:
+    """Read all weights of a local model directory.
+
+    Args:
+      path: the directory.
+      config: its config.
+      dtype: float type of the result.
+      mesh: lay the weights out over this mesh; each device's shard is read for itself.
+
+    Returns:
+      The parameter tree.
+
+    Raises:
+      InputError: a weight that is missing, left over, of another shape or type, or files that are damaged.
+    """
+    folder = pathlib.Path(path)
+    files = _locate(folder)
+    table = weight_table(config)
+    files = _match_names(folder, files, table, config)
+    for weight in table:
+        _check_weight(weight, files)
+    params: dict[str, Any] = {}
+    for weight in table:
+        node = params
+        for name in weight.path[:-1]:
+            node = node.setdefault(name, {})
+        node[weight.path[-1]] = _read(weight, files, jnp.dtype(dtype), mesh)
+    return params
+
+
+def _locate(folder: pathlib.Path) -> dict[str, SafetensorsFile]:
+    """Open the weight files and return which one holds each tensor."""
+    if (folder / INDEX).exists():
+        return _locate_shards(folder)
+    if not (folder / WEIGHTS).exists() and any(folder.glob("*.bin")):
+        raise InputError(
+            f"{folder}: holds only .bin weights, pickles, which are never opened; load the model with transformers "
+            "and save it again (safetensors is the default)"
+        )
+    file = open_checked(folder / WEIGHTS)
+    return dict.fromkeys(file.names(), file)
+
+
+def _locate_shards(folder):
+    index = read_json_object(folder / INDEX, "weight index")
+    mapping = index.get("weight_map")
+    if not isinstance(mapping, dict) or not mapping:
+        raise InputError(f"{folder / INDEX}: no weight_map")
+    opened: dict[str, SafetensorsFile] = {}
+    for tensor, name in mapping.items():
+        if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+\.safetensors", name):
+            raise InputError(
+                f"{folder / INDEX}: {tensor} is in {name!r}; expected a safetensors file of this folder"
+            )
+        if name not in opened:
+            opened[name] = open_checked(folder / name)
+    found = {name: set(file.names()) for name, file in opened.items()}
+    for tensor, name in mapping.items():
+        if tensor not in found[name]:
+            raise InputError(f"{folder / name}: no tensor {tensor}, which {INDEX} says is there")
+    extra = {tensor for names in found.values() for tensor in names} - set(mapping)
+    if extra:
+        raise InputError(f"{folder / INDEX}: the shards hold {sorted(extra)[0]}, which the index does not name")
+    return {tensor: opened[name] for tensor, name in mapping.items()}
+
+
+def _match_names(folder, files, table, config) -> Mapping[str, SafetensorsFile]:
+    """Account for every tensor; names without ``model.`` (a bare model) are accepted."""
+    bare = "embed_tokens.weight" in files
+    found = {(f"model.{n}" if bare and n != "lm_head.weight" else n): (f, n) for n, f in files.items()}
+    expected = {name for weight in table for name in weight.names}
+    missing = sorted(expected - set(found))
+    if missing:
+        raise InputError(f"{folder}: weight {missing[0]} is missing ({len(missing)} of {len(expected)} are)")
+    allowed = {"lm_head.weight"} if config.tied else set()
+    extra = sorted(name for name in set(found) - expected - allowed if not _IGNORED.fullmatch(name))
+    if extra:
+        raise InputError(
+            f"{folder}: unexpected weight {extra[0]} ({len(extra)} in all); the config does not describe this model"
+        )
+    return {name: found[name] for name in expected}
+
+
+def _check_weight(weight: Weight, files) -> None:
+    shape = weight.shape[1:] if len(weight.names) > 1 or weight.path[0] == "layers" else weight.shape
+    for name in weight.names:
+        file, own = files[name]
+        if file.dtype(own) not in FLOATS:
+            raise InputError(f"{file.path}: {own} has type {file.dtype(own)}; quantised weights are not supported")
+        if file.shape(own) != shape:
+            raise InputError(f"{file.path}: {own} is {list(file.shape(own))}; the config says {list(shape)}")
+
+
+def _read(weight: Weight, files, dtype, mesh):
+    stacked = weight.path[0] == "layers"
+
+    def read_shard(index):
+        shape = tuple(len(range(*part.indices(size))) for part, size in zip(index, weight.shape, strict=True))
+        out = empty_aligned(shape, dtype)
+        if not stacked:
+            file, own = files[weight.names[0]]
+            out[...] = file.read(own)[index]
+            return out
+        for i, name in enumerate(weight.names[index[0]]):
+            file, own = files[name]
+            out[i] = file.read(own)[index[1:]]
+        return out
+
+    if mesh is None:
+        return jax.device_put(read_shard((slice(None),) * len(weight.shape)))
+    layout = sharding(mesh, weight.path, weight.shape)
+    return jax.make_array_from_callback(weight.shape, layout, read_shard)
+
+
+def config_to_json(config: ModelConfig) -> dict[str, Any]:
+    """Return a ``config.json`` that transformers reads as the same model."""
+    c = config
+    scaling = None
+    if c.rope.kind == "linear":
+        scaling = {"rope_type": "linear", "factor": c.rope.factor}
+    if c.rope.kind == "llama3":
+        scaling = {
+            "rope_type": "llama3",
+            "factor": c.rope.factor,
+            "low_freq_factor": c.rope.low_freq_factor,
+            "high_freq_factor": c.rope.high_freq_factor,
+            "original_max_position_embeddings": c.rope.original_length,
+        }
+    names = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
+    fields: dict[str, Any] = {
+        "architectures": [f"{names[c.family]}ForCausalLM"],
+        "model_type": c.family,
+        "hidden_act": "silu",
+        "vocab_size": c.vocab_size,
+        "hidden_size": c.hidden_size,
+        "intermediate_size": c.intermediate_size,
+        "num_hidden_layers": c.num_layers,
+        "num_attention_heads": c.num_heads,
+        "num_key_value_heads": c.num_kv_heads,
+        "head_dim": c.head_dim,
+        "rms_norm_eps": c.eps,
+        "rope_theta": c.rope.theta,
+        "rope_scaling": scaling,
+        "tie_word_embeddings": c.tied,
+        "torch_dtype": "float32",
+    }
+    if c.family in ("llama", "qwen3"):
+        fields["attention_bias"] = c.qkv_bias
+    if c.family == "llama":
+        fields["mlp_bias"] = c.mlp_bias
+    else:
+        fields["sliding_window"] = c.window
+    if c.family in ("qwen2", "qwen3"):
+        fields["use_sliding_window"] = c.window is not None
+        kinds = c.windowed or (False,) * c.num_layers
+        fields["layer_types"] = ["sliding_attention" if w else "full_attention" for w in kinds]
+    return fields
+
+
+def save_params(params, config: ModelConfig, path: str | os.PathLike, *, overwrite: bool = False) -> None:
+    """Write a Hugging Face model directory that transformers loads, whole or not at all.
+
+    Args:
+      params: the parameter tree.
+      config: its config.
+      path: the directory.
+      overwrite: replace a directory that exists.
+
+    Raises:
+      InputError: the directory exists or cannot be written.
+    """
+    tensors = {}
+    for weight in weight_table(config):
+        node = params
+        for name in weight.path:
+            node = node[name]
+        host = np.asarray(node)
+        parts = host if weight.path[0] == "layers" else [host]
+        tensors |= dict(zip(weight.names, parts, strict=True))
+    with whole_directory(path, overwrite=overwrite) as folder:
+        write_checked(tensors, folder / WEIGHTS, {"format": "pt"})
+        write_text(folder / CONFIG, json.dumps(config_to_json(config), indent=2) + "\n")

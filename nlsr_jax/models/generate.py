@@ -1,0 +1,112 @@
+"""Generation with a cache of keys and values: prefill, then one compiled loop.
+
+Axis legend: B batch, T prompt positions, S cache slots, L layers, K kv heads, H head dim, V vocabulary.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from nlsr_jax.adapter import Adapter
+from nlsr_jax.errors import InputError
+from nlsr_jax.models.llama import Cache, Llama, variables
+from nlsr_jax.models.lora import check_tokens, prepare
+
+
+def generate(
+    model: Llama,
+    params,
+    prompts,
+    *,
+    adapter: Adapter | None = None,
+    attention_mask=None,
+    max_new_tokens: int,
+    eos_id: int | tuple[int, ...] | list[int] | None = None,
+    pad_id: int = 0,
+    temperature: float = 0.0,
+    key: jax.Array | None = None,
+):
+    """Continue prompts, greedily or by sampling.
+
+    Args:
+      model, params: from ``load_model``.
+      prompts: ``[B, T]`` integers, padded on the left.
+      adapter: LoRA adapter to run with; None for the base alone.
+      attention_mask: ``[B, T]``, False or 0 at padding; None for no padding.
+      max_new_tokens: how many tokens to make.
+      eos_id: token or tokens that end a row; None to go on to the end.
+      pad_id: what a row is filled with after its end.
+      temperature: 0 for the most likely token, else logits are divided by it and sampled.
+      key: PRNG key, needed for sampling.
+
+    Returns:
+      ``[B, max_new_tokens]`` int32, each row's end token included.
+
+    Raises:
+      InputError: an adapter, inputs or settings that cannot be used.
+    """
+    check_tokens(model, prompts, attention_mask)
+    if max_new_tokens < 1:
+        raise InputError(f"max_new_tokens is {max_new_tokens}; expected at least 1")
+    if temperature < 0:
+        raise InputError(f"temperature is {temperature}; expected 0 (greedy) or more")
+    if temperature > 0 and key is None:
+        raise InputError("sampling needs a PRNG key: give key=jax.random.key(seed), or temperature=0")
+    mask = jnp.ones(prompts.shape, bool) if attention_mask is None else jnp.asarray(attention_mask, bool)
+    if not bool(jnp.all(mask[:, -1])):
+        raise InputError("attention_mask ends with padding; prompts must be padded on the left")
+    ends = () if eos_id is None else (eos_id,) if isinstance(eos_id, int) else tuple(int(i) for i in eos_id)
+    return _generate(
+        model,
+        params,
+        prepare(model, adapter),
+        jnp.asarray(prompts, jnp.int32),
+        mask,
+        jax.random.key(0) if key is None else key,
+        jnp.float32(temperature),
+        jnp.int32(pad_id),
+        steps=max_new_tokens,
+        ends=ends,
+        sample=temperature > 0,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("model", "steps", "ends", "sample"))
+def _generate(model, params, lora, prompts, mask, key, temperature, pad_id, *, steps, ends, sample):
+    c = model.config
+    batch, length = prompts.shape
+    collections = variables(params, lora)
+    shape = (c.num_layers, batch, length + steps, c.num_kv_heads, c.head_dim)
+    empty = jnp.zeros(shape, params["embed"].dtype)
+    cache = Cache(empty, empty, jnp.int32(0))
+    lengths = jnp.sum(mask, axis=-1, dtype=jnp.int32)
+    keys = jnp.concatenate([mask, jnp.ones((batch, steps), bool)], axis=1)
+
+    def choose(scores, step):
+        if not sample:
+            return jnp.argmax(scores[:, -1], axis=-1).astype(jnp.int32)
+        return jax.random.categorical(jax.random.fold_in(key, step), scores[:, -1] / temperature).astype(jnp.int32)
+
+    def ended(tokens):
+        return jnp.isin(tokens, jnp.asarray(ends)) if ends else jnp.zeros((batch,), bool)
+
+    def going(state):
+        step, _, _, done, _ = state
+        return (step < steps) & ~jnp.all(done)
+
+    def advance(state):
+        step, tokens, cache, done, out = state
+        positions = (lengths + step - 1)[:, None]
+        scores, cache = model.apply(
+            collections, tokens[:, None], cache=cache, positions=positions, keys=keys, output="last"
+        )
+        tokens = jnp.where(done, pad_id, choose(scores, step))
+        out = jax.lax.dynamic_update_slice(out, tokens[:, None], (0, step))
+        return step + 1, tokens, cache, done | ended(tokens), out
+
+    scores, cache = model.apply(collections, prompts, mask, cache=cache, output="last")
+    first = choose(scores, 0)
+    out = jnp.full((batch, steps), pad_id, jnp.int32).at[:, 0].set(first)
+    state = (jnp.int32(1), first, cache, ended(first), out)
+    return jax.lax.while_loop(going, advance, state)[-1]

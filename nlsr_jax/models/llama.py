@@ -1,0 +1,256 @@
+"""Llama-family decoder in Flax Linen: one block, stacked and scanned over the layers.
+
+Weights keep the orientation of Hugging Face files, ``[out, in]``, with a leading axis L for the layers.
+Three separate collections: ``params`` (the base), ``lora`` (factors whose scaling is folded into ``b``) and
+``statistics`` (captured where it is mutable).
+
+Axis legend: B batch, T query, S key, D embed, F feed-forward, K kv heads, G query heads per kv head, H head
+dim, L layers, r rank, V vocabulary.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nlsr_jax.models.config import ModelConfig, Rope
+from nlsr_jax.nlsr.statistics import batch_statistics
+
+_MASKED = -1e30
+
+
+class Cache(NamedTuple):
+    """Keys and values of all positions so far: ``k``, ``v`` ``[L, B, S, K, H]``, and the next free slot."""
+
+    k: jax.Array
+    v: jax.Array
+    slot: jax.Array
+
+
+class Context(NamedTuple):
+    """What every layer sees alike.
+
+    Attributes:
+      cos, sin: ``[B, T, 1, H/2]`` float32 rotary embedding.
+      mask: ``[B, T, S]`` bool, True where a query may attend.
+      near: ``[B, T, S]`` bool, True inside the attention window; None without windows.
+      keep: ``[B, T]`` bool response positions for the statistics; None for all.
+    """
+
+    cos: jax.Array
+    sin: jax.Array
+    mask: jax.Array
+    near: jax.Array | None
+    keep: jax.Array | None
+
+
+def inverse_frequencies(rope: Rope, head_dim: int) -> np.ndarray:
+    """Return the rotary frequencies ``[H/2]`` float32, scaled as the config asks.
+
+    Source: Llama 3.1 reference code for ``llama3``: wavelengths beyond ``original / low`` are stretched by
+    ``factor``, those below ``original / high`` kept, between the two interpolated.
+    """
+    frequency = 1.0 / rope.theta ** (np.arange(0, head_dim, 2) / head_dim)
+    if rope.kind == "linear":
+        frequency = frequency / rope.factor
+    if rope.kind == "llama3":
+        turns = rope.original_length * frequency / (2 * np.pi)
+        smooth = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
+        smooth = np.clip(smooth, 0, 1)
+        frequency = (1 - smooth) * frequency / rope.factor + smooth * frequency
+    return frequency.astype(np.float32)
+
+
+def _rotate(x, context: Context):
+    """Apply the rotary embedding to ``[B, T, heads, H]``: the two halves of a head are one complex number."""
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    turned = [first * context.cos - second * context.sin, second * context.cos + first * context.sin]
+    return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+
+
+def _attend(q, k, v, mask):
+    """Grouped-query attention: q ``[B, T, K, G, H]``, k and v ``[B, S, K, H]``, mask ``[B, T, S]``."""
+    scores = jnp.einsum("btkgh,bskh->bkgts", q, k, preferred_element_type=jnp.float32)
+    scores = jnp.where(mask[:, None, None], scores * q.shape[-1] ** -0.5, _MASKED)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    return jnp.einsum("bkgts,bskh->btkgh", weights, v)
+
+
+class Norm(nn.Module):
+    """RMS norm over the last axis, computed in float32."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x):
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        wide = x.astype(jnp.float32)
+        wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps)
+        return wide.astype(x.dtype) * scale
+
+
+class Projection(nn.Module):
+    """``y = W x + b``, plus ``B A x`` where the ``lora`` collection has factors for it."""
+
+    features: int
+    bias: bool = False
+
+    @nn.compact
+    def __call__(self, x, keep=None):
+        kernel = self.param("kernel", nn.initializers.normal(0.02), (self.features, x.shape[-1]))
+        y = jnp.einsum("...k,dk->...d", x, kernel)
+        if self.bias:
+            y = y + self.param("bias", nn.initializers.zeros, (self.features,))
+        if not self.has_variable("lora", "a"):
+            return y
+        a, b = self.get_variable("lora", "a"), self.get_variable("lora", "b")
+        z = jnp.einsum("...k,rk->...r", x.astype(a.dtype), a)
+        if self.is_mutable_collection("statistics"):
+            self._capture(x, z, keep)
+        return y + jnp.einsum("...r,dr->...d", z, b).astype(y.dtype)
+
+    def _capture(self, x, z, keep):
+        root = self.get_variable("statistics", "root") if self.has_variable("statistics", "root") else None
+        keep = jnp.ones(x.shape[:-1], bool) if keep is None else keep
+        for name, value in batch_statistics(x, z, keep, root).items():
+            self.put_variable("statistics", name, value)
+
+
+class Block(nn.Module):
+    """One decoder layer: attention and gated feed-forward, each with a residual."""
+
+    config: ModelConfig
+
+    def setup(self):
+        c = self.config
+        for name, (_, features) in c.projections().items():
+            bias = c.mlp_bias if name in ("gate_proj", "up_proj", "down_proj") else c.qkv_bias
+            bias = c.out_bias if name == "o_proj" else bias
+            setattr(self, name, Projection(features, bias))
+        self.input_norm, self.post_norm = Norm(c.eps), Norm(c.eps)
+        if c.qk_norm:
+            self.q_norm, self.k_norm = Norm(c.eps), Norm(c.eps)
+
+    def __call__(self, carry, layer, windowed, context: Context):
+        x, cache = carry
+        attended, cache = self._attention(self.input_norm(x), cache, layer, windowed, context)
+        x = x + attended
+        h = self.post_norm(x)
+        h = nn.silu(self.gate_proj(h, context.keep)) * self.up_proj(h, context.keep)
+        return (x + self.down_proj(h, context.keep), cache), None
+
+    def _attention(self, x, cache, layer, windowed, context):
+        c = self.config
+        batch, length, _ = x.shape
+        split = lambda y, heads: y.reshape(batch, length, heads, c.head_dim)  # noqa: E731
+        q = split(self.q_proj(x, context.keep), c.num_heads)
+        k = split(self.k_proj(x, context.keep), c.num_kv_heads)
+        v = split(self.v_proj(x, context.keep), c.num_kv_heads)
+        if c.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = _rotate(q, context), _rotate(k, context)
+        if cache is not None:
+            at = (layer, 0, cache.slot, 0, 0)
+            cache = cache._replace(
+                k=jax.lax.dynamic_update_slice(cache.k, k[None], at),
+                v=jax.lax.dynamic_update_slice(cache.v, v[None], at),
+            )
+            if length == 1:  # longer inputs start an empty cache and see only themselves
+                k = jax.lax.dynamic_index_in_dim(cache.k, layer, keepdims=False)
+                v = jax.lax.dynamic_index_in_dim(cache.v, layer, keepdims=False)
+        mask = context.mask if context.near is None else context.mask & (context.near | ~windowed)
+        q = q.reshape(batch, length, c.num_kv_heads, -1, c.head_dim)
+        out = _attend(q, k, v, mask).reshape(batch, length, -1)
+        return self.o_proj(out, context.keep), cache
+
+
+class Llama(nn.Module):
+    """A Llama-family causal language model.
+
+    Attributes:
+      config: its shapes and settings.
+    """
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens,
+        attention_mask=None,
+        *,
+        response_mask=None,
+        cache=None,
+        positions=None,
+        keys=None,
+        output="logits",
+    ):
+        """Run the model.
+
+        Args:
+          tokens: ``[B, T]`` int32.
+          attention_mask: ``[B, T]`` bool, False at padding (left or right); None for no padding.
+          response_mask: ``[B, T]`` bool, the positions that ``statistics`` counts.
+          cache: keys and values so far; T must be 1, or the cache empty.
+          positions: ``[B, T]`` int32 positions; counted from the first unmasked token by default.
+          keys: ``[B, S]`` bool, slots of the cache that may be attended, where T is 1.
+          output: ``"logits"`` of all positions, ``"last"`` (of the last one), or ``"hidden"`` states.
+
+        Returns:
+          ``[B, T, V]`` (``[B, 1, V]``, ``[B, T, D]``) float32 logits or hidden states; with a cache
+          ``(logits, cache)``.
+        """
+        c = self.config
+        embed = self.param("embed", nn.initializers.normal(0.02), (c.vocab_size, c.hidden_size))
+        context = self._context(tokens, attention_mask, positions, keys, cache, response_mask)
+        x = embed[tokens]
+        layers = jnp.arange(c.num_layers)
+        windowed = jnp.asarray(c.windowed or (False,) * c.num_layers)
+        stack = nn.scan(
+            Block,
+            variable_axes={"params": 0, "lora": 0, "statistics": 0},
+            split_rngs={"params": True},
+            in_axes=(0, 0, nn.broadcast),
+            length=c.num_layers,
+        )
+        (x, cache), _ = stack(c, name="layers")((x, cache), layers, windowed, context)
+        x = Norm(c.eps, name="norm")(x)
+        head = embed if c.tied else self.param("lm_head", nn.initializers.normal(0.02), embed.shape)
+        if output != "hidden":
+            x = x[:, -1:] if output == "last" else x
+            x = jnp.einsum("btd,vd->btv", x, head, preferred_element_type=jnp.float32)
+        if cache is None:
+            return x
+        return x, cache._replace(slot=cache.slot + tokens.shape[1])
+
+    def _context(self, tokens, attention_mask, positions, keys, cache, response_mask):
+        c = self.config
+        length = tokens.shape[1]
+        attend = jnp.ones(tokens.shape, bool) if attention_mask is None else attention_mask.astype(bool)
+        if positions is None:
+            positions = jnp.maximum(jnp.cumsum(attend, axis=-1, dtype=jnp.int32) - 1, 0)
+        queries = jnp.arange(length)
+        if keys is not None:  # one new position against the cache
+            attend, queries = keys, queries + cache.slot
+        slots = jnp.arange(attend.shape[1])
+        mask = (slots <= queries[:, None]) & attend[:, None]
+        near = None
+        if c.window is not None:
+            near = jnp.broadcast_to(queries[:, None] - slots < c.window, mask.shape)
+        angles = positions[..., None].astype(jnp.float32) * inverse_frequencies(c.rope, c.head_dim)
+        cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
+        return Context(cos, sin, mask, near, response_mask)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "output"))
+def forward(model: Llama, params, lora, tokens, attention_mask=None, *, output: str = "logits"):
+    """Run the model on whole sequences; see ``Llama``."""
+    return model.apply(variables(params, lora), tokens, attention_mask, output=output)
+
+
+def variables(params, lora) -> dict[str, Any]:
+    """Return the collections for ``model.apply``: the base, and the expanded adapter where there is one."""
+    return {"params": params} if lora is None else {"params": params, "lora": lora}

@@ -1,0 +1,37 @@
+"""Models from Hugging Face directories, and back."""
+
+import os
+
+import jax.numpy as jnp
+
+from nlsr_jax.formats.hugging_face import read_config, read_params, resolve, save_params
+from nlsr_jax.models.llama import Llama
+
+
+def load_model(path: str | os.PathLike, dtype=jnp.float32, mesh=None):
+    """Load a Llama-family model.
+
+    Args:
+      path: Hugging Face directory (``config.json`` and safetensors) or hub id.
+      dtype: float type of the weights.
+      mesh: lay the weights out over this mesh (``nlsr_jax.parallel.make_mesh``).
+
+    Returns:
+      ``(model, params)``: a Flax module, ``model.apply({"params": params}, tokens)`` gives
+      ``[B, T, V]`` float32 logits; and its parameter tree.
+
+    Raises:
+      InputError: a model that is not supported, or files that are missing or damaged.
+    """
+    folder = resolve(path)
+    config = read_config(folder)
+    return Llama(config), read_params(folder, config, dtype, mesh)
+
+
+def save_model(model: Llama, params, path: str | os.PathLike, *, overwrite: bool = False) -> None:
+    """Write a model as a Hugging Face directory that transformers loads; see ``load_model``.
+
+    Raises:
+      InputError: the directory exists and ``overwrite`` is False, or it cannot be written.
+    """
+    save_params(params, model.config, path, overwrite=overwrite)

@@ -1,0 +1,100 @@
+"""Adapters meet the model: checks first, then factors for every layer with the scaling folded in."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from nlsr_jax.adapter import Adapter, check_adapter, layer_indices, layer_scaling, module_names
+from nlsr_jax.errors import InputError
+from nlsr_jax.models.config import ModelConfig
+from nlsr_jax.models.llama import Llama, forward
+
+
+def check_adapter_fits(adapter: Adapter, config: ModelConfig, name: str = "adapter") -> None:
+    """Check that an adapter's modules, layers and shapes are the model's.
+
+    Args:
+      adapter: arrays or ``jax.ShapeDtypeStruct`` leaves.
+      config: of the model.
+      name: what to call the adapter in the error.
+
+    Raises:
+      InputError: naming the module that does not fit.
+    """
+    check_adapter(adapter, name)
+    projections = config.projections()
+    for module in module_names(adapter.factors):
+        a, b = (adapter.factors[module][f].shape for f in ("a", "b"))
+        found, expected = (a[2], b[1]), projections[module]
+        if found != expected:
+            raise InputError(
+                f"{name}: {module} maps {found[0]} features to {found[1]}, the model's maps {expected[0]} to "
+                f"{expected[1]}; the adapter belongs to another base"
+            )
+        layers = layer_indices(adapter, module)
+        every = not (adapter.layers and module in adapter.layers)
+        if every and a[0] != config.num_layers:
+            raise InputError(f"{name}: {module} has {a[0]} layers, the model {config.num_layers}")
+        if max(layers) >= config.num_layers or list(layers) != sorted(set(layers)) or min(layers) < 0:
+            raise InputError(f"{name}: {module} adapts layers {list(layers)}; the model has {config.num_layers}")
+
+
+def expand(adapter: Adapter, num_layers: int):
+    """Return the ``lora`` collection: every layer's factors, zero where a layer is not adapted.
+
+    Args:
+      adapter: an adapter that fits the model.
+      num_layers: of the model.
+
+    Returns:
+      ``{"layers": {module: {"a": [L, r, k], "b": [L, d, r]}}}`` float32, the scaling folded into ``b``.
+    """
+    tree = {}
+    for module in module_names(adapter.factors):
+        a = jnp.asarray(adapter.factors[module]["a"], jnp.float32)
+        b = jnp.asarray(adapter.factors[module]["b"], jnp.float32) * layer_scaling(adapter, module)[:, None, None]
+        layers = layer_indices(adapter, module)
+        if len(layers) < num_layers:
+            index = np.asarray(layers)
+            a = jnp.zeros((num_layers, *a.shape[1:]), a.dtype).at[index].set(a)
+            b = jnp.zeros((num_layers, *b.shape[1:]), b.dtype).at[index].set(b)
+        tree[module] = {"a": a, "b": b}
+    return {"layers": tree}
+
+
+def prepare(model: Llama, adapter: Adapter | None):
+    """Check an adapter against a model and expand it; None stays None."""
+    if adapter is None:
+        return None
+    check_adapter_fits(adapter, model.config)
+    return expand(adapter, model.config.num_layers)
+
+
+def check_tokens(model: Llama, tokens, attention_mask=None) -> None:
+    """Raise InputError unless tokens are ``[B, T]`` integers and the mask has their shape."""
+    if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer) or 0 in tokens.shape:
+        raise InputError(f"tokens are {tokens.dtype} {list(tokens.shape)}; expected integers [B, T], not empty")
+    if isinstance(tokens, np.ndarray) and (tokens.min() < 0 or tokens.max() >= model.config.vocab_size):
+        raise InputError(
+            f"tokens run from {tokens.min()} to {tokens.max()}; the vocabulary has {model.config.vocab_size} entries"
+        )
+    if attention_mask is not None and attention_mask.shape != tokens.shape:
+        raise InputError(f"attention_mask is {list(attention_mask.shape)}; expected {list(tokens.shape)} as tokens")
+
+
+def logits(model: Llama, params, tokens, adapter: Adapter | None = None, attention_mask=None):
+    """Return the logits of whole sequences.
+
+    Args:
+      model, params: from ``load_model``.
+      tokens: ``[B, T]`` integers.
+      adapter: LoRA adapter to run with; None for the base alone.
+      attention_mask: ``[B, T]``, False or 0 at padding, left or right; None for no padding.
+
+    Returns:
+      ``[B, T, V]`` float32; what stands at padding means nothing.
+
+    Raises:
+      InputError: an adapter or inputs that do not fit the model.
+    """
+    check_tokens(model, tokens, attention_mask)
+    return forward(model, params, prepare(model, adapter), tokens, attention_mask)

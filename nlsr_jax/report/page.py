@@ -1,0 +1,129 @@
+"""One self-contained HTML page from the record of a realignment.
+
+Everything in the record is data: it is escaped, never interpreted. The page loads nothing, and its own
+content policy forbids it to.
+"""
+
+import base64
+import functools
+import hashlib
+import importlib.resources
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from nlsr_jax.errors import InputError
+from nlsr_jax.formats.output import write_text
+from nlsr_jax.report import words
+from nlsr_jax.report.reading import mapping, number, read_modules, summarise
+
+_PARTS = ("device", "versions", "seconds", "key", "outputs")
+
+
+def write_report(record: Mapping[str, Any], path: str | os.PathLike) -> None:
+    """Write the page that explains a realignment.
+
+    Args:
+      record: the content of ``realignment.json``; ``modules`` and ``settings`` are needed, the rest is
+        shown where it is there.
+      path: the HTML file to write.
+
+    Raises:
+      InputError: the record has no modules or settings that can be read.
+    """
+    write_text(path, render_report(record))
+
+
+def render_report(record: Mapping[str, Any]) -> str:
+    """Return the page that explains a realignment; the same record gives the same text.
+
+    Args:
+      record: the content of ``realignment.json``.
+
+    Returns:
+      HTML with style, figures and script inside; it loads nothing.
+
+    Raises:
+      InputError: the record has no modules or settings that can be read.
+    """
+    if not isinstance(record.get("settings"), Mapping):
+        raise InputError("record: 'settings' is missing; expected the settings of the run by name")
+    modules = read_modules(record)
+    summary = _summary(record, summarise(modules))
+    return _template().render(
+        settings=record["settings"],
+        modules=modules,
+        summary=summary,
+        figures=_figures(modules, summary, record["settings"]),
+        identification=mapping(record.get("identification")),
+        calibration=mapping(record.get("calibration")),
+        warnings=_texts(record.get("warnings")),
+        inputs=_inputs(mapping(record.get("inputs"))),
+        seed=mapping(record.get("key")).get("seed", record["settings"].get("seed")),
+        pruning_key=mapping(mapping(record.get("key")).get("pruning")),
+        **{part: mapping(record.get(part)) for part in _PARTS},
+    )
+
+
+def _summary(record, summary: dict) -> dict:
+    """Take from the record's own summary what its modules do not tell."""
+    for name in ("changed_entries", "total_entries"):
+        if not summary["counted"]:
+            summary[name] = number(mapping(record.get("summary")).get(name), 0)
+    changed, total = summary["changed_entries"], summary["total_entries"]
+    summary["changed_share"] = changed / total if changed is not None and total else None
+    return summary
+
+
+def _figures(modules, summary, settings) -> dict[str, Any]:
+    """Draw what the record has numbers for; the figures are numbered in the order of the page."""
+    from markupsafe import Markup
+
+    from nlsr_jax.report import figures
+
+    tau = number(settings.get("tau")) if settings.get("rule") == "threshold" else None
+    drawn = {
+        "similarity": figures.similarity_map(modules),
+        "repair": figures.repair_map(modules),
+        "sorted": figures.sorted_similarity(modules, tau),
+    }
+    if summary["counted"]:
+        drawn["masks"] = figures.mask_figure(modules)
+    if summary["lineage"]:
+        drawn["lineage"] = figures.lineage_map(modules)
+    return {name: (i, Markup(svg)) for i, (name, svg) in enumerate(drawn.items(), 1)}
+
+
+def _inputs(inputs: Mapping) -> list[tuple[Any, Any, Mapping]]:
+    """Rows of the table of inputs: what it is, its path, its digests by file name."""
+    rows = [(words.INPUTS.get(name, name), mapping(value)) for name, value in inputs.items() if value]
+    return [(name, value.get("path"), mapping(value.get("files"))) for name, value in rows]
+
+
+def _texts(value) -> list:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _part(name: str) -> str:
+    return (importlib.resources.files("nlsr_jax.report") / name).read_text(encoding="utf-8")
+
+
+@functools.cache
+def _template():
+    """The page's template, with its own style and script; everything printed in it is escaped."""
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(autoescape=True, finalize=words.finalize, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"count": words.count, "decimal": words.decimal, "percent": words.percent}
+    script = _part("sort.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    environment.globals |= {
+        "style": Markup(_part("style.css")),
+        "script": Markup(script),
+        "script_digest": digest,
+        "words": {name: getattr(words, name) for name in ("SETTINGS", "METHODS", "CALIBRATION")},
+    }
+    return environment.from_string(_part("template.html"))

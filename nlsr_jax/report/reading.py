@@ -1,0 +1,145 @@
+"""The modules of a record, checked and in module order, and what can be counted from them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from nlsr_jax.adapter import MODULES
+from nlsr_jax.errors import InputError
+
+ATTENTION = MODULES[:4]
+
+
+class Module(NamedTuple):
+    """One adapted projection of one decoder layer, as the record describes it.
+
+    Attributes:
+      layer, name: which one.
+      similarity: S_j in [−1, 1].
+      rank: 1 for the least similar of the N modules … N, ties by module order.
+      repaired: True where the entries were replaced, False where the module was left alone.
+      chance: probability of repair, 1 − P_j; None where the record has none.
+      zero_norm: True where a masked product was zero and the similarity was set to 0.
+      lineage: cosine of the fine-tuned and the aligned factors; None where the record has none.
+      kept: safety-critical entries of both factors; None where the record has none.
+      size: entries of both factors; None where the record has none.
+    """
+
+    layer: int
+    name: str
+    similarity: float
+    rank: int
+    repaired: bool
+    chance: float | None
+    zero_norm: bool
+    lineage: float | None
+    kept: int | None
+    size: int | None
+
+    @property
+    def replaced(self) -> int | None:
+        """How many entries were replaced."""
+        return self.kept if self.repaired or self.kept is None else 0
+
+
+def mapping(value: Any) -> Mapping:
+    """Return ``value`` where it is a mapping, else an empty one: a part the record does not have."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def number(value: Any, low: float = -1e15, high: float = 1e15) -> float | int | None:
+    """Return ``value`` where it is a number from ``low`` to ``high``, else None."""
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if plain and low <= value <= high else None
+
+
+def read_modules(record: Mapping) -> tuple[Module, ...]:
+    """Read the modules of a realignment record.
+
+    Args:
+      record: the content of ``realignment.json``.
+
+    Returns:
+      One ``Module`` per entry, layer by layer, in the order of ``nlsr_jax.adapter.MODULES``.
+
+    Raises:
+      InputError: there are no modules, or an entry lacks what the page cannot do without.
+    """
+    entries = record.get("modules")
+    if not isinstance(entries, Sequence) or isinstance(entries, str) or not entries:
+        raise InputError("record: 'modules' is missing or empty; expected one entry per adapted module")
+    found = [_read_entry(i, entry) for i, entry in enumerate(entries)]
+    found.sort(key=lambda module: (module.layer, MODULES.index(module.name)))
+    for one, two in zip(found, found[1:], strict=False):
+        if one[:2] == two[:2]:
+            raise InputError(f"record: layer {one.layer} {one.name} stands in 'modules' twice; expected once")
+    order = sorted(range(len(found)), key=lambda i: found[i].similarity)
+    ranks = {i: rank for rank, i in enumerate(order, 1)}
+    return tuple(module._replace(rank=ranks[i]) for i, module in enumerate(found))
+
+
+def _read_entry(index: int, entry: Any) -> Module:
+    entry = mapping(entry)
+    layer, name, similarity, pruned = (entry.get(k) for k in ("layer", "module", "similarity", "pruned"))
+    where = f"record: modules[{index}]"
+    if not isinstance(name, str) or name not in MODULES:
+        raise InputError(f"{where} has module {str(name)[:40]!r}; expected one of {', '.join(MODULES)}")
+    if not isinstance(layer, int) or isinstance(layer, bool) or number(layer, 0) is None:
+        raise InputError(f"{where} has layer {str(layer)[:40]!r}; expected a whole number from 0")
+    if number(similarity, -1, 1) is None:
+        raise InputError(f"{where} has similarity {str(similarity)[:40]!r}; expected a number from -1 to 1")
+    if not isinstance(pruned, bool):
+        raise InputError(f"{where} has pruned {str(pruned)[:40]!r}; expected true or false")
+    probability = number(entry.get("probability"), 0, 1)
+    return Module(
+        layer=layer,
+        name=name,
+        similarity=float(similarity),
+        rank=0,
+        repaired=not pruned,
+        chance=None if probability is None else 1.0 - probability,
+        zero_norm=entry.get("zero_norm") is True,
+        lineage=number(entry.get("lineage"), -1, 1),
+        kept=_both(entry, "kept"),
+        size=_both(entry, "size"),
+    )
+
+
+def _both(entry: Mapping, name: str) -> int | None:
+    """Sum of the counts of both factors."""
+    a, b = (number(entry.get(f"{name}_{factor}"), 0) for factor in "ab")
+    return None if a is None or b is None else int(a + b)
+
+
+def summarise(modules: Sequence[Module]) -> dict[str, Any]:
+    """Count what the page says about all modules together.
+
+    Returns:
+      Counts, the mean, lowest and highest similarity, the least similar module, the range of the
+      chance of repair; None in place of what the record does not tell.
+    """
+    values = [module.similarity for module in modules]
+    repaired = [module for module in modules if module.repaired]
+    chances = [m.chance for m in modules if m.chance is not None]
+    lineages = [m.lineage for m in modules if m.lineage is not None]
+    counted = all(m.kept is not None and m.size for m in modules)
+    known = len(chances) == len(modules)
+    return {
+        "modules": len(modules),
+        "layers": len({module.layer for module in modules}),
+        "names": [name for name in MODULES if any(m.name == name for m in modules)],
+        "repaired": len(repaired),
+        "left_alone": len(modules) - len(repaired),
+        "mean_similarity": math.fsum(values) / len(values),
+        "lowest": min(modules, key=lambda m: m.rank),
+        "highest": max(modules, key=lambda m: m.rank),
+        "repaired_mean": math.fsum(m.similarity for m in repaired) / len(repaired) if repaired else None,
+        "chances": (min(chances), max(chances)) if known else None,
+        "expected": math.fsum(chances) if known else None,
+        "counted": counted,
+        "kept_entries": sum(m.kept for m in modules) if counted else None,
+        "changed_entries": sum(m.replaced for m in modules) if counted else None,
+        "total_entries": sum(m.size for m in modules) if counted else None,
+        "zero_norm": sum(m.zero_norm for m in modules),
+        "lineage": (min(lineages), math.fsum(lineages) / len(lineages)) if lineages else None,
+    }
