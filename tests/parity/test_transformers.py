@@ -1,0 +1,172 @@
+"""Logits and generation of every family against transformers, in float32."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import nlsr_jax
+from tests.parity.peers import VARIANTS, make_peer, peer_logits, save_peer, tokens
+
+# The acceptance bound on logits of order 1 to 10.
+LARGEST = 1e-4
+
+
+@pytest.fixture(scope="module", params=list(VARIANTS))
+def pair(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    peer = save_peer(request.param, folder)
+    return peer, *nlsr_jax.load_model(folder)
+
+
+def padded(side, ids):
+    """Ids with 0, 3 and 7 padding tokens, and the mask."""
+    ids, mask = ids.copy(), np.ones(ids.shape, bool)
+    for row, count in enumerate((0, 3, 7)):
+        part = slice(0, count) if side == "left" else slice(ids.shape[1] - count, None)
+        ids[row, part], mask[row, part] = 0, False
+    return ids, mask
+
+
+def test_logits(pair):
+    peer, model, params = pair
+    ids = tokens(0, 3, 24)
+    difference = np.abs(np.asarray(nlsr_jax.logits(model, params, ids)) - peer_logits(peer, ids))
+    assert difference.max() < LARGEST
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_logits_with_padding(pair, side):
+    peer, model, params = pair
+    ids, mask = padded(side, tokens(1, 3, 20))
+    ours = np.asarray(nlsr_jax.logits(model, params, ids, attention_mask=mask))
+    assert np.abs(ours - peer_logits(peer, ids, mask))[mask].max() < LARGEST
+
+
+def test_padding_does_not_change_a_row(pair):
+    _, model, params = pair
+    ids, mask = padded("left", tokens(2, 3, 20))
+    together = nlsr_jax.logits(model, params, ids, attention_mask=mask)
+    alone = nlsr_jax.logits(model, params, ids[2:, 7:])
+    assert np.abs(np.asarray(together[2, 7:]) - np.asarray(alone[0])).max() < LARGEST
+
+
+@pytest.mark.parametrize("side", ["none", "left"])
+def test_greedy_generation(pair, side):
+    peer, model, params = pair
+    ids, mask = padded("left", tokens(3, 3, 12)) if side == "left" else (tokens(3, 3, 12), np.ones((3, 12), bool))
+    with torch.no_grad():
+        theirs = peer.generate(
+            torch.tensor(ids, dtype=torch.long),
+            attention_mask=torch.tensor(mask.astype(np.int64)),
+            max_new_tokens=20,
+            min_new_tokens=20,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+        ).numpy()[:, 12:]
+    ours = nlsr_jax.generate(model, params, ids, attention_mask=mask, max_new_tokens=20)
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_generation_stops_each_row_at_its_end(pair):
+    _, model, params = pair
+    ids = tokens(4, 3, 6)
+    free = np.asarray(nlsr_jax.generate(model, params, ids, max_new_tokens=12))
+    ends = (int(free[0, 2]), int(free[1, 5]))
+    stopped = np.asarray(nlsr_jax.generate(model, params, ids, max_new_tokens=12, eos_id=ends, pad_id=96))
+    for row in range(3):
+        hits = np.flatnonzero(np.isin(free[row], ends))
+        last = hits[0] + 1 if hits.size else 12
+        np.testing.assert_array_equal(stopped[row, :last], free[row, :last])
+        assert (stopped[row, last:] == 96).all()
+
+
+def test_sampling_follows_the_key_and_the_distribution(tmp_path):
+    save_peer("llama2", tmp_path)
+    model, params = nlsr_jax.load_model(tmp_path)
+    ids = np.repeat(tokens(5, 1, 4), 4000, axis=0)
+    draw = lambda seed: np.asarray(  # noqa: E731
+        nlsr_jax.generate(model, params, ids, max_new_tokens=1, temperature=3.0, key=jax.random.key(seed))
+    )
+    first = draw(0)
+    np.testing.assert_array_equal(first, draw(0))
+    assert not np.array_equal(first, draw(1))
+    expected = jax.nn.softmax(nlsr_jax.logits(model, params, ids[:1])[0, -1] / 3.0)
+    found = np.bincount(first[:, 0], minlength=97) / 4000
+    # Total variation between 4000 draws and their distribution over 97 tokens is about 0.06.
+    assert 0.5 * np.abs(found - np.asarray(expected)).sum() < 0.12
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_every_float_type_and_sharded_files(tmp_path, dtype):
+    from transformers import AutoModelForCausalLM
+
+    make_peer("qwen3").to(getattr(torch, dtype)).save_pretrained(tmp_path, max_shard_size="20KB")
+    assert (tmp_path / "model.safetensors.index.json").exists()
+    model, params = nlsr_jax.load_model(tmp_path)
+    peer = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    ids = tokens(6, 2, 10)
+    assert np.abs(np.asarray(nlsr_jax.logits(model, params, ids)) - peer_logits(peer, ids)).max() < LARGEST
+
+
+def test_bfloat16_weights_stay_close(tmp_path):
+    peer = save_peer("llama3", tmp_path)
+    model, params = nlsr_jax.load_model(tmp_path, dtype=jnp.bfloat16)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.bfloat16)}
+    ids = tokens(7, 2, 10)
+    ours, theirs = np.asarray(nlsr_jax.logits(model, params, ids)), peer_logits(peer, ids)
+    assert ours.dtype == np.float32
+    # Eight bits of mantissa over three layers.
+    assert np.abs(ours - theirs).max() < 0.05 * np.abs(theirs).max()
+
+
+@pytest.mark.parametrize("variant", ["llama3", "qwen2_window", "qwen3_biases", "mistral"])
+def test_what_we_save_transformers_loads(tmp_path, variant):
+    from transformers import AutoModelForCausalLM
+
+    peer = save_peer(variant, tmp_path / "theirs")
+    model, params = nlsr_jax.load_model(tmp_path / "theirs")
+    nlsr_jax.models.save_model(model, params, tmp_path / "ours")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "ours", attn_implementation="eager").eval()
+    ids = tokens(8, 2, 16)
+    np.testing.assert_allclose(peer_logits(again, ids), peer_logits(peer, ids), atol=1e-6)
+
+
+def test_trained_model(shared_data):
+    import json
+
+    folder = shared_data / "stories260K"
+    reference = json.loads((folder / "reference.json").read_text())
+    model, params = nlsr_jax.load_model(folder)
+    ids = np.asarray(reference["greedy_ids"], np.int32)[None]
+    scores = np.asarray(nlsr_jax.logits(model, params, ids))[0]
+    chosen = np.take_along_axis(np.asarray(jax.nn.log_softmax(scores[:-1])), ids[0, 1:, None], 1)
+    # Float32 against a float64 forward.
+    assert abs(-chosen.mean() - reference["mean_nll"]) < 1e-5
+    np.testing.assert_allclose(scores[0, :8], reference["logits_pos0_first8"], atol=1e-4)
+    np.testing.assert_allclose(scores[-1, :8], reference["logits_last_first8"], atol=1e-4)
+    generated = np.asarray(nlsr_jax.generate(model, params, ids[:, :1], max_new_tokens=256))[0]
+    np.testing.assert_array_equal(generated, ids[0, 1:])
+    assert decode(folder / "tok512.bin", [1, *generated]).strip() == reference["greedy_text"].strip()
+
+
+def decode(path, ids) -> str:
+    """Decode with a tokenizer in llama2.c's format: u32 longest, then f32 score, u32 length, bytes."""
+    import struct
+
+    data, at, pieces = path.read_bytes(), 4, []
+    while at < len(data):
+        _, length = struct.unpack_from("<fI", data, at)
+        pieces.append(data[at + 8 : at + 8 + length])
+        at += 8 + length
+    text = b""
+    for before, now in zip(ids, ids[1:], strict=False):
+        piece = pieces[now]
+        if before == 1 and piece.startswith(b" "):
+            piece = piece[1:]
+        if len(piece) == 6 and piece.startswith(b"<0x"):
+            piece = bytes([int(piece[3:5], 16)])
+        text += piece
+    return text.decode()
