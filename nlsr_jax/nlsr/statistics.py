@@ -45,13 +45,13 @@ class Statistics(NamedTuple):
 
 def init_statistics(adapter: Adapter) -> Statistics:
     """Return statistics of no data for the modules of ``adapter``: all sums are zero."""
-    gram, square = {}, {}
+    gram, square, root = {}, {}, {}
     for module in module_names(adapter.factors):
         count, rank, features = adapter.factors[module]["a"].shape
         gram[module] = jnp.zeros((count, rank, rank), jnp.float32)
+        root[module] = jnp.zeros((count, rank, rank), jnp.float32)
         square[module] = jnp.zeros((count, features), jnp.float32)
-    zero = jnp.zeros((), jnp.float32)
-    return Statistics(gram, square, dict(gram), zero, zero)
+    return Statistics(gram, square, root, jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
 
 
 def cholesky_root(gram: jax.Array, shift: float | None = None) -> jax.Array:

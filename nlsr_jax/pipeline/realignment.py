@@ -199,8 +199,9 @@ def _write(settings, output, overwrite, record, masks: Masks, result, sources, p
         with stages("digest outputs"):
             record["outputs"] = records.digest_folder(folder)
         with stages("report"):
-            # Without the seconds, so that the same run gives the same page.
-            write_report(record, folder / "report.html")
+            # Without the seconds and Orbax's files, which hold the time: the same run gives the same page.
+            fixed = {name: digest for name, digest in record["outputs"].items() if "/" not in name}
+            write_report({**record, "outputs": fixed}, folder / "report.html")
             record["outputs"]["report.html"] = records.sha256(folder / "report.html")
         record["seconds"] = dict(stages.seconds)
         write_text(folder / records.FILE, records.dump(record))
