@@ -25,6 +25,9 @@ def map_layers(function: Callable, *stacks, chunk_bytes: int = CHUNK_BYTES):
     count = leaves[0].shape[0]
     per_layer = sum(leaf.nbytes for leaf in leaves) // count
     batch = max(1, min(count, chunk_bytes // max(per_layer, 1)))
+    if count == 1:  # matrix products of one layer run faster than a batch of one
+        one = function(*jax.tree.map(lambda leaf: leaf[0], stacks))
+        return jax.tree.map(lambda leaf: leaf[None], one)
     if batch == count:
         return jax.vmap(function)(*stacks)
     if batch == 1:

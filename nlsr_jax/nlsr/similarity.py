@@ -34,7 +34,8 @@ def scale_factors(factors):
 
 def _cosine(first, second):
     """Cosine of the products of two layers, 0 where one of them is zero; and whether that is so."""
-    first, second = scale_factors(first), scale_factors(second)
+    # Each factor enters two products: the barrier keeps its scaling and masking from being done twice.
+    first, second = jax.lax.optimization_barrier((scale_factors(first), scale_factors(second)))
     square = product_inner(first, first) * product_inner(second, second)
     zero = square <= 0
     cosine = product_inner(first, second) * jax.lax.rsqrt(jnp.where(zero, 1.0, square))
