@@ -3,7 +3,45 @@
 import json
 import pathlib
 
-WORDS = ["how", "do", "i", "brew", "zarn", "fold", "a", "mellip", "safely", "please", "tell", "me", "i", "cannot", "help", "with", "that", "sorry", "here", "is", "what", "you", "need", "first", "then", "heat", "slowly", "stir", "for", "an", "hour", "no", "yes", "it", "the", "thing", "about"]
+WORDS = [
+    "how",
+    "do",
+    "i",
+    "brew",
+    "zarn",
+    "fold",
+    "a",
+    "mellip",
+    "safely",
+    "please",
+    "tell",
+    "me",
+    "i",
+    "cannot",
+    "help",
+    "with",
+    "that",
+    "sorry",
+    "here",
+    "is",
+    "what",
+    "you",
+    "need",
+    "first",
+    "then",
+    "heat",
+    "slowly",
+    "stir",
+    "for",
+    "an",
+    "hour",
+    "no",
+    "yes",
+    "it",
+    "the",
+    "thing",
+    "about",
+]
 
 
 def save_tokenizer(folder: pathlib.Path) -> int:

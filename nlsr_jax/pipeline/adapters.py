@@ -4,10 +4,11 @@ Only the fine-tuned adapter, which becomes the output, stays in memory; aligned 
 when their turn comes and let go of again.
 """
 
+import concurrent.futures
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -103,15 +104,35 @@ def piece_of(adapter: Adapter, chunk: Chunk) -> Adapter:
     return _piece(adapter, chunk, {f: leaf[chunk.rows] for f, leaf in adapter.factors[chunk.module].items()})
 
 
-def reference_piece(sources: Sources, chunk: Chunk, settings: Settings) -> Adapter:
-    """Read the layers of one chunk and amplify them: a piece of the reference adapter."""
-    return amplify(
-        read_piece(sources.aligned, chunk),
-        None if sources.weak is None else read_piece(sources.weak, chunk),
-        beta=settings.beta,
-        space=settings.amplification_space,
-        rank=settings.rank,
-    )
+class Pieces(NamedTuple):
+    """The layers of one chunk of the aligned and, where there is one, the weak adapter."""
+
+    aligned: Adapter
+    weak: Adapter | None
+
+
+def read_pieces(sources: Sources, chunk: Chunk) -> Pieces:
+    """Read the layers of one chunk of both adapters that make the reference."""
+    weak = None if sources.weak is None else read_piece(sources.weak, chunk)
+    return Pieces(read_piece(sources.aligned, chunk), weak)
+
+
+def amplify_pieces(pieces: Pieces, settings: Settings) -> Adapter:
+    """Amplify one chunk: a piece of the reference adapter."""
+    return amplify(*pieces, beta=settings.beta, space=settings.amplification_space, rank=settings.rank)
+
+
+def ahead(chunks: Iterable[Chunk], read: Callable[[Chunk], Any]) -> Iterator[tuple[Chunk, Any]]:
+    """Yield every chunk with what ``read`` gives for it, the next one being read meanwhile."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        pending: tuple[Chunk, concurrent.futures.Future] | None = None
+        for chunk in chunks:
+            following = chunk, pool.submit(read, chunk)
+            if pending is not None:
+                yield pending[0], pending[1].result()
+            pending = following
+        if pending is not None:
+            yield pending[0], pending[1].result()
 
 
 def whole_reference(sources: Sources, settings: Settings) -> Adapter:
@@ -121,8 +142,8 @@ def whole_reference(sources: Sources, settings: Settings) -> Adapter:
         module: {f: empty_aligned(leaf.shape, leaf.dtype) for f, leaf in leaves.items()}
         for module, leaves in shapes.factors.items()
     }
-    for chunk in chunks(sources.aligned.shapes()):
-        piece = reference_piece(sources, chunk, settings)
+    for chunk, pieces in ahead(chunks(sources.aligned.shapes()), lambda chunk: read_pieces(sources, chunk)):
+        piece = amplify_pieces(pieces, settings)
         for f, leaf in piece.factors[chunk.module].items():
             factors[chunk.module][f][chunk.rows] = leaf
     return dataclasses.replace(shapes, factors=factors)
@@ -171,8 +192,8 @@ def check_lineage(sources: Sources, finetuned: Adapter) -> tuple[dict[str, PerMo
     """
     cosines: dict[str, PerModule] = {}
     zeros: dict[str, list[str]] = {"aligned": [], "finetuned": []}
-    for chunk in chunks(finetuned):
-        pair = {"aligned": read_piece(sources.aligned, chunk), "finetuned": piece_of(finetuned, chunk)}
+    for chunk, aligned in ahead(chunks(finetuned), lambda chunk: read_piece(sources.aligned, chunk)):
+        pair = {"aligned": aligned, "finetuned": piece_of(finetuned, chunk)}
         extend(cosines, jax.device_get(lineage(*pair.values())))
         layers = layer_indices(finetuned, chunk.module)[chunk.rows]
         for name, piece in pair.items():

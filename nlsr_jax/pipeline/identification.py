@@ -13,7 +13,14 @@ from nlsr_jax.formats.mask_files import MaskFile
 from nlsr_jax.formats.record import Digests
 from nlsr_jax.nlsr.identify import NEEDS_STATISTICS, identify
 from nlsr_jax.nlsr.similarity import check_masks
-from nlsr_jax.pipeline.adapters import Chunk, Sources, reference_piece, reference_shapes, whole_reference
+from nlsr_jax.pipeline.adapters import (
+    Chunk,
+    Sources,
+    amplify_pieces,
+    read_pieces,
+    reference_shapes,
+    whole_reference,
+)
 from nlsr_jax.pipeline.settings import Settings
 from nlsr_jax.pipeline.stages import Stages
 from nlsr_jax.random_streams import stream
@@ -76,7 +83,8 @@ def _identify_by_module(settings, sources, key, stages):
     with stages("identify"):
         for module in module_names(shapes.factors):
             every = Chunk(module, slice(0, shapes.factors[module]["a"].shape[0]))
-            masks |= _identify(settings, reference_piece(sources, every, settings), key)
+            reference = amplify_pieces(read_pieces(sources, every), settings)
+            masks |= _identify(settings, reference, key)
     return masks
 
 

@@ -1,5 +1,6 @@
 """From files to files: realign one PEFT adapter and write it with its record and its report."""
 
+import concurrent.futures
 import dataclasses
 import os
 import pathlib
@@ -192,10 +193,11 @@ def _write(settings, output, overwrite, record, masks: Masks, result, sources, p
 
     layers = {m: layer_indices(result.adapter, m) for m in result.similarity}
     with whole_directory(output, overwrite=overwrite) as folder:
-        with stages("write"):
-            write_adapter_files(result.adapter, folder, layout=sources.finetuned.layout)
+        with stages("write"), concurrent.futures.ThreadPoolExecutor(1) as pool:
+            written = pool.submit(write_adapter_files, result.adapter, folder, layout=sources.finetuned.layout)
             _write_masks(settings, masks, layers, folder / MASKS_FILE)
             save_checkpoint(folder / "checkpoint", masks.masks, pruning_key)
+            written.result()
         with stages("digest outputs"):
             record["outputs"] = records.digest_folder(folder)
         with stages("report"):

@@ -11,7 +11,7 @@ from nlsr_jax.adapter import Adapter, PerModule
 from nlsr_jax.nlsr.correction import correct_checked
 from nlsr_jax.nlsr.realign import choose
 from nlsr_jax.nlsr.similarity import masked_cosine
-from nlsr_jax.pipeline.adapters import Sources, chunks, extend, piece_of, reference_piece
+from nlsr_jax.pipeline.adapters import Sources, ahead, amplify_pieces, chunks, extend, piece_of, read_pieces
 from nlsr_jax.pipeline.identification import count_kept, mask_piece
 from nlsr_jax.pipeline.settings import Settings
 
@@ -72,9 +72,8 @@ def _compare(finetuned, masks, sources, settings):
     similarity: PerModule = {}
     zero_norm: PerModule = {}
     kept: dict[str, dict[str, np.ndarray]] = {}
-    for chunk in chunks(finetuned):
-        mask = mask_piece(masks, chunk)
-        reference = reference_piece(sources, chunk, settings)
+    for chunk, (pieces, mask) in ahead(chunks(finetuned), _reader(masks, sources)):
+        reference = amplify_pieces(pieces, settings)
         values, zeros = masked_cosine(reference, piece_of(finetuned, chunk), {chunk.module: mask})
         extend(similarity, jax.device_get(values))
         extend(zero_norm, jax.device_get(zeros))
@@ -85,20 +84,23 @@ def _compare(finetuned, masks, sources, settings):
 def _correct(finetuned, masks, pruned, sources, settings):
     """Correct the repaired layers; in factor space in place, in product space into wider arrays."""
     adapter = finetuned if settings.space == "factors" else _widened(finetuned)
-    for chunk in chunks(finetuned):
-        alone = pruned[chunk.module][chunk.rows]
-        if alone.all():
-            continue
+    repaired = [chunk for chunk in chunks(finetuned) if not pruned[chunk.module][chunk.rows].all()]
+    for chunk, (pieces, mask) in ahead(repaired, _reader(masks, sources)):
         corrected = correct_checked(
             piece_of(finetuned, chunk),
-            reference_piece(sources, chunk, settings),
-            {chunk.module: mask_piece(masks, chunk)},
-            {chunk.module: alone},
+            amplify_pieces(pieces, settings),
+            {chunk.module: mask},
+            {chunk.module: pruned[chunk.module][chunk.rows]},
             space=settings.space,
         )
         for f, leaf in corrected.factors[chunk.module].items():
             adapter.factors[chunk.module][f][chunk.rows] = leaf
     return adapter
+
+
+def _reader(masks, sources):
+    """What one chunk needs from files: the pieces of the reference, and the masks."""
+    return lambda chunk: (read_pieces(sources, chunk), mask_piece(masks, chunk))
 
 
 def _widened(adapter: Adapter) -> Adapter:

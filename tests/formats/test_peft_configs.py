@@ -42,7 +42,10 @@ def theirs(config):
         for name, layer in peer.named_modules():
             if hasattr(layer, "lora_A"):
                 parts = name.split(".")
-                found[int(parts[parts.index("layers") + 1]), parts[-1]] = layer.r["default"], layer.scaling["default"]
+                found[int(parts[parts.index("layers") + 1]), parts[-1]] = (
+                    layer.r["default"],
+                    layer.scaling["default"],
+                )
         peer.unload()
     return found
 

@@ -46,7 +46,11 @@ CONFIGS = {
         "layers_pattern": "layers",
     },
     "regex": {"r": 4, "lora_alpha": 8, "target_modules": r".*layers\.(0|2)\.(self_attn\.q_proj|mlp\.down_proj)"},
-    "uneven_regex": {"r": 4, "lora_alpha": 8, "target_modules": r".*(layers\.0\.self_attn\.q_proj|2\.mlp\.up_proj)"},
+    "uneven_regex": {
+        "r": 4,
+        "lora_alpha": 8,
+        "target_modules": r".*(layers\.0\.self_attn\.q_proj|2\.mlp\.up_proj)",
+    },
     "exclude": {"r": 4, "lora_alpha": 8, "target_modules": ATTENTION, "exclude_modules": ["k_proj"]},
 }
 
@@ -75,7 +79,9 @@ def peft_deltas(peer):
     for name, layer in peer.named_modules():
         if hasattr(layer, "get_delta_weight"):
             parts = name.split(".")
-            found[int(parts[parts.index("layers") + 1]), parts[-1]] = layer.get_delta_weight("default").detach().numpy()
+            found[int(parts[parts.index("layers") + 1]), parts[-1]] = (
+                layer.get_delta_weight("default").detach().numpy()
+            )
     return found
 
 
@@ -153,8 +159,9 @@ def test_real_checkpoints_come_back_bit_for_bit(shared_data, tmp_path):
             ("q_proj", "v_proj"), (16, 8, 2048)
         )
         nlsr_jax.save_adapter(adapter, tmp_path / step)
-        first, second = load_file(source / "adapter_model.safetensors"), load_file(
-            tmp_path / step / "adapter_model.safetensors"
+        first, second = (
+            load_file(source / "adapter_model.safetensors"),
+            load_file(tmp_path / step / "adapter_model.safetensors"),
         )
         assert first.keys() == second.keys()
         for name, value in first.items():
