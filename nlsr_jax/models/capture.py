@@ -61,8 +61,8 @@ def _add(model, params, lora, statistics: Statistics, tokens, response, attentio
         collections, tokens, attention, response_mask=response, output="hidden", mutable=["statistics"]
     )
     found = captured["statistics"]["layers"]
-    parts = ({m: found[m][name] for m in statistics.gram} for name in ("gram", "input_square", "root"))
-    return add_batch(statistics, *parts, response)
+    parts = {name: {m: found[m][name] for m in statistics.gram} for name in ("gram", "input_square", "root")}
+    return add_batch(statistics, **parts, mask=response)
 
 
 def _adapted_layers(reference: Adapter, statistics: Statistics) -> Statistics:

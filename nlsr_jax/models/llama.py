@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from nlsr_jax.models.config import ModelConfig, Rope
+from nlsr_jax.models.config import ModelConfig
+from nlsr_jax.models.rope import inverse_frequencies
 from nlsr_jax.nlsr.statistics import batch_statistics
 
 _MASKED = -1e30
@@ -45,23 +45,6 @@ class Context(NamedTuple):
     mask: jax.Array
     near: jax.Array | None
     keep: jax.Array | None
-
-
-def inverse_frequencies(rope: Rope, head_dim: int) -> np.ndarray:
-    """Return the rotary frequencies ``[H/2]`` float32, scaled as the config asks.
-
-    Source: Llama 3.1 reference code for ``llama3``: wavelengths beyond ``original / low`` are stretched by
-    ``factor``, those below ``original / high`` kept, between the two interpolated.
-    """
-    frequency = 1.0 / rope.theta ** (np.arange(0, head_dim, 2) / head_dim)
-    if rope.kind == "linear":
-        frequency = frequency / rope.factor
-    if rope.kind == "llama3":
-        turns = rope.original_length * frequency / (2 * np.pi)
-        smooth = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
-        smooth = np.clip(smooth, 0, 1)
-        frequency = (1 - smooth) * frequency / rope.factor + smooth * frequency
-    return frequency.astype(np.float32)
 
 
 def _rotate(x, context: Context):
@@ -106,7 +89,8 @@ class Projection(nn.Module):
             y = y + self.param("bias", nn.initializers.zeros, (self.features,))
         if not self.has_variable("lora", "a"):
             return y
-        a, b = self.get_variable("lora", "a"), self.get_variable("lora", "b")
+        a: jax.Array = self.get_variable("lora", "a")
+        b: jax.Array = self.get_variable("lora", "b")
         z = jnp.einsum("...k,rk->...r", x.astype(a.dtype), a)
         if self.is_mutable_collection("statistics"):
             self._capture(x, z, keep)

@@ -75,7 +75,7 @@ def check_tokens(model: Llama, tokens, attention_mask=None) -> None:
         raise InputError(f"tokens are {tokens.dtype} {list(tokens.shape)}; expected integers [B, T], not empty")
     if isinstance(tokens, np.ndarray) and (tokens.min() < 0 or tokens.max() >= model.config.vocab_size):
         raise InputError(
-            f"tokens run from {tokens.min()} to {tokens.max()}; the vocabulary has {model.config.vocab_size} entries"
+            f"tokens run from {tokens.min()} to {tokens.max()}; the vocabulary has {model.config.vocab_size}"
         )
     if attention_mask is not None and attention_mask.shape != tokens.shape:
         raise InputError(f"attention_mask is {list(attention_mask.shape)}; expected {list(tokens.shape)} as tokens")
