@@ -7,6 +7,8 @@ The output folder receives masks.safetensors, which `experiments.realign --masks
 identification.json with the settings, digests and counts.
 """
 
+from typing import Any
+
 from absl import flags
 
 from experiments import command, method_flags
@@ -23,7 +25,8 @@ def main(_) -> None:
 
     if not FLAGS.output:
         raise InputError("--output is missing; name the folder to write")
-    settings = Settings(**{name: FLAGS[name].value for name in method_flags.IDENTIFICATION})
+    values: dict[str, Any] = {name: FLAGS[name].value for name in method_flags.IDENTIFICATION}
+    settings = Settings(**values)
     record = identify_files(settings, FLAGS.output, overwrite=FLAGS.overwrite, stages=Stages())
     kept = sum(entry["kept_a"] + entry["kept_b"] for entry in record["modules"])
     size = sum(entry["size_a"] + entry["size_b"] for entry in record["modules"])

@@ -10,6 +10,8 @@ pruning key, realignment.json and report.html. To repeat a run to the same bytes
   python -m experiments.realign --from_record DIR/realignment.json --output NEW_DIR
 """
 
+from typing import Any
+
 from absl import flags
 
 from experiments import command, method_flags
@@ -54,7 +56,7 @@ def main(_) -> None:
 def _settings():
     from nlsr_jax.pipeline import Settings
 
-    values = {name: FLAGS[name].value for name in method_flags.IDENTIFICATION + _REALIGNMENT}
+    values: dict[str, Any] = {name: FLAGS[name].value for name in method_flags.IDENTIFICATION + _REALIGNMENT}
     values["layers"] = _layers(values["layers"])
     return Settings(**values)
 
@@ -89,7 +91,7 @@ def _recorded_settings():
     for name in method_flags.IDENTIFICATION + _REALIGNMENT:
         if FLAGS[name].present and name not in PATHS:
             raise InputError(f"--{name} is given together with --from_record, which holds all settings")
-    moved = {name: FLAGS[name].value for name in PATHS if FLAGS[name].present}
+    moved: dict[str, Any] = {name: FLAGS[name].value for name in PATHS if FLAGS[name].present}
     return dataclasses.replace(from_record(record["settings"], FLAGS.from_record), **moved), record["inputs"]
 
 

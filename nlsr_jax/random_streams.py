@@ -3,6 +3,7 @@
 import zlib
 
 import jax
+import jax.numpy as jnp
 
 
 def stream(key: jax.Array, name: str) -> jax.Array:
@@ -25,6 +26,4 @@ def describe_key(key: jax.Array) -> dict:
 
 def restore_key(described: dict) -> jax.Array:
     """Return the key that ``describe_key`` described."""
-    import numpy as np
-
-    return jax.random.wrap_key_data(np.asarray(described["data"], np.uint32), impl=described["implementation"])
+    return jax.random.wrap_key_data(jnp.asarray(described["data"], jnp.uint32), impl=described["implementation"])

@@ -8,7 +8,6 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -110,9 +109,8 @@ def read_params(path: str | os.PathLike, config: ModelConfig, dtype=jnp.float32,
       InputError: a weight that is missing, left over, of another shape or type, or files that are damaged.
     """
     folder = pathlib.Path(path)
-    files = _locate(folder)
     table = weight_table(config)
-    files = _match_names(folder, files, table, config)
+    files = _match_names(folder, _locate(folder), table, config)
     for weight in table:
         _check_weight(weight, files)
     params: dict[str, Any] = {}
@@ -160,7 +158,7 @@ def _locate_shards(folder):
     return {tensor: opened[name] for tensor, name in mapping.items()}
 
 
-def _match_names(folder, files, table, config) -> Mapping[str, SafetensorsFile]:
+def _match_names(folder, files, table, config) -> dict[str, tuple[SafetensorsFile, str]]:
     """Account for every tensor; names without ``model.`` (a bare model) are accepted."""
     bare = "embed_tokens.weight" in files
     found = {(f"model.{n}" if bare and n != "lm_head.weight" else n): (f, n) for n, f in files.items()}
@@ -265,7 +263,7 @@ def save_params(params, config: ModelConfig, path: str | os.PathLike, *, overwri
     Raises:
       InputError: the directory exists or cannot be written.
     """
-    tensors = {}
+    tensors: dict[str, np.ndarray] = {}
     for weight in weight_table(config):
         node = params
         for name in weight.path:

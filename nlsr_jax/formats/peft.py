@@ -191,10 +191,10 @@ def write_adapter_files(
 ) -> None:
     """Write the two files of a PEFT adapter into a folder that exists; see ``save_adapter``."""
     check_adapter(adapter)
-    config = dict(layout.config) if layout else {"peft_type": "LORA", "task_type": "CAUSAL_LM"}
+    config: dict[str, Any] = dict(layout.config) if layout else {"peft_type": "LORA", "task_type": "CAUSAL_LM"}
     if layout is None or not _same_structure(adapter, layout.shapes):
         config.update(config_fields(adapter, rslora=bool(config.get("use_rslora"))))
-    config["inference_mode"] = True
+    config |= {"inference_mode": True}
     if base_model_name_or_path is not None:
         config["base_model_name_or_path"] = base_model_name_or_path
     prefix = layout.prefix if layout else _PREFIX

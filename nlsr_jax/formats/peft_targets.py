@@ -42,7 +42,7 @@ def module_path(layer: int, module: str, prefix: str = "model.") -> str:
 
 def _other_paths(num_layers: int, prefix: str) -> list[str]:
     """Paths of the modules that LoRA factors of an ``Adapter`` cannot stand for."""
-    names = ("self_attn", "mlp", "mlp.act_fn", "input_layernorm", "post_attention_layernorm")
+    names: tuple[str, ...] = ("self_attn", "mlp", "mlp.act_fn", "input_layernorm", "post_attention_layernorm")
     names += ("self_attn.q_norm", "self_attn.k_norm")
     inside = [f"{prefix}layers.{i}.{name}" for i in range(num_layers) for name in names]
     whole = ["lm_head", f"{prefix}embed_tokens", f"{prefix}norm", f"{prefix}rotary_emb", f"{prefix}layers"]
@@ -86,7 +86,7 @@ def _in_layers(config: LoraConfig, path: str, where: str) -> bool:
             break
     if not config.layers_pattern:
         match = _LAYER.match(path)
-    return bool(match) and int(match["idx"]) in config.layers
+    return match is not None and int(match["idx"]) in config.layers
 
 
 def _by_pattern(pattern, path: str, default, where: str):

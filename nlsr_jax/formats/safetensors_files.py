@@ -102,7 +102,7 @@ class SafetensorsFile:
         return out
 
     def _read_at(self, offset: int, name: str, out: np.ndarray) -> None:
-        target = memoryview(out.reshape(-1).view(np.uint8))
+        target = memoryview(out.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
         try:
             with self.path.open("rb", buffering=0) as file:
                 file.seek(offset)

@@ -33,11 +33,17 @@ CHUNK_BYTES = 2**24
 
 
 class Sources(NamedTuple):
-    """The open adapter files of a run; ``finetuned`` and ``weak`` may be absent."""
+    """The open adapter files of a run; ``weak`` may be absent, ``finetuned`` only where it is not used."""
 
     aligned: AdapterFile
-    weak: AdapterFile | None
-    finetuned: AdapterFile | None
+    weak: AdapterFile | None = None
+    finetuned: AdapterFile | None = None
+
+    @property
+    def target(self) -> AdapterFile:
+        """The fine-tuned adapter's file."""
+        assert self.finetuned is not None
+        return self.finetuned
 
 
 def open_sources(settings: Settings, digests: Digests) -> Sources:
@@ -46,21 +52,19 @@ def open_sources(settings: Settings, digests: Digests) -> Sources:
     Raises:
       InputError: an adapter that cannot be used, or that does not fit the others.
     """
-    found: dict[str, AdapterFile | None] = {}
+    found: dict[str, AdapterFile] = {}
     for name in ("aligned", "weak", "finetuned"):
         path = getattr(settings, name)
-        found[name] = open_adapter(path) if path else None
         if path:
+            found[name] = open_adapter(path)
             files = ("adapter_config.json", "adapter_model.safetensors")
             digests.add(name, path, [pathlib.Path(path) / file for file in files])
-    sources = Sources(found["aligned"], found["weak"], found["finetuned"])
-    aligned = sources.aligned.shapes()
+    aligned = found["aligned"].shapes()
     for name, rank in (("finetuned", True), ("weak", settings.amplification_space == "factors")):
-        other = found[name]
-        if other is not None:
+        if name in found:
             names = (f"aligned ({settings.aligned})", f"{name} ({getattr(settings, name)})")
-            check_same_structure(aligned, other.shapes(), names, rank=rank)
-    return sources
+            check_same_structure(aligned, found[name].shapes(), names, rank=rank)
+    return Sources(**found)
 
 
 class Chunk(NamedTuple):
@@ -87,10 +91,9 @@ def chunks(shapes: Adapter) -> Iterator[Chunk]:
 
 def _piece(shapes: Adapter, chunk: Chunk, factors) -> Adapter:
     """An adapter of the layers of one chunk; its layers are numbered from 0, so that programs are shared."""
-    scaling = shapes.scaling
-    if isinstance(scaling, Mapping):
-        scaling = scaling[chunk.module]
-        scaling = {chunk.module: scaling[chunk.rows] if isinstance(scaling, tuple) else scaling}
+    scaling = shapes.scaling[chunk.module] if isinstance(shapes.scaling, Mapping) else shapes.scaling
+    if isinstance(scaling, tuple):
+        return Adapter({chunk.module: factors}, {chunk.module: scaling[chunk.rows]})
     return Adapter({chunk.module: factors}, scaling)
 
 

@@ -71,8 +71,8 @@ def _realign_files(settings, output, overwrite, recorded, stages, digests):
         sources = open_sources(settings, digests)
         check_reference(sources, settings)
         if settings.layers is not None:
-            repaired_layers(sources.finetuned.shapes(), settings.layers)
-        finetuned = sources.finetuned.load()
+            repaired_layers(sources.target.shapes(), settings.layers)
+        finetuned = sources.target.load()
         warnings += [note for source in sources if source is not None for note in source.notes]
     with stages("check lineage"):
         cosines, zeros = check_lineage(sources, finetuned)
@@ -194,7 +194,7 @@ def _write(settings, output, overwrite, record, masks: Masks, result, sources, p
     layers = {m: layer_indices(result.adapter, m) for m in result.similarity}
     with whole_directory(output, overwrite=overwrite) as folder:
         with stages("write"), concurrent.futures.ThreadPoolExecutor(1) as pool:
-            written = pool.submit(write_adapter_files, result.adapter, folder, layout=sources.finetuned.layout)
+            written = pool.submit(write_adapter_files, result.adapter, folder, layout=sources.target.layout)
             _write_masks(settings, masks, layers, folder / MASKS_FILE)
             save_checkpoint(folder / "checkpoint", masks.masks, pruning_key)
             written.result()

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import pathlib
+from typing import Any
 
 from nlsr_jax.data.templates import TEMPLATES
 from nlsr_jax.errors import InputError
@@ -70,7 +71,9 @@ PATHS = ("base", "aligned", "finetuned", "weak", "calibration", "masks")
 def with_absolute_paths(settings: Settings) -> Settings:
     """Return the settings with absolute local paths, so that a record can be repeated from anywhere."""
     values = {name: getattr(settings, name) for name in PATHS}
-    local = {n: str(pathlib.Path(v).absolute()) for n, v in values.items() if v and pathlib.Path(v).exists()}
+    local: dict[str, Any] = {
+        n: str(pathlib.Path(v).absolute()) for n, v in values.items() if v and pathlib.Path(v).exists()
+    }
     return dataclasses.replace(settings, **local)
 
 

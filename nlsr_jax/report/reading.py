@@ -1,5 +1,6 @@
 """The modules of a record, checked and in module order, and what can be counted from them."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -70,7 +71,7 @@ def read_modules(record: Mapping) -> tuple[Module, ...]:
         raise InputError("record: 'modules' is missing or empty; expected one entry per adapted module")
     found = [_read_entry(i, entry) for i, entry in enumerate(entries)]
     found.sort(key=lambda module: (module.layer, MODULES.index(module.name)))
-    for one, two in zip(found, found[1:], strict=False):
+    for one, two in itertools.pairwise(found):
         if one[:2] == two[:2]:
             raise InputError(f"record: layer {one.layer} {one.name} stands in 'modules' twice; expected once")
     order = sorted(range(len(found)), key=lambda i: found[i].similarity)

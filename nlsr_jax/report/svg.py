@@ -35,7 +35,7 @@ def drawing() -> Iterator[None]:
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE)
+        matplotlib.rcParams.update(_STYLE)  # type: ignore[arg-type]
         yield
 
 
@@ -62,6 +62,8 @@ def to_svg(figure, name: str, label: str) -> str:
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'href="#', f'href="#{name}-', text)
     text = text.replace("url(#", f"url(#{name}-")
-    box = re.search(r'viewBox="[^"]*"', text)[0]
+    found = re.search(r'viewBox="[^"]*"', text)
+    assert found is not None
+    box = found[0]
     head = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {box}'
     return f'{head} role="img" aria-label="{label}">' + text[text.index(">") + 1 :].rstrip()

@@ -18,9 +18,14 @@ def test_folder_appears_when_the_block_ends(tmp_path):
 
 
 def test_an_error_leaves_nothing(tmp_path):
-    with pytest.raises(KeyError), whole_directory(tmp_path / "out") as folder:
-        (folder / "file").write_text("x")
-        raise KeyError
+
+    def interrupted():
+        with whole_directory(tmp_path / "out") as folder:
+            (folder / "file").write_text("x")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        interrupted()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,5 +1,7 @@
 """Logits and generation of every family against transformers, in float32."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -162,7 +164,7 @@ def decode(path, ids) -> str:
         pieces.append(data[at + 8 : at + 8 + length])
         at += 8 + length
     text = b""
-    for before, now in zip(ids, ids[1:], strict=False):
+    for before, now in itertools.pairwise(ids):
         piece = pieces[now]
         if before == 1 and piece.startswith(b" "):
             piece = piece[1:]
