@@ -24,6 +24,8 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             main(arguments)
         except InputError as error:
             sys.exit("error: " + " ".join(str(error).split()))
+        except OSError as error:
+            sys.exit(f"error: {error.filename or 'file system'}: {error.strerror or error}")
         except MemoryError:
             sys.exit("error: not enough memory for these inputs")
         except KeyboardInterrupt:

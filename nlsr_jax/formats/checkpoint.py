@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 
 import jax
 import numpy as np
@@ -17,6 +18,9 @@ def save_checkpoint(path: str | os.PathLike, masks, pruning_key: jax.Array) -> N
       path: the checkpoint folder; must not exist.
       masks: bool tree ``{module: {"a": [L, r, k], "b": [L, d, r]}}``.
       pruning_key: the PRNG key of the draw.
+
+    Raises:
+      OSError: the disk is full or the folder cannot be written.
     """
     import orbax.checkpoint as ocp
 
@@ -32,8 +36,14 @@ def save_checkpoint(path: str | os.PathLike, masks, pruning_key: jax.Array) -> N
         "pruning_key": np.asarray(described["data"], np.uint32),
         "key_implementation": np.frombuffer(described["implementation"].encode(), np.uint8).copy(),
     }
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(pathlib.Path(path).absolute(), tree)
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(pathlib.Path(path).absolute(), tree)
+    except ValueError as error:
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
 
 
 def restore_checkpoint(path: str | os.PathLike):

@@ -30,6 +30,9 @@ def save_masks(
       path: the file.
       layers: ``{module: decoder layers of the leading axis}``, kept in the metadata.
       metadata: further text entries, such as the method.
+
+    Raises:
+      OSError: the disk is full or the file cannot be written.
     """
     tensors = {f"{m}.{f}": np.asarray(leaf) for m in sorted(masks) for f, leaf in masks[m].items()}
     described = {

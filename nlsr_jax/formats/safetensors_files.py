@@ -11,7 +11,6 @@ import safetensors
 from safetensors.numpy import save_file
 
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.output import describe_os_error
 
 _LFS = b"version https://git-lfs"
 _PICKLE = (b"PK\x03\x04", b"\x80\x02", b"\x80\x04", b"\x80\x05")
@@ -174,16 +173,14 @@ def write_checked(
       metadata: text entries of the header.
 
     Raises:
-      InputError: the disk is full or the file cannot be written.
+      OSError: the disk is full or the file cannot be written.
     """
     tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
     try:
         save_file(tensors, path, metadata=metadata)
-    except OSError as error:
-        raise InputError(describe_os_error(error, path)) from error
     except safetensors.SafetensorError as error:
         code = re.search(r"os error (\d+)", str(error))
         if code is None:
             raise
         number = int(code.group(1))
-        raise InputError(describe_os_error(OSError(number, os.strerror(number)), path)) from error
+        raise OSError(number, os.strerror(number), str(path)) from error

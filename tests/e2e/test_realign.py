@@ -229,6 +229,26 @@ def test_long_prompts_are_reported(files, tmp_path):
     assert f"{record['calibration']['skipped_long_prompt']} prompts longer than" in " ".join(result.stderr.split())
 
 
+@pytest.mark.parametrize("spare", [-10_000, 4_000, 20_000, 60_000, 100_000])
+def test_a_full_disk_leaves_nothing_behind(files, tmp_path, spare):
+    """``spare``: bytes beyond the two large files, so that each writer meets the end of the disk once."""
+    import subprocess
+
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    size = (files / "finetuned" / "adapter_model.safetensors").stat().st_size * 5 // 4 + spare
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small file system cannot be mounted here")
+    try:
+        arguments = [*flags(files, "aligned", "finetuned"), "--method", "magnitude", "--output", disk / "out"]
+        line = error_line(run("realign", *arguments, check=False))
+        assert f"{disk / 'out'}: no space left on the device" in line
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
 def test_help_names_the_flags():
     text = run("realign", "--helpshort", check=False).stdout
     assert "--aligned" in text
