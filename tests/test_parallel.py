@@ -20,7 +20,8 @@ ids = np.arange(24, dtype=np.int32).reshape(2, 12) + 3
 one, eight = (np.asarray(nlsr_jax.logits(model, p, ids)) for p in (params, sharded))
 kernel = sharded["layers"]["up_proj"]["kernel"]
 shard = kernel.addressable_shards[0].data.size / kernel.size
-same = all(bool((np.asarray(a) == np.asarray(b)).all()) for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(sharded)))
+pairs = zip(jax.tree.leaves(params), jax.tree.leaves(sharded), strict=True)
+same = all(bool((np.asarray(a) == np.asarray(b)).all()) for a, b in pairs)
 print(json.dumps({"difference": float(np.abs(one - eight).max()), "shard": shard, "same": same}))
 """
 

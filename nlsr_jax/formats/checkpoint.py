@@ -37,7 +37,7 @@ def save_checkpoint(path: str | os.PathLike, masks, pruning_key: jax.Array) -> N
         "key_implementation": np.frombuffer(described["implementation"].encode(), np.uint8).copy(),
     }
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             checkpointer.save(pathlib.Path(path).absolute(), tree)
     except ValueError as error:
         code = re.search(r"os_error_code='(\d+)'", str(error))
