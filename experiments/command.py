@@ -1,6 +1,5 @@
 """What every command shares: absl start-up, and one clear line for bad input."""
 
-import logging as python_logging
 import sys
 from collections.abc import Callable, Sequence
 
@@ -19,8 +18,6 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
-        # Orbax leaves failed tasks behind, which asyncio would print; the failure itself is reported below.
-        python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)
         if len(arguments) > 1:
             sys.exit(f"error: unexpected argument {arguments[1]!r}; all inputs are flags, see --helpshort")
         try:

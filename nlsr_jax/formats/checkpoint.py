@@ -1,14 +1,18 @@
 """Orbax copies of what the project saves for itself: masks and the key of the pruning draw."""
 
+import errno
 import os
 import pathlib
-import re
+import shutil
 
 import jax
 import numpy as np
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.random_streams import describe_key, restore_key
+
+_OVERHEAD = 2**20
+"""Bytes that Orbax may write beside the arrays."""
 
 
 def save_checkpoint(path: str | os.PathLike, masks, pruning_key: jax.Array) -> None:
@@ -36,14 +40,15 @@ def save_checkpoint(path: str | os.PathLike, masks, pruning_key: jax.Array) -> N
         "pruning_key": np.asarray(described["data"], np.uint32),
         "key_implementation": np.frombuffer(described["implementation"].encode(), np.uint8).copy(),
     }
-    try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            checkpointer.save(pathlib.Path(path).absolute(), tree)
-    except ValueError as error:
-        code = re.search(r"os_error_code='(\d+)'", str(error))
-        if code is None:
-            raise
-        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
+    _check_space(pathlib.Path(path).absolute().parent, sum(leaf.nbytes for leaf in jax.tree.leaves(tree)))
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        checkpointer.save(pathlib.Path(path).absolute(), tree)
+
+
+def _check_space(folder: pathlib.Path, size: int) -> None:
+    """Refuse before Orbax starts: its writers do not end quietly on a full disk."""
+    if shutil.disk_usage(folder).free < size + _OVERHEAD:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
 def restore_checkpoint(path: str | os.PathLike):
