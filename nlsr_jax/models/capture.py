@@ -14,7 +14,7 @@ import numpy as np
 from nlsr_jax.adapter import Adapter, layer_indices
 from nlsr_jax.errors import InputError
 from nlsr_jax.models.llama import Llama, variables
-from nlsr_jax.models.lora import check_adapter_fits, check_tokens, expand
+from nlsr_jax.models.lora import check_adapter_fits, check_array, check_tokens, expand
 from nlsr_jax.nlsr.statistics import Statistics, add_batch, init_statistics
 
 OBJECTIVES = ("snip", "preference_snip")
@@ -49,6 +49,7 @@ def collect_statistics(model: Llama, params, reference: Adapter, batches: Iterab
 
 def _check_response(model, tokens, response):
     check_tokens(model, tokens)
+    check_array(response, "response_mask")
     if response.shape != tokens.shape:
         raise InputError(f"response_mask is {list(response.shape)}; expected {list(tokens.shape)} as tokens")
 

@@ -7,6 +7,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.errors import InputError
@@ -47,16 +48,15 @@ def generate(
       InputError: an adapter, inputs or settings that cannot be used.
     """
     check_tokens(model, prompts, attention_mask)
-    if max_new_tokens < 1:
-        raise InputError(f"max_new_tokens is {max_new_tokens}; expected at least 1")
-    if temperature < 0:
+    if not _is_whole(max_new_tokens) or max_new_tokens < 1:
+        raise InputError(f"max_new_tokens is {max_new_tokens!r}; expected a whole number, at least 1")
+    if not 0 <= temperature < float("inf"):
         raise InputError(f"temperature is {temperature}; expected 0 (greedy) or more")
     if temperature > 0 and key is None:
         raise InputError("sampling needs a PRNG key: give key=jax.random.key(seed), or temperature=0")
     mask = jnp.ones(prompts.shape, bool) if attention_mask is None else jnp.asarray(attention_mask, bool)
     if not bool(jnp.all(mask[:, -1])):
         raise InputError("attention_mask ends with padding; prompts must be padded on the left")
-    ends = () if eos_id is None else (eos_id,) if isinstance(eos_id, int) else tuple(int(i) for i in eos_id)
     return _generate(
         model,
         params,
@@ -66,10 +66,25 @@ def generate(
         jax.random.key(0) if key is None else key,
         jnp.float32(temperature),
         jnp.int32(pad_id),
-        steps=max_new_tokens,
-        ends=ends,
+        steps=int(max_new_tokens),
+        ends=_end_ids(eos_id),
         sample=temperature > 0,
     )
+
+
+def _is_whole(value) -> bool:
+    """Whether a value is one whole number: Python's, NumPy's or JAX's, but no boolean."""
+    return np.shape(value) == () and np.issubdtype(np.asarray(value).dtype, np.integer)
+
+
+def _end_ids(eos_id) -> tuple[int, ...]:
+    """Return the end tokens as a tuple; one token may come without one around it."""
+    if eos_id is None:
+        return ()
+    ids = (eos_id,) if np.shape(eos_id) == () else tuple(eos_id)
+    if not all(_is_whole(i) for i in ids):
+        raise InputError(f"eos_id is {eos_id!r}; expected a token id, several of them, or None")
+    return tuple(int(i) for i in ids)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "steps", "ends", "sample"))

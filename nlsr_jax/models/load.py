@@ -3,9 +3,13 @@
 import os
 
 import jax.numpy as jnp
+import numpy as np
 
+from nlsr_jax.errors import InputError
 from nlsr_jax.formats.hugging_face import read_config, read_params, resolve, save_params
 from nlsr_jax.models.llama import Llama
+
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def load_model(path: str | os.PathLike, dtype=jnp.float32, mesh=None):
@@ -13,7 +17,7 @@ def load_model(path: str | os.PathLike, dtype=jnp.float32, mesh=None):
 
     Args:
       path: Hugging Face directory (``config.json`` and safetensors) or hub id.
-      dtype: float type of the weights.
+      dtype: float type of the weights: float32, bfloat16 or float16.
       mesh: lay the weights out over this mesh (``nlsr_jax.parallel.make_mesh``).
 
     Returns:
@@ -21,11 +25,23 @@ def load_model(path: str | os.PathLike, dtype=jnp.float32, mesh=None):
       ``[B, T, V]`` float32 logits; and its parameter tree.
 
     Raises:
-      InputError: a model that is not supported, or files that are missing or damaged.
+      InputError: a model or a dtype that is not supported, or files that are missing or damaged.
     """
+    dtype = _float_type(dtype)
     folder = resolve(path)
     config = read_config(folder)
     return Llama(config), read_params(folder, config, dtype, mesh)
+
+
+def _float_type(dtype) -> np.dtype:
+    """Return a supported type of weights; any other would round them away in silence."""
+    try:
+        found = jnp.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or found.name not in DTYPES:
+        raise InputError(f"dtype is {getattr(found, 'name', dtype)!r}; expected one of {', '.join(DTYPES)}")
+    return found
 
 
 def save_model(model: Llama, params, path: str | os.PathLike, *, overwrite: bool = False) -> None:

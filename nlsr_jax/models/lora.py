@@ -1,5 +1,6 @@
 """Adapters meet the model: checks first, then factors for every layer with the scaling folded in."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -69,15 +70,25 @@ def prepare(model: Llama, adapter: Adapter | None):
     return expand(adapter, model.config.num_layers)
 
 
+def check_array(value, name: str) -> None:
+    """Raise InputError unless a value is a NumPy or JAX array."""
+    if not isinstance(value, np.ndarray | jax.Array):
+        raise InputError(f"{name} is a {type(value).__name__}; expected an array, see numpy.asarray")
+
+
 def check_tokens(model: Llama, tokens, attention_mask=None) -> None:
     """Raise InputError unless tokens are ``[B, T]`` integers and the mask has their shape."""
+    check_array(tokens, "tokens")
     if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer) or 0 in tokens.shape:
         raise InputError(f"tokens are {tokens.dtype} {list(tokens.shape)}; expected integers [B, T], not empty")
     if isinstance(tokens, np.ndarray) and (tokens.min() < 0 or tokens.max() >= model.config.vocab_size):
         raise InputError(
             f"tokens run from {tokens.min()} to {tokens.max()}; the vocabulary has {model.config.vocab_size}"
         )
-    if attention_mask is not None and attention_mask.shape != tokens.shape:
+    if attention_mask is None:
+        return
+    check_array(attention_mask, "attention_mask")
+    if attention_mask.shape != tokens.shape:
         raise InputError(f"attention_mask is {list(attention_mask.shape)}; expected {list(tokens.shape)} as tokens")
 
 
