@@ -92,7 +92,7 @@ def _generate(model, params, lora, prompts, mask, key, temperature, pad_id, *, s
     c = model.config
     batch, length = prompts.shape
     collections = variables(params, lora)
-    shape = (c.num_layers, batch, length + steps, c.num_kv_heads, c.head_dim)
+    shape = (c.num_layers, batch, c.num_kv_heads, length + steps, c.head_dim)
     empty = jnp.zeros(shape, params["embed"].dtype)
     cache = Cache(empty, empty, jnp.int32(0))
     lengths = jnp.sum(mask, axis=-1, dtype=jnp.int32)

@@ -23,7 +23,10 @@ _MASKED = -1e30
 
 
 class Cache(NamedTuple):
-    """Keys and values of all positions so far: ``k``, ``v`` ``[L, B, S, K, H]``, and the next free slot."""
+    """Keys and values of all positions so far: ``k``, ``v`` ``[L, B, K, S, H]``, and the next free slot.
+
+    Heads before positions: attention then reads a head's keys in one piece, without a copy at every step.
+    """
 
     k: jax.Array
     v: jax.Array
@@ -55,11 +58,11 @@ def _rotate(x, context: Context):
 
 
 def _attend(q, k, v, mask):
-    """Grouped-query attention: q ``[B, T, K, G, H]``, k and v ``[B, S, K, H]``, mask ``[B, T, S]``."""
-    scores = jnp.einsum("btkgh,bskh->bkgts", q, k, preferred_element_type=jnp.float32)
+    """Grouped-query attention: q ``[B, T, K, G, H]``, k and v ``[B, K, S, H]``, mask ``[B, T, S]``."""
+    scores = jnp.einsum("btkgh,bksh->bkgts", q, k, preferred_element_type=jnp.float32)
     scores = jnp.where(mask[:, None, None], scores * q.shape[-1] ** -0.5, _MASKED)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("bkgts,bskh->btkgh", weights, v)
+    return jnp.einsum("bkgts,bksh->btkgh", weights, v)
 
 
 class Norm(nn.Module):
@@ -136,8 +139,9 @@ class Block(nn.Module):
         if c.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = _rotate(q, context), _rotate(k, context)
+        k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
         if cache is not None:
-            at = (layer, 0, cache.slot, 0, 0)
+            at = (layer, 0, 0, cache.slot, 0)
             cache = cache._replace(
                 k=jax.lax.dynamic_update_slice(cache.k, k[None], at),
                 v=jax.lax.dynamic_update_slice(cache.v, v[None], at),
