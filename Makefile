@@ -12,7 +12,7 @@ $(VENV)/.ready: requirements.txt requirements-test.txt constraints.txt pyproject
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
 	$(RUN) -m pip install --quiet --constraint constraints.txt torch==2.13.0
-	$(RUN) -m pip install --quiet --constraint constraints.txt --requirement requirements-test.txt
+	$(RUN) -m pip install --quiet --constraint constraints.txt --requirement requirements.txt --requirement requirements-test.txt
 	$(RUN) -m pip install --quiet --no-deps --editable .
 	touch $@
 
