@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+import re
+import stat
 
 from nlsr_jax.errors import InputError
 
@@ -10,6 +12,7 @@ MAX_BYTES = 64 * 2**20
 MAX_DEPTH = 100
 
 _LFS = b"version https://git-lfs"
+_TOKENS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 
 
 def read_json_object(path: str | os.PathLike, what: str, max_bytes: int = MAX_BYTES) -> dict:
@@ -34,11 +37,11 @@ def read_json_object(path: str | os.PathLike, what: str, max_bytes: int = MAX_BY
         raise InputError(f"{path}: {what} holds {name}, which is not JSON")
 
     def refuse_duplicates(pairs):
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise InputError(f"{path}: {what} holds the key {_short(twice)} twice")
+        found: dict = {}
+        for name, entry in pairs:
+            if name in found:
+                raise InputError(f"{path}: {what} holds the key {_short(name)} twice")
+            found[name] = entry
         return found
 
     try:
@@ -63,11 +66,14 @@ def _short(text) -> str:
 
 def _read_text(path, what, max_bytes):
     try:
-        size = path.stat().st_size
-        if path.is_dir():
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
             raise InputError(f"{path}: is a folder; expected the {what} file")
-        if size > max_bytes:
-            raise InputError(f"{path}: {what} has {size} bytes; expected at most {max_bytes}")
+        if not stat.S_ISREG(status.st_mode):
+            # Reading a pipe that nobody writes to would wait for ever.
+            raise InputError(f"{path}: is not a regular file; expected the {what}")
+        if status.st_size > max_bytes:
+            raise InputError(f"{path}: {what} has {status.st_size} bytes; expected at most {max_bytes}")
         data = path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; expected the {what}") from None
@@ -84,30 +90,13 @@ def _read_text(path, what, max_bytes):
 
 
 def _check_depth(text, path, what):
-    """Refuse deep nesting before the parser recurses; brackets inside strings only overcount."""
+    """Refuse deep nesting before the parser recurses; strings are skipped whole."""
     depth = 0
-    for character in text:
-        if character in "[{":
+    for token in _TOKENS.finditer(text):
+        first = text[token.start()]
+        if first in "[{":
             depth += 1
-            if depth > MAX_DEPTH and _depth(text) > MAX_DEPTH:
+            if depth > MAX_DEPTH:
                 raise InputError(f"{path}: {what} nests deeper than {MAX_DEPTH} levels")
-        elif character in "]}":
+        elif first in "]}":
             depth -= 1
-
-
-def _depth(text) -> int:
-    """The exact nesting depth, strings left out."""
-    depth = deepest = 0
-    inside = escaped = False
-    for character in text:
-        if inside:
-            inside = escaped or character != '"'
-            escaped = character == "\\" and not escaped
-        elif character == '"':
-            inside = True
-        elif character in "[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif character in "]}":
-            depth -= 1
-    return deepest

@@ -18,13 +18,35 @@ from nlsr_jax.formats.json_files import read_json_object
 from nlsr_jax.formats.output import whole_directory, write_text
 from nlsr_jax.formats.peft_config import LoraConfig, parse_adapter_config
 from nlsr_jax.formats.peft_targets import Target, select_targets
-from nlsr_jax.formats.peft_weights import find_factors, read_stack, stacked_dtype, stacked_shapes
-from nlsr_jax.formats.peft_writing import config_fields, tensor_name
+from nlsr_jax.formats.peft_weights import (
+    MAX_LAYERS,
+    find_factors,
+    read_stack,
+    stacked_dtype,
+    stacked_shapes,
+)
+from nlsr_jax.formats.peft_writing import (
+    PREFIX,
+    config_fields,
+    model_prefix,
+    peft_prefix,
+    structure,
+    tensor_name,
+)
 from nlsr_jax.formats.safetensors_files import open_checked, write_checked
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-_PREFIX = "base_model.model.model."
+_DTYPES = ("float32", "float16", "bfloat16")
+_NEW = {
+    "peft_type": "LORA",
+    "task_type": "CAUSAL_LM",
+    "base_model_name_or_path": None,
+    "bias": "none",
+    "lora_dropout": 0.0,
+    "fan_in_fan_out": False,
+    "modules_to_save": None,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,11 +82,13 @@ class AdapterFile:
         path = pathlib.Path(path)
         _check_directory(path)
         raw = read_json_object(path / CONFIG, "adapter config")
-        config = parse_adapter_config(raw, str(path / CONFIG))
+        config = self._config = parse_adapter_config(raw, str(path / CONFIG))
+        self._where = str(path / CONFIG)
         self._file = open_checked(path / WEIGHTS)
         self._found = find_factors(self._file)
         shapes = stacked_shapes(self._file, self._found)
-        targets, unmatched = self._targets(config, path)
+        count = 1 + max(layer for layers in self._found.keys.values() for layer in layers)
+        targets, unmatched = self._targets(count)
         _check_against_config(self._file.path, shapes, self._found.keys, targets)
         self.notes = [f"{path}: target_modules names {name}, which the model does not have" for name in unmatched]
         factors = {
@@ -77,10 +101,18 @@ class AdapterFile:
         self._shapes = Adapter(factors, _scaling(targets), _layers(config, targets))
         self.layout = PeftLayout(raw, self._found.prefix, self._shapes)
 
-    def _targets(self, config: LoraConfig, path):
-        count = 1 + max(layer for layers in self._found.keys.values() for layer in layers)
-        prefix = self._found.prefix.removeprefix("base_model.model.")
-        return select_targets(config, count, str(path / CONFIG), prefix)
+    def _targets(self, num_layers: int):
+        return select_targets(self._config, num_layers, self._where, model_prefix(self._found.prefix))
+
+    def check_layers(self, num_layers: int) -> None:
+        """Check that every layer that the config adapts in a model of ``num_layers`` is in the file.
+
+        Raises:
+          InputError: naming the first that is not.
+        """
+        shapes = {m: {f: leaf.shape for f, leaf in pair.items()} for m, pair in self._shapes.factors.items()}
+        targets, _ = self._targets(num_layers)
+        _check_against_config(self._file.path, shapes, self._found.keys, targets)
 
     def shapes(self) -> Adapter:
         """Return the adapter with ``jax.ShapeDtypeStruct`` leaves."""
@@ -125,6 +157,7 @@ def load_adapter(path: str | os.PathLike, config=None) -> Adapter:
         from nlsr_jax.models.lora import check_adapter_fits
 
         check_adapter_fits(file.shapes(), config, str(path))
+        file.check_layers(config.num_layers)
     return file.load()
 
 
@@ -134,18 +167,21 @@ def read_layout(path: str | os.PathLike) -> PeftLayout:
 
 
 def _check_directory(path: pathlib.Path) -> None:
-    if not path.is_dir():
-        raise InputError(f"{path}: no such folder; expected a PEFT adapter directory")
-    if not (path / WEIGHTS).exists():
-        if (path / "adapter_model.bin").exists():
-            raise InputError(
-                f"{path}: holds adapter_model.bin, a pickle, which is never opened; load it with PEFT and save it "
-                "again with safe_serialization=True"
-            )
-        if (path / CONFIG).exists():
-            raise InputError(f"{path}: {WEIGHTS} is missing")
-    if not (path / CONFIG).exists():
+    try:
+        names = {entry.name for entry in path.iterdir()}
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{path}: no such folder; expected a PEFT adapter directory") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{str(path)[:200]!r}: cannot be read ({getattr(error, 'strerror', error)})") from error
+    if WEIGHTS not in names and "adapter_model.bin" in names:
+        raise InputError(
+            f"{path}: holds adapter_model.bin, a pickle, which is never opened; load it with PEFT and save it "
+            "again with safe_serialization=True"
+        )
+    if CONFIG not in names:
         raise InputError(f"{path}: {CONFIG} is missing; expected a PEFT adapter directory")
+    if WEIGHTS not in names:
+        raise InputError(f"{path}: {WEIGHTS} is missing; expected a PEFT adapter directory")
 
 
 def _check_against_config(where, shapes, keys, targets: dict[str, dict[int, Target]]) -> None:
@@ -153,15 +189,22 @@ def _check_against_config(where, shapes, keys, targets: dict[str, dict[int, Targ
         missing = sorted(set(targets.get(module, {})) - set(keys.get(module, {})))
         extra = sorted(set(keys.get(module, {})) - set(targets.get(module, {})))
         if missing:
-            raise InputError(f"{where}: no factors of layer {missing[0]} {module}, which the config adapts")
+            raise InputError(
+                f"{where}: no factors of layer {missing[0]} {module}, which the config adapts; the file is "
+                "incomplete or the config belongs to another adapter"
+            )
         if extra:
             raise InputError(
-                f"{where}: holds factors of layer {extra[0]} {module}, which the config does not adapt"
+                f"{where}: holds factors of layer {extra[0]} {module}, which the config does not adapt; the config "
+                "belongs to another adapter"
             )
         for layer, target in targets[module].items():
             rank = shapes[module]["a"][1]
             if rank != target.rank:
-                raise InputError(f"{where}: layer {layer} {module} has rank {rank}, the config says {target.rank}")
+                raise InputError(
+                    f"{where}: layer {layer} {module} has rank {rank}, the config says {target.rank}; correct r or "
+                    "rank_pattern, or take the config that was saved with these weights"
+                )
 
 
 def _scaling(targets: dict[str, dict[int, Target]]):
@@ -191,13 +234,14 @@ def write_adapter_files(
 ) -> None:
     """Write the two files of a PEFT adapter into a folder that exists; see ``save_adapter``."""
     check_adapter(adapter)
-    config: dict[str, Any] = dict(layout.config) if layout else {"peft_type": "LORA", "task_type": "CAUSAL_LM"}
-    if layout is None or not _same_structure(adapter, layout.shapes):
-        config.update(config_fields(adapter, rslora=bool(config.get("use_rslora"))))
+    _check_writable(adapter)
+    config: dict[str, Any] = dict(layout.config) if layout else dict(_NEW)
+    prefix = peft_prefix(layout.prefix) if layout else PREFIX
+    if layout is None or structure(adapter) != structure(layout.shapes):
+        config |= config_fields(adapter, rslora=bool(config.get("use_rslora")), prefix=prefix)
     config |= {"inference_mode": True}
     if base_model_name_or_path is not None:
         config["base_model_name_or_path"] = base_model_name_or_path
-    prefix = layout.prefix if layout else _PREFIX
     tensors = {}
     for module in module_names(adapter.factors):
         for factor, leaf in adapter.factors[module].items():
@@ -205,14 +249,25 @@ def write_adapter_files(
             for i, layer in enumerate(layer_indices(adapter, module)):
                 tensors[tensor_name(prefix, layer, module, factor)] = host[i]
     write_checked(tensors, folder / WEIGHTS, {"format": "pt"})
-    text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    # Patterns keep their order: the first that matches counts.
+    text = json.dumps(dict(sorted(config.items())), indent=2, allow_nan=False)
     write_text(folder / CONFIG, text + "\n")
 
 
-def _same_structure(adapter: Adapter, shapes: Adapter) -> bool:
-    found = jax.tree.map(np.shape, dict(adapter.factors))
-    expected = jax.tree.map(lambda leaf: leaf.shape, dict(shapes.factors))
-    return found == expected and (adapter.scaling, adapter.layers) == (shapes.scaling, shapes.layers)
+def _check_writable(adapter: Adapter) -> None:
+    """Check what an adapter in memory may hold and a file may not."""
+    for module in module_names(adapter.factors):
+        for factor, leaf in adapter.factors[module].items():
+            if str(leaf.dtype) not in _DTYPES:
+                raise InputError(
+                    f"adapter: {module}.{factor} has type {leaf.dtype}; expected one of {', '.join(_DTYPES)}"
+                )
+        layers = layer_indices(adapter, module)
+        if list(layers) != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < MAX_LAYERS:
+            raise InputError(
+                f"adapter: layers[{module!r}] is {list(layers)[:20]}; expected rising numbers from 0 to "
+                f"{MAX_LAYERS - 1}"
+            )
 
 
 def save_adapter(

@@ -7,12 +7,12 @@ Source: PEFT's ``LoraConfig`` and its matching rules for modules and patterns.
 """
 
 import dataclasses
-import math
 from typing import Any
 
 from nlsr_jax.errors import InputError
 
 MAX_RANK = 65_536
+MAX_PATTERN = 200_000
 _INERT = {
     # Where the adapter came from, how it was trained; nothing here changes what it computes.
     *("peft_type", "task_type", "peft_version", "base_model_name_or_path", "revision", "inference_mode"),
@@ -85,9 +85,10 @@ class LoraConfig:
     alpha_pattern: tuple[tuple[str, float], ...]
     raw: dict[str, Any]
 
-    def scaling(self, rank: int, alpha: float) -> float:
-        """Return ``alpha / rank``, or ``alpha / sqrt(rank)`` with rank-stabilised LoRA."""
-        return alpha / math.sqrt(rank) if self.rslora else alpha / rank
+    @property
+    def all_linear(self) -> bool:
+        """Whether every linear layer but the output head is adapted."""
+        return isinstance(self.targets, str) and self.targets.lower() == "all-linear"
 
 
 def parse_adapter_config(config: dict, where: str) -> LoraConfig:
@@ -106,17 +107,21 @@ def parse_adapter_config(config: dict, where: str) -> LoraConfig:
     _check_kind(config, where)
     _check_fields(config, where)
     _check_init(config.get("init_lora_weights", True), where)
-    targets = _names(config, "target_modules", where)
+    targets = _targets(config, where)
     layers, pattern = _layers(config, where), _layers_pattern(config, where)
-    if isinstance(targets, str) and (layers is not None or config.get("layers_pattern") is not None):
-        raise InputError(f"{where}: layers_to_transform cannot go with a regular expression in target_modules")
-    if pattern and layers is None:
-        raise InputError(f"{where}: layers_pattern is given without layers_to_transform")
+    given = [name for name in ("layers_to_transform", "layers_pattern") if config.get(name) is not None]
+    if isinstance(targets, str) and given:
+        raise InputError(
+            f"{where}: {given[0]} cannot go with target_modules {_short(targets)}; name the layers in a regular "
+            "expression, or list the module names"
+        )
+    if pattern and "layers_to_transform" not in given:
+        raise InputError(f"{where}: layers_pattern is given without layers_to_transform; give both or none")
     return LoraConfig(
         rank=_rank(config.get("r", 8), f"{where}: r"),
         alpha=_alpha(config.get("lora_alpha", 8), f"{where}: lora_alpha"),
         rslora=_flag(config, "use_rslora", where),
-        targets=targets or DEFAULT_TARGETS,
+        targets=targets,
         exclude=_names(config, "exclude_modules", where),
         layers=layers,
         layers_pattern=pattern,
@@ -134,7 +139,8 @@ def _short(value) -> str:
 def _check_kind(config, where):
     kind = config.get("peft_type")
     if kind != "LORA":
-        raise InputError(f"{where}: peft_type is {_short(kind)}; only LORA adapters can be realigned")
+        found = f"is {_short(kind)}" if "peft_type" in config else "is missing"
+        raise InputError(f"{where}: peft_type {found}; only LORA adapters can be realigned")
     task = config.get("task_type")
     if task not in _TASKS:
         raise InputError(f"{where}: task_type is {_short(task)}; expected CAUSAL_LM (no trained heads)")
@@ -186,8 +192,10 @@ def _rank(value, where) -> int:
 
 
 def _alpha(value, where) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e30:
-        raise InputError(f"{where} is {_short(value)}; expected a finite number")
+    # PEFT takes any number. A negative one subtracts the product, which an adapter can hold; with 0 the module
+    # is not adapted at all, and no factors can be compared or combined at that scale.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1e-30 < abs(value) < 1e30:
+        raise InputError(f"{where} is {_short(value)}; expected a finite number other than 0")
     return value
 
 
@@ -198,13 +206,22 @@ def _flag(config, name, where) -> bool:
     return bool(value)
 
 
+def _targets(config, where) -> tuple[str, ...] | str:
+    if config.get("target_modules") is None:
+        return DEFAULT_TARGETS
+    targets = _names(config, "target_modules", where)
+    if not targets:
+        raise InputError(f"{where}: target_modules is empty: nothing is adapted; expected names of projections")
+    return targets
+
+
 def _names(config, name, where) -> tuple[str, ...] | str:
     value = config.get(name)
     if value is None:
         return ()
     if isinstance(value, str):
-        if not value or len(value) > 10_000:
-            raise InputError(f"{where}: {name} is a text of {len(value)} characters; expected 1 to 10000")
+        if not value or len(value) > MAX_PATTERN:
+            raise InputError(f"{where}: {name} is a text of {len(value)} characters; expected 1 to {MAX_PATTERN}")
         return value
     if not isinstance(value, list) or not all(isinstance(entry, str) and entry for entry in value):
         raise InputError(f"{where}: {name} is {_short(value)}; expected a list of names or a regular expression")
@@ -217,7 +234,7 @@ def _layers(config, where) -> tuple[int, ...] | None:
         return None
     value = value if isinstance(value, list) else [value]
     if not all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < 100_000 for i in value):
-        raise InputError(f"{where}: layers_to_transform is {_short(value)}; expected layer numbers")
+        raise InputError(f"{where}: layers_to_transform is {_short(value)}; expected layer numbers from 0")
     return tuple(sorted(set(value)))
 
 

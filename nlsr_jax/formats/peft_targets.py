@@ -1,19 +1,18 @@
 """Which modules of a Llama-family model a LoRA config adapts, with which rank and scaling.
 
-The rules are PEFT's, applied to the module paths of such a model. Regular expressions come from other
-people's files, so each match runs under a time limit.
+The rules are PEFT's, applied to the module paths of such a model.
 """
 
-from typing import NamedTuple
-
-import regex
+import dataclasses
+import math
+from typing import Any, NamedTuple
 
 from nlsr_jax.adapter import MODULES
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.peft_config import LoraConfig
+from nlsr_jax.formats.peft_matching import Matcher, endings
 
-_SECONDS = 1.0
-_LAYER = regex.compile(r".*?\.[^.]*\.(?P<idx>\d+)\.")
+_ANY_LAYER = r".*?\.[^.]*\.(?P<idx>\d+)\."
 
 
 class Target(NamedTuple):
@@ -42,58 +41,11 @@ def module_path(layer: int, module: str, prefix: str = "model.") -> str:
 
 def _other_paths(num_layers: int, prefix: str) -> list[str]:
     """Paths of the modules that LoRA factors of an ``Adapter`` cannot stand for."""
-    names: tuple[str, ...] = ("self_attn", "mlp", "mlp.act_fn", "input_layernorm", "post_attention_layernorm")
-    names += ("self_attn.q_norm", "self_attn.k_norm")
+    names = ("self_attn", "mlp", "mlp.act_fn", "input_layernorm", "post_attention_layernorm")
     inside = [f"{prefix}layers.{i}.{name}" for i in range(num_layers) for name in names]
     whole = ["lm_head", f"{prefix}embed_tokens", f"{prefix}norm", f"{prefix}rotary_emb", f"{prefix}layers"]
-    return whole + [f"{prefix}layers.{i}" for i in range(num_layers)] + inside
-
-
-def _match(how: str, pattern: str, text: str, where: str):
-    try:
-        return getattr(regex, how)(pattern, text, timeout=_SECONDS)
-    except TimeoutError:
-        raise InputError(
-            f"{where}: the regular expression {pattern[:80]!r} takes more than {_SECONDS:g} s on {text!r}"
-        ) from None
-    except (regex.error, RecursionError, OverflowError) as error:
-        raise InputError(f"{where}: {pattern[:80]!r} is not a regular expression ({error})") from error
-
-
-def _listed(names, path: str) -> bool:
-    return any(path == name or path.endswith(f".{name}") for name in names)
-
-
-def _selected(config: LoraConfig, path: str, where: str) -> bool:
-    if config.exclude:
-        if isinstance(config.exclude, str):
-            if _match("fullmatch", config.exclude, path, where):
-                return False
-        elif _listed(config.exclude, path):
-            return False
-    if isinstance(config.targets, str):
-        return bool(_match("fullmatch", config.targets, path, where))
-    return _listed(config.targets, path) and _in_layers(config, path, where)
-
-
-def _in_layers(config: LoraConfig, path: str, where: str) -> bool:
-    if config.layers is None:
-        return True
-    match = None
-    for pattern in config.layers_pattern:
-        match = _match("match", rf"(?:^|.*?\.){pattern}\.(?P<idx>\d+)\.", path, where)
-        if match:
-            break
-    if not config.layers_pattern:
-        match = _LAYER.match(path)
-    return match is not None and int(match["idx"]) in config.layers
-
-
-def _by_pattern(pattern, path: str, default, where: str):
-    for key, value in pattern:
-        if _match("match", rf"(.*\.)?({key})$", path, where):
-            return value
-    return default
+    outside = [prefix.removesuffix(".")] if prefix else []
+    return whole + outside + [f"{prefix}layers.{i}" for i in range(num_layers)] + inside
 
 
 def select_targets(config: LoraConfig, num_layers: int, where: str, prefix: str = "model.") -> Targets:
@@ -110,46 +62,83 @@ def select_targets(config: LoraConfig, num_layers: int, where: str, prefix: str 
 
     Raises:
       InputError: it adapts something that is no projection (``lm_head``, ``embed_tokens`` …), nothing at all,
-        or its regular expression is wrong or too slow.
+        or its regular expressions are wrong or too slow.
     """
-    linear = config.targets == "all-linear"
+    if config.all_linear:
+        # Every linear layer but the output head, which leaves the projections.
+        config = dataclasses.replace(config, targets=MODULES)
+    selector = _Selector(config, Matcher(where))
     found: dict[str, dict[int, Target]] = {}
     for module in MODULES:
         for layer in range(num_layers):
             path = module_path(layer, module, prefix)
-            if linear and config.exclude:
-                chosen = _selected(_linear(config), path, where)
-            else:
-                chosen = linear or _selected(config, path, where)
-            if chosen:
-                rank = _by_pattern(config.rank_pattern, path, config.rank, where)
-                alpha = _by_pattern(config.alpha_pattern, path, config.alpha, where)
-                found.setdefault(module, {})[layer] = Target(rank, config.scaling(rank, alpha))
-    if not linear:
-        _check_others(config, num_layers, where, prefix)
+            if selector.selects(path):
+                found.setdefault(module, {})[layer] = selector.target(path)
+    for path in _other_paths(num_layers, prefix):
+        if selector.selects(path):
+            raise InputError(
+                f"{where}: target_modules adapts {path}, which is none of the projections {', '.join(MODULES)}; "
+                "train an adapter of those alone"
+            )
     if not found:
         raise InputError(
-            f"{where}: target_modules {str(config.targets)[:120]} matches no projection of a Llama-family model"
+            f"{where}: target_modules {str(config.targets)[:120]} matches no projection of a Llama-family model "
+            f"of {num_layers} layers"
         )
-    return Targets(found, _unmatched(config, found))
+    return Targets(found, () if config.all_linear else _unmatched(config, found, prefix))
 
 
-def _linear(config: LoraConfig) -> LoraConfig:
-    import dataclasses
+class _Selector:
+    """One config's rules: names are looked up, expressions go through the matcher."""
 
-    return dataclasses.replace(config, targets=MODULES)
+    def __init__(self, config: LoraConfig, matcher: Matcher):
+        self._config, self._matcher = config, matcher
+        self._targets = _as_set(config.targets)
+        self._exclude = _as_set(config.exclude)
+
+    def selects(self, path: str) -> bool:
+        """Whether PEFT adapts the module at ``path``."""
+        if self._config.exclude and self._named(self._exclude, path):
+            return False
+        if not self._named(self._targets, path):
+            return False
+        # PEFT does not look at the layer of a module that is named by its whole path.
+        whole = isinstance(self._targets, frozenset) and path in self._targets
+        return whole or self._config.layers is None or self._in_layers(path)
+
+    def target(self, path: str) -> Target:
+        """Rank and scaling of the module at ``path``: the first pattern that matches, or the default."""
+        rank = self._by_pattern(self._config.rank_pattern, path, self._config.rank)
+        alpha = self._by_pattern(self._config.alpha_pattern, path, self._config.alpha)
+        return Target(rank, alpha / math.sqrt(rank) if self._config.rslora else alpha / rank)
+
+    def _named(self, names: frozenset[str] | str, path: str) -> bool:
+        if isinstance(names, str):
+            return bool(self._matcher.fullmatch(names, path))
+        return not names.isdisjoint(endings(path))
+
+    def _in_layers(self, path: str) -> bool:
+        patterns = [rf"(?:^|.*?\.){name}\.(?P<idx>\d+)\." for name in self._config.layers_pattern]
+        for pattern in patterns or [_ANY_LAYER]:
+            match = self._matcher.match(pattern, path)
+            if match:
+                return int(match["idx"]) in (self._config.layers or ())
+        return False
+
+    def _by_pattern(self, pattern: tuple[tuple[str, Any], ...], path: str, default):
+        for key, value in pattern:
+            if self._matcher.match(rf"(.*\.)?({key})$", path):
+                return value
+        return default
 
 
-def _check_others(config, num_layers, where, prefix):
-    for path in _other_paths(num_layers, prefix):
-        if _selected(config, path, where):
-            raise InputError(
-                f"{where}: target_modules adapts {path}, which is none of the projections {', '.join(MODULES)}"
-            )
+def _as_set(names: tuple[str, ...] | str) -> frozenset[str] | str:
+    return names if isinstance(names, str) else frozenset(names)
 
 
-def _unmatched(config: LoraConfig, found) -> tuple[str, ...]:
+def _unmatched(config: LoraConfig, found, prefix: str) -> tuple[str, ...]:
     if isinstance(config.targets, str):
         return ()
-    paths = [module_path(layer, module) for module, layers in found.items() for layer in layers]
-    return tuple(name for name in config.targets if not any(_listed([name], path) for path in paths))
+    paths = [module_path(layer, module, prefix) for module, layers in found.items() for layer in layers]
+    matched = {name for path in paths for name in endings(path)}
+    return tuple(name for name in config.targets if name not in matched)

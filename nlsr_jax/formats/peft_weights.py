@@ -11,17 +11,22 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.formats.safetensors_files import SafetensorsFile, empty_aligned
 
 MAX_TENSORS = 200_000
+MAX_LAYERS = 4096
 _KEY = re.compile(
-    r"(?P<prefix>(?:(?:base_model|model|language_model)\.){0,8})layers\.(?P<layer>\d{1,5})\."
+    r"(?P<prefix>(?:(?:base_model|model|language_model)\.){0,8})layers\.(?P<layer>0|[1-9][0-9]{0,5})\."
     r"(?:self_attn|mlp)\.(?P<module>[a-z]+_proj)\.lora_(?P<factor>[AB])(?:\.(?P<adapter>[^.]+))?\.weight"
 )
 _PARENT = {module: "self_attn" if module[0] in "qkvo" else "mlp" for module in MODULES}
 _KINDS = {
     "lora_magnitude_vector": "a DoRA magnitude",
-    "lora_embedding": "factors of an embedding",
-    "modules_to_save": "a fully trained module",
+    "lora_embedding": "a factor of an embedding",
+    "modules_to_save": "a weight of a fully trained module",
     "base_layer": "a weight of the base model",
     "bias": "a bias",
+    "lora_": "a factor of something else",
+    "layers.": "a weight of the base model",
+    "lm_head": "a weight of a fully trained module",
+    "embed_tokens": "a weight of a fully trained module",
 }
 
 
@@ -52,7 +57,12 @@ def find_factors(file: SafetensorsFile) -> StackedKeys:
     for name in names:
         match = _KEY.fullmatch(name)
         if not match or match["module"] not in MODULES or f".{_PARENT[match['module']]}." not in f".{name}":
-            raise InputError(f"{where}: tensor {name[:120]!r} is {_kind(name)}, no LoRA factor of a projection")
+            raise InputError(
+                f"{where}: tensor {name[:120]!r} is {_kind(name)}, no LoRA factor of a projection "
+                f"({', '.join(MODULES)}); train plain LoRA on those alone"
+            )
+        if int(match["layer"]) >= MAX_LAYERS:
+            raise InputError(f"{where}: tensor {name!r} is of layer {match['layer']}; expected below {MAX_LAYERS}")
         prefixes.add(match["prefix"])
         adapters.add(match["adapter"])
         pair = keys.setdefault(match["module"], {}).setdefault(int(match["layer"]), {})
@@ -64,11 +74,17 @@ def find_factors(file: SafetensorsFile) -> StackedKeys:
         raise InputError(f"{where}: holds no LoRA factors")
     if len(adapters) > 1 or len(prefixes) > 1:
         several = sorted(map(str, adapters if len(adapters) > 1 else prefixes))
-        raise InputError(f"{where}: tensors of several adapters or models ({', '.join(several)}); expected one")
+        raise InputError(
+            f"{where}: tensors of several adapters or models ({', '.join(several)}); expected one, save each in a "
+            "folder of its own"
+        )
     for module, layers in keys.items():
         for layer, pair in layers.items():
             if len(pair) < 2:
-                raise InputError(f"{where}: layer {layer} {module} has {next(iter(pair.values()))!r} alone")
+                other = "lora_B" if "a" in pair else "lora_A"
+                raise InputError(
+                    f"{where}: layer {layer} {module} has {next(iter(pair.values()))!r} alone; {other} is missing"
+                )
     ordered = {module: dict(sorted(keys[module].items())) for module in module_names(keys)}
     return StackedKeys(prefixes.pop(), ordered)
 
@@ -102,7 +118,7 @@ def stacked_shapes(file: SafetensorsFile, found: StackedKeys) -> dict[str, dict[
         if shapes[module]["a"][1] != shapes[module]["b"][2]:
             raise InputError(
                 f"{file.path}: {module} has lora_A of rank {shapes[module]['a'][1]} and lora_B of rank "
-                f"{shapes[module]['b'][2]}"
+                f"{shapes[module]['b'][2]}; expected [r, k] and [d, r] with one r"
             )
     return shapes
 
@@ -116,7 +132,9 @@ def stacked_dtype(file: SafetensorsFile, layers: dict[int, dict[str, str]], fact
     names = {file.dtype(pair[factor]): pair[factor] for pair in layers.values()}
     for dtype, name in names.items():
         if dtype not in ("F32", "F16", "BF16"):
-            raise InputError(f"{file.path}: {name!r} has type {dtype}; expected float32, float16 or bfloat16")
+            raise InputError(
+                f"{file.path}: {name!r} has type {dtype}; expected float32, float16 or bfloat16, save it as one of them"
+            )
     return file.numpy_dtype(next(iter(names.values()))) if len(names) == 1 else np.dtype(np.float32)
 
 

@@ -3,11 +3,28 @@
 import collections
 import math
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from nlsr_jax.adapter import Adapter, layer_indices, module_names
+from nlsr_jax.errors import InputError
 from nlsr_jax.formats.peft_targets import module_path
+
+_WRAPPER = "base_model.model."
+PREFIX = f"{_WRAPPER}model."
+"""What PEFT writes before ``layers`` for a causal language model."""
+
+
+def peft_prefix(prefix: str) -> str:
+    """Return ``prefix`` with the wrapper's name before it, without which PEFT finds no tensor."""
+    return prefix if prefix.startswith(_WRAPPER) else _WRAPPER + prefix
+
+
+def model_prefix(prefix: str) -> str:
+    """Return what stands before ``layers`` in the module paths of the model that PEFT wraps."""
+    return prefix.removeprefix(_WRAPPER)
 
 
 def tensor_name(prefix: str, layer: int, module: str, factor: str) -> str:
@@ -18,71 +35,112 @@ def tensor_name(prefix: str, layer: int, module: str, factor: str) -> str:
 def exact_alpha(scaling: float, rank: int, rslora: bool) -> float:
     """Return the ``lora_alpha`` for which PEFT's division gives ``scaling`` back, a whole number if it can be.
 
+    The quotients of float64 numbers by a rank have gaps, so that a few scalings have no such number; then the
+    result is one float64 step away at most, and the same float32 number, which is what is computed with.
+
     Args:
-      scaling: the scaling.
+      scaling: the scaling, finite and not 0.
       rank: the rank.
       rslora: the divisor is ``sqrt(rank)`` in place of ``rank``.
     """
     divisor = math.sqrt(rank) if rslora else rank
     near = scaling * divisor
     candidates = [float(round(near)), near, math.nextafter(near, math.inf), math.nextafter(near, -math.inf)]
-    best = min(candidates, key=lambda alpha: abs(alpha / divisor - scaling))
+
+    def distance(alpha):
+        found = alpha / divisor
+        return np.float32(found) != np.float32(scaling), abs(found - scaling)
+
+    best = min(candidates, key=distance)
     return int(best) if best.is_integer() else best
 
 
-def config_fields(adapter: Adapter, *, rslora: bool = False) -> dict:
+def structure(adapter: Adapter) -> dict[str, Any]:
+    """Return what a config says of an adapter: shapes, layers and scalings of every module name.
+
+    Args:
+      adapter: arrays or ``jax.ShapeDtypeStruct`` leaves.
+    """
+    return {
+        module: (
+            [tuple(adapter.factors[module][f].shape) for f in ("a", "b")],
+            layer_indices(adapter, module),
+            scalings(adapter, module),
+        )
+        for module in module_names(adapter.factors)
+    }
+
+
+def scalings(adapter: Adapter, module: str) -> list[float]:
+    """Return the scaling of every adapted layer of a module name, in float64.
+
+    Raises:
+      InputError: one that is 0 or not finite, which no config can hold.
+    """
+    scaling = adapter.scaling[module] if isinstance(adapter.scaling, Mapping) else adapter.scaling
+    count = adapter.factors[module]["a"].shape[0]
+    found = [float(s) for s in np.broadcast_to(np.asarray(scaling, np.float64), (count,))]
+    for value in found:
+        if not 0 < abs(value) < math.inf:
+            raise InputError(f"adapter: the scaling of {module} is {value}; expected a finite number other than 0")
+    return found
+
+
+def config_fields(adapter: Adapter, *, rslora: bool = False, prefix: str = PREFIX) -> dict[str, Any]:
     """Return the fields of ``adapter_config.json`` that depend on the adapter's structure.
 
     Args:
       adapter: the adapter.
       rslora: write for rank-stabilised scaling.
+      prefix: what stands before ``layers`` in the tensor names.
     """
     names = module_names(adapter.factors)
     ranks = {m: int(adapter.factors[m]["a"].shape[1]) for m in names}
     rank = collections.Counter(ranks.values()).most_common(1)[0][0]
-    alphas = {(m, i): exact_alpha(s, ranks[m], rslora) for m in names for i, s in enumerate(_scalings(adapter, m))}
-    alpha = collections.Counter(alphas.values()).most_common(1)[0][0]
+    alphas = {m: [exact_alpha(s, ranks[m], rslora) for s in scalings(adapter, m)] for m in names}
+    alpha = collections.Counter(a for values in alphas.values() for a in values).most_common(1)[0][0]
     return {
         "r": rank,
         "lora_alpha": alpha,
         "use_rslora": rslora,
         "rank_pattern": {m: ranks[m] for m in names if ranks[m] != rank},
-        "alpha_pattern": _alpha_pattern(adapter, names, alphas, alpha),
-        **_target_fields(adapter, names),
+        "alpha_pattern": _alpha_pattern(adapter, alphas, alpha),
+        **_target_fields(adapter, names, model_prefix(prefix)),
     }
 
 
-def _scalings(adapter: Adapter, module: str) -> list[float]:
-    scaling = adapter.scaling if isinstance(adapter.scaling, int | float) else adapter.scaling[module]
-    count = adapter.factors[module]["a"].shape[0]
-    return [float(s) for s in np.broadcast_to(np.asarray(scaling, np.float64), (count,))]
+def _alpha_pattern(adapter: Adapter, alphas: dict[str, list[float]], default: float) -> dict[str, float]:
+    """A module name where all its layers agree, else the paths of the layers that differ.
 
-
-def _alpha_pattern(adapter, names, alphas, default) -> dict[str, float]:
-    """A module name where all its layers agree, else the paths of the layers that differ."""
+    No two entries match one path, so that their order, which PEFT loses, does not matter.
+    """
     pattern = {}
-    for module in names:
-        layers = layer_indices(adapter, module)
-        values = [alphas[module, i] for i in range(len(layers))]
+    for module, values in alphas.items():
         if len(set(values)) == 1:
             if values[0] != default:
                 pattern[module] = values[0]
             continue
-        for layer, value in zip(layers, values, strict=True):
+        for layer, value in zip(layer_indices(adapter, module), values, strict=True):
             if value != default:
                 pattern[re.escape(module_path(layer, module, ""))] = value
     return pattern
 
 
-def _target_fields(adapter, names) -> dict:
-    layers = {m: layer_indices(adapter, m) for m in names}
-    fields = {"layers_to_transform": None, "layers_pattern": None, "exclude_modules": None}
-    if len(set(layers.values())) == 1:
-        chosen = list(next(iter(layers.values()))) if adapter.layers else None
-        return {**fields, "target_modules": sorted(names), "layers_to_transform": chosen}
-    parts = []
-    for module in names:
-        numbers = "|".join(map(str, layers[module]))
-        parent = module_path(0, module, "").split(".")[2]
-        parts.append(rf"layers\.(?:{numbers})\.{parent}\.{module}")
-    return {**fields, "target_modules": rf"(?:.*\.)?(?:{'|'.join(parts)})"}
+def _target_fields(adapter: Adapter, names: tuple[str, ...], prefix: str) -> dict[str, Any]:
+    """Module names and layer numbers where all names have the same layers, else a regular expression."""
+    modules: dict[tuple[int, ...], list[str]] = {}
+    for name in names:
+        modules.setdefault(layer_indices(adapter, name), []).append(name)
+    fields: dict[str, Any] = {"layers_to_transform": None, "layers_pattern": None, "exclude_modules": None}
+    if len(modules) == 1:
+        fields["target_modules"] = sorted(names)
+        if adapter.layers:
+            fields["layers_to_transform"] = list(next(iter(modules)))
+            # PEFT finds the number by itself only in paths that do not begin with the list of layers.
+            fields["layers_pattern"] = None if prefix else ["layers"]
+        return fields
+    parts = [
+        rf"(?:{'|'.join(map(str, layers))})\.(?:self_attn|mlp)\.(?:{'|'.join(same)})"
+        for layers, same in modules.items()
+    ]
+    return {**fields, "target_modules": rf"(?:.*\.)?layers\.(?:{'|'.join(parts)})"}
