@@ -133,7 +133,8 @@ def stacked_dtype(file: SafetensorsFile, layers: dict[int, dict[str, str]], fact
     for dtype, name in names.items():
         if dtype not in ("F32", "F16", "BF16"):
             raise InputError(
-                f"{file.path}: {name!r} has type {dtype}; expected float32, float16 or bfloat16, save it as one of them"
+                f"{file.path}: {name!r} has type {dtype}; expected float32, float16 or bfloat16; "
+                "save it as one of them"
             )
     return file.numpy_dtype(next(iter(names.values()))) if len(names) == 1 else np.dtype(np.float32)
 
