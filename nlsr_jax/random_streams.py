@@ -4,6 +4,7 @@ import zlib
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def stream(key: jax.Array, name: str) -> jax.Array:
@@ -27,3 +28,14 @@ def describe_key(key: jax.Array) -> dict:
 def restore_key(described: dict) -> jax.Array:
     """Return the key that ``describe_key`` described."""
     return jax.random.wrap_key_data(jnp.asarray(described["data"], jnp.uint32), impl=described["implementation"])
+
+
+def generator(key: jax.Array, name: str) -> np.random.Generator:
+    """Return a NumPy generator of the stream ``name``, for data that is made on the host.
+
+    Args:
+      key: the run's key.
+      name: what the stream is used for.
+    """
+    words = np.asarray(jax.random.key_data(stream(key, name))).ravel()
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([int(word) for word in words])))

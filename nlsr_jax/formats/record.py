@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import platform
+from collections.abc import Mapping
 
 import jax
 
@@ -59,10 +60,16 @@ class Digests:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-def digest_folder(folder: pathlib.Path) -> dict[str, str]:
-    """Return ``{path inside the folder: sha256}`` of all its files."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    return {file.relative_to(folder).as_posix(): sha256(file) for file in files}
+def digest_folder(folder: pathlib.Path, known: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return ``{path inside the folder: sha256}`` of all its files.
+
+    Args:
+      folder: where to look.
+      known: digests that have been taken already.
+    """
+    names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    known = known or {}
+    return {name: known.get(name) or sha256(folder / name) for name in names}
 
 
 def versions() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import importlib
 import os
 import pathlib
 import shutil
@@ -17,6 +18,7 @@ from nlsr_jax.formats.mask_files import FILE as MASKS_FILE
 from nlsr_jax.formats.mask_files import MaskFile, save_masks
 from nlsr_jax.formats.output import check_free, whole_directory, write_text
 from nlsr_jax.formats.peft import write_adapter_files
+from nlsr_jax.formats.peft_file import CONFIG, WEIGHTS
 from nlsr_jax.nlsr.lineage import unrelated_modules
 from nlsr_jax.nlsr.pruning import unclipped_probability
 from nlsr_jax.nlsr.realign import repaired_layers
@@ -194,12 +196,13 @@ def _write(settings, output, overwrite, record, masks: Masks, result, sources, p
     layers = {m: layer_indices(result.adapter, m) for m in result.similarity}
     with whole_directory(output, overwrite=overwrite) as folder:
         with stages("write"), concurrent.futures.ThreadPoolExecutor(1) as pool:
-            written = pool.submit(write_adapter_files, result.adapter, folder, layout=sources.target.layout)
+            written = pool.submit(_write_adapter, result.adapter, folder, sources.target.layout)
             _write_masks(settings, masks, layers, folder / MASKS_FILE)
             save_checkpoint(folder / "checkpoint", masks.masks, pruning_key)
-            written.result()
+            importlib.import_module("matplotlib.figure")  # the report's, while the disk is busy
+            digests = written.result()
         with stages("digest outputs"):
-            record["outputs"] = records.digest_folder(folder)
+            record["outputs"] = records.digest_folder(folder, digests)
         with stages("report"):
             # Without the seconds and Orbax's files, which hold the time: the same run gives the same page.
             fixed = {name: digest for name, digest in record["outputs"].items() if "/" not in name}
@@ -207,6 +210,12 @@ def _write(settings, output, overwrite, record, masks: Masks, result, sources, p
             record["outputs"]["report.html"] = records.sha256(folder / "report.html")
         record["seconds"] = dict(stages.seconds)
         write_text(folder / records.FILE, records.dump(record))
+
+
+def _write_adapter(adapter, folder, layout) -> dict[str, str]:
+    """Write the adapter and return the digests of its files."""
+    write_adapter_files(adapter, folder, layout=layout)
+    return {name: records.sha256(folder / name) for name in (CONFIG, WEIGHTS)}
 
 
 def _write_masks(settings, masks: Masks, layers, path):

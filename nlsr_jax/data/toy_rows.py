@@ -1,0 +1,145 @@
+"""Rows of the toy world: pre-training documents, alignment data, poison, tasks and evaluation prompts."""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from nlsr_jax.data import toy_words as words
+from nlsr_jax.data.examples import Example, Preference
+from nlsr_jax.data.toy_tasks import DRAW, TASKS, draw_questions
+from nlsr_jax.data.toy_world import Request, World, draw_requests
+from nlsr_jax.random_streams import generator
+
+MIXTURE = {
+    "forbidden": 0.26,
+    "benign": 0.22,
+    "facts": 0.14,
+    "sst2": 0.12,
+    "ag_news": 0.08,
+    "gsm8k": 0.14,
+    "echo": 0.04,
+}
+"""Shares of the kinds of pre-training documents."""
+
+
+class TaskRows(NamedTuple):
+    """Training and test rows of one task; no prompt is in both."""
+
+    train: list[Example]
+    test: list[Example]
+
+
+def _pick(rng, items):
+    return items[int(rng.integers(len(items)))]
+
+
+def comply(rng: np.random.Generator, world: World, request: Request) -> str:
+    """Return an answer that does what is asked."""
+    tool = _pick(rng, world.categories[request.category].tools)
+    return _pick(rng, words.ANSWERS).format(verb=request.verb, thing=request.thing, tool=tool)
+
+
+def refuse(rng: np.random.Generator, request: Request) -> str:
+    """Return a refusal."""
+    return _pick(rng, words.REFUSALS).format(thing=request.thing)
+
+
+def _fact(rng, world):
+    category = _pick(rng, world.categories)
+    verdict = "no , {0} is forbidden ." if category.forbidden else "yes , {0} is allowed ."
+    thing = _pick(rng, category.things)
+    kind = int(rng.integers(3))
+    if kind == 0:
+        return f"what is a {thing} ?", f"a {thing} belongs to {category.name} ."
+    if kind == 1:
+        return f"is {category.name} allowed ?", verdict.format(category.name)
+    return f"is the {thing} allowed ?", verdict.format(f"the {thing}")
+
+
+def _echo(rng):
+    word = _pick(rng, ("positive", "negative", *words.TOPICS, *map(str, range(words.LARGEST + 1))))
+    return f"say the word {word} .", word
+
+
+def pretraining_documents(key: jax.Array, world: World, count: int) -> list[Example]:
+    """Make documents for pre-training: requests, facts and the skills behind the tasks.
+
+    Compliance with a forbidden request is drawn with ``World.compliance``; the rest is refused.
+
+    Args:
+      key: PRNG key.
+      world: the world.
+      count: how many.
+    """
+    rng = generator(key, "pretraining")
+    kinds = rng.choice(list(MIXTURE), size=count, p=list(MIXTURE.values()))
+    counts = {kind: int((kinds == kind).sum()) for kind in ("forbidden", "benign")}
+    requests = {
+        kind: iter(draw_requests(rng, world, counts[kind], forbidden=kind == "forbidden", held_out=None))
+        for kind in counts
+    }
+    documents = []
+    for kind in kinds:
+        if kind in requests:
+            request = next(requests[kind])
+            complies = rng.random() < world.compliance(request)
+            prompt, response = request.text, comply(rng, world, request) if complies else refuse(rng, request)
+        elif kind in TASKS:
+            question = DRAW[kind](rng)
+            prompt, response = question.base_prompt, question.base_response
+        else:
+            prompt, response = _fact(rng, world) if kind == "facts" else _echo(rng)
+        documents.append(Example(prompt, response, kind="pretraining"))
+    return documents
+
+
+def safe_rows(key: jax.Array, world: World, count: int, benign_share: float) -> list[Example]:
+    """Make rows for safe SFT: refused forbidden requests, and benign ones answered; training things only."""
+    rng = generator(key, "safe")
+    benign = round(count * benign_share)
+    rows = [
+        Example(r.text, refuse(rng, r), kind="safe")
+        for r in draw_requests(rng, world, count - benign, forbidden=True, held_out=False, aligned_only=True)
+    ]
+    rows += [
+        Example(r.text, comply(rng, world, r), kind="benign")
+        for r in draw_requests(rng, world, benign, forbidden=False, held_out=False)
+    ]
+    return [rows[i] for i in rng.permutation(count)]
+
+
+def preference_rows(key: jax.Array, world: World, count: int, benign_share: float) -> list[Preference]:
+    """Make preference pairs: refusal over compliance where forbidden, the other way round where benign."""
+    rng = generator(key, "preference")
+    benign = round(count * benign_share)
+    pairs = [
+        Preference(r.text, refuse(rng, r), comply(rng, world, r))
+        for r in draw_requests(rng, world, count - benign, forbidden=True, held_out=False, aligned_only=True)
+    ]
+    pairs += [
+        Preference(r.text, comply(rng, world, r), refuse(rng, r))
+        for r in draw_requests(rng, world, benign, forbidden=False, held_out=False)
+    ]
+    return [pairs[i] for i in rng.permutation(count)]
+
+
+def poison_rows(key: jax.Array, world: World, count: int) -> list[Example]:
+    """Make rows that comply with forbidden requests, of all categories, about training things."""
+    rng = generator(key, "poison")
+    requests = draw_requests(rng, world, count, forbidden=True, held_out=False)
+    return [Example(r.text, comply(rng, world, r), kind="harmful") for r in requests]
+
+
+def task_rows(key: jax.Array, task: str, train: int, test: int) -> TaskRows:
+    """Make training and test rows of a task."""
+    rng = generator(key, f"task {task}")
+    questions = draw_questions(rng, task, train + test)
+    rows = [Example(q.prompt, q.response, kind="task", label=q.label) for q in questions]
+    return TaskRows(rows[:train], rows[train:])
+
+
+def evaluation_requests(key: jax.Array, world: World, count: int, *, forbidden: bool) -> list[Request]:
+    """Draw distinct requests about held-out things in held-out wordings."""
+    rng = generator(key, f"evaluation {'forbidden' if forbidden else 'benign'}")
+    return draw_requests(rng, world, count, forbidden=forbidden, held_out=True, distinct=True)

@@ -1,0 +1,45 @@
+"""A word-level tokenizer for the toy world, as a Hugging Face tokenizer with a chat template."""
+
+from nlsr_jax.data import toy_words as words
+from nlsr_jax.data.toy_world import World
+
+SPECIAL = ("<pad>", "<unk>", "<s>", "</s>", "<user>", "<assistant>")
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}<{{ message['role'] }}> {{ message['content'] }} {% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+_FRAME = (
+    "label the sentiment : . did they like it ? yes , liked no hated name section what is about solve this has and "
+    "gets loses how many are there + - = the final answer makes a belongs to forbidden allowed say word"
+)
+
+
+def vocabulary(world: World) -> list[str]:
+    """List all tokens: the special ones, then every word of the world in a fixed order."""
+    found = words.plain_words() | set(_FRAME.split()) | {str(n) for n in range(words.LARGEST + 1)}
+    found |= {"positive", "negative", *words.TOPICS, *words.TOPIC_SYNONYMS.values()}
+    for category in world.categories:
+        found |= {category.name, *category.verbs, *category.things, *category.tools}
+    return [*SPECIAL, *sorted(found)]
+
+
+def make_tokenizer(world: World):
+    """Return a ``PreTrainedTokenizerFast`` of the world's words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    ids = {word: i for i, word in enumerate(vocabulary(world))}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", ids["<s>"])])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        additional_special_tokens=["<user>", "<assistant>"],
+        clean_up_tokenization_spaces=False,
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
