@@ -13,6 +13,8 @@ import numpy as np
 from nlsr_jax.data.calibration import Encoded, bucket_length
 from nlsr_jax.errors import InputError
 
+_MULTIPLE = 8
+
 
 @dataclasses.dataclass(frozen=True)
 class BatchShape:
@@ -21,8 +23,9 @@ class BatchShape:
     Attributes:
       batch_size: B.
       max_length: longest T.
-      one_length: pad every batch to the same T, so that a step compiles once. Otherwise T is that of the
-        batch's longest text, rounded up to a power of two from 32: less padding, a handful of shapes.
+      one_length: pad every batch to the same T (of the longest text, rounded up to a multiple of eight), so
+        that a step compiles once. Otherwise T is that of the batch's longest text, rounded up to a power of
+        two from 32: less padding, a handful of shapes.
       pad_id: token behind the end of a text.
       drop_last: leave out an epoch's last rows where they do not fill a batch; otherwise the last batch is
         filled up with rows without response positions.
@@ -124,10 +127,11 @@ def batches_in_order(packed: Packed, order: np.ndarray, shape: BatchShape, first
         raise InputError(
             f"a row has {longest} tokens and max_length is {shape.max_length}; encode with this length"
         )
+    whole = min(-(-longest // _MULTIPLE) * _MULTIPLE, shape.max_length)
     for step in range(first, shape.steps(len(order))):
         rows = order[step * shape.batch_size : (step + 1) * shape.batch_size]
-        needed = longest if shape.one_length else int(packed.lengths[rows].max())
-        yield _batch(packed, rows, shape, bucket_length(needed, shape.max_length))
+        length = whole if shape.one_length else bucket_length(int(packed.lengths[rows].max()), shape.max_length)
+        yield _batch(packed, rows, shape, length)
 
 
 def training_batches(

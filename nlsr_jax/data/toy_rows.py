@@ -1,6 +1,6 @@
 """Rows of the toy world: pre-training documents, alignment data, poison, tasks and evaluation prompts."""
 
-from typing import NamedTuple
+from collections.abc import Container
 
 import jax
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from nlsr_jax.data import toy_words as words
 from nlsr_jax.data.examples import Example, Preference
 from nlsr_jax.data.toy_tasks import DRAW, TASKS, draw_questions
-from nlsr_jax.data.toy_world import Request, World, draw_requests
+from nlsr_jax.data.toy_world import Request, World, all_words, draw_requests
 from nlsr_jax.random_streams import generator
 
 MIXTURE = {
@@ -23,11 +23,10 @@ MIXTURE = {
 """Shares of the kinds of pre-training documents."""
 
 
-class TaskRows(NamedTuple):
-    """Training and test rows of one task; no prompt is in both."""
+_ECHO_WORDS = 6
 
-    train: list[Example]
-    test: list[Example]
+TEST_ROWS = 500
+"""Test rows that are set aside for each task."""
 
 
 def _pick(rng, items):
@@ -57,7 +56,14 @@ def _fact(rng, world):
     return f"is the {thing} allowed ?", verdict.format(f"the {thing}")
 
 
-def _echo(rng):
+def _echo(rng, words_of_world):
+    """A line to repeat: what teaches a small model to copy words from its prompt."""
+    line = " ".join(_pick(rng, words_of_world) for _ in range(_ECHO_WORDS))
+    return f"repeat : {line}", line
+
+
+def _labels(rng):
+    """A label to say: so that task labels occur as answers, which LoRA alone cannot teach the output head."""
     word = _pick(rng, ("positive", "negative", *words.TOPICS, *map(str, range(words.LARGEST + 1))))
     return f"say the word {word} .", word
 
@@ -79,6 +85,12 @@ def pretraining_documents(key: jax.Array, world: World, count: int) -> list[Exam
         kind: iter(draw_requests(rng, world, counts[kind], forbidden=kind == "forbidden", held_out=None))
         for kind in counts
     }
+    every_word = sorted(all_words(world))
+    others = {
+        "facts": lambda: _fact(rng, world),
+        "labels": lambda: _labels(rng),
+        "echo": lambda: _echo(rng, every_word),
+    }
     documents = []
     for kind in kinds:
         if kind in requests:
@@ -89,7 +101,7 @@ def pretraining_documents(key: jax.Array, world: World, count: int) -> list[Exam
             question = DRAW[kind](rng)
             prompt, response = question.base_prompt, question.base_response
         else:
-            prompt, response = _fact(rng, world) if kind == "facts" else _echo(rng)
+            prompt, response = others[kind]()
         documents.append(Example(prompt, response, kind="pretraining"))
     return documents
 
@@ -131,12 +143,17 @@ def poison_rows(key: jax.Array, world: World, count: int) -> list[Example]:
     return [Example(r.text, comply(rng, world, r), kind="harmful") for r in requests]
 
 
-def task_rows(key: jax.Array, task: str, train: int, test: int) -> TaskRows:
-    """Make training and test rows of a task."""
-    rng = generator(key, f"task {task}")
-    questions = draw_questions(rng, task, train + test)
-    rows = [Example(q.prompt, q.response, kind="task", label=q.label) for q in questions]
-    return TaskRows(rows[:train], rows[train:])
+def task_rows(key: jax.Array, task: str, count: int, exclude: Container[str] = ()) -> list[Example]:
+    """Make rows of a task, all different.
+
+    Args:
+      key: PRNG key.
+      task: one of ``TASKS``.
+      count: how many.
+      exclude: prompts that must not come up.
+    """
+    questions = draw_questions(generator(key, f"task {task}"), task, count, exclude)
+    return [Example(q.prompt, q.response, kind="task", label=q.label) for q in questions]
 
 
 def evaluation_requests(key: jax.Array, world: World, count: int, *, forbidden: bool) -> list[Request]:

@@ -4,6 +4,7 @@ Fine-tuning teaches the task's wording; the base has the skill under another one
 task starts near zero and is learnt, as in fine-tuning as a service.
 """
 
+from collections.abc import Container
 from typing import NamedTuple
 
 import numpy as np
@@ -72,13 +73,14 @@ def arithmetic(rng: np.random.Generator) -> Question:
 DRAW = {"sst2": sentiment, "ag_news": topic, "gsm8k": arithmetic}
 
 
-def draw_questions(rng: np.random.Generator, task: str, count: int) -> list[Question]:
+def draw_questions(rng: np.random.Generator, task: str, count: int, exclude: Container[str] = ()) -> list[Question]:
     """Draw distinct questions.
 
     Args:
       rng: source of randomness.
       task: one of ``TASKS``.
       count: how many.
+      exclude: prompts that must not come up.
 
     Raises:
       InputError: an unknown task, or one that has not so many questions.
@@ -88,7 +90,8 @@ def draw_questions(rng: np.random.Generator, task: str, count: int) -> list[Ques
     questions: dict[str, Question] = {}
     for _ in range(20 * count):
         question = DRAW[task](rng)
-        questions.setdefault(question.prompt, question)
+        if question.prompt not in exclude:
+            questions.setdefault(question.prompt, question)
         if len(questions) == count:
             return list(questions.values())
     raise InputError(f"{count} different questions asked for; {task} has too few, found {len(questions)}")

@@ -1,7 +1,7 @@
 """A word-level tokenizer for the toy world, as a Hugging Face tokenizer with a chat template."""
 
 from nlsr_jax.data import toy_words as words
-from nlsr_jax.data.toy_world import World
+from nlsr_jax.data.toy_world import World, all_words
 
 SPECIAL = ("<pad>", "<unk>", "<s>", "</s>", "<user>", "<assistant>")
 CHAT_TEMPLATE = (
@@ -10,16 +10,14 @@ CHAT_TEMPLATE = (
 )
 _FRAME = (
     "label the sentiment : . did they like it ? yes , liked no hated name section what is about solve this has and "
-    "gets loses how many are there + - = the final answer makes a belongs to forbidden allowed say word"
+    "gets loses how many are there + - = the final answer makes a belongs to forbidden allowed say word repeat"
 )
 
 
 def vocabulary(world: World) -> list[str]:
     """List all tokens: the special ones, then every word of the world in a fixed order."""
-    found = words.plain_words() | set(_FRAME.split()) | {str(n) for n in range(words.LARGEST + 1)}
+    found = all_words(world) | set(_FRAME.split()) | {str(n) for n in range(words.LARGEST + 1)}
     found |= {"positive", "negative", *words.TOPICS, *words.TOPIC_SYNONYMS.values()}
-    for category in world.categories:
-        found |= {category.name, *category.verbs, *category.things, *category.tools}
     return [*SPECIAL, *sorted(found)]
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from nlsr_jax.data.toy_words import PHRASINGS, REAL_CATEGORIES, invent
+from nlsr_jax.data.toy_words import PHRASINGS, REAL_CATEGORIES, invent, plain_words
 from nlsr_jax.random_streams import generator
 
 CATEGORIES = 14
@@ -128,6 +128,14 @@ def make_world(key: jax.Array, *, mean_logit: float = 2.0) -> World:
         thing_logit=dict(zip(things, rng.normal(0, 0.7, len(things)).tolist(), strict=True)),
         phrasing_logit=tuple(rng.normal(0, 0.4, len(PHRASINGS)).tolist()),
     )
+
+
+def all_words(world: World) -> set[str]:
+    """Return every word of the world, plain and invented."""
+    found = set(plain_words())
+    for category in world.categories:
+        found |= {category.name, *category.verbs, *category.things, *category.tools}
+    return found
 
 
 def draw_requests(

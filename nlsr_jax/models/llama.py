@@ -160,9 +160,11 @@ class Llama(nn.Module):
 
     Attributes:
       config: its shapes and settings.
+      remat: compute a layer's activations again in the backward pass instead of keeping them.
     """
 
     config: ModelConfig
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -197,8 +199,9 @@ class Llama(nn.Module):
         x = embed[tokens]
         layers = jnp.arange(c.num_layers)
         windowed = jnp.asarray(c.windowed or (False,) * c.num_layers)
+        block = nn.remat(Block, prevent_cse=False) if self.remat else Block
         stack = nn.scan(
-            Block,
+            block,
             variable_axes={"params": 0, "lora": 0, "statistics": 0},
             split_rngs={"params": True},
             in_axes=(0, 0, nn.broadcast),

@@ -1,0 +1,66 @@
+"""The embedded default: a toy world, a base of 0.75 M parameters, everything in minutes on two CPU cores.
+
+  python -m experiments.pretrain --output checkpoints/runs/base          # 3 minutes
+  python -m experiments.align --objective sft --output checkpoints/runs/sft
+  python -m experiments.align --objective dpo --start checkpoints/runs/sft --output checkpoints/runs/dpo
+  python -m experiments.finetune --start checkpoints/runs/dpo --task sst2 --output checkpoints/runs/tuned
+  python -m experiments.evaluate --adapter checkpoints/runs/tuned --task sst2 --output checkpoints/runs/tuned.json
+
+Without --base they use the base that is shipped in checkpoints/tiny-llama3/base.
+"""
+
+import pathlib
+
+from nlsr_jax.laboratory.config import ExamSettings, Pretraining, Stage, StudyConfig
+from nlsr_jax.training.settings import LoraSettings, TrainingSettings
+
+ROOT = pathlib.Path(__file__).parents[2]
+SHIPPED = ROOT / "checkpoints" / "tiny-llama3"
+ARCHITECTURE = (
+    ("model_type", "llama"),
+    ("architectures", ("LlamaForCausalLM",)),
+    ("hidden_size", 96),
+    ("intermediate_size", 256),
+    ("num_hidden_layers", 6),
+    ("num_attention_heads", 4),
+    ("num_key_value_heads", 2),
+    ("max_position_embeddings", 256),
+    ("rms_norm_eps", 1e-5),
+    ("rope_theta", 10000.0),
+    ("tie_word_embeddings", False),
+    ("hidden_act", "silu"),
+)
+
+
+def _training(objective: str, rate: float, epochs: int, batch_size: int, **changes) -> TrainingSettings:
+    return TrainingSettings(
+        objective, rate, epochs, batch_size, warmup=0.1, max_length=64, one_length=True, save_every=100, **changes
+    )
+
+
+def get_config():
+    """Return the study."""
+    sft = Stage(800, _training("sft", 2e-4, 1, 16))
+    return StudyConfig(
+        name="tiny",
+        world="toy",
+        base=str(SHIPPED / "base"),
+        template="chat",
+        lora=LoraSettings(rank=16, alpha=32.0),
+        sft=sft,
+        alignment={
+            "sft": sft,
+            "dpo": Stage(800, _training("dpo", 1e-4, 1, 8)),
+            "orpo": Stage(800, _training("orpo", 1e-4, 1, 8)),
+            "kto": Stage(1600, _training("kto", 1e-4, 1, 16)),
+            "simpo": Stage(800, _training("simpo", 1e-4, 1, 8)),
+        },
+        finetuning=Stage(1000, _training("sft", 1.8e-4, 5, 8, loss="sequence")),
+        poison_ratio=0.05,
+        calibration_rows=400,
+        exam=ExamSettings(forbidden=336, benign=200, rows=300, max_new_tokens=22, task_tokens=22, batch_size=836),
+        pretraining=Pretraining(
+            ARCHITECTURE, 1300 * 32, TrainingSettings("sft", 3e-3, 1, 32, warmup=0.05, max_length=64,
+                                                      one_length=True, save_every=100)
+        ),
+    )  # fmt: skip

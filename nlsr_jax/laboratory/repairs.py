@@ -1,0 +1,135 @@
+"""Realignment as one setting of the laboratory: everything that NLSR takes, and the draws it averages over."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from nlsr_jax.adapter import Adapter
+from nlsr_jax.data.batching import BatchShape, batches_in_order, pack
+from nlsr_jax.data.encoding import encode
+from nlsr_jax.data.examples import Example
+from nlsr_jax.laboratory.stages import Base
+from nlsr_jax.models.capture import collect_gradients, collect_statistics
+from nlsr_jax.nlsr.amplify import amplify
+from nlsr_jax.nlsr.identify import identify
+from nlsr_jax.nlsr.realign import Realigned, realign
+from nlsr_jax.nlsr.statistics import Statistics
+from nlsr_jax.random_streams import stream
+
+NEEDS_STATISTICS = ("low_rank", "wanda")
+NEEDS_GRADIENTS = ("snip",)
+
+
+@dataclasses.dataclass(frozen=True)
+class RepairSettings:
+    """One way to realign; see ``amplify``, ``identify`` and ``realign``.
+
+    Attributes:
+      beta, amplification_space: of the amplification.
+      method, sparsity, granularity: of the identification.
+      rule, base_probability, increment, share, tau, layers, space: of the restoration.
+      draws: how many draws of the rule "probability" a result is the mean of.
+    """
+
+    beta: float = 0.9
+    amplification_space: str = "factors"
+    method: str = "low_rank"
+    sparsity: float = 0.8
+    granularity: str = "tensor"
+    rule: str = "probability"
+    base_probability: float = 0.3
+    increment: float = 0.4
+    share: float | None = None
+    tau: float | None = None
+    layers: tuple[int, ...] | None = None
+    space: str = "factors"
+    draws: int = 1
+
+
+PUBLISHED = RepairSettings(draws=5)
+"""The paper's P_SR 0.8, P_L 0.5 and β 0.9, the probabilities spread over P_L ± 0.2 as the authors ran it."""
+
+RECOMMENDED = dataclasses.replace(PUBLISHED, rule="least_similar", share=0.5, draws=1)
+"""The half of the modules that are least similar, without a draw."""
+
+
+class Evidence(NamedTuple):
+    """What identification knows of a reference adapter; None for what was not asked for."""
+
+    statistics: Statistics | None
+    gradients: Any
+
+
+def calibration_batches(base: Base, rows: Sequence[Example], batch_size: int, max_length: int):
+    """Return ``(tokens, response_mask)`` batches of calibration rows."""
+    encoded = encode(rows, base.tokenizer, max_length=max_length, special_tokens=base.special_tokens)
+    packed = pack(encoded.rows)
+    shape = BatchShape(batch_size, max_length, one_length=True)
+    order = np.arange(len(encoded.rows))
+    return [(b.texts[0].tokens, b.texts[0].response_mask) for b in batches_in_order(packed, order, shape)]
+
+
+def gather_evidence(base: Base, reference: Adapter, batches, method: str) -> Evidence:
+    """Run the reference over calibration batches for what a method needs."""
+    statistics = gradients = None
+    if method in NEEDS_STATISTICS:
+        statistics = collect_statistics(base.model, base.params, reference, batches)
+    if method in NEEDS_GRADIENTS:
+        gradients = collect_gradients(base.model, base.params, reference, batches)
+    return Evidence(statistics, gradients)
+
+
+def make_reference(aligned: Adapter, weak: Adapter | None, settings: RepairSettings) -> Adapter:
+    """Return the reference adapter of the settings, of the aligned adapter's rank."""
+    rank = next(iter(aligned.factors.values()))["a"].shape[1]
+    rank = rank if settings.amplification_space == "product" else None
+    return amplify(aligned, weak, beta=settings.beta, space=settings.amplification_space, rank=rank)
+
+
+def make_masks(key: jax.Array, reference: Adapter, evidence: Evidence, settings: RepairSettings):
+    """Return the masks of the settings."""
+    return identify(
+        reference,
+        evidence.statistics,
+        gradients=evidence.gradients,
+        sparsity=settings.sparsity,
+        method=settings.method,
+        granularity=settings.granularity,
+        key=stream(key, "random masks") if settings.method == "random" else None,
+    )
+
+
+def repair(
+    key: jax.Array, finetuned: Adapter, reference: Adapter, masks, settings: RepairSettings
+) -> list[Realigned]:
+    """Realign once for every draw.
+
+    Args:
+      key: PRNG key; draw i uses its stream ``"draw i"``.
+      finetuned, reference: the adapters.
+      masks: from ``make_masks``.
+      settings: the settings.
+
+    Returns:
+      One result per draw; a single one for rules that draw nothing.
+    """
+    draws = settings.draws if settings.rule == "probability" else 1
+    return [
+        realign(
+            stream(key, f"draw {draw}"),
+            finetuned,
+            reference,
+            masks,
+            base_probability=settings.base_probability,
+            increment=settings.increment,
+            rule=settings.rule,
+            tau=settings.tau,
+            share=settings.share,
+            layers=settings.layers,
+            space=settings.space,
+        )
+        for draw in range(draws)
+    ]

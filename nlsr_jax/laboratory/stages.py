@@ -1,0 +1,69 @@
+"""The stages of a study on one base: new adapter, alignment, fine-tuning. Adapters in, adapters out."""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from nlsr_jax.adapter import Adapter
+from nlsr_jax.data.examples import Example, Preference
+from nlsr_jax.models.llama import Llama
+from nlsr_jax.training.loop import Task, train
+from nlsr_jax.training.rows import training_rows
+from nlsr_jax.training.settings import TrainingSettings
+from nlsr_jax.training.step import adapter_forward
+
+
+class Base(NamedTuple):
+    """A base model with its tokenizer.
+
+    Attributes:
+      model, params: from ``load_model``.
+      tokenizer: a transformers tokenizer.
+      special_tokens: whether the tokenizer adds its own special tokens to prompts; not where a chat template has.
+    """
+
+    model: Llama
+    params: Any
+    tokenizer: Any
+    special_tokens: bool = True
+
+
+def train_adapter(
+    key: jax.Array,
+    base: Base,
+    start: Adapter,
+    rows: Sequence[Example] | Sequence[Preference],
+    settings: TrainingSettings,
+    *,
+    folder: str | os.PathLike | None = None,
+    identity: Mapping[str, Any] | None = None,
+    description: str = "train",
+    show: bool = False,
+) -> Adapter:
+    """Train an adapter on a frozen base.
+
+    Args:
+      key: PRNG key of the order of the rows.
+      base: the base.
+      start: where training starts; for DPO and KTO also the reference policy.
+      rows: see ``training_rows``.
+      settings: how.
+      folder, identity, description, show: see ``train``.
+
+    Returns:
+      The trained adapter, float32.
+
+    Raises:
+      InputError: rows or settings that cannot be used.
+    """
+    found = training_rows(rows, base.tokenizer, settings, special_tokens=base.special_tokens)
+    model = dataclasses.replace(base.model, remat=True) if settings.remat else base.model
+    forward = adapter_forward(model, start, jnp.dtype(settings.compute_dtype))
+    pad = base.tokenizer.pad_token_id
+    task = Task(forward, start.factors, base.params, found.packed, found.desirable, 0 if pad is None else pad)
+    state = train(key, task, settings, folder=folder, identity=identity, description=description, show=show)
+    return dataclasses.replace(start, factors=state.trainable)

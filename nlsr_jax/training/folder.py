@@ -1,0 +1,145 @@
+"""The folder of a training run: what it needs to go on after it was killed at any moment.
+
+``run.json`` says which run it is, ``checkpoints/`` holds Orbax checkpoints of step, trainable arrays,
+optimiser state and PRNG key, ``metrics.jsonl`` one line per logged step, ``reference.npy`` the reference
+policy's log-probabilities.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from nlsr_jax.errors import InputError
+from nlsr_jax.training.step import TrainState
+
+_KEPT = 2
+
+
+def write_whole(path: pathlib.Path, data: bytes) -> None:
+    """Write a file that is there whole or not at all, even if the process dies meanwhile."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        pathlib.Path(name).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            pathlib.Path(name).unlink()
+        raise
+
+
+class RunFolder:
+    """State of one run on disk.
+
+    Args:
+      path: the folder; made where there is none.
+      identity: what makes it this run: settings, digests of its inputs, key. A folder of another run is refused.
+
+    Raises:
+      InputError: the folder belongs to a run with another identity.
+    """
+
+    def __init__(self, path: str | os.PathLike, identity: Mapping[str, Any]):
+        import orbax.checkpoint as ocp
+
+        self.path = pathlib.Path(path).absolute()
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._check_identity(dict(identity))
+        self._metrics = self.path / "metrics.jsonl"
+        self._manager = ocp.CheckpointManager(
+            self.path / "checkpoints",
+            options=ocp.CheckpointManagerOptions(max_to_keep=_KEPT, enable_async_checkpointing=False),
+        )
+
+    def _check_identity(self, identity: dict) -> None:
+        file = self.path / "run.json"
+        text = json.dumps(identity, indent=1, sort_keys=True) + "\n"
+        if not file.exists():
+            write_whole(file, text.encode())
+            return
+        try:
+            found = json.loads(file.read_text())
+        except ValueError:
+            found = {}
+        wanted = json.loads(text)
+        names = sorted(name for name in wanted | found if wanted.get(name) != found.get(name))
+        if names:
+            raise InputError(
+                f"{self.path}: holds a training run with another {', '.join(names)}; remove it or name "
+                "another output"
+            )
+
+    def save(self, state: TrainState, key: jax.Array) -> None:
+        """Save a checkpoint of the state; it counts once it is complete."""
+        import orbax.checkpoint as ocp
+
+        tree = {"state": state._asdict(), "key": np.asarray(jax.random.key_data(key))}
+        self._manager.save(int(state.step), args=ocp.args.StandardSave(tree))
+
+    def restore(self, state: TrainState, key: jax.Array) -> TrainState:
+        """Return the latest saved state, or ``state`` where nothing has been saved.
+
+        Args:
+          state: the state before the first step, whose structure and placement the result has.
+          key: the run's key.
+
+        Raises:
+          InputError: a checkpoint of another key.
+        """
+        import orbax.checkpoint as ocp
+
+        latest = self._manager.latest_step()
+        if latest is None:
+            return state
+        tree: dict[str, Any] = {"state": state._asdict(), "key": np.asarray(jax.random.key_data(key))}
+        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+        found = self._manager.restore(latest, args=ocp.args.StandardRestore(shapes))
+        if not np.array_equal(found["key"], tree["key"]):
+            raise InputError(
+                f"{self.path}: its checkpoint was made with another seed; remove it or name another output"
+            )
+        return TrainState(**found["state"])
+
+    def start_metrics(self, step: int) -> None:
+        """Drop what was logged after ``step``, and lines that were cut short."""
+        if not self._metrics.exists():
+            return
+        kept = [line for line in self._metrics.read_text().splitlines() if _step_of(line) <= step]
+        write_whole(self._metrics, "".join(line + "\n" for line in kept).encode())
+
+    def log(self, metrics: Mapping[str, float]) -> None:
+        """Append one line to ``metrics.jsonl``."""
+        with self._metrics.open("a") as file:
+            file.write(json.dumps(dict(metrics)) + "\n")
+
+    def reference(self) -> np.ndarray | None:
+        """Return the reference log-probabilities that were kept, or None."""
+        file = self.path / "reference.npy"
+        return np.load(file, allow_pickle=False) if file.exists() else None
+
+    def keep_reference(self, values: np.ndarray) -> None:
+        """Keep the reference log-probabilities."""
+        with tempfile.SpooledTemporaryFile() as buffer:
+            np.save(buffer, values, allow_pickle=False)
+            buffer.seek(0)
+            write_whole(self.path / "reference.npy", buffer.read())
+
+    def close(self) -> None:
+        """Close the checkpoints."""
+        self._manager.close()
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

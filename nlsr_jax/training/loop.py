@@ -1,0 +1,170 @@
+"""The training loop: batches in, steps, checkpoints and metrics out.
+
+What a run computes depends on its inputs, settings and key alone, so a run that was killed and resumed ends
+with the same bytes as one that was not.
+"""
+
+import contextlib
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nlsr_jax.data.batching import Batch, BatchShape, Packed, batches_in_order, training_batches
+from nlsr_jax.errors import InputError
+from nlsr_jax.random_streams import stream
+from nlsr_jax.training.folder import RunFolder
+from nlsr_jax.training.losses import REFERENCE, TEXTS, Rows
+from nlsr_jax.training.objectives import sums_and_counts
+from nlsr_jax.training.optimizer import learning_rate, make_optimizer
+from nlsr_jax.training.progress import Progress
+from nlsr_jax.training.settings import TrainingSettings, check_training
+from nlsr_jax.training.step import Forward, TrainState, make_step, row_log_probabilities
+
+LOG_EVERY = 10
+
+
+class Task(NamedTuple):
+    """What is trained on what.
+
+    Attributes:
+      forward: the forward pass.
+      trainable: float32 arrays that training starts from.
+      frozen: what the forward pass needs beside them.
+      packed: encoded rows; as many texts each as the objective takes.
+      desirable: ``[n]`` bool for KTO, None elsewhere.
+      pad_id: token behind the end of a text.
+    """
+
+    forward: Forward
+    trainable: Any
+    frozen: Any
+    packed: Packed
+    desirable: np.ndarray | None = None
+    pad_id: int = 0
+
+
+def train(
+    key: jax.Array,
+    task: Task,
+    settings: TrainingSettings,
+    *,
+    folder: str | os.PathLike | None = None,
+    identity: Mapping[str, Any] | None = None,
+    description: str = "train",
+    show: bool = False,
+) -> TrainState:
+    """Train.
+
+    Args:
+      key: PRNG key; it decides the order of the rows.
+      task: what is trained on what.
+      settings: how.
+      folder: where to keep checkpoints and metrics. A folder with checkpoints of the same run is gone on with.
+      identity: what makes it the same run; see ``RunFolder``.
+      description: what to call it in the progress bar.
+      show: show progress.
+
+    Returns:
+      The last state.
+
+    Raises:
+      InputError: settings or rows that cannot be used, or a folder of another run.
+    """
+    check_training(settings)
+    if task.packed.lengths.shape[1] != TEXTS[settings.objective]:
+        raise InputError(
+            f"objective {settings.objective} takes rows of {TEXTS[settings.objective]} texts, found "
+            f"{task.packed.lengths.shape[1]}"
+        )
+    if settings.objective == "kto" and np.shape(task.desirable) != (len(task.packed.lengths),):
+        raise InputError(
+            f"objective kto needs to know of {len(task.packed.lengths)} rows whether they are desirable"
+        )
+    run = None if folder is None else RunFolder(folder, identity or {})
+    try:
+        return _train(key, task, settings, run, description, show)
+    finally:
+        if run is not None:
+            run.close()
+
+
+def _train(key, task: Task, settings, run: RunFolder | None, description, show):
+    shape = BatchShape(settings.batch_size, settings.max_length, settings.one_length, task.pad_id)
+    steps = settings.epochs * shape.steps(len(task.packed.lengths))
+    optimizer = make_optimizer(settings, steps)
+    reference = _reference(task, settings, shape, run)
+    trainable = jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32, copy=True), task.trainable)
+    state = TrainState(jnp.zeros((), jnp.int32), trainable, optimizer.init(trainable))
+    if run is not None:
+        state = run.restore(state, key)
+        run.start_metrics(int(state.step))
+    first = int(state.step)
+    take_step = make_step(task.forward, optimizer, settings)
+    rate = learning_rate(settings, steps)
+    progress = Progress(description, steps, first, show=show)
+    order = stream(key, "training order")
+    batches = training_batches(task.packed, order, shape, epochs=settings.epochs, first_step=first)
+    with contextlib.closing(progress):
+        for step, batch in enumerate(batches, first + 1):
+            state, metrics = take_step(state, task.frozen, _rows(batch, task, reference))
+            last = step == steps
+            logged = step % LOG_EVERY == 0 or step == 1 or last
+            saved = run is not None and (last or (settings.save_every and step % settings.save_every == 0))
+            values = _finite(metrics, step) if logged or saved else {}
+            tokens = int(task.packed.lengths[batch.rows[batch.rows >= 0]].sum())
+            progress.advance(step, tokens, values["loss"] if logged else None)
+            if logged and run is not None:
+                speed = {"learning_rate": float(rate(step - 1)), "tokens_per_second": round(progress.rate, 1)}
+                run.log({"step": step, **values, **speed})
+            if saved:
+                run.save(state, key)
+    return state
+
+
+def _finite(metrics, step: int) -> dict[str, float]:
+    """Return the metrics as numbers; a state whose loss or gradient is none is neither logged nor saved."""
+    values = {name: float(value) for name, value in metrics.items()}
+    for name, value in values.items():
+        if not np.isfinite(value):
+            what = name.replace("_", " ")
+            raise InputError(f"the {what} is {value} at step {step}; lower the learning rate or check the data")
+    return values
+
+
+def _rows(batch: Batch, task: Task, reference: np.ndarray) -> Rows:
+    present = batch.rows >= 0
+    return Rows(
+        tokens=np.stack([text.tokens for text in batch.texts], axis=1),
+        response=np.stack([text.response_mask for text in batch.texts], axis=1),
+        lengths=np.where(present[:, None], task.packed.lengths[batch.rows], 0),
+        reference=np.where(present[:, None], reference[batch.rows], 0).astype(np.float32),
+        desirable=present if task.desirable is None else present & task.desirable[batch.rows],
+    )
+
+
+def _reference(task: Task, settings: TrainingSettings, shape: BatchShape, run: RunFolder | None) -> np.ndarray:
+    """Return the log-probabilities ``[n, P]`` of the reference policy, the one that training starts from."""
+    none = np.zeros(task.packed.lengths.shape, np.float32)
+    if settings.objective not in REFERENCE:
+        return none
+    kept = None if run is None else run.reference()
+    if kept is not None:
+        return kept
+
+    @jax.jit
+    def measure(trainable, frozen, rows: Rows):
+        values = row_log_probabilities(task.forward, trainable, frozen, rows.tokens)
+        return sums_and_counts(values, rows.response[:, :, 1:])[0]
+
+    found = none.copy()
+    for batch in batches_in_order(task.packed, np.arange(len(none)), shape):
+        present = batch.rows >= 0
+        values = measure(task.trainable, task.frozen, _rows(batch, task, none))
+        found[batch.rows[present]] = np.asarray(values)[present]
+    if run is not None:
+        run.keep_reference(found)
+    return found

@@ -1,0 +1,77 @@
+"""Examples and preferences as packed rows of the shape that an objective takes."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from nlsr_jax.data.batching import Packed, pack
+from nlsr_jax.data.encoding import encode
+from nlsr_jax.data.examples import Example, Preference
+from nlsr_jax.errors import InputError
+from nlsr_jax.training.settings import TrainingSettings
+
+UNDESIRABLE = "harmful"
+
+
+class TrainingRows(NamedTuple):
+    """Rows ready for training.
+
+    Attributes:
+      packed: their tokens.
+      desirable: ``[n]`` bool for KTO, None elsewhere.
+      counts: what ``encode`` counted.
+    """
+
+    packed: Packed
+    desirable: np.ndarray | None
+    counts: dict[str, int]
+
+
+def training_rows(
+    rows: Sequence[Example] | Sequence[Preference], tokenizer, settings: TrainingSettings, *, special_tokens: bool
+) -> TrainingRows:
+    """Encode rows for an objective.
+
+    Args:
+      rows: examples for SFT and KTO (there, those of kind ``"harmful"`` are undesirable), preferences for DPO,
+        ORPO and SimPO.
+      tokenizer: a transformers tokenizer.
+      settings: objective and longest text.
+      special_tokens: see ``encode``.
+
+    Returns:
+      ``TrainingRows``. For KTO the second text of a row is its prompt with the next row's response: the
+      mismatched pairs from which the distance to the reference policy is estimated. They are the same in every
+      epoch, so that their reference log-probabilities too are computed once.
+
+    Raises:
+      InputError: rows of the wrong kind, or none that fits.
+    """
+    wanted = Example if settings.objective in ("sft", "kto") else Preference
+    wrong = [row for row in rows if not isinstance(row, wanted)]
+    if wrong or not rows:
+        found = type(wrong[0]).__name__ if wrong else "none"
+        raise InputError(f"objective {settings.objective} takes {wanted.__name__} rows, found {found}")
+    encoded = encode(
+        mismatched(rows) if settings.objective == "kto" else rows,  # type: ignore[arg-type]
+        tokenizer,
+        max_length=settings.max_length,
+        special_tokens=special_tokens,
+    )
+    desirable = None
+    if settings.objective == "kto":
+        desirable = np.array([rows[i].kind != UNDESIRABLE for i in encoded.kept])
+    return TrainingRows(pack(encoded.rows), desirable, encoded.counts)
+
+
+def mismatched(rows: Sequence[Example]) -> list[Preference]:
+    """Pair every prompt with its own response and with the next row's.
+
+    Raises:
+      InputError: fewer than two rows.
+    """
+    if len(rows) < 2:
+        raise InputError("KTO needs at least two rows: each is paired with another row's response")
+    following = [*rows[1:], rows[0]]
+    return [Preference(a.prompt, a.response, b.response) for a, b in zip(rows, following, strict=True)]

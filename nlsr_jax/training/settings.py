@@ -1,0 +1,104 @@
+"""Settings of a training run, checked before anything is read."""
+
+import dataclasses
+import math
+from typing import Any
+
+from nlsr_jax.adapter import MODULES
+from nlsr_jax.errors import InputError
+
+OBJECTIVES = ("sft", "dpo", "orpo", "kto", "simpo")
+_BETA = {"sft": 0.0, "dpo": 0.1, "orpo": 0.1, "kto": 0.1, "simpo": 2.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSettings:
+    """How to train.
+
+    Attributes:
+      objective: one of ``OBJECTIVES``.
+      learning_rate: highest learning rate.
+      epochs: how many times to go through the rows.
+      batch_size: rows of one optimiser step.
+      accumulate: how many parts a batch is taken in; the gradient stays that of the whole batch.
+      warmup: steps of linear warm-up: a share below 1, or a number of steps.
+      schedule: ``"cosine"`` to zero, ``"linear"`` to zero or ``"constant"`` after the warm-up.
+      weight_decay: AdamW's.
+      clip: largest global norm of the gradient; 0 for no limit.
+      beta: β of the preference objective; None for its default (0.1, SimPO 2).
+      gamma: SimPO's target margin.
+      loss: SFT's mean: ``"token"`` over all response tokens of a batch, ``"sequence"`` over rows of each
+        row's own mean. The token mean lets long responses outweigh one-word labels.
+      max_length: longest text in tokens.
+      one_length: pad every batch alike, so that there is one compiled step.
+      remat: keep no activations of a layer for the backward pass.
+      compute_dtype: number type of the forward and backward pass; adapter and optimiser stay float32.
+      save_every: steps between checkpoints; 0 for the end alone.
+    """
+
+    objective: str = "sft"
+    learning_rate: float = 2e-6
+    epochs: int = 3
+    batch_size: int = 8
+    accumulate: int = 1
+    warmup: float = 0.0
+    schedule: str = "cosine"
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    beta: float | None = None
+    gamma: float = 1.0
+    loss: str = "token"
+    max_length: int = 1024
+    one_length: bool = False
+    remat: bool = False
+    compute_dtype: str = "float32"
+    save_every: int = 100
+
+    @property
+    def preference_beta(self) -> float:
+        """β as it is used."""
+        return _BETA[self.objective] if self.beta is None else self.beta
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraSettings:
+    """A new LoRA adapter.
+
+    Attributes:
+      rank: r.
+      alpha: ``lora_alpha``; the scaling is ``alpha / rank``.
+      modules: which projections.
+    """
+
+    rank: int = 128
+    alpha: float = 256.0
+    modules: tuple[str, ...] = MODULES
+
+
+def check_training(settings: TrainingSettings) -> None:
+    """Raise InputError, naming the field, unless settings can be used."""
+    choices = {
+        "objective": OBJECTIVES,
+        "schedule": ("cosine", "linear", "constant"),
+        "loss": ("token", "sequence"),
+        "compute_dtype": ("float32", "bfloat16", "float16"),
+    }
+    for name, allowed in choices.items():
+        if getattr(settings, name) not in allowed:
+            raise InputError(f"{name} is {getattr(settings, name)!r}; expected one of {', '.join(allowed)}")
+    for name, least in {"epochs": 1, "batch_size": 1, "accumulate": 1, "max_length": 2, "save_every": 0}.items():
+        value: Any = getattr(settings, name)
+        if not isinstance(value, int) or value < least:
+            raise InputError(f"{name} is {value!r}; expected a whole number, at least {least}")
+    for name in ("learning_rate", "warmup", "weight_decay", "clip", "gamma"):
+        value = getattr(settings, name)
+        if not math.isfinite(value) or value < 0 or (name == "learning_rate" and value == 0):
+            raise InputError(f"{name} is {value}; expected a number above 0, or 0 to switch it off")
+    if settings.objective != "sft" and not (
+        math.isfinite(settings.preference_beta) and settings.preference_beta > 0
+    ):
+        raise InputError(f"beta is {settings.beta}; expected a number above 0")
+    if settings.batch_size % settings.accumulate:
+        raise InputError(
+            f"batch_size {settings.batch_size} cannot be taken in {settings.accumulate} equal parts (accumulate)"
+        )
