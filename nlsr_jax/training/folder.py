@@ -5,7 +5,6 @@ optimiser state and PRNG key, ``metrics.jsonl`` one line per logged step, ``refe
 policy's log-probabilities.
 """
 
-import contextlib
 import json
 import os
 import pathlib
@@ -24,17 +23,13 @@ _KEPT = 2
 
 def write_whole(path: pathlib.Path, data: bytes) -> None:
     """Write a file that is there whole or not at all, even if the process dies meanwhile."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        pathlib.Path(name).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            pathlib.Path(name).unlink()
-        raise
+    # One name for all: what a process left that died here is written over by the next.
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
 
 
 class RunFolder:
@@ -67,8 +62,8 @@ class RunFolder:
             write_whole(file, text.encode())
             return
         try:
-            found = json.loads(file.read_text())
-        except ValueError:
+            found = dict(json.loads(file.read_text()))
+        except (ValueError, TypeError):
             found = {}
         wanted = json.loads(text)
         names = sorted(name for name in wanted | found if wanted.get(name) != found.get(name))

@@ -80,10 +80,9 @@ def train(
             f"objective {settings.objective} takes rows of {TEXTS[settings.objective]} texts, found "
             f"{task.packed.lengths.shape[1]}"
         )
-    if settings.objective == "kto" and np.shape(task.desirable) != (len(task.packed.lengths),):
-        raise InputError(
-            f"objective kto needs to know of {len(task.packed.lengths)} rows whether they are desirable"
-        )
+    flags, count = task.desirable, len(task.packed.lengths)
+    if settings.objective == "kto" and (flags is None or flags.shape != (count,)):
+        raise InputError(f"objective kto needs to know of each of the {count} rows whether it is desirable")
     run = None if folder is None else RunFolder(folder, identity or {})
     try:
         return _train(key, task, settings, run, description, show)
@@ -113,14 +112,14 @@ def _train(key, task: Task, settings, run: RunFolder | None, description, show):
             state, metrics = take_step(state, task.frozen, _rows(batch, task, reference))
             last = step == steps
             logged = step % LOG_EVERY == 0 or step == 1 or last
-            saved = run is not None and (last or (settings.save_every and step % settings.save_every == 0))
+            saved = last or (settings.save_every > 0 and step % settings.save_every == 0)
             values = _finite(metrics, step) if logged or saved else {}
             tokens = int(task.packed.lengths[batch.rows[batch.rows >= 0]].sum())
             progress.advance(step, tokens, values["loss"] if logged else None)
-            if logged and run is not None:
+            if run is not None and logged:
                 speed = {"learning_rate": float(rate(step - 1)), "tokens_per_second": round(progress.rate, 1)}
                 run.log({"step": step, **values, **speed})
-            if saved:
+            if run is not None and saved:
                 run.save(state, key)
     return state
 

@@ -93,7 +93,8 @@ def check_training(settings: TrainingSettings) -> None:
     for name in ("learning_rate", "warmup", "weight_decay", "clip", "gamma"):
         value = getattr(settings, name)
         if not math.isfinite(value) or value < 0 or (name == "learning_rate" and value == 0):
-            raise InputError(f"{name} is {value}; expected a number above 0, or 0 to switch it off")
+            wanted = "above 0" if name == "learning_rate" else "of 0 or more"
+            raise InputError(f"{name} is {value}; expected a number {wanted}")
     if settings.objective != "sft" and not (
         math.isfinite(settings.preference_beta) and settings.preference_beta > 0
     ):

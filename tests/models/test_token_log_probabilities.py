@@ -1,0 +1,105 @@
+"""Log-probabilities of tokens against a plain log-softmax, row by row too, and the layers computed twice."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nlsr_jax.models import token_log_probabilities as module
+from nlsr_jax.models.llama import Llama, variables
+from nlsr_jax.models.lora import expand
+from tests.training import tiny
+
+TOKENS = np.random.default_rng(0).integers(0, tiny.VOCABULARY, (3, 9)).astype(np.int32)
+# float32 through two layers, summed in another order
+NEAR = {"rtol": 1e-4, "atol": 1e-5}
+
+
+def plain(model, params, lora, tokens):
+    """Log-softmax of all logits."""
+    logits = model.apply(variables(params, lora), tokens)[:, :-1]
+    return jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[:, 1:, None], axis=-1)[..., 0]
+
+
+def value_and_gradient(function, model, params, lora):
+    """Values, and the gradient of a weighted sum with respect to base and adapter."""
+    weights = np.random.default_rng(1).normal(size=(3, 8))
+
+    @jax.jit
+    def both(params, lora):
+        def total(params, lora):
+            values = function(model, params, lora, TOKENS)
+            return jnp.sum(values * weights), values
+
+        return jax.grad(total, argnums=(0, 1), has_aux=True)(params, lora)
+
+    gradient, values = both(params, lora)
+    return values, gradient
+
+
+def assert_near(one, two):
+    for first, second in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        scale = max(1.0, float(np.abs(second).max()))
+        np.testing.assert_allclose(first / scale, second / scale, **NEAR)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_equals_a_plain_log_softmax(monkeypatch, tied):
+    model, params = tiny.llama(tied=tied)
+    assert ("lm_head" in params) != tied
+    lora = expand(tiny.adapter(), 2)
+    expected = value_and_gradient(plain, model, params, lora)
+    assert expected[0].shape == (3, 8)
+    assert_near(value_and_gradient(module.token_log_probabilities, model, params, lora), expected)
+    monkeypatch.setattr(module, "WHOLE_LOGITS", 8 * tiny.VOCABULARY)
+    assert_near(value_and_gradient(module.token_log_probabilities, model, params, lora), expected)
+
+
+def test_all_logits_are_made_only_where_they_are_few(monkeypatch):
+    model, params = tiny.llama()
+
+    def made():
+        text = str(jax.make_jaxpr(lambda p: module.token_log_probabilities(model, p, None, TOKENS))(params))
+        return f"f32[3,8,{tiny.VOCABULARY}]" in text
+
+    monkeypatch.setattr(module, "WHOLE_LOGITS", 3 * 8 * tiny.VOCABULARY)
+    assert made()
+    monkeypatch.setattr(module, "WHOLE_LOGITS", 3 * 8 * tiny.VOCABULARY - 1)
+    assert not made()
+
+
+@jax.jit
+def found(params, tokens):
+    return module.token_log_probabilities(Llama(tiny.CONFIG), params, None, tokens)
+
+
+def test_what_stands_behind_a_text_does_not_reach_it():
+    _, params = tiny.llama()
+    other = TOKENS.copy()
+    other[:, 6:] = 0
+    np.testing.assert_allclose(found(params, TOKENS)[:, :5], found(params, other)[:, :5], rtol=1e-6)
+
+
+def test_the_result_is_float32_and_below_zero():
+    _, params = tiny.llama()
+    values = found(jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params), TOKENS)
+    assert values.dtype == jnp.float32
+    assert (values <= 0).all()
+    np.testing.assert_allclose(values, found(params, TOKENS), atol=0.3)  # eight bits of mantissa in the logits
+
+
+def test_layers_computed_twice_give_the_same():
+    model, params = tiny.llama()
+    lora = expand(tiny.adapter(), 2)
+    twice = dataclasses.replace(model, remat=True)
+    shapes = [jax.eval_shape(m.init, jax.random.key(0), TOKENS) for m in (model, twice)]
+    assert shapes[0] == shapes[1]  # the same files fit both
+    expected = value_and_gradient(module.token_log_probabilities, model, params, lora)
+    assert_near(value_and_gradient(module.token_log_probabilities, twice, params, lora), expected)
+    programs = [
+        str(jax.make_jaxpr(lambda lora, m=m: module.token_log_probabilities(m, params, lora, TOKENS))(lora))
+        for m in (model, twice)
+    ]
+    assert ["remat" in text or "checkpoint" in text for text in programs] == [False, True]
