@@ -1,7 +1,7 @@
 """Identification of safety-critical neurons: a score for every factor entry, and the mask of the top.
 
 Axis legend: L layers, r rank, k in-features, d out-features.
-Source: NLSR, section on identification; Wanda (Sun et al. 2024), SNIP (Lee et al. 2019), as in METHOD.
+Source: NLSR, section on identification; Wanda (Sun et al. 2024), SNIP (Lee et al. 2019).
 """
 
 import functools

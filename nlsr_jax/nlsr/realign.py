@@ -1,6 +1,6 @@
 """Realignment: similarity, the choice of modules, and the correction, in one call.
 
-Source: NLSR, section on restoration (METHOD, section 3).
+Source: NLSR, section on restoration.
 """
 
 from typing import NamedTuple
