@@ -90,3 +90,8 @@ class StudyConfig:
     recommended: RepairSettings = RECOMMENDED
     pretraining: Pretraining | None = None
     dtype: str = "float32"
+
+    @property
+    def random(self) -> RepairSettings:
+        """The published settings with a random mask of equal size."""
+        return dataclasses.replace(self.published, method="random")

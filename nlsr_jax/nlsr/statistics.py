@@ -7,7 +7,8 @@ by a Cholesky QR done twice, keeps the small directions too, at the price of mat
 
 Axis legend: L layers, B batch, T positions, r rank, k in-features.
 
-Source: NLSR, section on identification; Yamamoto et al. 2015, Fukaya et al. 2020 (Cholesky QR, shifted and repeated).
+Source: NLSR, section on identification; Yamamoto et al. 2015 and Fukaya et al. 2020 (Cholesky QR, shifted and
+repeated).
 """
 
 import functools
