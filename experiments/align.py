@@ -12,12 +12,12 @@ A run that was killed goes on where it was when it is started again.
 
 from absl import flags
 
-from experiments import command, study_flags
+from experiments import command, study_flags, training_flags
 
 study_flags.define_study_flags("Folder to write the PEFT adapter to.")
-study_flags.define_training_flags()
+training_flags.define_training_flags()
+training_flags.define_adapter_flags()
 flags.DEFINE_enum("objective", "dpo", ["sft", "dpo", "orpo", "kto", "simpo"], "What is optimised.")
-flags.DEFINE_string("start", None, "PEFT directory of the adapter to go on with.")
 flags.DEFINE_float("beta", None, "β of the preference objective; by default 0.1, SimPO 2.")
 FLAGS = flags.FLAGS
 
@@ -28,18 +28,26 @@ def main(_) -> None:
 
     import jax
 
+    from nlsr_jax.errors import InputError
     from nlsr_jax.random_streams import stream
+    from nlsr_jax.training.settings import check_training
 
-    config = study_flags.get_config()
-    stage = study_flags.changed_stage(config.alignment[FLAGS.objective])
+    config = training_flags.changed_config()
+    stage = training_flags.changed_stage(config.alignment[FLAGS.objective])
+    if FLAGS.objective == "kto" and stage.rows < 2:
+        raise InputError(f"--rows is {stage.rows}; --objective kto takes good and bad answers, at least 2 in all")
     if FLAGS.beta is not None:
+        if FLAGS.objective == "sft":
+            raise InputError("--beta is of the preference objectives; --objective sft has none")
         stage = dataclasses.replace(stage, training=dataclasses.replace(stage.training, beta=FLAGS.beta))
-    study_flags.check_output()
-    base, world = study_flags.open_base(config)
+        check_training(stage.training)
     key = stream(jax.random.key(FLAGS.seed), f"align {FLAGS.objective}")
-    draw = {"sft": world.safe_rows, "kto": world.unpaired}.get(FLAGS.objective, world.preferences)
-    rows = draw(stream(key, "rows"), stage.rows)
-    study_flags.train_and_write(key, base, config, stage.training, rows, f"align {FLAGS.objective}")
+
+    def draw(world):
+        rows = {"sft": world.safe_rows, "kto": world.unpaired}.get(FLAGS.objective, world.preferences)
+        return rows(stream(key, "rows"), stage.rows)
+
+    training_flags.write_adapter(key, config, stage.training, f"align {FLAGS.objective}", draw)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Examples and preferences as token ids, with the place where each response begins."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -63,6 +63,18 @@ def encode(
     prompts = encode_prompts([row.prompt for row in rows], tokenizer, special_tokens=special_tokens)
     responses = [_tokens(tokenizer, column, special_tokens=False) for column in texts]
     return _join(prompts, list(zip(*responses, strict=True)), end, max_length)
+
+
+def describe_counts(counts: Mapping[str, int]) -> str:
+    """Say which rows ``encode`` could not take as they were; empty where it took them all.
+
+    >>> describe_counts({"rows": 5, "used": 4, LONG_PROMPT: 1, CUT: 2})
+    'used 4 of 5 rows; 1 prompt too long; 2 responses cut'
+    """
+    kinds = {LONG_PROMPT: "prompt{} too long", EMPTY: "row{} without tokens", CUT: "response{} cut"}
+    found = {text: counts.get(name, 0) for name, text in kinds.items()}
+    parts = [f"{number} {text.format('s' * (number > 1))}" for text, number in found.items() if number]
+    return "; ".join([f"used {counts['used']} of {counts['rows']} rows", *parts]) if parts else ""
 
 
 def encode_prompts(prompts: Sequence[str], tokenizer, *, special_tokens: bool = True) -> list[list[int]]:

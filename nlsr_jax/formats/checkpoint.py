@@ -40,13 +40,17 @@ def save_checkpoint(path: str | os.PathLike, masks, pruning_key: jax.Array) -> N
         "pruning_key": np.asarray(described["data"], np.uint32),
         "key_implementation": np.frombuffer(described["implementation"].encode(), np.uint8).copy(),
     }
-    _check_space(pathlib.Path(path).absolute().parent, sum(leaf.nbytes for leaf in jax.tree.leaves(tree)))
+    check_space(pathlib.Path(path).absolute().parent, sum(leaf.nbytes for leaf in jax.tree.leaves(tree)))
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         checkpointer.save(pathlib.Path(path).absolute(), tree)
 
 
-def _check_space(folder: pathlib.Path, size: int) -> None:
-    """Refuse before Orbax starts: its writers do not end quietly on a full disk."""
+def check_space(folder: pathlib.Path, size: int) -> None:
+    """Refuse before Orbax starts: its writers do not end quietly on a full disk.
+
+    Raises:
+      OSError: ``folder`` has no room for ``size`` bytes.
+    """
     if shutil.disk_usage(folder).free < size + _OVERHEAD:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 

@@ -1,13 +1,17 @@
 """A base for the toy world, trained from nothing."""
 
+import dataclasses
 import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from nlsr_jax.data.batching import pack
 from nlsr_jax.data.encoding import encode
+from nlsr_jax.formats.hugging_face import save_params
 from nlsr_jax.laboratory.config import Pretraining
 from nlsr_jax.laboratory.stages import Base
 from nlsr_jax.laboratory.toy import ToyWorld
@@ -50,15 +54,28 @@ def pretrain(
     )
     packed = pack([tuple(text._replace(start=1) for text in row) for row in encoded.rows])
     model = new_model(pretraining, tokenizer)
+    if pretraining.training.remat:
+        model = dataclasses.replace(model, remat=True)
     start = new_params(stream(key, "weights"), model)
-    task = Task(model_forward(model), start, None, packed, pad_id=tokenizer.pad_token_id)
+    forward = model_forward(model, jnp.dtype(pretraining.training.compute_dtype))
+    task = Task(forward, start, None, packed, pad_id=tokenizer.pad_token_id)
     state = train(
         stream(key, "order"),
         task,
         pretraining.training,
         folder=folder,
-        identity=identity,
+        identity={"model": str(model.config), **(identity or {})},
         description="pretrain",
         show=show,
     )
     return Base(model, state.trainable, tokenizer, world.special_tokens)
+
+
+def save_base(base: Base, folder: pathlib.Path) -> None:
+    """Write a base with its tokenizer into a folder that exists, in Hugging Face format."""
+    part = folder / "model"
+    save_params(base.params, base.model.config, part)
+    base.tokenizer.save_pretrained(part)
+    for file in part.iterdir():
+        file.rename(folder / file.name)
+    part.rmdir()

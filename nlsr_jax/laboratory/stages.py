@@ -2,13 +2,14 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from nlsr_jax.adapter import Adapter
+from nlsr_jax.data.encoding import describe_counts
 from nlsr_jax.data.examples import Example, Preference
 from nlsr_jax.models.llama import Llama
 from nlsr_jax.training.loop import Task, train
@@ -43,6 +44,7 @@ def train_adapter(
     identity: Mapping[str, Any] | None = None,
     description: str = "train",
     show: bool = False,
+    note: Callable[[str], None] = lambda _: None,
 ) -> Adapter:
     """Train an adapter on a frozen base.
 
@@ -52,7 +54,8 @@ def train_adapter(
       start: where training starts; for DPO and KTO also the reference policy.
       rows: see ``training_rows``.
       settings: how.
-      folder, identity, description, show: see ``train``.
+      folder, identity, description, show: see ``train``. Model and scaling are part of the identity.
+      note: called with one line where rows were skipped or cut.
 
     Returns:
       The trained adapter, float32.
@@ -61,9 +64,12 @@ def train_adapter(
       InputError: rows or settings that cannot be used.
     """
     found = training_rows(rows, base.tokenizer, settings, special_tokens=base.special_tokens)
+    if skipped := describe_counts(found.counts):
+        note(f"{description}: {skipped}")
     model = dataclasses.replace(base.model, remat=True) if settings.remat else base.model
     forward = adapter_forward(model, start, jnp.dtype(settings.compute_dtype))
     pad = base.tokenizer.pad_token_id
     task = Task(forward, start.factors, base.params, found.packed, found.desirable, 0 if pad is None else pad)
-    state = train(key, task, settings, folder=folder, identity=identity, description=description, show=show)
+    whole = {"model": str(base.model.config), "scaling": str(start.scaling), **(identity or {})}
+    state = train(key, task, settings, folder=folder, identity=whole, description=description, show=show)
     return dataclasses.replace(start, factors=state.trainable)

@@ -16,20 +16,26 @@ import jax
 import numpy as np
 
 from nlsr_jax.errors import InputError
+from nlsr_jax.formats.checkpoint import check_space
 from nlsr_jax.training.step import TrainState
 
+RUN, METRICS = "run.json", "metrics.jsonl"
 _KEPT = 2
 
 
 def write_whole(path: pathlib.Path, data: bytes) -> None:
     """Write a file that is there whole or not at all, even if the process dies meanwhile."""
-    # One name for all: what a process left that died here is written over by the next.
-    partial = path.with_name(f".{path.name}.partial")
+    partial = _partial(path)
     with partial.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def _partial(path: pathlib.Path) -> pathlib.Path:
+    # One name for all: what a process left that died here is written over by the next.
+    return path.with_name(f".{path.name}.partial")
 
 
 class RunFolder:
@@ -40,7 +46,7 @@ class RunFolder:
       identity: what makes it this run: settings, digests of its inputs, key. A folder of another run is refused.
 
     Raises:
-      InputError: the folder belongs to a run with another identity.
+      InputError: the folder belongs to a run with another identity, or to none.
     """
 
     def __init__(self, path: str | os.PathLike, identity: Mapping[str, Any]):
@@ -49,24 +55,29 @@ class RunFolder:
         self.path = pathlib.Path(path).absolute()
         self.path.mkdir(parents=True, exist_ok=True)
         self._check_identity(dict(identity))
-        self._metrics = self.path / "metrics.jsonl"
+        self._metrics = self.path / METRICS
         self._manager = ocp.CheckpointManager(
             self.path / "checkpoints",
             options=ocp.CheckpointManagerOptions(max_to_keep=_KEPT, enable_async_checkpointing=False),
         )
 
     def _check_identity(self, identity: dict) -> None:
-        file = self.path / "run.json"
+        file = self.path / RUN
         text = json.dumps(identity, indent=1, sort_keys=True) + "\n"
         if not file.exists():
+            others = sorted(path.name for path in self.path.iterdir() if path.name != _partial(file).name)
+            if others:
+                raise InputError(
+                    f"{self.path}: holds {others[0]} and is not the folder of a training run; remove it or name "
+                    "another output"
+                )
             write_whole(file, text.encode())
             return
         try:
             found = dict(json.loads(file.read_text()))
         except (ValueError, TypeError):
             found = {}
-        wanted = json.loads(text)
-        names = sorted(name for name in wanted | found if wanted.get(name) != found.get(name))
+        names = _differences(json.loads(text), found)
         if names:
             raise InputError(
                 f"{self.path}: holds a training run with another {', '.join(names)}; remove it or name "
@@ -74,10 +85,15 @@ class RunFolder:
             )
 
     def save(self, state: TrainState, key: jax.Array) -> None:
-        """Save a checkpoint of the state; it counts once it is complete."""
+        """Save a checkpoint of the state; it counts once it is complete.
+
+        Raises:
+          OSError: the disk is full.
+        """
         import orbax.checkpoint as ocp
 
         tree = {"state": state._asdict(), "key": np.asarray(jax.random.key_data(key))}
+        check_space(self.path, sum(leaf.nbytes for leaf in jax.tree.leaves(tree)))
         self._manager.save(int(state.step), args=ocp.args.StandardSave(tree))
 
     def restore(self, state: TrainState, key: jax.Array) -> TrainState:
@@ -88,7 +104,7 @@ class RunFolder:
           key: the run's key.
 
         Raises:
-          InputError: a checkpoint of another key.
+          InputError: a checkpoint of another key, or one that is damaged.
         """
         import orbax.checkpoint as ocp
 
@@ -97,7 +113,13 @@ class RunFolder:
             return state
         tree: dict[str, Any] = {"state": state._asdict(), "key": np.asarray(jax.random.key_data(key))}
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
-        found = self._manager.restore(latest, args=ocp.args.StandardRestore(shapes))
+        try:
+            found = self._manager.restore(latest, args=ocp.args.StandardRestore(shapes))
+        except Exception as error:  # of whatever kind Orbax and TensorStore have
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"{self.path}: checkpoint {latest} cannot be read ({reason}); remove the folder to start anew"
+            ) from error
         if not np.array_equal(found["key"], tree["key"]):
             raise InputError(
                 f"{self.path}: its checkpoint was made with another seed; remove it or name another output"
@@ -116,10 +138,22 @@ class RunFolder:
         with self._metrics.open("a") as file:
             file.write(json.dumps(dict(metrics)) + "\n")
 
-    def reference(self) -> np.ndarray | None:
-        """Return the reference log-probabilities that were kept, or None."""
+    def reference(self, shape: tuple[int, ...]) -> np.ndarray | None:
+        """Return the reference log-probabilities that were kept, or None.
+
+        Raises:
+          InputError: they are not float32 values of this shape.
+        """
         file = self.path / "reference.npy"
-        return np.load(file, allow_pickle=False) if file.exists() else None
+        if not file.exists():
+            return None
+        try:
+            values = np.load(file, allow_pickle=False)
+        except (ValueError, OSError, EOFError):
+            values = None
+        if values is None or values.shape != shape or values.dtype != np.float32:
+            raise InputError(f"{file}: not the log-probabilities of this run; remove {self.path} to start anew")
+        return values
 
     def keep_reference(self, values: np.ndarray) -> None:
         """Keep the reference log-probabilities."""
@@ -131,6 +165,18 @@ class RunFolder:
     def close(self) -> None:
         """Close the checkpoints."""
         self._manager.close()
+
+
+def _differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """List the names whose values differ; those of settings by themselves."""
+    names = []
+    for name in sorted({*wanted, *found}):
+        one, other = wanted.get(name), found.get(name)
+        if isinstance(one, dict) and isinstance(other, dict):
+            names += _differences(one, other)
+        elif one != other:
+            names.append(name)
+    return names
 
 
 def _step_of(line: str) -> float:

@@ -3,12 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from nlsr_jax.adapter import MODULES, Adapter
-from nlsr_jax.errors import InputError
+from nlsr_jax.adapter import Adapter
 from nlsr_jax.models.config import ModelConfig
 from nlsr_jax.models.llama import Llama
 from nlsr_jax.random_streams import stream
-from nlsr_jax.training.settings import LoraSettings
+from nlsr_jax.training.settings import LoraSettings, check_lora
 
 
 def new_adapter(key: jax.Array, config: ModelConfig, settings: LoraSettings) -> Adapter:
@@ -20,15 +19,9 @@ def new_adapter(key: jax.Array, config: ModelConfig, settings: LoraSettings) -> 
       settings: rank, alpha and modules.
 
     Raises:
-      InputError: a rank below 1, or modules that there are not.
+      InputError: settings that ``check_lora`` refuses.
     """
-    unknown = [module for module in settings.modules if module not in MODULES]
-    if unknown or not settings.modules:
-        raise InputError(
-            f"modules are {', '.join(settings.modules) or 'none'}; expected some of {', '.join(MODULES)}"
-        )
-    if settings.rank < 1:
-        raise InputError(f"rank is {settings.rank}; expected at least 1")
+    check_lora(settings)
     factors = {}
     for module, (k, d) in config.projections().items():
         if module in settings.modules:

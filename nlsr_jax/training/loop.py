@@ -15,8 +15,10 @@ import numpy as np
 
 from nlsr_jax.data.batching import Batch, BatchShape, Packed, batches_in_order, training_batches
 from nlsr_jax.errors import InputError
+from nlsr_jax.formats.output import describe_os_error
 from nlsr_jax.random_streams import stream
 from nlsr_jax.training.folder import RunFolder
+from nlsr_jax.training.identity import run_identity
 from nlsr_jax.training.losses import REFERENCE, TEXTS, Rows
 from nlsr_jax.training.objectives import sums_and_counts
 from nlsr_jax.training.optimizer import learning_rate, make_optimizer
@@ -64,7 +66,7 @@ def train(
       task: what is trained on what.
       settings: how.
       folder: where to keep checkpoints and metrics. A folder with checkpoints of the same run is gone on with.
-      identity: what makes it the same run; see ``RunFolder``.
+      identity: what makes it the same run beside ``run_identity``; see ``RunFolder``.
       description: what to call it in the progress bar.
       show: show progress.
 
@@ -72,7 +74,7 @@ def train(
       The last state.
 
     Raises:
-      InputError: settings or rows that cannot be used, or a folder of another run.
+      InputError: settings or rows that cannot be used, a folder of another run or one that cannot be written.
     """
     check_training(settings)
     if task.packed.lengths.shape[1] != TEXTS[settings.objective]:
@@ -83,12 +85,15 @@ def train(
     flags, count = task.desirable, len(task.packed.lengths)
     if settings.objective == "kto" and (flags is None or flags.shape != (count,)):
         raise InputError(f"objective kto needs to know of each of the {count} rows whether it is desirable")
-    run = None if folder is None else RunFolder(folder, identity or {})
+    if folder is None:
+        return _train(key, task, settings, None, description, show)
+    rows = (task.packed, task.desirable)
+    whole = {**(identity or {}), **run_identity(task.trainable, task.frozen, rows, settings)}
     try:
-        return _train(key, task, settings, run, description, show)
-    finally:
-        if run is not None:
-            run.close()
+        with contextlib.closing(RunFolder(folder, whole)) as run:
+            return _train(key, task, settings, run, description, show)
+    except OSError as error:
+        raise InputError(describe_os_error(error, folder)) from error
 
 
 def _train(key, task: Task, settings, run: RunFolder | None, description, show):
@@ -150,7 +155,7 @@ def _reference(task: Task, settings: TrainingSettings, shape: BatchShape, run: R
     none = np.zeros(task.packed.lengths.shape, np.float32)
     if settings.objective not in REFERENCE:
         return none
-    kept = None if run is None else run.reference()
+    kept = None if run is None else run.reference(none.shape)
     if kept is not None:
         return kept
 

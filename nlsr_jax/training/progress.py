@@ -22,6 +22,8 @@ class Progress:
         self._show, self._bar = show, None
         self._start = self._last = time.perf_counter()
         self._tokens = 0
+        if show and first:
+            print(f"{description}: goes on after step {first} of {total}", file=sys.stderr)
         if show and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn

@@ -103,3 +103,16 @@ def check_training(settings: TrainingSettings) -> None:
         raise InputError(
             f"batch_size {settings.batch_size} cannot be taken in {settings.accumulate} equal parts (accumulate)"
         )
+
+
+def check_lora(settings: LoraSettings) -> None:
+    """Raise InputError, naming the field, unless an adapter can be made of settings."""
+    unknown = [module for module in settings.modules if module not in MODULES]
+    if unknown or not settings.modules:
+        raise InputError(
+            f"modules are {', '.join(settings.modules) or 'none'}; expected some of {', '.join(MODULES)}"
+        )
+    if settings.rank < 1:
+        raise InputError(f"rank is {settings.rank}; expected at least 1")
+    if not (math.isfinite(settings.alpha) and settings.alpha > 0):
+        raise InputError(f"alpha is {settings.alpha}; expected a number above 0")

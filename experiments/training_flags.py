@@ -1,0 +1,186 @@
+"""Flags of the programs that train, and the way from rows to an adapter on disk."""
+
+import dataclasses
+import math
+import shutil
+from typing import Any
+
+from absl import flags
+
+from experiments import study_flags
+
+FLAGS = flags.FLAGS
+TRAINING = (
+    "learning_rate", "epochs", "batch_size", "accumulate", "loss", "max_length", "remat", "compute_dtype",
+    "save_every",
+)  # fmt: skip
+LORA = ("rank", "alpha", "modules")
+
+
+def define_training_flags() -> None:
+    """Define the flags that change how a stage trains."""
+    flags.DEFINE_float("learning_rate", None, "Highest learning rate; by default the config's.")
+    flags.DEFINE_integer("epochs", None, "Times to go through the rows; by default the config's.")
+    flags.DEFINE_integer("batch_size", None, "Rows of one step; by default the config's.")
+    flags.DEFINE_integer("accumulate", None, "Parts that a batch is taken in; by default the config's.")
+    flags.DEFINE_enum("loss", None, ["token", "sequence"], "SFT's mean; by default the config's.")
+    flags.DEFINE_integer("max_length", None, "Longest text in tokens; by default the config's.")
+    flags.DEFINE_bool("remat", None, "Keep no activations for the backward pass; by default the config's.")
+    flags.DEFINE_enum("compute_dtype", None, ["float32", "bfloat16", "float16"], "Number type of the passes.")
+    flags.DEFINE_integer("save_every", None, "Steps between checkpoints; by default the config's.")
+
+
+def define_adapter_flags() -> None:
+    """Define the flags of the adapter that is trained and of its rows."""
+    flags.DEFINE_integer("rows", None, "How many rows to train on; by default the config's.")
+    flags.DEFINE_string("start", None, "PEFT directory of the adapter to go on with; without it a new one starts.")
+    flags.DEFINE_integer("rank", None, "Rank of a new adapter; by default the config's.")
+    flags.DEFINE_float(
+        "alpha", None, "lora_alpha of a new adapter; by default twice the rank given, or the config's."
+    )
+    flags.DEFINE_list(
+        "modules", None, "Projections of a new adapter, such as q_proj,v_proj; by default the config's."
+    )
+
+
+def changed_training(training):
+    """Return training settings with what the flags change, checked.
+
+    Raises:
+      InputError: a setting that cannot be used.
+    """
+    from nlsr_jax.training.settings import check_training
+
+    changes: dict[str, Any] = {name: FLAGS[name].value for name in TRAINING if FLAGS[name].value is not None}
+    if changes.get("batch_size", 0) > 0 and "accumulate" not in changes:
+        changes["accumulate"] = math.gcd(training.accumulate, changes["batch_size"])
+    changed = dataclasses.replace(training, **changes)
+    check_training(changed)
+    return changed
+
+
+def changed_stage(stage):
+    """Return a stage with what the flags change, checked.
+
+    Raises:
+      InputError: a setting that cannot be used.
+    """
+    from nlsr_jax.errors import InputError
+
+    rows = stage.rows if FLAGS.rows is None else FLAGS.rows
+    if rows < 1:
+        raise InputError(f"--rows is {rows}; expected at least 1")
+    return dataclasses.replace(stage, rows=rows, training=changed_training(stage.training))
+
+
+def changed_lora(lora):
+    """Return the settings of a new adapter with what the flags change, checked.
+
+    Raises:
+      InputError: settings that cannot be used, or settings of a new adapter together with ``--start``.
+    """
+    from nlsr_jax.errors import InputError
+    from nlsr_jax.training.settings import check_lora
+
+    given = [name for name in LORA if FLAGS[name].value is not None]
+    if FLAGS.start and given:
+        raise InputError(f"--{given[0]} is of a new adapter, and --start goes on with one that has its own")
+    changes: dict[str, Any] = {name: FLAGS[name].value for name in given}
+    if "rank" in changes and "alpha" not in changes:
+        changes["alpha"] = 2.0 * changes["rank"]
+    if "modules" in changes:
+        changes["modules"] = tuple(name.strip() for name in changes["modules"])
+    changed = dataclasses.replace(lora, **changes)
+    check_lora(changed)
+    return changed
+
+
+def changed_config():
+    """Return the config that the flags name, with what they change of a new adapter.
+
+    Raises:
+      InputError: there is none, or flags that cannot be used with it.
+    """
+    from nlsr_jax.errors import InputError
+
+    config = study_flags.get_config()
+    if study_flags.sources() and config.world == "toy":
+        raise InputError(f"--data is for real data; --config {config.name} is a toy world that makes its own rows")
+    return dataclasses.replace(config, lora=changed_lora(config.lora))
+
+
+def output_folder() -> str:
+    """Return ``--output``.
+
+    Raises:
+      InputError: it is missing.
+    """
+    from nlsr_jax.errors import InputError
+
+    if not FLAGS.output:
+        raise InputError("--output is missing; name the folder to write")
+    return FLAGS.output
+
+
+def open_start(config):
+    """Return the adapter of ``--start``, checked against the base, or None where a new one starts.
+
+    Raises:
+      InputError: no such base, or an adapter that cannot be used or is of another base.
+    """
+    from nlsr_jax.formats.hugging_face import read_config, resolve
+    from nlsr_jax.formats.peft import load_adapter
+
+    model_config = read_config(resolve(FLAGS.base or config.base))
+    return load_adapter(FLAGS.start, model_config) if FLAGS.start else None
+
+
+def write_adapter(key, config, training, description: str, draw) -> None:
+    """Train an adapter and write it with its metrics; a killed run goes on from its own folder.
+
+    Args:
+      key: of the stage.
+      config: the study, with what the flags change.
+      training: settings of the stage.
+      description: of the stage.
+      draw: returns the rows of a world.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    from nlsr_jax.formats.peft import write_adapter_files
+    from nlsr_jax.laboratory.stages import train_adapter
+    from nlsr_jax.random_streams import stream
+    from nlsr_jax.training.initial import new_adapter
+    from nlsr_jax.training.publishing import published, training_folder
+
+    with training_folder(output_folder(), overwrite=FLAGS.overwrite) as work:
+        start = open_start(config)
+        base, world = study_flags.open_base(config)
+        rows = draw(world)
+        if start is None:
+            start = new_adapter(stream(key, "lora"), base.model.config, config.lora)
+        adapter = train_adapter(
+            key,
+            base,
+            jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), start),
+            rows,
+            training,
+            folder=work,
+            identity={"stage": description, "seed": FLAGS.seed},
+            description=description,
+            show=True,
+            note=study_flags.say,
+        )
+        with published(work, FLAGS.output, overwrite=FLAGS.overwrite) as folder:
+            write_adapter_files(adapter, folder, base_model_name_or_path=FLAGS.base or config.base)
+            copy_run(work, folder)
+    print(f"wrote {FLAGS.output}")
+
+
+def copy_run(work, folder) -> None:
+    """Copy what a run logged and what it was from its own folder into its output."""
+    from nlsr_jax.training.folder import METRICS, RUN
+
+    shutil.copyfile(work / METRICS, folder / "metrics.jsonl")
+    shutil.copyfile(work / RUN, folder / "training.json")

@@ -1,0 +1,34 @@
+"""What makes a training run the one it is: two runs of one identity and one key end with the same bytes."""
+
+import dataclasses
+import hashlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from nlsr_jax.training.settings import TrainingSettings
+
+
+def digest(tree) -> str:
+    """Return a SHA-256 over the arrays of a tree: types, shapes and bytes, leaf by leaf."""
+    found = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        host = np.ascontiguousarray(leaf)
+        found.update(f"{host.dtype}{host.shape}".encode())
+        found.update(host.reshape(-1).view(np.uint8).data)
+    return found.hexdigest()
+
+
+def run_identity(trainable, frozen, rows, settings: TrainingSettings) -> dict[str, Any]:
+    """Return the identity of a run: its settings, and digests of what it computes with.
+
+    Args:
+      trainable: arrays that training starts from.
+      frozen: what the forward pass needs beside them.
+      rows: encoded rows.
+      settings: how. How often a checkpoint is made changes no result and is left out.
+    """
+    changing = dataclasses.asdict(settings)
+    del changing["save_every"]
+    return {"settings": changing, "start": digest(trainable), "base": digest(frozen), "rows": digest(rows)}
