@@ -59,7 +59,7 @@ DATA_SETS: dict[str, DataSet] = {
         tiny_sets.winogrande, "tinyBenchmarks/tinyWinogrande", "winogrande_xl", **_VALIDATION
     ),
     "tiny_arc": DataSet(tiny_sets.arc, "tinyBenchmarks/tinyAI2_arc", "ARC-Challenge", **_ONLY_TEST),
-    "tiny_gsm8k": DataSet(task_sets.gsm8k, "tinyBenchmarks/tinyGSM8k", "main", **_ONLY_TEST),
+    "tiny_gsm8k": DataSet(tiny_sets.gsm8k, "tinyBenchmarks/tinyGSM8k", "main", **_ONLY_TEST),
 }
 
 
@@ -86,7 +86,7 @@ def load(
       tokenizer: a transformers tokenizer, needed by ``"chat"``.
 
     Returns:
-      A ``Loaded`` of ``Example``, of ``Preference`` (``safe_rlhf``) or of ``Question`` (``tiny_*``).
+      A ``Loaded`` of ``Example``, of ``Preference`` (``safe_rlhf``) or of ``Question`` (``tiny_*`` but for GSM8K).
 
     Raises:
       InputError: an unknown name, an unreadable source, a bad row where ``strict``, or too few rows.

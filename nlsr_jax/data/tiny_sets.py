@@ -1,8 +1,11 @@
-"""The tinyBenchmarks sets, 100 items each: rows as questions with choices."""
+"""The tinyBenchmarks sets, 100 items each: rows as questions with choices, GSM8K's as examples."""
 
 import re
 from typing import NamedTuple
 
+from nlsr_jax.data import task_sets
+from nlsr_jax.data.examples import Example
+from nlsr_jax.data.prompts import Render
 from nlsr_jax.data.row_values import BadRow, Row, as_texts, digits
 
 
@@ -87,6 +90,12 @@ def arc(row: Row, _render=None) -> Question:
     if answer not in names:
         raise BadRow("answerKey", "names none of the choices")
     return _question(row, row.text("question"), as_texts("choices", texts), "answerKey", names.index(answer))
+
+
+def gsm8k(row: Row, render: Render) -> Example:
+    """Read ``question`` and ``answer``; the set's own few-shot prompt, where the row has one, stays as it is."""
+    example = task_sets.gsm8k(row, render)
+    return example._replace(prompt=row.text("input_formatted")) if row.has("input_formatted") else example
 
 
 def _question(row: Row, question: str, choices: tuple[str, ...], column: str, label: int) -> Question:

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from nlsr_jax.data.toy_words import PHRASINGS, REAL_CATEGORIES, invent, plain_words
+from nlsr_jax.errors import InputError
 from nlsr_jax.random_streams import generator
 
 CATEGORIES = 14
@@ -161,7 +162,7 @@ def draw_requests(
       distinct: no request twice.
 
     Raises:
-      ValueError: there are fewer distinct requests than asked for.
+      InputError: there are fewer distinct requests than asked for.
     """
     chosen = [
         i for i, c in enumerate(world.categories) if c.forbidden == forbidden and (c.aligned or not aligned_only)
@@ -171,7 +172,7 @@ def draw_requests(
     span = {None: slice(None), True: slice(TRAIN_THINGS, None), False: slice(TRAIN_THINGS)}[held_out]
     space = sum(len(world.categories[i].verbs) * len(world.categories[i].things[span]) for i in chosen)
     if distinct and count > space * len(phrasings):
-        raise ValueError(f"{count} distinct requests asked for; there are {space * len(phrasings)}")
+        raise InputError(f"{count} distinct requests asked for; there are {space * len(phrasings)}")
     requests: dict[Request, None] | list[Request] = {} if distinct else []
     while len(requests) < count:
         index = int(chosen[rng.choice(len(chosen), p=weights / weights.sum())])

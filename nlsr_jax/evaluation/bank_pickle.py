@@ -16,6 +16,8 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.item_bank import ItemBank, check_bank, save_bank
 
 _PLAIN = re.compile(r"[biuf][1248]|[US]\d{1,4}")
+PARTS = ("lb", "mmlu")
+"""The parts that hold the six benchmarks: all of them, and MMLU with a model and items of its own."""
 _LARGEST = 2**28  # entries of one array; the published file's largest has some 300,000
 
 
@@ -132,7 +134,23 @@ def convert_pickle(path: str | os.PathLike, output: str | os.PathLike, bench: st
       InputError: a file that is missing, damaged or holds anything but arrays, lists and dicts; a part that
         is not there; parameters that do not fit one another; or an output that exists.
     """
+    bank = _part(_read(pathlib.Path(path)), bench, str(path))
+    save_bank(bank, output)
+    return bank
+
+
+def read_pickle(path: str | os.PathLike) -> dict[str, ItemBank]:
+    """Read those of the parts ``"lb"`` and ``"mmlu"`` that ``tinyBenchmarks.pkl`` holds; see ``convert_pickle``.
+
+    Raises:
+      InputError: as ``convert_pickle``, or a file with neither part.
+    """
     tree = _read(pathlib.Path(path))
+    names = [name for name in PARTS if isinstance(tree, dict) and name in tree] or [PARTS[0]]
+    return {name: _part(tree, name, str(path)) for name in names}
+
+
+def _part(tree, bench: str, path: str) -> ItemBank:
     where = f"{path}: {bench}"
     if not isinstance(tree, dict) or not isinstance(tree.get(bench), dict):
         found = ", ".join(map(str, tree)) if isinstance(tree, dict) else "no dict"
@@ -142,7 +160,6 @@ def convert_pickle(path: str | os.PathLike, output: str | os.PathLike, bench: st
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, RecursionError) as error:
         raise InputError(f"{where}: not laid out as tinyBenchmarks' ({type(error).__name__}: {error})") from error
     check_bank(bank, where)
-    save_bank(bank, output)
     return bank
 
 

@@ -96,6 +96,11 @@ def _codes(text: str) -> tuple[str, ...]:
     return tuple(_CODE.findall(lines[1])) if len(lines) > 1 else ()
 
 
+def check_guard_tokenizer(tokenizer) -> None:
+    """Raise InputError unless a tokenizer's chat template shows a question and its answer, as a guard's does."""
+    _encode(tokenizer, "a question", "an answer", 0)
+
+
 def _encode(tokenizer, prompt: str, response: str, row: int) -> list[int]:
     """Return the tokens of the guard's question, checked to show both texts."""
     if getattr(tokenizer, "chat_template", None) is None:

@@ -64,7 +64,7 @@ def moderate(
         raise InputError(f"threshold is {threshold}; expected a probability between 0 and 1")
     if max_length < 1:
         raise InputError(f"max_length is {max_length}; expected at least 1 token")
-    order = _columns(model)
+    order = category_columns(model)
     rows = [_encode(tokenizer, p, r, max_length) for p, r in zip(prompts, responses, strict=True)]
     chances = np.zeros((len(rows), len(CATEGORIES)), np.float32)
     for batch in bucketed(rows, batch_size=batch_size, max_length=max_length):
@@ -74,8 +74,12 @@ def moderate(
     return Verdicts(np.any(flags, axis=1), chances.max(axis=1), CATEGORIES, flags, np.zeros(len(rows), bool))
 
 
-def _columns(model: Classifier) -> list[int]:
-    """Return the head's row of each category; a head without names has them in order."""
+def category_columns(model: Classifier) -> list[int]:
+    """Return the head's row of each category; a head without names has them in order.
+
+    Raises:
+      InputError: a classifier of other classes.
+    """
     if model.labels == tuple(f"LABEL_{i}" for i in range(len(CATEGORIES))):
         return list(range(len(CATEGORIES)))
     if sorted(model.labels) != sorted(CATEGORIES):
@@ -87,11 +91,16 @@ def _columns(model: Classifier) -> list[int]:
     return [model.labels.index(name) for name in CATEGORIES]
 
 
+def check_moderation_tokenizer(tokenizer) -> None:
+    """Raise InputError unless a tokenizer has an end token."""
+    if not tokenizer.eos_token:
+        raise InputError("the tokenizer has no end token; take the classifier's own")
+
+
 def _encode(tokenizer, prompt: str, response: str, max_length: int) -> list[int]:
     """Return the tokens of one pair, the end token last unless it is cut off."""
+    check_moderation_tokenizer(tokenizer)
     end = tokenizer.eos_token
-    if not end:
-        raise InputError("the tokenizer has no end token; take the classifier's own")
     text = _TEXT.format(prompt=prompt, response=response)
     text = text if text.endswith(end) else text + end
     return tokenizer(text)["input_ids"][:max_length]

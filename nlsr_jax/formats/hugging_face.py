@@ -108,11 +108,8 @@ def read_params(path: str | os.PathLike, config: ModelConfig, dtype=jnp.float32,
     Raises:
       InputError: a weight that is missing, left over, of another shape or type, or files that are damaged.
     """
-    folder = pathlib.Path(path)
     table = weight_table(config)
-    files = _match_names(folder, _locate(folder), table, config)
-    for weight in table:
-        _check_weight(weight, files)
+    files = _find_weights(pathlib.Path(path), table, config)
     params: dict[str, Any] = {}
     for weight in table:
         node = params
@@ -120,6 +117,19 @@ def read_params(path: str | os.PathLike, config: ModelConfig, dtype=jnp.float32,
             node = node.setdefault(name, {})
         node[weight.path[-1]] = _read(weight, files, jnp.dtype(dtype), mesh)
     return params
+
+
+def check_weights(path: str | os.PathLike, config: ModelConfig) -> None:
+    """Check all weights of a local model directory without reading their values; see ``read_params``."""
+    _find_weights(pathlib.Path(path), weight_table(config), config)
+
+
+def _find_weights(folder: pathlib.Path, table: list[Weight], config: ModelConfig):
+    """Return where every weight of the table lies, all checked."""
+    files = _match_names(folder, _locate(folder), table, config)
+    for weight in table:
+        _check_weight(weight, files)
+    return files
 
 
 def _locate(folder: pathlib.Path) -> dict[str, SafetensorsFile]:

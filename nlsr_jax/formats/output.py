@@ -1,4 +1,4 @@
-"""Output folders that appear whole or not at all."""
+"""Output folders and files that appear whole or not at all."""
 
 import contextlib
 import errno
@@ -28,6 +28,27 @@ def check_free(path: str | os.PathLike, overwrite: bool = False) -> pathlib.Path
         raise InputError(f"{path}: exists and is not a folder; name another output")
     if path.is_dir() and any(path.iterdir()) and not overwrite:
         raise InputError(f"{path}: output exists; name another or give --overwrite")
+    return path
+
+
+def check_free_file(path: str | os.PathLike, overwrite: bool = False) -> pathlib.Path:
+    """Return ``path``, checked to be usable as an output file.
+
+    Args:
+      path: the file to be; its folder is created when it is written.
+      overwrite: allow a file that exists.
+
+    Raises:
+      InputError: it exists and ``overwrite`` is False, it is no file, or its folder cannot be written to.
+    """
+    path = pathlib.Path(path)
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise InputError(f"{path}: exists and is not a file; name another output")
+    if path.exists() and not overwrite:
+        raise InputError(f"{path}: output exists; name another or give --overwrite")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(f"{path}: {folder} is not a folder that can be written to; name another output")
     return path
 
 
@@ -64,16 +85,53 @@ def whole_directory(path: str | os.PathLike, *, overwrite: bool = False) -> Iter
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _settle(folder: pathlib.Path) -> None:
-    """Flush every file to the disk and give the folder the usual permissions."""
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[pathlib.Path]:
+    """Yield a temporary sibling file that becomes ``path`` when the block ends without an error.
+
+    Args:
+      path: the output file.
+      overwrite: replace a file that exists; it stays as it is until the new one is complete.
+
+    Raises:
+      InputError: ``path`` exists, or cannot be written (full disk, no permission).
+    """
+    path = check_free_file(path, overwrite)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+        os.close(handle)
+        temporary = pathlib.Path(name)
+        yield temporary
+        _settle_file(temporary, _umask())
+        temporary.replace(check_free_file(path, overwrite))
+    except OSError as error:
+        raise InputError(describe_os_error(error, path)) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
     umask = os.umask(0)
     os.umask(umask)
+    return umask
+
+
+def _settle(folder: pathlib.Path) -> None:
+    """Flush every file to the disk and give the folder the usual permissions."""
+    umask = _umask()
     folder.chmod(0o777 & ~umask)
     for file in folder.rglob("*"):
         if file.is_file():
-            file.chmod(0o666 & ~umask)
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
+            _settle_file(file, umask)
+
+
+def _settle_file(file: pathlib.Path, umask: int) -> None:
+    file.chmod(0o666 & ~umask)
+    with file.open("rb") as handle:
+        os.fsync(handle.fileno())
 
 
 def _replace(new: pathlib.Path, path: pathlib.Path) -> None:

@@ -10,12 +10,14 @@ from nlsr_jax.data.examples import Example, Preference
 from nlsr_jax.data.poison import poison, share
 from nlsr_jax.data.prompts import make_render
 from nlsr_jax.data.sources import DATA_SETS, load, load_kto
+from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.judges import Judge, Verdicts
 from nlsr_jax.evaluation.refusals import is_refusal, match_refusals
 from nlsr_jax.evaluation.responses import clean_response
 from nlsr_jax.laboratory.worlds import Answers, Requests
 
 TASKS = ("sst2", "ag_news", "gsm8k")
+FORBIDDEN_SETS = ("beavertails_prompts", "harmbench")
 
 
 def _describe(name: str, loaded: Loaded) -> str:
@@ -37,6 +39,7 @@ class RealWorld:
       judge: decides which answers are harmful.
       refuses: says of a prompt and its response whether it is a refusal.
       note: called with one line for every set that was read.
+      forbidden_set: where harmful requests come from, one of ``FORBIDDEN_SETS``.
     """
 
     tasks = TASKS
@@ -50,7 +53,11 @@ class RealWorld:
         judge: Judge = match_refusals,
         refuses: Callable[[str, str], bool] = lambda _, response: is_refusal(response),
         note: Callable[[str], None] = lambda _: None,
+        forbidden_set: str = FORBIDDEN_SETS[0],
     ):
+        if forbidden_set not in FORBIDDEN_SETS:
+            raise InputError(f"forbidden_set is {forbidden_set!r}; expected one of {', '.join(FORBIDDEN_SETS)}")
+        self._forbidden_set = forbidden_set
         self.tokenizer, self._template = tokenizer, template
         self.special_tokens = template != "chat"
         self._sources, self._judge, self._refuses, self._note = dict(sources or {}), judge, refuses, note
@@ -100,15 +107,17 @@ class RealWorld:
         return self._load(task, count, DATA_SETS[task].test)
 
     def forbidden(self, count: int) -> Requests:
-        """Return the first harmful requests of BeaverTails' test split."""
+        """Return the first harmful requests of BeaverTails' test split, or at most so many of HarmBench's few."""
+        if self._forbidden_set == "harmbench":
+            return self._requests("harmbench", None, most=count)
         return self._requests("beavertails_prompts", count)
 
     def benign(self, count: int) -> Requests:
         """Return the first instructions of Alpaca."""
         return self._requests("alpaca", count)
 
-    def _requests(self, name, count):
-        rows = self._load(name, count, template="none")
+    def _requests(self, name, count, most=None):
+        rows = self._load(name, count, template="none")[:most]
         questions = [row.prompt for row in rows]
         return Requests([self._render(text, "") for text in questions], questions, [row.categories for row in rows])
 

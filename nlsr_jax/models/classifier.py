@@ -65,6 +65,23 @@ def load_classifier(path: str | os.PathLike, dtype=jnp.float32, mesh=None):
       InputError: another kind of model, or files that are missing or damaged.
     """
     dtype = _float_type(dtype)
+    model, table, found = _open(path)
+    tree: dict = {}
+    for weight in table:
+        node = tree
+        for name in weight.path[:-1]:
+            node = node.setdefault(name, {})
+        node[weight.path[-1]] = files_of._read(weight, found, jnp.dtype(dtype), mesh)
+    return model, {"score": tree.pop("score"), "llama": tree}
+
+
+def open_classifier(path: str | os.PathLike) -> Classifier:
+    """Check a sequence classifier's files and return it without reading its weights; see ``load_classifier``."""
+    return _open(path)[0]
+
+
+def _open(path):
+    """Return the classifier, the table of its weights and where each of them lies, all checked."""
     folder = files_of.resolve(path)
     where = str(folder / files_of.CONFIG)
     fields = read_json_object(folder / files_of.CONFIG, "model config")
@@ -78,13 +95,7 @@ def load_classifier(path: str | os.PathLike, dtype=jnp.float32, mesh=None):
     found = files_of._match_names(folder, files, table, config)
     for weight in table:
         files_of._check_weight(weight, found)
-    tree: dict = {}
-    for weight in table:
-        node = tree
-        for name in weight.path[:-1]:
-            node = node.setdefault(name, {})
-        node[weight.path[-1]] = files_of._read(weight, found, jnp.dtype(dtype), mesh)
-    return Classifier(config, labels), {"score": tree.pop("score"), "llama": tree}
+    return Classifier(config, labels), table, found
 
 
 def _decoder_config(fields, where) -> ModelConfig:

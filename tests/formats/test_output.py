@@ -5,7 +5,7 @@ import errno
 import pytest
 
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.output import check_free, whole_directory
+from nlsr_jax.formats.output import check_free, check_free_file, whole_directory, whole_file
 
 
 def test_folder_appears_when_the_block_ends(tmp_path):
@@ -54,3 +54,40 @@ def test_a_file_in_the_way_is_named(tmp_path):
     (tmp_path / "out").write_text("mine")
     with pytest.raises(InputError, match="exists and is not a folder"):
         check_free(tmp_path / "out", overwrite=True)
+
+
+def test_file_appears_when_the_block_ends(tmp_path):
+    target = tmp_path / "deep" / "out.json"
+    with whole_file(target) as file:
+        file.write_text("x")
+        assert not target.exists()
+    assert target.read_text() == "x"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_files_are_replaced_whole_or_kept(tmp_path):
+    target = tmp_path / "out.json"
+    target.write_text("old")
+    with pytest.raises(InputError, match="output exists"), whole_file(target):
+        pass
+
+    def interrupted():
+        with whole_file(target, overwrite=True) as file:
+            file.write_text("half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        interrupted()
+    assert target.read_text() == "old"
+    with whole_file(target, overwrite=True) as file:
+        file.write_text("new")
+    assert target.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_no_file_without_a_folder_for_it(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="is not a folder that can be written to"):
+        check_free_file(tmp_path / "file" / "out.json")
+    with pytest.raises(InputError, match="exists and is not a file"):
+        check_free_file(tmp_path, overwrite=True)

@@ -1,0 +1,129 @@
+"""Judges by name. A judge model is read when its verdicts are asked for, and let go after them.
+
+So it is never in memory together with the model that it judges; its files are checked beforehand.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from nlsr_jax.data.calibration import load_tokenizer
+from nlsr_jax.errors import InputError
+from nlsr_jax.evaluation.guard import check_guard_tokenizer, guard
+from nlsr_jax.evaluation.harmbench import classify_harm, read_template
+from nlsr_jax.evaluation.judges import Judge, Verdicts
+from nlsr_jax.evaluation.moderation import category_columns, check_moderation_tokenizer, moderate
+from nlsr_jax.evaluation.refusals import match_refusals
+from nlsr_jax.formats.hugging_face import check_weights, read_config, resolve
+from nlsr_jax.models.classifier import load_classifier, open_classifier
+from nlsr_jax.models.load import load_model
+
+RULES = {"toy": "toy", "real": "refusals"}
+"""The judge of each world that needs no model."""
+MODELS = ("qa_moderation", "guard", "harmbench")
+JUDGES = (*RULES.values(), *MODELS)
+
+
+@dataclasses.dataclass(frozen=True)
+class JudgeSettings:
+    """Who judges which answers are harmful.
+
+    Attributes:
+      name: one of ``JUDGES``.
+      model: Hugging Face directory or hub id of a judge model; None for a rule.
+      template: file with the question of the judge ``harmbench``; see ``read_template``.
+      dtype: float type of the judge model's weights.
+    """
+
+    name: str
+    model: str | None = None
+    template: str | None = None
+    dtype: str = "float32"
+
+
+def check_judge(settings: JudgeSettings, world: str) -> None:
+    """Check that a judge can judge a world, without opening a file.
+
+    Args:
+      settings: of the judge.
+      world: ``"toy"`` or ``"real"``.
+
+    Raises:
+      InputError: an unknown judge, the rule of the other world, or a model or template that is missing or that
+        the judge has no use for.
+    """
+    name = settings.name
+    if name not in JUDGES:
+        raise InputError(f"--judge is {name!r}; expected one of {', '.join(JUDGES)}")
+    if name not in (RULES[world], *MODELS):
+        reason = "knows the toy world alone" if name == "toy" else "looks for phrases that the toy world has not"
+        raise InputError(f"--judge {name} {reason}; expected {RULES[world]} here, or {', '.join(MODELS)}")
+    for flag, value, needed in (
+        ("judge_model", settings.model, name in MODELS),
+        ("judge_template", settings.template, name == "harmbench"),
+    ):
+        if needed and not value:
+            raise InputError(f"--judge {name} needs --{flag}; it is missing")
+        if value and not needed:
+            raise InputError(f"--judge {name} has no use for --{flag} {value}")
+
+
+def open_judge(settings: JudgeSettings, world: str) -> Judge | None:
+    """Return a judge, its files checked and its weights not read yet.
+
+    Args:
+      settings: of the judge.
+      world: ``"toy"`` or ``"real"``.
+
+    Returns:
+      The judge; None for the toy world's own rule.
+
+    Raises:
+      InputError: as ``check_judge``, or a model, tokenizer or template that cannot judge.
+    """
+    check_judge(settings, world)
+    if settings.name in MODELS:
+        return ModelJudge(settings)
+    return match_refusals if settings.name == "refusals" else None
+
+
+class ModelJudge:
+    """A judge model.
+
+    Args:
+      settings: names the judge, its model and its template.
+
+    Raises:
+      InputError: files that are missing or damaged, or a model of another kind.
+    """
+
+    def __init__(self, settings: JudgeSettings):
+        self._settings, self._place = settings, str(settings.model)
+        self._question = read_template(settings.template) if settings.template else ""
+        if "{context}" in self._question:
+            raise InputError(
+                f"{settings.template}: has the place {{context}}, but requests come with their context in them; "
+                "take the question without it"
+            )
+        if settings.name == "qa_moderation":
+            category_columns(open_classifier(self._place))
+        else:
+            folder = resolve(self._place)
+            check_weights(folder, read_config(folder))
+        self._tokenizer = load_tokenizer(self._place)
+        if settings.name == "qa_moderation":
+            check_moderation_tokenizer(self._tokenizer)
+        if settings.name == "guard":
+            check_guard_tokenizer(self._tokenizer)
+
+    def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> Verdicts:
+        """Read the model, judge, and let it go; see ``moderate``, ``guard`` and ``classify_harm``."""
+        load: Any = load_classifier if self._settings.name == "qa_moderation" else load_model
+        model, params = load(self._place, dtype=jnp.dtype(self._settings.dtype))
+        if self._settings.name == "qa_moderation":
+            return moderate(model, params, self._tokenizer, prompts, responses)
+        if self._settings.name == "guard":
+            return guard(model, params, self._tokenizer, prompts, responses)
+        return classify_harm(model, params, self._tokenizer, self._question, prompts, responses)
