@@ -131,7 +131,7 @@ def _train(key, task: Task, settings, run: RunFolder | None, description, show):
 
 def _finite(metrics, step: int) -> dict[str, float]:
     """Return the metrics as numbers; a state whose loss or gradient is none is neither logged nor saved."""
-    values = {name: float(value) for name, value in metrics.items()}
+    values = {name: float(metrics[name]) for name in sorted(metrics, key=lambda name: (name != "loss", name))}
     for name, value in values.items():
         if not np.isfinite(value):
             what = name.replace("_", " ")

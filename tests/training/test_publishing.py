@@ -1,0 +1,204 @@
+"""From run folder to output: a death before any operation on files loses neither the old output nor the new."""
+
+import itertools
+import os
+import pathlib
+import shutil
+
+import pytest
+
+from nlsr_jax.errors import InputError
+from nlsr_jax.training.folder import RunFolder
+from nlsr_jax.training.publishing import published, training_folder
+
+
+class Killed(BaseException):
+    """What ends a process at once."""
+
+
+@pytest.fixture
+def die_at(monkeypatch):
+    """Sets the operation on files before which the process dies; None for never."""
+    left = {"count": None}
+
+    def deadly(function):
+        def called(*arguments, **options):
+            if left["count"] == 0:
+                raise Killed
+            if left["count"] is not None:
+                left["count"] -= 1
+            return function(*arguments, **options)
+
+        return called
+
+    for name in ("rename", "replace", "unlink", "rmdir", "mkdir"):
+        monkeypatch.setattr(pathlib.Path, name, deadly(getattr(pathlib.Path, name)))
+    for name in ("unlink", "rmdir"):  # what rmtree uses
+        monkeypatch.setattr(os, name, deadly(getattr(os, name)))
+    return lambda count: left.update(count=count)
+
+
+def nothing():
+    pass
+
+
+def command(output, text="new", *, overwrite=False, seed=1, training=nothing, writing=nothing):
+    """What a training program does; ``training`` happens once, however often the program is started."""
+    with training_folder(output, overwrite=overwrite) as work:
+        RunFolder(work, {"seed": seed}).close()
+        if not (work / "trained").exists():
+            training()
+            (work / "trained").touch()
+        with published(work, output, overwrite=overwrite) as folder:
+            (folder / "adapter").write_text(text)
+            writing()
+            (folder / "metrics").write_text("x" * 10)
+
+
+def contents(output):
+    return (output / "adapter").read_text() if output.exists() else None
+
+
+@pytest.mark.parametrize("old", [None, "old"])
+def test_a_death_at_any_moment_loses_nothing(tmp_path, die_at, old):
+    for count in itertools.count():
+        folder, trained = tmp_path / str(count), []
+
+        def training(trained=trained):
+            trained.append(len(trained))
+
+        output = folder / "out"
+        if old:
+            output.mkdir(parents=True)
+            (output / "adapter").write_text(old)
+        die_at(count)
+        try:
+            command(output, overwrite=bool(old), training=training)
+            break
+        except Killed:
+            pass
+        finally:
+            die_at(None)
+        assert {path.name for path in folder.iterdir()} <= {"out", "out.training"} if folder.exists() else True
+        if contents(output) not in (old, "new"):  # between two renames: what was there is put back
+            assert contents(output) is None
+            with pytest.raises(InputError, match="output exists"):
+                command(output)
+            assert contents(output) == old
+        if contents(output) == "new":
+            with pytest.raises(InputError, match="output exists; name another or give --overwrite"):
+                command(output)
+            assert [path.name for path in folder.iterdir()] == ["out"], "a finished run's folder is left behind"
+            command(output, "other", overwrite=True, seed=2)
+            assert contents(output) == "other"
+        else:
+            before = (folder / "out.training" / "trained").exists()
+            command(output, overwrite=bool(old), training=training)
+            assert contents(output) == "new"
+            assert len(trained) == 1 or not before, "what was trained is lost"
+        assert [path.name for path in folder.iterdir()] == ["out"]
+        assert sorted(path.name for path in output.iterdir()) == ["adapter", "metrics"]
+    assert count > 10
+    assert contents(output) == "new"
+
+
+def test_an_output_that_exists_is_refused_before_anything_is_made(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("x")
+    with pytest.raises(InputError, match="output exists; name another or give --overwrite"):
+        command(tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    command(tmp_path / "out", overwrite=True)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["adapter", "metrics"]
+
+
+def test_the_old_output_stays_until_the_new_is_whole_and_a_failed_run_can_go_on(tmp_path):
+    output = tmp_path / "out"
+    command(output, "old")
+
+    def fail():
+        assert contents(output) == "old"
+        raise ValueError("cannot go on")
+
+    with pytest.raises(ValueError, match="cannot go on"):
+        command(output, overwrite=True, seed=2, writing=fail)
+    assert contents(output) == "old"
+    left = sorted(path.name for path in (tmp_path / "out.training").iterdir())
+    assert left == ["checkpoints", "run.json", "trained"]
+    with pytest.raises(InputError, match="holds a training run with another seed; remove it or name another"):
+        command(output, overwrite=True, seed=3)
+    assert contents(output) == "old"
+    command(output, overwrite=True, seed=2)
+    assert contents(output) == "new"
+
+
+def test_an_output_that_appears_meanwhile_is_kept(tmp_path):
+    output = tmp_path / "out"
+
+    def appear():
+        output.mkdir()
+        (output / "mine").write_text("x")
+
+    with pytest.raises(InputError, match="output exists"):
+        command(output, training=appear)
+    assert [path.name for path in output.iterdir()] == ["mine"]
+
+
+def test_one_process_trains_at_a_time(tmp_path):
+    def second():
+        with pytest.raises(InputError, match="another process is training here; wait for it or name another"):
+            command(tmp_path / "out", training=lambda: pytest.fail("two processes train"))
+
+    command(tmp_path / "out", training=second)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    folder = tmp_path / "out.training"
+    folder.mkdir()
+    (folder / "plan.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"holds plan.txt and is not the folder of a training run; remove it or"):
+        command(tmp_path / "out")
+    assert [path.name for path in folder.iterdir()] == ["plan.txt"]
+    shutil.rmtree(folder)
+    folder.write_text("mine")
+    with pytest.raises(InputError, match="exists and is not a folder; remove it or name another output"):
+        command(tmp_path / "out")
+    assert folder.read_text() == "mine"
+
+
+def test_what_a_run_left_that_died_while_it_began_is_used(tmp_path):
+    folder = tmp_path / "out.training"
+    folder.mkdir()
+    (folder / ".run.json.partial").write_text("{")
+    command(tmp_path / "out")
+    assert contents(tmp_path / "out") == "new"
+
+
+def test_an_interruption_says_how_to_go_on(tmp_path):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    with pytest.raises(InputError, match=r"^interrupted$"), training_folder(tmp_path / "out"):
+        interrupt()
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(InputError, match="interrupted; start the same command again to go on from its checkpoint"):
+        command(tmp_path / "out", training=interrupt)
+    command(tmp_path / "out")
+    assert contents(tmp_path / "out") == "new"
+
+
+@pytest.mark.parametrize("output", ["/", "{folder}/file", "{folder}/file/out", "{folder}/link"])
+def test_places_that_cannot_be_outputs_are_refused(tmp_path, output):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(InputError):
+        command(output.format(folder=tmp_path), overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
+
+
+def test_relative_and_odd_paths_name_the_same_folder(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    command("../a/./out/")
+    assert contents(tmp_path / "a" / "out") == "new"
