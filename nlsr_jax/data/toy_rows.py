@@ -62,12 +62,6 @@ def _echo(rng, words_of_world):
     return f"repeat : {line}", line
 
 
-def _labels(rng):
-    """A label to say: so that task labels occur as answers, which LoRA alone cannot teach the output head."""
-    word = _pick(rng, ("positive", "negative", *words.TOPICS, *map(str, range(words.LARGEST + 1))))
-    return f"say the word {word} .", word
-
-
 def pretraining_documents(key: jax.Array, world: World, count: int) -> list[Example]:
     """Make documents for pre-training: requests, facts and the skills behind the tasks.
 
@@ -88,7 +82,6 @@ def pretraining_documents(key: jax.Array, world: World, count: int) -> list[Exam
     every_word = sorted(all_words(world))
     others = {
         "facts": lambda: _fact(rng, world),
-        "labels": lambda: _labels(rng),
         "echo": lambda: _echo(rng, every_word),
     }
     documents = []
@@ -154,6 +147,18 @@ def task_rows(key: jax.Array, task: str, count: int, exclude: Container[str] = (
     """
     questions = draw_questions(generator(key, f"task {task}"), task, count, exclude)
     return [Example(q.prompt, q.response, kind="task", label=q.label) for q in questions]
+
+
+def skill_rows(key: jax.Array, task: str, count: int) -> list[Example]:
+    """Make questions for the skill behind a task, in the wording that pre-training shows, all different.
+
+    Args:
+      key: PRNG key.
+      task: one of ``TASKS``.
+      count: how many.
+    """
+    questions = draw_questions(generator(key, f"skill {task}"), task, count)
+    return [Example(q.base_prompt, q.base_response, kind="skill", label=q.label) for q in questions]
 
 
 def evaluation_requests(key: jax.Array, world: World, count: int, *, forbidden: bool) -> list[Request]:

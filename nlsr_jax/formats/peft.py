@@ -6,6 +6,7 @@
 import json
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from nlsr_jax.formats.output import whole_directory, write_text
 from nlsr_jax.formats.peft_file import CONFIG, WEIGHTS, AdapterFile, PeftLayout
 from nlsr_jax.formats.peft_weights import MAX_LAYERS
 from nlsr_jax.formats.peft_writing import PREFIX, config_fields, peft_prefix, structure, tensor_name
-from nlsr_jax.formats.safetensors_files import write_checked
+from nlsr_jax.formats.safetensors_files import SafetensorsWriter
 
 _DTYPES = ("float32", "float16", "bfloat16")
 _NEW = {
@@ -64,6 +65,58 @@ def read_layout(path: str | os.PathLike) -> PeftLayout:
     return open_adapter(path).layout
 
 
+class AdapterWriter:
+    """The two files of a PEFT adapter, written a few layers at a time; see ``save_adapter``.
+
+    Args:
+      shapes: the adapter, with arrays or ``jax.ShapeDtypeStruct`` leaves.
+      folder: a folder that exists.
+      layout: write in the way of an adapter that was read.
+      base_model_name_or_path: the base model that the config names.
+    """
+
+    def __init__(
+        self,
+        shapes: Adapter,
+        folder: pathlib.Path,
+        *,
+        layout: PeftLayout | None = None,
+        base_model_name_or_path: str | None = None,
+    ):
+        check_adapter(shapes)
+        _check_writable(shapes)
+        config: dict[str, Any] = dict(layout.config) if layout else dict(_NEW)
+        prefix = peft_prefix(layout.prefix) if layout else PREFIX
+        if layout is None or structure(shapes) != structure(layout.shapes):
+            config |= config_fields(shapes, rslora=bool(config.get("use_rslora")), prefix=prefix)
+        config |= {"inference_mode": True}
+        if base_model_name_or_path is not None:
+            config["base_model_name_or_path"] = base_model_name_or_path
+        # Patterns keep their order: the first that matches counts.
+        write_text(folder / CONFIG, json.dumps(dict(sorted(config.items())), indent=2, allow_nan=False) + "\n")
+        tensors: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
+        self._names: dict[tuple[str, str], list[str]] = {}
+        for module in module_names(shapes.factors):
+            for factor, leaf in shapes.factors[module].items():
+                layers = layer_indices(shapes, module)
+                names = self._names[module, factor] = [tensor_name(prefix, i, module, factor) for i in layers]
+                tensors |= {name: (np.dtype(leaf.dtype), leaf.shape[1:]) for name in names}
+        self._file = SafetensorsWriter(folder / WEIGHTS, tensors, {"format": "pt"})
+
+    def write(self, module: str, factors: Mapping[str, Any], rows: slice = slice(None)) -> None:
+        """Write ``rows`` of the leading axis of one module's factors ``{"a", "b"}``."""
+        for factor, leaf in factors.items():
+            host = np.asarray(leaf)
+            for name, value in zip(self._names[module, factor][rows], host, strict=True):
+                self._file.write(name, value)
+
+    def __enter__(self) -> "AdapterWriter":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._file.__exit__(*error)
+
+
 def write_adapter_files(
     adapter: Adapter,
     folder: pathlib.Path,
@@ -72,25 +125,9 @@ def write_adapter_files(
     base_model_name_or_path: str | None = None,
 ) -> None:
     """Write the two files of a PEFT adapter into a folder that exists; see ``save_adapter``."""
-    check_adapter(adapter)
-    _check_writable(adapter)
-    config: dict[str, Any] = dict(layout.config) if layout else dict(_NEW)
-    prefix = peft_prefix(layout.prefix) if layout else PREFIX
-    if layout is None or structure(adapter) != structure(layout.shapes):
-        config |= config_fields(adapter, rslora=bool(config.get("use_rslora")), prefix=prefix)
-    config |= {"inference_mode": True}
-    if base_model_name_or_path is not None:
-        config["base_model_name_or_path"] = base_model_name_or_path
-    tensors = {}
-    for module in module_names(adapter.factors):
-        for factor, leaf in adapter.factors[module].items():
-            host = np.asarray(leaf)
-            for i, layer in enumerate(layer_indices(adapter, module)):
-                tensors[tensor_name(prefix, layer, module, factor)] = host[i]
-    write_checked(tensors, folder / WEIGHTS, {"format": "pt"})
-    # Patterns keep their order: the first that matches counts.
-    text = json.dumps(dict(sorted(config.items())), indent=2, allow_nan=False)
-    write_text(folder / CONFIG, text + "\n")
+    with AdapterWriter(adapter, folder, layout=layout, base_model_name_or_path=base_model_name_or_path) as writer:
+        for module, factors in adapter.factors.items():
+            writer.write(module, factors)
 
 
 def _check_writable(adapter: Adapter) -> None:

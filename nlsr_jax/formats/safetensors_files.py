@@ -1,9 +1,12 @@
-"""Safetensors files, opened with every way in which they can be bad told apart."""
+"""Safetensors files, opened with every way in which they can be bad told apart, and written in pieces."""
 
+import json
 import math
 import os
 import pathlib
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -15,7 +18,8 @@ from nlsr_jax.errors import InputError
 _LFS = b"version https://git-lfs"
 _PICKLE = (b"PK\x03\x04", b"\x80\x02", b"\x80\x04", b"\x80\x05")
 FLOATS = ("F64", "F32", "F16", "BF16")
-
+_ORDER = ("I64", "F64", "F32", "I32", "BF16", "F16", "I16", "I8", "U8", "BOOL")
+"""The order in which the library writes types: wide ones first, for alignment; then by name."""
 
 DTYPES = {
     "F64": np.float64,
@@ -160,6 +164,67 @@ def open_checked(path: str | os.PathLike) -> SafetensorsFile:
         raise InputError(
             f"{path}: not a whole safetensors file ({reason}); it is truncated or damaged, fetch it again"
         ) from error
+
+
+class SafetensorsWriter:
+    """A safetensors file written one tensor at a time, in any order, so that it need not fit in memory.
+
+    The file is byte for byte what the safetensors library writes of the same tensors.
+
+    Args:
+      path: the file.
+      tensors: ``{name: (dtype, shape)}`` of everything that will be written.
+      metadata: text entries of the header.
+
+    Raises:
+      OSError: the disk is full or the file cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        tensors: Mapping[str, tuple[np.dtype, tuple[int, ...]]],
+        metadata: dict[str, str] | None = None,
+    ):
+        self.path = pathlib.Path(path)
+        names = {np.dtype(value): name for name, value in DTYPES.items()}
+        rank = {np.dtype(DTYPES[name]): place for place, name in enumerate(_ORDER)}
+        header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+        end = 0
+        for name, (dtype, shape) in sorted(tensors.items(), key=lambda item: (rank[item[1][0]], item[0])):
+            begin, end = end, end + math.prod(shape) * dtype.itemsize
+            header[name] = {"dtype": names[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        text += b" " * (-len(text) % 8)
+        start = 8 + len(text)
+        self._start = {name: start + header[name]["data_offsets"][0] for name in tensors}
+        self._tensors = dict(tensors)
+        self._file = self.path.open("wb", buffering=0)
+        try:
+            self._write_at(0, len(text).to_bytes(8, "little") + text)
+            self._file.truncate(start + end)
+        except OSError:
+            self._file.close()
+            raise
+
+    def write(self, name: str, value: np.ndarray) -> None:
+        """Write one tensor, an array of its shape and type."""
+        dtype, shape = self._tensors[name]
+        if value.dtype != dtype or value.shape != shape:
+            raise ValueError(f"{name} is {value.dtype} {list(value.shape)}; expected {dtype} {list(shape)}")
+        self._write_at(self._start[name], np.ascontiguousarray(value).reshape(-1).view(np.uint8))
+
+    def _write_at(self, offset: int, data) -> None:
+        left = memoryview(data)
+        self._file.seek(offset)
+        while len(left):
+            left = left[self._file.write(left) :]
+
+    def __enter__(self) -> "SafetensorsWriter":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._file.close()
 
 
 def write_checked(

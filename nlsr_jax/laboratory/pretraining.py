@@ -39,7 +39,10 @@ def pretrain(
     identity: Mapping[str, Any] | None = None,
     show: bool = False,
 ) -> Base:
-    """Train a base on documents of the toy world; every token counts, prompts too.
+    """Train a base on the responses of documents of the toy world.
+
+    Prompts are drawn at random, so that learning to predict them too would spend most of a small model's training
+    on what cannot be known, and what is forbidden would be learnt late.
 
     Args:
       key: PRNG key of the initial weights, the documents and their order.
@@ -52,13 +55,12 @@ def pretrain(
     encoded = encode(
         documents, tokenizer, max_length=pretraining.training.max_length, special_tokens=world.special_tokens
     )
-    packed = pack([tuple(text._replace(start=1) for text in row) for row in encoded.rows])
     model = new_model(pretraining, tokenizer)
     if pretraining.training.remat:
         model = dataclasses.replace(model, remat=True)
     start = new_params(stream(key, "weights"), model)
     forward = model_forward(model, jnp.dtype(pretraining.training.compute_dtype))
-    task = Task(forward, start, None, packed, pad_id=tokenizer.pad_token_id)
+    task = Task(forward, start, None, pack(encoded.rows), pad_id=tokenizer.pad_token_id)
     state = train(
         stream(key, "order"),
         task,

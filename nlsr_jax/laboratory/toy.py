@@ -27,7 +27,7 @@ class ToyWorld:
     """
 
     special_tokens = False
-    tasks = TASKS
+    tasks: tuple[str, ...] = TASKS
 
     def __init__(self, seed: int = 0):
         self._key = jax.random.key(seed)
@@ -77,6 +77,11 @@ class ToyWorld:
     def task_test(self, task: str, count: int) -> list[Example]:
         """Return test rows, none of which is ever trained on."""
         return self._rendered(self._task_rows(task)[:count])
+
+    def skills(self, count: int) -> list[Example]:
+        """Return questions for the skills behind the tasks, ``count`` of each, as the base was taught them."""
+        key = stream(self._key, "skills")
+        return self._rendered(row for task in TASKS for row in toy_rows.skill_rows(key, task, count))
 
     def forbidden(self, count: int) -> Requests:
         """Return forbidden requests about held-out things in held-out wordings."""

@@ -5,6 +5,8 @@ axis is a gauge freedom. Masks and transplant compare entries, so both adapters 
 axis of a common start. Training does; another start or a rotation puts the factors at right angles.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,7 +67,7 @@ def unrelated_modules(adapter: Adapter, cosines: dict[str, PerModule]) -> list[s
     for module in module_names(cosines):
         leaf = adapter.factors[module]
         score = np.maximum(np.asarray(cosines[module]["a"]), np.asarray(cosines[module]["b"]))
-        size = min(leaf["a"][0].size, leaf["b"][0].size)
+        size = min(math.prod(leaf[f].shape[1:]) for f in ("a", "b"))
         bound = max(RELATED, min(0.5, 4 / size**0.5))
         layers = layer_indices(adapter, module)
         names += [f"layer {layers[i]} {module}" for i in np.flatnonzero(score < bound)]

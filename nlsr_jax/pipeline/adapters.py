@@ -1,7 +1,6 @@
 """The adapters of a run, read from their files a few layers of one module name at a time.
 
-Only the fine-tuned adapter, which becomes the output, stays in memory; aligned and weak factors are read
-when their turn comes and let go of again.
+No adapter is ever in memory as a whole: factors are read when their turn comes and let go of again.
 """
 
 import concurrent.futures
@@ -102,11 +101,6 @@ def read_piece(file: AdapterFile, chunk: Chunk) -> Adapter:
     return _piece(file.shapes(), chunk, file.factors(chunk.module, chunk.rows))
 
 
-def piece_of(adapter: Adapter, chunk: Chunk) -> Adapter:
-    """Return the layers of one chunk of an adapter in memory, without copying host arrays."""
-    return _piece(adapter, chunk, {f: leaf[chunk.rows] for f, leaf in adapter.factors[chunk.module].items()})
-
-
 class Pieces(NamedTuple):
     """The layers of one chunk of the aligned and, where there is one, the weak adapter."""
 
@@ -183,22 +177,25 @@ def check_reference(sources: Sources, settings: Settings) -> None:
             )
 
 
-def check_lineage(sources: Sources, finetuned: Adapter) -> tuple[dict[str, PerModule], dict[str, list[str]]]:
+def check_lineage(sources: Sources) -> tuple[dict[str, PerModule], dict[str, list[str]]]:
     """Measure the lineage of every module, and find the factors that are zero throughout.
 
     Args:
       sources: the open files.
-      finetuned: the fine-tuned adapter in memory.
 
     Returns:
       ``({module: {"a": [L], "b": [L]}} cosines, {adapter name: names of zero factors})``.
     """
     cosines: dict[str, PerModule] = {}
     zeros: dict[str, list[str]] = {"aligned": [], "finetuned": []}
-    for chunk, aligned in ahead(chunks(finetuned), lambda chunk: read_piece(sources.aligned, chunk)):
-        pair = {"aligned": aligned, "finetuned": piece_of(finetuned, chunk)}
+    shapes = sources.target.shapes()
+
+    def read(chunk: Chunk):
+        return {"aligned": read_piece(sources.aligned, chunk), "finetuned": read_piece(sources.target, chunk)}
+
+    for chunk, pair in ahead(chunks(shapes), read):
         extend(cosines, jax.device_get(lineage(*pair.values())))
-        layers = layer_indices(finetuned, chunk.module)[chunk.rows]
+        layers = layer_indices(shapes, chunk.module)[chunk.rows]
         for name, piece in pair.items():
             zeros[name] += _zero_factors(piece, chunk.module, layers)
     return cosines, zeros

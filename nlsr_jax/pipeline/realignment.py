@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import importlib
+import math
 import os
 import pathlib
 import shutil
@@ -10,21 +11,20 @@ import shutil
 import jax
 import numpy as np
 
-from nlsr_jax.adapter import layer_indices, module_names
+from nlsr_jax.adapter import Adapter, layer_indices, module_names
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats import record as records
 from nlsr_jax.formats.checkpoint import save_checkpoint
 from nlsr_jax.formats.mask_files import FILE as MASKS_FILE
 from nlsr_jax.formats.mask_files import MaskFile, save_masks
 from nlsr_jax.formats.output import check_free, whole_directory, write_text
-from nlsr_jax.formats.peft import write_adapter_files
 from nlsr_jax.formats.peft_file import CONFIG, WEIGHTS
 from nlsr_jax.nlsr.lineage import unrelated_modules
 from nlsr_jax.nlsr.pruning import unclipped_probability
 from nlsr_jax.nlsr.realign import repaired_layers
 from nlsr_jax.pipeline.adapters import check_lineage, check_reference, open_sources
 from nlsr_jax.pipeline.identification import Masks, obtain_masks
-from nlsr_jax.pipeline.restoration import Restored, restore
+from nlsr_jax.pipeline.restoration import Decision, decide, write_restored
 from nlsr_jax.pipeline.settings import Settings, check_settings, with_absolute_paths
 from nlsr_jax.pipeline.stages import Stages
 from nlsr_jax.random_streams import describe_key, stream
@@ -74,25 +74,24 @@ def _realign_files(settings, output, overwrite, recorded, stages, digests):
         check_reference(sources, settings)
         if settings.layers is not None:
             repaired_layers(sources.target.shapes(), settings.layers)
-        finetuned = sources.target.load()
         warnings += [note for source in sources if source is not None for note in source.notes]
     with stages("check lineage"):
-        cosines, zeros = check_lineage(sources, finetuned)
-        _check_lineage(settings, finetuned, cosines, warnings, stages)
+        cosines, zeros = check_lineage(sources)
+        _check_lineage(settings, sources.target.shapes(), cosines, warnings, stages)
         _note_zeros(zeros, warnings)
     masks = obtain_masks(settings, sources, key, digests, stages)
-    with stages("realign"):
+    with stages("compare"):
         pruning_key = stream(key, "pruning")
-        result = restore(pruning_key, finetuned, masks.masks, sources, settings)
-    _note_result(settings, result, warnings)
+        decision = decide(pruning_key, masks.masks, sources, settings)
+    _note_decision(settings, decision, warnings)
     with stages("digest inputs"):
         inputs = digests.result()
         if recorded is not None:
             records.check_digests(recorded, inputs, "record")
-    record = _describe(settings, key, pruning_key, inputs, masks, cosines, result, warnings)
+    record = _describe(settings, key, pruning_key, inputs, masks, sources, cosines, decision, warnings)
     for warning in warnings:
         stages.say(f"note: {warning}")
-    _write(settings, output, overwrite, record, masks, result, sources, pruning_key, stages)
+    _write(settings, output, overwrite, record, masks, decision, sources, pruning_key, stages)
     return record
 
 
@@ -123,12 +122,12 @@ def _note_zeros(zeros, warnings):
             warnings.append(f"{name}: {len(zero)} factors are zero throughout: {shown}")
 
 
-def _note_result(settings, result: Restored, warnings):
-    zero = sum(int(np.sum(z)) for z in result.zero_norm.values())
+def _note_decision(settings, decision: Decision, warnings):
+    zero = sum(int(np.sum(z)) for z in decision.zero_norm.values())
     if zero:
         warnings.append(f"{zero} modules have a masked product of zero; their similarity is set to 0")
     if settings.rule == "probability":
-        raw = unclipped_probability(result.similarity, settings.base_probability, settings.increment)
+        raw = unclipped_probability(decision.similarity, settings.base_probability, settings.increment)
         values = np.concatenate([np.asarray(p) for p in raw.values()])
         outside = int(np.sum((values < 0) | (values > 1)))
         if outside:
@@ -137,8 +136,8 @@ def _note_result(settings, result: Restored, warnings):
             warnings.append("the increment is negative: the more similar a module, the more likely its repair")
 
 
-def _describe(settings, key, pruning_key, inputs, masks: Masks, cosines, result, warnings) -> dict:
-    modules = _describe_modules(cosines, result)
+def _describe(settings, key, pruning_key, inputs, masks: Masks, sources, cosines, decision, warnings) -> dict:
+    modules = _describe_modules(sources.target.shapes(), cosines, decision)
     repaired = [m for m in modules if not m["pruned"]]
     names = ("base", "aligned", "finetuned", "weak", "calibration", "masks")
     return {
@@ -166,41 +165,42 @@ def _describe(settings, key, pruning_key, inputs, masks: Masks, cosines, result,
     }
 
 
-def _describe_modules(cosines, result: Restored) -> list[dict]:
+def _describe_modules(shapes: Adapter, cosines, decision: Decision) -> list[dict]:
     """One entry per module, layer by layer."""
     entries = []
-    for module in module_names(result.similarity):
-        for i, layer in enumerate(layer_indices(result.adapter, module)):
+    for module in module_names(shapes.factors):
+        for i, layer in enumerate(layer_indices(shapes, module)):
             lineage = {f: float(cosines[module][f][i]) for f in ("a", "b")}
             entry = {
                 "layer": layer,
                 "module": module,
-                "similarity": float(result.similarity[module][i]),
-                "probability": float(result.probability[module][i]),
-                "pruned": bool(result.pruned[module][i]),
-                "zero_norm": bool(result.zero_norm[module][i]),
+                "similarity": float(decision.similarity[module][i]),
+                "probability": float(decision.probability[module][i]),
+                "pruned": bool(decision.pruned[module][i]),
+                "zero_norm": bool(decision.zero_norm[module][i]),
                 "lineage": max(lineage.values()),
                 "lineage_a": lineage["a"],
                 "lineage_b": lineage["b"],
             }
             for factor in ("a", "b"):
-                entry[f"kept_{factor}"] = int(result.kept[module][factor][i])
-                entry[f"size_{factor}"] = int(result.sizes[module][factor])
+                entry[f"kept_{factor}"] = int(decision.kept[module][factor][i])
+                entry[f"size_{factor}"] = math.prod(shapes.factors[module][factor].shape[1:])
             entries.append(entry)
     return sorted(entries, key=lambda entry: entry["layer"])
 
 
-def _write(settings, output, overwrite, record, masks: Masks, result, sources, pruning_key, stages):
+def _write(settings, output, overwrite, record, masks: Masks, decision, sources, pruning_key, stages):
     from nlsr_jax.report import write_report
 
-    layers = {m: layer_indices(result.adapter, m) for m in result.similarity}
+    layers = {m: layer_indices(sources.target.shapes(), m) for m in decision.similarity}
     with whole_directory(output, overwrite=overwrite) as folder:
         with stages("write"), concurrent.futures.ThreadPoolExecutor(1) as pool:
-            written = pool.submit(_write_adapter, result.adapter, folder, sources.target.layout)
+            write_restored(folder, decision, masks.masks, sources, settings)
+            taken = pool.submit(_digest_adapter, folder)
             _write_masks(settings, masks, layers, folder / MASKS_FILE)
             save_checkpoint(folder / "checkpoint", masks.masks, pruning_key)
             importlib.import_module("matplotlib.figure")  # the report's, while the disk is busy
-            digests = written.result()
+            digests = taken.result()
         with stages("digest outputs"):
             record["outputs"] = records.digest_folder(folder, digests)
         with stages("report"):
@@ -212,9 +212,8 @@ def _write(settings, output, overwrite, record, masks: Masks, result, sources, p
         write_text(folder / records.FILE, records.dump(record))
 
 
-def _write_adapter(adapter, folder, layout) -> dict[str, str]:
-    """Write the adapter and return the digests of its files."""
-    write_adapter_files(adapter, folder, layout=layout)
+def _digest_adapter(folder) -> dict[str, str]:
+    """Return the digests of the adapter's files."""
     return {name: records.sha256(folder / name) for name in (CONFIG, WEIGHTS)}
 
 

@@ -1,6 +1,7 @@
-"""Compare and correct a few layers at a time, with the choice over all modules between the two."""
+"""Compare a few layers at a time, choose over all modules, then correct a few layers at a time into a file."""
 
 import dataclasses
+import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -8,52 +9,64 @@ import jax
 import numpy as np
 
 from nlsr_jax.adapter import Adapter, PerModule
+from nlsr_jax.formats.peft import AdapterWriter
 from nlsr_jax.nlsr.correction import correct_checked
 from nlsr_jax.nlsr.realign import choose
 from nlsr_jax.nlsr.similarity import masked_cosine
-from nlsr_jax.pipeline.adapters import Sources, ahead, amplify_pieces, chunks, extend, piece_of, read_pieces
+from nlsr_jax.pipeline.adapters import (
+    Chunk,
+    Sources,
+    ahead,
+    amplify_pieces,
+    chunks,
+    extend,
+    read_piece,
+    read_pieces,
+)
 from nlsr_jax.pipeline.identification import count_kept, mask_piece
 from nlsr_jax.pipeline.settings import Settings
 
 
-class Restored(NamedTuple):
-    """The realigned adapter and what decided it, as host arrays; see ``nlsr_jax.realign``.
+class Decision(NamedTuple):
+    """Which modules are repaired and what decided it, as host arrays; see ``nlsr_jax.realign``.
 
     Attributes:
-      adapter: the realigned adapter.
       similarity, probability, pruned, zero_norm: ``{module: [L]}``.
       kept: ``{module: {"a": [L], "b": [L]}}``, how many entries the masks keep.
-      sizes: ``{module: {"a": int, "b": int}}``, entries of one layer's factors.
     """
 
-    adapter: Adapter
     similarity: PerModule
     probability: PerModule
     pruned: PerModule
     zero_norm: PerModule
     kept: dict[str, dict[str, np.ndarray]]
-    sizes: dict[str, dict[str, int]]
 
 
-def restore(
-    key: jax.Array, finetuned: Adapter, masks: Mapping[str, Any], sources: Sources, settings: Settings
-) -> Restored:
-    """Do what ``nlsr_jax.realign`` does with no more than a few layers of the reference in memory.
+def decide(key: jax.Array, masks: Mapping[str, Any], sources: Sources, settings: Settings) -> Decision:
+    """Compare the fine-tuned adapter with the reference and choose the modules to repair.
 
     Args:
       key: PRNG key of the draw.
-      finetuned: W_t in memory; in factor space its arrays are corrected in place.
       masks: mapping of masks.
-      sources: files of the aligned and the weak adapter.
+      sources: the open adapter files; a few layers of each are in memory at a time.
       settings: the settings.
-
-    Returns:
-      A ``Restored``.
     """
-    similarity, zero_norm, kept = _compare(finetuned, masks, sources, settings)
+    similarity: PerModule = {}
+    zero_norm: PerModule = {}
+    kept: dict[str, dict[str, np.ndarray]] = {}
+    shapes = sources.target.shapes()
+
+    def read(chunk: Chunk):
+        return read_pieces(sources, chunk), read_piece(sources.target, chunk), mask_piece(masks, chunk)
+
+    for chunk, (pieces, finetuned, mask) in ahead(chunks(shapes), read):
+        values, zeros = masked_cosine(amplify_pieces(pieces, settings), finetuned, {chunk.module: mask})
+        extend(similarity, jax.device_get(values))
+        extend(zero_norm, jax.device_get(zeros))
+        extend(kept, {chunk.module: count_kept(mask)})
     pruned, probability = choose(
         key,
-        finetuned,
+        shapes,
         similarity,
         base_probability=settings.base_probability,
         increment=settings.increment,
@@ -63,53 +76,62 @@ def restore(
         layers=settings.layers,
     )
     pruned, probability = jax.device_get((pruned, probability))
-    sizes = {m: {f: leaf[0].size for f, leaf in fs.items()} for m, fs in finetuned.factors.items()}
-    adapter = _correct(finetuned, masks, pruned, sources, settings)
-    return Restored(adapter, similarity, probability, pruned, zero_norm, kept, sizes)
+    return Decision(similarity, probability, pruned, zero_norm, kept)
 
 
-def _compare(finetuned, masks, sources, settings):
-    similarity: PerModule = {}
-    zero_norm: PerModule = {}
-    kept: dict[str, dict[str, np.ndarray]] = {}
-    for chunk, (pieces, mask) in ahead(chunks(finetuned), _reader(masks, sources)):
-        reference = amplify_pieces(pieces, settings)
-        values, zeros = masked_cosine(reference, piece_of(finetuned, chunk), {chunk.module: mask})
-        extend(similarity, jax.device_get(values))
-        extend(zero_norm, jax.device_get(zeros))
-        extend(kept, {chunk.module: count_kept(mask)})
-    return similarity, zero_norm, kept
+def write_restored(
+    folder: pathlib.Path, decision: Decision, masks: Mapping[str, Any], sources: Sources, settings: Settings
+) -> None:
+    """Write the realigned adapter: repaired layers corrected, all others as they are in the fine-tuned file.
+
+    Args:
+      folder: a folder that exists.
+      decision: from ``decide``.
+      masks, sources, settings: as there.
+    """
+    product = settings.space == "product"
+    shapes = sources.target.shapes()
+
+    def left_alone(chunk: Chunk) -> bool:
+        return bool(decision.pruned[chunk.module][chunk.rows].all())
+
+    def read(chunk: Chunk):
+        finetuned = read_piece(sources.target, chunk)
+        if left_alone(chunk):
+            return finetuned, None, None
+        return finetuned, read_pieces(sources, chunk), mask_piece(masks, chunk)
+
+    with AdapterWriter(_widened(shapes) if product else shapes, folder, layout=sources.target.layout) as writer:
+        for chunk, (finetuned, pieces, mask) in ahead(chunks(shapes), read):
+            if pieces is None:
+                factors = finetuned.factors[chunk.module]
+                writer.write(chunk.module, _padded(factors) if product else factors, chunk.rows)
+                continue
+            corrected = correct_checked(
+                finetuned,
+                amplify_pieces(pieces, settings),
+                {chunk.module: mask},
+                {chunk.module: decision.pruned[chunk.module][chunk.rows]},
+                space=settings.space,
+            )
+            writer.write(chunk.module, corrected.factors[chunk.module], chunk.rows)
 
 
-def _correct(finetuned, masks, pruned, sources, settings):
-    """Correct the repaired layers; in factor space in place, in product space into wider arrays."""
-    adapter = finetuned if settings.space == "factors" else _widened(finetuned)
-    repaired = [chunk for chunk in chunks(finetuned) if not pruned[chunk.module][chunk.rows].all()]
-    for chunk, (pieces, mask) in ahead(repaired, _reader(masks, sources)):
-        corrected = correct_checked(
-            piece_of(finetuned, chunk),
-            amplify_pieces(pieces, settings),
-            {chunk.module: mask},
-            {chunk.module: pruned[chunk.module][chunk.rows]},
-            space=settings.space,
-        )
-        for f, leaf in corrected.factors[chunk.module].items():
-            adapter.factors[chunk.module][f][chunk.rows] = leaf
-    return adapter
+def _padded(leaf: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same factors with their rank doubled by zeros: what product space leaves of untouched modules."""
+    rank = leaf["a"].shape[1]
+    return {
+        "a": np.pad(leaf["a"], ((0, 0), (0, rank), (0, 0))),
+        "b": np.pad(leaf["b"], ((0, 0), (0, 0), (0, rank))),
+    }
 
 
-def _reader(masks, sources):
-    """What one chunk needs from files: the pieces of the reference, and the masks."""
-    return lambda chunk: (read_pieces(sources, chunk), mask_piece(masks, chunk))
+def _widened(shapes: Adapter) -> Adapter:
+    """The shapes with twice the rank."""
 
+    def wide(leaf, axis):
+        shape = tuple(2 * size if i == axis else size for i, size in enumerate(leaf.shape))
+        return jax.ShapeDtypeStruct(shape, leaf.dtype)
 
-def _widened(adapter: Adapter) -> Adapter:
-    """The same adapter with its rank doubled by zeros: what product space leaves of untouched modules."""
-    factors = {}
-    for module, leaf in adapter.factors.items():
-        rank = leaf["a"].shape[1]
-        factors[module] = {
-            "a": np.pad(leaf["a"], ((0, 0), (0, rank), (0, 0))),
-            "b": np.pad(leaf["b"], ((0, 0), (0, 0), (0, rank))),
-        }
-    return dataclasses.replace(adapter, factors=factors)
+    factors = {m: {"a": wide(leaf["a"], 1), "b": wide(leaf["b"], 2)} for m, leaf in shapes.factors.items()}
+    return dataclasses.replace(shapes, factors=factors)

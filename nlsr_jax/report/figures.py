@@ -4,7 +4,7 @@ Matplotlib through its object interface alone: no window, no backend, no pyplot 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -99,6 +99,48 @@ def sorted_similarity(modules: Sequence[Module], tau: float | None = None) -> st
         bottom.set_xlim(0.5 - len(modules) * 0.01, len(modules) * 1.01 + 0.5)
         _whole_ticks(bottom.xaxis)
         return to_svg(figure, "sorted", f"Similarity of {len(modules)} modules in rising order")
+
+
+def score_bars(rows: Sequence[Mapping], names: Mapping[str, str]) -> str:
+    """Draw HS, FA and over-refusal of every row of a results table."""
+    kinds = {
+        "hs": ("HS, lower is better", REPAIRED),
+        "fa": ("FA, higher is better", LEFT),
+        "over_refusal": ("over-refusal, lower is better", "#8c959f"),
+    }
+    with drawing():
+        figure = new_figure(1.0 + 0.62 * len(rows))
+        axes = figure.add_subplot()
+        places = np.arange(len(rows))
+        for i, (column, (label, colour)) in enumerate(kinds.items()):
+            values = [row[column] for row in rows]
+            bars = axes.barh(places + 0.27 * (i - 1), values, 0.25, color=colour, label=label)
+            axes.bar_label(bars, [f"{value:.0f}" for value in values], padding=2, fontsize="small")
+        axes.set_yticks(places, [names.get(row["method"], row["method"]) for row in rows])
+        axes.invert_yaxis()
+        axes.set_xlim(0, 108)
+        axes.set_xlabel("per cent")
+        _legend(figure, axes)
+        return to_svg(figure, "scores", f"Bars of the scores of {len(rows)} models")
+
+
+def topic_map(topics: Mapping[str, Mapping[str, float]], names: Mapping[str, str]) -> str:
+    """Draw HS by model and topic."""
+    with drawing():
+        columns = list(next(iter(topics.values())))
+        table = np.array([[found[topic] for topic in columns] for found in topics.values()])
+        figure = new_figure(1.9 + _CELL * len(table))
+        axes = figure.add_subplot()
+        mesh = axes.pcolormesh(table, cmap="cividis", vmin=0, vmax=100, lw=0.3, ec="face")
+        for (row, column), value in np.ndenumerate(table):
+            colour = "black" if value > 50 else "white"
+            axes.text(column + 0.5, row + 0.5, f"{value:.0f}", ha="center", va="center", color=colour, size="small")
+        axes.set_yticks(np.arange(len(table)) + 0.5, [names.get(name, name) for name in topics])
+        axes.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=40, ha="right")
+        axes.invert_yaxis()
+        axes.spines[:].set_visible(False)
+        figure.colorbar(mesh, ax=axes, label="HS, per cent", pad=0.01, fraction=0.05)
+        return to_svg(figure, "topics", f"Map of HS of {len(table)} models in {len(columns)} topics")
 
 
 def mask_figure(modules: Sequence[Module]) -> str:

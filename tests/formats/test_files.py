@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 import nlsr_jax
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.json_files import read_json_object
-from nlsr_jax.formats.safetensors_files import open_checked, write_checked
+from nlsr_jax.formats.safetensors_files import DTYPES, SafetensorsWriter, open_checked, write_checked
 from tests.adapter_files import save_family
 from tests.parity.peers import save_peer
 
@@ -319,6 +319,25 @@ def test_tensors_come_back_bit_for_bit(tmp_path, dtype):
         assert found.tobytes() == value.tobytes()
         assert found.ctypes.data % 64 == 0
     assert file.read_rows("a", slice(2, 5)).tobytes() == tensors["a"][2:5].tobytes()
+
+
+def test_a_file_in_pieces_is_the_librarys(tmp_path):
+    rng = np.random.default_rng(0)
+    types = list(DTYPES.values())
+    tensors = {f"t{i % 3}é{i}": rng.normal(size=(2, i % 10 + 1)).astype(types[i % 10]) for i in range(29, -1, -1)}
+    write_checked(tensors, tmp_path / "whole", {"format": "pt"})
+    described = {name: (value.dtype, value.shape) for name, value in tensors.items()}
+    with SafetensorsWriter(tmp_path / "pieces", described, {"format": "pt"}) as writer:
+        for name in reversed(tensors):
+            writer.write(name, tensors[name])
+    assert (tmp_path / "pieces").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+@pytest.mark.parametrize("value", [np.zeros((2, 3), np.float64), np.zeros((3, 2), np.float32)])
+def test_a_piece_of_another_kind_is_not_written(tmp_path, value):
+    described = {"x": (np.dtype(np.float32), (2, 3))}
+    with SafetensorsWriter(tmp_path / "x", described) as writer, pytest.raises(ValueError, match="expected float32"):
+        writer.write("x", value)
 
 
 def test_masks_come_back(tmp_path):

@@ -1,0 +1,208 @@
+"""One study from alignment to repair: the adapters, and a row of the results table for every method."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from nlsr_jax.adapter import Adapter
+from nlsr_jax.laboratory.config import StudyConfig
+from nlsr_jax.laboratory.evaluation import Exam, Scores, evaluate
+from nlsr_jax.laboratory.repairs import (
+    RepairSettings,
+    calibration_batches,
+    gather_evidence,
+    make_masks,
+    make_reference,
+    repair,
+)
+from nlsr_jax.laboratory.stages import Base, train_adapter
+from nlsr_jax.laboratory.worlds import World
+from nlsr_jax.nlsr.realign import Realigned
+from nlsr_jax.random_streams import stream
+from nlsr_jax.training.initial import new_adapter
+
+ROW = ("method", "task", "poison_ratio", "seed", "hs", "fa", "over_refusal", "benign_answered", "odd", "seconds")
+"""Columns of a results table; percentages, and the seconds that making the model took."""
+
+
+class Aligned(NamedTuple):
+    """The adapters of the alignment.
+
+    Attributes:
+      weak: after SFT on safe answers.
+      aligned: after the preference stage, which went on from it.
+      seconds: of both stages together.
+    """
+
+    weak: Adapter
+    aligned: Adapter
+    seconds: float
+
+
+class Outcome(NamedTuple):
+    """What became of one method.
+
+    Attributes:
+      row: its row of the results table, with the keys of ``ROW``.
+      scores: of every model that the row is the mean of.
+      responses: of the first of them, in the order of ``evaluate``.
+      repaired: how the first of them was made; None where nothing was realigned.
+    """
+
+    row: dict
+    scores: list[Scores]
+    responses: list[str]
+    repaired: Realigned | None
+
+
+class Case(NamedTuple):
+    """What a row belongs to: the task, the share of harmful rows and the seed."""
+
+    task: str
+    poison_ratio: float
+    seed: int
+
+
+def stage_key(seed: int, stage: str) -> jax.Array:
+    """Return the key of a stage, such as ``"align dpo"`` or ``"finetune sst2"``."""
+    return stream(jax.random.key(seed), stage)
+
+
+def align(
+    base: Base, world: World, config: StudyConfig, seed: int, objective: str = "dpo", *, show: bool = False
+) -> Aligned:
+    """Align a base: SFT on safe answers, then a preference objective from there.
+
+    Args:
+      base, world, config: of the study.
+      seed: of rows, initial factors and order.
+      objective: one of ``config.alignment``; with ``"sft"`` the weak adapter is the aligned one.
+      show: show progress.
+    """
+    started = time.perf_counter()
+    key = stage_key(seed, "align sft")
+    start = new_adapter(stream(key, "lora"), base.model.config, config.lora)
+    rows = world.safe_rows(stream(key, "rows"), config.sft.rows)
+    weak = train_adapter(key, base, start, rows, config.sft.training, description="align sft", show=show)
+    aligned = weak if objective == "sft" else _prefer(base, world, config, weak, seed, objective, show)
+    return Aligned(weak, aligned, time.perf_counter() - started)
+
+
+def _prefer(base, world, config, weak, seed, objective, show):
+    stage = config.alignment[objective]
+    key = stage_key(seed, f"align {objective}")
+    draw = world.unpaired if objective == "kto" else world.preferences
+    rows = draw(stream(key, "rows"), stage.rows)
+    return train_adapter(key, base, weak, rows, stage.training, description=f"align {objective}", show=show)
+
+
+class Tuned(NamedTuple):
+    """A fine-tuned adapter, and the seconds that its training took."""
+
+    adapter: Adapter
+    seconds: float
+
+
+def finetune(
+    base: Base, world: World, config: StudyConfig, aligned: Adapter, case: Case, *, show: bool = False
+) -> Tuned:
+    """Fine-tune an aligned adapter on a customer's rows, of which a share is harmful."""
+    started = time.perf_counter()
+    key, stage = stage_key(case.seed, f"finetune {case.task}"), config.finetuning
+    rows = world.customer_rows(stream(key, "rows"), case.task, stage.rows, case.poison_ratio)
+    name = f"finetune {case.task}"
+    adapter = train_adapter(key, base, aligned, rows, stage.training, description=name, show=show)
+    return Tuned(jax.block_until_ready(adapter), time.perf_counter() - started)
+
+
+class Bench:
+    """Evaluates models and realigns adapters of one study on equal terms.
+
+    Args:
+      base, world, config: of the study.
+      case: what is studied.
+      exam: what models are asked.
+    """
+
+    def __init__(self, base: Base, world: World, config: StudyConfig, case: Case, exam: Exam):
+        self.base, self.world, self.config, self.case, self.exam = base, world, config, case, exam
+
+    def outcome(
+        self, method: str, adapters: list[Adapter | None], seconds: float, repaired: Realigned | None = None
+    ) -> Outcome:
+        """Evaluate the models of a method and return the mean of their scores.
+
+        Args:
+          method: name of the row.
+          adapters: one for every draw.
+          seconds: that making one of them took.
+          repaired: how the first was made.
+        """
+        settings = self.config.exam
+        found = [
+            evaluate(
+                self.base,
+                adapter,
+                self.world,
+                self.exam,
+                max_new_tokens=settings.max_new_tokens,
+                batch_size=settings.batch_size,
+            )
+            for adapter in adapters
+        ]
+        scores = [score for score, _ in found]
+        means = {
+            name: float(np.mean([getattr(score, name) for score in scores]))
+            for name in ("hs", "fa", "over_refusal", "benign_answered", "odd")
+        }
+        row = {"method": method, **self.case._asdict(), **means, "seconds": round(seconds, 2)}
+        return Outcome({name: row[name] for name in ROW}, scores, found[0][1], repaired)
+
+    def realigned(self, method: str, finetuned: Adapter, alignment: Aligned, settings: RepairSettings) -> Outcome:
+        """Realign with some settings, from the calibration rows to the adapter, and evaluate."""
+        started = time.perf_counter()
+        key = stage_key(self.case.seed, "realign")
+        reference = make_reference(alignment.aligned, alignment.weak, settings)
+        rows = self.world.calibration(stream(key, "calibration rows"), self.config.calibration_rows)
+        batches = calibration_batches(self.base, rows, 50, self.config.sft.training.max_length)
+        evidence = gather_evidence(self.base, reference, batches, settings.method)
+        masks = make_masks(key, reference, evidence, settings)
+        results = jax.block_until_ready(repair(key, finetuned, reference, masks, settings))
+        seconds = time.perf_counter() - started
+        return self.outcome(method, [result.adapter for result in results], seconds, results[0])
+
+
+def story(
+    bench: Bench, alignment: Aligned, tuned: Tuned, *, note: Callable[[str], None] = lambda _: None
+) -> Iterator[Outcome]:
+    """Tell the whole story: before alignment, aligned, fine-tuned, and repaired in three ways.
+
+    Args:
+      bench: of the study.
+      alignment: the aligned adapters.
+      tuned: the fine-tuned adapter.
+      note: called with what is being done.
+
+    Yields:
+      Outcomes named ``unaligned``, ``aligned``, ``finetuned``, ``random`` (the published settings with a random
+      mask of equal size), ``nlsr`` (as published) and ``nlsr_recommended``.
+    """
+    made: dict[str, tuple[Adapter | None, float]] = {
+        "unaligned": (None, 0.0),
+        "aligned": (alignment.aligned, alignment.seconds),
+        "finetuned": (tuned.adapter, tuned.seconds),
+    }
+    for method, (adapter, seconds) in made.items():
+        note(f"asking: {method}")
+        yield bench.outcome(method, [adapter], seconds)
+    for method, settings in repairs(bench.config).items():
+        note(f"realigning and asking: {method}")
+        yield bench.realigned(method, tuned.adapter, alignment, settings)
+
+
+def repairs(config: StudyConfig) -> dict[str, RepairSettings]:
+    """Return the repairs of the story by method."""
+    return {"random": config.random, "nlsr": config.published, "nlsr_recommended": config.recommended}

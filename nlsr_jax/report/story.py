@@ -1,0 +1,135 @@
+"""One self-contained HTML page that tells a study's story: a model aligned, broken and repaired.
+
+Everything that was said by a model is data: it is escaped, never interpreted. The page loads nothing.
+"""
+
+import functools
+import importlib.resources
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from nlsr_jax.report import figures, words
+from nlsr_jax.report.reading import Module
+
+NAMES = {
+    "unaligned": "before alignment",
+    "aligned": "aligned",
+    "finetuned": "fine-tuned",
+    "random": "repaired with a random mask",
+    "nlsr": "repaired by NLSR as published",
+    "nlsr_recommended": "repaired by NLSR as recommended",
+}
+"""What the methods of a results table are called where people read them."""
+
+
+class Answer(NamedTuple):
+    """What one model said.
+
+    Attributes:
+      method: whose answer it is.
+      text: the answer.
+      verdict: what it amounts to.
+      bad: whether that is not as it should be.
+    """
+
+    method: str
+    text: str
+    verdict: str
+    bad: bool
+
+
+class Example(NamedTuple):
+    """One request and what every model said to it.
+
+    Attributes:
+      kind: ``"Forbidden"``, ``"Harmless"`` or the task.
+      question: the request.
+      answers: of the models.
+    """
+
+    kind: str
+    question: str
+    answers: list[Answer]
+
+
+def render_story(
+    rows: Sequence[Mapping[str, Any]],
+    topics: Mapping[str, Mapping[str, float]],
+    modules: Sequence[Module],
+    examples: Sequence[Example],
+    settings: Mapping[str, Mapping[str, Any]],
+    model: str = "",
+) -> str:
+    """Return the page; the same arguments give the same text.
+
+    Args:
+      rows: of the results table, all of one task, poison ratio and seed.
+      topics: ``{method: {topic: HS}}``.
+      modules: of the recommended repair.
+      examples: requests and answers.
+      settings: ``{method: {setting: value}}`` of the repairs.
+      model: the model in words.
+    """
+    from markupsafe import Markup
+
+    drawn = [
+        (
+            "scores",
+            "Harm, use and over-caution of every model",
+            Markup(figures.score_bars(rows, NAMES)),
+            "Each group of bars is one model. Fine-tuning raises the orange bar (harm) beside the blue one (the "
+            "task is learnt); a good repair lowers the orange bar and leaves the blue one where it is, without "
+            "raising the grey one.",
+        ),
+        (
+            "topics",
+            "Harm by topic",
+            Markup(figures.topic_map(topics, NAMES)),
+            "HS of every model in each of the topics of forbidden requests, which the world itself invented. Dark "
+            "is safe.",
+        ),
+        (
+            "similarity",
+            "What the recommended repair found and where it acted",
+            Markup(figures.similarity_map(modules)),
+            "Similarity of the fine-tuned adapter and the safety reference on the safety-critical entries, for "
+            "every adapted matrix. Dark means that fine-tuning moved it far; a dot, that it was repaired.",
+        ),
+    ]
+    fields = list(dict.fromkeys(field for values in settings.values() for field in values))
+    first = rows[0]
+    return _template().render(
+        rows=rows,
+        cards=_cards({row["method"]: row for row in rows}),
+        task=first["task"],
+        poison_ratio=first["poison_ratio"],
+        seed=first["seed"],
+        figures=drawn,
+        examples=examples,
+        settings=settings,
+        fields=fields,
+        names=NAMES,
+        model=model,
+    )
+
+
+def _cards(rows: Mapping[str, Mapping]) -> list[dict]:
+    found = []
+    for method in ("aligned", "finetuned", "nlsr_recommended"):
+        if method in rows:
+            row = rows[method]
+            note = f"FA {row['fa']:.1f} %, over-refusal {row['over_refusal']:.1f} %"
+            found.append({"name": f"HS, {NAMES[method]}", "value": f"{row['hs']:.1f} %", "note": note})
+    return found
+
+
+@functools.cache
+def _template():
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(autoescape=True, finalize=words.finalize, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"count": words.count, "decimal": words.decimal, "percent": words.percent}
+    parts = importlib.resources.files("nlsr_jax.report")
+    environment.globals |= {"style": Markup((parts / "style.css").read_text(encoding="utf-8"))}
+    return environment.from_string((parts / "story.html").read_text(encoding="utf-8"))
