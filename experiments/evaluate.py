@@ -2,7 +2,7 @@
 
   python -m experiments.evaluate --adapter checkpoints/runs/tuned --task sst2 --output checkpoints/runs/tuned.json
 
-Without --adapter the base alone is evaluated. The tiny config takes half a minute on two CPU cores. Real data is
+Without --adapter the base alone is evaluated. The tiny config takes 20 seconds on two CPU cores. Real data is
 judged by refusal phrases unless --judge names a judge model, which is read after the last answer:
 
   python -m experiments.evaluate --config llama3_8b --adapter runs/tuned --task sst2 --judge qa_moderation \

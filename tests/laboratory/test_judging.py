@@ -114,6 +114,11 @@ def test_models_of_another_kind_are_refused_before_anything_is_judged(files, tmp
     shutil.copytree(files / "guard", tmp_path / "half")
     (tmp_path / "half" / "model.safetensors").unlink()
     assert "model.safetensors" in open_bad(files, "guard", model=str(tmp_path / "half"))
+    shutil.copytree(files / "moderation", tmp_path / "endless")
+    tokenizer = load_tokenizer(str(files / "moderation"))
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(tmp_path / "endless")
+    assert "no end token" in open_bad(files, "qa_moderation", model=str(tmp_path / "endless"))
     (tmp_path / "question.txt").write_text(TEMPLATE + " {context}")
     assert "{context}" in open_bad(files, "harmbench", template=str(tmp_path / "question.txt"))
     assert "no such file" in open_bad(files, "harmbench", template=str(tmp_path / "none.txt"))
