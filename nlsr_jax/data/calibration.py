@@ -3,6 +3,7 @@
 Axis legend: B batch, T positions.
 """
 
+import json
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from nlsr_jax.data.templates import apply_template
 from nlsr_jax.errors import InputError
 
 _SHORTEST = 32
+_TOKENIZER = "tokenizer_config.json"
 
 
 class Encoded(NamedTuple):
@@ -42,15 +44,32 @@ def load_tokenizer(path: str):
     Raises:
       InputError: there is none that can be read.
     """
-    from transformers import AutoTokenizer
-
     try:
+        if _is_plain(pathlib.Path(path)):
+            from transformers import PreTrainedTokenizerFast
+
+            return PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
+        from transformers import AutoTokenizer
+
         return AutoTokenizer.from_pretrained(
             path, trust_remote_code=False, local_files_only=pathlib.Path(path).is_dir()
         )
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: no usable tokenizer ({reason})") from error
+
+
+def _is_plain(folder: pathlib.Path) -> bool:
+    """Say whether AutoTokenizer would find the class that reads tokenizer.json as it is.
+
+    To find out, AutoTokenizer loads the modules of models, torch among them where it is installed: five seconds.
+    """
+    try:
+        model, tokenizer = (json.loads((folder / name).read_text()) for name in ("config.json", _TOKENIZER))
+        plain = tokenizer["tokenizer_class"] in ("PreTrainedTokenizerFast", "TokenizersBackend")
+        return plain and model["model_type"] == "llama" and not {"auto_map"} & {*model, *tokenizer}
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def load_calibration(

@@ -83,3 +83,63 @@ def test_chat_template_is_the_tokenizers_own(tmp_path):
 def test_folder_without_tokenizer_is_named(tmp_path):
     with pytest.raises(InputError, match="no usable tokenizer"):
         load_tokenizer(str(tmp_path))
+
+
+@pytest.fixture
+def plain(tmp_path):
+    """A model's folder whose tokenizer is read without AutoTokenizer."""
+    save_tokenizer(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    (tmp_path / "chat_template.jinja").write_text(
+        "{% for m in messages %}<s> {{ m['content'] }}{% endfor %} please"
+    )
+    return tmp_path
+
+
+def forbid_auto(monkeypatch):
+    import transformers
+
+    def refuse(*_, **__):
+        raise ValueError("AutoTokenizer was asked")
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", refuse)
+
+
+def test_a_plain_tokenizer_is_autotokenizers_own(plain, monkeypatch):
+    from transformers import AutoTokenizer
+
+    expected = AutoTokenizer.from_pretrained(plain)
+    forbid_auto(monkeypatch)
+    found = load_tokenizer(str(plain))
+    assert type(found) is type(expected)
+    assert found.get_vocab() == expected.get_vocab()
+    assert found.special_tokens_map == expected.special_tokens_map
+    for text in ("how do i brew", "<s> please </s> unheard of"):
+        assert found(text).data == expected(text).data
+        assert found.decode(found(text)["input_ids"]) == expected.decode(expected(text)["input_ids"])
+    turns = [{"role": "user", "content": "how"}]
+    assert found.apply_chat_template(turns, tokenize=False) == expected.apply_chat_template(turns, tokenize=False)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("config.json", {"model_type": "mistral"}),
+        ("config.json", {"auto_map": {"AutoConfig": "x.Y"}}),
+        ("tokenizer_config.json", {"tokenizer_class": "LlamaTokenizer"}),
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["x.Y", None]}}),
+        ("tokenizer_config.json", None),
+    ],
+)
+def test_any_other_tokenizer_is_left_to_autotokenizer(plain, monkeypatch, file, changes):
+    path = plain / file
+    path.write_text("[" if changes is None else json.dumps({**json.loads(path.read_text()), **changes}))
+    forbid_auto(monkeypatch)
+    with pytest.raises(InputError, match="AutoTokenizer was asked"):
+        load_tokenizer(str(plain))
+
+
+def test_a_damaged_plain_tokenizer_is_named(plain):
+    (plain / "tokenizer.json").write_text("{")
+    with pytest.raises(InputError, match="no usable tokenizer"):
+        load_tokenizer(str(plain))
