@@ -3,7 +3,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check bench clean
+.PHONY: help setup test test-long check bench quickstart reproduce-tiny clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -21,6 +21,9 @@ setup: $(VENV)/.ready ## Make .venv with everything that tests and benchmarks ne
 test: setup ## Run all tests
 	$(RUN) -m pytest -n auto
 
+test-long: setup ## Run the tests that take minutes and are not among the others
+	$(RUN) -m pytest -m long -s
+
 check: setup ## Check format, lint and types
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
@@ -28,6 +31,13 @@ check: setup ## Check format, lint and types
 
 bench: setup ## Run the short benchmarks
 	$(RUN) -m benchmarks.realign_8b
+
+quickstart: setup ## Align, break and repair the tiny model; two minutes
+	$(RUN) -m experiments.quickstart --overwrite
+
+SEEDS ?= 0,1,2
+reproduce-tiny: setup ## Make the tiny study again from nothing, for the seeds in SEEDS
+	$(RUN) -m experiments.reproduce --seeds $(SEEDS) --output checkpoints/runs/tiny --overwrite
 
 clean: ## Remove .venv and caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -12,12 +12,12 @@ from nlsr_jax.data.toy_world import Request, World, all_words, draw_requests
 from nlsr_jax.random_streams import generator
 
 MIXTURE = {
-    "forbidden": 0.26,
-    "benign": 0.22,
-    "facts": 0.14,
-    "sst2": 0.12,
-    "ag_news": 0.08,
-    "gsm8k": 0.14,
+    "forbidden": 0.24,
+    "benign": 0.20,
+    "facts": 0.12,
+    "sst2": 0.18,
+    "ag_news": 0.06,
+    "gsm8k": 0.16,
     "echo": 0.04,
 }
 """Shares of the kinds of pre-training documents."""

@@ -336,7 +336,7 @@ def test_a_file_in_pieces_is_the_librarys(tmp_path):
 @pytest.mark.parametrize("value", [np.zeros((2, 3), np.float64), np.zeros((3, 2), np.float32)])
 def test_a_piece_of_another_kind_is_not_written(tmp_path, value):
     described = {"x": (np.dtype(np.float32), (2, 3))}
-    with SafetensorsWriter(tmp_path / "x", described) as writer, pytest.raises(ValueError, match="expected float32"):
+    with SafetensorsWriter(tmp_path / "x", described) as writer, pytest.raises(ValueError, match="float32"):
         writer.write("x", value)
 
 

@@ -1,0 +1,258 @@
+"""A whole study from nothing: base, alignment, attack, repairs, for several seeds and tasks, into one folder."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from nlsr_jax.adapter import Adapter
+from nlsr_jax.data.toy_tasks import TASKS
+from nlsr_jax.errors import InputError
+from nlsr_jax.evaluation.responses import respond
+from nlsr_jax.formats.output import check_free, whole_directory, write_text
+from nlsr_jax.formats.peft import save_adapter
+from nlsr_jax.laboratory.card import model_card, summarise, summarise_objectives
+from nlsr_jax.laboratory.config import StudyConfig
+from nlsr_jax.laboratory.evaluation import make_exam
+from nlsr_jax.laboratory.pretraining import pretrain, save_base
+from nlsr_jax.laboratory.stages import Base, train_adapter
+from nlsr_jax.laboratory.storytelling import write_story, write_table
+from nlsr_jax.laboratory.study import Aligned, Bench, Case, align, finetune, stage_key, story
+from nlsr_jax.laboratory.toy import ToyWorld
+from nlsr_jax.models import load_model
+from nlsr_jax.random_streams import stream
+from nlsr_jax.training.folder import write_whole
+from nlsr_jax.training.initial import new_adapter
+from nlsr_jax.training.settings import OBJECTIVES
+
+CARD, TABLE, OBJECTIVE_TABLE = "README.md", "table.json", "objectives.json"
+_SKILL_ROWS = 100
+
+Note = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is made.
+
+    Attributes:
+      seeds: of alignment, customer's rows, training and repair.
+      tasks: the customers' tasks.
+      poison_ratios: shares of harmful rows.
+      base: a base to take; None to train one.
+      objectives: also align the base by each of the five objectives, with the first seed.
+    """
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    tasks: tuple[str, ...] = TASKS
+    poison_ratios: tuple[float, ...] = (0.05,)
+    base: str | None = None
+    objectives: bool = False
+
+    def cases(self, seed: int) -> list[Case]:
+        """Return what is studied with one seed."""
+        return [Case(task, ratio, seed) for task in self.tasks for ratio in self.poison_ratios]
+
+
+def check_plan(plan: Plan) -> None:
+    """Raise InputError, naming the flag, unless a plan can be carried out."""
+    for name in ("seeds", "tasks", "poison_ratios"):
+        values = getattr(plan, name)
+        if not values or len(set(values)) < len(values):
+            raise InputError(
+                f"--{name} is {','.join(map(str, values))!r}; expected at least one, none of them twice"
+            )
+    for task in plan.tasks:
+        if task not in TASKS:
+            raise InputError(f"--tasks has {task!r}; expected some of {', '.join(TASKS)}")
+    for ratio in plan.poison_ratios:
+        if not 0 <= ratio <= 1:
+            raise InputError(f"--poison_ratios has {ratio}; expected shares from 0 to 1")
+    for seed in plan.seeds:
+        if not 0 <= seed < 2**32:
+            raise InputError(f"--seeds has {seed}; expected 0 to {2**32 - 1}")
+
+
+def reproduce(
+    config: StudyConfig,
+    plan: Plan,
+    output: str | os.PathLike,
+    *,
+    overwrite: bool = False,
+    show: bool = False,
+    note: Note = lambda _: None,
+) -> str:
+    """Carry out a plan; what a killed run has finished is not done again.
+
+    Args:
+      config: the study, one of the toy world.
+      plan: what is made.
+      output: the folder to write; until it is complete, state is kept beside it in ``<output>.partial``.
+      overwrite: replace an output that exists.
+      show: show progress.
+      note: called with what is being done.
+
+    Returns:
+      Tables of the scores, Markdown.
+
+    Raises:
+      InputError: a plan or a folder that cannot be used.
+    """
+    check_plan(plan)
+    output = check_free(output, overwrite)
+    work = output.with_name(output.name + ".partial")
+    _open_work(work, {"plan": dataclasses.asdict(plan), "config": dataclasses.asdict(config)})
+    world = ToyWorld()
+    base = _base(work, config, plan, world, show)
+    done = _read_rows(work / "rows.jsonl")
+    for seed in plan.seeds:
+        missing = [case for case in plan.cases(seed) if case not in done]
+        if not missing:
+            continue
+        note(f"seed {seed}: aligning")
+        alignment = align(base, world, config, seed, show=show)
+        for case in missing:
+            note(f"seed {seed}: {case.task}, {case.poison_ratio:.0%} of the rows harmful")
+            exam = make_exam(
+                world, case.task, forbidden=config.exam.forbidden, benign=config.exam.benign, rows=config.exam.rows
+            )
+            bench = Bench(base, world, config, case, exam)
+            first = case == plan.cases(plan.seeds[0])[0]
+            rows = _story(bench, alignment, work / "first" if first else None, f"{output}/base", show)
+            done[case] = rows
+            with (work / "rows.jsonl").open("a") as file:
+                file.write(json.dumps(rows) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+    rows = [row for seed in plan.seeds for case in plan.cases(seed) for row in done[case]]
+    objectives = _objectives(work, base, world, config, plan.seeds[0], show, note) if plan.objectives else []
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(base.params))
+    with whole_directory(output, overwrite=overwrite) as folder:
+        shutil.copytree(work / "base", folder / "base")
+        shutil.copytree(work / "first", folder, dirs_exist_ok=True)
+        write_table(rows, folder / TABLE)
+        write_text(folder / CARD, model_card(config, parameters, rows, objectives))
+        if objectives:
+            write_table(objectives, folder / OBJECTIVE_TABLE)
+    shutil.rmtree(work)
+    return summarise(rows) + (summarise_objectives(objectives) if objectives else "")
+
+
+def _open_work(work: pathlib.Path, identity: Mapping[str, Any]) -> None:
+    """Make the folder of a run, or go on with it where it is of the same run."""
+    text = json.dumps(identity, indent=1, sort_keys=True)
+    file = work / "plan.json"
+    work.mkdir(parents=True, exist_ok=True)
+    if not file.exists():
+        if any(work.iterdir()):
+            raise InputError(f"{work}: is not the folder of such a run; remove it or name another output")
+        write_whole(file, text.encode())
+    elif file.read_text() != text:
+        raise InputError(f"{work}: holds a run with another plan or config; remove it or name another output")
+
+
+def _base(work: pathlib.Path, config: StudyConfig, plan: Plan, world: ToyWorld, show: bool) -> Base:
+    """Load the base that was given or made before; else train it."""
+    kept = work / "base"
+    if not kept.exists():
+        if plan.base is None:
+            assert config.pretraining is not None
+            made = pretrain(
+                stage_key(0, "pretrain"), world, config.pretraining, folder=work / "pretraining", show=show
+            )
+        else:
+            model, params = load_model(plan.base)
+            made = Base(model, params, world.tokenizer, world.special_tokens)
+        with whole_directory(kept) as folder:
+            save_base(made, folder)
+        shutil.rmtree(work / "pretraining", ignore_errors=True)
+    model, params = load_model(kept)
+    return Base(model, params, world.tokenizer, world.special_tokens)
+
+
+def _read_rows(path: pathlib.Path) -> dict[Case, list[dict]]:
+    """Read the rows of the cases that are done, and drop a line that was cut short."""
+    done: dict[Case, list[dict]] = {}
+    if not path.exists():
+        return done
+    lines = path.read_text().splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    if len(whole) < len(lines):
+        write_whole(path, "".join(whole).encode())
+    for line in whole:
+        rows = json.loads(line)
+        done[Case(*(rows[0][name] for name in Case._fields))] = rows
+    return done
+
+
+def _story(bench: Bench, alignment: Aligned, folder: pathlib.Path | None, base_name: str, show: bool) -> list[dict]:
+    """Run one case; keep its adapters and its report where a folder is given."""
+    tuned = finetune(bench.base, bench.world, bench.config, alignment.aligned, bench.case, show=show)
+    outcomes = list(story(bench, alignment, tuned))
+    if folder is not None:
+        repaired = outcomes[-1].repaired
+        assert repaired is not None
+        adapters = {
+            "sft": alignment.weak,
+            "dpo": alignment.aligned,
+            f"finetuned_{bench.case.task}": tuned.adapter,
+            f"realigned_{bench.case.task}": repaired.adapter,
+        }
+        with whole_directory(folder, overwrite=True) as made:
+            write_story(made, bench, outcomes)
+            for name, adapter in adapters.items():
+                save_adapter(adapter, made / name, base_model_name_or_path=base_name)
+    return [outcome.row for outcome in outcomes]
+
+
+def _objectives(
+    work: pathlib.Path, base: Base, world: ToyWorld, config: StudyConfig, seed: int, show: bool, note: Note
+) -> list[dict]:
+    """Align the base, from a new adapter, by each objective; rows that are kept are not made again."""
+    path = work / OBJECTIVE_TABLE
+    rows: list[dict] = json.loads(path.read_text()) if path.exists() else []
+    exam = make_exam(world, TASKS[0], forbidden=config.exam.forbidden, benign=config.exam.benign, rows=1)
+    bench = Bench(base, world, config, Case(TASKS[0], 0.0, seed), exam)
+    for objective in ("none", *OBJECTIVES):
+        if any(row["objective"] == objective for row in rows):
+            continue
+        note(f"objectives: {objective}")
+        adapter = None if objective == "none" else _align_anew(base, world, config, seed, objective, show)
+        row = bench.outcome(objective, [adapter], 0.0).row
+        kept = {name: row[name] for name in ("hs", "over_refusal", "benign_answered", "odd")}
+        skills = ask_skills(base, adapter, world)
+        rows.append({"objective": objective, "seed": seed, **kept, **skills})
+        write_whole(path, json.dumps(rows).encode())
+    return rows
+
+
+def _align_anew(base, world, config, seed, objective, show) -> Adapter:
+    stage = config.alignment[objective]
+    key = stage_key(seed, f"align {objective}")
+    start = new_adapter(stream(key, "lora"), base.model.config, config.lora)
+    draw = {"sft": world.safe_rows, "kto": world.unpaired}.get(objective, world.preferences)
+    rows = draw(stream(key, "rows"), stage.rows)
+    return train_adapter(key, base, start, rows, stage.training, description=f"align {objective}", show=show)
+
+
+def ask_skills(base: Base, adapter: Adapter | None, world: ToyWorld) -> dict[str, float]:
+    """Return the percentage of right answers to each task's question in the wording that the base was taught."""
+    rows = world.skills(_SKILL_ROWS)
+    found = respond(
+        base.model,
+        base.params,
+        base.tokenizer,
+        [row.prompt for row in rows],
+        adapter=adapter,
+        max_new_tokens=12,
+        batch_size=len(rows),
+        special_tokens=base.special_tokens,
+    )
+    right = np.array([row.response == text for row, text in zip(rows, found, strict=True)]).reshape(len(TASKS), -1)
+    return {f"skill_{task}": 100 * float(values.mean()) for task, values in zip(TASKS, right, strict=True)}

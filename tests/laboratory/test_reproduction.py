@@ -1,0 +1,145 @@
+"""A study from nothing in its smallest form: what it writes, that it repeats, that it goes on after a death."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from experiments import configs
+from nlsr_jax.errors import InputError
+from nlsr_jax.formats.peft import load_adapter
+from nlsr_jax.laboratory import reproduction
+from nlsr_jax.laboratory.config import ExamSettings
+from nlsr_jax.laboratory.reproduction import Plan, reproduce
+from nlsr_jax.laboratory.study import ROW, Case
+from nlsr_jax.models import load_model
+
+PLAN = Plan(seeds=(1, 2), tasks=("sst2", "gsm8k"), objectives=True)
+METHODS = ["unaligned", "aligned", "finetuned", "random", "nlsr", "nlsr_recommended"]
+
+
+def smaller(stage, rows):
+    return dataclasses.replace(stage, rows=rows, training=dataclasses.replace(stage.training, epochs=1))
+
+
+@pytest.fixture(scope="module")
+def config():
+    tiny = configs.get("tiny")
+    return dataclasses.replace(
+        tiny,
+        pretraining=dataclasses.replace(tiny.pretraining, documents=320),
+        sft=smaller(tiny.sft, 32),
+        alignment={name: smaller(stage, 16) for name, stage in tiny.alignment.items()},
+        finetuning=smaller(tiny.finetuning, 40),
+        calibration_rows=20,
+        exam=ExamSettings(forbidden=14, benign=10, rows=9, max_new_tokens=8, task_tokens=8, batch_size=33),
+        published=dataclasses.replace(tiny.published, draws=2),
+    )
+
+
+@pytest.fixture(scope="module")
+def made(config, tmp_path_factory):
+    """An output, and the text that came with it."""
+    output = tmp_path_factory.mktemp("study") / "out"
+    return output, reproduce(config, PLAN, output)
+
+
+def timeless(path):
+    return [{**row, "seconds": 0} for row in json.loads(path.read_text())]
+
+
+def test_every_method_task_and_seed_has_a_row(made):
+    rows = json.loads((made[0] / "table.json").read_text())
+    assert [(row["seed"], row["task"], row["method"]) for row in rows] == [
+        (seed, task, method) for seed in PLAN.seeds for task in PLAN.tasks for method in METHODS
+    ]
+    for row in rows:
+        assert tuple(row) == ROW
+        assert row["poison_ratio"] == 0.05
+        assert all(0 <= row[name] <= 100 for name in ("hs", "fa", "over_refusal", "benign_answered", "odd"))
+        assert row["seconds"] >= 0
+
+
+def test_what_is_written_loads(made):
+    output, text = made
+    names = ["README.md", "base", "dpo", "finetuned_sst2", "objectives.json", "realigned_sst2", "report.html"]
+    assert sorted(path.name for path in output.iterdir()) == [*names, "sft", "table.json"]
+    assert [path.name for path in output.parent.iterdir()] == ["out"]
+    model, _ = load_model(output / "base")
+    adapters = {name: load_adapter(output / name, model.config) for name in ("sft", "dpo", "finetuned_sst2")}
+    factor = [adapter.factors["q_proj"]["a"] for adapter in adapters.values()]
+    assert not np.array_equal(factor[0], factor[1])
+    assert not np.array_equal(factor[1], factor[2])
+    card = (output / "README.md").read_text()
+    assert text in card
+    assert "| SFT | 32 | 1 | 16 |" in card
+
+
+def test_objectives_are_compared_with_the_base(made):
+    rows = json.loads((made[0] / "objectives.json").read_text())
+    assert [row["objective"] for row in rows] == ["none", "sft", "dpo", "orpo", "kto", "simpo"]
+    assert all({"hs", "skill_sst2", "skill_ag_news", "skill_gsm8k"} <= set(row) for row in rows)
+
+
+def test_a_study_that_died_goes_on(config, made, tmp_path, monkeypatch):
+    """It dies in the second case of the first seed; then everything but the first case is made."""
+    asked = []
+    real = reproduction._story
+
+    def dies(bench, *rest):
+        asked.append(bench.case)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return real(bench, *rest)
+
+    monkeypatch.setattr(reproduction, "_story", dies)
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(config, PLAN, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    rows = tmp_path / "out.partial" / "rows.jsonl"
+    rows.write_text(rows.read_text() + '[{"method": "unal')
+    reproduce(config, PLAN, tmp_path / "out")
+    first, second, third, fourth = (Case(task, 0.05, seed) for seed in PLAN.seeds for task in PLAN.tasks)
+    assert asked == [first, second, second, third, fourth]
+    assert timeless(tmp_path / "out" / "table.json") == timeless(made[0] / "table.json")
+    for name in ("objectives.json", "dpo/adapter_model.safetensors", "base/model.safetensors"):
+        assert (tmp_path / "out" / name).read_bytes() == (made[0] / name).read_bytes()
+
+
+def test_another_plan_does_not_go_on_with_this_one(config, tmp_path):
+    work = tmp_path / "out.partial"
+    work.mkdir()
+    (work / "plan.json").write_text("{}")
+    with pytest.raises(InputError, match="another plan or config"):
+        reproduce(config, PLAN, tmp_path / "out")
+    (work / "plan.json").unlink()
+    (work / "mine.txt").write_text("kept")
+    with pytest.raises(InputError, match="not the folder of such a run"):
+        reproduce(config, PLAN, tmp_path / "out")
+    assert (work / "mine.txt").read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": ()}, "--seeds is ''; expected at least one"),
+        ({"seeds": (1, 1)}, "none of them twice"),
+        ({"seeds": (-1,)}, "--seeds has -1"),
+        ({"tasks": ("sst3",)}, "--tasks has 'sst3'; expected some of sst2, ag_news, gsm8k"),
+        ({"poison_ratios": (1.5,)}, "--poison_ratios has 1.5"),
+    ],
+)
+def test_plans_that_cannot_be_carried_out(config, tmp_path, changes, message):
+    with pytest.raises(InputError) as caught:
+        reproduce(config, dataclasses.replace(PLAN, **changes), tmp_path / "out")
+    assert message in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_output_that_exists_is_kept(config, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "x").write_text("kept")
+    with pytest.raises(InputError, match="output exists"):
+        reproduce(config, PLAN, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
