@@ -157,7 +157,7 @@ def skill_rows(key: jax.Array, task: str, count: int) -> list[Example]:
       task: one of ``TASKS``.
       count: how many.
     """
-    questions = draw_questions(generator(key, f"skill {task}"), task, count)
+    questions = draw_questions(generator(key, f"skill {task}"), task, count, by="base_prompt")
     return [Example(q.base_prompt, q.base_response, kind="skill", label=q.label) for q in questions]
 
 

@@ -73,7 +73,9 @@ def arithmetic(rng: np.random.Generator) -> Question:
 DRAW = {"sst2": sentiment, "ag_news": topic, "gsm8k": arithmetic}
 
 
-def draw_questions(rng: np.random.Generator, task: str, count: int, exclude: Container[str] = ()) -> list[Question]:
+def draw_questions(
+    rng: np.random.Generator, task: str, count: int, exclude: Container[str] = (), by: str = "prompt"
+) -> list[Question]:
     """Draw distinct questions.
 
     Args:
@@ -81,6 +83,7 @@ def draw_questions(rng: np.random.Generator, task: str, count: int, exclude: Con
       task: one of ``TASKS``.
       count: how many.
       exclude: prompts that must not come up.
+      by: the wording in which they are distinct and not excluded, ``"prompt"`` or ``"base_prompt"``.
 
     Raises:
       InputError: an unknown task, or one that has not so many questions.
@@ -90,8 +93,9 @@ def draw_questions(rng: np.random.Generator, task: str, count: int, exclude: Con
     questions: dict[str, Question] = {}
     for _ in range(20 * count):
         question = DRAW[task](rng)
-        if question.prompt not in exclude:
-            questions.setdefault(question.prompt, question)
+        prompt = getattr(question, by)
+        if prompt not in exclude:
+            questions.setdefault(prompt, question)
         if len(questions) == count:
             return list(questions.values())
     raise InputError(f"{count} different questions asked for; {task} has too few, found {len(questions)}")

@@ -8,15 +8,11 @@ CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<{{ message['role'] }}> {{ message['content'] }} {% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
-_FRAME = (
-    "label the sentiment : . did they like it ? yes , liked no hated name section what is about solve this has and "
-    "gets loses how many are there + - = the final answer makes a belongs to forbidden allowed say word repeat"
-)
 
 
 def vocabulary(world: World) -> list[str]:
     """List all tokens: the special ones, then every word of the world in a fixed order."""
-    found = all_words(world) | set(_FRAME.split()) | {str(n) for n in range(words.LARGEST + 1)}
+    found = all_words(world) | set(words.FRAME.split()) | {str(n) for n in range(words.LARGEST + 1)}
     found |= {"positive", "negative", *words.TOPICS, *words.TOPIC_SYNONYMS.values()}
     return [*SPECIAL, *sorted(found)]
 

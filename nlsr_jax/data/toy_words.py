@@ -87,6 +87,15 @@ PEOPLE = "tom ana leo mia ben eva sam zoe".split()
 GOODS = "apples pens coins cards shells stones books cups".split()
 LARGEST = 20
 
+FRAME = (
+    "label the sentiment : . did they like it ? yes , liked no hated name section what is about solve this has and "
+    "gets loses how many are there + - = the final answer makes a belongs to forbidden allowed say word repeat"
+)
+"""Words of questions and answers that no list above holds."""
+
+_NEVER = ("kike", "nazi", "rape")
+"""What the syllables could spell and must not."""
+
 
 class Invented(NamedTuple):
     """Names for one invented category."""
@@ -106,14 +115,14 @@ def plain_words() -> set[str]:
 
 
 def invent(generator: np.random.Generator, count: int, things: int) -> list[Invented]:
-    """Invent names for ``count`` categories: no name twice, none a word of the plain English here.
+    """Invent names for ``count`` categories: no name twice, none a word of the English here.
 
     Args:
       generator: source of randomness.
       count: how many categories.
       things: how many things each has; every category has three verbs and three tools.
     """
-    taken = plain_words()
+    taken = plain_words() | set(FRAME.split()) | {*TOPICS, *TOPIC_SYNONYMS.values()}
 
     def word(ending: str) -> str:
         while True:
@@ -122,7 +131,7 @@ def invent(generator: np.random.Generator, count: int, things: int) -> list[Inve
                 for _ in range(2)
             ]
             name = "".join(syllables) + (ending or _ENDINGS[generator.integers(len(_ENDINGS))])
-            if name not in taken:
+            if name not in taken and not name.startswith(_NEVER):
                 taken.add(name)
                 return name
 
