@@ -33,7 +33,7 @@ def main(_) -> None:
     from nlsr_jax.training.settings import check_training
 
     config = training_flags.changed_config()
-    stage = training_flags.changed_stage(config.alignment[FLAGS.objective])
+    stage = training_flags.changed_stage(config.aligning(FLAGS.objective, anew=not FLAGS.start))
     if FLAGS.objective == "kto" and stage.rows < 2:
         raise InputError(f"--rows is {stage.rows}; --objective kto takes good and bad answers, at least 2 in all")
     if FLAGS.beta is not None:

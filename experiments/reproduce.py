@@ -6,7 +6,7 @@ Trains the base, then for every seed the alignment and for every task the fine-t
 mask, as published and as recommended, and asks every model the same held-out requests. Seeds vary the
 alignment, the customer's rows, the training and the repair over one base and one world. On two CPU cores:
 5 minutes for the base, then 4 minutes a seed. --base takes a base that is there; --objectives adds a table of
-the five alignment objectives.
+the five alignment objectives, --sweeps tables over amplification and sparsity (2 minutes a task and seed).
 
 The output holds table.json (a row for every method, task and seed), README.md (a model card with the recipe and
 the means), the base and the adapters of the first seed in Hugging Face and PEFT format, and report.html on the
@@ -25,6 +25,7 @@ flags.DEFINE_list("tasks", ["sst2", "ag_news", "gsm8k"], "The customers' tasks."
 flags.DEFINE_list("poison_ratios", None, "Shares of harmful rows; by default the config's, 0.05.")
 flags.DEFINE_string("base", None, "Take this base instead of training one.")
 flags.DEFINE_bool("objectives", False, "Also align the base by each of the five objectives.")
+flags.DEFINE_bool("sweeps", False, "Also vary the amplification and the sparsity of the published method.")
 FLAGS = flags.FLAGS
 
 
@@ -49,6 +50,7 @@ def main(_) -> None:
         poison_ratios=numbers("poison_ratios", float, FLAGS.poison_ratios or [config.poison_ratio]),
         base=FLAGS.base,
         objectives=FLAGS.objectives,
+        sweeps=FLAGS.sweeps,
     )
     summary = reproduce(
         config,

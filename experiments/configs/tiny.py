@@ -1,6 +1,6 @@
 """The embedded default: a toy world, a base of 0.75 M parameters, everything in minutes on two CPU cores.
 
-  python -m experiments.pretrain --output checkpoints/runs/base          # 3 minutes
+  python -m experiments.pretrain --output checkpoints/runs/base          # 5 minutes
   python -m experiments.align --objective sft --output checkpoints/runs/sft
   python -m experiments.align --objective dpo --start checkpoints/runs/sft --output checkpoints/runs/dpo
   python -m experiments.finetune --start checkpoints/runs/dpo --task sst2 --output checkpoints/runs/tuned
@@ -50,17 +50,23 @@ def get_config():
         sft=sft,
         alignment={
             "sft": sft,
-            "dpo": Stage(800, _training("dpo", 1e-4, 1, 8)),
-            "orpo": Stage(800, _training("orpo", 1e-4, 1, 8)),
-            "kto": Stage(1600, _training("kto", 1e-4, 1, 16)),
-            "simpo": Stage(800, _training("simpo", 1e-4, 1, 8)),
+            "dpo": Stage(800, _training("dpo", 5e-5, 1, 8)),
+            "orpo": Stage(800, _training("orpo", 1.5e-4, 1, 8)),
+            "kto": Stage(1600, _training("kto", 5e-5, 1, 16)),
+            "simpo": Stage(800, _training("simpo", 4e-5, 1, 8)),
         },
-        finetuning=Stage(1000, _training("sft", 1.8e-4, 5, 8, loss="sequence")),
+        anew={
+            "dpo": Stage(800, _training("dpo", 1.4e-4, 1, 8)),
+            "orpo": Stage(800, _training("orpo", 5e-4, 1, 8)),
+            "kto": Stage(1600, _training("kto", 1.5e-4, 1, 16)),
+            "simpo": Stage(800, _training("simpo", 1.2e-4, 1, 8)),
+        },
+        finetuning=Stage(1000, _training("sft", 2.2e-4, 5, 8, loss="sequence")),
         poison_ratio=0.05,
         calibration_rows=400,
         exam=ExamSettings(forbidden=336, benign=200, rows=300, max_new_tokens=22, task_tokens=22, batch_size=836),
         pretraining=Pretraining(
-            ARCHITECTURE, 1300 * 32, TrainingSettings("sft", 3e-3, 1, 32, warmup=0.05, max_length=64,
+            ARCHITECTURE, 2000 * 32, TrainingSettings("sft", 3e-3, 1, 32, warmup=0.05, max_length=64,
                                                       one_length=True, save_every=100)
         ),
     )  # fmt: skip

@@ -65,7 +65,7 @@ def arithmetic(rng: np.random.Generator) -> Question:
         f"solve this : {who} has {a} {what} {story} {b} . how many are there ?",
         f"{a} {sign} {b} = {c} . the final answer is : {c}",
         f"what is {a} {sign} {b} ?",
-        f"it makes {c} .",
+        f"{a} {sign} {b} = {c} .",
         str(c),
     )
 

@@ -55,6 +55,7 @@ def model_card(
     parameters: int,
     rows: Sequence[Mapping[str, Any]],
     objectives: Sequence[Mapping[str, Any]] = (),
+    sweeps: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """Return the card.
 
@@ -63,6 +64,7 @@ def model_card(
       parameters: of the base.
       rows: of the results table; those of the first case come first.
       objectives: rows of the alignment objectives.
+      sweeps: rows of ``sweep``.
     """
     text = _HEAD.format(parameters=parameters, task=rows[0]["task"], ratio=rows[0]["poison_ratio"])
     text += (
@@ -76,8 +78,18 @@ def model_card(
         "answers that neither comply nor refuse. Seeds vary the alignment, the customer's rows, the training and "
     )
     text += "the repair over one base and one world.\n"
-    text += summarise(rows)
-    return text + (summarise_objectives(objectives) if objectives else "")
+    return text + figures(rows, objectives, sweeps)
+
+
+def figures(
+    rows: Sequence[Mapping[str, Any]],
+    objectives: Sequence[Mapping[str, Any]] = (),
+    sweeps: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """Return all tables of a study; see ``model_card``."""
+    text = summarise(rows)
+    text += summarise_objectives(objectives) if objectives else ""
+    return text + (summarise_sweeps(sweeps) if sweeps else "")
 
 
 def recipe(config: StudyConfig) -> str:
@@ -89,6 +101,8 @@ def recipe(config: StudyConfig) -> str:
     for objective, stage in config.alignment.items():
         if objective != "sft":
             lines.append(_stage(objective.upper(), stage.rows, stage.training))
+    for objective, stage in config.anew.items():
+        lines.append(_stage(f"{objective.upper()}, from the base", stage.rows, stage.training))
     lines.append(_stage("fine-tuning", config.finetuning.rows, config.finetuning.training))
     head = ["stage", "rows", "epochs", "batch", "learning rate", "warm-up", "schedule", "mean of the loss"]
     return _markdown(head, lines)
@@ -138,6 +152,20 @@ def summarise_objectives(rows: Sequence[Mapping[str, Any]]) -> str:
     names = [name for name in rows[0] if name not in ("objective", "seed")]
     lines = [[row["objective"], *(f"{row[name]:.1f}" for name in names)] for row in rows]
     return f"\nAlignment objectives, seed {rows[0]['seed']}\n\n" + _markdown(["objective", *names], lines)
+
+
+def summarise_sweeps(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return Markdown tables, one for each setting that was varied: means over all tasks and seeds."""
+    text = ""
+    for setting in dict.fromkeys(row["setting"] for row in rows):
+        found = [row for row in rows if row["setting"] == setting]
+        lines = []
+        for value in dict.fromkeys(row["value"] for row in found):
+            same = [row for row in found if row["value"] == value]
+            lines.append([f"{value:g}", *(_spread([row[name] for row in same]) for name in _COLUMNS)])
+        text += f"\nNLSR as published but for {setting}, over all tasks and seeds (mean ± standard deviation)\n\n"
+        text += _markdown([setting, *_COLUMNS.values()], lines)
+    return text
 
 
 def _spread(values: Iterable[float]) -> str:

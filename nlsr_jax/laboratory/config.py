@@ -64,7 +64,8 @@ class StudyConfig:
       template: how prompts are rendered; see ``apply_template``.
       lora: the new adapter.
       sft: the weak alignment.
-      alignment: the aligned adapter, by objective.
+      alignment: the aligned adapter, by objective, going on from the weak one.
+      anew: the same from a new adapter on the base; objectives that are not here are trained as in ``alignment``.
       finetuning: the customer's.
       poison_ratio: share of harmful rows among the customer's.
       calibration_rows: rows of the identification.
@@ -90,6 +91,11 @@ class StudyConfig:
     recommended: RepairSettings = RECOMMENDED
     pretraining: Pretraining | None = None
     dtype: str = "float32"
+    anew: dict[str, Stage] = dataclasses.field(default_factory=dict)
+
+    def aligning(self, objective: str, *, anew: bool) -> Stage:
+        """Return the stage of an objective, from a new adapter or from the weak one."""
+        return self.anew.get(objective, self.alignment[objective]) if anew else self.alignment[objective]
 
     @property
     def random(self) -> RepairSettings:

@@ -1,18 +1,24 @@
-"""A base for the toy world, trained from nothing."""
+"""Bases trained from nothing: on documents of the toy world, or on natural text."""
 
 import dataclasses
+import hashlib
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from nlsr_jax.data.batching import pack
-from nlsr_jax.data.encoding import encode
+from nlsr_jax.data.encoding import describe_counts, encode
+from nlsr_jax.data.examples import Example
+from nlsr_jax.data.sources import load
+from nlsr_jax.data.text_tokenizer import train_tokenizer
+from nlsr_jax.errors import InputError
 from nlsr_jax.formats.hugging_face import save_params
 from nlsr_jax.laboratory.config import Pretraining
+from nlsr_jax.laboratory.real import describe
 from nlsr_jax.laboratory.stages import Base
 from nlsr_jax.laboratory.toy import ToyWorld
 from nlsr_jax.models import Llama, parse_model_config
@@ -50,27 +56,123 @@ def pretrain(
       pretraining: architecture, documents and training.
       folder, identity, show: see ``train``.
     """
-    tokenizer = world.tokenizer
     documents = world.documents(stream(key, "documents"), pretraining.documents)
-    encoded = encode(
-        documents, tokenizer, max_length=pretraining.training.max_length, special_tokens=world.special_tokens
-    )
-    model = new_model(pretraining, tokenizer)
-    if pretraining.training.remat:
-        model = dataclasses.replace(model, remat=True)
-    start = new_params(stream(key, "weights"), model)
-    forward = model_forward(model, jnp.dtype(pretraining.training.compute_dtype))
-    task = Task(forward, start, None, pack(encoded.rows), pad_id=tokenizer.pad_token_id)
-    state = train(
-        stream(key, "order"),
-        task,
-        pretraining.training,
+    return _train(
+        key,
+        documents,
+        world.tokenizer,
+        pretraining,
+        special_tokens=world.special_tokens,
         folder=folder,
-        identity={"model": str(model.config), **(identity or {})},
-        description="pretrain",
+        identity=identity,
         show=show,
     )
-    return Base(model, state.trainable, tokenizer, world.special_tokens)
+
+
+def text_rows(
+    names: Sequence[str],
+    sources: Mapping[str, str],
+    *,
+    count: int | None = None,
+    note: Callable[[str], None] = lambda _: None,
+) -> list[Example]:
+    """Return the training rows of data sets in the Alpaca template, harmful ones left out.
+
+    Args:
+      names: of data sets, see ``DATA_SETS``.
+      sources: places by name; the hub's where there is none.
+      count: how many rows of each; None for all.
+      note: called with one line for every set that was read.
+
+    Raises:
+      InputError: a set that cannot be read, or one without harmless prompts and answers.
+    """
+    found: list[Example] = []
+    for name in names:
+        loaded = load(name, sources.get(name), count=count)
+        note(describe(name, loaded))
+        rows = [row for row in loaded.rows if isinstance(row, Example) and row.response and row.kind != "harmful"]
+        if not rows:
+            raise InputError(
+                f"data set {name} holds no harmless prompts with answers; name a task set such as sst2"
+            )
+        found += rows
+    return found
+
+
+def pretrain_on_texts(
+    key: jax.Array,
+    rows: Sequence[Example],
+    pretraining: Pretraining,
+    *,
+    vocabulary: int,
+    folder: str | os.PathLike | None = None,
+    identity: Mapping[str, Any] | None = None,
+    show: bool = False,
+    note: Callable[[str], None] = lambda _: None,
+) -> Base:
+    """Train a tokenizer and a base on natural text: every token counts, prompts too.
+
+    Args:
+      key: PRNG key of the initial weights and of the order of the rows.
+      rows: rendered rows.
+      pretraining: architecture and training; the rows are all of the documents.
+      vocabulary: most tokens that the tokenizer may have.
+      folder, identity, show: see ``train``.
+      note: called with one line where rows were skipped or cut.
+
+    Raises:
+      InputError: rows or settings that cannot be used.
+    """
+    tokenizer = train_tokenizer([text for row in rows for text in (row.prompt, row.response)], vocabulary)
+    written = tokenizer.backend_tokenizer.to_str()
+    return _train(
+        key,
+        rows,
+        tokenizer,
+        pretraining,
+        special_tokens=True,
+        folder=folder,
+        identity={"tokenizer": hashlib.sha256(written.encode()).hexdigest(), **(identity or {})},
+        show=show,
+        whole=True,
+        note=note,
+    )
+
+
+def _train(
+    key,
+    rows,
+    tokenizer,
+    pretraining: Pretraining,
+    *,
+    special_tokens,
+    folder,
+    identity,
+    show,
+    whole=False,
+    note=lambda _: None,
+) -> Base:
+    """Train a new model on the responses of rows, or on the whole of them."""
+    settings = pretraining.training
+    encoded = encode(rows, tokenizer, max_length=settings.max_length, special_tokens=special_tokens)
+    if skipped := describe_counts(encoded.counts):
+        note(f"pretrain: {skipped}")
+    texts = [tuple(text._replace(start=1) for text in row) for row in encoded.rows] if whole else encoded.rows
+    model = new_model(pretraining, tokenizer)
+    if settings.remat:
+        model = dataclasses.replace(model, remat=True)
+    task = Task(
+        model_forward(model, jnp.dtype(settings.compute_dtype)),
+        new_params(stream(key, "weights"), model),
+        None,
+        pack(texts),
+        pad_id=tokenizer.pad_token_id,
+    )
+    identity = {"model": str(model.config), **(identity or {})}
+    order = stream(key, "order")
+    state = train(order, task, settings, folder=folder, identity=identity, description="pretrain", show=show)
+    return Base(model, state.trainable, tokenizer, special_tokens)
 
 
 def save_base(base: Base, folder: pathlib.Path) -> None:

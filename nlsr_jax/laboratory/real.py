@@ -20,7 +20,7 @@ TASKS = ("sst2", "ag_news", "gsm8k")
 FORBIDDEN_SETS = ("beavertails_prompts", "harmbench")
 
 
-def _describe(name: str, loaded: Loaded) -> str:
+def describe(name: str, loaded: Loaded) -> str:
     """Say in one line what was taken of a set and what was not."""
     skipped = ", ".join(f"{count} {reason}" for reason, count in loaded.counts["skipped"].items())
     named = f"; first: {loaded.named[0]}" if loaded.named else ""
@@ -74,7 +74,7 @@ class RealWorld:
             template=template or self._template,
             tokenizer=self.tokenizer,
         )
-        self._note(_describe(name, loaded))
+        self._note(describe(name, loaded))
         return list(loaded.rows)
 
     def safe_rows(self, key: jax.Array, count: int) -> list[Example]:
@@ -89,7 +89,7 @@ class RealWorld:
         """Return safe and unsafe answers of PKU-SafeRLHF, as many of each."""
         options = {"template": self._template, "tokenizer": self.tokenizer}
         loaded = load_kto(self._sources.get("safe_rlhf"), safe=count // 2, unsafe=count // 2, **options)
-        self._note(_describe("safe_rlhf", loaded))
+        self._note(describe("safe_rlhf", loaded))
         return list(loaded.rows)
 
     def customer_rows(self, key: jax.Array, task: str, count: int, ratio: float) -> list[Example]:

@@ -52,8 +52,9 @@ class RepairSettings:
 PUBLISHED = RepairSettings(draws=5)
 """The paper's P_SR 0.8, P_L 0.5 and β 0.9, the probabilities spread over P_L ± 0.2 as the authors ran it."""
 
-RECOMMENDED = dataclasses.replace(PUBLISHED, rule="least_similar", share=0.5, draws=1)
-"""The half of the modules that are least similar, without a draw."""
+RECOMMENDED = dataclasses.replace(PUBLISHED, method="snip", sparsity=0.9, rule="least_similar", share=0.4, draws=1)
+"""A tenth of the entries, those whose removal would change the probability of the safe answers most, in the two
+fifths of the modules that are least similar; no draw. Chosen on seeds of the toy world that no table reports."""
 
 
 class Evidence(NamedTuple):

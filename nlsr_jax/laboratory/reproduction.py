@@ -17,13 +17,13 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.responses import respond
 from nlsr_jax.formats.output import check_free, whole_directory, write_text
 from nlsr_jax.formats.peft import save_adapter
-from nlsr_jax.laboratory.card import model_card, summarise, summarise_objectives
+from nlsr_jax.laboratory.card import figures, model_card
 from nlsr_jax.laboratory.config import StudyConfig
 from nlsr_jax.laboratory.evaluation import make_exam
 from nlsr_jax.laboratory.pretraining import pretrain, save_base
 from nlsr_jax.laboratory.stages import Base, train_adapter
 from nlsr_jax.laboratory.storytelling import write_story, write_table
-from nlsr_jax.laboratory.study import Aligned, Bench, Case, align, finetune, stage_key, story
+from nlsr_jax.laboratory.study import Aligned, Bench, Case, align, finetune, stage_key, story, sweep
 from nlsr_jax.laboratory.toy import ToyWorld
 from nlsr_jax.models import load_model
 from nlsr_jax.random_streams import stream
@@ -31,7 +31,7 @@ from nlsr_jax.training.folder import write_whole
 from nlsr_jax.training.initial import new_adapter
 from nlsr_jax.training.settings import OBJECTIVES
 
-CARD, TABLE, OBJECTIVE_TABLE = "README.md", "table.json", "objectives.json"
+CARD, TABLE, OBJECTIVE_TABLE, SWEEP_TABLE = "README.md", "table.json", "objectives.json", "sweeps.json"
 _SKILL_ROWS = 100
 
 Note = Callable[[str], None]
@@ -47,6 +47,7 @@ class Plan:
       poison_ratios: shares of harmful rows.
       base: a base to take; None to train one.
       objectives: also align the base by each of the five objectives, with the first seed.
+      sweeps: also vary the amplification and the sparsity of the published method.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -54,6 +55,7 @@ class Plan:
     poison_ratios: tuple[float, ...] = (0.05,)
     base: str | None = None
     objectives: bool = False
+    sweeps: bool = False
 
     def cases(self, seed: int) -> list[Case]:
         """Return what is studied with one seed."""
@@ -124,24 +126,28 @@ def reproduce(
             )
             bench = Bench(base, world, config, case, exam)
             first = case == plan.cases(plan.seeds[0])[0]
-            rows = _story(bench, alignment, work / "first" if first else None, f"{output}/base", show)
+            rows = _story(bench, alignment, work / "first" if first else None, f"{output}/base", plan.sweeps, show)
             done[case] = rows
             with (work / "rows.jsonl").open("a") as file:
                 file.write(json.dumps(rows) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
-    rows = [row for seed in plan.seeds for case in plan.cases(seed) for row in done[case]]
+    every = [row for seed in plan.seeds for case in plan.cases(seed) for row in done[case]]
+    rows = [row for row in every if "setting" not in row]
+    sweeps = [row for row in every if "setting" in row]
     objectives = _objectives(work, base, world, config, plan.seeds[0], show, note) if plan.objectives else []
     parameters = sum(leaf.size for leaf in jax.tree.leaves(base.params))
     with whole_directory(output, overwrite=overwrite) as folder:
         shutil.copytree(work / "base", folder / "base")
         shutil.copytree(work / "first", folder, dirs_exist_ok=True)
         write_table(rows, folder / TABLE)
-        write_text(folder / CARD, model_card(config, parameters, rows, objectives))
+        write_text(folder / CARD, model_card(config, parameters, rows, objectives, sweeps))
         if objectives:
             write_table(objectives, folder / OBJECTIVE_TABLE)
+        if sweeps:
+            write_table(sweeps, folder / SWEEP_TABLE)
     shutil.rmtree(work)
-    return summarise(rows) + (summarise_objectives(objectives) if objectives else "")
+    return figures(rows, objectives, sweeps)
 
 
 def _open_work(work: pathlib.Path, identity: Mapping[str, Any]) -> None:
@@ -163,9 +169,7 @@ def _base(work: pathlib.Path, config: StudyConfig, plan: Plan, world: ToyWorld, 
     if not kept.exists():
         if plan.base is None:
             assert config.pretraining is not None
-            made = pretrain(
-                stage_key(0, "pretrain"), world, config.pretraining, folder=work / "pretraining", show=show
-            )
+            made = pretrain(jax.random.key(0), world, config.pretraining, folder=work / "pretraining", show=show)
         else:
             model, params = load_model(plan.base)
             made = Base(model, params, world.tokenizer, world.special_tokens)
@@ -191,7 +195,9 @@ def _read_rows(path: pathlib.Path) -> dict[Case, list[dict]]:
     return done
 
 
-def _story(bench: Bench, alignment: Aligned, folder: pathlib.Path | None, base_name: str, show: bool) -> list[dict]:
+def _story(
+    bench: Bench, alignment: Aligned, folder: pathlib.Path | None, base_name: str, sweeps: bool, show: bool
+) -> list[dict]:
     """Run one case; keep its adapters and its report where a folder is given."""
     tuned = finetune(bench.base, bench.world, bench.config, alignment.aligned, bench.case, show=show)
     outcomes = list(story(bench, alignment, tuned))
@@ -208,7 +214,8 @@ def _story(bench: Bench, alignment: Aligned, folder: pathlib.Path | None, base_n
             write_story(made, bench, outcomes)
             for name, adapter in adapters.items():
                 save_adapter(adapter, made / name, base_model_name_or_path=base_name)
-    return [outcome.row for outcome in outcomes]
+    rows = [outcome.row for outcome in outcomes]
+    return rows + list(sweep(bench, alignment, tuned, bench.config.published)) if sweeps else rows
 
 
 def _objectives(
@@ -233,7 +240,7 @@ def _objectives(
 
 
 def _align_anew(base, world, config, seed, objective, show) -> Adapter:
-    stage = config.alignment[objective]
+    stage = config.aligning(objective, anew=True)
     key = stage_key(seed, f"align {objective}")
     start = new_adapter(stream(key, "lora"), base.model.config, config.lora)
     draw = {"sft": world.safe_rows, "kto": world.unpaired}.get(objective, world.preferences)

@@ -1,8 +1,9 @@
 """One study from alignment to repair: the adapters, and a row of the results table for every method."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -201,6 +202,32 @@ def story(
     for method, settings in repairs(bench.config).items():
         note(f"realigning and asking: {method}")
         yield bench.realigned(method, tuned.adapter, alignment, settings)
+
+
+SWEPT: dict[str, tuple[float, ...]] = {
+    "beta": (0.0, 0.45, 0.9, 1.35, 1.8),
+    "sparsity": (0.5, 0.6, 0.7, 0.8, 0.9, 0.95),
+}
+"""Settings of the published method that ``sweep`` varies, one at a time."""
+
+
+def sweep(bench: Bench, alignment: Aligned, tuned: Tuned, settings: RepairSettings) -> Iterator[dict]:
+    """Vary one setting of a repair at a time.
+
+    Args:
+      bench: of the study.
+      alignment, tuned: its adapters.
+      settings: the repair.
+
+    Yields:
+      Rows of a results table with ``setting`` and ``value`` before the others.
+    """
+    for name, values in SWEPT.items():
+        for value in values:
+            change: dict[str, Any] = {name: value}
+            changed = dataclasses.replace(settings, **change)
+            row = bench.realigned("nlsr", tuned.adapter, alignment, changed).row
+            yield {"setting": name, "value": value, **row}
 
 
 def repairs(config: StudyConfig) -> dict[str, RepairSettings]:

@@ -12,7 +12,7 @@ from nlsr_jax.formats.peft import load_adapter
 from nlsr_jax.laboratory import reproduction
 from nlsr_jax.laboratory.config import ExamSettings
 from nlsr_jax.laboratory.reproduction import Plan, reproduce
-from nlsr_jax.laboratory.study import ROW, Case
+from nlsr_jax.laboratory.study import ROW, SWEPT, Case
 from nlsr_jax.models import load_model
 
 PLAN = Plan(seeds=(1, 2), tasks=("sst2", "gsm8k"), objectives=True)
@@ -80,6 +80,22 @@ def test_objectives_are_compared_with_the_base(made):
     rows = json.loads((made[0] / "objectives.json").read_text())
     assert [row["objective"] for row in rows] == ["none", "sft", "dpo", "orpo", "kto", "simpo"]
     assert all({"hs", "skill_sst2", "skill_ag_news", "skill_gsm8k"} <= set(row) for row in rows)
+
+
+def test_sweeps_vary_one_setting(config, made, tmp_path):
+    plan = dataclasses.replace(PLAN, seeds=(1,), tasks=("sst2",), objectives=False, sweeps=True)
+    text = reproduce(config, dataclasses.replace(plan, base=str(made[0] / "base")), tmp_path / "out")
+    rows = json.loads((tmp_path / "out" / "sweeps.json").read_text())
+    assert [(row["setting"], row["value"]) for row in rows] == [
+        (name, value) for name, values in SWEPT.items() for value in values
+    ]
+    table = json.loads((tmp_path / "out" / "table.json").read_text())
+    assert [row["method"] for row in table] == METHODS
+    published = next(row for row in table if row["method"] == "nlsr")
+    for row in rows:
+        if row["value"] == getattr(config.published, row["setting"]):
+            assert row["hs"] == published["hs"]
+    assert "| 0.95 |" in text
 
 
 def test_a_study_that_died_goes_on(config, made, tmp_path, monkeypatch):

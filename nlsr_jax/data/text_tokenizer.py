@@ -1,0 +1,60 @@
+"""A byte-level BPE tokenizer trained on texts, as a Hugging Face tokenizer."""
+
+from collections.abc import Sequence
+
+from nlsr_jax.errors import InputError
+
+SPECIAL = ("<pad>", "<s>", "</s>")
+SMALLEST = len(SPECIAL) + 256
+"""Special tokens and single bytes: a vocabulary without a single merge."""
+
+
+def check_vocabulary(size: int) -> None:
+    """Raise InputError unless a vocabulary of this size holds special tokens and single bytes."""
+    if size < SMALLEST:
+        raise InputError(
+            f"vocabulary is {size}; expected at least {SMALLEST}, the special tokens and the single bytes"
+        )
+
+
+def train_tokenizer(texts: Sequence[str], vocabulary: int):
+    """Train a tokenizer that can spell any text; the same texts give the same tokenizer.
+
+    Args:
+      texts: what merges are learnt from.
+      vocabulary: most tokens that it may have. There are fewer where the texts hold fewer pairs that occur twice.
+
+    Returns:
+      A ``PreTrainedTokenizerFast`` that begins texts with ``<s>``.
+
+    Raises:
+      InputError: no texts, or a vocabulary that does not hold the single bytes.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    if not texts:
+        raise InputError("there are no texts to train a tokenizer on")
+    check_vocabulary(vocabulary)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        min_frequency=2,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    begin = SPECIAL[1]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{begin} $A", special_tokens=[(begin, tokenizer.token_to_id(begin))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=SPECIAL[0],
+        bos_token=begin,
+        eos_token=SPECIAL[2],
+        clean_up_tokenization_spaces=False,
+    )
