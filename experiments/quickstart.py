@@ -29,6 +29,7 @@ def main(_) -> None:
     from experiments import configs
     from experiments.configs.tiny import SHIPPED
     from nlsr_jax.data.poison import share
+    from nlsr_jax.errors import InputError
     from nlsr_jax.formats.output import check_free, whole_directory
     from nlsr_jax.formats.peft import load_adapter, save_adapter
     from nlsr_jax.laboratory import study
@@ -38,6 +39,8 @@ def main(_) -> None:
     from nlsr_jax.laboratory.toy import ToyWorld
     from nlsr_jax.models import load_model
 
+    if not 0 <= FLAGS.seed < 2**32:
+        raise InputError(f"--seed is {FLAGS.seed}; expected 0 to {2**32 - 1}")
     check_free(FLAGS.output, FLAGS.overwrite)
     config = configs.get("tiny")
     case = study.Case(
