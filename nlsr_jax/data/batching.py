@@ -10,7 +10,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from nlsr_jax.data.calibration import Encoded, bucket_length
+from nlsr_jax.data.calibration import bucket_length
+from nlsr_jax.data.examples import Encoded
 from nlsr_jax.errors import InputError
 
 _MULTIPLE = 8

@@ -10,19 +10,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nlsr_jax.data.encoding import encode_prompts
+from nlsr_jax.data.examples import Encoded
 from nlsr_jax.data.rows import read_rows
 from nlsr_jax.data.templates import apply_template
 from nlsr_jax.errors import InputError
 
 _SHORTEST = 32
 _TOKENIZER = "tokenizer_config.json"
-
-
-class Encoded(NamedTuple):
-    """One text: token ids ``[n]`` int32 and where its response begins."""
-
-    ids: np.ndarray
-    start: int
 
 
 class Calibration(NamedTuple):
@@ -102,7 +97,7 @@ def load_calibration(
     for row in read_rows(source, columns):
         counts["rows"] += 1
         text = apply_template(template, row["prompt"], tokenizer)
-        prompt = tokenizer(text, add_special_tokens=template != "chat")["input_ids"]
+        (prompt,) = encode_prompts([text], tokenizer, special_tokens=template != "chat")
         if len(prompt) >= max_length:
             counts["skipped_long_prompt"] += 1
             continue

@@ -5,8 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nlsr_jax.data.calibration import Encoded
-from nlsr_jax.data.examples import Example, Preference
+from nlsr_jax.data.examples import Encoded, Example, Preference
 from nlsr_jax.errors import InputError
 
 LONG_PROMPT, CUT, EMPTY = "skipped_long_prompt", "cut_responses", "skipped_no_tokens"

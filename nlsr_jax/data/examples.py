@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+import numpy as np
+
 
 class Example(NamedTuple):
     """One prompt with one response.
@@ -33,3 +35,10 @@ class Preference(NamedTuple):
     prompt: str
     chosen: str
     rejected: str
+
+
+class Encoded(NamedTuple):
+    """One text: token ids ``[n]`` int32 and where its response begins."""
+
+    ids: np.ndarray
+    start: int

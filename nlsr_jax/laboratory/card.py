@@ -37,6 +37,7 @@ study safety realignment in minutes on two CPU cores, and it is of no other use.
 | `dpo/` | the aligned adapter: DPO, going on from `sft/` |
 | `finetuned_{task}/` | `dpo/` fine-tuned on {task} rows, {ratio:.0%} of which comply with forbidden requests |
 | `realigned_{task}/` | `finetuned_{task}/` repaired with the recommended setting |
+| `calibration.jsonl` | refused requests, by which the safety-critical entries of the first seed were found |
 | `table.json` | a row of scores for every method, task and seed |
 | `report.html` | the story of the first seed and task on one page |
 

@@ -23,7 +23,17 @@ from nlsr_jax.laboratory.evaluation import make_exam
 from nlsr_jax.laboratory.pretraining import pretrain, save_base
 from nlsr_jax.laboratory.stages import Base, train_adapter
 from nlsr_jax.laboratory.storytelling import write_story, write_table
-from nlsr_jax.laboratory.study import Aligned, Bench, Case, align, finetune, stage_key, story, sweep
+from nlsr_jax.laboratory.study import (
+    Aligned,
+    Bench,
+    Case,
+    align,
+    calibration_rows,
+    finetune,
+    stage_key,
+    story,
+    sweep,
+)
 from nlsr_jax.laboratory.toy import ToyWorld
 from nlsr_jax.models import load_model
 from nlsr_jax.random_streams import stream
@@ -32,6 +42,7 @@ from nlsr_jax.training.initial import new_adapter
 from nlsr_jax.training.settings import OBJECTIVES
 
 CARD, TABLE, OBJECTIVE_TABLE, SWEEP_TABLE = "README.md", "table.json", "objectives.json", "sweeps.json"
+CALIBRATION = "calibration.jsonl"
 _SKILL_ROWS = 100
 
 Note = Callable[[str], None]
@@ -141,6 +152,7 @@ def reproduce(
         shutil.copytree(work / "base", folder / "base")
         shutil.copytree(work / "first", folder, dirs_exist_ok=True)
         write_table(rows, folder / TABLE)
+        write_calibration(world, config, plan.seeds[0], folder / CALIBRATION)
         write_text(folder / CARD, model_card(config, parameters, rows, objectives, sweeps))
         if objectives:
             write_table(objectives, folder / OBJECTIVE_TABLE)
@@ -148,6 +160,13 @@ def reproduce(
             write_table(sweeps, folder / SWEEP_TABLE)
     shutil.rmtree(work)
     return figures(rows, objectives, sweeps)
+
+
+def write_calibration(world: ToyWorld, config: StudyConfig, seed: int, path: pathlib.Path) -> None:
+    """Write a seed's calibration rows as JSON lines, prompts in the chat template."""
+    rows = calibration_rows(world, config, seed)
+    lines = [json.dumps({"prompt": row.prompt, "response": row.response}) for row in rows]
+    write_text(path, "".join(line + "\n" for line in lines))
 
 
 def _open_work(work: pathlib.Path, identity: Mapping[str, Any]) -> None:

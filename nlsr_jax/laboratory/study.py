@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from nlsr_jax.adapter import Adapter
+from nlsr_jax.data.examples import Example
 from nlsr_jax.laboratory.config import StudyConfig
 from nlsr_jax.laboratory.evaluation import Exam, Scores, evaluate
 from nlsr_jax.laboratory.repairs import (
@@ -167,13 +168,18 @@ class Bench:
         started = time.perf_counter()
         key = stage_key(self.case.seed, "realign")
         reference = make_reference(alignment.aligned, alignment.weak, settings)
-        rows = self.world.calibration(stream(key, "calibration rows"), self.config.calibration_rows)
+        rows = calibration_rows(self.world, self.config, self.case.seed)
         batches = calibration_batches(self.base, rows, 50, self.config.sft.training.max_length)
         evidence = gather_evidence(self.base, reference, batches, settings.method)
         masks = make_masks(key, reference, evidence, settings)
         results = jax.block_until_ready(repair(key, finetuned, reference, masks, settings))
         seconds = time.perf_counter() - started
         return self.outcome(method, [result.adapter for result in results], seconds, results[0])
+
+
+def calibration_rows(world: World, config: StudyConfig, seed: int) -> list[Example]:
+    """Return the rows that a seed's identification goes by."""
+    return world.calibration(stream(stage_key(seed, "realign"), "calibration rows"), config.calibration_rows)
 
 
 def story(

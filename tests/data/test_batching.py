@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nlsr_jax.data.batching import BatchShape, batches_in_order, epoch_order, pack, training_batches
-from nlsr_jax.data.calibration import Encoded
+from nlsr_jax.data.examples import Encoded
 from nlsr_jax.errors import InputError
 
 KEY = jax.random.key(3)

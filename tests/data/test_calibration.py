@@ -28,6 +28,13 @@ def test_a_row_is_the_prompt_with_bos_and_the_response(tmp_path, tokenizer):
     assert data.counts["response_positions"] == 2
 
 
+def test_a_prompt_that_holds_bos_gets_no_second_one(tmp_path, tokenizer):
+    path = tmp_path / "r.jsonl"
+    path.write_text(json.dumps({"prompt": "<s> how do i", "response": "i cannot"}) + "\n")
+    (encoded,) = load_calibration(str(path), tokenizer, max_length=16).rows[0]
+    assert tokenizer.convert_ids_to_tokens(encoded.ids) == ["<s>", "how", "do", "i", "i", "cannot"]
+
+
 def test_long_prompts_are_counted_and_long_responses_cut(tmp_path, tokenizer):
     path = tmp_path / "r.jsonl"
     rows = [

@@ -63,8 +63,8 @@ def test_every_method_task_and_seed_has_a_row(made):
 
 def test_what_is_written_loads(made):
     output, text = made
-    names = ["README.md", "base", "dpo", "finetuned_sst2", "objectives.json", "realigned_sst2", "report.html"]
-    assert sorted(path.name for path in output.iterdir()) == [*names, "sft", "table.json"]
+    names = "README.md base calibration.jsonl dpo finetuned_sst2 objectives.json realigned_sst2 report.html sft"
+    assert sorted(path.name for path in output.iterdir()) == [*names.split(), "table.json"]
     assert [path.name for path in output.parent.iterdir()] == ["out"]
     model, _ = load_model(output / "base")
     adapters = {name: load_adapter(output / name, model.config) for name in ("sft", "dpo", "finetuned_sst2")}
