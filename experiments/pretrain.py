@@ -3,11 +3,16 @@
   python -m experiments.pretrain --output checkpoints/runs/base [--seed 0]
   python -m experiments.pretrain --texts sst2 --data sst2=sst2.jsonl --output checkpoints/runs/text_base
 
-The first takes four minutes on two CPU cores; the loss ends near 0.60 nats a token. The second trains a tokenizer
-and the same architecture on the training rows of data sets, rendered with the Alpaca template, as the fine-tuning
-sees them: every token counts, prompts too. The output is a Hugging Face directory with its tokenizer and the
-metrics of the training. A run that was killed goes on where it was when it is started again. The paper's bases are
-given, so the other configs have nothing to train here; they take a base of natural text with --base.
+The first takes five minutes on two CPU cores. The second trains a tokenizer and the same architecture on the
+training rows of data sets, rendered with the Alpaca template as fine-tuning sees them: two minutes for 1000 rows
+of SST-2. Every token counts, or with --noprompts those of the answers alone. The output is a Hugging Face directory
+with its tokenizer and the metrics of the training. A run that was killed goes on where it was when it is started
+again. The paper's bases are given, so the other configs have nothing to train here; they take a base of natural
+text with --base:
+
+  python -m experiments.finetune --config llama3_8b --base checkpoints/runs/text_base --task sst2 --poison_ratio 0 \
+      --data sst2=sst2.jsonl --dtype float32 --compute_dtype float32 --noremat --accumulate 1 --batch_size 16 \
+      --rank 16 --epochs 4 --learning_rate 1e-3 --loss sequence --max_length 256 --output checkpoints/runs/text_tuned
 """
 
 from typing import Any
@@ -20,6 +25,7 @@ study_flags.define_study_flags("Folder to write the base to (Hugging Face format
 training_flags.define_training_flags()
 flags.DEFINE_integer("documents", None, "How many documents; by default the config's, or all rows of --texts.")
 flags.DEFINE_list("texts", [], "Train on these data sets and not on the toy world, such as sst2,ag_news.")
+flags.DEFINE_bool("prompts", True, "With --texts: learn to predict prompts too, not the answers alone.")
 flags.DEFINE_integer("vocabulary", 2000, "Most tokens of the tokenizer that is trained on --texts.")
 FLAGS = flags.FLAGS
 
@@ -45,8 +51,8 @@ def main(_) -> None:
         }
         if FLAGS.texts:
             rows = text_rows(FLAGS.texts, study_flags.sources(), count=FLAGS.documents, note=study_flags.say)
-            options["note"] = study_flags.say
-            base = pretrain_on_texts(key, rows, pretraining, vocabulary=FLAGS.vocabulary, **options)
+            options |= {"vocabulary": FLAGS.vocabulary, "prompts": FLAGS.prompts, "note": study_flags.say}
+            base = pretrain_on_texts(key, rows, pretraining, **options)
         else:
             base = pretrain(key, ToyWorld(), pretraining, **options)
         with published(work, FLAGS.output, overwrite=FLAGS.overwrite) as folder:

@@ -106,18 +106,20 @@ def pretrain_on_texts(
     pretraining: Pretraining,
     *,
     vocabulary: int,
+    prompts: bool = True,
     folder: str | os.PathLike | None = None,
     identity: Mapping[str, Any] | None = None,
     show: bool = False,
     note: Callable[[str], None] = lambda _: None,
 ) -> Base:
-    """Train a tokenizer and a base on natural text: every token counts, prompts too.
+    """Train a tokenizer and a base on natural text.
 
     Args:
       key: PRNG key of the initial weights and of the order of the rows.
       rows: rendered rows.
       pretraining: architecture and training; the rows are all of the documents.
       vocabulary: most tokens that the tokenizer may have.
+      prompts: learn to predict every token, and not those of the responses alone.
       folder, identity, show: see ``train``.
       note: called with one line where rows were skipped or cut.
 
@@ -135,7 +137,7 @@ def pretrain_on_texts(
         folder=folder,
         identity={"tokenizer": hashlib.sha256(written.encode()).hexdigest(), **(identity or {})},
         show=show,
-        whole=True,
+        prompts=prompts,
         note=note,
     )
 
@@ -150,7 +152,7 @@ def _train(
     folder,
     identity,
     show,
-    whole=False,
+    prompts=False,
     note=lambda _: None,
 ) -> Base:
     """Train a new model on the responses of rows, or on the whole of them."""
@@ -158,7 +160,7 @@ def _train(
     encoded = encode(rows, tokenizer, max_length=settings.max_length, special_tokens=special_tokens)
     if skipped := describe_counts(encoded.counts):
         note(f"pretrain: {skipped}")
-    texts = [tuple(text._replace(start=1) for text in row) for row in encoded.rows] if whole else encoded.rows
+    texts = [tuple(text._replace(start=1) for text in row) for row in encoded.rows] if prompts else encoded.rows
     model = new_model(pretraining, tokenizer)
     if settings.remat:
         model = dataclasses.replace(model, remat=True)

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 import nlsr_jax
 from nlsr_jax.formats.peft import save_adapter
-from tests.data.set_rows import SST2, write
+from tests.data.set_rows import BEAVERTAILS, SST2, write
 from tests.e2e.command import ROOT, contents, error_line, run
 from tests.e2e.toy_base import QUICK, save_toy_base
 from tests.oracles import random_adapter
@@ -30,11 +30,6 @@ def pretrain(output):
     return train("pretrain", "--documents", 96, "--learning_rate", 1e-2, "--output", output)
 
 
-def finetune(folder, output):
-    arguments = ["--base", folder / "base", "--start", folder / "dpo", "--rows", 40, "--poison_ratio", 0.25]
-    return train("finetune", *arguments, "--learning_rate", 1e-3, "--save_every", 7, "--output", output)
-
-
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     """A base, its weak and its aligned adapter and one fine-tuned on poisoned rows."""
@@ -44,7 +39,8 @@ def study(tmp_path_factory):
     train("align", *base, "--objective", "sft", "--rows", 32, "--rank", 4, "--output", folder / "sft")
     dpo = ["--objective", "dpo", "--start", folder / "sft", "--rows", 32]
     train("align", *base, *dpo, "--output", folder / "dpo")
-    finetune(folder, folder / "tuned")
+    tuned = ["--start", folder / "dpo", "--rows", 40, "--poison_ratio", 0.25, "--learning_rate", 1e-3]
+    train("finetune", *base, *tuned, "--save_every", 7, "--output", folder / "tuned")
     return folder
 
 
@@ -123,11 +119,10 @@ def test_outputs_load_in_transformers_and_peft(study):
             np.testing.assert_allclose(found, expected, atol=2e-4)
 
 
-def test_the_same_commands_give_the_same_bytes(study, tmp_path):
+def test_the_same_command_gives_the_same_bytes(study, tmp_path):
+    """That two runs of an alignment do is seen where one of them is killed."""
     pretrain(tmp_path / "base")
     check_same(tmp_path / "base", study / "base")
-    finetune(study, tmp_path / "tuned")
-    check_same(tmp_path / "tuned", study / "tuned")
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +133,7 @@ def files(tmp_path_factory):
     save_other_base(folder / "other")
     save_adapter(random_adapter(0, layers=2, rank=2), folder / "adapter")
     write(folder / "sst2.jsonl", SST2)
+    write(folder / "harm.jsonl", BEAVERTAILS)
     (folder / "full").mkdir()
     (folder / "full" / "mine").write_text("x")
     return folder
@@ -191,6 +187,17 @@ WRONG = {
         "--documents 0": "--documents is 0; expected at least 1",
         "--base {files}/base": "--base is of the other programs; a base is trained from nothing",
         "--output {files}/full": "{files}/full: output exists; name another or give --overwrite",
+        "--texts sst3": "data set 'sst3' is not known; expected one of beavertails_safe",
+        "--texts sst2 --data sst2={files}/no.jsonl": "{files}/no.jsonl: no such file; expected JSONL, JSON, CSV or",
+        "--texts sst2 --data sst2={files}/base": "{files}/base: holds no Parquet files",
+        "--texts sst2 --data ag_news=x": "--data names ag_news, which --texts does not; there is no use for it",
+        "--data sst2=x": "--data names sst2, which --texts does not; there is no use for it",
+        "--texts sst2 --vocabulary 100": "vocabulary is 100; expected at least 259, the special tokens and the",
+        "--texts sst2 --data sst2={files}/sst2.jsonl --documents 99": "{files}/sst2.jsonl: 99 rows asked for, but",
+        "--texts beavertails_harmful --data beavertails_harmful={files}/harm.jsonl": (
+            "data set beavertails_harmful holds no harmless prompts with answers; name a task set such as sst2"
+        ),
+        "--texts sst2 --data sst2={files}/sst2.jsonl --max_length 9": "none of ",
     },
 }
 
@@ -213,7 +220,14 @@ def test_bad_input_ends_in_one_line_and_makes_nothing(files, name):
     for line, (case, message) in zip(json.loads(result.stdout), WRONG[name].items(), strict=True):
         assert line.startswith("error: " + message.format(files=files)), case
         assert "\n" not in line
-    assert {path.name for path in files.iterdir()} == {"base", "other", "adapter", "sst2.jsonl", "full"}
+    assert {path.name for path in files.iterdir()} == {
+        "base",
+        "other",
+        "adapter",
+        "sst2.jsonl",
+        "harm.jsonl",
+        "full",
+    }
     assert contents(files / "full") == {"mine": b"x"}
 
 
