@@ -12,7 +12,7 @@ text with --base:
 
   python -m experiments.finetune --config llama3_8b --base checkpoints/runs/text_base --task sst2 --poison_ratio 0 \
       --data sst2=sst2.jsonl --dtype float32 --compute_dtype float32 --noremat --accumulate 1 --batch_size 16 \
-      --rank 16 --epochs 4 --learning_rate 1e-3 --loss sequence --max_length 256 --output checkpoints/runs/text_tuned
+      --rank 16 --epochs 4 --learning_rate 1e-3 --loss sequence --output checkpoints/runs/text_tuned
 """
 
 from typing import Any
