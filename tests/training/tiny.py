@@ -8,7 +8,7 @@ import numpy as np
 
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.data.batching import Packed, pack
-from nlsr_jax.data.calibration import Encoded
+from nlsr_jax.data.examples import Encoded
 from nlsr_jax.models.config import ModelConfig
 from nlsr_jax.models.llama import Llama
 from nlsr_jax.models.rope import Rope
