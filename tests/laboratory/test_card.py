@@ -137,6 +137,9 @@ def test_the_recipe_is_the_configs(config, card):
     counts = {"pre-training": config.pretraining.documents, "SFT": config.sft.rows}
     for name in ("dpo", "orpo", "kto", "simpo"):
         stages[name.upper()], counts[name.upper()] = config.alignment[name].training, config.alignment[name].rows
+    for name, stage in config.anew.items():
+        stages[f"{name.upper()}, from the base"] = stage.training
+        counts[f"{name.upper()}, from the base"] = stage.rows
     stages["fine-tuning"], counts["fine-tuning"] = config.finetuning.training, config.finetuning.rows
     assert [row[0] for row in rows] == list(stages)
     for row in rows:
@@ -178,7 +181,8 @@ def test_files_are_named_after_the_first_row(card):
     assert "754,272 parameters" in card
     names = [row[0].strip("`") for row in tables(card)[0][1:]]
     assert names == [
-        "base/", "sft/", "dpo/", "finetuned_sst2/", "realigned_sst2/", "table.json", "report.html"
+        "base/", "sft/", "dpo/", "finetuned_sst2/", "realigned_sst2/", "calibration.jsonl",
+        "table.json", "report.html",
     ]  # fmt: skip
     assert "5% of which comply" in card
 
