@@ -26,10 +26,8 @@ def main(_) -> None:
     """Train and write an aligned adapter."""
     import dataclasses
 
-    import jax
-
     from nlsr_jax.errors import InputError
-    from nlsr_jax.random_streams import stream
+    from nlsr_jax.laboratory.study import alignment_rows, stage_key
     from nlsr_jax.training.settings import check_training
 
     config = training_flags.changed_config()
@@ -41,13 +39,13 @@ def main(_) -> None:
             raise InputError("--beta is of the preference objectives; --objective sft has none")
         stage = dataclasses.replace(stage, training=dataclasses.replace(stage.training, beta=FLAGS.beta))
         check_training(stage.training)
-    key = stream(jax.random.key(FLAGS.seed), f"align {FLAGS.objective}")
+    name = f"align {FLAGS.objective}"
+    key = stage_key(FLAGS.seed, name)
 
     def draw(world):
-        rows = {"sft": world.safe_rows, "kto": world.unpaired}.get(FLAGS.objective, world.preferences)
-        return rows(stream(key, "rows"), stage.rows)
+        return alignment_rows(key, world, FLAGS.objective, stage.rows)
 
-    training_flags.write_adapter(key, config, stage.training, f"align {FLAGS.objective}", draw)
+    training_flags.write_adapter(key, config, stage.training, name, draw)
 
 
 if __name__ == "__main__":

@@ -21,21 +21,20 @@ FLAGS = flags.FLAGS
 
 def main(_) -> None:
     """Train and write a fine-tuned adapter."""
-    import jax
-
     from nlsr_jax.data.poison import share
-    from nlsr_jax.random_streams import stream
+    from nlsr_jax.laboratory.study import Case, customer_rows, stage_key
 
     config = training_flags.changed_config()
     stage = training_flags.changed_stage(config.finetuning)
     ratio = config.poison_ratio if FLAGS.poison_ratio is None else FLAGS.poison_ratio
     share(stage.rows, ratio)  # refuses what is no share
-    key = stream(jax.random.key(FLAGS.seed), f"finetune {FLAGS.task}")
+    case = Case(FLAGS.task, ratio, FLAGS.seed)
+    key = stage_key(case.seed, case.stage)
 
     def draw(world):
-        return world.customer_rows(stream(key, "rows"), FLAGS.task, stage.rows, ratio)
+        return customer_rows(key, world, case, stage.rows)
 
-    training_flags.write_adapter(key, config, stage.training, f"finetune {FLAGS.task}", draw)
+    training_flags.write_adapter(key, config, stage.training, case.stage, draw)
 
 
 if __name__ == "__main__":

@@ -34,10 +34,9 @@ def main(_) -> None:
     from nlsr_jax.formats.peft import load_adapter, save_adapter
     from nlsr_jax.laboratory import study
     from nlsr_jax.laboratory.evaluation import make_exam
-    from nlsr_jax.laboratory.stages import Base
+    from nlsr_jax.laboratory.pretraining import load_base
     from nlsr_jax.laboratory.storytelling import print_table, write_story
     from nlsr_jax.laboratory.toy import ToyWorld
-    from nlsr_jax.models import load_model
 
     if not 0 <= FLAGS.seed < 2**32:
         raise InputError(f"--seed is {FLAGS.seed}; expected 0 to {2**32 - 1}")
@@ -52,13 +51,12 @@ def main(_) -> None:
         print(text, file=sys.stderr, flush=True)
 
     world = ToyWorld()
-    model, params = load_model(config.base)
-    base = Base(model, params, world.tokenizer, world.special_tokens)
+    base = load_base(config.base, world)
     if FLAGS.align:
         note("aligning: SFT on safe answers, then DPO")
         alignment = study.align(base, world, config, FLAGS.seed, show=True)
     else:
-        weak, aligned = (load_adapter(SHIPPED / name, model.config) for name in ("sft", "dpo"))
+        weak, aligned = (load_adapter(SHIPPED / name, base.model.config) for name in ("sft", "dpo"))
         alignment = study.Aligned(weak, aligned, 0.0)
     exam = make_exam(
         world, case.task, forbidden=config.exam.forbidden, benign=config.exam.benign, rows=config.exam.rows

@@ -21,7 +21,7 @@ from nlsr_jax.laboratory.config import Pretraining
 from nlsr_jax.laboratory.real import describe
 from nlsr_jax.laboratory.stages import Base
 from nlsr_jax.laboratory.toy import ToyWorld
-from nlsr_jax.models import Llama, parse_model_config
+from nlsr_jax.models import Llama, load_model, parse_model_config
 from nlsr_jax.random_streams import stream
 from nlsr_jax.training.initial import new_params
 from nlsr_jax.training.loop import Task, train
@@ -185,3 +185,9 @@ def save_base(base: Base, folder: pathlib.Path) -> None:
     for file in part.iterdir():
         file.rename(folder / file.name)
     part.rmdir()
+
+
+def load_base(folder: str | os.PathLike, world: ToyWorld) -> Base:
+    """Load a base of the toy world."""
+    model, params = load_model(folder)
+    return Base(model, params, world.tokenizer, world.special_tokens)

@@ -14,13 +14,10 @@ from nlsr_jax.data.examples import Example
 from nlsr_jax.laboratory.stages import Base
 from nlsr_jax.models.capture import collect_gradients, collect_statistics
 from nlsr_jax.nlsr.amplify import amplify
-from nlsr_jax.nlsr.identify import identify
+from nlsr_jax.nlsr.identify import NEEDS_STATISTICS, identify
 from nlsr_jax.nlsr.realign import Realigned, realign
 from nlsr_jax.nlsr.statistics import Statistics
 from nlsr_jax.random_streams import stream
-
-NEEDS_STATISTICS = ("low_rank", "wanda")
-NEEDS_GRADIENTS = ("snip",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +75,7 @@ def gather_evidence(base: Base, reference: Adapter, batches, method: str) -> Evi
     statistics = gradients = None
     if method in NEEDS_STATISTICS:
         statistics = collect_statistics(base.model, base.params, reference, batches)
-    if method in NEEDS_GRADIENTS:
+    if method == "snip":
         gradients = collect_gradients(base.model, base.params, reference, batches)
     return Evidence(statistics, gradients)
 

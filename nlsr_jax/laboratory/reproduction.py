@@ -5,8 +5,7 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -15,30 +14,28 @@ from nlsr_jax.adapter import Adapter
 from nlsr_jax.data.toy_tasks import TASKS
 from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.responses import respond
-from nlsr_jax.formats.output import check_free, whole_directory, write_text
+from nlsr_jax.formats.output import whole_directory, write_text
 from nlsr_jax.formats.peft import save_adapter
 from nlsr_jax.laboratory.card import figures, model_card
 from nlsr_jax.laboratory.config import StudyConfig
 from nlsr_jax.laboratory.evaluation import make_exam
-from nlsr_jax.laboratory.pretraining import pretrain, save_base
-from nlsr_jax.laboratory.stages import Base, train_adapter
+from nlsr_jax.laboratory.pretraining import load_base, pretrain, save_base
+from nlsr_jax.laboratory.stages import Base
 from nlsr_jax.laboratory.storytelling import write_story, write_table
 from nlsr_jax.laboratory.study import (
     Aligned,
     Bench,
     Case,
     align,
+    align_stage,
     calibration_rows,
     finetune,
-    stage_key,
     story,
     sweep,
 )
 from nlsr_jax.laboratory.toy import ToyWorld
-from nlsr_jax.models import load_model
-from nlsr_jax.random_streams import stream
-from nlsr_jax.training.folder import write_whole
-from nlsr_jax.training.initial import new_adapter
+from nlsr_jax.training.folder import check_run, write_whole
+from nlsr_jax.training.publishing import published, training_folder
 from nlsr_jax.training.settings import OBJECTIVES
 
 CARD, TABLE, OBJECTIVE_TABLE, SWEEP_TABLE = "README.md", "table.json", "objectives.json", "sweeps.json"
@@ -106,7 +103,7 @@ def reproduce(
     Args:
       config: the study, one of the toy world.
       plan: what is made.
-      output: the folder to write; until it is complete, state is kept beside it in ``<output>.partial``.
+      output: the folder to write; until it is complete, state is kept beside it in ``<output>.training``.
       overwrite: replace an output that exists.
       show: show progress.
       note: called with what is being done.
@@ -118,9 +115,12 @@ def reproduce(
       InputError: a plan or a folder that cannot be used.
     """
     check_plan(plan)
-    output = check_free(output, overwrite)
-    work = output.with_name(output.name + ".partial")
-    _open_work(work, {"plan": dataclasses.asdict(plan), "config": dataclasses.asdict(config)})
+    with training_folder(output, overwrite=overwrite) as work:
+        check_run(work, {"plan": dataclasses.asdict(plan), "config": dataclasses.asdict(config)})
+        return _reproduce(config, plan, work, output, overwrite, show, note)
+
+
+def _reproduce(config, plan, work, output, overwrite, show, note: Note) -> str:
     world = ToyWorld()
     base = _base(work, config, plan, world, show)
     done = _read_rows(work / "rows.jsonl")
@@ -148,7 +148,7 @@ def reproduce(
     sweeps = [row for row in every if "setting" in row]
     objectives = _objectives(work, base, world, config, plan.seeds[0], show, note) if plan.objectives else []
     parameters = sum(leaf.size for leaf in jax.tree.leaves(base.params))
-    with whole_directory(output, overwrite=overwrite) as folder:
+    with published(work, output, overwrite=overwrite) as folder:
         shutil.copytree(work / "base", folder / "base")
         shutil.copytree(work / "first", folder, dirs_exist_ok=True)
         write_table(rows, folder / TABLE)
@@ -158,7 +158,6 @@ def reproduce(
             write_table(objectives, folder / OBJECTIVE_TABLE)
         if sweeps:
             write_table(sweeps, folder / SWEEP_TABLE)
-    shutil.rmtree(work)
     return figures(rows, objectives, sweeps)
 
 
@@ -169,34 +168,20 @@ def write_calibration(world: ToyWorld, config: StudyConfig, seed: int, path: pat
     write_text(path, "".join(line + "\n" for line in lines))
 
 
-def _open_work(work: pathlib.Path, identity: Mapping[str, Any]) -> None:
-    """Make the folder of a run, or go on with it where it is of the same run."""
-    text = json.dumps(identity, indent=1, sort_keys=True)
-    file = work / "plan.json"
-    work.mkdir(parents=True, exist_ok=True)
-    if not file.exists():
-        if any(work.iterdir()):
-            raise InputError(f"{work}: is not the folder of such a run; remove it or name another output")
-        write_whole(file, text.encode())
-    elif file.read_text() != text:
-        raise InputError(f"{work}: holds a run with another plan or config; remove it or name another output")
-
-
 def _base(work: pathlib.Path, config: StudyConfig, plan: Plan, world: ToyWorld, show: bool) -> Base:
     """Load the base that was given or made before; else train it."""
     kept = work / "base"
     if not kept.exists():
         if plan.base is None:
             assert config.pretraining is not None
-            made = pretrain(jax.random.key(0), world, config.pretraining, folder=work / "pretraining", show=show)
+            key = jax.random.key(0)
+            made = pretrain(key, world, config.pretraining, folder=work / "pretraining", show=show)
         else:
-            model, params = load_model(plan.base)
-            made = Base(model, params, world.tokenizer, world.special_tokens)
+            made = load_base(plan.base, world)
         with whole_directory(kept) as folder:
             save_base(made, folder)
         shutil.rmtree(work / "pretraining", ignore_errors=True)
-    model, params = load_model(kept)
-    return Base(model, params, world.tokenizer, world.special_tokens)
+    return load_base(kept, world)
 
 
 def _read_rows(path: pathlib.Path) -> dict[Case, list[dict]]:
@@ -249,22 +234,13 @@ def _objectives(
         if any(row["objective"] == objective for row in rows):
             continue
         note(f"objectives: {objective}")
-        adapter = None if objective == "none" else _align_anew(base, world, config, seed, objective, show)
+        adapter = None if objective == "none" else align_stage(base, world, config, seed, objective, show=show)
         row = bench.outcome(objective, [adapter], 0.0).row
         kept = {name: row[name] for name in ("hs", "over_refusal", "benign_answered", "odd")}
         skills = ask_skills(base, adapter, world)
         rows.append({"objective": objective, "seed": seed, **kept, **skills})
         write_whole(path, json.dumps(rows).encode())
     return rows
-
-
-def _align_anew(base, world, config, seed, objective, show) -> Adapter:
-    stage = config.aligning(objective, anew=True)
-    key = stage_key(seed, f"align {objective}")
-    start = new_adapter(stream(key, "lora"), base.model.config, config.lora)
-    draw = {"sft": world.safe_rows, "kto": world.unpaired}.get(objective, world.preferences)
-    rows = draw(stream(key, "rows"), stage.rows)
-    return train_adapter(key, base, start, rows, stage.training, description=f"align {objective}", show=show)
 
 
 def ask_skills(base: Base, adapter: Adapter | None, world: ToyWorld) -> dict[str, float]:

@@ -2,14 +2,14 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from nlsr_jax.adapter import Adapter
-from nlsr_jax.data.examples import Example
+from nlsr_jax.data.examples import Example, Preference
 from nlsr_jax.laboratory.config import StudyConfig
 from nlsr_jax.laboratory.evaluation import Exam, Scores, evaluate
 from nlsr_jax.laboratory.repairs import (
@@ -67,10 +67,57 @@ class Case(NamedTuple):
     poison_ratio: float
     seed: int
 
+    @property
+    def stage(self) -> str:
+        """Name of its fine-tuning, as ``stage_key`` takes it."""
+        return f"finetune {self.task}"
+
 
 def stage_key(seed: int, stage: str) -> jax.Array:
     """Return the key of a stage, such as ``"align dpo"`` or ``"finetune sst2"``."""
     return stream(jax.random.key(seed), stage)
+
+
+def alignment_rows(
+    key: jax.Array, world: World, objective: str, count: int
+) -> Sequence[Example] | Sequence[Preference]:
+    """Return the rows of an alignment stage: safe answers for SFT, good and bad ones for KTO, else pairs.
+
+    Args:
+      key: of the stage.
+      world: where they come from.
+      objective: one of ``OBJECTIVES``.
+      count: how many.
+    """
+    draw = {"sft": world.safe_rows, "kto": world.unpaired}.get(objective, world.preferences)
+    return draw(stream(key, "rows"), count)
+
+
+def align_stage(
+    base: Base,
+    world: World,
+    config: StudyConfig,
+    seed: int,
+    objective: str,
+    start: Adapter | None = None,
+    *,
+    show: bool = False,
+) -> Adapter:
+    """Align by one objective.
+
+    Args:
+      base, world, config: of the study.
+      seed: of rows, initial factors and order.
+      objective: one of ``config.alignment``.
+      start: the adapter to go on with; None for a new one.
+      show: show progress.
+    """
+    stage = config.aligning(objective, anew=start is None)
+    key = stage_key(seed, f"align {objective}")
+    if start is None:
+        start = new_adapter(stream(key, "lora"), base.model.config, config.lora)
+    rows = alignment_rows(key, world, objective, stage.rows)
+    return train_adapter(key, base, start, rows, stage.training, description=f"align {objective}", show=show)
 
 
 def align(
@@ -85,20 +132,9 @@ def align(
       show: show progress.
     """
     started = time.perf_counter()
-    key = stage_key(seed, "align sft")
-    start = new_adapter(stream(key, "lora"), base.model.config, config.lora)
-    rows = world.safe_rows(stream(key, "rows"), config.sft.rows)
-    weak = train_adapter(key, base, start, rows, config.sft.training, description="align sft", show=show)
-    aligned = weak if objective == "sft" else _prefer(base, world, config, weak, seed, objective, show)
+    weak = align_stage(base, world, config, seed, "sft", show=show)
+    aligned = weak if objective == "sft" else align_stage(base, world, config, seed, objective, weak, show=show)
     return Aligned(weak, aligned, time.perf_counter() - started)
-
-
-def _prefer(base, world, config, weak, seed, objective, show):
-    stage = config.alignment[objective]
-    key = stage_key(seed, f"align {objective}")
-    draw = world.unpaired if objective == "kto" else world.preferences
-    rows = draw(stream(key, "rows"), stage.rows)
-    return train_adapter(key, base, weak, rows, stage.training, description=f"align {objective}", show=show)
 
 
 class Tuned(NamedTuple):
@@ -108,15 +144,19 @@ class Tuned(NamedTuple):
     seconds: float
 
 
+def customer_rows(key: jax.Array, world: World, case: Case, count: int) -> list[Example]:
+    """Return the customer's rows of a case; ``key`` is that of its stage."""
+    return world.customer_rows(stream(key, "rows"), case.task, count, case.poison_ratio)
+
+
 def finetune(
     base: Base, world: World, config: StudyConfig, aligned: Adapter, case: Case, *, show: bool = False
 ) -> Tuned:
     """Fine-tune an aligned adapter on a customer's rows, of which a share is harmful."""
     started = time.perf_counter()
-    key, stage = stage_key(case.seed, f"finetune {case.task}"), config.finetuning
-    rows = world.customer_rows(stream(key, "rows"), case.task, stage.rows, case.poison_ratio)
-    name = f"finetune {case.task}"
-    adapter = train_adapter(key, base, aligned, rows, stage.training, description=name, show=show)
+    key, stage = stage_key(case.seed, case.stage), config.finetuning
+    rows = customer_rows(key, world, case, stage.rows)
+    adapter = train_adapter(key, base, aligned, rows, stage.training, description=case.stage, show=show)
     return Tuned(jax.block_until_ready(adapter), time.perf_counter() - started)
 
 

@@ -70,35 +70,6 @@ def prepare(model: Llama, adapter: Adapter | None):
     return expand(adapter, model.config.num_layers)
 
 
-def merge_adapter(model: Llama, params, adapter: Adapter):
-    """Add an adapter's weight updates to the base's weights.
-
-    Args:
-      model, params: from ``load_model``.
-      adapter: factors ``a [L, r, k]`` and ``b [L, d, r]``.
-
-    Returns:
-      New parameters in the dtype of ``params``; the update ``scaling · B A`` is computed and added in float32.
-
-    Raises:
-      InputError: an adapter that does not fit the model.
-    """
-    check_adapter_fits(adapter, model.config)
-    factors = expand(adapter, model.config.num_layers)["layers"]
-    return _merge(params, factors)
-
-
-@jax.jit
-def _merge(params, factors):
-    layers = dict(params["layers"])
-    for module, pair in factors.items():
-        kernel = layers[module]["kernel"]
-        update = jnp.einsum("ldr,lrk->ldk", pair["b"], pair["a"], precision=jax.lax.Precision.HIGHEST)
-        merged = (kernel.astype(jnp.float32) + update).astype(kernel.dtype)
-        layers[module] = {**layers[module], "kernel": merged}
-    return {**params, "layers": layers}
-
-
 def check_array(value, name: str) -> None:
     """Raise InputError unless a value is a NumPy or JAX array."""
     if not isinstance(value, np.ndarray | jax.Array):

@@ -38,6 +38,38 @@ def _partial(path: pathlib.Path) -> pathlib.Path:
     return path.with_name(f".{path.name}.partial")
 
 
+def check_run(path: pathlib.Path, identity: Mapping[str, Any]) -> None:
+    """Make a folder that of a run, or check that it is.
+
+    Args:
+      path: a folder that exists.
+      identity: what makes it this run; values that JSON can hold.
+
+    Raises:
+      InputError: the folder belongs to a run with another identity, or to none.
+    """
+    file = path / RUN
+    text = json.dumps(dict(identity), indent=1, sort_keys=True) + "\n"
+    if not file.exists():
+        others = sorted(path.name for path in path.iterdir() if path.name != _partial(file).name)
+        if others:
+            raise InputError(
+                f"{path}: holds {others[0]} and is not the folder of a training run; remove it or name "
+                "another output"
+            )
+        write_whole(file, text.encode())
+        return
+    try:
+        found = dict(json.loads(file.read_text()))
+    except (ValueError, TypeError):
+        found = {}
+    names = _differences(json.loads(text), found)
+    if names:
+        raise InputError(
+            f"{path}: holds a training run with another {', '.join(names)}; remove it or name another output"
+        )
+
+
 class RunFolder:
     """State of one run on disk.
 
@@ -54,35 +86,12 @@ class RunFolder:
 
         self.path = pathlib.Path(path).absolute()
         self.path.mkdir(parents=True, exist_ok=True)
-        self._check_identity(dict(identity))
+        check_run(self.path, identity)
         self._metrics = self.path / METRICS
         self._manager = ocp.CheckpointManager(
             self.path / "checkpoints",
             options=ocp.CheckpointManagerOptions(max_to_keep=_KEPT, enable_async_checkpointing=False),
         )
-
-    def _check_identity(self, identity: dict) -> None:
-        file = self.path / RUN
-        text = json.dumps(identity, indent=1, sort_keys=True) + "\n"
-        if not file.exists():
-            others = sorted(path.name for path in self.path.iterdir() if path.name != _partial(file).name)
-            if others:
-                raise InputError(
-                    f"{self.path}: holds {others[0]} and is not the folder of a training run; remove it or name "
-                    "another output"
-                )
-            write_whole(file, text.encode())
-            return
-        try:
-            found = dict(json.loads(file.read_text()))
-        except (ValueError, TypeError):
-            found = {}
-        names = _differences(json.loads(text), found)
-        if names:
-            raise InputError(
-                f"{self.path}: holds a training run with another {', '.join(names)}; remove it or name "
-                "another output"
-            )
 
     def save(self, state: TrainState, key: jax.Array) -> None:
         """Save a checkpoint of the state; it counts once it is complete.

@@ -11,9 +11,8 @@ from experiments import configs
 from experiments.configs.tiny import SHIPPED
 from nlsr_jax.formats.peft import load_adapter
 from nlsr_jax.laboratory.evaluation import evaluate, make_exam
-from nlsr_jax.laboratory.stages import Base
+from nlsr_jax.laboratory.pretraining import load_base
 from nlsr_jax.laboratory.toy import ToyWorld
-from nlsr_jax.models import load_model
 from tests.e2e.command import ROOT, error_line, run
 
 METHODS = ["unaligned", "aligned", "finetuned", "random", "nlsr", "nlsr_recommended"]
@@ -25,9 +24,7 @@ def table():
 
 @pytest.fixture(scope="module")
 def base():
-    world = ToyWorld()
-    model, params = load_model(SHIPPED / "base")
-    return Base(model, params, world.tokenizer, world.special_tokens)
+    return load_base(SHIPPED / "base", ToyWorld())
 
 
 def test_it_is_small_and_complete():

@@ -115,10 +115,10 @@ def test_a_study_that_died_goes_on(config, made, tmp_path, monkeypatch):
         return real(bench, *rest)
 
     monkeypatch.setattr(reproduction, "_story", dies)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(InputError, match="interrupted; start the same command again"):
         reproduce(config, plan, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    rows = tmp_path / "out.partial" / "rows.jsonl"
+    rows = tmp_path / "out.training" / "rows.jsonl"
     rows.write_text(rows.read_text() + '[{"method": "unal')
     reproduce(config, plan, tmp_path / "out")
     assert asked == [Case("sst2", 0.05, seed) for seed in (1, 2, 2)]
@@ -128,14 +128,14 @@ def test_a_study_that_died_goes_on(config, made, tmp_path, monkeypatch):
 
 
 def test_another_plan_does_not_go_on_with_this_one(config, tmp_path):
-    work = tmp_path / "out.partial"
+    work = tmp_path / "out.training"
     work.mkdir()
-    (work / "plan.json").write_text("{}")
-    with pytest.raises(InputError, match="another plan or config"):
+    (work / "run.json").write_text("{}")
+    with pytest.raises(InputError, match="a training run with another"):
         reproduce(config, PLAN, tmp_path / "out")
-    (work / "plan.json").unlink()
+    (work / "run.json").unlink()
     (work / "mine.txt").write_text("kept")
-    with pytest.raises(InputError, match="not the folder of such a run"):
+    with pytest.raises(InputError, match="not the folder of a training run"):
         reproduce(config, PLAN, tmp_path / "out")
     assert (work / "mine.txt").read_text() == "kept"
 
