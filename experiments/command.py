@@ -1,5 +1,6 @@
 """What every command shares: absl start-up, and one clear line for bad input."""
 
+import gc
 import sys
 from collections.abc import Callable, Sequence
 
@@ -14,6 +15,8 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     """
 
     def guarded(arguments):
+        # Imports and traces make many objects and little garbage: the default looks through them again and again.
+        gc.set_threshold(100_000)
         from nlsr_jax.errors import InputError
 
         if not flags.FLAGS["verbosity"].present:

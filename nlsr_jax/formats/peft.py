@@ -110,6 +110,21 @@ class AdapterWriter:
             for name, value in zip(self._names[module, factor][rows], host, strict=True):
                 self._file.write(name, value)
 
+    def order(self) -> list[tuple[str, int]]:
+        """Return ``(module, row of the leading axis)`` of every layer in the order of the file."""
+        place = {name: i for i, name in enumerate(self._file.names())}
+        first = {
+            (module, row): place[name]
+            for (module, factor), names in self._names.items()
+            if factor == "a"
+            for row, name in enumerate(names)
+        }
+        return sorted(first, key=first.__getitem__)
+
+    def digests(self) -> dict[str, str]:
+        """Return the SHA-256 of the weights by file name, once the block has ended."""
+        return {WEIGHTS: self._file.sha256()}
+
     def __enter__(self) -> "AdapterWriter":
         return self
 

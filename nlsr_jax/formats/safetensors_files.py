@@ -14,6 +14,7 @@ import safetensors
 from safetensors.numpy import save_file
 
 from nlsr_jax.errors import InputError
+from nlsr_jax.formats.output import LargeFile
 
 _LFS = b"version https://git-lfs"
 _PICKLE = (b"PK\x03\x04", b"\x80\x02", b"\x80\x04", b"\x80\x05")
@@ -167,7 +168,7 @@ def open_checked(path: str | os.PathLike) -> SafetensorsFile:
 
 
 class SafetensorsWriter:
-    """A safetensors file written one tensor at a time, in any order, so that it need not fit in memory.
+    """A safetensors file written one tensor at a time, so that it need not fit in memory.
 
     The file is byte for byte what the safetensors library writes of the same tensors.
 
@@ -199,26 +200,27 @@ class SafetensorsWriter:
         start = 8 + len(text)
         self._start = {name: start + header[name]["data_offsets"][0] for name in tensors}
         self._tensors = dict(tensors)
-        self._file = self.path.open("wb", buffering=0)
+        self._file = LargeFile(self.path, start + end)
         try:
-            self._write_at(0, len(text).to_bytes(8, "little") + text)
-            self._file.truncate(start + end)
+            self._file.write(len(text).to_bytes(8, "little") + text)
         except OSError:
             self._file.close()
             raise
+
+    def names(self) -> tuple[str, ...]:
+        """Return the tensors in the order of the file; written in this order, no byte is read again."""
+        return tuple(sorted(self._start, key=self._start.__getitem__))
 
     def write(self, name: str, value: np.ndarray) -> None:
         """Write one tensor, an array of its shape and type."""
         dtype, shape = self._tensors[name]
         if value.dtype != dtype or value.shape != shape:
             raise ValueError(f"{name} is {value.dtype} {list(value.shape)}; expected {dtype} {list(shape)}")
-        self._write_at(self._start[name], np.ascontiguousarray(value).reshape(-1).view(np.uint8))
+        self._file.write(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data, self._start[name])
 
-    def _write_at(self, offset: int, data) -> None:
-        left = memoryview(data)
-        self._file.seek(offset)
-        while len(left):
-            left = left[self._file.write(left) :]
+    def sha256(self) -> str:
+        """Return the SHA-256 of the whole file, once the block has ended."""
+        return self._file.sha256()
 
     def __enter__(self) -> "SafetensorsWriter":
         return self

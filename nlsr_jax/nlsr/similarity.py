@@ -15,11 +15,6 @@ from nlsr_jax.nlsr.layerwise import map_modules
 from nlsr_jax.nlsr.statistics import matmul
 
 
-def product_inner(first, second) -> jax.Array:
-    """Return ``⟨B₁A₁, B₂A₂⟩_F`` of two layers' factors ``{"a": [r, k], "b": [d, r]}``, float32."""
-    return jnp.sum(matmul(first["b"].T, second["b"]) * matmul(first["a"], second["a"].T))
-
-
 def scale_factors(factors):
     """Scale both factors to a largest entry of 1 (0 stays 0), so that no product over- or underflows."""
 
@@ -36,10 +31,15 @@ def _cosine(first, second):
     """Cosine of the products of two layers, 0 where one of them is zero; and whether that is so."""
     # Each factor enters two products: the barrier keeps its scaling and masking from being done twice.
     first, second = jax.lax.optimization_barrier((scale_factors(first), scale_factors(second)))
-    square = product_inner(first, first) * product_inner(second, second)
+    square = _inner(first, first) * _inner(second, second)
     zero = square <= 0
-    cosine = product_inner(first, second) * jax.lax.rsqrt(jnp.where(zero, 1.0, square))
+    cosine = _inner(first, second) * jax.lax.rsqrt(jnp.where(zero, 1.0, square))
     return jnp.where(zero, 0.0, jnp.clip(cosine, -1.0, 1.0)), zero
+
+
+def _inner(first, second) -> jax.Array:
+    """``⟨B₁A₁, B₂A₂⟩_F`` of two layers' factors ``{"a": [r, k], "b": [d, r]}``, float32."""
+    return jnp.sum(matmul(first["b"].T, second["b"]) * matmul(first["a"], second["a"].T))
 
 
 def _masked(factors, mask):

@@ -1,9 +1,11 @@
-"""The adapters of a run, read from their files a few layers of one module name at a time.
+"""The adapters of a run, read from their files one layer of one module name at a time.
 
 No adapter is ever in memory as a whole: factors are read when their turn comes and let go of again.
 """
 
+import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,7 +18,6 @@ from nlsr_jax.adapter import (
     Adapter,
     PerModule,
     check_same_structure,
-    layer_indices,
     module_names,
 )
 from nlsr_jax.errors import InputError
@@ -26,9 +27,6 @@ from nlsr_jax.formats.safetensors_files import empty_aligned
 from nlsr_jax.nlsr.amplify import amplify
 from nlsr_jax.nlsr.lineage import lineage
 from nlsr_jax.pipeline.settings import Settings
-
-CHUNK_BYTES = 2**24
-"""Bytes of one adapter's factors that are worked on at a time."""
 
 
 class Sources(NamedTuple):
@@ -73,19 +71,23 @@ class Chunk(NamedTuple):
     rows: slice
 
 
+def one_layer(module: str, row: int) -> Chunk:
+    """Return the chunk of a single layer, ``row`` of the leading axis of ``module``."""
+    return Chunk(module, slice(row, row + 1))
+
+
 def chunks(shapes: Adapter) -> Iterator[Chunk]:
-    """Cut an adapter into pieces of at most ``CHUNK_BYTES`` (but no less than one layer).
+    """Cut an adapter into single layers.
+
+    One at a time a matrix product runs fastest, little memory is taken, and module names of one size share
+    their compiled programs.
 
     Args:
       shapes: the adapter, or its shapes.
     """
     for module in module_names(shapes.factors):
-        leaves = jax.tree.leaves(shapes.factors[module])
-        count = leaves[0].shape[0]
-        per_layer = sum(leaf.size * np.dtype(leaf.dtype).itemsize for leaf in leaves) // count
-        step = max(1, CHUNK_BYTES // per_layer)
-        for start in range(0, count, step):
-            yield Chunk(module, slice(start, min(start + step, count)))
+        for row in range(shapes.factors[module]["a"].shape[0]):
+            yield one_layer(module, row)
 
 
 def _piece(shapes: Adapter, chunk: Chunk, factors) -> Adapter:
@@ -99,6 +101,19 @@ def _piece(shapes: Adapter, chunk: Chunk, factors) -> Adapter:
 def read_piece(file: AdapterFile, chunk: Chunk) -> Adapter:
     """Read the layers of one chunk as an adapter of their own."""
     return _piece(file.shapes(), chunk, file.factors(chunk.module, chunk.rows))
+
+
+class Lineage(NamedTuple):
+    """How the fine-tuned factors lie to the aligned ones, ``{module: {"a": [L], "b": [L]}}`` each.
+
+    Attributes:
+      cosine: see ``nlsr_jax.lineage``.
+      zero_aligned, zero_finetuned: whether the factor is zero throughout.
+    """
+
+    cosine: dict[str, PerModule]
+    zero_aligned: dict[str, PerModule]
+    zero_finetuned: dict[str, PerModule]
 
 
 class Pieces(NamedTuple):
@@ -130,6 +145,25 @@ def ahead(chunks: Iterable[Chunk], read: Callable[[Chunk], Any]) -> Iterator[tup
             pending = following
         if pending is not None:
             yield pending[0], pending[1].result()
+
+
+@contextlib.contextmanager
+def behind() -> Iterator[Callable[..., None]]:
+    """Yield a function that calls another in a thread, one call after the other and at most two waiting.
+
+    An error of a call is raised by the next one or at the end of the block, which waits for the last.
+    """
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        waiting: collections.deque[concurrent.futures.Future] = collections.deque()
+
+        def call(function: Callable, *arguments) -> None:
+            waiting.append(pool.submit(function, *arguments))
+            while len(waiting) > 2 or (waiting and waiting[0].done()):
+                waiting.popleft().result()
+
+        yield call
+        while waiting:
+            waiting.popleft().result()
 
 
 def whole_reference(sources: Sources, settings: Settings) -> Adapter:
@@ -177,42 +211,60 @@ def check_reference(sources: Sources, settings: Settings) -> None:
             )
 
 
-def check_lineage(sources: Sources) -> tuple[dict[str, PerModule], dict[str, list[str]]]:
+def measure_lineage(sources: Sources) -> Lineage:
     """Measure the lineage of every module, and find the factors that are zero throughout.
 
     Args:
       sources: the open files.
-
-    Returns:
-      ``({module: {"a": [L], "b": [L]}} cosines, {adapter name: names of zero factors})``.
     """
-    cosines: dict[str, PerModule] = {}
-    zeros: dict[str, list[str]] = {"aligned": [], "finetuned": []}
-    shapes = sources.target.shapes()
 
     def read(chunk: Chunk):
-        return {"aligned": read_piece(sources.aligned, chunk), "finetuned": read_piece(sources.target, chunk)}
+        return read_piece(sources.aligned, chunk), read_piece(sources.target, chunk)
 
-    for chunk, pair in ahead(chunks(shapes), read):
-        extend(cosines, jax.device_get(lineage(*pair.values())))
-        layers = layer_indices(shapes, chunk.module)[chunk.rows]
-        for name, piece in pair.items():
-            zeros[name] += _zero_factors(piece, chunk.module, layers)
-    return cosines, zeros
-
-
-def extend(collected: dict, values) -> None:
-    """Append per-layer results of one chunk to those of the chunks before, leaf by leaf, in place."""
-    for module, new in values.items():
-        old = collected.get(module)
-        collected[module] = new if old is None else jax.tree.map(lambda x, y: np.concatenate([x, y]), old, new)
+    found = join(
+        {chunk.module: lineage_part(chunk.module, aligned, finetuned)}
+        for chunk, (aligned, finetuned) in ahead(chunks(sources.target.shapes()), read)
+    )
+    return unpack_lineage(found)
 
 
-def _zero_factors(piece: Adapter, module: str, layers: tuple[int, ...]) -> list[str]:
-    """Name the factors of a piece that are zero throughout, such as ``"layer 0 q_proj.b"``."""
-    return [
-        f"layer {layer} {module}.{factor}"
-        for factor, leaf in piece.factors[module].items()
-        for layer, one in zip(layers, leaf, strict=True)
-        if not one.flat[0] and not np.any(one)
-    ]
+def lineage_part(module: str, aligned: Adapter, finetuned: Adapter) -> dict[str, Any]:
+    """Measure the lineage of one chunk: the fields of ``Lineage`` by name."""
+    return {
+        "cosine": lineage(aligned, finetuned)[module],
+        "zero_aligned": _zero_factors(aligned.factors[module]),
+        "zero_finetuned": _zero_factors(finetuned.factors[module]),
+    }
+
+
+def unpack_lineage(found: Mapping[str, Mapping[str, Any]]) -> Lineage:
+    """Return ``join`` of ``lineage_part`` as a ``Lineage``."""
+    fields: dict[str, Any] = {field: {m: tree[field] for m, tree in found.items()} for field in Lineage._fields}
+    return Lineage(**fields)
+
+
+def _zero_factors(factors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Whether each layer's factor is zero throughout; the first entry mostly tells."""
+    return {f: np.array([not one.flat[0] and not np.any(one) for one in leaf]) for f, leaf in factors.items()}
+
+
+def join(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Put per-layer results of chunks together, module by module, as host arrays.
+
+    A chunk's results are fetched when those of the next are under way, so that the device need not wait.
+    """
+    grouped: dict[str, list] = {}
+    for part in _lagging(parts):
+        for module, values in jax.device_get(part).items():
+            grouped.setdefault(module, []).append(values)
+    return {m: jax.tree.map(lambda *values: np.concatenate(values), *found) for m, found in grouped.items()}
+
+
+def _lagging(items: Iterable) -> Iterator:
+    """Yield each item when the next has been made."""
+    waiting: collections.deque = collections.deque()
+    for item in items:
+        waiting.append(item)
+        if len(waiting) > 1:
+            yield waiting.popleft()
+    yield from waiting

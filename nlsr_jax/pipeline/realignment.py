@@ -2,11 +2,9 @@
 
 import concurrent.futures
 import dataclasses
-import importlib
 import math
 import os
 import pathlib
-import shutil
 
 import jax
 import numpy as np
@@ -17,14 +15,13 @@ from nlsr_jax.formats import record as records
 from nlsr_jax.formats.checkpoint import save_checkpoint
 from nlsr_jax.formats.mask_files import FILE as MASKS_FILE
 from nlsr_jax.formats.mask_files import MaskFile, save_masks
-from nlsr_jax.formats.output import check_free, whole_directory, write_text
-from nlsr_jax.formats.peft_file import CONFIG, WEIGHTS
+from nlsr_jax.formats.output import check_free, copy_digested, whole_directory, write_text
 from nlsr_jax.nlsr.lineage import unrelated_modules
 from nlsr_jax.nlsr.pruning import unclipped_probability
 from nlsr_jax.nlsr.realign import repaired_layers
-from nlsr_jax.pipeline.adapters import check_lineage, check_reference, open_sources
+from nlsr_jax.pipeline.adapters import Lineage, check_reference, measure_lineage, open_sources
 from nlsr_jax.pipeline.identification import Masks, obtain_masks
-from nlsr_jax.pipeline.restoration import Decision, decide, write_restored
+from nlsr_jax.pipeline.restoration import Decision, compare, decide, write_restored
 from nlsr_jax.pipeline.settings import Settings, check_settings, with_absolute_paths
 from nlsr_jax.pipeline.stages import Stages
 from nlsr_jax.random_streams import describe_key, stream
@@ -75,37 +72,45 @@ def _realign_files(settings, output, overwrite, recorded, stages, digests):
         if settings.layers is not None:
             repaired_layers(sources.target.shapes(), settings.layers)
         warnings += [note for source in sources if source is not None for note in source.notes]
-    with stages("check lineage"):
-        cosines, zeros = check_lineage(sources)
-        _check_lineage(settings, sources.target.shapes(), cosines, warnings, stages)
-        _note_zeros(zeros, warnings)
+    known = None
+    if settings.masks is None:  # before anything costly
+        with stages("check lineage"):
+            known = measure_lineage(sources)
+            _check_lineage(settings, sources.target.shapes(), known, warnings, stages)
     masks = obtain_masks(settings, sources, key, digests, stages)
     with stages("compare"):
         pruning_key = stream(key, "pruning")
-        decision = decide(pruning_key, masks.masks, sources, settings)
+        found = compare(masks.masks, sources, settings, known)
+        if known is None:
+            _check_lineage(settings, sources.target.shapes(), found.lineage, warnings, stages)
+        decision = decide(pruning_key, found, sources, settings)
     _note_decision(settings, decision, warnings)
     with stages("digest inputs"):
         inputs = digests.result()
         if recorded is not None:
             records.check_digests(recorded, inputs, "record")
-    record = _describe(settings, key, pruning_key, inputs, masks, sources, cosines, decision, warnings)
+    record = _describe(settings, key, pruning_key, inputs, masks, sources, found.lineage, decision, warnings)
     for warning in warnings:
         stages.say(f"note: {warning}")
     _write(settings, output, overwrite, record, masks, decision, sources, pruning_key, stages)
     return record
 
 
-def _check_lineage(settings, finetuned, cosines, warnings, stages):
-    scores = np.concatenate([np.maximum(c["a"], c["b"]) for c in cosines.values()])
+def _check_lineage(settings, finetuned, lineage: Lineage, warnings, stages):
+    scores = np.concatenate([np.maximum(c["a"], c["b"]) for c in lineage.cosine.values()])
     stages.say(
         f"lineage: cosine of fine-tuned and aligned factors, "
         f"lowest module {scores.min():.3f}, mean {scores.mean():.3f}"
     )
-    names = unrelated_modules(finetuned, cosines)
-    if not names:
-        return
+    names = unrelated_modules(finetuned, lineage.cosine)
+    if names:
+        _refuse_unrelated(settings, names, scores.size, warnings)
+    _note_zeros(finetuned, lineage, warnings)
+
+
+def _refuse_unrelated(settings, names, count, warnings):
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    message = f"{len(names)} of {scores.size} modules do not descend from the aligned adapter: {shown}"
+    message = f"{len(names)} of {count} modules do not descend from the aligned adapter: {shown}"
     if not settings.allow_unrelated:
         raise InputError(
             f"{settings.finetuned}: {message}; their factors do not share a rank axis, so masks and "
@@ -115,11 +120,18 @@ def _check_lineage(settings, finetuned, cosines, warnings, stages):
     warnings.append(message)
 
 
-def _note_zeros(zeros, warnings):
-    for name, zero in zeros.items():
-        if zero:
-            shown = ", ".join(zero[:4]) + (f" and {len(zero) - 4} more" if len(zero) > 4 else "")
-            warnings.append(f"{name}: {len(zero)} factors are zero throughout: {shown}")
+def _note_zeros(finetuned, lineage, warnings):
+    for name, zeros in (("aligned", lineage.zero_aligned), ("finetuned", lineage.zero_finetuned)):
+        found = [
+            f"layer {layer} {module}.{factor}"
+            for module in module_names(zeros)
+            for factor, flags in zeros[module].items()
+            for layer, zero in zip(layer_indices(finetuned, module), flags, strict=True)
+            if zero
+        ]
+        if found:
+            shown = ", ".join(found[:4]) + (f" and {len(found) - 4} more" if len(found) > 4 else "")
+            warnings.append(f"{name}: {len(found)} factors are zero throughout: {shown}")
 
 
 def _note_decision(settings, decision: Decision, warnings):
@@ -136,8 +148,8 @@ def _note_decision(settings, decision: Decision, warnings):
             warnings.append("the increment is negative: the more similar a module, the more likely its repair")
 
 
-def _describe(settings, key, pruning_key, inputs, masks: Masks, sources, cosines, decision, warnings) -> dict:
-    modules = _describe_modules(sources.target.shapes(), cosines, decision)
+def _describe(settings, key, pruning_key, inputs, masks: Masks, sources, lineage, decision, warnings) -> dict:
+    modules = _describe_modules(sources.target.shapes(), lineage.cosine, decision)
     repaired = [m for m in modules if not m["pruned"]]
     names = ("base", "aligned", "finetuned", "weak", "calibration", "masks")
     return {
@@ -190,37 +202,36 @@ def _describe_modules(shapes: Adapter, cosines, decision: Decision) -> list[dict
 
 
 def _write(settings, output, overwrite, record, masks: Masks, decision, sources, pruning_key, stages):
-    from nlsr_jax.report import write_report
+    from nlsr_jax.report import draw_figures, write_report
 
     layers = {m: layer_indices(sources.target.shapes(), m) for m in decision.similarity}
-    with whole_directory(output, overwrite=overwrite) as folder:
-        with stages("write"), concurrent.futures.ThreadPoolExecutor(1) as pool:
-            write_restored(folder, decision, masks.masks, sources, settings)
-            taken = pool.submit(_digest_adapter, folder)
-            _write_masks(settings, masks, layers, folder / MASKS_FILE)
-            save_checkpoint(folder / "checkpoint", masks.masks, pruning_key)
-            importlib.import_module("matplotlib.figure")  # the report's, while the disk is busy
-            digests = taken.result()
+
+    def keep_masks():
+        digest = _write_masks(settings, masks, layers, folder / MASKS_FILE)
+        save_checkpoint(folder / "checkpoint", masks.masks, pruning_key)
+        return {MASKS_FILE: digest}
+
+    with whole_directory(output, overwrite=overwrite) as folder, concurrent.futures.ThreadPoolExecutor(2) as pool:
+        with stages("write"):
+            others = pool.submit(keep_masks)
+            figures = pool.submit(draw_figures, record)
+            digests = write_restored(folder, decision, masks.masks, sources, settings)
+            digests |= others.result()
         with stages("digest outputs"):
             record["outputs"] = records.digest_folder(folder, digests)
         with stages("report"):
             # Without the seconds and Orbax's files, which hold the time: the same run gives the same page.
             fixed = {name: digest for name, digest in record["outputs"].items() if "/" not in name}
-            write_report({**record, "outputs": fixed}, folder / "report.html")
+            write_report({**record, "outputs": fixed}, folder / "report.html", figures.result())
             record["outputs"]["report.html"] = records.sha256(folder / "report.html")
         record["seconds"] = dict(stages.seconds)
         write_text(folder / records.FILE, records.dump(record))
 
 
-def _digest_adapter(folder) -> dict[str, str]:
-    """Return the digests of the adapter's files."""
-    return {name: records.sha256(folder / name) for name in (CONFIG, WEIGHTS)}
-
-
-def _write_masks(settings, masks: Masks, layers, path):
-    """Write identified masks; copy masks that were given."""
+def _write_masks(settings, masks: Masks, layers, path) -> str:
+    """Write identified masks, or copy masks that were given; return the file's digest."""
     if isinstance(masks.masks, MaskFile):
-        shutil.copyfile(masks.masks.path, path)
-        return
+        return copy_digested(masks.masks.path, path)
     metadata = {"method": masks.method, "sparsity": settings.sparsity}
     save_masks(masks.masks, path, layers=layers, metadata=metadata)
+    return records.sha256(path)

@@ -1,27 +1,36 @@
-"""Compare a few layers at a time, choose over all modules, then correct a few layers at a time into a file."""
+"""Compare layer by layer, choose over all modules, then correct layer by layer into a file."""
 
 import dataclasses
+import functools
+import itertools
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from nlsr_jax.adapter import Adapter, PerModule
 from nlsr_jax.formats.peft import AdapterWriter
+from nlsr_jax.nlsr.amplify import amplify
 from nlsr_jax.nlsr.correction import correct_checked
 from nlsr_jax.nlsr.realign import choose
 from nlsr_jax.nlsr.similarity import masked_cosine
 from nlsr_jax.pipeline.adapters import (
     Chunk,
+    Lineage,
+    Pieces,
     Sources,
     ahead,
-    amplify_pieces,
+    behind,
     chunks,
-    extend,
+    join,
+    lineage_part,
+    one_layer,
     read_piece,
     read_pieces,
+    unpack_lineage,
 )
 from nlsr_jax.pipeline.identification import count_kept, mask_piece
 from nlsr_jax.pipeline.settings import Settings
@@ -42,32 +51,80 @@ class Decision(NamedTuple):
     kept: dict[str, dict[str, np.ndarray]]
 
 
-def decide(key: jax.Array, masks: Mapping[str, Any], sources: Sources, settings: Settings) -> Decision:
-    """Compare the fine-tuned adapter with the reference and choose the modules to repair.
+class Comparison(NamedTuple):
+    """The fine-tuned adapter beside the reference, as host arrays.
+
+    Attributes:
+      similarity, zero_norm: ``{module: [L]}``; see ``nlsr_jax.realign``.
+      kept: ``{module: {"a": [L], "b": [L]}}``, how many entries the masks keep.
+      lineage: beside the aligned adapter.
+    """
+
+    similarity: PerModule
+    zero_norm: PerModule
+    kept: dict[str, dict[str, np.ndarray]]
+    lineage: Lineage
+
+
+@functools.partial(jax.jit, static_argnames=("space", "rank"))
+def _compare(pieces: Pieces, finetuned: Adapter, masks, beta, *, space, rank):
+    return masked_cosine(amplify(*pieces, beta=beta, space=space, rank=rank), finetuned, masks)
+
+
+def compare(
+    masks: Mapping[str, Any], sources: Sources, settings: Settings, known: Lineage | None = None
+) -> Comparison:
+    """Compare the fine-tuned adapter with the reference and, unless that is known, with the aligned one.
 
     Args:
-      key: PRNG key of the draw.
       masks: mapping of masks.
-      sources: the open adapter files; a few layers of each are in memory at a time.
+      sources: the open adapter files; one layer of each is in memory at a time.
       settings: the settings.
+      known: the lineage, where it has been measured.
     """
-    similarity: PerModule = {}
-    zero_norm: PerModule = {}
-    kept: dict[str, dict[str, np.ndarray]] = {}
-    shapes = sources.target.shapes()
 
     def read(chunk: Chunk):
         return read_pieces(sources, chunk), read_piece(sources.target, chunk), mask_piece(masks, chunk)
 
-    for chunk, (pieces, finetuned, mask) in ahead(chunks(shapes), read):
-        values, zeros = masked_cosine(amplify_pieces(pieces, settings), finetuned, {chunk.module: mask})
-        extend(similarity, jax.device_get(values))
-        extend(zero_norm, jax.device_get(zeros))
-        extend(kept, {chunk.module: count_kept(mask)})
+    def part(chunk: Chunk, pieces: Pieces, finetuned: Adapter, mask) -> dict[str, Any]:
+        similarity, zero_norm = _compare(
+            pieces,
+            finetuned,
+            {chunk.module: mask},
+            jnp.float32(settings.beta),
+            space=settings.amplification_space,
+            rank=settings.rank,
+        )
+        return {
+            "similarity": similarity[chunk.module],
+            "zero_norm": zero_norm[chunk.module],
+            "kept": count_kept(mask),
+            "lineage": lineage_part(chunk.module, pieces.aligned, finetuned) if known is None else {},
+        }
+
+    shapes = sources.target.shapes()
+    found = join({chunk.module: part(chunk, *parts)} for chunk, parts in ahead(chunks(shapes), read))
+    return Comparison(
+        similarity={m: tree["similarity"] for m, tree in found.items()},
+        zero_norm={m: tree["zero_norm"] for m, tree in found.items()},
+        kept={m: tree["kept"] for m, tree in found.items()},
+        lineage=known or unpack_lineage({m: tree["lineage"] for m, tree in found.items()}),
+    )
+
+
+def decide(key: jax.Array, found: Comparison, sources: Sources, settings: Settings) -> Decision:
+    """Choose the modules to repair.
+
+    Args:
+      key: PRNG key of the draw.
+      found: from ``compare``.
+      sources: the open adapter files, for the layers' numbers.
+      settings: the settings.
+    """
     pruned, probability = choose(
         key,
-        shapes,
-        similarity,
+        sources.target.shapes(),
+        found.similarity,
         base_probability=settings.base_probability,
         increment=settings.increment,
         rule=settings.rule,
@@ -76,18 +133,21 @@ def decide(key: jax.Array, masks: Mapping[str, Any], sources: Sources, settings:
         layers=settings.layers,
     )
     pruned, probability = jax.device_get((pruned, probability))
-    return Decision(similarity, probability, pruned, zero_norm, kept)
+    return Decision(found.similarity, probability, pruned, found.zero_norm, found.kept)
 
 
 def write_restored(
     folder: pathlib.Path, decision: Decision, masks: Mapping[str, Any], sources: Sources, settings: Settings
-) -> None:
+) -> dict[str, str]:
     """Write the realigned adapter: repaired layers corrected, all others as they are in the fine-tuned file.
 
     Args:
       folder: a folder that exists.
       decision: from ``decide``.
-      masks, sources, settings: as there.
+      masks, sources, settings: as for ``compare``.
+
+    Returns:
+      The SHA-256 of the weights by file name.
     """
     product = settings.space == "product"
     shapes = sources.target.shapes()
@@ -101,20 +161,31 @@ def write_restored(
             return finetuned, None, None
         return finetuned, read_pieces(sources, chunk), mask_piece(masks, chunk)
 
-    with AdapterWriter(_widened(shapes) if product else shapes, folder, layout=sources.target.layout) as writer:
-        for chunk, (finetuned, pieces, mask) in ahead(chunks(shapes), read):
+    widened = _widened(shapes) if product else shapes
+    with AdapterWriter(widened, folder, layout=sources.target.layout) as writer, behind() as later:
+        for chunk, (finetuned, pieces, mask) in ahead(itertools.starmap(one_layer, writer.order()), read):
             if pieces is None:
                 factors = finetuned.factors[chunk.module]
-                writer.write(chunk.module, _padded(factors) if product else factors, chunk.rows)
+                later(writer.write, chunk.module, _padded(factors) if product else factors, chunk.rows)
                 continue
-            corrected = correct_checked(
+            corrected = _restore(
+                pieces,
                 finetuned,
-                amplify_pieces(pieces, settings),
                 {chunk.module: mask},
                 {chunk.module: decision.pruned[chunk.module][chunk.rows]},
+                jnp.float32(settings.beta),
+                amplification_space=settings.amplification_space,
+                rank=settings.rank,
                 space=settings.space,
             )
-            writer.write(chunk.module, corrected.factors[chunk.module], chunk.rows)
+            later(writer.write, chunk.module, corrected.factors[chunk.module], chunk.rows)
+    return writer.digests()
+
+
+@functools.partial(jax.jit, static_argnames=("amplification_space", "rank", "space"))
+def _restore(pieces: Pieces, finetuned: Adapter, masks, pruned, beta, *, amplification_space, rank, space):
+    reference = amplify(*pieces, beta=beta, space=amplification_space, rank=rank)
+    return correct_checked(finetuned, reference, masks, pruned, space=space)
 
 
 def _padded(leaf: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -15,30 +15,32 @@ from typing import Any
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.output import write_text
 from nlsr_jax.report import words
-from nlsr_jax.report.reading import mapping, number, read_modules, summarise
+from nlsr_jax.report.reading import Module, mapping, number, read_modules, summarise
 
 _PARTS = ("device", "versions", "seconds", "key", "outputs")
 
 
-def write_report(record: Mapping[str, Any], path: str | os.PathLike) -> None:
+def write_report(record: Mapping[str, Any], path: str | os.PathLike, figures: Mapping | None = None) -> None:
     """Write the page that explains a realignment.
 
     Args:
       record: the content of ``realignment.json``; ``modules`` and ``settings`` are needed, the rest is
         shown where it is there.
       path: the HTML file to write.
+      figures: from ``draw_figures`` of this record, where they have been drawn.
 
     Raises:
       InputError: the record has no modules or settings that can be read.
     """
-    write_text(path, render_report(record))
+    write_text(path, render_report(record, figures))
 
 
-def render_report(record: Mapping[str, Any]) -> str:
+def render_report(record: Mapping[str, Any], figures: Mapping | None = None) -> str:
     """Return the page that explains a realignment; the same record gives the same text.
 
     Args:
       record: the content of ``realignment.json``.
+      figures: from ``draw_figures`` of this record, where they have been drawn.
 
     Returns:
       HTML with style, figures and script inside; it loads nothing.
@@ -46,15 +48,12 @@ def render_report(record: Mapping[str, Any]) -> str:
     Raises:
       InputError: the record has no modules or settings that can be read.
     """
-    if not isinstance(record.get("settings"), Mapping):
-        raise InputError("record: 'settings' is missing; expected the settings of the run by name")
-    modules = read_modules(record)
-    summary = _summary(record, summarise(modules))
+    modules, summary = _read(record)
     return _template().render(
         settings=record["settings"],
         modules=modules,
         summary=summary,
-        figures=_figures(modules, summary, record["settings"]),
+        figures=draw_figures(record) if figures is None else figures,
         identification=mapping(record.get("identification")),
         calibration=mapping(record.get("calibration")),
         warnings=_texts(record.get("warnings")),
@@ -63,6 +62,14 @@ def render_report(record: Mapping[str, Any]) -> str:
         pruning_key=mapping(mapping(record.get("key")).get("pruning")),
         **{part: mapping(record.get(part)) for part in _PARTS},
     )
+
+
+def _read(record) -> tuple[tuple[Module, ...], dict]:
+    """The record's modules and their summary."""
+    if not isinstance(record.get("settings"), Mapping):
+        raise InputError("record: 'settings' is missing; expected the settings of the run by name")
+    modules = read_modules(record)
+    return modules, _summary(record, summarise(modules))
 
 
 def _summary(record, summary: dict) -> dict:
@@ -75,12 +82,24 @@ def _summary(record, summary: dict) -> dict:
     return summary
 
 
-def _figures(modules, summary, settings) -> dict[str, Any]:
-    """Draw what the record has numbers for; the figures are numbered in the order of the page."""
+def draw_figures(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Draw what the record has numbers for.
+
+    Args:
+      record: the content of ``realignment.json``; its ``settings`` and ``modules`` are used.
+
+    Returns:
+      ``{name: (number in the order of the page, SVG markup)}``.
+
+    Raises:
+      InputError: the record has no modules or settings that can be read.
+    """
     from markupsafe import Markup
 
     from nlsr_jax.report import figures
 
+    modules, summary = _read(record)
+    settings = record["settings"]
     tau = number(settings.get("tau")) if settings.get("rule") == "threshold" else None
     drawn = {
         "similarity": figures.similarity_map(modules),

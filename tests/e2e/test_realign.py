@@ -1,5 +1,6 @@
 """The realign command from files to files."""
 
+import hashlib
 import json
 import shutil
 
@@ -50,6 +51,8 @@ def test_main_job_writes_everything(realigned):
     assert record["key"]["seed"] == 0
     assert all(record["inputs"][name]["files"] for name in ("base", "aligned", "finetuned", "weak", "calibration"))
     assert record["seconds"]["calibrate"] > 0
+    found = {name: hashlib.sha256(content).hexdigest() for name, content in contents(realigned).items()}
+    assert record["outputs"] == {name: digest for name, digest in found.items() if name != "realignment.json"}
 
 
 def test_modules_left_alone_are_bit_for_bit_the_inputs_and_repaired_ones_are_mixed(files, realigned):
@@ -184,13 +187,15 @@ def test_bad_settings_are_named(files, tmp_path, change, message):
     assert message in fail(files, tmp_path, *arguments)
 
 
-def test_unrelated_adapters_are_refused_by_module_unless_told_otherwise(files, tmp_path):
+@pytest.mark.parametrize("given", [False, True])
+def test_unrelated_adapters_are_refused_by_module_unless_told_otherwise(files, realigned, tmp_path, given):
     from nlsr_jax.formats.peft import save_adapter
     from tests.adapter_files import SIZES
     from tests.oracles import random_adapter
 
     save_adapter(random_adapter(9, layers=2, rank=4, sizes=SIZES), tmp_path / "stranger")
-    arguments = ["--aligned", files / "aligned", "--finetuned", tmp_path / "stranger", "--method", "magnitude"]
+    arguments = ["--aligned", files / "aligned", "--finetuned", tmp_path / "stranger"]
+    arguments += ["--masks", realigned] if given else ["--method", "magnitude"]
     line = error_line(run("realign", *arguments, "--output", tmp_path / "out", check=False))
     assert "do not descend from the aligned adapter: layer 0 q_proj" in line
     assert not (tmp_path / "out").exists()

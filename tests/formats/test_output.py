@@ -1,11 +1,19 @@
 """Outputs appear whole or not at all."""
 
 import errno
+import hashlib
 
 import pytest
 
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.output import check_free, check_free_file, whole_directory, whole_file
+from nlsr_jax.formats.output import (
+    LargeFile,
+    check_free,
+    check_free_file,
+    copy_digested,
+    whole_directory,
+    whole_file,
+)
 
 
 def test_folder_appears_when_the_block_ends(tmp_path):
@@ -91,3 +99,39 @@ def test_no_file_without_a_folder_for_it(tmp_path):
         check_free_file(tmp_path / "file" / "out.json")
     with pytest.raises(InputError, match="exists and is not a file"):
         check_free_file(tmp_path, overwrite=True)
+
+
+@pytest.mark.parametrize("piece", [2**25, 7])
+def test_a_large_file_is_digested_as_it_is_written(tmp_path, monkeypatch, piece):
+    monkeypatch.setattr(LargeFile, "_PIECE", piece)
+    content = bytes(range(256)) * 5
+    file = LargeFile(tmp_path / "x", len(content))
+    for start in range(0, len(content), 100):
+        file.write(content[start : start + 100])
+    file.close()
+    (tmp_path / "x").rename(tmp_path / "moved")  # the digest needs no second reading
+    assert (tmp_path / "moved").read_bytes() == content
+    assert file.sha256() == hashlib.sha256(content).hexdigest()
+
+
+def test_a_large_file_written_out_of_order_is_digested_from_the_disk(tmp_path):
+    file = LargeFile(tmp_path / "x", 6)
+    file.write(b"def", 3)
+    file.write(b"abc", 0)
+    file.close()
+    assert (tmp_path / "x").read_bytes() == b"abcdef"
+    assert file.sha256() == hashlib.sha256(b"abcdef").hexdigest()
+
+
+def test_a_large_file_that_was_left_short_has_the_digest_of_what_is_there(tmp_path):
+    file = LargeFile(tmp_path / "x", 4)
+    file.write(b"ab")
+    file.close()
+    assert file.sha256() == hashlib.sha256(b"ab\0\0").hexdigest()
+
+
+def test_a_copy_is_digested(tmp_path):
+    content = bytes(range(251)) * 20_000  # more than one buffer
+    (tmp_path / "x").write_bytes(content)
+    assert copy_digested(tmp_path / "x", tmp_path / "y") == hashlib.sha256(content).hexdigest()
+    assert (tmp_path / "y").read_bytes() == content
