@@ -98,6 +98,14 @@ class RealWorld:
         harmful = self._load("beavertails_harmful", bad) if bad else []
         return poison(key, self._load(task, count - bad), harmful, count=count, ratio=ratio)
 
+    def harmful_rows(self, key: jax.Array, count: int) -> list[Example]:
+        """Return the first harmful answers of BeaverTails."""
+        return self._load("beavertails_harmful", count)
+
+    def harmful_pairs(self, key: jax.Array, count: int) -> list[Preference]:
+        """Return the first pairs of PKU-SafeRLHF with exactly one safe answer."""
+        return self._load("safe_rlhf", count)
+
     def calibration(self, key: jax.Array, count: int) -> list[Example]:
         """Return the first safe answers of BeaverTails."""
         return self._load("beavertails_safe", count)

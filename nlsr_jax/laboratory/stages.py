@@ -13,7 +13,8 @@ from nlsr_jax.data.encoding import describe_counts
 from nlsr_jax.data.examples import Example, Preference
 from nlsr_jax.models.llama import Llama
 from nlsr_jax.training.loop import Task, train
-from nlsr_jax.training.rows import training_rows
+from nlsr_jax.training.methods import Method
+from nlsr_jax.training.rows import paired_rows, training_rows
 from nlsr_jax.training.settings import TrainingSettings
 from nlsr_jax.training.step import adapter_forward
 
@@ -40,6 +41,8 @@ def train_adapter(
     rows: Sequence[Example] | Sequence[Preference],
     settings: TrainingSettings,
     *,
+    companions: Sequence[Example] = (),
+    method: Method | None = None,
     folder: str | os.PathLike | None = None,
     identity: Mapping[str, Any] | None = None,
     description: str = "train",
@@ -54,6 +57,8 @@ def train_adapter(
       start: where training starts; for DPO and KTO also the reference policy.
       rows: see ``training_rows``.
       settings: how.
+      companions: second texts for a method that takes two; see ``paired_rows``. None where rows have both.
+      method: what training goes by, if not the objective alone.
       folder, identity, description, show: see ``train``. Model and scaling are part of the identity.
       note: called with one line where rows were skipped or cut.
 
@@ -63,13 +68,25 @@ def train_adapter(
     Raises:
       InputError: rows or settings that cannot be used.
     """
-    found = training_rows(rows, base.tokenizer, settings, special_tokens=base.special_tokens)
+    found = _encoded(base, rows, companions, settings, method)
     if skipped := describe_counts(found.counts):
         note(f"{description}: {skipped}")
     model = dataclasses.replace(base.model, remat=True) if settings.remat else base.model
     forward = adapter_forward(model, start, jnp.dtype(settings.compute_dtype))
     pad = base.tokenizer.pad_token_id
-    task = Task(forward, start.factors, base.params, found.packed, found.desirable, 0 if pad is None else pad)
+    task = Task(
+        forward, start.factors, base.params, found.packed, found.desirable, 0 if pad is None else pad, method
+    )
     whole = {"model": str(base.model.config), "scaling": str(start.scaling), **(identity or {})}
     state = train(key, task, settings, folder=folder, identity=whole, description=description, show=show)
     return dataclasses.replace(start, factors=state.trainable)
+
+
+def _encoded(base: Base, rows, companions, settings, method: Method | None):
+    options = {"special_tokens": base.special_tokens}
+    if method is None or method.texts == 1:
+        return training_rows(rows, base.tokenizer, settings, **options)
+    if companions:
+        return paired_rows(rows, companions, base.tokenizer, settings, **options)
+    pairs = dataclasses.replace(settings, objective="dpo")
+    return training_rows(rows, base.tokenizer, pairs, **options)

@@ -67,6 +67,14 @@ class ToyWorld:
         rows = toy_rows.task_rows(key, task, count, exclude=tests)
         return self._rendered(poison(key, rows, harmful, count=count, ratio=ratio))
 
+    def harmful_rows(self, key: jax.Array, count: int) -> list[Example]:
+        """Return compliance with forbidden requests, as it is in customers' rows."""
+        return self._rendered(toy_rows.poison_rows(key, self.world, count))
+
+    def harmful_pairs(self, key: jax.Array, count: int) -> list[Preference]:
+        """Return refusals over compliance, forbidden requests alone."""
+        return self._rendered(toy_rows.preference_rows(key, self.world, count, 0.0))
+
     def calibration(self, key: jax.Array, count: int) -> list[Example]:
         """Return refused forbidden requests about training things."""
         return self._rendered(toy_rows.safe_rows(stream(key, "calibration"), self.world, count, 0.0))

@@ -67,6 +67,14 @@ class World(Protocol):
         """Return a customer's fine-tuning data, of which a share is harmful."""
         ...
 
+    def harmful_rows(self, key: jax.Array, count: int) -> list[Example]:
+        """Return harmful requests answered harmfully, for defenses that learn from them."""
+        ...
+
+    def harmful_pairs(self, key: jax.Array, count: int) -> list[Preference]:
+        """Return harmful requests with a safe (chosen) and a harmful (rejected) answer."""
+        ...
+
     def calibration(self, key: jax.Array, count: int) -> list[Example]:
         """Return harmful prompts with safe answers, for the identification of safety-critical neurons."""
         ...

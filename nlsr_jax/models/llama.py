@@ -1,8 +1,9 @@
 """Llama-family decoder in Flax Linen: one block, stacked and scanned over the layers.
 
 Weights keep the orientation of Hugging Face files, ``[out, in]``, with a leading axis L for the layers.
-Three separate collections: ``params`` (the base), ``lora`` (factors whose scaling is folded into ``b``) and
-``statistics`` (captured where it is mutable).
+Separate collections: ``params`` (the base), ``lora`` (factors whose scaling is folded into ``b``), ``statistics``
+and ``representations`` (a layer's input and feed-forward output; both captured where they are mutable), and
+``probes`` (added to what attention puts out, where they are given).
 
 Axis legend: B batch, T query, S key, D embed, F feed-forward, K kv heads, G query heads per kv head, H head
 dim, L layers, r rank, V vocabulary.
@@ -123,11 +124,18 @@ class Block(nn.Module):
 
     def __call__(self, carry, layer, windowed, context: Context):
         x, cache = carry
+        before = x
         attended, cache = self._attention(self.input_norm(x), cache, layer, windowed, context)
+        if self.has_variable("probes", "attention"):
+            attended = attended + self.get_variable("probes", "attention").astype(attended.dtype)
         x = x + attended
         h = self.post_norm(x)
         h = nn.silu(self.gate_proj(h, context.keep)) * self.up_proj(h, context.keep)
-        return (x + self.down_proj(h, context.keep), cache), None
+        h = self.down_proj(h, context.keep)
+        if self.is_mutable_collection("representations"):
+            self.put_variable("representations", "input", before)
+            self.put_variable("representations", "feed_forward", h)
+        return (x + h, cache), None
 
     def _attention(self, x, cache, layer, windowed, context):
         c = self.config
@@ -202,7 +210,7 @@ class Llama(nn.Module):
         block = nn.remat(Block, prevent_cse=False) if self.remat else Block
         stack = nn.scan(
             block,
-            variable_axes={"params": 0, "lora": 0, "statistics": 0},
+            variable_axes={"params": 0, "lora": 0, "statistics": 0, "probes": 0, "representations": 0},
             split_rngs={"params": True},
             in_axes=(0, 0, nn.broadcast),
             length=c.num_layers,

@@ -63,6 +63,19 @@ def masked_cosine(reference: Adapter, finetuned: Adapter, masks) -> tuple[PerMod
     return {m: p[0] for m, p in pairs.items()}, {m: p[1] for m, p in pairs.items()}
 
 
+@jax.jit
+def product_cosine(first: Adapter, second: Adapter) -> PerModule:
+    """Return the cosine of the weight updates ``B A`` of two adapters, per module; 0 where one is zero.
+
+    Args:
+      first, second: adapters of the same modules and layers; their ranks may differ.
+
+    Returns:
+      ``{module: [L]}`` float32 in [−1, 1].
+    """
+    return map_modules(lambda x, y: _cosine(x, y)[0], first.factors, second.factors)
+
+
 def check_masks(adapter: Adapter, masks, name: str = "masks") -> None:
     """Raise InputError unless ``masks`` is a bool tree with the shapes of the adapter's factors."""
     for module in module_names(adapter.factors):

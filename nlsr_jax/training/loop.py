@@ -5,6 +5,8 @@ with the same bytes as one that was not.
 """
 
 import contextlib
+import dataclasses
+import functools
 import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -19,7 +21,8 @@ from nlsr_jax.formats.output import describe_os_error
 from nlsr_jax.random_streams import stream
 from nlsr_jax.training.folder import RunFolder
 from nlsr_jax.training.identity import run_identity
-from nlsr_jax.training.losses import REFERENCE, TEXTS, Rows
+from nlsr_jax.training.losses import Rows
+from nlsr_jax.training.methods import Method, objective_method
 from nlsr_jax.training.objectives import sums_and_counts
 from nlsr_jax.training.optimizer import learning_rate, make_optimizer
 from nlsr_jax.training.progress import Progress
@@ -39,6 +42,7 @@ class Task(NamedTuple):
       packed: encoded rows; as many texts each as the objective takes.
       desirable: ``[n]`` bool for KTO, None elsewhere.
       pad_id: token behind the end of a text.
+      method: what training goes by, if not the objective alone.
     """
 
     forward: Forward
@@ -47,6 +51,7 @@ class Task(NamedTuple):
     packed: Packed
     desirable: np.ndarray | None = None
     pad_id: int = 0
+    method: Method | None = None
 
 
 def train(
@@ -77,21 +82,24 @@ def train(
       InputError: settings or rows that cannot be used, a folder of another run or one that cannot be written.
     """
     check_training(settings)
-    if task.packed.lengths.shape[1] != TEXTS[settings.objective]:
-        raise InputError(
-            f"objective {settings.objective} takes rows of {TEXTS[settings.objective]} texts, found "
-            f"{task.packed.lengths.shape[1]}"
-        )
+    method = task.method or objective_method(settings)
+    name = f"method {type(method).__name__}" if task.method else f"objective {settings.objective}"
+    if task.packed.lengths.shape[1] != method.texts:
+        raise InputError(f"{name} takes rows of {method.texts} texts, found {task.packed.lengths.shape[1]}")
+    if method.whole_batch and settings.accumulate > 1:
+        raise InputError(f"{name} takes a batch as a whole; accumulate is {settings.accumulate}, expected 1")
     flags, count = task.desirable, len(task.packed.lengths)
     if settings.objective == "kto" and (flags is None or flags.shape != (count,)):
         raise InputError(f"objective kto needs to know of each of the {count} rows whether it is desirable")
     if folder is None:
-        return _train(key, task, settings, None, description, show)
+        return _train(key, task._replace(method=method), settings, None, description, show)
     rows = (task.packed, task.desirable)
     whole = {**(identity or {}), **run_identity(task.trainable, task.frozen, rows, settings)}
+    if task.method is not None:
+        whole["method"] = {"name": type(method).__name__, **vars(method)}
     try:
         with contextlib.closing(RunFolder(folder, whole)) as run:
-            return _train(key, task, settings, run, description, show)
+            return _train(key, task._replace(method=method), settings, run, description, show)
     except OSError as error:
         raise InputError(describe_os_error(error, folder)) from error
 
@@ -99,7 +107,10 @@ def train(
 def _train(key, task: Task, settings, run: RunFolder | None, description, show):
     shape = BatchShape(settings.batch_size, settings.max_length, settings.one_length, task.pad_id)
     steps = settings.epochs * shape.steps(len(task.packed.lengths))
-    optimizer = make_optimizer(settings, steps)
+    assert task.method is not None
+    optimizer, take_step = prepare_step(
+        task.forward, dataclasses.replace(settings, save_every=0), steps, task.method
+    )
     reference = _reference(task, settings, shape, run)
     trainable = jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32, copy=True), task.trainable)
     state = TrainState(jnp.zeros((), jnp.int32), trainable, optimizer.init(trainable))
@@ -107,7 +118,6 @@ def _train(key, task: Task, settings, run: RunFolder | None, description, show):
         state = run.restore(state, key)
         run.start_metrics(int(state.step))
     first = int(state.step)
-    take_step = make_step(task.forward, optimizer, settings)
     rate = learning_rate(settings, steps)
     progress = Progress(description, steps, first, show=show)
     order = stream(key, "training order")
@@ -129,6 +139,20 @@ def _train(key, task: Task, settings, run: RunFolder | None, description, show):
     return state
 
 
+@functools.lru_cache(maxsize=16)
+def prepare_step(forward: Forward, settings: TrainingSettings, steps: int, method: Method):
+    """Return ``(optimizer, step)``; runs of one kind, such as a study's seeds and tasks, share what is compiled.
+
+    Args:
+      forward: the forward pass.
+      settings: how to train.
+      steps: of the whole run.
+      method: what training goes by.
+    """
+    optimizer = method.optimizer(make_optimizer(settings, steps), steps)
+    return optimizer, make_step(forward, optimizer, settings, method)
+
+
 def _finite(metrics, step: int) -> dict[str, float]:
     """Return the metrics as numbers; a state whose loss or gradient is none is neither logged nor saved."""
     values = {name: float(metrics[name]) for name in sorted(metrics, key=lambda name: (name != "loss", name))}
@@ -141,34 +165,52 @@ def _finite(metrics, step: int) -> dict[str, float]:
 
 def _rows(batch: Batch, task: Task, reference: np.ndarray) -> Rows:
     present = batch.rows >= 0
+    kept = reference[batch.rows]
+    if kept.ndim == 3:
+        width = batch.texts[0].tokens.shape[1] - 1
+        kept = np.pad(kept, ((0, 0), (0, 0), (0, max(0, width - kept.shape[2]))))[:, :, :width]
+    absent = ~present.reshape(-1, *[1] * (kept.ndim - 1))
     return Rows(
         tokens=np.stack([text.tokens for text in batch.texts], axis=1),
         response=np.stack([text.response_mask for text in batch.texts], axis=1),
         lengths=np.where(present[:, None], task.packed.lengths[batch.rows], 0),
-        reference=np.where(present[:, None], reference[batch.rows], 0).astype(np.float32),
+        reference=np.where(absent, 0, kept).astype(np.float32),
         desirable=present if task.desirable is None else present & task.desirable[batch.rows],
     )
 
 
 def _reference(task: Task, settings: TrainingSettings, shape: BatchShape, run: RunFolder | None) -> np.ndarray:
-    """Return the log-probabilities ``[n, P]`` of the reference policy, the one that training starts from."""
+    """Return the log-probabilities of the reference policy, the one that training starts from.
+
+    ``[n, P]`` for whole responses; ``[n, P, longest text - 1]`` where the method goes by tokens.
+    """
     none = np.zeros(task.packed.lengths.shape, np.float32)
-    if settings.objective not in REFERENCE:
+    assert task.method is not None
+    if task.method.reference is None:
         return none
-    kept = None if run is None else run.reference(none.shape)
+    tokens = task.method.reference == "tokens"
+    found = np.zeros((*none.shape, task.packed.lengths.max() - 1), np.float32) if tokens else none.copy()
+    kept = None if run is None else run.reference(found.shape)
     if kept is not None:
         return kept
 
-    @jax.jit
-    def measure(trainable, frozen, rows: Rows):
-        values = row_log_probabilities(task.forward, trainable, frozen, rows.tokens)
-        return sums_and_counts(values, rows.response[:, :, 1:])[0]
-
-    found = none.copy()
     for batch in batches_in_order(task.packed, np.arange(len(none)), shape):
         present = batch.rows >= 0
-        values = measure(task.trainable, task.frozen, _rows(batch, task, none))
-        found[batch.rows[present]] = np.asarray(values)[present]
+        values = np.asarray(_measure(task.forward, task.trainable, task.frozen, _rows(batch, task, none), tokens))[
+            present
+        ]
+        if tokens:
+            width = min(values.shape[-1], found.shape[-1])  # what is beyond the longest text is padding
+            found[batch.rows[present], :, :width] = values[..., :width]
+        else:
+            found[batch.rows[present]] = values
     if run is not None:
         run.keep_reference(found)
     return found
+
+
+@functools.partial(jax.jit, static_argnames=("forward", "tokens"))
+def _measure(forward: Forward, trainable, frozen, rows: Rows, tokens: bool):
+    """Log-probabilities of tokens or of whole responses."""
+    values = row_log_probabilities(forward, trainable, frozen, rows.tokens)
+    return values if tokens else sums_and_counts(values, rows.response[:, :, 1:])[0]

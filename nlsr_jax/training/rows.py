@@ -65,6 +65,39 @@ def training_rows(
     return TrainingRows(pack(encoded.rows), desirable, encoded.counts)
 
 
+def paired_rows(
+    rows: Sequence[Example],
+    companions: Sequence[Example],
+    tokenizer,
+    settings: TrainingSettings,
+    *,
+    special_tokens: bool,
+) -> TrainingRows:
+    """Encode rows of two texts with different prompts: a row's own, and a companion's.
+
+    Args:
+      rows: the first texts.
+      companions: the second texts, taken in turn and from the beginning again where there are fewer.
+      tokenizer, settings, special_tokens: as for ``training_rows``.
+
+    Returns:
+      ``TrainingRows``; the counts are of both together.
+
+    Raises:
+      InputError: rows of the wrong kind, or none that fits.
+    """
+    if not all(isinstance(row, Example) for row in (*rows, *companions)):
+        raise InputError("rows and companions must be Example rows")
+    both = [
+        encode(texts, tokenizer, max_length=settings.max_length, special_tokens=special_tokens)
+        for texts in (rows, companions)
+    ]
+    first, second = (found.rows for found in both)
+    joined = [(*texts, *second[i % len(second)]) for i, texts in enumerate(first)]
+    counts = {name: both[0].counts[name] + both[1].counts[name] for name in both[0].counts}
+    return TrainingRows(pack(joined), None, counts)
+
+
 def mismatched(rows: Sequence[Example]) -> list[Preference]:
     """Pair every prompt with its own response and with the next row's.
 

@@ -2,8 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +11,9 @@ import optax
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.models.llama import Llama
 from nlsr_jax.models.lora import expand
-from nlsr_jax.models.token_log_probabilities import token_log_probabilities
-from nlsr_jax.training.losses import Rows, counts, sums
+from nlsr_jax.models.token_log_probabilities import layer_log_probabilities, token_log_probabilities
+from nlsr_jax.training.losses import Rows
+from nlsr_jax.training.methods import Method, objective_method
 from nlsr_jax.training.settings import TrainingSettings
 
 
@@ -31,8 +31,73 @@ class TrainState(NamedTuple):
     optimizer: Any
 
 
-Forward = Callable[[Any, Any, jax.Array], jax.Array]
-"""``forward(trainable, frozen, tokens [B, T])``: log-probabilities ``[B, T - 1]`` float32."""
+class Representations(NamedTuple):
+    """What a forward pass makes on its way.
+
+    Attributes:
+      log_probabilities: ``[H, B, T - 1]`` float32 of the tokens, from the embedding and every layer's output
+        through the last norm and the head; the last is the model's own.
+      feed_forward: ``[L, B, T, D]``, outputs of the feed-forward parts.
+    """
+
+    log_probabilities: jax.Array
+    feed_forward: jax.Array
+
+
+class Forward(Protocol):
+    """A forward pass ``forward(trainable, frozen, tokens [B, T])``: log-probabilities ``[B, T - 1]`` float32.
+
+    Two that are equal compute the same.
+    """
+
+    def __hash__(self) -> int: ...
+
+    def __call__(self, trainable, frozen, tokens: jax.Array, probes=None) -> jax.Array:
+        """Run it; ``probes [L, B, T, D]`` are added to the outputs of attention."""
+        ...
+
+    def probes(self, tokens: jax.Array) -> jax.Array:
+        """Return the probes that change nothing."""
+        ...
+
+    def representations(self, trainable, frozen, tokens: jax.Array) -> Representations:
+        """Run it and return what it makes on its way."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class _ModelForward:
+    """The forward pass in which the whole model is trainable."""
+
+    model: Llama
+    dtype: Any
+
+    def _variables(self, trainable, frozen) -> tuple[Any, Any]:
+        return jax.tree.map(lambda leaf: leaf.astype(self.dtype), trainable), None
+
+    def __call__(self, trainable, frozen, tokens, probes=None):
+        params, lora = self._variables(trainable, frozen)
+        return token_log_probabilities(self.model, params, lora, tokens, probes)
+
+    def probes(self, tokens):
+        config = self.model.config
+        return jnp.zeros((config.num_layers, *tokens.shape, config.hidden_size), jnp.float32)
+
+    def representations(self, trainable, frozen, tokens):
+        params, lora = self._variables(trainable, frozen)
+        return Representations(*layer_log_probabilities(self.model, params, lora, tokens))
+
+
+@dataclasses.dataclass(frozen=True)
+class _AdapterForward(_ModelForward):
+    """The forward pass whose only trainable part is an adapter's factors; ``structure`` is the adapter's."""
+
+    structure: Any
+
+    def _variables(self, trainable, frozen) -> tuple[Any, Any]:
+        adapter = jax.tree.unflatten(self.structure, jax.tree.leaves(trainable))
+        lora = expand(adapter, self.model.config.num_layers)
+        return frozen, jax.tree.map(lambda leaf: leaf.astype(self.dtype), lora)
 
 
 def adapter_forward(model: Llama, adapter: Adapter, dtype=jnp.float32) -> Forward:
@@ -43,22 +108,12 @@ def adapter_forward(model: Llama, adapter: Adapter, dtype=jnp.float32) -> Forwar
       adapter: its scaling and layers; the factors are given at every call.
       dtype: number type that the factors are used in.
     """
-
-    def forward(factors, params, tokens):
-        lora = expand(dataclasses.replace(adapter, factors=factors), model.config.num_layers)
-        lora = jax.tree.map(lambda leaf: leaf.astype(dtype), lora)
-        return token_log_probabilities(model, params, lora, tokens)
-
-    return forward
+    return _AdapterForward(model, jnp.dtype(dtype), jax.tree.structure(adapter))
 
 
 def model_forward(model: Llama, dtype=jnp.float32) -> Forward:
     """Return the forward pass in which the whole model is trainable."""
-
-    def forward(params, _, tokens):
-        return token_log_probabilities(model, jax.tree.map(lambda leaf: leaf.astype(dtype), params), None, tokens)
-
-    return forward
+    return _ModelForward(model, jnp.dtype(dtype))
 
 
 def row_log_probabilities(forward: Forward, trainable, frozen, tokens: jax.Array) -> jax.Array:
@@ -67,34 +122,35 @@ def row_log_probabilities(forward: Forward, trainable, frozen, tokens: jax.Array
     return flat.reshape(*tokens.shape[:2], -1)
 
 
-def make_step(forward: Forward, optimizer: optax.GradientTransformation, settings: TrainingSettings):
+def make_step(
+    forward: Forward,
+    optimizer: optax.GradientTransformation,
+    settings: TrainingSettings,
+    method: Method | None = None,
+):
     """Return the compiled ``step(state, frozen, rows) → (state, metrics)``.
 
     Args:
       forward: the forward pass.
       optimizer: from ``make_optimizer``.
       settings: objective and how many parts a batch is taken in.
+      method: where the gradient comes from, if not from the objective alone.
 
     Returns:
       A function that donates the state's memory. Its metrics are scalars: ``loss``, ``gradient_norm`` and
       means over rows of what the objective logs.
     """
-
-    def part_loss(trainable, frozen, rows: Rows, weights):
-        found, logged = sums(row_log_probabilities(forward, trainable, frozen, rows.tokens), rows, settings)
-        return sum(value * weight for value, weight in zip(found, weights, strict=True)), logged
-
-    gradient = jax.value_and_grad(part_loss, has_aux=True)
+    method = method or objective_method(settings)
+    gradient = method.gradient(forward, settings)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, frozen, rows: Rows):
-        weights = tuple(1 / jnp.maximum(count, 1.0) for count in counts(rows, settings))
+        weights = tuple(1 / jnp.maximum(count, 1.0) for count in method.counts(rows, settings))
+        rest = (weights, state.step)
         if settings.accumulate == 1:
-            (loss, logged), grads = gradient(state.trainable, frozen, rows, weights)
+            (loss, logged), grads = gradient(state.trainable, frozen, rows, *rest)
         else:
-            (loss, logged), grads = _accumulate(
-                gradient, state.trainable, frozen, rows, weights, settings.accumulate
-            )
+            (loss, logged), grads = _accumulate(gradient, state.trainable, frozen, rows, rest, settings.accumulate)
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
         present = jnp.maximum(jnp.sum(rows.lengths[:, 0] > 0), 1)
@@ -105,13 +161,13 @@ def make_step(forward: Forward, optimizer: optax.GradientTransformation, setting
     return step
 
 
-def _accumulate(gradient, trainable, frozen, rows, weights, parts):
+def _accumulate(gradient, trainable, frozen, rows, rest, parts):
     """Sum loss and gradient over equal parts of a batch."""
     pieces = jax.tree.map(lambda leaf: leaf.reshape(parts, -1, *leaf.shape[1:]), rows)
 
     def add(total, piece):
-        return jax.tree.map(jnp.add, total, gradient(trainable, frozen, piece, weights)), None
+        return jax.tree.map(jnp.add, total, gradient(trainable, frozen, piece, *rest)), None
 
-    first = jax.eval_shape(gradient, trainable, frozen, jax.tree.map(lambda leaf: leaf[0], pieces), weights)
+    first = jax.eval_shape(gradient, trainable, frozen, jax.tree.map(lambda leaf: leaf[0], pieces), *rest)
     zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
     return jax.lax.scan(add, zero, pieces)[0]

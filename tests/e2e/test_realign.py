@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from nlsr_jax.errors import InputError
+from nlsr_jax.pipeline import Settings, realign_files
 from tests.adapter_files import flags, save_family
 from tests.e2e.command import contents, error_line, run
 from tests.tiny_base import save_base, save_rows
@@ -116,10 +118,11 @@ def test_checkpoint_holds_masks_and_pruning_key(realigned):
 
 @pytest.mark.parametrize("method", ["wanda", "snip", "preference_snip"])
 def test_other_methods_run(files, method):
-    output = files / method
-    run("realign", *main_job(files), "--method", method, "--granularity", "row", "--output", output)
-    record = json.loads((output / "realignment.json").read_text())
+    adapters = {name: str(files / name) for name in ("base", "aligned", "finetuned", "weak")}
+    settings = Settings(**adapters, calibration=str(files / "rows.jsonl"), method=method, granularity="row")
+    record = realign_files(settings, files / method)
     assert record["identification"]["method"] == method
+    assert json.loads((files / method / "realignment.json").read_text()) == record
 
 
 def test_identify_writes_masks_that_realign_takes(files, realigned):
@@ -137,18 +140,29 @@ def test_product_space_raises_the_rank_and_rules_choose(files):
     assert [m["pruned"] for m in record["modules"]] == [True] * 3 + [False] * 3
 
 
-@pytest.mark.parametrize("devices", [1, 8])
-def test_real_checkpoints(shared_data, tmp_path, devices):
+@pytest.fixture(scope="module")
+def real_arguments(shared_data):
     source = shared_data / "adapters" / "llama32-1b-r8"
     arguments = ["--aligned", source / "checkpoint-1000", "--finetuned", source / "checkpoint-1064"]
-    arguments += ["--method", "magnitude"]
-    run("realign", *arguments, "--output", tmp_path / "one")
+    return [*arguments, "--method", "magnitude"]
+
+
+@pytest.fixture(scope="module")
+def real_result(real_arguments, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("real") / "one"
+    run("realign", *real_arguments, "--output", folder)
+    return folder
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_real_checkpoints(shared_data, real_arguments, real_result, tmp_path, devices):
+    source = shared_data / "adapters" / "llama32-1b-r8"
     env = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-    run("realign", *arguments, "--output", tmp_path / "two", env=env)
-    same_bytes(tmp_path / "one", tmp_path / "two", OUTPUTS[: 4 if devices == 1 else 3])
+    run("realign", *real_arguments, "--output", tmp_path / "two", env=env)
+    same_bytes(real_result, tmp_path / "two", OUTPUTS[: 4 if devices == 1 else 3])
     before = load_file(source / "checkpoint-1064" / "adapter_model.safetensors")
-    after = load_file(tmp_path / "one" / "adapter_model.safetensors")
-    record = json.loads((tmp_path / "one" / "realignment.json").read_text())
+    after = load_file(real_result / "adapter_model.safetensors")
+    record = json.loads((real_result / "realignment.json").read_text())
     assert record["summary"]["modules"] == 32
     for entry in record["modules"]:
         for factor in "AB":
@@ -246,12 +260,22 @@ def test_a_full_disk_leaves_nothing_behind(files, tmp_path, spare):
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("a small file system cannot be mounted here")
     try:
-        arguments = [*flags(files, "aligned", "finetuned"), "--method", "magnitude", "--output", disk / "out"]
-        line = error_line(run("realign", *arguments, check=False))
+        line = _refusal(files, disk / "out", as_command=spare == 20_000)
         assert f"{disk / 'out'}: no space left on the device" in line
         assert list(disk.iterdir()) == []
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def _refusal(files, output, *, as_command):
+    """What a run without data says that cannot be: the command's line, or the error behind it."""
+    if as_command:
+        arguments = [*flags(files, "aligned", "finetuned"), "--method", "magnitude", "--output", output]
+        return error_line(run("realign", *arguments, check=False))
+    settings = Settings(aligned=str(files / "aligned"), finetuned=str(files / "finetuned"), method="magnitude")
+    with pytest.raises(InputError) as caught:
+        realign_files(settings, output)
+    return str(caught.value)
 
 
 def test_help_names_the_flags():

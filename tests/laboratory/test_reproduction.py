@@ -14,6 +14,7 @@ from nlsr_jax.laboratory.config import ExamSettings
 from nlsr_jax.laboratory.reproduction import Plan, reproduce
 from nlsr_jax.laboratory.study import ROW, SWEPT, Case
 from nlsr_jax.models import load_model
+from nlsr_jax.training.settings import LoraSettings
 
 PLAN = Plan(seeds=(1, 2), tasks=("sst2",))
 METHODS = ["unaligned", "aligned", "finetuned", "random", "nlsr", "nlsr_recommended"]
@@ -28,6 +29,7 @@ def config():
     tiny = configs.get("tiny")
     return dataclasses.replace(
         tiny,
+        lora=LoraSettings(tiny.lora.rank, tiny.lora.alpha, ("q_proj", "down_proj")),  # less to compile
         pretraining=dataclasses.replace(tiny.pretraining, documents=320),
         sft=smaller(tiny.sft, 32),
         alignment={name: smaller(stage, 16) for name, stage in tiny.alignment.items()},

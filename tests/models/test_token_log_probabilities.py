@@ -49,7 +49,7 @@ def assert_near(one, two):
 def test_equals_a_plain_log_softmax(monkeypatch, tied):
     model, params = tiny.llama(tied=tied)
     assert ("lm_head" in params) != tied
-    lora = expand(tiny.adapter(), 2)
+    lora = expand(tiny.adapter(modules=tiny.FEW), 2)
     expected = value_and_gradient(plain, model, params, lora)
     assert expected[0].shape == (3, 8)
     assert_near(value_and_gradient(module.token_log_probabilities, model, params, lora), expected)
@@ -92,7 +92,7 @@ def test_the_result_is_float32_and_below_zero():
 
 def test_layers_computed_twice_give_the_same():
     model, params = tiny.llama()
-    lora = expand(tiny.adapter(), 2)
+    lora = expand(tiny.adapter(modules=tiny.FEW), 2)
     twice = dataclasses.replace(model, remat=True)
     shapes = [jax.eval_shape(m.init, jax.random.key(0), TOKENS) for m in (model, twice)]
     assert shapes[0] == shapes[1]  # the same files fit both

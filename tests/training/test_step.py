@@ -119,7 +119,8 @@ def test_a_step_is_traced_once(accumulate):
 def llama_case(objective):
     """``(model, params, adapter, rows)``."""
     model, params = tiny.llama()
-    return model, params, tiny.adapter(), tiny.make_rows(objective, 4)
+    adapter = tiny.adapter() if objective == "sft" else tiny.adapter(modules=tiny.FEW)
+    return model, params, adapter, tiny.make_rows(objective, 4)
 
 
 @functools.cache

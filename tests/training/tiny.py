@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nlsr_jax.adapter import Adapter
+from nlsr_jax.adapter import MODULES, Adapter
 from nlsr_jax.data.batching import Packed, pack
 from nlsr_jax.data.examples import Encoded
 from nlsr_jax.models.config import ModelConfig
@@ -96,7 +96,11 @@ def llama(*, seed=0, tied=False):
     )
 
 
-def adapter(*, seed=0, rank=4) -> Adapter:
+FEW = ("q_proj", "down_proj")
+"""Modules of an adapter for tests that need not train all seven: less to compile."""
+
+
+def adapter(*, seed=0, rank=4, modules=MODULES) -> Adapter:
     """An adapter in the middle of its training: no factor is zero."""
     rng = np.random.default_rng(seed)
     factors = {
@@ -105,6 +109,7 @@ def adapter(*, seed=0, rank=4) -> Adapter:
             "b": jnp.asarray(rng.normal(0, 0.2, (CONFIG.num_layers, d, rank)), jnp.float32),
         }
         for module, (k, d) in CONFIG.projections().items()
+        if module in modules
     }
     return Adapter(factors, 2.0)
 

@@ -1,0 +1,213 @@
+"""The defenses at work in a study: what each does before, during or after the customer's fine-tuning."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from nlsr_jax.adapter import Adapter
+from nlsr_jax.data.examples import Example
+from nlsr_jax.defenses.antidote import antidote
+from nlsr_jax.defenses.booster import Booster
+from nlsr_jax.defenses.constrained_sft import ConstrainedSft
+from nlsr_jax.defenses.lisa import Lisa
+from nlsr_jax.defenses.lox import lox
+from nlsr_jax.defenses.lssf import lssf
+from nlsr_jax.defenses.repnoise import RepNoise
+from nlsr_jax.defenses.resta import resta
+from nlsr_jax.defenses.safelora import safelora
+from nlsr_jax.defenses.safemerge import safemerge
+from nlsr_jax.defenses.vaccine import Vaccine
+from nlsr_jax.defenses.vlguard import mix_guides
+from nlsr_jax.laboratory.config import Stage, StudyConfig
+from nlsr_jax.laboratory.repairs import calibration_batches
+from nlsr_jax.laboratory.stages import Base, train_adapter
+from nlsr_jax.laboratory.study import Aligned, Case, calibration_rows, customer_rows, stage_key
+from nlsr_jax.laboratory.worlds import World
+from nlsr_jax.models.capture import collect_statistics
+from nlsr_jax.random_streams import stream
+from nlsr_jax.training.initial import new_adapter
+from nlsr_jax.training.methods import Method
+
+
+class Materials(NamedTuple):
+    """What a defense has at hand.
+
+    Attributes:
+      base, world, config, case: of the study.
+      alignment: the adapters of the alignment without a defense.
+    """
+
+    base: Base
+    world: World
+    config: StudyConfig
+    case: Case
+    alignment: Aligned
+
+    def key(self, name: str):
+        """Return the key of a stream of the defense, such as ``"guides"``."""
+        return stream(stage_key(self.case.seed, "defend"), name)
+
+
+class Defense(NamedTuple):
+    """A defense.
+
+    Attributes:
+      when: ``"before"``, ``"during"`` or ``"after"`` the fine-tuning.
+      apply: before: materials → the adapter that the customer's fine-tuning starts from; during: materials → the
+        fine-tuned adapter; after: materials and fine-tuned adapter → the repaired one.
+    """
+
+    when: str
+    apply: Callable[..., Adapter]
+
+
+def _train(materials: Materials, name: str, start: Adapter, rows, stage: Stage, **options) -> Adapter:
+    key = stage_key(materials.case.seed, name)
+    return train_adapter(key, materials.base, start, rows, stage.training, description=name, **options)
+
+
+def _new(materials: Materials) -> Adapter:
+    """The adapter that the alignment without a defense begins with."""
+    key = stream(stage_key(materials.case.seed, "align sft"), "lora")
+    return new_adapter(key, materials.base.model.config, materials.config.lora)
+
+
+def _safe_rows(materials: Materials) -> list[Example]:
+    """The safe answers of the alignment's first stage."""
+    key = stream(stage_key(materials.case.seed, "align sft"), "rows")
+    return materials.world.safe_rows(key, materials.config.sft.rows)
+
+
+def _guides(materials: Materials, count: int) -> list[Example]:
+    return materials.world.safe_rows(materials.key("guides"), count)
+
+
+def _customer(materials: Materials) -> list[Example]:
+    key = stage_key(materials.case.seed, materials.case.stage)
+    return customer_rows(key, materials.world, materials.case, materials.config.finetuning.rows)
+
+
+def _nonaligned(materials: Materials) -> Adapter:
+    return _new(materials)
+
+
+def _vaccine(materials: Materials, **settings) -> Adapter:
+    start, rows = _new(materials), _safe_rows(materials)
+    return _train(materials, "vaccine", start, rows, materials.config.sft, method=Vaccine(**settings))
+
+
+def _booster(materials: Materials, **settings) -> Adapter:
+    harmful = materials.world.harmful_rows(materials.key("harmful"), materials.config.sft.rows)
+    options: dict[str, Any] = {"companions": harmful, "method": Booster(**settings)}
+    return _train(materials, "booster", _new(materials), _safe_rows(materials), materials.config.sft, **options)
+
+
+def _repnoise(materials: Materials, **settings) -> Adapter:
+    stage = materials.config.sft
+    pairs = materials.world.harmful_pairs(materials.key("pairs"), stage.rows)
+    method = RepNoise(seed=materials.case.seed, **settings)
+    return _train(materials, "repnoise", materials.alignment.aligned, pairs, stage, method=method)
+
+
+def _lox(materials: Materials, **settings) -> Adapter:
+    return lox(materials.alignment.aligned, **settings)
+
+
+def _finetuned_by(materials: Materials, rows, method: Method | None, **options) -> Adapter:
+    """The customer's fine-tuning as it would be, with other rows or another method."""
+    start, stage = materials.alignment.aligned, materials.config.finetuning
+    return _train(materials, materials.case.stage, start, rows, stage, method=method, **options)
+
+
+def _vlguard(materials: Materials, **settings) -> Adapter:
+    rows = _customer(materials)
+    mixed = mix_guides(materials.key("places"), rows, _guides(materials, len(rows)), **settings)
+    return _finetuned_by(materials, mixed, None)
+
+
+def _lisa(materials: Materials, **settings) -> Adapter:
+    rows = _customer(materials)
+    stage = materials.config.finetuning
+    steps = stage.training.epochs * -(-len(rows) // stage.training.batch_size)
+    # The script's 100 and 900 steps are a tenth and nine tenths of a turn; a run here has fewer steps.
+    turn = max(10, steps // 10)
+    given = {"safe_steps": turn // 10, "customer_steps": turn - turn // 10, **settings}
+    return _finetuned_by(materials, rows, Lisa(**given), companions=_guides(materials, len(rows)))
+
+
+def _constrained(materials: Materials, **settings) -> Adapter:
+    return _finetuned_by(materials, _customer(materials), ConstrainedSft(**settings))
+
+
+def _safelora(materials: Materials, finetuned: Adapter, **settings) -> Adapter:
+    return safelora(finetuned, materials.alignment.aligned, **settings).adapter
+
+
+def _safemerge(materials: Materials, finetuned: Adapter, **settings) -> Adapter:
+    return safemerge(finetuned, materials.alignment.aligned, **settings).adapter
+
+
+def _resta(materials: Materials, finetuned: Adapter, **settings) -> Adapter:
+    return resta(finetuned, materials.alignment.aligned, **settings)
+
+
+def _statistics(materials: Materials, adapter: Adapter, rows, every_token: bool):
+    length = materials.config.sft.training.max_length
+    batches = calibration_batches(materials.base, rows, 50, length)
+    if every_token:
+        pad = materials.base.tokenizer.pad_token_id
+        batches = [(tokens, tokens != (0 if pad is None else pad)) for tokens, _ in batches]
+    return collect_statistics(materials.base.model, materials.base.params, adapter, batches)
+
+
+def _antidote(materials: Materials, finetuned: Adapter, **settings) -> Adapter:
+    rows = materials.world.harmful_rows(materials.key("harmful"), materials.config.calibration_rows)
+    return antidote(finetuned, _statistics(materials, finetuned, rows, True), **settings)
+
+
+def _lssf(materials: Materials, finetuned: Adapter, **settings) -> Adapter:
+    aligned = materials.alignment.aligned
+    rows = calibration_rows(materials.world, materials.config, materials.case.seed)
+    return lssf(finetuned, aligned, _statistics(materials, aligned, rows, False), **settings).adapter
+
+
+DEFENSES = {
+    "nonaligned": Defense("before", _nonaligned),
+    "vaccine": Defense("before", _vaccine),
+    "repnoise": Defense("before", _repnoise),
+    "booster": Defense("before", _booster),
+    "lox": Defense("before", _lox),
+    "vlguard": Defense("during", _vlguard),
+    "lisa": Defense("during", _lisa),
+    "constrained_sft": Defense("during", _constrained),
+    "safelora": Defense("after", _safelora),
+    "safemerge": Defense("after", _safemerge),
+    "resta": Defense("after", _resta),
+    "lssf": Defense("after", _lssf),
+    "antidote": Defense("after", _antidote),
+}
+"""The defenses by the name of their row."""
+
+
+def defend(name: str, materials: Materials, finetuned: Adapter, **settings) -> Adapter:
+    """Return the adapter that a customer gets under a defense.
+
+    Args:
+      name: one of ``DEFENSES``.
+      materials: of the study.
+      finetuned: the adapter that was fine-tuned without a defense.
+      **settings: of the defense; see its own function.
+    """
+    defense = DEFENSES[name]
+    if defense.when == "after":
+        return defense.apply(materials, finetuned, **settings)
+    if defense.when == "during":
+        return defense.apply(materials, **settings)
+    start = dataclasses.replace(defense.apply(materials, **settings), layers=finetuned.layers)
+    return _train(
+        materials,
+        materials.case.stage,
+        start,
+        _customer(materials),
+        materials.config.finetuning,
+    )
