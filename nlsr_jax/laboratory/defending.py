@@ -1,6 +1,7 @@
 """The defenses at work in a study: what each does before, during or after the customer's fine-tuning."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -53,11 +54,13 @@ class Defense(NamedTuple):
 
     Attributes:
       when: ``"before"``, ``"during"`` or ``"after"`` the fine-tuning.
+      settings: the function or class whose keyword arguments are the settings.
       apply: before: materials → the adapter that the customer's fine-tuning starts from; during: materials → the
         fine-tuned adapter; after: materials and fine-tuned adapter → the repaired one.
     """
 
     when: str
+    settings: Callable | None
     apply: Callable[..., Adapter]
 
 
@@ -172,21 +175,31 @@ def _lssf(materials: Materials, finetuned: Adapter, **settings) -> Adapter:
 
 
 DEFENSES = {
-    "nonaligned": Defense("before", _nonaligned),
-    "vaccine": Defense("before", _vaccine),
-    "repnoise": Defense("before", _repnoise),
-    "booster": Defense("before", _booster),
-    "lox": Defense("before", _lox),
-    "vlguard": Defense("during", _vlguard),
-    "lisa": Defense("during", _lisa),
-    "constrained_sft": Defense("during", _constrained),
-    "safelora": Defense("after", _safelora),
-    "safemerge": Defense("after", _safemerge),
-    "resta": Defense("after", _resta),
-    "lssf": Defense("after", _lssf),
-    "antidote": Defense("after", _antidote),
+    "nonaligned": Defense("before", None, _nonaligned),
+    "vaccine": Defense("before", Vaccine, _vaccine),
+    "repnoise": Defense("before", RepNoise, _repnoise),
+    "booster": Defense("before", Booster, _booster),
+    "lox": Defense("before", lox, _lox),
+    "vlguard": Defense("during", mix_guides, _vlguard),
+    "lisa": Defense("during", Lisa, _lisa),
+    "constrained_sft": Defense("during", ConstrainedSft, _constrained),
+    "safelora": Defense("after", safelora, _safelora),
+    "safemerge": Defense("after", safemerge, _safemerge),
+    "resta": Defense("after", resta, _resta),
+    "lssf": Defense("after", lssf, _lssf),
+    "antidote": Defense("after", antidote, _antidote),
 }
 """The defenses by the name of their row."""
+
+
+def setting_names(name: str) -> set[str]:
+    """Return the names of a defense's settings."""
+    settings = DEFENSES[name].settings
+    if settings is None:
+        return set()
+    parameters = inspect.signature(settings).parameters.values()
+    keywords = (inspect.Parameter.KEYWORD_ONLY,) if inspect.isfunction(settings) else tuple(inspect._ParameterKind)
+    return {p.name for p in parameters if p.kind in keywords} - {"seed"}
 
 
 def defend(name: str, materials: Materials, finetuned: Adapter, **settings) -> Adapter:

@@ -1,0 +1,165 @@
+"""Run a sweep: many cells, each a model that is made and examined once, kept as it finishes.
+
+  python -m experiments.sweep --output checkpoints/runs/sweep --methods finetuned,nlsr \
+      --vary beta=0,0.9,1.8 --vary sparsity=0.5,0.8 --seeds 0,1,2 [--workers 2]
+
+The cells are all combinations of the flags; --vary changes a setting of the methods that have it. --cells takes a
+JSON list of cells in their place. A cell's name is a digest of its settings, the study's config and the base, so
+that a row is found again whatever sweep asks for it; a run that was killed goes on with what is missing. The output
+holds rows.jsonl (a row a line, in the order of completion), table.parquet (in the order of the sweep) and the
+adapters that cells share. On two CPU cores about 3 seconds a cell, and 15 a fine-tuning, which cells share.
+
+Many machines: give every one the same command with --share 1/8, --share 2/8 … and an --output that all see, as a
+SLURM array does with --share $((SLURM_ARRAY_TASK_ID + 1))/8; a last call without --share writes the table.
+"""
+
+import subprocess
+import sys
+
+from absl import flags
+
+from experiments import command
+
+flags.DEFINE_string("output", "checkpoints/runs/sweep", "Folder of the rows; it is gone on with where it exists.")
+flags.DEFINE_string("config", "tiny", "Name of the study's config; the toy world's.")
+flags.DEFINE_string("base", None, "The base; by default the config's.")
+flags.DEFINE_list(
+    "methods", ["nlsr"], "What models are made by: unaligned, aligned, finetuned, nlsr, or a defense."
+)
+flags.DEFINE_multi_string("vary", [], "A setting and its values, such as beta=0,0.9; may be given several times.")
+flags.DEFINE_list("tasks", ["sst2"], "The customers' tasks.")
+flags.DEFINE_list("poison_ratios", ["0.05"], "Shares of harmful rows.")
+flags.DEFINE_list("objectives", ["dpo"], "Objectives of the alignment.")
+flags.DEFINE_list("seeds", ["0"], "Seeds.")
+flags.DEFINE_string("cells", None, "JSON file with a list of cells in place of the flags above.")
+flags.DEFINE_integer("workers", 1, "Processes on this machine.", lower_bound=1)
+flags.DEFINE_string("share", None, "Run this part of the cells alone, such as 2/8, and write no table.")
+FLAGS = flags.FLAGS
+
+
+def main(_) -> None:
+    """Run the cells and write the table."""
+    from nlsr_jax.laboratory.sweeping import export_parquet, read_cells, run_cells, shares
+
+    runner, cells = _prepare()
+    if FLAGS.share:
+        number, count = _share(FLAGS.share)
+        mine = set(list(shares(cells, count))[number - 1])
+        run_cells(runner, cells, claimed=mine.__contains__, note=_notes())
+        return
+    missing = len({runner.name(cell) for cell in cells} - set(runner.store.rows()))
+    if FLAGS.workers > 1 and missing:
+        _spawn(FLAGS.workers)
+    run_cells(runner, cells, note=_notes())
+    rows = read_cells(runner, cells)
+    export_parquet(rows, runner.store.path / "table.parquet")
+    print(f"{len(rows)} cells, {missing} of them new; wrote {FLAGS.output}")
+
+
+def _prepare():
+    """Return the runner and the cells of the flags."""
+    from experiments import configs
+    from nlsr_jax.errors import InputError
+    from nlsr_jax.laboratory.cells import CellStore
+    from nlsr_jax.laboratory.pretraining import load_base
+    from nlsr_jax.laboratory.sweeping import CellRunner, describe_study
+    from nlsr_jax.laboratory.toy import ToyWorld
+
+    config = configs.get(FLAGS.config)
+    if config.world != "toy":
+        raise InputError(f"--config {FLAGS.config} is no study of the toy world; sweeps run tiny")
+    cells = _cells()
+    world = ToyWorld()
+    base = load_base(FLAGS.base or config.base, world)
+    return CellRunner(base, world, config, CellStore(FLAGS.output, describe_study(base, config))), cells
+
+
+def _cells():
+    """Return the cells that the flags ask for, in order."""
+    import itertools
+    import json
+    import pathlib
+
+    from nlsr_jax.errors import InputError
+    from nlsr_jax.laboratory.cells import cells_from_json, make_cell, settings_of
+
+    if FLAGS.cells:
+        try:
+            return cells_from_json(json.loads(pathlib.Path(FLAGS.cells).read_text()), FLAGS.cells)
+        except (OSError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"--cells {FLAGS.cells}: cannot be read as JSON ({error})") from error
+    varied = dict(_setting(text) for text in FLAGS.vary)
+    cells = []
+    cases = itertools.product(FLAGS.seeds, FLAGS.objectives, FLAGS.tasks, FLAGS.poison_ratios, FLAGS.methods)
+    for seed, objective, task, ratio, method in cases:
+        known = settings_of(method)
+        names = [name for name in varied if name in known]
+        for values in itertools.product(*(varied[name] for name in names)):
+            case = {"task": task, "poison_ratio": float(ratio), "seed": int(seed), "objective": objective}
+            cells.append(make_cell(method, dict(zip(names, values, strict=True)), **case))
+    unused = set(varied) - set().union(*(settings_of(method) for method in FLAGS.methods))
+    if unused:
+        raise InputError(f"--vary {sorted(unused)[0]}: none of {', '.join(FLAGS.methods)} has this setting")
+    return cells
+
+
+def _setting(text: str):
+    """Read ``"beta=0,0.9"`` as ``("beta", [0, 0.9])``."""
+    import json
+
+    from nlsr_jax.errors import InputError
+
+    name, equals, values = text.partition("=")
+    if not equals or not name or not values:
+        raise InputError(f"--vary has {text!r}; expected a setting and its values, such as beta=0,0.9")
+
+    def value(part):
+        try:
+            return json.loads(part)
+        except ValueError:
+            return part
+
+    return name, [value(part) for part in values.split(",")]
+
+
+def _share(text: str) -> tuple[int, int]:
+    from nlsr_jax.errors import InputError
+
+    number, slash, count = text.partition("/")
+    if not slash or not number.isdecimal() or not count.isdecimal() or not 1 <= int(number) <= int(count):
+        raise InputError(f"--share is {text!r}; expected a part such as 2/8")
+    return int(number), int(count)
+
+
+def _spawn(count: int) -> None:
+    """Run the shares in processes of their own; cells of one that dies are run by this process afterwards."""
+    own = [sys.executable, "-m", "experiments.sweep", *sys.argv[1:]]
+    workers = [subprocess.Popen([*own, "--share", f"{i}/{count}"]) for i in range(1, count + 1)]
+    try:
+        for worker in workers:
+            worker.wait()
+    except BaseException:
+        for worker in workers:
+            worker.terminate()
+        raise
+
+
+def _notes():
+    """Return what prints a line before each cell, with the time left."""
+    import time
+
+    started = time.monotonic()
+
+    def note(done: int, count: int, cell) -> None:
+        left = f", about {(time.monotonic() - started) / done * (count - done) / 60:.0f} min left" if done else ""
+        settings = "".join(f" {name}={value}" for name, value in cell.settings)
+        case = f"{cell.task}, {cell.poison_ratio:.0%} harmful, seed {cell.seed}"
+        print(f"{done + 1}/{count}{left}: {cell.method}{settings} ({case})", file=sys.stderr, flush=True)
+
+    return note
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,170 @@
+"""Cells of a sweep: what one is, the name that its settings give it, and the file that keeps its row."""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from nlsr_jax.errors import InputError
+from nlsr_jax.laboratory.defending import DEFENSES, setting_names
+from nlsr_jax.laboratory.repairs import RepairSettings
+from nlsr_jax.laboratory.study import Case
+
+ROWS, STUDY, LOCK = "rows.jsonl", "study.json", ".lock"
+BASELINES = ("unaligned", "aligned", "finetuned")
+METHODS = (*BASELINES, "nlsr", *DEFENSES)
+"""What a cell's model can be made by."""
+SCORES = ("hs", "fa", "over_refusal", "benign_answered", "odd")
+"""Percentages of a row."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One model that is made and examined.
+
+    Attributes:
+      method: one of ``METHODS``.
+      task, poison_ratio, seed: the case.
+      objective: of the alignment.
+      settings: ``((name, value), …)`` of the method, sorted; for ``nlsr`` changes of the published settings.
+    """
+
+    method: str
+    task: str = "sst2"
+    poison_ratio: float = 0.05
+    seed: int = 0
+    objective: str = "dpo"
+    settings: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def case(self) -> Case:
+        """What is studied."""
+        return Case(self.task, self.poison_ratio, self.seed)
+
+
+def settings_of(method: str) -> set[str]:
+    """Return the names of the settings that a method has."""
+    if method == "nlsr":
+        return {field.name for field in dataclasses.fields(RepairSettings)}
+    return setting_names(method) if method in DEFENSES else set()
+
+
+def make_cell(method: str, settings: Mapping[str, Any] | None = None, **case) -> Cell:
+    """Return a cell, its settings checked and in order.
+
+    Args:
+      method: one of ``METHODS``.
+      settings: of the method.
+      **case: the other fields of ``Cell``.
+
+    Raises:
+      InputError: an unknown method, or a setting that it does not have.
+    """
+    if method not in METHODS:
+        raise InputError(f"method is {method!r}; expected one of {', '.join(METHODS)}")
+    settings, known = dict(settings or {}), settings_of(method)
+    unknown = sorted(set(settings) - known)
+    if unknown and not known:
+        raise InputError(f"{method} has no settings, found {', '.join(unknown)}")
+    if unknown:
+        raise InputError(f"{method} has no setting {unknown[0]!r}; expected some of {', '.join(sorted(known))}")
+    return Cell(method, settings=tuple(sorted(settings.items())), **case)
+
+
+def cells_from_json(values: Any, where: str | os.PathLike) -> list[Cell]:
+    """Read a list of cells: objects with ``method`` and any other field of ``Cell``.
+
+    Raises:
+      InputError: naming the first that is none.
+    """
+    if not isinstance(values, list) or not values:
+        raise InputError(f"{where}: expected a JSON list of cells")
+    names = {field.name for field in dataclasses.fields(Cell)}
+    cells = []
+    for i, value in enumerate(values, 1):
+        if not isinstance(value, dict) or "method" not in value or set(value) - names:
+            raise InputError(
+                f"{where}: cell {i} is {value!r}; expected 'method' and any of {', '.join(sorted(names))}"
+            )
+        cells.append(make_cell(**value))
+    return cells
+
+
+def cell_digest(cell: Cell, study: str) -> str:
+    """Return the name of a cell: a SHA-256 of its settings and of the study that it belongs to.
+
+    Args:
+      cell: the cell.
+      study: digest of everything else that decides its row.
+    """
+    text = json.dumps([study, dataclasses.asdict(cell)], sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def cell_fields(cell: Cell) -> dict[str, Any]:
+    """Return the columns of a cell's row that say which it is."""
+    fields = dataclasses.asdict(cell)
+    return {**fields, "settings": dict(cell.settings)}
+
+
+class CellStore:
+    """Rows of a sweep on disk, each appended when its cell is done; several processes may write at once.
+
+    Args:
+      path: the folder; made where there is none.
+      study: what the rows belong to: values that JSON can hold.
+
+    Raises:
+      InputError: the folder holds rows of another study.
+    """
+
+    def __init__(self, path: str | os.PathLike, study: Mapping[str, Any]):
+        self.path = pathlib.Path(path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(dict(study), indent=1, sort_keys=True) + "\n"
+        with self._locked():
+            file = self.path / STUDY
+            if not file.exists():
+                file.with_suffix(".partial").write_text(text)
+                file.with_suffix(".partial").replace(file)
+            elif file.read_text() != text:
+                raise InputError(f"{self.path}: holds rows of another study; name another output or remove it")
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other processes out; the lock ends with the process, however that ends."""
+        with (self.path / LOCK).open("w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+
+    def rows(self) -> dict[str, dict]:
+        """Return the rows by their cells' names; what a killed process left of a line does not count."""
+        file = self.path / ROWS
+        if not file.exists():
+            return {}
+        found = {}
+        for line in file.read_text().splitlines():
+            with contextlib.suppress(ValueError):
+                row = json.loads(line)
+                found[row["cell"]] = row
+        return found
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Append a row, whose ``cell`` is its name, and wait until it is on the disk."""
+        line = (json.dumps(dict(row), allow_nan=False) + "\n").encode()
+        with self._locked(), (self.path / ROWS).open("ab+") as file:
+            if file.tell() and not _ends_whole(file):
+                line = b"\n" + line  # behind what a killed process left of a line
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _ends_whole(file) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"

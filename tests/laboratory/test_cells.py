@@ -1,0 +1,139 @@
+"""Cells, their names and the file of their rows."""
+
+import dataclasses
+import itertools
+import json
+import multiprocessing
+
+import pytest
+
+from nlsr_jax.errors import InputError
+from nlsr_jax.laboratory.cells import (
+    Cell,
+    CellStore,
+    cell_digest,
+    cell_fields,
+    cells_from_json,
+    make_cell,
+    settings_of,
+)
+from nlsr_jax.laboratory.defending import DEFENSES, setting_names
+from nlsr_jax.laboratory.sweeping import order_cells, shares
+
+STUDY = {"config": "x"}
+
+
+def row(number):
+    return {"cell": f"name {number}", "hs": number / 3}
+
+
+def test_settings_in_any_order_make_the_same_cell():
+    one = make_cell("nlsr", {"beta": 0.9, "sparsity": 0.5}, seed=3)
+    assert one == make_cell("nlsr", {"sparsity": 0.5, "beta": 0.9}, seed=3)
+    assert cell_digest(one, "study") == cell_digest(
+        make_cell("nlsr", {"sparsity": 0.5, "beta": 0.9}, seed=3), "study"
+    )
+    assert cell_fields(one)["settings"] == {"beta": 0.9, "sparsity": 0.5}
+
+
+def test_every_field_and_the_study_change_the_name():
+    cell = make_cell("nlsr", {"beta": 0.9})
+    others = [
+        dataclasses.replace(cell, **change)
+        for change in (
+            {"method": "finetuned"}, {"task": "gsm8k"}, {"poison_ratio": 0.1}, {"seed": 1}, {"objective": "kto"},
+            {"settings": (("beta", 1.0),)}, {"settings": ()},
+        )
+    ]  # fmt: skip
+    names = {cell_digest(other, "study") for other in (cell, *others)} | {cell_digest(cell, "other")}
+    assert len(names) == len(others) + 2
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "message"),
+    [
+        ("nslr", {}, "method is 'nslr'; expected one of unaligned"),
+        ("finetuned", {"beta": 1}, "finetuned has no settings, found beta"),
+        ("nlsr", {"betta": 1}, "nlsr has no setting 'betta'"),
+        ("safelora", {"beta": 1}, "safelora has no setting 'beta'; expected some of number, projector, side, tau"),
+    ],
+)
+def test_what_is_no_cell_is_refused(method, settings, message):
+    with pytest.raises(InputError, match=message):
+        make_cell(method, settings)
+
+
+def test_cells_are_read_from_json():
+    found = cells_from_json([{"method": "nlsr", "settings": {"beta": 0.9}, "seed": 2}, {"method": "aligned"}], "x")
+    assert found == [make_cell("nlsr", {"beta": 0.9}, seed=2), Cell("aligned")]
+    for wrong in ([], {}, [{"seed": 1}], [{"method": "nlsr", "colour": 1}]):
+        with pytest.raises(InputError, match=r"^x: "):
+            cells_from_json(wrong, "x")
+
+
+def test_every_defense_has_a_place_and_its_settings():
+    assert {defense.when for defense in DEFENSES.values()} == {"before", "during", "after"}
+    assert setting_names("safelora") == {"tau", "number", "projector", "side"}
+    assert setting_names("lisa") == {"safe_steps", "customer_steps", "rho", "free_share"}
+    assert setting_names("nonaligned") == set()
+    assert "sparsity" in settings_of("nlsr")
+    assert settings_of("finetuned") == set()
+
+
+def test_cells_that_share_come_together_and_stay_together():
+    cells = [
+        make_cell(method, settings, seed=seed, task=task)
+        for settings in ({"beta": 0.5}, {"beta": 0.9}, {})
+        for task in ("gsm8k", "sst2")
+        for seed in (1, 0)
+        for method in ("nlsr", "finetuned")
+        if method == "nlsr" or not settings
+    ]
+    ordered = order_cells([*cells, *cells])
+    assert sorted(map(str, ordered)) == sorted(map(str, cells))
+    cases = [cell.case for cell in ordered]
+    assert len(set(cases)) == 4
+    assert sum(a != b for a, b in itertools.pairwise(cases)) == 3
+    parts = list(shares(cells, 3))
+    assert sorted(str(cell) for part in parts for cell in part) == sorted(map(str, cells))
+    assert [{cell.case for cell in part} for part in parts].count(set()) == 0
+    for i, part in enumerate(parts):
+        others = {cell.case for j, other in enumerate(parts) if j != i for cell in other}
+        assert not others & {cell.case for cell in part}
+    assert list(shares(cells[:1], 3)) == [cells[:1], [], []]
+
+
+def test_rows_come_back_and_half_lines_do_not_count(tmp_path):
+    store = CellStore(tmp_path / "sweep", STUDY)
+    assert store.rows() == {}
+    store.add(row(1))
+    with (tmp_path / "sweep" / "rows.jsonl").open("ab") as file:
+        file.write(b'{"cell": "name 2", "hs"')  # what a process leaves that dies while it writes
+    assert list(store.rows()) == ["name 1"]
+    again = CellStore(tmp_path / "sweep", STUDY)
+    again.add(row(3))
+    assert again.rows() == {"name 1": row(1), "name 3": row(3)}
+
+
+def test_rows_of_another_study_are_refused(tmp_path):
+    CellStore(tmp_path, STUDY)
+    with pytest.raises(InputError, match="holds rows of another study"):
+        CellStore(tmp_path, {"config": "y"})
+
+
+def add_rows(path, numbers):
+    store = CellStore(path, STUDY)
+    for number in numbers:
+        store.add(row(number))
+
+
+def test_several_processes_write_whole_lines(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=add_rows, args=(tmp_path, range(i, 60, 2))) for i in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    lines = (tmp_path / "rows.jsonl").read_text().splitlines()
+    assert sorted(json.loads(line)["cell"] for line in lines) == sorted(f"name {i}" for i in range(60))
