@@ -8,7 +8,14 @@ from nlsr_jax.adapter import MODULES, Adapter, check_adapter, concatenate, delta
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.mask_files import load_masks, save_masks
 from nlsr_jax.formats.peft import load_adapter, save_adapter
-from nlsr_jax.models import collect_gradients, collect_statistics, generate, load_model, logits
+from nlsr_jax.models import (
+    collect_gradients,
+    collect_loss_gradient,
+    collect_statistics,
+    generate,
+    load_model,
+    logits,
+)
 from nlsr_jax.nlsr.amplify import amplify
 from nlsr_jax.nlsr.correction import correct
 from nlsr_jax.nlsr.identify import identify
@@ -30,6 +37,7 @@ __all__ = [
     "amplify",
     "check_adapter",
     "collect_gradients",
+    "collect_loss_gradient",
     "collect_statistics",
     "concatenate",
     "correct",

@@ -12,9 +12,9 @@ from nlsr_jax.data.batching import BatchShape, batches_in_order, pack
 from nlsr_jax.data.encoding import encode
 from nlsr_jax.data.examples import Example
 from nlsr_jax.laboratory.stages import Base
-from nlsr_jax.models.capture import collect_gradients, collect_statistics
+from nlsr_jax.models.capture import collect_gradients, collect_loss_gradient, collect_statistics
 from nlsr_jax.nlsr.amplify import amplify
-from nlsr_jax.nlsr.identify import NEEDS_STATISTICS, identify
+from nlsr_jax.nlsr.identify import NEEDS_FINETUNED, NEEDS_STATISTICS, identify
 from nlsr_jax.nlsr.realign import Realigned, realign
 from nlsr_jax.nlsr.statistics import Statistics
 from nlsr_jax.random_streams import stream
@@ -70,13 +70,18 @@ def calibration_batches(base: Base, rows: Sequence[Example], batch_size: int, ma
     return [(b.texts[0].tokens, b.texts[0].response_mask) for b in batches_in_order(packed, order, shape)]
 
 
-def gather_evidence(base: Base, reference: Adapter, batches, method: str) -> Evidence:
-    """Run the reference over calibration batches for what a method needs."""
+def gather_evidence(
+    base: Base, reference: Adapter, batches, method: str, finetuned: Adapter | None = None
+) -> Evidence:
+    """Run the reference (for ``gain`` the fine-tuned adapter) over calibration batches for what a method needs."""
     statistics = gradients = None
     if method in NEEDS_STATISTICS:
         statistics = collect_statistics(base.model, base.params, reference, batches)
     if method == "snip":
         gradients = collect_gradients(base.model, base.params, reference, batches)
+    if method in NEEDS_FINETUNED:
+        assert finetuned is not None
+        gradients = collect_loss_gradient(base.model, base.params, finetuned, batches)
     return Evidence(statistics, gradients)
 
 
@@ -87,8 +92,14 @@ def make_reference(aligned: Adapter, weak: Adapter | None, settings: RepairSetti
     return amplify(aligned, weak, beta=settings.beta, space=settings.amplification_space, rank=rank)
 
 
-def make_masks(key: jax.Array, reference: Adapter, evidence: Evidence, settings: RepairSettings):
-    """Return the masks of the settings."""
+def make_masks(
+    key: jax.Array,
+    reference: Adapter,
+    evidence: Evidence,
+    settings: RepairSettings,
+    finetuned: Adapter | None = None,
+):
+    """Return the masks of the settings; ``gain`` needs the fine-tuned adapter."""
     return identify(
         reference,
         evidence.statistics,
@@ -97,6 +108,7 @@ def make_masks(key: jax.Array, reference: Adapter, evidence: Evidence, settings:
         method=settings.method,
         granularity=settings.granularity,
         key=stream(key, "random masks") if settings.method == "random" else None,
+        finetuned=finetuned,
     )
 
 

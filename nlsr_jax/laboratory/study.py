@@ -210,8 +210,8 @@ class Bench:
         reference = make_reference(alignment.aligned, alignment.weak, settings)
         rows = calibration_rows(self.world, self.config, self.case.seed)
         batches = calibration_batches(self.base, rows, 50, self.config.sft.training.max_length)
-        evidence = gather_evidence(self.base, reference, batches, settings.method)
-        masks = make_masks(key, reference, evidence, settings)
+        evidence = gather_evidence(self.base, reference, batches, settings.method, finetuned)
+        masks = make_masks(key, reference, evidence, settings, finetuned)
         results = jax.block_until_ready(repair(key, finetuned, reference, masks, settings))
         seconds = time.perf_counter() - started
         return self.outcome(method, [result.adapter for result in results], seconds, results[0])

@@ -30,6 +30,7 @@ from nlsr_jax.laboratory.repairs import (
 from nlsr_jax.laboratory.stages import Base
 from nlsr_jax.laboratory.study import Aligned, Bench, Case, Tuned, align, calibration_rows, finetune, stage_key
 from nlsr_jax.laboratory.worlds import World
+from nlsr_jax.nlsr.identify import NEEDS_FINETUNED
 from nlsr_jax.training.identity import digest
 
 ADAPTERS = "adapters"
@@ -93,7 +94,8 @@ class CellRunner:
         settings = _changed(self.config.published, cell)
         reference = self._reference(cell.seed, cell.objective, settings)
         identification = dataclasses.replace(RepairSettings(), **_identification(settings))
-        masks = self.masks(cell.seed, cell.objective, identification)
+        case = cell.case if settings.method in NEEDS_FINETUNED else None
+        masks = self.masks(cell.seed, cell.objective, case, identification)
         results = repair(stage_key(cell.seed, "realign"), finetuned, reference, masks, settings)
         return [result.adapter for result in results]
 
@@ -122,17 +124,19 @@ class CellRunner:
             self._keep(kept, {"finetuned": made.adapter})
         return load_adapter(kept / "finetuned", self.base.model.config)
 
-    def _evidence(self, seed: int, objective: str, method: str, settings: RepairSettings):
+    def _evidence(self, seed: int, objective: str, case: Case | None, method: str, settings: RepairSettings):
         rows = calibration_rows(self.world, self.config, seed)
         batches = calibration_batches(self.base, rows, 50, self.config.sft.training.max_length)
-        return gather_evidence(self.base, self._reference(seed, objective, settings), batches, method)
+        finetuned = None if case is None else self.tuned(case, objective)
+        return gather_evidence(self.base, self._reference(seed, objective, settings), batches, method, finetuned)
 
-    def _masks(self, seed: int, objective: str, settings: RepairSettings):
+    def _masks(self, seed: int, objective: str, case: Case | None, settings: RepairSettings):
         amplification: dict[str, Any] = {"beta": settings.beta, "amplification_space": settings.amplification_space}
         reference_only = dataclasses.replace(RepairSettings(), **amplification)
-        evidence = self.evidence(seed, objective, settings.method, reference_only)
+        evidence = self.evidence(seed, objective, case, settings.method, reference_only)
         reference = self._reference(seed, objective, settings)
-        return make_masks(stage_key(seed, "realign"), reference, evidence, settings)
+        finetuned = None if case is None else self.tuned(case, objective)
+        return make_masks(stage_key(seed, "realign"), reference, evidence, settings, finetuned)
 
     def _kept(self, name: str) -> pathlib.Path:
         return self.store.path / ADAPTERS / self.study[:12] / name

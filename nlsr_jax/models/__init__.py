@@ -1,6 +1,6 @@
 """Llama-family models in Flax; the only folder that imports it."""
 
-from nlsr_jax.models.capture import collect_gradients, collect_statistics
+from nlsr_jax.models.capture import collect_gradients, collect_loss_gradient, collect_statistics
 from nlsr_jax.models.config import ModelConfig, parse_model_config
 from nlsr_jax.models.generate import generate
 from nlsr_jax.models.llama import Llama
@@ -11,6 +11,7 @@ __all__ = [
     "Llama",
     "ModelConfig",
     "collect_gradients",
+    "collect_loss_gradient",
     "collect_statistics",
     "generate",
     "load_model",

@@ -15,6 +15,7 @@ from nlsr_jax.adapter import Adapter, layer_indices
 from nlsr_jax.errors import InputError
 from nlsr_jax.models.llama import Llama, variables
 from nlsr_jax.models.lora import check_adapter_fits, check_array, check_tokens, expand
+from nlsr_jax.models.token_log_probabilities import token_log_probabilities
 from nlsr_jax.nlsr.statistics import Statistics, add_batch, init_statistics
 
 OBJECTIVES = ("snip", "preference_snip")
@@ -147,3 +148,45 @@ def _add_gradients(model, params, adapter: Adapter, total, count, batch, beta):
         return (total, count + counts), None
 
     return jax.lax.scan(one_row, (total, count), batch)[0]
+
+
+def collect_loss_gradient(model: Llama, params, adapter: Adapter, batches: Iterable):
+    """Average ∂L/∂W over examples, with its sign, for the scores of ``gain``.
+
+    Args:
+      model, params: from ``load_model``.
+      adapter: W, the fine-tuned adapter; factors ``a [L, r, k]`` and ``b [L, d, r]``.
+      batches: of ``(tokens, response_mask)``, each ``[B, T]``, padded on the right.
+
+    Returns:
+      Tree of the adapter's factors, float32: the mean over examples of the gradient of the mean negative
+      log-likelihood of an example's response tokens. Rows without a response do not count.
+
+    Raises:
+      InputError: an adapter or a batch that does not fit.
+    """
+    check_adapter_fits(adapter, model.config, "adapter")
+    factors = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), dict(adapter.factors))
+    adapter = dataclasses.replace(adapter, factors=factors)
+    total, count = jax.tree.map(jnp.zeros_like, factors), jnp.float32(0)
+    for batch in batches:
+        if len(batch) != 2:
+            raise InputError(f"the gradient of the loss takes batches of 2 arrays, found {len(batch)}")
+        _check_response(model, *batch)
+        tokens, mask = (jnp.asarray(part) for part in batch)
+        total, count = _add_loss_gradient(model, params, adapter, total, count, tokens, mask)
+    return jax.tree.map(lambda leaf: leaf / jnp.maximum(count, 1), total)
+
+
+@functools.partial(jax.jit, static_argnames="model", donate_argnames=("total", "count"))
+def _add_loss_gradient(model, params, adapter: Adapter, total, count, tokens, mask):
+    keep = mask[:, 1:]
+
+    def loss(factors):
+        lora = expand(dataclasses.replace(adapter, factors=factors), model.config.num_layers)
+        values = token_log_probabilities(model, params, lora, tokens)
+        means = jnp.sum(jnp.where(keep, values, 0.0), axis=1) / jnp.maximum(jnp.sum(keep, axis=1), 1)
+        return -jnp.sum(means)
+
+    gradient = jax.grad(loss)(adapter.factors)
+    return jax.tree.map(jnp.add, total, gradient), count + jnp.sum(jnp.any(keep, axis=1))

@@ -10,16 +10,17 @@ import zlib
 import jax
 import jax.numpy as jnp
 
-from nlsr_jax.adapter import Adapter, check_adapter, module_names
+from nlsr_jax.adapter import Adapter, check_adapter, check_same_structure, module_names
 from nlsr_jax.errors import InputError
 from nlsr_jax.nlsr.layerwise import map_layers
 from nlsr_jax.nlsr.low_rank import kept_rank, project_layer
-from nlsr_jax.nlsr.masks import GRANULARITIES, mask_factor
+from nlsr_jax.nlsr.masks import GRANULARITIES, mask_factor, mask_tree
 from nlsr_jax.nlsr.statistics import Statistics
 
-METHODS = ("low_rank", "wanda", "snip", "preference_snip", "random", "magnitude")
+METHODS = ("low_rank", "wanda", "snip", "preference_snip", "random", "magnitude", "gain")
 NEEDS_STATISTICS = ("low_rank", "wanda")
-NEEDS_GRADIENTS = ("snip", "preference_snip")
+NEEDS_GRADIENTS = ("snip", "preference_snip", "gain")
+NEEDS_FINETUNED = ("gain",)
 
 
 def identify(
@@ -31,22 +32,28 @@ def identify(
     granularity: str = "tensor",
     key: jax.Array | None = None,
     gradients=None,
+    finetuned: Adapter | None = None,
 ):
     """Mark the safety-critical entries of every factor of the reference adapter.
 
     Scores: ``low_rank`` |Ŵ| with Ŵ = U Uᵀ W of rank r* = round(r·(1−P_SR)); ``wanda``
     |W_ij|·‖X_j‖₂; ``snip`` and ``preference_snip`` |W_ij|·E|∂L/∂W_ij|; ``random`` uniform from
-    ``key``; ``magnitude`` |W_ij|. The largest ``round((1−P_SR)·size)`` are kept, exactly.
+    ``key``; ``magnitude`` |W_ij|. The largest ``round((1−P_SR)·size)`` are kept, exactly. ``gain``, which is
+    not the paper's, ``max(0, −∂L/∂W_ij · (W_e − W_t)_ij)`` with the gradient at the fine-tuned adapter: what
+    transplanting the entry takes off the loss on safe answers, to first order; without a gain it is not kept.
 
     Args:
       reference: W_e, factors ``a [L, r, k]`` and ``b [L, d, r]``.
       statistics: of the reference on the calibration data; needed by ``low_rank`` and ``wanda``.
       sparsity: P_SR in (0, 1), the share that is not safety-critical.
       method: one of ``METHODS``.
-      granularity: ``"tensor"`` (one threshold per factor and layer) or ``"row"`` (per row).
+      granularity: ``"tensor"`` (one threshold per factor and layer), ``"row"`` (per row) or ``"adapter"`` (one
+        for all entries).
       key: PRNG key, needed by ``random``.
       gradients: factors tree of mean |∂L/∂W| over examples, needed by ``snip`` (negative
-        log-likelihood) and ``preference_snip`` (DPO loss); see ``collect_gradients``.
+        log-likelihood) and ``preference_snip`` (DPO loss), see ``collect_gradients``; for ``gain`` of the mean
+        ∂L/∂W at ``finetuned``, see ``collect_loss_gradient``.
+      finetuned: W_t, needed by ``gain``.
 
     Returns:
       ``{module: {"a": [L, r, k], "b": [L, d, r]}}`` bool.
@@ -55,8 +62,14 @@ def identify(
       InputError: a setting out of range, or what the method needs is missing or does not fit.
     """
     _check(reference, statistics, sparsity, method, granularity, key, gradients)
+    factors = reference.factors
+    if method in NEEDS_FINETUNED:
+        if finetuned is None:
+            raise InputError(f"method {method!r} compares with the fine-tuned adapter: give finetuned")
+        check_same_structure(reference, finetuned, ("reference", "fine-tuned"))
+        factors = _difference(reference.factors, finetuned.factors)
     return _identify(
-        reference.factors,
+        factors,
         statistics if method in NEEDS_STATISTICS else None,
         key if method == "random" else None,
         gradients if method in NEEDS_GRADIENTS else None,
@@ -136,6 +149,11 @@ def _magnitude_scores(factors, gram, square, root, grads, key, sparsity):
     return jax.tree.map(jnp.abs, factors)
 
 
+def _gain_scores(factors, gram, square, root, grads, key, sparsity):
+    """``factors`` are the differences W_e − W_t."""
+    return jax.tree.map(lambda change, g: jnp.maximum(-change * g, 0.0), factors, grads)
+
+
 _SCORES = {
     "low_rank": _low_rank_scores,
     "wanda": _wanda_scores,
@@ -143,6 +161,7 @@ _SCORES = {
     "preference_snip": _snip_scores,
     "random": _random_scores,
     "magnitude": _magnitude_scores,
+    "gain": _gain_scores,
 }
 
 
@@ -151,14 +170,22 @@ def module_stream(key: jax.Array, module: str) -> jax.Array:
     return jax.random.fold_in(key, zlib.crc32(module.encode()))
 
 
+@jax.jit
+def _difference(first, second):
+    return jax.tree.map(lambda x, y: x.astype(jnp.float32) - y.astype(jnp.float32), first, second)
+
+
 @functools.partial(jax.jit, static_argnames=("sparsity", "method", "granularity"))
 def _identify(factors, statistics, key, gradients, *, sparsity, method, granularity):
     def one_layer(leaf, gram, square, root, grads, layer_key):
         leaf = jax.tree.map(lambda w: w.astype(jnp.float32), leaf)
         scores = _SCORES[method](leaf, gram, square, root, grads, layer_key, sparsity)
-        return jax.tree.map(lambda s: mask_factor(s, sparsity, granularity), scores)
+        if granularity == "adapter":
+            return scores
+        masks = jax.tree.map(lambda s: mask_factor(s, sparsity, granularity), scores)
+        return _without_zeros(masks, scores) if method == "gain" else masks
 
-    masks = {}
+    found = {}
     for module in module_names(factors):
         count = factors[module]["a"].shape[0]
         stats = (None,) * 3
@@ -166,5 +193,12 @@ def _identify(factors, statistics, key, gradients, *, sparsity, method, granular
             stats = (statistics.gram[module], statistics.input_square[module], statistics.root[module])
         grads = None if gradients is None else gradients[module]
         keys = None if key is None else jax.random.split(module_stream(key, module), count)
-        masks[module] = map_layers(one_layer, factors[module], *stats, grads, keys)
-    return masks
+        found[module] = map_layers(one_layer, factors[module], *stats, grads, keys)
+    if granularity != "adapter":
+        return found
+    masks = mask_tree(found, sparsity)
+    return _without_zeros(masks, found) if method == "gain" else masks
+
+
+def _without_zeros(masks, scores):
+    return jax.tree.map(lambda mask, score: mask & (score > 0), masks, scores)

@@ -5,10 +5,12 @@ on the 31 bits: one counting pass each. Ties are then broken by index, so that e
 kept and the mask is the same on every device.
 """
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 
-GRANULARITIES = ("row", "tensor")
+GRANULARITIES = ("row", "tensor", "adapter")
 
 
 def kept_count(size: int, sparsity: float) -> int:
@@ -84,3 +86,22 @@ def mask_factor(scores: jax.Array, sparsity: float, granularity: str) -> jax.Arr
         return top_mask(scores.reshape(-1), kept_count(scores.size, sparsity)).reshape(scores.shape)
     count = kept_count(scores.shape[-1], sparsity)
     return jax.vmap(lambda row: top_mask(row, count))(scores)
+
+
+def mask_tree(scores, sparsity: float):
+    """Mask all factors by one threshold.
+
+    Args:
+      scores: per-module tree of non-negative scores.
+      sparsity: P_SR in (0, 1); ``round((1−P_SR)·n)`` of all n entries are kept, ties in favour of the earlier
+        in the order of the tree's leaves.
+
+    Returns:
+      Bool tree.
+    """
+    leaves, structure = jax.tree.flatten(scores)
+    flat = jnp.concatenate([leaf.reshape(-1) for leaf in leaves])
+    mask = top_mask(flat, kept_count(flat.size, sparsity))
+    ends = list(itertools.accumulate(leaf.size for leaf in leaves))[:-1]
+    parts = [part.reshape(leaf.shape) for part, leaf in zip(jnp.split(mask, ends), leaves, strict=True)]
+    return jax.tree.unflatten(structure, parts)

@@ -11,7 +11,7 @@ import numpy as np
 from nlsr_jax.adapter import Adapter, module_names
 from nlsr_jax.formats.mask_files import MaskFile
 from nlsr_jax.formats.record import Digests
-from nlsr_jax.nlsr.identify import NEEDS_STATISTICS, identify
+from nlsr_jax.nlsr.identify import NEEDS_FINETUNED, NEEDS_STATISTICS, identify
 from nlsr_jax.nlsr.similarity import check_masks
 from nlsr_jax.pipeline.adapters import (
     Chunk,
@@ -57,13 +57,14 @@ def obtain_masks(settings: Settings, sources: Sources, key: jax.Array, digests: 
         return Masks(_identify_by_module(settings, sources, key, stages), settings.method, None)
     with stages("amplify"):
         reference = jax.block_until_ready(whole_reference(sources, settings))
-    statistics, gradients, counts = _calibrate(settings, reference, digests, stages)
+    finetuned = sources.target.load() if settings.method in NEEDS_FINETUNED else None
+    statistics, gradients, counts = _calibrate(settings, reference, finetuned, digests, stages)
     with stages("identify"):
-        masks = _identify(settings, reference, key, statistics, gradients)
+        masks = _identify(settings, reference, key, statistics, gradients, finetuned)
     return Masks(masks, settings.method, counts)
 
 
-def _identify(settings, reference, key, statistics=None, gradients=None):
+def _identify(settings, reference, key, statistics=None, gradients=None, finetuned=None):
     masks = identify(
         reference,
         statistics,
@@ -72,12 +73,16 @@ def _identify(settings, reference, key, statistics=None, gradients=None):
         granularity=settings.granularity,
         key=key,
         gradients=gradients,
+        finetuned=finetuned,
     )
     return jax.block_until_ready(masks)
 
 
 def _identify_by_module(settings, sources, key, stages):
     """Scores that need no data: one module name of the reference in memory at a time."""
+    if settings.granularity == "adapter":  # one threshold needs all scores
+        with stages("identify"):
+            return _identify(settings, whole_reference(sources, settings), key)
     shapes = sources.aligned.shapes()
     masks: dict[str, Any] = {}
     with stages("identify"):
@@ -88,10 +93,10 @@ def _identify_by_module(settings, sources, key, stages):
     return masks
 
 
-def _calibrate(settings: Settings, reference: Adapter, digests: Digests, stages: Stages):
+def _calibrate(settings: Settings, reference: Adapter, finetuned: Adapter | None, digests: Digests, stages: Stages):
     """Run the reference model over the calibration data; returns statistics, gradients and counts."""
     from nlsr_jax.data.calibration import batches, load_calibration, load_tokenizer
-    from nlsr_jax.models import collect_gradients, collect_statistics, load_model
+    from nlsr_jax.models import collect_gradients, collect_loss_gradient, collect_statistics, load_model
 
     preference = settings.method == "preference_snip"
     assert settings.base is not None
@@ -116,6 +121,9 @@ def _calibrate(settings: Settings, reference: Adapter, digests: Digests, stages:
         if settings.method in NEEDS_STATISTICS:
             statistics = collect_statistics(model, params, reference, tracked)
             return jax.block_until_ready(statistics), None, data.counts
+        if finetuned is not None:
+            gradients = collect_loss_gradient(model, params, finetuned, tracked)
+            return None, jax.block_until_ready(gradients), data.counts
         objective = "preference_snip" if preference else "snip"
         gradients = collect_gradients(model, params, reference, tracked, objective=objective)
         return None, jax.block_until_ready(gradients), data.counts

@@ -8,7 +8,7 @@ from typing import Any
 from nlsr_jax.data.templates import TEMPLATES
 from nlsr_jax.errors import InputError
 from nlsr_jax.nlsr.amplify import SPACES
-from nlsr_jax.nlsr.identify import METHODS, NEEDS_GRADIENTS, NEEDS_STATISTICS, check_sparsity
+from nlsr_jax.nlsr.identify import METHODS, NEEDS_FINETUNED, NEEDS_GRADIENTS, NEEDS_STATISTICS, check_sparsity
 from nlsr_jax.nlsr.masks import GRANULARITIES
 from nlsr_jax.nlsr.pruning import check_rule
 
@@ -108,6 +108,11 @@ def _check_inputs(settings, realign):
     for name in needed:
         if not getattr(settings, name):
             raise InputError(f"--{name} is missing; give the PEFT directory of the {name} adapter")
+    if not realign and settings.method in NEEDS_FINETUNED:
+        raise InputError(
+            f"--method {settings.method} compares with a fine-tuned adapter, which masks alone do not have; "
+            "give it to experiments.realign"
+        )
     if settings.needs_base:
         for name in ("base", "calibration"):
             if not getattr(settings, name):

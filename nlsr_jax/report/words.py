@@ -38,6 +38,7 @@ METHODS = {
     "preference_snip": "entries whose removal would change the preference for safe over unsafe answers most",
     "random": "entries drawn at random, a control that knows nothing of safety",
     "magnitude": "entries with the largest values, whatever the data",
+    "gain": "entries whose replacement makes the fine-tuned model's safe answers more probable, by its gradient",
 }
 
 INPUTS = {

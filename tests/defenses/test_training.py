@@ -177,31 +177,24 @@ def test_booster_is_the_three_gradients():
 # Vaccine
 
 
-def test_vaccine_of_no_strength_is_plain_training():
-    forward, factors, params = llama()
-    rows = tiny.make_rows("sft")
-    found, _ = gradient(Vaccine(rho=0.0), forward, factors, params, rows)
-    assert_near(found, jax.grad(lambda f: token_mean(forward, f, params, rows))(factors))
-
-
 def test_vaccine_takes_the_gradient_under_the_worst_perturbation():
     forward, factors, params = llama()
     rows = tiny.make_rows("sft")
     mask = rows.response[:, 0, 1:]
 
+    @jax.jit
     def loss(probes, factors):
         values = forward(factors, params, jnp.asarray(rows.tokens[:, 0]), probes=probes)
         return -jnp.sum(jnp.where(mask, values, 0.0)) / mask.sum()
 
     zero = forward.probes(rows.tokens[:, 0])
     assert zero.shape == (2, 8, 14, 32)
-    assert float(loss(zero, factors)) == float(token_mean(forward, factors, params, rows))
-    g = np.asarray(jax.grad(loss)(zero, factors))
+    g = np.asarray(jax.jit(jax.grad(loss))(zero, factors))
     worst = 1.5 * g / np.linalg.norm(g)
     found, metrics = gradient(Vaccine(rho=1.5), forward, factors, params, rows)
     assert float(metrics["loss"]) == pytest.approx(float(loss(worst, factors)), rel=1e-4)
     assert float(metrics["loss"]) > float(loss(zero, factors)) + 0.1
-    assert_near(found, jax.grad(loss, argnums=1)(worst, factors))
+    assert_near(found, jax.jit(jax.grad(loss, argnums=1))(worst, factors))
 
 
 # RepNoise
@@ -232,10 +225,12 @@ def test_layers_speak_through_the_last_norm_and_the_head():
     model, params = tiny.llama()
     lora = expand(tiny.adapter(modules=tiny.FEW), 2)
     tokens = tiny.make_rows("sft").tokens[:, 0]
-    found, feed_forward = layer_log_probabilities(model, params, lora, tokens)
+    layers = jax.jit(lambda lora, tokens: layer_log_probabilities(model, params, lora, tokens))
+    found, feed_forward = layers(lora, tokens)
     assert found.shape == (3, 8, 13)
     assert feed_forward.shape == (2, 8, 14, 32)
-    np.testing.assert_array_equal(found[-1], token_log_probabilities(model, params, lora, tokens))
+    own = jax.jit(lambda lora, tokens: token_log_probabilities(model, params, lora, tokens))(lora, tokens)
+    np.testing.assert_allclose(found[-1], own, rtol=1e-5, atol=1e-5)  # two programs of one formula
     hidden = np.asarray(params["embed"], np.float64)[tokens]
     hidden = hidden / np.sqrt((hidden**2).mean(-1, keepdims=True) + model.config.eps)
     logits = hidden * np.asarray(params["norm"]["scale"]) @ np.asarray(params["lm_head"], np.float64).T
@@ -250,7 +245,7 @@ def test_repnoise_is_the_sum_of_its_terms():
     method = RepNoise(ascent=0.7, noise=0.2, seed=3)
     _, metrics = gradient(method, forward, factors, params, rows)
     harmful = jnp.asarray(rows.tokens[:, 1])
-    found = forward.representations(factors, params, harmful)
+    found = jax.jit(forward.representations)(factors, params, harmful)
     mask = rows.response[:, 1, 1:]
     entropy = [-float(np.where(mask, layer, 0).sum()) / mask.sum() for layer in found.log_probabilities]
     harm = (entropy[-1] + sum(entropy)) / 3 + 1
@@ -261,14 +256,15 @@ def test_repnoise_is_the_sum_of_its_terms():
         noise = jax.random.normal(jax.random.fold_in(key, layer), output.shape)
         parts = [np.where(differs[..., None], part, 0).reshape(8, -1) for part in (output, noise)]
         discrepancy.append(mmd(*parts))
-    safe = float(token_mean(forward, factors, params, rows))
+    safe = float(jax.jit(lambda f: token_mean(forward, f, params, rows))(factors))
     expected = safe + 0.2 * np.mean(discrepancy) - 0.7 * np.log(harm)
     assert float(metrics["loss"]) == pytest.approx(expected, rel=1e-4)
     assert float(metrics["harmful_loss"]) == pytest.approx(entropy[-1], rel=1e-4)
     assert float(metrics["discrepancy"]) == pytest.approx(np.mean(discrepancy), rel=1e-3)
 
 
-@pytest.mark.parametrize("method", [RepNoise(seed=1), Vaccine()])
+@pytest.mark.long
+@pytest.mark.parametrize("method", [RepNoise(seed=1), Booster(), Vaccine()])
 def test_training_lowers_the_loss_on_safe_rows(method):
     forward, factors, params = llama()
     rng = np.random.default_rng(0)

@@ -14,6 +14,7 @@ from tests.adapter_files import flags, save_family
 from tests.e2e.command import contents, error_line, run
 from tests.tiny_base import save_base, save_rows
 
+EIGHT = "--xla_force_host_platform_device_count=8"
 OUTPUTS = ("adapter_config.json", "adapter_model.safetensors", "masks.safetensors", "report.html")
 
 
@@ -36,6 +37,12 @@ def realigned(files):
 def main_job(files):
     adapters = flags(files, "base", "aligned", "finetuned", "weak")
     return [*adapters, "--calibration", files / "rows.jsonl", "--base_probability", "0.3"]
+
+
+def realign_here(files, output, **changes):
+    """Realign without data in this process, which is faster than the command."""
+    adapters = {"aligned": str(files / "aligned"), "finetuned": str(files / "finetuned")}
+    return realign_files(Settings(**{**adapters, "method": "magnitude", **changes}), output)
 
 
 def same_bytes(first, second, names=OUTPUTS):
@@ -116,10 +123,13 @@ def test_checkpoint_holds_masks_and_pruning_key(realigned):
     assert jax.random.key_data(key).tolist() == record["key"]["pruning"]["data"]
 
 
-@pytest.mark.parametrize("method", ["wanda", "snip", "preference_snip"])
-def test_other_methods_run(files, method):
+@pytest.mark.parametrize(
+    ("method", "granularity"),
+    [("wanda", "row"), ("snip", "row"), ("preference_snip", "row"), ("gain", "adapter"), ("magnitude", "adapter")],
+)
+def test_other_methods_run(files, method, granularity):
     adapters = {name: str(files / name) for name in ("base", "aligned", "finetuned", "weak")}
-    settings = Settings(**adapters, calibration=str(files / "rows.jsonl"), method=method, granularity="row")
+    settings = Settings(**adapters, calibration=str(files / "rows.jsonl"), method=method, granularity=granularity)
     record = realign_files(settings, files / method)
     assert record["identification"]["method"] == method
     assert json.loads((files / method / "realignment.json").read_text()) == record
@@ -131,38 +141,32 @@ def test_identify_writes_masks_that_realign_takes(files, realigned):
     assert (files / "masks" / "masks.safetensors").read_bytes() == (realigned / "masks.safetensors").read_bytes()
 
 
+def test_masks_alone_have_nothing_to_gain_from(files, tmp_path):
+    arguments = [*flags(files, "base", "aligned"), "--calibration", files / "rows.jsonl", "--method", "gain"]
+    line = error_line(run("identify", *arguments, "--output", tmp_path / "masks", check=False))
+    assert "--method gain compares with a fine-tuned adapter" in line
+    assert "experiments.realign" in line
+
+
 def test_product_space_raises_the_rank_and_rules_choose(files):
-    run("realign", *flags(files, "aligned", "finetuned"), "--method", "magnitude", "--space", "product",
-        "--rule", "layers", "--layers", "1-1", "--output", files / "product")  # fmt: skip
+    realign_here(files, files / "product", space="product", rule="layers", layers=(1,))
     config = json.loads((files / "product" / "adapter_config.json").read_text())
     assert config["r"] == 8
     record = json.loads((files / "product" / "realignment.json").read_text())
     assert [m["pruned"] for m in record["modules"]] == [True] * 3 + [False] * 3
 
 
-@pytest.fixture(scope="module")
-def real_arguments(shared_data):
+def test_real_checkpoints(shared_data, tmp_path):
+    """Twice, the second time with eight devices."""
     source = shared_data / "adapters" / "llama32-1b-r8"
     arguments = ["--aligned", source / "checkpoint-1000", "--finetuned", source / "checkpoint-1064"]
-    return [*arguments, "--method", "magnitude"]
-
-
-@pytest.fixture(scope="module")
-def real_result(real_arguments, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("real") / "one"
-    run("realign", *real_arguments, "--output", folder)
-    return folder
-
-
-@pytest.mark.parametrize("devices", [1, 8])
-def test_real_checkpoints(shared_data, real_arguments, real_result, tmp_path, devices):
-    source = shared_data / "adapters" / "llama32-1b-r8"
-    env = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-    run("realign", *real_arguments, "--output", tmp_path / "two", env=env)
-    same_bytes(real_result, tmp_path / "two", OUTPUTS[: 4 if devices == 1 else 3])
+    arguments += ["--method", "magnitude"]
+    run("realign", *arguments, "--output", tmp_path / "one")
+    run("realign", *arguments, "--output", tmp_path / "two", env={"XLA_FLAGS": EIGHT})
+    same_bytes(tmp_path / "one", tmp_path / "two", OUTPUTS[:3])
     before = load_file(source / "checkpoint-1064" / "adapter_model.safetensors")
-    after = load_file(real_result / "adapter_model.safetensors")
-    record = json.loads((real_result / "realignment.json").read_text())
+    after = load_file(tmp_path / "one" / "adapter_model.safetensors")
+    record = json.loads((tmp_path / "one" / "realignment.json").read_text())
     assert record["summary"]["modules"] == 32
     for entry in record["modules"]:
         for factor in "AB":
@@ -213,7 +217,8 @@ def test_unrelated_adapters_are_refused_by_module_unless_told_otherwise(files, r
     line = error_line(run("realign", *arguments, "--output", tmp_path / "out", check=False))
     assert "do not descend from the aligned adapter: layer 0 q_proj" in line
     assert not (tmp_path / "out").exists()
-    run("realign", *arguments, "--allow_unrelated", "--output", tmp_path / "out")
+    stranger = {"finetuned": str(tmp_path / "stranger"), "masks": str(realigned) if given else None}
+    realign_here(files, tmp_path / "out", allow_unrelated=True, **stranger)
     record = json.loads((tmp_path / "out" / "realignment.json").read_text())
     assert any("do not descend" in warning for warning in record["warnings"])
 
@@ -272,9 +277,8 @@ def _refusal(files, output, *, as_command):
     if as_command:
         arguments = [*flags(files, "aligned", "finetuned"), "--method", "magnitude", "--output", output]
         return error_line(run("realign", *arguments, check=False))
-    settings = Settings(aligned=str(files / "aligned"), finetuned=str(files / "finetuned"), method="magnitude")
     with pytest.raises(InputError) as caught:
-        realign_files(settings, output)
+        realign_here(files, output)
     return str(caught.value)
 
 

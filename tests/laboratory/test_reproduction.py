@@ -6,38 +6,23 @@ import json
 import numpy as np
 import pytest
 
-from experiments import configs
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.peft import load_adapter
 from nlsr_jax.laboratory import reproduction
-from nlsr_jax.laboratory.config import ExamSettings
 from nlsr_jax.laboratory.reproduction import Plan, reproduce
 from nlsr_jax.laboratory.study import ROW, SWEPT, Case
 from nlsr_jax.models import load_model
-from nlsr_jax.training.settings import LoraSettings
+from tests.laboratory.small_study import small_config
+
+pytestmark = pytest.mark.long
 
 PLAN = Plan(seeds=(1, 2), tasks=("sst2",))
 METHODS = ["unaligned", "aligned", "finetuned", "random", "nlsr", "nlsr_recommended"]
 
 
-def smaller(stage, rows):
-    return dataclasses.replace(stage, rows=rows, training=dataclasses.replace(stage.training, epochs=1))
-
-
 @pytest.fixture(scope="module")
 def config():
-    tiny = configs.get("tiny")
-    return dataclasses.replace(
-        tiny,
-        lora=LoraSettings(tiny.lora.rank, tiny.lora.alpha, ("q_proj", "down_proj")),  # less to compile
-        pretraining=dataclasses.replace(tiny.pretraining, documents=320),
-        sft=smaller(tiny.sft, 32),
-        alignment={name: smaller(stage, 16) for name, stage in tiny.alignment.items()},
-        finetuning=smaller(tiny.finetuning, 40),
-        calibration_rows=20,
-        exam=ExamSettings(forbidden=14, benign=10, rows=9, max_new_tokens=8, task_tokens=8, batch_size=33),
-        published=dataclasses.replace(tiny.published, draws=2),
-    )
+    return small_config()
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +63,6 @@ def test_what_is_written_loads(made):
     assert "| SFT | 32 | 1 | 16 |" in card
 
 
-@pytest.mark.long
 def test_objectives_are_compared_with_the_base(config, made, tmp_path):
     plan = dataclasses.replace(PLAN, seeds=(1,), objectives=True, base=str(made[0] / "base"))
     reproduce(config, plan, tmp_path / "out")
@@ -87,7 +71,6 @@ def test_objectives_are_compared_with_the_base(config, made, tmp_path):
     assert all({"hs", "skill_sst2", "skill_ag_news", "skill_gsm8k"} <= set(row) for row in rows)
 
 
-@pytest.mark.long
 def test_sweeps_vary_one_setting(config, made, tmp_path):
     plan = dataclasses.replace(PLAN, seeds=(1,), sweeps=True)
     text = reproduce(config, dataclasses.replace(plan, base=str(made[0] / "base")), tmp_path / "out")

@@ -139,11 +139,16 @@ def torch_mean_absolute(peer, losses):
         loss().backward()
         for name, weight in peer.named_parameters():
             if "lora_" in name:
-                parts = name.split(".")
-                module = next(p for p in parts if p in MODULES)
-                key = int(parts[parts.index("layers") + 1]), module, "a" if "lora_A" in name else "b"
+                key = _place(name)
                 total[key] = total.get(key, 0) + weight.grad.abs().numpy()
     return {key: value / len(losses) for key, value in total.items()}
+
+
+def _place(name):
+    """Layer, module and factor of a PEFT parameter."""
+    parts = name.split(".")
+    module = next(p for p in parts if p in MODULES)
+    return int(parts[parts.index("layers") + 1]), module, "a" if "lora_A" in name else "b"
 
 
 def sum_log_probability(peer, ids, mask):
@@ -177,6 +182,32 @@ def test_gradients_equal_autograd(setting, objective):
         # Float32 backward through three layers.
         error = np.abs(np.asarray(found[module][factor][layer]) - expected).max()
         assert error < 1e-4 * np.abs(expected).max()
+
+
+def test_the_loss_gradient_equals_autograd(setting):
+    peer, model, params, adapter, ids, mask = setting
+    for name, weight in peer.named_parameters():
+        weight.requires_grad_("lora_" in name)
+    peer.zero_grad()
+    losses = [-sum_log_probability(peer, ids[i], mask[i]) / mask[i, 1:].sum() for i in range(4)]
+    (sum(losses) / 4).backward()
+    parts = [(ids[:3], mask[:3]), (ids[3:5], np.concatenate([mask[3:4], np.zeros_like(mask[:1])]))]
+    found = nlsr_jax.collect_loss_gradient(model, params, adapter, parts)
+    seen = 0
+    for name, weight in peer.named_parameters():
+        if "lora_" in name:
+            layer, module, factor = _place(name)
+            # Float32 backward through three layers.
+            error = np.abs(np.asarray(found[module][factor][layer]) - weight.grad.numpy()).max()
+            assert error < 1e-4 * np.abs(weight.grad.numpy()).max()
+            seen += 1
+    assert seen == 3 * 2 * len(adapter.factors)
+
+
+def test_the_loss_gradient_takes_two_arrays(setting):
+    _, model, params, adapter, ids, mask = setting
+    with pytest.raises(InputError, match="takes batches of 2 arrays, found 4"):
+        nlsr_jax.collect_loss_gradient(model, params, adapter, [(ids, mask, ids, mask)])
 
 
 def test_rows_without_response_do_not_count(setting):

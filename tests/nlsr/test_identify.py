@@ -10,12 +10,14 @@ from nlsr_jax.nlsr import identify as module
 from nlsr_jax.nlsr.identify import METHODS, identify
 from nlsr_jax.nlsr.low_rank import kept_rank
 from nlsr_jax.nlsr.statistics import statistics_from_activations
-from tests.oracles import activations, mask, project, random_adapter
+from tests.oracles import activations, mask, mixed, project, random_adapter, top_mask
 
 REFERENCE = random_adapter(3)
 INPUTS = activations(1, REFERENCE, 500, 0.05)
 STATISTICS = statistics_from_activations(REFERENCE, INPUTS)
 GRADIENTS = jax.tree.map(np.abs, random_adapter(9)).factors
+SIGNED = random_adapter(9).factors
+FINETUNED = mixed(REFERENCE, random_adapter(8), 0.5)
 KEY = jax.random.key(0)
 
 
@@ -33,20 +35,25 @@ def oracle_scores(method, name, layer, sparsity):
             np.abs(b * GRADIENTS[name]["b"][layer]),
         ),
         "magnitude": lambda: (np.abs(a), np.abs(b)),
+        "gain": lambda: tuple(
+            np.maximum(0, -SIGNED[name][f][layer] * (w - np.float64(FINETUNED.factors[name][f][layer])))
+            for f, w in (("a", a), ("b", b))
+        ),
     }[method]()
 
 
 @pytest.mark.parametrize("granularity", ["row", "tensor"])
-@pytest.mark.parametrize("method", ["low_rank", "wanda", "snip", "magnitude"])
+@pytest.mark.parametrize("method", ["low_rank", "wanda", "snip", "magnitude", "gain"])
 def test_masks_agree_with_the_oracle(method, granularity):
-    masks = identify(REFERENCE, STATISTICS, method=method, granularity=granularity, gradients=GRADIENTS)
+    beside = {"gradients": SIGNED, "finetuned": FINETUNED} if method == "gain" else {"gradients": GRADIENTS}
+    masks = identify(REFERENCE, STATISTICS, method=method, granularity=granularity, **beside)
     agree = total = 0
     for name in REFERENCE.factors:
         for layer in range(3):
             expected = oracle_scores(method, name, layer, 0.8)
             for factor, scores in zip("ab", expected, strict=True):
                 found = np.asarray(masks[name][factor][layer])
-                reference = mask(np.float32(scores), 0.8, granularity)
+                reference = mask(np.float32(scores), 0.8, granularity) & (method != "gain" or scores > 0)
                 assert found.sum() == reference.sum()
                 agree += (found == reference).sum()
                 total += found.size
@@ -54,7 +61,7 @@ def test_masks_agree_with_the_oracle(method, granularity):
     assert agree / total > 0.999
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "gain"])
 def test_counts_are_exact_for_every_method(method):
     masks = identify(
         REFERENCE,
@@ -69,6 +76,34 @@ def test_counts_are_exact_for_every_method(method):
         for factor, value in leaf.items():
             expected = round(0.3 * value[0].size)
             assert np.asarray(masks[name][factor]).sum((1, 2)).tolist() == [expected] * 3
+
+
+def test_one_threshold_for_the_whole_adapter():
+    masks = identify(REFERENCE, method="snip", sparsity=0.9, granularity="adapter", gradients=GRADIENTS)
+    scores = [oracle_scores("snip", name, layer, 0.9) for name in sorted(REFERENCE.factors) for layer in range(3)]
+    flat = np.concatenate([score.ravel() for pair in scores for score in pair])
+    kept = np.float32(flat)[top_mask(np.float32(flat), round(0.1 * flat.size))].min()
+    assert sum(int(np.asarray(leaf).sum()) for leaf in jax.tree.leaves(masks)) == round(0.1 * flat.size)
+    for name in REFERENCE.factors:
+        for layer in range(3):
+            for factor, score in zip("ab", oracle_scores("snip", name, layer, 0.9), strict=True):
+                np.testing.assert_array_equal(masks[name][factor][layer], np.float32(score) >= kept)
+    shares = [np.asarray(masks[name][factor]).mean() for name in masks for factor in "ab"]
+    assert max(shares) > 1.2 * min(shares)
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "row", "adapter"])
+def test_entries_without_a_gain_are_never_kept(granularity):
+    beside = {"gradients": SIGNED, "finetuned": FINETUNED}
+    masks = identify(REFERENCE, method="gain", sparsity=0.1, granularity=granularity, **beside)
+    for name, pair in masks.items():
+        for factor, kept in pair.items():
+            change = REFERENCE.factors[name][factor] - FINETUNED.factors[name][factor]
+            gain = -SIGNED[name][factor] * change
+            assert not (np.asarray(kept) & (gain <= 0)).any()
+            np.testing.assert_array_equal(kept, gain > 0)  # fewer than nine tenths have one
+    same = identify(REFERENCE, method="gain", granularity=granularity, gradients=SIGNED, finetuned=REFERENCE)
+    assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(same))
 
 
 def test_random_masks_follow_the_key():
@@ -127,6 +162,8 @@ def test_scaling_the_reference_does_not_change_the_mask():
         ({"granularity": "column"}, "granularity is 'column'"),
         ({"method": "random"}, "give key="),
         ({"method": "snip"}, "needs gradients"),
+        ({"method": "gain", "gradients": SIGNED}, "method 'gain' compares with the fine-tuned adapter"),
+        ({"method": "gain", "gradients": SIGNED, "finetuned": random_adapter(0, rank=4)}, "the ranks differ"),
         ({"method": "wanda", "statistics": None}, "needs statistics"),
         ({"reference": random_adapter(0, rank=4)}, "statistics of q_proj"),
         ({"method": "snip", "gradients": random_adapter(0, rank=4).factors}, "gradients do not have"),
