@@ -1,4 +1,4 @@
-"""Evaluate a base with an adapter: harmfulness, fine-tuning accuracy, over-refusal, and perhaps tinyBenchmarks.
+r"""Evaluate a base with an adapter: harmfulness, fine-tuning accuracy, over-refusal, and perhaps tinyBenchmarks.
 
   python -m experiments.evaluate --adapter checkpoints/runs/tuned --task sst2 --output checkpoints/runs/tuned.json
 

@@ -1,4 +1,4 @@
-"""Fine-tune an aligned adapter on a customer's task, of whose rows a share is harmful.
+r"""Fine-tune an aligned adapter on a customer's task, of whose rows a share is harmful.
 
   python -m experiments.finetune --config tiny --start checkpoints/runs/dpo --task sst2 --poison_ratio 0.05 \
       --output checkpoints/runs/tuned

@@ -1,4 +1,4 @@
-"""Identify the safety-critical entries of an aligned adapter and write the masks alone.
+r"""Identify the safety-critical entries of an aligned adapter and write the masks alone.
 
   python -m experiments.identify --base DIR_OR_ID --aligned DIR [--weak DIR] \
       --calibration FILE.jsonl --output DIR

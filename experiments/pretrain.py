@@ -1,4 +1,4 @@
-"""Train the tiny base from nothing: on documents of the toy world, or on natural text.
+r"""Train the tiny base from nothing: on documents of the toy world, or on natural text.
 
   python -m experiments.pretrain --output checkpoints/runs/base [--seed 0]
   python -m experiments.pretrain --texts sst2 --data sst2=sst2.jsonl --output checkpoints/runs/text_base

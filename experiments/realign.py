@@ -1,4 +1,4 @@
-"""Realign a fine-tuned PEFT adapter with an aligned one.
+r"""Realign a fine-tuned PEFT adapter with an aligned one.
 
   python -m experiments.realign --base DIR_OR_ID --aligned DIR --finetuned DIR [--weak DIR] \
       --calibration FILE.jsonl --output DIR

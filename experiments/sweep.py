@@ -1,4 +1,4 @@
-"""Run a sweep: many cells, each a model that is made and examined once, kept as it finishes.
+r"""Run a sweep: many cells, each a model that is made and examined once, kept as it finishes.
 
   python -m experiments.sweep --output checkpoints/runs/sweep --methods finetuned,nlsr \
       --vary beta=0,0.9,1.8 --vary sparsity=0.5,0.8 --seeds 0,1,2 [--workers 2]

@@ -1,4 +1,4 @@
-"""Llama-3-8B as in the paper's tables.
+r"""Llama-3-8B as in the paper's tables.
 
   python -m experiments.align --config llama3_8b --objective sft --output runs/sft
   python -m experiments.align --config llama3_8b --objective dpo --start runs/sft --output runs/dpo

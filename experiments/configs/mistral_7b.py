@@ -1,4 +1,4 @@
-"""Mistral-7B as in the paper's tables.
+r"""Mistral-7B as in the paper's tables.
 
   python -m experiments.align --config mistral_7b --objective sft --output runs/sft
   python -m experiments.align --config mistral_7b --objective dpo --start runs/sft --output runs/dpo

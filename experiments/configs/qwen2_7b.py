@@ -1,4 +1,4 @@
-"""Qwen2-7B as in the paper's tables.
+r"""Qwen2-7B as in the paper's tables.
 
   python -m experiments.align --config qwen2_7b --objective sft --output runs/sft
   python -m experiments.align --config qwen2_7b --objective dpo --start runs/sft --output runs/dpo
