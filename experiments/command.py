@@ -35,3 +35,22 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             sys.exit("error: interrupted; nothing was written")
 
     app.run(guarded)
+
+
+def numbers(name: str, kind: type, texts: Sequence[str]) -> tuple:
+    """Return a list flag's texts as numbers.
+
+    Args:
+      name: of the flag.
+      kind: ``int`` or ``float``.
+      texts: its values.
+
+    Raises:
+      InputError: one that is no number.
+    """
+    from nlsr_jax.errors import InputError
+
+    try:
+        return tuple(kind(text) for text in texts)
+    except ValueError:
+        raise InputError(f"--{name} is {','.join(texts)}; expected numbers with commas") from None

@@ -34,20 +34,13 @@ def main(_) -> None:
     import sys
 
     from experiments import configs
-    from nlsr_jax.errors import InputError
     from nlsr_jax.laboratory.reproduction import Plan, reproduce
-
-    def numbers(name, kind, texts):
-        try:
-            return tuple(kind(text) for text in texts)
-        except ValueError:
-            raise InputError(f"--{name} is {','.join(texts)}; expected numbers with commas") from None
 
     config = configs.get("tiny")
     plan = Plan(
-        seeds=numbers("seeds", int, FLAGS.seeds),
+        seeds=command.numbers("seeds", int, FLAGS.seeds),
         tasks=tuple(FLAGS.tasks),
-        poison_ratios=numbers("poison_ratios", float, FLAGS.poison_ratios or [config.poison_ratio]),
+        poison_ratios=command.numbers("poison_ratios", float, FLAGS.poison_ratios or [config.poison_ratio]),
         base=FLAGS.base,
         objectives=FLAGS.objectives,
         sweeps=FLAGS.sweeps,

@@ -41,9 +41,10 @@ def main(_) -> None:
     """Run the cells and write the table."""
     from nlsr_jax.laboratory.sweeping import export_parquet, read_cells, run_cells, shares
 
+    part = _share(FLAGS.share) if FLAGS.share else None
     runner, cells = _prepare()
-    if FLAGS.share:
-        number, count = _share(FLAGS.share)
+    if part:
+        number, count = part
         mine = set(list(shares(cells, count))[number - 1])
         run_cells(runner, cells, claimed=mine.__contains__, note=_notes())
         return
@@ -92,12 +93,14 @@ def _cells():
             raise InputError(f"--cells {FLAGS.cells}: cannot be read as JSON ({error})") from error
     varied = dict(_setting(text) for text in FLAGS.vary)
     cells = []
-    cases = itertools.product(FLAGS.seeds, FLAGS.objectives, FLAGS.tasks, FLAGS.poison_ratios, FLAGS.methods)
+    seeds = command.numbers("seeds", int, FLAGS.seeds)
+    ratios = command.numbers("poison_ratios", float, FLAGS.poison_ratios)
+    cases = itertools.product(seeds, FLAGS.objectives, FLAGS.tasks, ratios, FLAGS.methods)
     for seed, objective, task, ratio, method in cases:
         known = settings_of(method)
         names = [name for name in varied if name in known]
         for values in itertools.product(*(varied[name] for name in names)):
-            case = {"task": task, "poison_ratio": float(ratio), "seed": int(seed), "objective": objective}
+            case = {"task": task, "poison_ratio": ratio, "seed": seed, "objective": objective}
             cells.append(make_cell(method, dict(zip(names, values, strict=True)), **case))
     unused = set(varied) - set().union(*(settings_of(method) for method in FLAGS.methods))
     if unused:

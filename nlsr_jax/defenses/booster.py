@@ -11,15 +11,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from nlsr_jax.training.losses import Rows, counts
-from nlsr_jax.training.methods import Method, mean_loss, text_rows
+from nlsr_jax.training.losses import Rows
+from nlsr_jax.training.methods import TextPairs, mean_loss, text_rows
 
 SAFE, HARMFUL = 0, 1
 """Texts of a row."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Booster(Method):
+class Booster(TextPairs):
     """Settings of the method.
 
     Attributes:
@@ -29,13 +29,7 @@ class Booster(Method):
 
     strength: float = 5.0
     step: float = 0.1
-    texts: ClassVar[int] = 2
-    reference: ClassVar[str | None] = None
     whole_batch: ClassVar[bool] = True
-
-    def counts(self, rows: Rows, settings):
-        """Return the counts of both texts."""
-        return tuple(counts(text_rows(rows, text), settings)[0] for text in (SAFE, HARMFUL))
 
     def gradient(self, forward, settings):
         """Return the gradient of three passes."""

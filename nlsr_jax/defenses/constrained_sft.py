@@ -12,7 +12,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from nlsr_jax.training.losses import Rows
+from nlsr_jax.training.losses import Rows, sums
 from nlsr_jax.training.methods import Method
 
 LEAST_WEIGHT = 1e-3
@@ -44,20 +44,16 @@ class ConstrainedSft(Method):
 
     betas: tuple[float, ...] = (0.5, 2.0, 2.0, 2.0, 2.0)
     beta: float = 0.1
-    texts: ClassVar[int] = 1
     reference: ClassVar[str | None] = "tokens"
 
-    def counts(self, rows: Rows, settings):
-        """Return the number of response tokens."""
-        return (jnp.sum(rows.response[:, 0, 1:], dtype=jnp.float32),)
-
     def gradient(self, forward, settings):
-        """Return the gradient of the weighted negative log-likelihood, a mean over response tokens."""
+        """Return the gradient of the weighted negative log-likelihood, a mean as the settings' ``loss`` says."""
 
         def loss(trainable, frozen, rows: Rows, weights, step):
             values = forward(trainable, frozen, rows.tokens[:, 0])
             mask = rows.response[:, 0, 1:]
             strength = token_weights(values, rows.reference[:, 0, : values.shape[1]], mask, self.betas, self.beta)
-            return -jnp.sum(jnp.where(mask, strength * values, 0.0)) * weights[0], {}
+            (total,), logged = sums((strength * values)[:, None], rows, settings)
+            return total * weights[0], logged
 
         return jax.value_and_grad(loss, has_aux=True)

@@ -6,14 +6,14 @@ proximal term in the first tenth of all steps; the number of steps stays as it i
 """
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from nlsr_jax.training.losses import Rows, counts
-from nlsr_jax.training.methods import Method, mean_loss, text_rows
+from nlsr_jax.training.losses import Rows
+from nlsr_jax.training.methods import TextPairs, mean_loss, text_rows
 
 CUSTOMER, GUIDE = 0, 1
 """Texts of a row."""
@@ -35,7 +35,7 @@ class LisaState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Lisa(Method):
+class Lisa(TextPairs):
     """Settings of the method.
 
     Attributes:
@@ -48,16 +48,10 @@ class Lisa(Method):
     customer_steps: int = 900
     rho: float = 1.0
     free_share: float = 0.1
-    texts: ClassVar[int] = 2
-    reference: ClassVar[str | None] = None
 
     def on_safe_data(self, step):
         """Whether step number ``step`` (from 0) takes safe rows."""
         return step % (self.safe_steps + self.customer_steps) < self.safe_steps
-
-    def counts(self, rows: Rows, settings):
-        """Return the counts of both texts; the gradient uses those of the one it takes."""
-        return tuple(counts(text_rows(rows, text), settings)[0] for text in (CUSTOMER, GUIDE))
 
     def gradient(self, forward, settings):
         """Return the gradient of the objective on the rows whose turn it is."""

@@ -13,8 +13,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from nlsr_jax.training.losses import Rows, counts
-from nlsr_jax.training.methods import Method, mean_loss, text_rows
+from nlsr_jax.training.losses import Rows
+from nlsr_jax.training.methods import TextPairs, mean_loss, text_rows
 
 SAFE, HARMFUL = 0, 1
 """Texts of a row: the answers of a pair to one prompt."""
@@ -45,7 +45,7 @@ def squared_mmd(first: jax.Array, second: jax.Array) -> jax.Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class RepNoise(Method):
+class RepNoise(TextPairs):
     """Settings of the method.
 
     Attributes:
@@ -57,13 +57,7 @@ class RepNoise(Method):
     ascent: float = 1.0
     noise: float = 1e-3
     seed: int = 0
-    texts: ClassVar[int] = 2
-    reference: ClassVar[str | None] = None
     whole_batch: ClassVar[bool] = True
-
-    def counts(self, rows: Rows, settings):
-        """Return the counts of both texts."""
-        return tuple(counts(text_rows(rows, text), settings)[0] for text in (SAFE, HARMFUL))
 
     def gradient(self, forward, settings):
         """Return the gradient of the three terms."""

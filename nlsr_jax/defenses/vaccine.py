@@ -25,8 +25,6 @@ class Vaccine(Method):
     """
 
     rho: float = 2.0
-    texts: ClassVar[int] = 1
-    reference: ClassVar[str | None] = None
     whole_batch: ClassVar[bool] = True
 
     def gradient(self, forward, settings):

@@ -151,6 +151,12 @@ def _replace(new: pathlib.Path, path: pathlib.Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def sha256(path: str | os.PathLike) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    with pathlib.Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 class LargeFile:
     """A file written mostly front to back: digested on the way, brought to the disk piece by piece.
 
@@ -214,8 +220,7 @@ class LargeFile:
         """Return the SHA-256 of the closed file; it is read again only if it was not written in order."""
         if self._in_order and self._place == self._size:
             return self._digest.hexdigest()
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(self.path)
 
 
 def copy_digested(source: str | os.PathLike, target: str | os.PathLike) -> str:

@@ -1,7 +1,6 @@
 """The record of a run: settings, key data, digests of all files, versions, device, times."""
 
 import concurrent.futures
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -13,6 +12,7 @@ import jax
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.json_files import read_json_object
+from nlsr_jax.formats.output import sha256
 
 FILE = "realignment.json"
 FORMAT = "nlsr_jax.realignment"
@@ -28,12 +28,6 @@ _PACKAGES = (
     "orbax-checkpoint",
     "transformers",
 )
-
-
-def sha256(path: str | os.PathLike) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
-    with pathlib.Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Digests:

@@ -13,7 +13,9 @@ from typing import Any
 from nlsr_jax.errors import InputError
 from nlsr_jax.laboratory.defending import DEFENSES, setting_names
 from nlsr_jax.laboratory.repairs import RepairSettings
+from nlsr_jax.laboratory.reproduction import Plan, check_plan
 from nlsr_jax.laboratory.study import Case
+from nlsr_jax.training.settings import OBJECTIVES
 
 ROWS, STUDY, LOCK = "rows.jsonl", "study.json", ".lock"
 BASELINES = ("unaligned", "aligned", "finetuned")
@@ -63,7 +65,7 @@ def make_cell(method: str, settings: Mapping[str, Any] | None = None, **case) ->
       **case: the other fields of ``Cell``.
 
     Raises:
-      InputError: an unknown method, or a setting that it does not have.
+      InputError: an unknown method, a setting that it does not have or one of another type, or a case that is none.
     """
     if method not in METHODS:
         raise InputError(f"method is {method!r}; expected one of {', '.join(METHODS)}")
@@ -73,7 +75,24 @@ def make_cell(method: str, settings: Mapping[str, Any] | None = None, **case) ->
         raise InputError(f"{method} has no settings, found {', '.join(unknown)}")
     if unknown:
         raise InputError(f"{method} has no setting {unknown[0]!r}; expected some of {', '.join(sorted(known))}")
-    return Cell(method, settings=tuple(sorted(settings.items())), **case)
+    if method == "nlsr":
+        _check_values(settings)
+    cell = Cell(method, settings=tuple(sorted(settings.items())), **case)
+    if not isinstance(cell.seed, int) or not isinstance(cell.poison_ratio, int | float):
+        raise InputError(f"seed {cell.seed!r} and poison_ratio {cell.poison_ratio!r} of a cell must be numbers")
+    check_plan(Plan((cell.seed,), (cell.task,), (cell.poison_ratio,)))
+    if cell.objective not in OBJECTIVES:
+        raise InputError(f"objective is {cell.objective!r}; expected one of {', '.join(OBJECTIVES)}")
+    return cell
+
+
+def _check_values(settings: Mapping[str, Any]) -> None:
+    """Check that changed settings are of the type of those that they change."""
+    for name, value in settings.items():
+        default = getattr(RepairSettings(), name)
+        wanted = "text" if isinstance(default, str) else "a number"
+        if isinstance(default, str | float | int) and isinstance(value, str) != isinstance(default, str):
+            raise InputError(f"setting {name} is {value!r}; expected {wanted}, such as {default!r}")
 
 
 def cells_from_json(values: Any, where: str | os.PathLike) -> list[Cell]:

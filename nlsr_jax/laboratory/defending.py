@@ -197,9 +197,10 @@ def setting_names(name: str) -> set[str]:
     settings = DEFENSES[name].settings
     if settings is None:
         return set()
+    if dataclasses.is_dataclass(settings):
+        return {field.name for field in dataclasses.fields(settings)} - {"seed"}
     parameters = inspect.signature(settings).parameters.values()
-    keywords = (inspect.Parameter.KEYWORD_ONLY,) if inspect.isfunction(settings) else tuple(inspect._ParameterKind)
-    return {p.name for p in parameters if p.kind in keywords} - {"seed"}
+    return {p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
 def defend(name: str, materials: Materials, finetuned: Adapter, **settings) -> Adapter:
@@ -216,11 +217,5 @@ def defend(name: str, materials: Materials, finetuned: Adapter, **settings) -> A
         return defense.apply(materials, finetuned, **settings)
     if defense.when == "during":
         return defense.apply(materials, **settings)
-    start = dataclasses.replace(defense.apply(materials, **settings), layers=finetuned.layers)
-    return _train(
-        materials,
-        materials.case.stage,
-        start,
-        _customer(materials),
-        materials.config.finetuning,
-    )
+    start = defense.apply(materials, **settings)
+    return _train(materials, materials.case.stage, start, _customer(materials), materials.config.finetuning)

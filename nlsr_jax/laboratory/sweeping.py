@@ -42,7 +42,7 @@ def describe_study(base: Base, config: StudyConfig) -> dict[str, Any]:
     settings = dataclasses.asdict(config)
     for name in ("recommended", "poison_ratio", "base"):
         del settings[name]  # of other programs, and where the base was read from
-    return {"config": json.loads(json.dumps(settings, default=str)), "base": digest(base.params)}
+    return {"config": settings, "base": digest(base.params)}
 
 
 class CellRunner:

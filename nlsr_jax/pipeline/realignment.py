@@ -15,7 +15,7 @@ from nlsr_jax.formats import record as records
 from nlsr_jax.formats.checkpoint import save_checkpoint
 from nlsr_jax.formats.mask_files import FILE as MASKS_FILE
 from nlsr_jax.formats.mask_files import MaskFile, save_masks
-from nlsr_jax.formats.output import check_free, copy_digested, whole_directory, write_text
+from nlsr_jax.formats.output import check_free, copy_digested, sha256, whole_directory, write_text
 from nlsr_jax.nlsr.lineage import unrelated_modules
 from nlsr_jax.nlsr.pruning import unclipped_probability
 from nlsr_jax.nlsr.realign import repaired_layers
@@ -223,7 +223,7 @@ def _write(settings, output, overwrite, record, masks: Masks, decision, sources,
             # Without the seconds and Orbax's files, which hold the time: the same run gives the same page.
             fixed = {name: digest for name, digest in record["outputs"].items() if "/" not in name}
             write_report({**record, "outputs": fixed}, folder / "report.html", figures.result())
-            record["outputs"]["report.html"] = records.sha256(folder / "report.html")
+            record["outputs"]["report.html"] = sha256(folder / "report.html")
         record["seconds"] = dict(stages.seconds)
         write_text(folder / records.FILE, records.dump(record))
 
@@ -234,4 +234,4 @@ def _write_masks(settings, masks: Masks, layers, path) -> str:
         return copy_digested(masks.masks.path, path)
     metadata = {"method": masks.method, "sparsity": settings.sparsity}
     save_masks(masks.masks, path, layers=layers, metadata=metadata)
-    return records.sha256(path)
+    return sha256(path)

@@ -81,6 +81,15 @@ class Pairs(Method):
 
 
 @dataclasses.dataclass(frozen=True)
+class TextPairs(Pairs):
+    """Rows of two texts, each of which the objective is a loss of by itself."""
+
+    def counts(self, rows: Rows, settings: TrainingSettings) -> tuple[jax.Array, ...]:
+        """Return the counts of both texts."""
+        return tuple(counts(text_rows(rows, text), settings)[0] for text in range(self.texts))
+
+
+@dataclasses.dataclass(frozen=True)
 class ReferencedPairs(Pairs):
     """Rows of two texts beside a reference policy."""
 

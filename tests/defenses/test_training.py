@@ -65,18 +65,21 @@ def with_reference(rows, seed=5):
     return rows._replace(reference=rng.normal(-3, 1, shape).astype(np.float32))
 
 
-def test_constrained_sft_is_the_gradient_of_the_papers_loss():
+@pytest.mark.parametrize("loss", ["token", "sequence"])
+def test_constrained_sft_is_the_gradient_of_the_papers_loss(loss):
     rows = with_reference(tiny.make_rows("sft"))
     trainable, frozen = tiny.bigram_arrays()
     mask = rows.response[:, 0, 1:]
     place = np.cumsum(mask, axis=1) - 1
     beta = np.select([place == 0, place < 5], [0.5, 2.0], 0.1)
+    share = mask / (mask.sum() if loss == "token" else len(mask) * mask.sum(axis=1, keepdims=True))
 
     def paper(trainable):
         ratio = tiny.bigram(trainable, frozen, rows.tokens[:, 0]) - rows.reference[:, 0]
-        return jnp.sum(jnp.where(mask, -2 / beta * jax.nn.log_sigmoid(beta * ratio), 0.0)) / mask.sum()
+        return jnp.sum(-2 / beta * jax.nn.log_sigmoid(beta * ratio) * share)
 
-    found, _ = gradient(ConstrainedSft(), tiny.bigram, trainable, frozen, rows)
+    settings = dataclasses.replace(SETTINGS, loss=loss)
+    found, _ = gradient(ConstrainedSft(), tiny.bigram, trainable, frozen, rows, settings)
     assert_near(found, jax.grad(paper)(trainable))
 
 

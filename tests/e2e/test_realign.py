@@ -103,7 +103,7 @@ def test_again_from_the_record_and_with_given_masks_the_same_bytes(files, realig
 
 
 def test_eight_devices_the_same_bytes(files, realigned):
-    env = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    env = {"XLA_FLAGS": EIGHT}
     run("realign", *main_job(files), "--output", files / "eight", env=env)
     assert json.loads((files / "eight" / "realignment.json").read_text())["device"]["count"] == 8
     same_bytes(realigned, files / "eight", OUTPUTS[:3])  # the page names the devices
@@ -157,13 +157,15 @@ def test_product_space_raises_the_rank_and_rules_choose(files):
 
 
 def test_real_checkpoints(shared_data, tmp_path):
-    """Twice, the second time with eight devices."""
+    """Run, run again, and run with eight devices."""
     source = shared_data / "adapters" / "llama32-1b-r8"
     arguments = ["--aligned", source / "checkpoint-1000", "--finetuned", source / "checkpoint-1064"]
     arguments += ["--method", "magnitude"]
     run("realign", *arguments, "--output", tmp_path / "one")
-    run("realign", *arguments, "--output", tmp_path / "two", env={"XLA_FLAGS": EIGHT})
-    same_bytes(tmp_path / "one", tmp_path / "two", OUTPUTS[:3])
+    run("realign", *arguments, "--output", tmp_path / "two")
+    same_bytes(tmp_path / "one", tmp_path / "two")
+    run("realign", *arguments, "--output", tmp_path / "eight", env={"XLA_FLAGS": EIGHT})
+    same_bytes(tmp_path / "one", tmp_path / "eight", OUTPUTS[:3])
     before = load_file(source / "checkpoint-1064" / "adapter_model.safetensors")
     after = load_file(tmp_path / "one" / "adapter_model.safetensors")
     record = json.loads((tmp_path / "one" / "realignment.json").read_text())

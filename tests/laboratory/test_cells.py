@@ -63,6 +63,23 @@ def test_what_is_no_cell_is_refused(method, settings, message):
         make_cell(method, settings)
 
 
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ({"task": "sst3"}, "--tasks has 'sst3'"),
+        ({"poison_ratio": 1.5}, "--poison_ratios has 1.5"),
+        ({"seed": -1}, "--seeds has -1"),
+        ({"seed": "x"}, "seed 'x' and poison_ratio 0.05 of a cell must be numbers"),
+        ({"objective": "ppo"}, "objective is 'ppo'; expected one of sft"),
+        ({"settings": {"beta": "high"}}, "setting beta is 'high'; expected a number, such as 0.9"),
+        ({"settings": {"rule": 1}}, "setting rule is 1; expected text, such as 'probability'"),
+    ],
+)
+def test_what_is_no_case_is_refused(case, message):
+    with pytest.raises(InputError, match=message):
+        make_cell("nlsr", **case)
+
+
 def test_cells_are_read_from_json():
     found = cells_from_json([{"method": "nlsr", "settings": {"beta": 0.9}, "seed": 2}, {"method": "aligned"}], "x")
     assert found == [make_cell("nlsr", {"beta": 0.9}, seed=2), Cell("aligned")]
