@@ -13,10 +13,12 @@ from nlsr_jax.defenses.constrained_sft import ConstrainedSft
 from nlsr_jax.defenses.lisa import Lisa
 from nlsr_jax.defenses.lox import lox
 from nlsr_jax.defenses.lssf import lssf
+from nlsr_jax.defenses.mscp import mscp
 from nlsr_jax.defenses.repnoise import RepNoise
 from nlsr_jax.defenses.resta import resta
 from nlsr_jax.defenses.safelora import safelora
 from nlsr_jax.defenses.safemerge import safemerge
+from nlsr_jax.defenses.splora import splora
 from nlsr_jax.defenses.vaccine import Vaccine
 from nlsr_jax.defenses.vlguard import mix_guides
 from nlsr_jax.laboratory.config import Stage, StudyConfig
@@ -174,6 +176,18 @@ def _lssf(materials: Materials, finetuned: Adapter, **settings) -> Adapter:
     return lssf(finetuned, aligned, _statistics(materials, aligned, rows, False), **settings).adapter
 
 
+def _splora(materials: Materials, finetuned: Adapter, **settings) -> Adapter:
+    return splora(finetuned, materials.alignment.aligned, **settings).adapter
+
+
+def _mscp(materials: Materials, finetuned: Adapter, **settings) -> Adapter:
+    count, world = materials.config.calibration_rows, materials.world
+    harmful = world.harmful_rows(materials.key("harmful"), count)
+    benign = world.customer_rows(materials.key("benign"), materials.case.task, count, 0.0)
+    activity = (_statistics(materials, finetuned, rows, True) for rows in (harmful, benign))
+    return mscp(finetuned, materials.alignment.aligned, *activity, **settings)
+
+
 DEFENSES = {
     "nonaligned": Defense("before", None, _nonaligned),
     "vaccine": Defense("before", Vaccine, _vaccine),
@@ -186,7 +200,9 @@ DEFENSES = {
     "safelora": Defense("after", safelora, _safelora),
     "safemerge": Defense("after", safemerge, _safemerge),
     "resta": Defense("after", resta, _resta),
+    "splora": Defense("after", splora, _splora),
     "lssf": Defense("after", lssf, _lssf),
+    "mscp": Defense("after", mscp, _mscp),
     "antidote": Defense("after", antidote, _antidote),
 }
 """The defenses by the name of their row."""

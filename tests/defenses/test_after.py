@@ -11,9 +11,11 @@ from nlsr_jax.adapter import delta
 from nlsr_jax.defenses.antidote import antidote
 from nlsr_jax.defenses.lox import lox
 from nlsr_jax.defenses.lssf import entropy_rank, lssf
+from nlsr_jax.defenses.mscp import mscp
 from nlsr_jax.defenses.resta import resta
 from nlsr_jax.defenses.safelora import safelora
 from nlsr_jax.defenses.safemerge import safemerge
+from nlsr_jax.defenses.splora import ediem, splora
 from nlsr_jax.errors import InputError
 from nlsr_jax.nlsr.statistics import Statistics, cholesky_root
 from tests.oracles import activations, mixed, random_adapter
@@ -225,3 +227,63 @@ def test_scaling_and_layers_are_kept():
     ):
         assert found.layers == tuned.layers
         assert found.scaling == tuned.scaling
+
+
+def test_splora_drops_the_modules_that_are_farthest_for_their_name():
+    found = splora(FINETUNED, ALIGNED, number=4)
+    expected = {}
+    for module, v in updates(ALIGNED).items():
+        w = updates(FINETUNED)[module]
+        d = np.linalg.norm(fast_projection(v) @ w - w, axis=(1, 2))
+        expected[module] = (d - d.mean()) / (np.quantile(d, 0.75) - np.quantile(d, 0.25))
+        np.testing.assert_allclose(-found.cosine[module], expected[module], rtol=1e-3, atol=1e-3)
+    scores = np.concatenate(list(expected.values()))
+    changed = np.concatenate([np.asarray(found.changed[m]) for m in expected])
+    assert set(np.flatnonzero(changed)) == set(np.argsort(-scores)[:4])
+    for module, leaf in found.adapter.factors.items():
+        flags = np.asarray(found.changed[module])
+        assert not np.asarray(leaf["b"])[flags].any()
+        np.testing.assert_array_equal(leaf["b"][~flags], FINETUNED.factors[module]["b"][~flags])
+        np.testing.assert_array_equal(leaf["a"], FINETUNED.factors[module]["a"])
+
+
+def test_ediem_of_equal_distances_is_zero():
+    np.testing.assert_array_equal(ediem({"q_proj": jnp.full(5, 3.0)})["q_proj"], 0)
+
+
+def test_splora_refuses_a_negative_number():
+    with pytest.raises(InputError, match="number is -1"):
+        splora(FINETUNED, ALIGNED, number=-1)
+
+
+def test_mscp_projects_the_rows_that_only_harmful_requests_use():
+    harmful, benign = activations(5, FINETUNED, 60, decay=0.4), activations(6, FINETUNED, 60, decay=0.4)
+    data = statistics_of(harmful, FINETUNED), statistics_of(benign, FINETUNED)
+    shares = {"harmful_share": 0.5, "benign_share": 0.25}
+    found = mscp(FINETUNED, ALIGNED, *data, **shares, width=0.4, coefficient=0.75)
+    touched = 0
+    for module, leaf in found.factors.items():
+        before = {f: np.asarray(x, np.float64) for f, x in FINETUNED.factors[module].items()}
+        v = updates(ALIGNED)[module]
+        for layer in range(3):
+            d = before["b"].shape[1]
+            change = before["b"][layer] @ before["a"][layer]
+            active = [np.square(x[module][layer].astype(np.float64) @ change.T).sum(0) for x in (harmful, benign)]
+            rows = set(np.argsort(-active[0])[: d // 2]) - set(np.argsort(-active[1])[: d // 4])
+            rows = sorted(rows) if layer < 2 else []  # 1/6 and 1/2 are within 0.2 of 1/3, 5/6 is not
+            safe = v[layer] @ v[layer].T / d
+            expected = change.copy()
+            expected[rows] = 0.25 * change[rows] + 0.75 * (safe @ change)[rows]
+            result = np.asarray(leaf["b"][layer], np.float64) @ np.asarray(leaf["a"][layer], np.float64)
+            np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-2)  # entries of some thousands
+            others = [i for i in range(d) if i not in rows]
+            np.testing.assert_array_equal(leaf["b"][layer][np.array(others)], before["b"][layer][others])
+            touched += len(rows)
+    assert touched
+
+
+@pytest.mark.parametrize("name", ["harmful_share", "benign_share", "width", "coefficient"])
+def test_mscp_settings_are_checked(name):
+    data = statistics_of(activations(5, FINETUNED, 20), FINETUNED)
+    with pytest.raises(InputError, match=f"{name} is 1.5"):
+        mscp(FINETUNED, ALIGNED, data, data, **{name: 1.5})
