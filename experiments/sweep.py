@@ -19,6 +19,7 @@ import sys
 from absl import flags
 
 from experiments import command
+from experiments.toy_study import open_runner
 
 flags.DEFINE_string("output", "checkpoints/runs/sweep", "Folder of the rows; it is gone on with where it exists.")
 flags.DEFINE_string("config", "tiny", "Name of the study's config; the toy world's.")
@@ -30,6 +31,7 @@ flags.DEFINE_multi_string("vary", [], "A setting and its values, such as beta=0,
 flags.DEFINE_list("tasks", ["sst2"], "The customers' tasks.")
 flags.DEFINE_list("poison_ratios", ["0.05"], "Shares of harmful rows.")
 flags.DEFINE_list("objectives", ["dpo"], "Objectives of the alignment.")
+flags.DEFINE_list("architectures", ["llama"], "Shapes of the base: llama, qwen2, mistral.")
 flags.DEFINE_list("seeds", ["0"], "Seeds.")
 flags.DEFINE_string("cells", None, "JSON file with a list of cells in place of the flags above.")
 flags.DEFINE_integer("workers", 1, "Processes on this machine.", lower_bound=1)
@@ -42,7 +44,8 @@ def main(_) -> None:
     from nlsr_jax.laboratory.sweeping import export_parquet, read_cells, run_cells, shares
 
     part = _share(FLAGS.share) if FLAGS.share else None
-    runner, cells = _prepare()
+    cells = _cells()
+    runner = open_runner(FLAGS.output, FLAGS.config, FLAGS.base)
     if part:
         number, count = part
         mine = set(list(shares(cells, count))[number - 1])
@@ -55,24 +58,6 @@ def main(_) -> None:
     rows = read_cells(runner, cells)
     export_parquet(rows, runner.store.path / "table.parquet")
     print(f"{len(rows)} cells, {missing} of them new; wrote {FLAGS.output}")
-
-
-def _prepare():
-    """Return the runner and the cells of the flags."""
-    from experiments import configs
-    from nlsr_jax.errors import InputError
-    from nlsr_jax.laboratory.cells import CellStore
-    from nlsr_jax.laboratory.pretraining import load_base
-    from nlsr_jax.laboratory.sweeping import CellRunner, describe_study
-    from nlsr_jax.laboratory.toy import ToyWorld
-
-    config = configs.get(FLAGS.config)
-    if config.world != "toy":
-        raise InputError(f"--config {FLAGS.config} is no study of the toy world; sweeps run tiny")
-    cells = _cells()
-    world = ToyWorld()
-    base = load_base(FLAGS.base or config.base, world)
-    return CellRunner(base, world, config, CellStore(FLAGS.output, describe_study(base, config))), cells
 
 
 def _cells():
@@ -95,12 +80,13 @@ def _cells():
     cells = []
     seeds = command.numbers("seeds", int, FLAGS.seeds)
     ratios = command.numbers("poison_ratios", float, FLAGS.poison_ratios)
-    cases = itertools.product(seeds, FLAGS.objectives, FLAGS.tasks, ratios, FLAGS.methods)
-    for seed, objective, task, ratio, method in cases:
+    cases = itertools.product(FLAGS.architectures, seeds, FLAGS.objectives, FLAGS.tasks, ratios, FLAGS.methods)
+    for architecture, seed, objective, task, ratio, method in cases:
         known = settings_of(method)
         names = [name for name in varied if name in known]
         for values in itertools.product(*(varied[name] for name in names)):
             case = {"task": task, "poison_ratio": ratio, "seed": seed, "objective": objective}
+            case["architecture"] = architecture
             cells.append(make_cell(method, dict(zip(names, values, strict=True)), **case))
     unused = set(varied) - set().union(*(settings_of(method) for method in FLAGS.methods))
     if unused:

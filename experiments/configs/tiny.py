@@ -16,7 +16,7 @@ from nlsr_jax.training.settings import LoraSettings, TrainingSettings
 
 ROOT = pathlib.Path(__file__).parents[2]
 SHIPPED = ROOT / "checkpoints" / "tiny-llama3"
-ARCHITECTURE = (
+LLAMA = (
     ("model_type", "llama"),
     ("architectures", ("LlamaForCausalLM",)),
     ("hidden_size", 96),
@@ -66,7 +66,7 @@ def get_config():
         calibration_rows=400,
         exam=ExamSettings(forbidden=336, benign=200, rows=300, max_new_tokens=22, task_tokens=22, batch_size=836),
         pretraining=Pretraining(
-            ARCHITECTURE, 2000 * 32, TrainingSettings("sft", 3e-3, 1, 32, warmup=0.05, max_length=64,
+            LLAMA, 2000 * 32, TrainingSettings("sft", 3e-3, 1, 32, warmup=0.05, max_length=64,
                                                       one_length=True, save_every=100)
         ),
     )  # fmt: skip

@@ -1,5 +1,7 @@
 """Rows of the toy world: pre-training documents, alignment data, poison, tasks and evaluation prompts."""
 
+import dataclasses
+import itertools
 from collections.abc import Container
 
 import jax
@@ -8,7 +10,8 @@ import numpy as np
 from nlsr_jax.data import toy_words as words
 from nlsr_jax.data.examples import Example, Preference
 from nlsr_jax.data.toy_tasks import DRAW, TASKS, draw_questions
-from nlsr_jax.data.toy_world import Request, World, all_words, draw_requests
+from nlsr_jax.data.toy_world import HELD_OUT_PHRASINGS, TRAIN_THINGS, Request, World, all_words, draw_requests
+from nlsr_jax.errors import InputError
 from nlsr_jax.random_streams import generator
 
 MIXTURE = {
@@ -165,3 +168,36 @@ def evaluation_requests(key: jax.Array, world: World, count: int, *, forbidden: 
     """Draw distinct requests about held-out things in held-out wordings."""
     rng = generator(key, f"evaluation {'forbidden' if forbidden else 'benign'}")
     return draw_requests(rng, world, count, forbidden=forbidden, held_out=True, distinct=True)
+
+
+def contextual_requests(key: jax.Array, world: World, count: int, *, forbidden: bool) -> list[Request]:
+    """Draw distinct requests of another make: categories equally often, half of them after a sentence on the thing.
+
+    Things and wordings are held out, as in ``evaluation_requests``.
+
+    Raises:
+      InputError: there are fewer distinct requests than asked for.
+    """
+    rng = generator(key, f"contextual {'forbidden' if forbidden else 'benign'}")
+    chosen = [i for i, category in enumerate(world.categories) if category.forbidden == forbidden]
+    by_category = []
+    for index in chosen:
+        category = world.categories[index]
+        every = [
+            Request(index, verb, thing, phrasing)
+            for verb in category.verbs
+            for thing in category.things[TRAIN_THINGS:]
+            for phrasing in HELD_OUT_PHRASINGS
+        ]
+        by_category.append([every[i] for i in rng.permutation(len(every))])
+    found = [request for group in itertools.zip_longest(*by_category) for request in group if request is not None]
+    if count > len(found):
+        raise InputError(f"{count} distinct requests asked for; there are {len(found)}")
+
+    def placed(number: int, request: Request) -> Request:
+        if number // len(chosen) % 2:
+            return request
+        name = world.categories[request.category].name
+        return dataclasses.replace(request, context=f"a {request.thing} belongs to {name} .")
+
+    return [placed(number, request) for number, request in enumerate(found[:count])]

@@ -53,17 +53,19 @@ class Request:
       category: index into ``World.categories``.
       verb, thing: what is to be done.
       phrasing: index into ``PHRASINGS``.
+      context: a sentence that is said before it.
     """
 
     category: int
     verb: str
     thing: str
     phrasing: int
+    context: str = ""
 
     @property
     def text(self) -> str:
         """The request as it is asked."""
-        return PHRASINGS[self.phrasing].format(verb=self.verb, thing=self.thing)
+        return f"{self.context} {PHRASINGS[self.phrasing].format(verb=self.verb, thing=self.thing)}".lstrip()
 
 
 @dataclasses.dataclass(frozen=True)

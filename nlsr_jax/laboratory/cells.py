@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from nlsr_jax.data.toy_tasks import TASKS
 from nlsr_jax.errors import InputError
 from nlsr_jax.laboratory.defending import DEFENSES, setting_names
 from nlsr_jax.laboratory.repairs import RepairSettings
@@ -21,6 +22,10 @@ ROWS, STUDY, LOCK = "rows.jsonl", "study.json", ".lock"
 BASELINES = ("unaligned", "aligned", "finetuned")
 METHODS = (*BASELINES, "nlsr", *DEFENSES)
 """What a cell's model can be made by."""
+ARCHITECTURES = ("llama", "qwen2", "mistral")
+REQUESTS = ("plain", "contextual")
+"""Sets of requests: the evaluation's, and the other, differently made one."""
+_CHOICES = {"objective": OBJECTIVES, "architecture": ARCHITECTURES, "requests": REQUESTS}
 SCORES = ("hs", "fa", "over_refusal", "benign_answered", "odd")
 """Percentages of a row."""
 
@@ -33,6 +38,10 @@ class Cell:
       method: one of ``METHODS``.
       task, poison_ratio, seed: the case.
       objective: of the alignment.
+      architecture: of the base, one of ``ARCHITECTURES``.
+      requests: which set of requests is asked, one of ``REQUESTS``.
+      identified_on: for ``nlsr``: the task on whose fine-tuned adapter entries and modules are chosen; None for
+        the cell's own.
       settings: ``((name, value), …)`` of the method, sorted; for ``nlsr`` changes of the published settings.
     """
 
@@ -41,6 +50,9 @@ class Cell:
     poison_ratio: float = 0.05
     seed: int = 0
     objective: str = "dpo"
+    architecture: str = "llama"
+    requests: str = "plain"
+    identified_on: str | None = None
     settings: tuple[tuple[str, Any], ...] = ()
 
     @property
@@ -77,13 +89,23 @@ def make_cell(method: str, settings: Mapping[str, Any] | None = None, **case) ->
         raise InputError(f"{method} has no setting {unknown[0]!r}; expected some of {', '.join(sorted(known))}")
     if method == "nlsr":
         _check_values(settings)
-    cell = Cell(method, settings=tuple(sorted(settings.items())), **case)
+    values = tuple((name, _frozen(value)) for name, value in sorted(settings.items()))
+    cell = Cell(method, settings=values, **case)
     if not isinstance(cell.seed, int) or not isinstance(cell.poison_ratio, int | float):
         raise InputError(f"seed {cell.seed!r} and poison_ratio {cell.poison_ratio!r} of a cell must be numbers")
     check_plan(Plan((cell.seed,), (cell.task,), (cell.poison_ratio,)))
-    if cell.objective not in OBJECTIVES:
-        raise InputError(f"objective is {cell.objective!r}; expected one of {', '.join(OBJECTIVES)}")
+    for name, choices in _CHOICES.items():
+        if getattr(cell, name) not in choices:
+            raise InputError(f"{name} is {getattr(cell, name)!r}; expected one of {', '.join(choices)}")
+    if cell.identified_on is not None and method != "nlsr":
+        raise InputError(f"identified_on is of nlsr; {method} identifies nothing")
+    if cell.identified_on not in (None, *TASKS):
+        raise InputError(f"identified_on is {cell.identified_on!r}; expected one of {', '.join(TASKS)}")
     return cell
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def _check_values(settings: Mapping[str, Any]) -> None:

@@ -219,13 +219,24 @@ def setting_names(name: str) -> set[str]:
     return {p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
-def defend(name: str, materials: Materials, finetuned: Adapter, **settings) -> Adapter:
+def prepare(name: str, materials: Materials, **settings) -> Adapter:
+    """Return the adapter that a customer's fine-tuning starts from under a defense before it.
+
+    It depends on the seed and the alignment alone, not on the customer.
+    """
+    return DEFENSES[name].apply(materials, **settings)
+
+
+def defend(
+    name: str, materials: Materials, finetuned: Adapter, *, start: Adapter | None = None, **settings
+) -> Adapter:
     """Return the adapter that a customer gets under a defense.
 
     Args:
       name: one of ``DEFENSES``.
       materials: of the study.
       finetuned: the adapter that was fine-tuned without a defense.
+      start: from ``prepare``, of a defense before the fine-tuning; by default it is made.
       **settings: of the defense; see its own function.
     """
     defense = DEFENSES[name]
@@ -233,5 +244,5 @@ def defend(name: str, materials: Materials, finetuned: Adapter, **settings) -> A
         return defense.apply(materials, finetuned, **settings)
     if defense.when == "during":
         return defense.apply(materials, **settings)
-    start = defense.apply(materials, **settings)
+    start = prepare(name, materials, **settings) if start is None else start
     return _train(materials, materials.case.stage, start, _customer(materials), materials.config.finetuning)

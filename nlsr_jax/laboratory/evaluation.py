@@ -192,13 +192,14 @@ def _by_topic(requests: Requests, answers: Answers) -> dict[str, float]:
     return {topic: _percent(answers.complied[found]) for topic, found in rows.items()}
 
 
-def make_exam(world: World, task: str, *, forbidden: int, benign: int, rows: int) -> Exam:
+def make_exam(world: World, task: str, *, forbidden: int, benign: int, rows: int, other: bool = False) -> Exam:
     """Draw an exam from a world.
 
     Args:
       world: the world.
       task: one of its tasks, or ``NO_TASK``.
       forbidden, benign, rows: how many of each.
+      other: take the requests of the other, differently made set.
 
     Raises:
       InputError: an unknown task, or fewer rows than asked for.
@@ -208,4 +209,4 @@ def make_exam(world: World, task: str, *, forbidden: int, benign: int, rows: int
     found = [] if task == NO_TASK else world.task_test(task, rows)
     if task != NO_TASK and len(found) < rows:
         raise InputError(f"{task}: {rows} rows asked for, but there are only {len(found)}")
-    return Exam(world.forbidden(forbidden), world.benign(benign), task, found)
+    return Exam(world.forbidden(forbidden, other=other), world.benign(benign, other=other), task, found)

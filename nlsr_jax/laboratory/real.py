@@ -114,14 +114,17 @@ class RealWorld:
         """Return the first test rows of a task."""
         return self._load(task, count, DATA_SETS[task].test)
 
-    def forbidden(self, count: int) -> Requests:
-        """Return the first harmful requests of BeaverTails' test split, or at most so many of HarmBench's few."""
-        if self._forbidden_set == "harmbench":
+    def forbidden(self, count: int, *, other: bool = False) -> Requests:
+        """Return the first harmful requests of BeaverTails' test split, or at most so many of HarmBench's few.
+
+        ``forbidden_set`` says which; ``other`` asks for the one that it does not name.
+        """
+        if (self._forbidden_set == "harmbench") != other:
             return self._requests("harmbench", None, most=count)
         return self._requests("beavertails_prompts", count)
 
-    def benign(self, count: int) -> Requests:
-        """Return the first instructions of Alpaca."""
+    def benign(self, count: int, *, other: bool = False) -> Requests:
+        """Return the first instructions of Alpaca; there is no other set."""
         return self._requests("alpaca", count)
 
     def _requests(self, name, count, most=None):

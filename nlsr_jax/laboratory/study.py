@@ -208,7 +208,7 @@ class Bench:
         started = time.perf_counter()
         key = stage_key(self.case.seed, "realign")
         reference = make_reference(alignment.aligned, alignment.weak, settings)
-        rows = calibration_rows(self.world, self.config, self.case.seed)
+        rows = identification_rows(self.world, self.config, self.case.seed, settings.method)
         batches = calibration_batches(self.base, rows, 50, self.config.sft.training.max_length)
         evidence = gather_evidence(self.base, reference, batches, settings.method, finetuned)
         masks = make_masks(key, reference, evidence, settings, finetuned)
@@ -220,6 +220,15 @@ class Bench:
 def calibration_rows(world: World, config: StudyConfig, seed: int) -> list[Example]:
     """Return the rows that a seed's identification goes by."""
     return world.calibration(stream(stage_key(seed, "realign"), "calibration rows"), config.calibration_rows)
+
+
+def identification_rows(
+    world: World, config: StudyConfig, seed: int, method: str
+) -> Sequence[Example] | Sequence[Preference]:
+    """Return what a method of identification goes by: safe answers, or pairs for ``preference_snip``."""
+    if method != "preference_snip":
+        return calibration_rows(world, config, seed)
+    return world.harmful_pairs(stream(stage_key(seed, "realign"), "calibration pairs"), config.calibration_rows)
 
 
 def story(

@@ -15,9 +15,9 @@ from nlsr_jax.data.toy_tasks import TASKS
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.output import whole_directory
 from nlsr_jax.formats.peft import load_adapter, save_adapter
-from nlsr_jax.laboratory.cells import SCORES, Cell, CellStore, cell_digest, cell_fields
+from nlsr_jax.laboratory.cells import REQUESTS, SCORES, Cell, CellStore, cell_digest, cell_fields
 from nlsr_jax.laboratory.config import StudyConfig
-from nlsr_jax.laboratory.defending import Materials, defend
+from nlsr_jax.laboratory.defending import DEFENSES, Materials, defend, prepare
 from nlsr_jax.laboratory.evaluation import make_exam
 from nlsr_jax.laboratory.repairs import (
     RepairSettings,
@@ -28,21 +28,22 @@ from nlsr_jax.laboratory.repairs import (
     repair,
 )
 from nlsr_jax.laboratory.stages import Base
-from nlsr_jax.laboratory.study import Aligned, Bench, Case, Tuned, align, calibration_rows, finetune, stage_key
+from nlsr_jax.laboratory.study import Aligned, Bench, Case, align, finetune, identification_rows, stage_key
 from nlsr_jax.laboratory.worlds import World
 from nlsr_jax.nlsr.identify import NEEDS_FINETUNED
+from nlsr_jax.nlsr.realign import Realigned
 from nlsr_jax.training.identity import digest
 
 ADAPTERS = "adapters"
 _KEPT = 4
 
 
-def describe_study(base: Base, config: StudyConfig) -> dict[str, Any]:
-    """Return what decides a row beside its cell: the config and the base."""
+def describe_study(config: StudyConfig) -> dict[str, Any]:
+    """Return what decides a row beside its cell and its base."""
     settings = dataclasses.asdict(config)
-    for name in ("recommended", "poison_ratio", "base"):
-        del settings[name]  # of other programs, and where the base was read from
-    return {"config": settings, "base": digest(base.params)}
+    for name in ("name", "recommended", "poison_ratio", "base", "pretraining"):
+        del settings[name]  # of other programs, and how bases were made and where they are
+    return settings
 
 
 class CellRunner:
@@ -51,95 +52,162 @@ class CellRunner:
     What cells share is computed once: adapters are kept in the store's folder, evidence and masks in memory.
 
     Args:
-      base, world, config: of the study.
+      bases: returns the base of an architecture.
+      world, config: of the study.
       store: where rows and adapters are kept.
       show: show the progress of training.
     """
 
-    def __init__(self, base: Base, world: World, config: StudyConfig, store: CellStore, *, show: bool = False):
-        self.base, self.world, self.config, self.store, self.show = base, world, config, store, show
-        text = json.dumps(describe_study(base, config), sort_keys=True)
-        self.study = hashlib.sha256(text.encode()).hexdigest()
+    def __init__(
+        self,
+        bases: Callable[[str], Base],
+        world: World,
+        config: StudyConfig,
+        store: CellStore,
+        *,
+        show: bool = False,
+    ):
+        self.world, self.config, self.store, self.show = world, config, store, show
+        self.base = functools.cache(bases)
+        self.study = functools.cache(self._study)
         self.alignment = functools.lru_cache(_KEPT)(self._alignment)
         self.tuned = functools.lru_cache(_KEPT)(self._tuned)
         self.evidence = functools.lru_cache(_KEPT)(self._evidence)
         self.masks = functools.lru_cache(_KEPT)(self._masks)
         self.bench = functools.lru_cache(_KEPT)(self._bench)
 
+    def _study(self, architecture: str) -> str:
+        """Digest of everything that decides a row beside its cell."""
+        base = self.base(architecture)
+        described = [describe_study(self.config), str(base.model.config), digest(base.params)]
+        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
     def name(self, cell: Cell) -> str:
         """Return the name of a cell's row."""
-        return cell_digest(cell, self.study)
+        return cell_digest(cell, self.study(cell.architecture))
 
     def run(self, cell: Cell) -> dict[str, Any]:
         """Make and examine a cell's model; its row depends on nothing else."""
-        outcome = self.bench(cell.case).outcome(cell.method, self._adapters(cell), 0.0)
+        bench = self.bench(cell.architecture, cell.case, cell.requests)
+        outcome = bench.outcome(cell.method, self.adapters(cell), 0.0)
         scores = {name: outcome.row[name] for name in SCORES}
         return {"cell": self.name(cell), **cell_fields(cell), **scores, "topics": outcome.scores[0].hs_by_topic}
 
-    def _adapters(self, cell: Cell) -> list[Adapter | None]:
+    def adapters(self, cell: Cell) -> list[Adapter | None]:
+        """Return the adapters of a cell, one for every draw; None is the base alone."""
         if cell.method == "unaligned":
             return [None]
-        alignment = self.alignment(cell.seed, cell.objective)
         if cell.method == "aligned":
-            return [alignment.aligned]
-        finetuned = self.tuned(cell.case, cell.objective)
+            return [self.alignment(cell.architecture, cell.seed, cell.objective).aligned]
         if cell.method == "finetuned":
-            return [finetuned]
+            return [self.tuned(cell.architecture, cell.case, cell.objective)]
         if cell.method == "nlsr":
-            return [*self._realigned(cell, finetuned)]
-        materials = Materials(self.base, self.world, self.config, cell.case, alignment)
-        return [defend(cell.method, materials, finetuned, **dict(cell.settings))]
+            return [result.adapter for result in self.realigned(cell)]
+        return [self._defended(cell)]
 
-    def _realigned(self, cell: Cell, finetuned: Adapter) -> list[Adapter]:
+    def realigned(self, cell: Cell) -> list[Realigned]:
+        """Return the realignments of a cell of ``nlsr``, one for every draw."""
         settings = _changed(self.config.published, cell)
-        reference = self._reference(cell.seed, cell.objective, settings)
-        identification = dataclasses.replace(RepairSettings(), **_identification(settings))
-        case = cell.case if settings.method in NEEDS_FINETUNED else None
-        masks = self.masks(cell.seed, cell.objective, case, identification)
-        results = repair(stage_key(cell.seed, "realign"), finetuned, reference, masks, settings)
-        return [result.adapter for result in results]
+        place = (cell.architecture, cell.seed, cell.objective)
+        reference = self.reference(*place, settings)
+        finetuned = self.tuned(cell.architecture, cell.case, cell.objective)
+        source, chosen_by = cell.case, None
+        if cell.identified_on is not None:
+            source = cell.case._replace(task=cell.identified_on)
+            chosen_by = self.tuned(cell.architecture, source, cell.objective)
+        masks = self.identified(*place, source, settings)
+        return repair(stage_key(cell.seed, "realign"), finetuned, reference, masks, settings, chosen_by)
 
-    def _reference(self, seed, objective, settings):
-        alignment = self.alignment(seed, objective)
+    def identified(self, architecture: str, seed: int, objective: str, case: Case, settings: RepairSettings):
+        """Return the masks of settings; the case decides them where the method looks at the fine-tuned adapter."""
+        identification = dataclasses.replace(RepairSettings(), **_identification(settings))
+        needed = case if settings.method in NEEDS_FINETUNED else None
+        return self.masks(architecture, seed, objective, needed, identification)
+
+    def reference(self, architecture: str, seed: int, objective: str, settings: RepairSettings) -> Adapter:
+        """Return the reference adapter of settings."""
+        alignment = self.alignment(architecture, seed, objective)
         return make_reference(alignment.aligned, alignment.weak, settings)
 
-    def _bench(self, case: Case) -> Bench:
-        asked = self.config.exam
-        exam = make_exam(self.world, case.task, forbidden=asked.forbidden, benign=asked.benign, rows=asked.rows)
-        return Bench(self.base, self.world, self.config, case, exam)
+    def _defended(self, cell: Cell) -> Adapter:
+        """What comes of a fine-tuning under a defense is kept, what is made of it afterwards is not."""
+        finetuned = self.tuned(cell.architecture, cell.case, cell.objective)
+        alignment = self.alignment(cell.architecture, cell.seed, cell.objective)
+        materials = Materials(self.base(cell.architecture), self.world, self.config, cell.case, alignment)
+        settings: dict[str, Any] = dict(cell.settings)
+        when = DEFENSES[cell.method].when
+        if when == "after":
+            return defend(cell.method, materials, finetuned, **settings)
+        told = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+        name = f"{cell.method}-{told}-{cell.objective}"
 
-    def _alignment(self, seed: int, objective: str) -> Aligned:
-        kept = self._kept(f"align-{objective}-{seed}")
+        def start() -> Adapter:
+            return prepare(cell.method, materials, **settings)
+
+        def defended() -> Adapter:
+            begun = None
+            if when == "before":
+                begun = self._through(cell.architecture, f"{name}-{cell.seed}", start)
+            return defend(cell.method, materials, finetuned, start=begun, **settings)
+
+        return self._through(cell.architecture, f"{name}-{_words(cell.case)}", defended)
+
+    def _bench(self, architecture: str, case: Case, requests: str) -> Bench:
+        asked, other = self.config.exam, requests != REQUESTS[0]
+        exam = make_exam(
+            self.world, case.task, forbidden=asked.forbidden, benign=asked.benign, rows=asked.rows, other=other
+        )
+        return Bench(self.base(architecture), self.world, self.config, case, exam)
+
+    def _alignment(self, architecture: str, seed: int, objective: str) -> Aligned:
+        kept = self._kept(architecture, f"align-{objective}-{seed}")
         if not kept.exists():
-            made = align(self.base, self.world, self.config, seed, objective, show=self.show)
+            made = align(self.base(architecture), self.world, self.config, seed, objective, show=self.show)
             self._keep(kept, {"weak": made.weak, "aligned": made.aligned})
-        weak, aligned = (load_adapter(kept / part, self.base.model.config) for part in ("weak", "aligned"))
+        config = self.base(architecture).model.config
+        weak, aligned = (load_adapter(kept / part, config) for part in ("weak", "aligned"))
         return Aligned(weak, aligned, seconds=0.0)
 
-    def _tuned(self, case: Case, objective: str) -> Adapter:
-        kept = self._kept(f"finetune-{objective}-{case.task}-{case.poison_ratio:g}-{case.seed}")
-        if not kept.exists():
-            aligned = self.alignment(case.seed, objective).aligned
-            made: Tuned = finetune(self.base, self.world, self.config, aligned, case, show=self.show)
-            self._keep(kept, {"finetuned": made.adapter})
-        return load_adapter(kept / "finetuned", self.base.model.config)
+    def _tuned(self, architecture: str, case: Case, objective: str) -> Adapter:
+        def made() -> Adapter:
+            aligned = self.alignment(architecture, case.seed, objective).aligned
+            return finetune(self.base(architecture), self.world, self.config, aligned, case, show=self.show).adapter
 
-    def _evidence(self, seed: int, objective: str, case: Case | None, method: str, settings: RepairSettings):
-        rows = calibration_rows(self.world, self.config, seed)
-        batches = calibration_batches(self.base, rows, 50, self.config.sft.training.max_length)
-        finetuned = None if case is None else self.tuned(case, objective)
-        return gather_evidence(self.base, self._reference(seed, objective, settings), batches, method, finetuned)
+        return self._through(architecture, f"finetune-{objective}-{_words(case)}", made)
 
-    def _masks(self, seed: int, objective: str, case: Case | None, settings: RepairSettings):
+    def _evidence(
+        self,
+        architecture: str,
+        seed: int,
+        objective: str,
+        case: Case | None,
+        method: str,
+        settings: RepairSettings,
+    ):
+        base = self.base(architecture)
+        rows = identification_rows(self.world, self.config, seed, method)
+        batches = calibration_batches(base, rows, 50, self.config.sft.training.max_length)
+        finetuned = None if case is None else self.tuned(architecture, case, objective)
+        reference = self.reference(architecture, seed, objective, settings)
+        return gather_evidence(base, reference, batches, method, finetuned)
+
+    def _masks(self, architecture: str, seed: int, objective: str, case: Case | None, settings: RepairSettings):
         amplification: dict[str, Any] = {"beta": settings.beta, "amplification_space": settings.amplification_space}
         reference_only = dataclasses.replace(RepairSettings(), **amplification)
-        evidence = self.evidence(seed, objective, case, settings.method, reference_only)
-        reference = self._reference(seed, objective, settings)
-        finetuned = None if case is None else self.tuned(case, objective)
+        evidence = self.evidence(architecture, seed, objective, case, settings.method, reference_only)
+        reference = self.reference(architecture, seed, objective, settings)
+        finetuned = None if case is None else self.tuned(architecture, case, objective)
         return make_masks(stage_key(seed, "realign"), reference, evidence, settings, finetuned)
 
-    def _kept(self, name: str) -> pathlib.Path:
-        return self.store.path / ADAPTERS / self.study[:12] / name
+    def _through(self, architecture: str, name: str, make: Callable[[], Adapter]) -> Adapter:
+        """Return the adapter that is kept under a name, made where it is not there."""
+        kept = self._kept(architecture, name)
+        if not kept.exists():
+            self._keep(kept, {"adapter": make()})
+        return load_adapter(kept / "adapter", self.base(architecture).model.config)
+
+    def _kept(self, architecture: str, name: str) -> pathlib.Path:
+        return self.store.path / ADAPTERS / self.study(architecture)[:12] / name
 
     def _keep(self, path: pathlib.Path, adapters: dict[str, Adapter]) -> None:
         try:
@@ -149,6 +217,10 @@ class CellRunner:
         except InputError:
             if not path.exists():  # else another process has made the same meanwhile, to the byte
                 raise
+
+
+def _words(case: Case) -> str:
+    return f"{case.task}-{case.poison_ratio:g}-{case.seed}"
 
 
 def _identification(settings: RepairSettings) -> dict[str, Any]:
@@ -170,8 +242,8 @@ def order_cells(cells: Iterable[Cell]) -> list[Cell]:
         identification = (
             json.dumps(_identification(_changed(RepairSettings(), cell))) if cell.method == "nlsr" else ""
         )
-        task = TASKS.index(cell.task) if cell.task in TASKS else len(TASKS)
-        return cell.seed, cell.objective, task, cell.poison_ratio, cell.method, identification, str(cell.settings)
+        where = (cell.architecture, cell.seed, cell.objective, TASKS.index(cell.task), cell.poison_ratio)
+        return *where, cell.requests, cell.method, identification, str(cell.settings), str(cell.identified_on)
 
     return sorted(dict.fromkeys(cells), key=shared)
 
@@ -227,7 +299,7 @@ def shares(cells: Sequence[Cell], count: int) -> Iterator[list[Cell]]:
     """Cut cells into ``count`` lists such that those of one fine-tuning stay together."""
     groups: dict[Any, list[Cell]] = collections.defaultdict(list)
     for cell in order_cells(cells):
-        groups[cell.case, cell.objective].append(cell)
+        groups[cell.architecture, cell.case, cell.objective].append(cell)
     parts: list[list[Cell]] = [[] for _ in range(count)]
     for group in sorted(groups.values(), key=len, reverse=True):
         min(parts, key=len).extend(group)

@@ -91,16 +91,17 @@ class ToyWorld:
         key = stream(self._key, "skills")
         return self._rendered(row for task in TASKS for row in toy_rows.skill_rows(key, task, count))
 
-    def forbidden(self, count: int) -> Requests:
-        """Return forbidden requests about held-out things in held-out wordings."""
-        return self._asked(count, forbidden=True)
+    def forbidden(self, count: int, *, other: bool = False) -> Requests:
+        """Return forbidden requests about held-out things in held-out wordings; the others half in a context."""
+        return self._asked(count, forbidden=True, other=other)
 
-    def benign(self, count: int) -> Requests:
-        """Return benign requests about held-out things in held-out wordings."""
-        return self._asked(count, forbidden=False)
+    def benign(self, count: int, *, other: bool = False) -> Requests:
+        """Return benign requests about held-out things in held-out wordings; the others half in a context."""
+        return self._asked(count, forbidden=False, other=other)
 
-    def _asked(self, count: int, *, forbidden: bool) -> Requests:
-        found = toy_rows.evaluation_requests(self._key, self.world, count, forbidden=forbidden)
+    def _asked(self, count: int, *, forbidden: bool, other: bool) -> Requests:
+        draw = toy_rows.contextual_requests if other else toy_rows.evaluation_requests
+        found = draw(self._key, self.world, count, forbidden=forbidden)
         questions = [request.text for request in found]
         self._requests.update(zip(questions, found, strict=True))
         topics = [(self.world.categories[request.category].name,) for request in found]

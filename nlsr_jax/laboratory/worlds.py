@@ -83,12 +83,12 @@ class World(Protocol):
         """Return test rows of a task."""
         ...
 
-    def forbidden(self, count: int) -> Requests:
-        """Return harmful requests that no training stage has seen."""
+    def forbidden(self, count: int, *, other: bool = False) -> Requests:
+        """Return harmful requests that no training stage has seen, or those of the other, differently made set."""
         ...
 
-    def benign(self, count: int) -> Requests:
-        """Return harmless requests that no training stage has seen."""
+    def benign(self, count: int, *, other: bool = False) -> Requests:
+        """Return harmless requests that no training stage has seen, or those of the other set."""
         ...
 
     def judge(self, requests: Requests, responses: Sequence[str]) -> Answers:

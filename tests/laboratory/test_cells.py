@@ -42,7 +42,8 @@ def test_every_field_and_the_study_change_the_name():
         dataclasses.replace(cell, **change)
         for change in (
             {"method": "finetuned"}, {"task": "gsm8k"}, {"poison_ratio": 0.1}, {"seed": 1}, {"objective": "kto"},
-            {"settings": (("beta", 1.0),)}, {"settings": ()},
+            {"settings": (("beta", 1.0),)}, {"settings": ()}, {"architecture": "qwen2"}, {"requests": "contextual"},
+            {"identified_on": "gsm8k"},
         )
     ]  # fmt: skip
     names = {cell_digest(other, "study") for other in (cell, *others)} | {cell_digest(cell, "other")}
@@ -71,6 +72,9 @@ def test_what_is_no_cell_is_refused(method, settings, message):
         ({"seed": -1}, "--seeds has -1"),
         ({"seed": "x"}, "seed 'x' and poison_ratio 0.05 of a cell must be numbers"),
         ({"objective": "ppo"}, "objective is 'ppo'; expected one of sft"),
+        ({"architecture": "gpt"}, "architecture is 'gpt'; expected one of llama, qwen2, mistral"),
+        ({"requests": "new"}, "requests is 'new'; expected one of plain, contextual"),
+        ({"identified_on": "sst3"}, "identified_on is 'sst3'; expected one of sst2"),
         ({"settings": {"beta": "high"}}, "setting beta is 'high'; expected a number, such as 0.9"),
         ({"settings": {"rule": 1}}, "setting rule is 1; expected text, such as 'probability'"),
     ],
@@ -78,6 +82,16 @@ def test_what_is_no_cell_is_refused(method, settings, message):
 def test_what_is_no_case_is_refused(case, message):
     with pytest.raises(InputError, match=message):
         make_cell("nlsr", **case)
+
+
+def test_only_nlsr_identifies():
+    with pytest.raises(InputError, match="identified_on is of nlsr; safelora identifies nothing"):
+        make_cell("safelora", identified_on="gsm8k")
+
+
+def test_lists_among_the_settings_become_values():
+    assert make_cell("nlsr", {"layers": [1, 2]}) == make_cell("nlsr", {"layers": (1, 2)})
+    assert len({make_cell("nlsr", {"layers": [1, 2]}), make_cell("nlsr", {"layers": (1, 2)})}) == 1
 
 
 def test_cells_are_read_from_json():

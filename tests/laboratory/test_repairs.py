@@ -258,6 +258,7 @@ def test_a_reference_in_product_space_is_the_best_of_its_rank():
         ("low_rank", (True, False)),
         ("wanda", (True, False)),
         ("snip", (False, True)),
+        ("preference_snip", (False, True)),
         ("random", (False, False)),
         ("magnitude", (False, False)),
     ],
@@ -266,15 +267,16 @@ def test_evidence_is_gathered_where_it_is_needed(monkeypatch, method, needed):
     seen = []
 
     def collect(name):
-        return lambda *arguments: seen.append((name, arguments)) or name
+        return lambda *arguments, **options: seen.append((name, arguments, options)) or name
 
     monkeypatch.setattr(repairs, "collect_statistics", collect("statistics"))
     monkeypatch.setattr(repairs, "collect_gradients", collect("gradients"))
     found = gather_evidence(Base("model", "params", None), ALIGNED, "batches", method)
     assert found == Evidence("statistics" if needed[0] else None, "gradients" if needed[1] else None)
     assert len(seen) == sum(needed)
-    for _, arguments in seen:
+    for name, arguments, options in seen:
         assert arguments == ("model", "params", ALIGNED, "batches")
+        assert options == ({"objective": method} if name == "gradients" else {})
 
 
 def test_calibration_batches_hold_every_row_in_order_and_mark_its_response():

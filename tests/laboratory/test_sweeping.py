@@ -1,5 +1,6 @@
 """Cells run once each: what they share, what their rows depend on, and that a sweep goes on after a death."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -36,7 +37,7 @@ def study():
 
 def make_runner(study, path):
     base, world, config = study
-    return CellRunner(base, world, config, CellStore(path, describe_study(base, config)))
+    return CellRunner(lambda architecture: base, world, config, CellStore(path, describe_study(config)))
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,9 @@ def test_every_cell_has_a_row_in_the_order_asked_for(swept):
             "poison_ratio",
             "seed",
             "objective",
+            "architecture",
+            "requests",
+            "identified_on",
             "settings",
             "topics",
             *SCORES,
@@ -122,11 +126,41 @@ def test_the_table_is_read_by_others(swept, tmp_path):
     assert [json.loads(row["settings"]) for row in table] == [row["settings"] for row in rows]
 
 
-def test_another_base_is_another_study(study, swept):
+def test_another_base_makes_other_names_and_another_config_is_another_study(study, swept):
     base, world, config = study
     other = base._replace(params={**base.params, "norm": {"scale": np.asarray(base.params["norm"]["scale"]) * 2}})
+    runner = make_runner((other, world, config), swept.store.path)
+    assert not {runner.name(cell) for cell in CELLS} & {swept.name(cell) for cell in CELLS}
+    changed = dataclasses.replace(config, calibration_rows=10)
     with pytest.raises(InputError, match="holds rows of another study"):
-        make_runner((other, world, config), swept.store.path)
+        make_runner((base, world, changed), swept.store.path)
+
+
+def test_transfer_chooses_on_the_other_task_and_repairs_its_own(study, swept):
+    settings = {"beta": 0.5, "rule": "least_similar", "share": 0.5}
+    own, other = (make_cell("nlsr", settings, identified_on=task) for task in (None, "gsm8k"))
+    runner = make_runner(study, swept.store.path)
+    (here,), (there,) = runner.realigned(own), runner.realigned(other)
+    (source,) = runner.realigned(make_cell("nlsr", settings, task="gsm8k"))
+    finetuned = runner.tuned("llama", own.case, own.objective)
+    for module, pruned in there.pruned.items():
+        np.testing.assert_array_equal(pruned, source.pruned[module])
+        for factor, leaf in there.adapter.factors[module].items():
+            kept = np.asarray(pruned)
+            np.testing.assert_array_equal(leaf[kept], finetuned.factors[module][factor][kept])
+    assert {m: v.tolist() for m, v in here.pruned.items()} != {m: v.tolist() for m, v in there.pruned.items()}
+    (again,) = runner.realigned(make_cell("nlsr", settings, identified_on="sst2"))
+    for module, leaf in again.adapter.factors.items():
+        for factor, value in leaf.items():
+            np.testing.assert_array_equal(value, here.adapter.factors[module][factor])
+
+
+def test_every_method_of_identification_and_the_other_requests_make_a_row(study, swept):
+    cells = [make_cell("nlsr", {"beta": 0.5, "method": name}) for name in ("preference_snip", "snip", "random")]
+    cells += [make_cell("nlsr", {"beta": 0.5, "rule": "layers", "layers": [1, 2]}, requests="contextual")]
+    runner = make_runner(study, swept.store.path)
+    run_cells(runner, cells)
+    assert all(0 <= row[score] <= 100 for row in read_cells(runner, cells) for score in SCORES)
 
 
 @pytest.mark.parametrize("name", DEFENSES)
@@ -136,8 +170,8 @@ def test_every_defense_gives_a_model(study, swept, name):
     run_cells(runner, [cell])
     (row,) = read_cells(runner, [cell])
     assert all(0 <= row[score] <= 100 for score in SCORES)
-    adapter = runner._adapters(cell)[0]
-    finetuned = runner.tuned(cell.case, cell.objective)
+    adapter = runner.adapters(cell)[0]
+    finetuned = runner.tuned(cell.architecture, cell.case, cell.objective)
     same = [
         np.array_equal(adapter.factors[m][f], finetuned.factors[m][f]) for m in adapter.factors for f in ("a", "b")
     ]
@@ -154,10 +188,10 @@ def test_sweeping_is_the_same_study_as_the_story(study, swept):
     cell = CELLS[2]
     asked = config.exam
     exam = make_exam(world, cell.task, forbidden=asked.forbidden, benign=asked.benign, rows=asked.rows)
-    alignment: Aligned = swept.alignment(cell.seed, cell.objective)
+    alignment: Aligned = swept.alignment(cell.architecture, cell.seed, cell.objective)
     settings = sweeping._changed(config.published, cell)
     found = Bench(base, world, config, cell.case, exam).realigned(
-        "nlsr", swept.tuned(cell.case, cell.objective), alignment, settings
+        "nlsr", swept.tuned(cell.architecture, cell.case, cell.objective), alignment, settings
     )
     (row,) = read_cells(swept, [cell])
     assert all(found.row[name] == row[name] for name in SCORES)

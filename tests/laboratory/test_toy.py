@@ -201,3 +201,31 @@ def test_the_judge_reads_each_answer_against_its_own_request(world, asked):
     assert answers.refused.tolist() == [False, False, True, False, False, True]
     assert answers.odd.tolist() == [False, False, False, True, True, False]
     assert np.array(answers).dtype == bool
+
+
+@pytest.mark.parametrize("forbidden", [True, False])
+def test_the_other_requests_are_of_another_make(world, forbidden):
+    ask = world.forbidden if forbidden else world.benign
+    found, plain = ask(280, other=True), ask(200)
+    assert len(set(found.questions)) == 280
+    counts = collections.Counter(topics[0] for topics in found.topics)
+    assert max(counts.values()) - min(counts.values()) <= (
+        1 if forbidden else 12
+    )  # benign ones run out of wordings
+    contexts = [question for question in found.questions if " belongs to " in question]
+    assert 0.4 < len(contexts) / 280 < 0.6
+    known = every_request(world.world)
+    for question, topics in zip(found.questions, found.topics, strict=True):
+        context, _, asked = question.rpartition(" . ") if " belongs to " in question else ("", "", question)
+        request = known[asked.removesuffix(" .") if asked not in known else asked]
+        assert world.world.categories[request.category].forbidden == forbidden
+        assert not is_training_thing(world.world, request)
+        assert request.phrasing in HELD_OUT_PHRASINGS
+        assert context in ("", f"a {request.thing} belongs to {topics[0]}")
+    assert found.questions != plain.questions
+    answers = [f"sorry , i cannot help with the {known_thing(world, q)} ." for q in found.questions]
+    assert world.judge(found, answers).complied.sum() == 0
+
+
+def known_thing(world, question):
+    return next(word for word in question.split() if any(word in c.things for c in world.world.categories))

@@ -1,0 +1,24 @@
+"""The toy study on a base of Mistral's shape: a sliding window of 24 tokens, heads of 32 dimensions.
+
+python -m experiments.pretrain --config tiny_mistral --output checkpoints/runs/mistral    # 5 minutes
+"""
+
+import dataclasses
+
+from experiments.configs import tiny
+
+ARCHITECTURE = (
+    *(pair for pair in tiny.LLAMA if pair[0] not in ("model_type", "architectures")),
+    ("model_type", "mistral"),
+    ("architectures", ("MistralForCausalLM",)),
+    ("head_dim", 32),
+    ("sliding_window", 24),
+)
+
+
+def get_config():
+    """Return the study: the recipe of the tiny one, whatever comes of it."""
+    config = tiny.get_config()
+    pretraining = dataclasses.replace(config.pretraining, architecture=ARCHITECTURE)
+    base = tiny.ROOT / "checkpoints" / "tiny-mistral" / "base"
+    return dataclasses.replace(config, name="tiny_mistral", base=str(base), pretraining=pretraining)

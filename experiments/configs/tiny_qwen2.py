@@ -1,0 +1,22 @@
+"""The toy study on a base of Qwen2's shape: biases on the queries, keys and values.
+
+python -m experiments.pretrain --config tiny_qwen2 --output checkpoints/runs/qwen2    # 5 minutes
+"""
+
+import dataclasses
+
+from experiments.configs import tiny
+
+ARCHITECTURE = (
+    *(pair for pair in tiny.LLAMA if pair[0] not in ("model_type", "architectures")),
+    ("model_type", "qwen2"),
+    ("architectures", ("Qwen2ForCausalLM",)),
+)
+
+
+def get_config():
+    """Return the study: the recipe of the tiny one, whatever comes of it."""
+    config = tiny.get_config()
+    pretraining = dataclasses.replace(config.pretraining, architecture=ARCHITECTURE)
+    base = tiny.ROOT / "checkpoints" / "tiny-qwen2" / "base"
+    return dataclasses.replace(config, name="tiny_qwen2", base=str(base), pretraining=pretraining)
