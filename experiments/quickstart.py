@@ -1,6 +1,6 @@
 """The whole story on a real trained model, in two minutes: aligned, broken by fine-tuning, repaired.
 
-  python -m experiments.quickstart [--output checkpoints/runs/quickstart --seed 0 --task sst2]
+  python -m experiments.quickstart [--output checkpoints/runs/quickstart --seed 5 --task sst2]
 
 Takes the shipped base and its aligned adapters, fine-tunes on a customer's rows of which 5 % are harmful,
 repairs the adapter with a random mask, as the paper does and as this project recommends, and asks every model
@@ -15,7 +15,7 @@ from experiments import command
 
 flags.DEFINE_string("output", "checkpoints/runs/quickstart", "Folder to write; it appears whole or not at all.")
 flags.DEFINE_bool("overwrite", False, "Replace an output that exists.")
-flags.DEFINE_integer("seed", 0, "Seed of the customer's rows, of the training and of the repair.")
+flags.DEFINE_integer("seed", 5, "Seed of the customer's rows, of the training and of the repair.")
 flags.DEFINE_enum("task", "sst2", ["sst2", "ag_news", "gsm8k"], "The customer's task.")
 flags.DEFINE_float("poison_ratio", None, "Share of harmful rows; by default the config's, 0.05.")
 flags.DEFINE_bool("align", False, "Train the alignment anew instead of taking the shipped adapters.")

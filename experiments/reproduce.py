@@ -1,6 +1,6 @@
 """Make the tiny study again from nothing: the base, its alignment, the attack, the repairs, the table.
 
-  python -m experiments.reproduce --output checkpoints/runs/tiny [--seeds 0,1,2 --tasks sst2,ag_news,gsm8k]
+  python -m experiments.reproduce --output checkpoints/runs/tiny [--seeds 5,6,7 --tasks sst2,ag_news,gsm8k]
 
 Trains the base, then for every seed the alignment and for every task the fine-tuning, repairs with a random
 mask, as published and as recommended, and asks every model the same held-out requests. Seeds vary the
@@ -11,7 +11,8 @@ the five alignment objectives, --sweeps tables over amplification and sparsity (
 The output holds table.json (a row for every method, task and seed), README.md (a model card with the recipe and
 the means), the base and the adapters of the first seed in Hugging Face and PEFT format, and report.html on the
 first seed and task. A run that was killed goes on with what is missing when it is started again.
-checkpoints/tiny-llama3 was made by --seeds 0,1,2,3,4 --objectives.
+checkpoints/tiny-llama3 was made by --seeds 5,6,7,8,9 --objectives: settings were chosen on the seeds from 100 on,
+and seeds 0 to 4 were seen before the recommended one was.
 """
 
 from absl import flags
@@ -20,7 +21,7 @@ from experiments import command
 
 flags.DEFINE_string("output", "checkpoints/runs/tiny", "Folder to write; it appears whole or not at all.")
 flags.DEFINE_bool("overwrite", False, "Replace an output that exists.")
-flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of alignment, customer's rows, training and repair.")
+flags.DEFINE_list("seeds", ["5", "6", "7"], "Seeds of alignment, customer's rows, training and repair.")
 flags.DEFINE_list("tasks", ["sst2", "ag_news", "gsm8k"], "The customers' tasks.")
 flags.DEFINE_list("poison_ratios", None, "Shares of harmful rows; by default the config's, 0.05.")
 flags.DEFINE_string("base", None, "Take this base instead of training one.")

@@ -13,17 +13,11 @@ Many machines: give every one the same command with --share 1/8, --share 2/8 …
 SLURM array does with --share $((SLURM_ARRAY_TASK_ID + 1))/8; a last call without --share writes the table.
 """
 
-import subprocess
-import sys
-
 from absl import flags
 
-from experiments import command
-from experiments.toy_study import open_runner
+from experiments import command, laboratory_flags
 
-flags.DEFINE_string("output", "checkpoints/runs/sweep", "Folder of the rows; it is gone on with where it exists.")
-flags.DEFINE_string("config", "tiny", "Name of the study's config; the toy world's.")
-flags.DEFINE_string("base", None, "The base; by default the config's.")
+laboratory_flags.define_laboratory_flags("Folder of the rows; it is gone on with where it exists.")
 flags.DEFINE_list(
     "methods", ["nlsr"], "What models are made by: unaligned, aligned, finetuned, nlsr, or a defense."
 )
@@ -34,7 +28,6 @@ flags.DEFINE_list("objectives", ["dpo"], "Objectives of the alignment.")
 flags.DEFINE_list("architectures", ["llama"], "Shapes of the base: llama, qwen2, mistral.")
 flags.DEFINE_list("seeds", ["0"], "Seeds.")
 flags.DEFINE_string("cells", None, "JSON file with a list of cells in place of the flags above.")
-flags.DEFINE_integer("workers", 1, "Processes on this machine.", lower_bound=1)
 flags.DEFINE_string("share", None, "Run this part of the cells alone, such as 2/8, and write no table.")
 FLAGS = flags.FLAGS
 
@@ -45,16 +38,14 @@ def main(_) -> None:
 
     part = _share(FLAGS.share) if FLAGS.share else None
     cells = _cells()
-    runner = open_runner(FLAGS.output, FLAGS.config, FLAGS.base)
+    runner = laboratory_flags.open_runner()
     if part:
         number, count = part
         mine = set(list(shares(cells, count))[number - 1])
-        run_cells(runner, cells, claimed=mine.__contains__, note=_notes())
+        run_cells(runner, cells, claimed=mine.__contains__, note=laboratory_flags.notes())
         return
     missing = len({runner.name(cell) for cell in cells} - set(runner.store.rows()))
-    if FLAGS.workers > 1 and missing:
-        _spawn(FLAGS.workers)
-    run_cells(runner, cells, note=_notes())
+    laboratory_flags.run_all(runner, cells)
     rows = read_cells(runner, cells)
     export_parquet(rows, runner.store.path / "table.parquet")
     print(f"{len(rows)} cells, {missing} of them new; wrote {FLAGS.output}")
@@ -120,34 +111,6 @@ def _share(text: str) -> tuple[int, int]:
     if not slash or not number.isdecimal() or not count.isdecimal() or not 1 <= int(number) <= int(count):
         raise InputError(f"--share is {text!r}; expected a part such as 2/8")
     return int(number), int(count)
-
-
-def _spawn(count: int) -> None:
-    """Run the shares in processes of their own; cells of one that dies are run by this process afterwards."""
-    own = [sys.executable, "-m", "experiments.sweep", *sys.argv[1:]]
-    workers = [subprocess.Popen([*own, "--share", f"{i}/{count}"]) for i in range(1, count + 1)]
-    try:
-        for worker in workers:
-            worker.wait()
-    except BaseException:
-        for worker in workers:
-            worker.terminate()
-        raise
-
-
-def _notes():
-    """Return what prints a line before each cell, with the time left."""
-    import time
-
-    started = time.monotonic()
-
-    def note(done: int, count: int, cell) -> None:
-        left = f", about {(time.monotonic() - started) / done * (count - done) / 60:.0f} min left" if done else ""
-        settings = "".join(f" {name}={value}" for name, value in cell.settings)
-        case = f"{cell.task}, {cell.poison_ratio:.0%} harmful, seed {cell.seed}"
-        print(f"{done + 1}/{count}{left}: {cell.method}{settings} ({case})", file=sys.stderr, flush=True)
-
-    return note
 
 
 if __name__ == "__main__":

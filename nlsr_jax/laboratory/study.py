@@ -192,6 +192,7 @@ class Bench:
                 self.exam,
                 max_new_tokens=settings.max_new_tokens,
                 batch_size=settings.batch_size,
+                task_tokens=settings.task_tokens,
             )
             for adapter in adapters
         ]

@@ -52,29 +52,36 @@ class CellRunner:
     What cells share is computed once: adapters are kept in the store's folder, evidence and masks in memory.
 
     Args:
-      bases: returns the base of an architecture.
-      world, config: of the study.
+      places: returns base and world of an architecture.
+      config: of the study.
       store: where rows and adapters are kept.
       show: show the progress of training.
     """
 
     def __init__(
         self,
-        bases: Callable[[str], Base],
-        world: World,
+        places: Callable[[str], tuple[Base, World]],
         config: StudyConfig,
         store: CellStore,
         *,
         show: bool = False,
     ):
-        self.world, self.config, self.store, self.show = world, config, store, show
-        self.base = functools.cache(bases)
+        self.config, self.store, self.show = config, store, show
+        self._place = functools.cache(places)
         self.study = functools.cache(self._study)
         self.alignment = functools.lru_cache(_KEPT)(self._alignment)
         self.tuned = functools.lru_cache(_KEPT)(self._tuned)
         self.evidence = functools.lru_cache(_KEPT)(self._evidence)
         self.masks = functools.lru_cache(_KEPT)(self._masks)
         self.bench = functools.lru_cache(_KEPT)(self._bench)
+
+    def base(self, architecture: str) -> Base:
+        """Return the base of an architecture."""
+        return self._place(architecture)[0]
+
+    def world(self, architecture: str) -> World:
+        """Return the world that the base of an architecture is asked about."""
+        return self._place(architecture)[1]
 
     def _study(self, architecture: str) -> str:
         """Digest of everything that decides a row beside its cell."""
@@ -133,7 +140,9 @@ class CellRunner:
         """What comes of a fine-tuning under a defense is kept, what is made of it afterwards is not."""
         finetuned = self.tuned(cell.architecture, cell.case, cell.objective)
         alignment = self.alignment(cell.architecture, cell.seed, cell.objective)
-        materials = Materials(self.base(cell.architecture), self.world, self.config, cell.case, alignment)
+        materials = Materials(
+            self.base(cell.architecture), self.world(cell.architecture), self.config, cell.case, alignment
+        )
         settings: dict[str, Any] = dict(cell.settings)
         when = DEFENSES[cell.method].when
         if when == "after":
@@ -154,15 +163,18 @@ class CellRunner:
 
     def _bench(self, architecture: str, case: Case, requests: str) -> Bench:
         asked, other = self.config.exam, requests != REQUESTS[0]
+        world = self.world(architecture)
         exam = make_exam(
-            self.world, case.task, forbidden=asked.forbidden, benign=asked.benign, rows=asked.rows, other=other
+            world, case.task, forbidden=asked.forbidden, benign=asked.benign, rows=asked.rows, other=other
         )
-        return Bench(self.base(architecture), self.world, self.config, case, exam)
+        return Bench(self.base(architecture), world, self.config, case, exam)
 
     def _alignment(self, architecture: str, seed: int, objective: str) -> Aligned:
         kept = self._kept(architecture, f"align-{objective}-{seed}")
         if not kept.exists():
-            made = align(self.base(architecture), self.world, self.config, seed, objective, show=self.show)
+            made = align(
+                self.base(architecture), self.world(architecture), self.config, seed, objective, show=self.show
+            )
             self._keep(kept, {"weak": made.weak, "aligned": made.aligned})
         config = self.base(architecture).model.config
         weak, aligned = (load_adapter(kept / part, config) for part in ("weak", "aligned"))
@@ -171,7 +183,9 @@ class CellRunner:
     def _tuned(self, architecture: str, case: Case, objective: str) -> Adapter:
         def made() -> Adapter:
             aligned = self.alignment(architecture, case.seed, objective).aligned
-            return finetune(self.base(architecture), self.world, self.config, aligned, case, show=self.show).adapter
+            return finetune(
+                self.base(architecture), self.world(architecture), self.config, aligned, case, show=self.show
+            ).adapter
 
         return self._through(architecture, f"finetune-{objective}-{_words(case)}", made)
 
@@ -185,7 +199,7 @@ class CellRunner:
         settings: RepairSettings,
     ):
         base = self.base(architecture)
-        rows = identification_rows(self.world, self.config, seed, method)
+        rows = identification_rows(self.world(architecture), self.config, seed, method)
         batches = calibration_batches(base, rows, 50, self.config.sft.training.max_length)
         finetuned = None if case is None else self.tuned(architecture, case, objective)
         reference = self.reference(architecture, seed, objective, settings)

@@ -37,7 +37,7 @@ def study():
 
 def make_runner(study, path):
     base, world, config = study
-    return CellRunner(lambda architecture: base, world, config, CellStore(path, describe_study(config)))
+    return CellRunner(lambda architecture: (base, world), config, CellStore(path, describe_study(config)))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,39 @@
+r"""Draw the paper's eleven figures on a study.
+
+  python -m experiments.figures --figure 5 [--seeds 5,6,7 --workers 2 --output checkpoints/runs/laboratory]
+  python -m experiments.figures --figure all
+
+Runs the cells and analyses that a figure needs and that are not there yet, and writes figures/figure_N as SVG and
+PNG with its data and caption as JSON, and index.html, a page of all tables and figures that the output holds.
+Rows, adapters and page are shared with experiments.tables. A run that was killed goes on where it was. On two CPU
+cores ten minutes a figure with five seeds, less where tables have been made before.
+"""
+
+from absl import flags
+
+from experiments import command, laboratory_flags
+
+laboratory_flags.define_laboratory_flags("Folder of rows, figures and page; it is gone on with where it exists.")
+flags.DEFINE_list("figure", None, "Numbers of the figures, such as 3,5; all for all of them.", required=True)
+flags.DEFINE_list("seeds", ["5", "6", "7", "8", "9"], "Seeds of the means.")
+FLAGS = flags.FLAGS
+
+
+def main(_) -> None:
+    """Draw the figures."""
+    from nlsr_jax.paper.figures import FIGURES, Asked, get_figure
+    from nlsr_jax.paper.publishing import publish_figure, publish_page
+
+    numbers = tuple(FIGURES) if FLAGS.figure == ["all"] else command.numbers("figure", int, FLAGS.figure)
+    seeds = command.numbers("seeds", int, FLAGS.seeds)
+    figures = [get_figure(number) for number in numbers]
+    runner = laboratory_flags.open_runner()
+    for figure in figures:
+        laboratory_flags.run_all(runner, figure.seeded(seeds))
+        path = publish_figure(FLAGS.output, figure, figure.gather(Asked(runner, seeds)), seeds)
+        print(f"figure {figure.number}: {path}")
+    print(f"wrote {publish_page(FLAGS.output, laboratory_flags.describe_world())}")
+
+
+if __name__ == "__main__":
+    command.run(main)

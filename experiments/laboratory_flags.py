@@ -1,0 +1,154 @@
+"""The runner of cells, as the sweeps, tables and figures open it."""
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+FLAGS = flags.FLAGS
+
+PLACES = {"toy": {"qwen2": "tiny_qwen2", "mistral": "tiny_mistral"}, "real": {}}
+PLACES["real"] = {"llama": "llama3_8b", "qwen2": "qwen2_7b", "mistral": "mistral_7b"}
+"""Config whose base stands for an architecture, by world; the study's own config for those that are not here."""
+
+
+def define_laboratory_flags(output: str) -> None:
+    """Define the flags that say which study, and where.
+
+    Args:
+      output: what ``--output`` is.
+    """
+    flags.DEFINE_string("output", "checkpoints/runs/laboratory", output)
+    flags.DEFINE_string("config", "tiny", "Which study: tiny, llama3_8b, qwen2_7b or mistral_7b.")
+    flags.DEFINE_string("base", None, "The base of the study; by default the config's.")
+    flags.DEFINE_multi_string("data", [], "NAME=PATH: read a data set from a local file or folder.")
+    flags.DEFINE_string(
+        "judge", None, "toy, refusals, qa_moderation, guard or harmbench; by default toy or refusals."
+    )
+    flags.DEFINE_string("judge_model", None, "The judge model, a Hugging Face directory or hub id.")
+    flags.DEFINE_integer("workers", 1, "Processes on this machine.", lower_bound=1)
+
+
+def open_runner():
+    """Return the ``CellRunner`` of the flags.
+
+    Raises:
+      InputError: a config, judge or data set that cannot be used, or a folder that holds rows of another study.
+    """
+    from experiments import configs
+    from nlsr_jax.laboratory.cells import CellStore
+    from nlsr_jax.laboratory.judging import RULES, JudgeSettings, check_judge
+    from nlsr_jax.laboratory.sweeping import CellRunner, describe_study
+
+    config = configs.get(FLAGS.config)
+    judge = JudgeSettings(FLAGS.judge or RULES[config.world], FLAGS.judge_model, dtype=config.dtype)
+    check_judge(judge, config.world)
+
+    def place(architecture: str):
+        named = PLACES[config.world].get(architecture, FLAGS.config)
+        own = architecture == "llama" or named == FLAGS.config
+        return _open_place(config if own else configs.get(named), FLAGS.base if own else None, judge)
+
+    study = describe_study(config)
+    if config.world == "real":
+        study |= {"data": sorted(FLAGS.data), "judge": dataclasses.asdict(judge)}
+    return CellRunner(place, config, CellStore(FLAGS.output, study))
+
+
+def _open_place(config, given: str | None, judge):
+    """Return base and world of a config."""
+    import jax.numpy as jnp
+
+    from experiments import study_flags
+    from nlsr_jax.data.calibration import load_tokenizer
+    from nlsr_jax.laboratory.judging import open_judge
+    from nlsr_jax.laboratory.pretraining import load_base
+    from nlsr_jax.laboratory.real import RealWorld
+    from nlsr_jax.laboratory.stages import Base
+    from nlsr_jax.laboratory.toy import ToyWorld
+    from nlsr_jax.models import load_model
+
+    if config.world == "toy":
+        world = ToyWorld()
+        return load_base(given or config.base, world), world
+    tokenizer = load_tokenizer(given or config.base)
+    options: dict[str, Any] = {"sources": study_flags.sources(), "judge": open_judge(judge, config.world)}
+    real = RealWorld(tokenizer, config.template, note=study_flags.say, **options)
+    model, params = load_model(given or config.base, dtype=jnp.dtype(config.dtype))
+    return Base(model, params, tokenizer, real.special_tokens), real
+
+
+def spawn(arguments: Sequence[str], count: int) -> None:
+    """Run a sweep's shares in processes of their own; cells of one that dies are left.
+
+    Args:
+      arguments: of ``experiments.sweep``.
+      count: how many processes.
+    """
+    own = [sys.executable, "-m", "experiments.sweep", *arguments]
+    workers = [subprocess.Popen([*own, "--share", f"{i}/{count}"]) for i in range(1, count + 1)]
+    try:
+        for worker in workers:
+            worker.wait()
+    except BaseException:
+        for worker in workers:
+            worker.terminate()
+        raise
+
+
+def passed_on() -> list[str]:
+    """Return the flags of this module as arguments, for other processes."""
+    found = [f"--{name}={FLAGS[name].value}" for name in ("output", "config", "base", "judge", "judge_model")]
+    found = [text for text in found if not text.endswith("=None")]
+    return [*found, *(f"--data={text}" for text in FLAGS.data)]
+
+
+def run_all(runner, cells) -> None:
+    """Run the cells that have no row yet, in as many processes as the flags say."""
+    import json
+    import pathlib
+    import tempfile
+
+    from nlsr_jax.laboratory.cells import cell_fields
+    from nlsr_jax.laboratory.sweeping import run_cells
+
+    done = runner.store.rows()
+    missing = [cell for cell in cells if runner.name(cell) not in done]
+    if FLAGS.workers > 1 and missing:
+        with tempfile.TemporaryDirectory() as folder:
+            file = pathlib.Path(folder) / "cells.json"
+            file.write_text(json.dumps([cell_fields(cell) for cell in missing]))
+            spawn([*passed_on(), f"--cells={file}"], FLAGS.workers)
+    run_cells(runner, cells, note=notes())
+
+
+def notes():
+    """Return what prints a line before each cell, with the time left."""
+    import time
+
+    started = time.monotonic()
+
+    def note(done: int, count: int, cell) -> None:
+        left = f", about {(time.monotonic() - started) / done * (count - done) / 60:.0f} min left" if done else ""
+        settings = "".join(f" {name}={value}" for name, value in cell.settings)
+        case = f"{cell.task}, {cell.poison_ratio:.0%} harmful, seed {cell.seed}"
+        print(f"{done + 1}/{count}{left}: {cell.method}{settings} ({case})", file=sys.stderr, flush=True)
+
+    return note
+
+
+def rows_by_cell(runner, cells) -> dict:
+    """Return the rows of cells by cell."""
+    from nlsr_jax.laboratory.sweeping import read_cells
+
+    return dict(zip(cells, read_cells(runner, cells), strict=True))
+
+
+def describe_world() -> str:
+    """Return what the study is made on, in words."""
+    if FLAGS.config == "tiny":
+        return "a toy world of invented, harmless words"
+    return f"the study {FLAGS.config}"

@@ -1,0 +1,26 @@
+"""How far masks and choices of modules agree; always on what is kept, with the level of chance beside it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from nlsr_jax.adapter import module_names
+
+
+def mask_overlap(first, second) -> float:
+    """Return the share of the first mask's kept entries that the second keeps too; chance is the second's share."""
+    both = sum(int(jnp.sum(first[m][f] & second[m][f])) for m in module_names(first) for f in ("a", "b"))
+    return both / max(kept_entries(first), 1)
+
+
+def kept_entries(masks) -> int:
+    """Return how many entries of a tree of masks are kept."""
+    return sum(int(jnp.sum(masks[m][f])) for m in module_names(masks) for f in ("a", "b"))
+
+
+def choice_agreement(first: Mapping[str, Any], second: Mapping[str, Any]) -> float:
+    """Return the share of modules on which two choices ``{module: [L]}`` bool agree."""
+    same = [np.asarray(first[m]) == np.asarray(second[m]) for m in module_names(first)]
+    return float(np.concatenate(same).mean())

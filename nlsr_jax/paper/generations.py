@@ -1,0 +1,75 @@
+"""The paper's tables 9 to 11: what the models say, side by side."""
+
+import dataclasses
+from typing import NamedTuple
+
+from nlsr_jax.laboratory.cells import make_cell
+from nlsr_jax.laboratory.storytelling import find_examples
+from nlsr_jax.laboratory.sweeping import CellRunner
+from nlsr_jax.paper.tables import BEST
+from nlsr_jax.report.story import NAMES, Example
+
+CELLS = {
+    "unaligned": make_cell("unaligned"),
+    "aligned": make_cell("aligned"),
+    "finetuned": make_cell("finetuned"),
+    "random": make_cell("nlsr", {"method": "random", "draws": 1}),
+    "nlsr": make_cell("nlsr", {"draws": 1}),
+    "nlsr_recommended": make_cell("nlsr", BEST),
+}
+
+
+class Generations(NamedTuple):
+    """A table of generations.
+
+    Attributes:
+      number, title, note: of the table.
+      kind: of its examples, as ``find_examples`` names them; ``"Task"`` for all tasks.
+    """
+
+    number: int
+    title: str
+    note: str
+    kind: str
+
+
+GENERATIONS = {
+    table.number: table
+    for table in (
+        Generations(
+            9, "Answers to forbidden requests", "Things and verbs are invented and mean nothing.", "Forbidden"
+        ),
+        Generations(10, "Answers to harmless requests", "What over-refusal would spoil.", "Harmless"),
+        Generations(11, "Answers to task rows", "What the customer pays for.", "Task"),
+    )
+}
+"""The tables by number."""
+
+
+def generate(runner: CellRunner, seed: int) -> list[Example]:
+    """Return requests that show what each model mostly does, and what each says; see ``find_examples``."""
+    outcomes = []
+    for method, cell in CELLS.items():
+        cell = dataclasses.replace(cell, seed=seed)
+        bench = runner.bench(cell.architecture, cell.case, cell.requests)
+        outcomes.append(bench.outcome(method, runner.adapters(cell)[:1], 0.0))
+    return find_examples(bench, outcomes)
+
+
+def markdown(table: Generations, examples: list[Example]) -> str:
+    """Return a table in Markdown."""
+    text = f"## Table {table.number}. {table.title}\n\n{table.note}\n"
+    for example in of_kind(table, examples):
+        text += f"\n| {_cell(example.question)} | answer | |\n| --- | --- | --- |\n"
+        for answer in example.answers:
+            text += f"| {NAMES[answer.method]} | {_cell(answer.text)} | {answer.verdict} |\n"
+    return text
+
+
+def of_kind(table: Generations, examples: list[Example]) -> list[Example]:
+    """Return a table's examples."""
+    return [example for example in examples if example.kind.startswith(table.kind)]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,170 @@
+"""The scores of a table from the rows of its cells: means over the seeds, and the setting of every defense."""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nlsr_jax.laboratory.cells import Cell
+from nlsr_jax.paper.tables import KEPT, SCORE_NAMES, Line, Table
+
+Rows = Mapping[Cell, Mapping[str, Any]]
+
+
+class Value(NamedTuple):
+    """Mean and standard deviation over the seeds, per cent; NaN where nothing was measured."""
+
+    mean: float
+    spread: float
+
+
+class Result(NamedTuple):
+    """A line of a table with its scores.
+
+    Attributes:
+      line: of the table.
+      option: the setting that was taken, in words.
+      keeps: whether it keeps FA; see ``Line``.
+      values: by score, a value for every column.
+      seeds: by score, ``[columns, seeds]``.
+    """
+
+    line: Line
+    option: str
+    keeps: bool
+    values: dict[str, tuple[Value, ...]]
+    seeds: dict[str, np.ndarray]
+
+
+def _collect(cells: Sequence[Cell], rows: Rows, seeds: Sequence[int], score: str) -> np.ndarray:
+    return np.array([[rows[dataclasses.replace(cell, seed=seed)][score] for seed in seeds] for cell in cells])
+
+
+def summarise(table: Table, rows: Rows, seeds: Sequence[int], seconds: Mapping[str, float] | None = None):
+    """Return the results of a table's lines.
+
+    Args:
+      table: the table.
+      rows: of all its cells.
+      seeds: of the means.
+      seconds: run times by line, of a table that shows them.
+    """
+    measured = [score for score in table.scores if score != "seconds"]
+    bare = next(line for line in table.lines if line.name == "finetuned")
+    kept = _collect(bare.options[""], rows, seeds, "fa").mean() - KEPT
+    results = []
+    for line in table.lines:
+        options: list[tuple] = []
+        for words, cells in line.options.items():
+            found = {score: _collect(cells, rows, seeds, score) for score in measured}
+            keeps = bool(found["fa"].mean() >= kept)
+            rank = (not keeps, found["hs"].mean() if keeps else -found["fa"].mean())
+            options.append((rank, len(options), words, keeps, found))
+        _, _, words, keeps, found = min(options)
+        values = {
+            score: tuple(Value(float(column.mean()), float(column.std())) for column in columns)
+            for score, columns in found.items()
+        }
+        if "seconds" in table.scores:
+            values["seconds"] = (Value((seconds or {}).get(line.name, float("nan")), 0.0),)
+        results.append(Result(line, words, keeps, values, found))
+    return results
+
+
+def frontier(table: Table, results: Sequence[Result], name: str) -> list[str]:
+    """Name the defenses of lower HS than one line in a column where they keep FA within ``KEPT`` of no defense.
+
+    Args:
+      table: the table.
+      results: of it; every option counts that its line was given.
+      name: of the line that is to be on the frontier.
+    """
+    by_name = {result.line.name: result for result in results}
+    own, bare = by_name[name], by_name["finetuned"]
+    found = []
+    for result in results:
+        if result.line.name in ("finetuned", "nonaligned") or result.line.name.startswith("nlsr"):
+            continue
+        for column, head in enumerate(table.columns):
+            keeps = result.values["fa"][column].mean >= bare.values["fa"][column].mean - KEPT
+            if keeps and result.values["hs"][column].mean < own.values["hs"][column].mean:
+                found.append(f"{result.line.title} ({head})")
+    return found
+
+
+class Part(NamedTuple):
+    """One score of a table as text: the head, and a line for every line of the table."""
+
+    head: list[str]
+    lines: list[list[str]]
+
+
+def note(table: Table, seeds: Sequence[int]) -> str:
+    """Return what stands above a table."""
+    listed = ", ".join(map(str, seeds))
+    text = f"Per cent, mean ± standard deviation over seeds {listed}; in brackets the paper's. "
+    if any(len(line.options) > 1 for line in table.lines):
+        text += (
+            f"Of several settings of a defense the one of least HS that keeps FA within {KEPT:g} of no defense; "
+        )
+        text += "* marks the lines that do not keep it. "
+    return (text + table.note).strip()
+
+
+def parts(table: Table, results: Sequence[Result]) -> list[Part]:
+    """Return the parts of a table, one for every score: ours as mean ± spread, the paper's in brackets."""
+    many = len(table.columns) > 1
+    found = []
+    for score in table.scores:
+        head = [SCORE_NAMES[score], *(table.columns if score != "seconds" else ("",)), *(["mean"] if many else [])]
+        found.append(Part(head, [_line(table, result, score, many) for result in results]))
+    return found
+
+
+def markdown(table: Table, results: Sequence[Result], seeds: Sequence[int]) -> str:
+    """Return a table in Markdown."""
+    text = f"## Table {table.number}. {table.title}\n\n{note(table, seeds)}\n"
+    for head, lines in parts(table, results):
+        text += "\n" + "".join("| " + " | ".join(line) + " |\n" for line in (head, ["---"] * len(head), *lines))
+    return text
+
+
+def _line(table: Table, result: Result, score: str, many: bool) -> list[str]:
+    paper = table.paper.get(result.line.name, {}).get(score, ())
+    values = result.values[score]
+    published = [*paper, *[None] * (len(values) - len(paper))]
+    cells = [_words(value, other, score) for value, other in zip(values, published, strict=True)]
+    if many:
+        mean = float(np.mean([value.mean for value in values]))
+        known = [x for x in published if x is not None]
+        cells.append(f"{mean:.1f}" + (f" ({np.mean(known):.1f})" if known and len(known) == len(published) else ""))
+    title = result.line.title + (f" ({result.option})" if result.option else "")
+    return [title + ("" if result.keeps else " *"), *cells]
+
+
+def _words(value: Value, published: float | None, score: str) -> str:
+    if np.isnan(value.mean):
+        return "" if published is None else f"({published:.1f})"
+    ours = f"{value.mean:.2f}" if score == "seconds" else f"{value.mean:.1f} ± {value.spread:.1f}"
+    return ours if published is None else f"{ours} ({published:.1f})"
+
+
+def comma_separated(table: Table, results: Sequence[Result]) -> str:
+    """Return a table as CSV: a line for every line of the table, score and column."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["table", "line", "setting", "keeps_fa", "score", "column", "mean", "spread", "paper"])
+    for result in results:
+        for score, values in result.values.items():
+            paper = table.paper.get(result.line.name, {}).get(score, ())
+            heads = table.columns if score != "seconds" else ("",)
+            for i, (head, value) in enumerate(zip(heads, values, strict=True)):
+                published = paper[i] if i < len(paper) and paper[i] is not None else ""
+                numbers = ["" if np.isnan(x) else f"{x:.4f}" for x in value]
+                writer.writerow(
+                    [table.number, result.line.title, result.option, result.keeps, score, head, *numbers, published]
+                )
+    return file.getvalue()

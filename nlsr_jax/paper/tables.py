@@ -1,0 +1,264 @@
+"""The paper's eight tables of scores as cells: which models each line is the mean of, and how it is chosen."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from nlsr_jax.errors import InputError
+from nlsr_jax.laboratory.cells import ARCHITECTURES, Cell, make_cell
+from nlsr_jax.laboratory.repairs import PUBLISHED, RECOMMENDED, RepairSettings
+from nlsr_jax.paper import numbers
+from nlsr_jax.training.settings import OBJECTIVES
+
+RATIOS = (0.01, 0.05, 0.1, 0.2, 0.3)
+TASKS = ("sst2", "ag_news", "gsm8k")
+TASK_NAMES = {"sst2": "SST-2", "ag_news": "AG News", "gsm8k": "GSM8K"}
+SCORES = ("hs", "fa", "over_refusal")
+SCORE_NAMES = {"hs": "HS", "fa": "FA", "over_refusal": "over-refusal", "odd": "neither", "seconds": "seconds"}
+KEPT = 1.0
+"""By how many points FA may be below the model without a defense where a setting of a defense is chosen."""
+
+
+class Line(NamedTuple):
+    """A line of a table.
+
+    Attributes:
+      name: of the line, by which the paper's numbers are found.
+      title: the same in words.
+      options: by their words, settings of the same defense: a tuple with a cell of the first seed for every
+        column. Where there are several, the table takes that of least mean HS among those that keep FA within
+        ``KEPT`` of the fine-tuned model without a defense; where none does, that of the highest FA.
+    """
+
+    name: str
+    title: str
+    options: Mapping[str, tuple[Cell, ...]]
+
+
+class Table(NamedTuple):
+    """A table.
+
+    Attributes:
+      number, title: of the paper; ``note`` says what differs.
+      columns: their heads.
+      lines: of the table.
+      paper: the paper's numbers.
+      scores: which are shown.
+    """
+
+    number: int
+    title: str
+    columns: tuple[str, ...]
+    lines: tuple[Line, ...]
+    paper: numbers.Numbers
+    note: str
+    scores: tuple[str, ...] = SCORES
+
+    def cells(self, seeds: Sequence[int]) -> list[Cell]:
+        """Return the cells of all lines for some seeds, each once."""
+        found = [
+            dataclasses.replace(cell, seed=seed)
+            for line in self.lines
+            for cells in line.options.values()
+            for cell in cells
+            for seed in seeds
+        ]
+        return list(dict.fromkeys(found))
+
+
+def changes(settings: RepairSettings) -> dict[str, Any]:
+    """Return what differs from the published settings, as a cell takes it."""
+    found, published = dataclasses.asdict(settings), dataclasses.asdict(PUBLISHED)
+    return {name: value for name, value in found.items() if value != published[name]}
+
+
+BEST = changes(RECOMMENDED)
+
+TITLES = {
+    "nonaligned": "not aligned",
+    "finetuned": "aligned, no defense",
+    "vaccine": "Vaccine",
+    "repnoise": "RepNoise",
+    "booster": "Booster",
+    "lox": "LoX",
+    "vlguard": "VLGuard",
+    "lisa": "Lisa",
+    "constrained_sft": "Constrained SFT",
+    "safelora": "SafeLoRA",
+    "safemerge": "SafeMERGE",
+    "resta": "RESTA",
+    "splora": "SPLoRA",
+    "lssf": "LSSF",
+    "mscp": "MSCP",
+    "antidote": "Antidote",
+    "nlsr": "NLSR, as published",
+    "nlsr recommended": "NLSR, recommended",
+}
+
+OPTIONS: dict[str, tuple[dict[str, Any], ...]] = {
+    "lox": ({}, {"rank": 0, "coefficient": 1.0}),
+    "safelora": (
+        {"number": 4}, {"number": 10}, {"number": 21},
+        {"tau": 0.6, "side": "input"}, {"number": 10, "projector": "exact"}, {"number": 42, "projector": "exact"},
+    ),
+    "safemerge": ({}, {"tau": 1.0}, {"tau": 1.0, "weight": 0.6}),
+    "resta": ({"gamma": 0.25}, {"gamma": 0.5}, {"gamma": 1.0}),
+    "splora": ({"number": 2}, {"number": 5}, {"number": 10}),
+    "lssf": ({"alpha": 0.5}, {}, {"alpha": 2.0}),
+    "mscp": ({}, {"coefficient": 0.05}, {"coefficient": 0.5, "width": 0.5}),
+    "antidote": ({"share": 0.01}, {"share": 0.03}, {}),
+}  # fmt: skip
+"""Settings that are tried where that is cheap; the other defenses have those of their papers."""
+
+
+def _line(name: str, columns: Sequence[Mapping[str, Any]], *, options: bool = True) -> Line:
+    """A line of a method; columns are the fields of ``Cell`` that make them."""
+    method, settings = {
+        "nlsr": ("nlsr", ({},)),
+        "nlsr recommended": ("nlsr", (BEST,)),
+    }.get(name, (name, OPTIONS.get(name, ({},)) if options else ({},)))
+    return Line(name, TITLES[name], {_words(one): _cells(method, one, columns) for one in settings})
+
+
+def _cells(method: str, settings: Mapping[str, Any], columns: Sequence[Mapping[str, Any]]) -> tuple[Cell, ...]:
+    return tuple(make_cell(method, settings, **column) for column in columns)
+
+
+def _words(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in settings.items())
+
+
+def _nlsr(name: str, title: str, settings: Mapping[str, Any], columns: Sequence[Mapping[str, Any]]) -> Line:
+    return Line(name, title, {"": _cells("nlsr", settings, columns)})
+
+
+def _poison() -> Table:
+    columns = [{"poison_ratio": ratio} for ratio in RATIOS]
+    return Table(
+        1,
+        "Five shares of harmful rows, every defense",
+        tuple(f"{ratio:.0%}" for ratio in RATIOS),
+        tuple(_line(name, columns) for name in TITLES),
+        numbers.POISON,
+        "SST-2's counterpart.",
+    )
+
+
+def _objectives() -> Table:
+    columns = [{"objective": objective} for objective in OBJECTIVES]
+    names = ("finetuned", "vlguard", "lisa", "constrained_sft", "safelora", "nlsr", "nlsr recommended")
+    return Table(
+        2,
+        "Five objectives of the alignment",
+        tuple("SimPO" if objective == "simpo" else objective.upper() for objective in OBJECTIVES),
+        tuple(_line(name, columns) for name in names),
+        numbers.OBJECTIVES,
+        "After SFT alone the weak and the aligned adapter are one, so that there is nothing to amplify.",
+    )
+
+
+def _tasks() -> Table:
+    columns = [{"task": task} for task in TASKS]
+    names = (
+        "nonaligned",
+        "finetuned",
+        "vlguard",
+        "lisa",
+        "constrained_sft",
+        "safelora",
+        "nlsr",
+        "nlsr recommended",
+    )
+    lines = tuple(_line(name, columns) for name in names)
+    return Table(3, "Three tasks", tuple(TASK_NAMES.values()), lines, numbers.TASKS, "")
+
+
+def _amplification() -> Table:
+    columns = [{"task": task} for task in TASKS]
+    lines = (
+        _line("finetuned", columns),
+        _nlsr("nlsr without amplification", "NLSR, as published, β 0", {"beta": 0.0}, columns),
+        _line("nlsr", columns),
+        _nlsr("nlsr recommended without", "NLSR, recommended, β 0", BEST | {"beta": 0.0}, columns),
+        _line("nlsr recommended", columns),
+    )
+    title = "With and without amplification"
+    return Table(4, title, tuple(TASK_NAMES.values()), lines, numbers.AMPLIFICATION, "")
+
+
+def _identification() -> Table:
+    columns: list[dict[str, Any]] = [{}]
+    names = {
+        "random": "random",
+        "magnitude": "magnitude",
+        "wanda": "Wanda",
+        "snip": "SNIP",
+        "preference_snip": "preference SNIP",
+    }
+    lines = [_line("finetuned", columns)]
+    lines += [_nlsr(name, title, {"method": name}, columns) for name, title in names.items()]
+    lines += [Line("nlsr", "low rank (NLSR)", _line("nlsr", columns).options)]
+    lines += [_nlsr("gain", "gain", {"method": "gain"}, columns)]
+    note = "All masks hold the same number of entries, the rest is as published."
+    return Table(
+        5, "Methods of identification", ("SST-2",), tuple(lines), numbers.IDENTIFICATION, note, (*SCORES, "seconds")
+    )
+
+
+def _other_requests() -> Table:
+    columns = [{"poison_ratio": ratio, "requests": "contextual"} for ratio in (0.01, 0.1)]
+    names = ("finetuned", "vlguard", "vaccine", "lisa", "constrained_sft", "safelora", "nlsr", "nlsr recommended")
+    note = "HarmBench in the paper; here requests of every category equally often, half of them in a context."
+    return Table(
+        6,
+        "Another set of forbidden requests",
+        ("1%", "10%"),
+        tuple(_line(name, columns) for name in names),
+        numbers.OTHER_REQUESTS,
+        note,
+    )
+
+
+def _architectures() -> Table:
+    columns = [{"architecture": architecture} for architecture in ARCHITECTURES]
+    names = ("finetuned", "safelora", "nlsr", "nlsr recommended")
+    note = (
+        "Bases of one size in the shapes of Llama, Qwen2 and Mistral; of the paper's table only means are public."
+    )
+    heads = tuple(name.capitalize() for name in ARCHITECTURES)
+    return Table(7, "Three architectures", heads, tuple(_line(name, columns) for name in names), {}, note)
+
+
+def _transfer() -> Table:
+    columns: list[dict[str, Any]] = [{"task": task} for task in TASKS[1:]]
+    moved = [column | {"identified_on": "sst2"} for column in columns]
+    lines = (
+        _line("finetuned", columns),
+        _line("nlsr", columns),
+        _nlsr("nlsr, chosen on sst2", "NLSR, as published, chosen on SST-2", {}, moved),
+        _line("nlsr recommended", columns),
+        _nlsr("recommended, chosen on sst2", "NLSR, recommended, chosen on SST-2", BEST, moved),
+    )
+    note = "Entries and modules chosen on the adapter that was fine-tuned on SST-2, transplanted into the column's."
+    return Table(8, "From one task to another", ("AG News", "GSM8K"), lines, numbers.TRANSFER, note)
+
+
+TABLES = {
+    table.number: table
+    for table in (
+        _poison(), _objectives(), _tasks(), _amplification(),
+        _identification(), _other_requests(), _architectures(), _transfer(),
+    )
+}  # fmt: skip
+"""The tables of scores by their number in the paper."""
+
+
+def get_table(number: int) -> Table:
+    """Return a table.
+
+    Raises:
+      InputError: there is none of that number.
+    """
+    if number not in TABLES:
+        raise InputError(f"table {number} is none of scores; expected one of {', '.join(map(str, TABLES))}")
+    return TABLES[number]
