@@ -20,7 +20,8 @@ from nlsr_jax.training.settings import OBJECTIVES
 
 ROWS, STUDY, LOCK = "rows.jsonl", "study.json", ".lock"
 BASELINES = ("unaligned", "aligned", "finetuned")
-METHODS = (*BASELINES, "nlsr", *DEFENSES)
+AUTOMATIC = "nlsr_automatic"
+METHODS = (*BASELINES, "nlsr", AUTOMATIC, *DEFENSES)
 """What a cell's model can be made by."""
 ARCHITECTURES = ("llama", "qwen2", "mistral")
 REQUESTS = ("plain", "contextual")
@@ -65,6 +66,8 @@ def settings_of(method: str) -> set[str]:
     """Return the names of the settings that a method has."""
     if method == "nlsr":
         return {field.name for field in dataclasses.fields(RepairSettings)}
+    if method == AUTOMATIC:
+        return {"tolerance"}
     return setting_names(method) if method in DEFENSES else set()
 
 

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from nlsr_jax.adapter import Adapter
+from nlsr_jax.automatic import Automatic, choose_settings
 from nlsr_jax.data.toy_tasks import TASKS
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.output import whole_directory
 from nlsr_jax.formats.peft import load_adapter, save_adapter
-from nlsr_jax.laboratory.cells import REQUESTS, SCORES, Cell, CellStore, cell_digest, cell_fields
+from nlsr_jax.laboratory.cells import AUTOMATIC, REQUESTS, SCORES, Cell, CellStore, cell_digest, cell_fields
 from nlsr_jax.laboratory.config import StudyConfig
 from nlsr_jax.laboratory.defending import DEFENSES, Materials, defend, prepare
 from nlsr_jax.laboratory.evaluation import make_exam
@@ -108,6 +109,8 @@ class CellRunner:
             return [self.alignment(cell.architecture, cell.seed, cell.objective).aligned]
         if cell.method == "finetuned":
             return [self.tuned(cell.architecture, cell.case, cell.objective)]
+        if cell.method == AUTOMATIC:
+            return [self._automatic(cell)]
         if cell.method == "nlsr":
             return [result.adapter for result in self.realigned(cell)]
         return [self._defended(cell)]
@@ -124,6 +127,31 @@ class CellRunner:
             chosen_by = self.tuned(cell.architecture, source, cell.objective)
         masks = self.identified(*place, source, settings)
         return repair(stage_key(cell.seed, "realign"), finetuned, reference, masks, settings, chosen_by)
+
+    def automatic(self, cell: Cell) -> Automatic:
+        """Choose the setting of a cell by the calibration rows of its seed; see ``choose_settings``."""
+        base = self.base(cell.architecture)
+        alignment = self.alignment(cell.architecture, cell.seed, cell.objective)
+        finetuned = self.tuned(cell.architecture, cell.case, cell.objective)
+        rows = identification_rows(self.world(cell.architecture), self.config, cell.seed, "gain")
+        batches = calibration_batches(base, rows, 50, self.config.sft.training.max_length)
+        settings: dict[str, Any] = dict(cell.settings)
+        adapters = (finetuned, alignment.aligned, alignment.weak)
+        return choose_settings(base.model, base.params, *adapters, batches, **settings)
+
+    def _automatic(self, cell: Cell) -> Adapter:
+        """Realign by all calibration rows with what was chosen."""
+        chosen = self.automatic(cell).chosen
+        if not chosen.share:
+            return self.tuned(cell.architecture, cell.case, cell.objective)
+        settings = {
+            "method": "gain", "granularity": "adapter", "rule": "all",
+            "beta": chosen.beta, "sparsity": 1 - chosen.share,
+        }  # fmt: skip
+        (result,) = self.realigned(
+            dataclasses.replace(cell, method="nlsr", settings=tuple(sorted(settings.items())))
+        )
+        return result.adapter
 
     def identified(self, architecture: str, seed: int, objective: str, case: Case, settings: RepairSettings):
         """Return the masks of settings; the case decides them where the method looks at the fine-tuned adapter."""

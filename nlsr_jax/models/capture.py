@@ -14,7 +14,7 @@ import numpy as np
 from nlsr_jax.adapter import Adapter, layer_indices
 from nlsr_jax.errors import InputError
 from nlsr_jax.models.llama import Llama, variables
-from nlsr_jax.models.lora import check_adapter_fits, check_array, check_tokens, expand
+from nlsr_jax.models.lora import check_adapter_fits, check_array, check_tokens, expand, prepare
 from nlsr_jax.models.token_log_probabilities import token_log_probabilities
 from nlsr_jax.nlsr.statistics import Statistics, add_batch, init_statistics
 
@@ -150,6 +150,43 @@ def _add_gradients(model, params, adapter: Adapter, total, count, batch, beta):
     return jax.lax.scan(one_row, (total, count), batch)[0]
 
 
+def collect_loss(model: Llama, params, adapter: Adapter | None, batches: Iterable) -> jax.Array:
+    """Average the negative log-likelihood of responses over examples.
+
+    Args:
+      model, params: from ``load_model``.
+      adapter: the adapter to run with; None for the base alone.
+      batches: of ``(tokens, response_mask)``, each ``[B, T]``, padded on the right.
+
+    Returns:
+      float32 scalar in nats a token: the mean over examples of the mean over an example's response tokens. Rows
+      without a response do not count.
+
+    Raises:
+      InputError: an adapter or a batch that does not fit.
+    """
+    lora = prepare(model, adapter)
+    total, count = jnp.float32(0), jnp.float32(0)
+    for tokens, mask in batches:
+        _check_response(model, tokens, mask)
+        total, count = _add_loss(model, params, lora, total, count, jnp.asarray(tokens), jnp.asarray(mask))
+    return total / jnp.maximum(count, 1)
+
+
+def _row_losses(model, params, lora, tokens, mask):
+    """Mean negative log-likelihood ``[B]`` of the response tokens of every row, and which rows have one."""
+    keep = mask[:, 1:]
+    values = token_log_probabilities(model, params, lora, tokens)
+    means = -jnp.sum(jnp.where(keep, values, 0.0), axis=1) / jnp.maximum(jnp.sum(keep, axis=1), 1)
+    return means, jnp.any(keep, axis=1)
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _add_loss(model, params, lora, total, count, tokens, mask):
+    means, counts = _row_losses(model, params, lora, tokens, mask.astype(bool))
+    return total + jnp.sum(means), count + jnp.sum(counts)
+
+
 def collect_loss_gradient(model: Llama, params, adapter: Adapter, batches: Iterable):
     """Average ∂L/∂W over examples, with its sign, for the scores of ``gain``.
 
@@ -180,13 +217,10 @@ def collect_loss_gradient(model: Llama, params, adapter: Adapter, batches: Itera
 
 @functools.partial(jax.jit, static_argnames="model", donate_argnames=("total", "count"))
 def _add_loss_gradient(model, params, adapter: Adapter, total, count, tokens, mask):
-    keep = mask[:, 1:]
-
     def loss(factors):
         lora = expand(dataclasses.replace(adapter, factors=factors), model.config.num_layers)
-        values = token_log_probabilities(model, params, lora, tokens)
-        means = jnp.sum(jnp.where(keep, values, 0.0), axis=1) / jnp.maximum(jnp.sum(keep, axis=1), 1)
-        return -jnp.sum(means)
+        means, counts = _row_losses(model, params, lora, tokens, mask)
+        return jnp.sum(means), jnp.sum(counts)
 
-    gradient = jax.grad(loss)(adapter.factors)
-    return jax.tree.map(jnp.add, total, gradient), count + jnp.sum(jnp.any(keep, axis=1))
+    gradient, rows = jax.grad(loss, has_aux=True)(adapter.factors)
+    return jax.tree.map(jnp.add, total, gradient), count + rows

@@ -12,6 +12,12 @@ from nlsr_jax.report.svg import INK, new_figure
 
 COLOURS = ("#d55e00", "#2a8ac4", "#4d9078", "#b47aa5", "#8a6d3b", "#6b7280", "#c9a227")
 _MARKS = ("o", "s", "^", "D", "v", "P", "X")
+_METHODS = {
+    "low_rank": "low rank",
+    "wanda": "Wanda",
+    "snip": "SNIP",
+    "preference_snip": "preference SNIP",
+}
 _BOX = {"boxstyle": "round,pad=0.5", "facecolor": "none", "edgecolor": INK}
 _ARROW = {"arrowstyle": "-|>", "color": INK, "lw": 1.3, "shrinkA": 2, "shrinkB": 2}
 
@@ -114,7 +120,7 @@ def draw_broken(data: Mapping[str, Any]):
 def draw_agreement(data: Mapping[str, Any]):
     """Agreement of the methods on damaged modules, and on kept entries."""
     figure, (left, right) = _panels(2, 4.2)
-    names = [name.replace("_", " ") for name in data["methods"]]
+    names = [_METHODS.get(name, name) for name in data["methods"]]
     parts = (("agreement", "modules on which two methods agree"), ("overlap", "kept entries in common"))
     for axes, (name, title) in zip((left, right), parts, strict=True):
         values = 100 * np.asarray(data[name])
@@ -184,14 +190,18 @@ def _bars(axes, groups: Sequence[str], series: Mapping[str, Any], ylabel: str) -
     axes.set(ylabel=ylabel)
 
 
+def _legend_above(axes) -> None:
+    axes.set_ylim(0, 1.2 * axes.get_ylim()[1])
+    axes.legend(ncols=3, loc="upper center")
+
+
 def draw_layers(data: Mapping[str, Any]):
     """HS and FA where some decoder layers alone are repaired."""
     figure, panels = _panels(2, 3.6)
     for axes, (score, name) in zip(panels, (("hs", "HS"), ("fa", "FA")), strict=True):
         _bars(axes, data["ranges"], {task: data["tasks"][task][score] for task in data["tasks"]}, f"{name}, %")
         axes.set(xlabel="repaired decoder layers")
-    panels[0].legend(loc="upper center", ncols=3)
-    panels[0].set_ylim(0, 1.25 * panels[0].get_ylim()[1])
+    _legend_above(panels[0])
     return figure
 
 
@@ -200,7 +210,7 @@ def draw_clean(data: Mapping[str, Any]):
     figure, (axes,) = _panels(1, 3.2)
     _bars(axes, data["architectures"], data["models"], "HS, %")
     axes.set(xlabel="architecture of the base")
-    axes.legend()
+    _legend_above(axes)
     return figure
 
 
@@ -216,7 +226,7 @@ def draw_topics(data: Mapping[str, Any]):
 
 def draw_inside(data: Mapping[str, Any]):
     """Probes on the hidden states, and where the kept entries are."""
-    figure, panels = _panels(3, 3.8)
+    figure, panels = _panels(3, 4.4)
     names = {"aligned": "aligned", "finetuned": "fine-tuned", "nlsr": "realigned"}
     for i, (model, label) in enumerate(names.items()):
         for kind, style in (("svm", "-"), ("mlp", "--")):
@@ -225,7 +235,7 @@ def draw_inside(data: Mapping[str, Any]):
             panels[0].plot(values, style, color=COLOURS[i], marker=_MARKS[i], ms=3, label=f"{label}, {words}")
     panels[0].axhline(50, color=INK, ls=":", lw=1)
     panels[0].set(xlabel="hidden state (0: embedding)", ylabel="requests told apart, %", ylim=(40, 102))
-    panels[0].legend(loc="lower right", fontsize=7)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=3)
     for axes, (method, parts) in zip(panels[1:], data["depth"].items(), strict=True):
         for i, (part, shares) in enumerate(parts.items()):
             _curve(axes, range(len(shares)), 100 * np.asarray(shares), i, part.replace("_", "-"))
