@@ -1,4 +1,4 @@
-r"""Make the paper's tables on a study: scores of tables 1 to 8, generations of tables 9 to 11.
+r"""Make the paper's tables on a study: scores of tables 1 to 8, generations of 9 to 11, and 12: beyond the paper.
 
   python -m experiments.tables --table 3 [--seeds 5,6,7 --workers 2 --output checkpoints/runs/laboratory]
   python -m experiments.tables --table all

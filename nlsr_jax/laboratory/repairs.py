@@ -15,6 +15,7 @@ from nlsr_jax.laboratory.stages import Base
 from nlsr_jax.models.capture import OBJECTIVES as GRADIENT_OBJECTIVES
 from nlsr_jax.models.capture import collect_gradients, collect_loss_gradient, collect_statistics
 from nlsr_jax.nlsr.amplify import amplify
+from nlsr_jax.nlsr.basis import common_basis, turned
 from nlsr_jax.nlsr.correction import correct
 from nlsr_jax.nlsr.identify import NEEDS_FINETUNED, NEEDS_STATISTICS, identify
 from nlsr_jax.nlsr.realign import Realigned, realign
@@ -30,6 +31,8 @@ class RepairSettings:
       beta, amplification_space: of the amplification.
       method, sparsity, granularity: of the identification.
       rule, base_probability, increment, share, tau, layers, space: of the restoration.
+      basis: of the rank axis that the fine-tuned adapter is compared in; see ``common_basis``.
+      turned: turn the fine-tuned adapter's rank axis at random first, as if it shared no lineage.
       draws: how many draws of the rule "probability" a result is the mean of.
     """
 
@@ -45,6 +48,8 @@ class RepairSettings:
     tau: float | None = None
     layers: tuple[int, ...] | None = None
     space: str = "factors"
+    basis: str = "as_is"
+    turned: bool = False
     draws: int = 1
 
 
@@ -102,6 +107,19 @@ def make_reference(aligned: Adapter, weak: Adapter | None, settings: RepairSetti
     rank = next(iter(aligned.factors.values()))["a"].shape[1]
     rank = rank if settings.amplification_space == "product" else None
     return amplify(aligned, weak, beta=settings.beta, space=settings.amplification_space, rank=rank)
+
+
+def prepare_finetuned(key: jax.Array, finetuned: Adapter, aligned: Adapter, settings: RepairSettings) -> Adapter:
+    """Return the fine-tuned adapter in the basis of the settings.
+
+    Args:
+      key: PRNG key of the turn.
+      finetuned, aligned: the adapters.
+      settings: ``basis`` and ``turned``.
+    """
+    if settings.turned:
+        finetuned = turned(stream(key, "turned"), finetuned)
+    return common_basis(finetuned, aligned, method=settings.basis)
 
 
 def make_masks(

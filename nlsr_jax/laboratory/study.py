@@ -18,6 +18,7 @@ from nlsr_jax.laboratory.repairs import (
     gather_evidence,
     make_masks,
     make_reference,
+    prepare_finetuned,
     repair,
 )
 from nlsr_jax.laboratory.stages import Base, train_adapter
@@ -211,6 +212,7 @@ class Bench:
         reference = make_reference(alignment.aligned, alignment.weak, settings)
         rows = identification_rows(self.world, self.config, self.case.seed, settings.method)
         batches = calibration_batches(self.base, rows, 50, self.config.sft.training.max_length)
+        finetuned = prepare_finetuned(key, finetuned, alignment.aligned, settings)
         evidence = gather_evidence(self.base, reference, batches, settings.method, finetuned)
         masks = make_masks(key, reference, evidence, settings, finetuned)
         results = jax.block_until_ready(repair(key, finetuned, reference, masks, settings))

@@ -26,6 +26,7 @@ from nlsr_jax.laboratory.repairs import (
     gather_evidence,
     make_masks,
     make_reference,
+    prepare_finetuned,
     repair,
 )
 from nlsr_jax.laboratory.stages import Base
@@ -37,6 +38,7 @@ from nlsr_jax.training.identity import digest
 
 ADAPTERS = "adapters"
 _KEPT = 4
+_AMPLIFICATION, _BASIS = ("beta", "amplification_space"), ("basis", "turned")
 
 
 def describe_study(config: StudyConfig) -> dict[str, Any]:
@@ -120,11 +122,11 @@ class CellRunner:
         settings = _changed(self.config.published, cell)
         place = (cell.architecture, cell.seed, cell.objective)
         reference = self.reference(*place, settings)
-        finetuned = self.tuned(cell.architecture, cell.case, cell.objective)
+        finetuned = self._prepared(cell.architecture, cell.case, cell.objective, settings)
         source, chosen_by = cell.case, None
         if cell.identified_on is not None:
             source = cell.case._replace(task=cell.identified_on)
-            chosen_by = self.tuned(cell.architecture, source, cell.objective)
+            chosen_by = self._prepared(cell.architecture, source, cell.objective, settings)
         masks = self.identified(*place, source, settings)
         return repair(stage_key(cell.seed, "realign"), finetuned, reference, masks, settings, chosen_by)
 
@@ -158,6 +160,12 @@ class CellRunner:
         identification = dataclasses.replace(RepairSettings(), **_identification(settings))
         needed = case if settings.method in NEEDS_FINETUNED else None
         return self.masks(architecture, seed, objective, needed, identification)
+
+    def _prepared(self, architecture: str, case: Case, objective: str, settings: RepairSettings) -> Adapter:
+        """The fine-tuned adapter in the basis of the settings."""
+        finetuned = self.tuned(architecture, case, objective)
+        aligned = self.alignment(architecture, case.seed, objective).aligned
+        return prepare_finetuned(stage_key(case.seed, "realign"), finetuned, aligned, settings)
 
     def reference(self, architecture: str, seed: int, objective: str, settings: RepairSettings) -> Adapter:
         """Return the reference adapter of settings."""
@@ -229,16 +237,16 @@ class CellRunner:
         base = self.base(architecture)
         rows = identification_rows(self.world(architecture), self.config, seed, method)
         batches = calibration_batches(base, rows, 50, self.config.sft.training.max_length)
-        finetuned = None if case is None else self.tuned(architecture, case, objective)
+        finetuned = None if case is None else self._prepared(architecture, case, objective, settings)
         reference = self.reference(architecture, seed, objective, settings)
         return gather_evidence(base, reference, batches, method, finetuned)
 
     def _masks(self, architecture: str, seed: int, objective: str, case: Case | None, settings: RepairSettings):
-        amplification: dict[str, Any] = {"beta": settings.beta, "amplification_space": settings.amplification_space}
-        reference_only = dataclasses.replace(RepairSettings(), **amplification)
-        evidence = self.evidence(architecture, seed, objective, case, settings.method, reference_only)
+        kept: dict[str, Any] = {name: getattr(settings, name) for name in (*_AMPLIFICATION, *_BASIS)}
+        adapters_only = dataclasses.replace(RepairSettings(), **kept)
+        evidence = self.evidence(architecture, seed, objective, case, settings.method, adapters_only)
         reference = self.reference(architecture, seed, objective, settings)
-        finetuned = None if case is None else self.tuned(architecture, case, objective)
+        finetuned = None if case is None else self._prepared(architecture, case, objective, settings)
         return make_masks(stage_key(seed, "realign"), reference, evidence, settings, finetuned)
 
     def _through(self, architecture: str, name: str, make: Callable[[], Adapter]) -> Adapter:
@@ -267,7 +275,8 @@ def _words(case: Case) -> str:
 
 def _identification(settings: RepairSettings) -> dict[str, Any]:
     """The settings that masks depend on."""
-    names = ("beta", "amplification_space", "method", "sparsity", "granularity")
+    basis = _BASIS if settings.method in NEEDS_FINETUNED else ()
+    names = (*_AMPLIFICATION, "method", "sparsity", "granularity", *basis)
     return {name: getattr(settings, name) for name in names}
 
 

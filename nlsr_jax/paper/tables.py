@@ -1,11 +1,11 @@
-"""The paper's eight tables of scores as cells: which models each line is the mean of, and how it is chosen."""
+"""The paper's eight tables of scores, and one beyond it, as cells: which models each line is the mean of."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from nlsr_jax.errors import InputError
-from nlsr_jax.laboratory.cells import ARCHITECTURES, Cell, make_cell
+from nlsr_jax.laboratory.cells import ARCHITECTURES, AUTOMATIC, Cell, make_cell
 from nlsr_jax.laboratory.repairs import PUBLISHED, RECOMMENDED, RepairSettings
 from nlsr_jax.paper import numbers
 from nlsr_jax.training.settings import OBJECTIVES
@@ -39,7 +39,7 @@ class Table(NamedTuple):
     """A table.
 
     Attributes:
-      number, title: of the paper; ``note`` says what differs.
+      number, title: of the paper, 12 is beyond it; ``note`` says what differs.
       columns: their heads.
       lines: of the table.
       paper: the paper's numbers.
@@ -243,11 +243,49 @@ def _transfer() -> Table:
     return Table(8, "From one task to another", ("AG News", "GSM8K"), lines, numbers.TRANSFER, note)
 
 
+ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "rows": ("one threshold for every row of a factor", {"granularity": "row"}),
+    "adapter": ("one threshold for the whole adapter", {"granularity": "adapter"}),
+    "product amplification": ("amplified in product space", {"amplification_space": "product"}),
+    "product correction": ("corrected in product space", {"space": "product"}),
+    "least similar": ("least similar half, no draw", {"rule": "least_similar", "share": 0.5}),
+    "all": ("all modules, no draw", {"rule": "all"}),
+    "snip": (
+        "SNIP, sparsity 0.9, least similar two fifths",
+        {"method": "snip", "sparsity": 0.9, "rule": "least_similar", "share": 0.4},
+    ),
+    "turned": ("no lineage: the rank axis turned at random", {"turned": True}),
+    "turned, procrustes": ("the same in a common basis (Procrustes)", {"turned": True, "basis": "procrustes"}),
+    "turned, linear": ("the same in a common basis (linear)", {"turned": True, "basis": "linear"}),
+    "gain tensor": (
+        "gain, sparsity 0.995, one threshold for every factor",
+        {"method": "gain", "sparsity": 0.995, "rule": "all"},
+    ),
+    "recommended turned": ("recommended, no lineage", BEST | {"turned": True}),
+    "recommended turned, procrustes": (
+        "the same in a common basis (Procrustes)",
+        BEST | {"turned": True, "basis": "procrustes"},
+    ),
+}
+"""Changes of the published setting that are not the paper's, by name: the words and the settings."""
+
+
+def _beyond() -> Table:
+    columns = [{"task": task} for task in TASKS]
+    lines = [_line("finetuned", columns), _line("nlsr", columns)]
+    lines += [_nlsr(name, title, settings, columns) for name, (title, settings) in ABLATIONS.items()]
+    lines += [_line("nlsr recommended", columns)]
+    automatic = tuple(make_cell(AUTOMATIC, {}, **column) for column in columns)
+    lines += [Line("automatic", "gain, β and sparsity chosen by calibration rows", {"": automatic})]
+    note = "Each line changes the published setting in what it names alone."
+    return Table(12, "Beyond the paper", tuple(TASK_NAMES.values()), tuple(lines), {}, note)
+
+
 TABLES = {
     table.number: table
     for table in (
         _poison(), _objectives(), _tasks(), _amplification(),
-        _identification(), _other_requests(), _architectures(), _transfer(),
+        _identification(), _other_requests(), _architectures(), _transfer(), _beyond(),
     )
 }  # fmt: skip
 """The tables of scores by their number in the paper."""

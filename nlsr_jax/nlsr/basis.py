@@ -1,0 +1,103 @@
+"""A common basis of the rank axis for adapters that do not share a lineage.
+
+``(A, B) → (T A, B T⁻¹)`` leaves the product as it is, for any invertible T: two adapters of one product may have
+nothing in common entry by entry, and masks and transplant compare entries. T is chosen here such that an adapter
+lies as near to the aligned one as it can.
+
+Axis legend: L layers, r rank, k in-features, d out-features.
+Source: orthogonal Procrustes problem, Schönemann 1966.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from nlsr_jax.adapter import Adapter, check_same_structure
+from nlsr_jax.errors import InputError
+from nlsr_jax.nlsr.layerwise import map_modules
+from nlsr_jax.nlsr.statistics import matmul
+
+BASES = ("as_is", "procrustes", "linear")
+_RIDGE = 1e-6
+
+
+def _normal(matrix):
+    norm = jnp.linalg.norm(matrix)
+    return matrix / jnp.where(norm > 0, norm, 1.0)
+
+
+def _procrustes(a, b, aligned_a, aligned_b):
+    """The rotation T that brings ``T A`` and ``B Tᵀ`` nearest to the aligned factors, both of equal weight."""
+    near = matmul(_normal(aligned_a), _normal(a).T) + matmul(_normal(aligned_b).T, _normal(b))
+    u, _, vt = jnp.linalg.svd(near)
+    turn = matmul(u, vt)
+    return matmul(turn, a), matmul(b, turn.T)
+
+
+def _linear(a, b, aligned_a, aligned_b):
+    """The T of least squares ``‖T A − A_aligned‖``, which undoes any invertible change of basis."""
+    gram = matmul(a, a.T)
+    gram += _RIDGE * jnp.trace(gram) / gram.shape[0] * jnp.eye(gram.shape[0])
+    turn = jnp.linalg.solve(gram, matmul(a, aligned_a.T)).T
+    return matmul(turn, a), jnp.linalg.solve(turn.T, b.T).T
+
+
+_TURN = {"procrustes": _procrustes, "linear": _linear}
+
+
+def common_basis(adapter: Adapter, aligned: Adapter, *, method: str = "procrustes") -> Adapter:
+    """Turn the rank axis of an adapter towards the aligned adapter's; its weight updates stay what they are.
+
+    Args:
+      adapter: factors ``a [L, r, k]`` and ``b [L, d, r]``.
+      aligned: the aligned adapter, of the same shapes.
+      method: ``"procrustes"``: a rotation; ``"linear"``: any invertible matrix, for adapters that another program
+        has factored anew, for instance by a singular value decomposition; ``"as_is"``: nothing.
+
+    Returns:
+      The adapter with turned factors, of the same dtype and scaling. Rounding apart, its products are the same.
+
+    Raises:
+      InputError: an unknown method, or adapters that do not fit each other.
+    """
+    if method not in BASES:
+        raise InputError(f"basis is {method!r}; expected one of {', '.join(BASES)}")
+    check_same_structure(aligned, adapter, ("aligned", "fine-tuned"))
+    if method == "as_is":
+        return adapter
+    return dataclasses.replace(adapter, factors=_common_basis(adapter.factors, aligned.factors, method=method))
+
+
+@functools.partial(jax.jit, static_argnames="method")
+def _common_basis(factors, aligned, *, method):
+    def one_layer(leaf, other):
+        wide = [x.astype(jnp.float32) for x in (leaf["a"], leaf["b"], other["a"], other["b"])]
+        a, b = _TURN[method](*wide)
+        return {"a": a.astype(leaf["a"].dtype), "b": b.astype(leaf["b"].dtype)}
+
+    return map_modules(one_layer, factors, aligned)
+
+
+def turned(key: jax.Array, adapter: Adapter) -> Adapter:
+    """Turn the rank axis of every layer by a random rotation; its weight updates stay what they are.
+
+    Args:
+      key: PRNG key.
+      adapter: factors ``a [L, r, k]`` and ``b [L, d, r]``.
+
+    Returns:
+      An adapter that shares no entries with the one given.
+    """
+
+    def one(module, number):
+        leaf = adapter.factors[module]
+        count, rank, _ = leaf["a"].shape
+        rotation = jax.random.orthogonal(jax.random.fold_in(key, number), rank, (count,))
+        a, b = (leaf[factor].astype(jnp.float32) for factor in ("a", "b"))
+        new = {"a": matmul(rotation, a), "b": matmul(b, jnp.swapaxes(rotation, 1, 2))}
+        return {factor: value.astype(leaf[factor].dtype) for factor, value in new.items()}
+
+    factors = {module: one(module, number) for number, module in enumerate(sorted(adapter.factors))}
+    return dataclasses.replace(adapter, factors=factors)
