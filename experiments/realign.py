@@ -5,7 +5,8 @@ r"""Realign a fine-tuned PEFT adapter with an aligned one.
 
 No base and no calibration data are needed with --masks FILE or with --method magnitude or random. The
 output folder receives the realigned adapter (PEFT), masks.safetensors, an Orbax copy of masks and
-pruning key, realignment.json and report.html. To repeat a run to the same bytes:
+pruning key, realignment.json and report.html. --automatic chooses amplification and sparsity by the
+calibration data. To repeat a run to the same bytes:
 
   python -m experiments.realign --from_record DIR/realignment.json --output NEW_DIR
 """
@@ -26,14 +27,29 @@ flags.DEFINE_float("tau", None, "Rule threshold: repair modules with a similarit
 flags.DEFINE_float("share", None, "Rule least_similar: the share of modules to repair, 0 to 1.")
 flags.DEFINE_list("layers", None, "Rule layers: decoder layers to repair, such as 8,9,10,11 or 8-11.")
 flags.DEFINE_string("space", "factors", "Correction of 'factors' or of their 'product' (rank 2r).")
+flags.DEFINE_string("basis", "as_is", "Compare in the rank axis 'as_is', turned by 'procrustes', or 'linear'.")
+flags.DEFINE_bool("automatic", False, "Choose beta and sparsity of gain by the calibration data alone.")
+flags.DEFINE_float(
+    "tolerance", 0.0, "With --automatic: by which share safe answers may be less likely than before."
+)
 flags.DEFINE_bool("allow_unrelated", False, "Go on although modules share no lineage with the aligned ones.")
 flags.DEFINE_string("from_record", None, "Repeat the run of this realignment.json to the same bytes.")
 
 FLAGS = flags.FLAGS
 _REALIGNMENT = (
-    "finetuned", "masks", "base_probability", "increment", "rule", "tau", "share", "layers", "space",
+    "finetuned",
+    "masks",
+    "base_probability",
+    "increment",
+    "rule",
+    "tau",
+    "share",
+    "layers",
+    "space",
+    "basis",
     "allow_unrelated",
-)  # fmt: skip
+)
+_AUTOMATIC = ("beta", "sparsity", "method", "granularity", "rule", "tau", "share", "layers", "masks")  # fmt: skip
 
 
 def main(_) -> None:
@@ -44,13 +60,29 @@ def main(_) -> None:
     if not FLAGS.output:
         raise InputError("--output is missing; name the folder to write")
     settings, recorded = _recorded_settings() if FLAGS.from_record else (_settings(), None)
-    record = realign_files(settings, FLAGS.output, overwrite=FLAGS.overwrite, recorded=recorded, stages=Stages())
+    options = {"overwrite": FLAGS.overwrite, "recorded": recorded, "automatic": _tolerance()}
+    record = realign_files(settings, FLAGS.output, stages=Stages(), **options)
     summary = record["summary"]
     print(
         f"repaired {summary['repaired']} of {summary['modules']} modules, "
         f"{summary['changed_entries']} of {summary['total_entries']} entries; wrote {FLAGS.output} "
         f"(see {FLAGS.output}/report.html)"
     )
+
+
+def _tolerance() -> float | None:
+    """The tolerance of the automatic choice; None where there is none."""
+    from nlsr_jax.errors import InputError
+
+    if not FLAGS.automatic:
+        if FLAGS["tolerance"].present:
+            raise InputError("--tolerance is of --automatic, which is missing")
+        return None
+    given = [name for name in _AUTOMATIC if FLAGS[name].present]
+    if given or FLAGS.from_record:
+        name = given[0] if given else "from_record"
+        raise InputError(f"--{name} is given together with --automatic, which chooses it; leave one of them out")
+    return FLAGS.tolerance
 
 
 def _settings():

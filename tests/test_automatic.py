@@ -1,4 +1,4 @@
-"""The automatic choice on the shipped study: it undoes the damage on safe answers, and leaves alone what is whole."""
+"""The automatic choice on the shipped study: it undoes the damage on safe answers, and leaves the whole alone."""
 
 import json
 

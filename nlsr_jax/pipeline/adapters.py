@@ -25,6 +25,7 @@ from nlsr_jax.formats.peft import AdapterFile, open_adapter
 from nlsr_jax.formats.record import Digests
 from nlsr_jax.formats.safetensors_files import empty_aligned
 from nlsr_jax.nlsr.amplify import amplify
+from nlsr_jax.nlsr.basis import common_basis
 from nlsr_jax.nlsr.lineage import lineage
 from nlsr_jax.pipeline.settings import Settings
 
@@ -101,6 +102,23 @@ def _piece(shapes: Adapter, chunk: Chunk, factors) -> Adapter:
 def read_piece(file: AdapterFile, chunk: Chunk) -> Adapter:
     """Read the layers of one chunk as an adapter of their own."""
     return _piece(file.shapes(), chunk, file.factors(chunk.module, chunk.rows))
+
+
+def read_finetuned(sources: Sources, chunk: Chunk, settings: Settings) -> Adapter:
+    """Read the layers of one chunk of the fine-tuned adapter, in the basis of the settings."""
+    finetuned = read_piece(sources.target, chunk)
+    if settings.basis == "as_is":
+        return finetuned
+    turned = common_basis(finetuned, read_piece(sources.aligned, chunk), method=settings.basis)
+    return jax.device_get(turned)
+
+
+def whole_finetuned(sources: Sources, settings: Settings) -> Adapter:
+    """Read the whole fine-tuned adapter, in the basis of the settings."""
+    finetuned = sources.target.load()
+    if settings.basis == "as_is":
+        return finetuned
+    return common_basis(finetuned, sources.aligned.load(), method=settings.basis)
 
 
 class Lineage(NamedTuple):
@@ -211,15 +229,16 @@ def check_reference(sources: Sources, settings: Settings) -> None:
             )
 
 
-def measure_lineage(sources: Sources) -> Lineage:
+def measure_lineage(sources: Sources, settings: Settings) -> Lineage:
     """Measure the lineage of every module, and find the factors that are zero throughout.
 
     Args:
       sources: the open files.
+      settings: the settings, of which the basis counts.
     """
 
     def read(chunk: Chunk):
-        return read_piece(sources.aligned, chunk), read_piece(sources.target, chunk)
+        return read_piece(sources.aligned, chunk), read_finetuned(sources, chunk, settings)
 
     found = join(
         {chunk.module: lineage_part(chunk.module, aligned, finetuned)}

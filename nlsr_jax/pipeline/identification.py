@@ -1,5 +1,6 @@
 """From files to masks: take the masks that were given, or find the safety-critical entries."""
 
+import functools
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from nlsr_jax.pipeline.adapters import (
     amplify_pieces,
     read_pieces,
     reference_shapes,
+    whole_finetuned,
     whole_reference,
 )
 from nlsr_jax.pipeline.settings import Settings
@@ -41,8 +43,75 @@ class Masks(NamedTuple):
     calibration: dict[str, int] | None
 
 
-def obtain_masks(settings: Settings, sources: Sources, key: jax.Array, digests: Digests, stages: Stages) -> Masks:
+class CalibrationData:
+    """The calibration rows and the base model of a run, each read when it is first asked for, and digested then.
+
+    Args:
+      settings: ``base``, ``calibration`` and how rows are read.
+      digests: where the files are added.
+      stages: where to report progress.
+    """
+
+    def __init__(self, settings: Settings, digests: Digests, stages: Stages):
+        self._settings, self._digests, self._stages = settings, digests, stages
+
+    @functools.cached_property
+    def rows(self):
+        """The encoded rows and their counts."""
+        from nlsr_jax.data.calibration import load_calibration, load_tokenizer
+
+        settings = self._settings
+        assert settings.base is not None
+        assert settings.calibration is not None
+        with self._stages("read calibration data"):
+            data = load_calibration(
+                settings.calibration,
+                load_tokenizer(settings.base),
+                max_length=settings.max_length,
+                template=settings.template,
+                preference=settings.method == "preference_snip",
+            )
+            path = pathlib.Path(settings.calibration)
+            self._digests.add("calibration", settings.calibration, [path] if path.is_file() else [])
+            _say_counts(data.counts, self._stages)
+        return data
+
+    @functools.cached_property
+    def base(self):
+        """``(model, params)``."""
+        from nlsr_jax.models import load_model
+
+        settings = self._settings
+        assert settings.base is not None
+        with self._stages("read base model"):
+            found = load_model(settings.base, dtype=jnp.dtype(settings.dtype))
+            self._digests.add("base", settings.base, _base_files(settings.base))
+        return found
+
+    def batches(self) -> list[tuple]:
+        """Return the batches of all rows."""
+        from nlsr_jax.data.calibration import batches
+
+        return list(batches(self.rows.rows, self._settings.batch_size, self._settings.max_length))
+
+
+def obtain_masks(
+    settings: Settings,
+    sources: Sources,
+    key: jax.Array,
+    digests: Digests,
+    stages: Stages,
+    data: CalibrationData | None = None,
+) -> Masks:
     """Open the masks that were given, or identify them.
+
+    Args:
+      settings: the settings.
+      sources: the open adapter files.
+      key: the run's key.
+      digests: of the inputs.
+      stages: where to report progress.
+      data: calibration rows and base, where they may have been read before.
 
     Raises:
       InputError: masks, base or calibration data that cannot be used.
@@ -57,11 +126,12 @@ def obtain_masks(settings: Settings, sources: Sources, key: jax.Array, digests: 
         return Masks(_identify_by_module(settings, sources, key, stages), settings.method, None)
     with stages("amplify"):
         reference = jax.block_until_ready(whole_reference(sources, settings))
-    finetuned = sources.target.load() if settings.method in NEEDS_FINETUNED else None
-    statistics, gradients, counts = _calibrate(settings, reference, finetuned, digests, stages)
+    finetuned = whole_finetuned(sources, settings) if settings.method in NEEDS_FINETUNED else None
+    data = data or CalibrationData(settings, digests, stages)
+    statistics, gradients = _calibrate(settings, reference, finetuned, data, stages)
     with stages("identify"):
         masks = _identify(settings, reference, key, statistics, gradients, finetuned)
-    return Masks(masks, settings.method, counts)
+    return Masks(masks, settings.method, data.rows.counts)
 
 
 def _identify(settings, reference, key, statistics=None, gradients=None, finetuned=None):
@@ -93,40 +163,22 @@ def _identify_by_module(settings, sources, key, stages):
     return masks
 
 
-def _calibrate(settings: Settings, reference: Adapter, finetuned: Adapter | None, digests: Digests, stages: Stages):
-    """Run the reference model over the calibration data; returns statistics, gradients and counts."""
-    from nlsr_jax.data.calibration import batches, load_calibration, load_tokenizer
-    from nlsr_jax.models import collect_gradients, collect_loss_gradient, collect_statistics, load_model
+def _calibrate(
+    settings: Settings, reference: Adapter, finetuned: Adapter | None, data: CalibrationData, stages: Stages
+):
+    """Run the reference (or the fine-tuned) model over the calibration data; returns statistics and gradients."""
+    from nlsr_jax.models import collect_gradients, collect_loss_gradient, collect_statistics
 
-    preference = settings.method == "preference_snip"
-    assert settings.base is not None
-    assert settings.calibration is not None
-    with stages("read calibration data"):
-        data = load_calibration(
-            settings.calibration,
-            load_tokenizer(settings.base),
-            max_length=settings.max_length,
-            template=settings.template,
-            preference=preference,
-        )
-        path = pathlib.Path(settings.calibration)
-        digests.add("calibration", settings.calibration, [path] if path.is_file() else [])
-        _say_counts(data.counts, stages)
-    with stages("read base model"):
-        model, params = load_model(settings.base, dtype=jnp.dtype(settings.dtype))
-        digests.add("base", settings.base, _base_files(settings.base))
-    all_batches = list(batches(data.rows, settings.batch_size, settings.max_length))
-    tracked = stages.track(all_batches, "calibration", len(all_batches))
+    batches = data.batches()
+    model, params = data.base
+    tracked = stages.track(batches, "calibration", len(batches))
     with stages("calibrate"):
         if settings.method in NEEDS_STATISTICS:
-            statistics = collect_statistics(model, params, reference, tracked)
-            return jax.block_until_ready(statistics), None, data.counts
+            return jax.block_until_ready(collect_statistics(model, params, reference, tracked)), None
         if finetuned is not None:
-            gradients = collect_loss_gradient(model, params, finetuned, tracked)
-            return None, jax.block_until_ready(gradients), data.counts
-        objective = "preference_snip" if preference else "snip"
-        gradients = collect_gradients(model, params, reference, tracked, objective=objective)
-        return None, jax.block_until_ready(gradients), data.counts
+            return None, jax.block_until_ready(collect_loss_gradient(model, params, finetuned, tracked))
+        gradients = collect_gradients(model, params, reference, tracked, objective=settings.method)
+        return None, jax.block_until_ready(gradients)
 
 
 def _say_counts(counts, stages):

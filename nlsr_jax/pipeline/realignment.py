@@ -5,6 +5,7 @@ import dataclasses
 import math
 import os
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,12 +20,22 @@ from nlsr_jax.formats.output import check_free, copy_digested, sha256, whole_dir
 from nlsr_jax.nlsr.lineage import unrelated_modules
 from nlsr_jax.nlsr.pruning import unclipped_probability
 from nlsr_jax.nlsr.realign import repaired_layers
-from nlsr_jax.pipeline.adapters import Lineage, check_reference, measure_lineage, open_sources
-from nlsr_jax.pipeline.identification import Masks, obtain_masks
+from nlsr_jax.pipeline.adapters import Lineage, check_reference, measure_lineage, open_sources, whole_finetuned
+from nlsr_jax.pipeline.identification import CalibrationData, Masks, obtain_masks
 from nlsr_jax.pipeline.restoration import Decision, compare, decide, write_restored
 from nlsr_jax.pipeline.settings import Settings, check_settings, with_absolute_paths
 from nlsr_jax.pipeline.stages import Stages
 from nlsr_jax.random_streams import describe_key, stream
+
+AUTOMATIC: dict[str, Any] = {
+    "method": "gain",
+    "granularity": "adapter",
+    "rule": "all",
+    "tau": None,
+    "share": None,
+    "layers": None,
+}
+"""The settings of a run whose β and sparsity are chosen."""
 
 
 def realign_files(
@@ -33,6 +44,7 @@ def realign_files(
     *,
     overwrite: bool = False,
     recorded: dict | None = None,
+    automatic: float | None = None,
     stages: Stages | None = None,
 ) -> dict:
     """Realign a fine-tuned adapter on disk.
@@ -44,6 +56,8 @@ def realign_files(
         appears whole or not at all.
       overwrite: replace an output that exists.
       recorded: the ``inputs`` of a record that this run repeats; the digests must be equal.
+      automatic: choose β and the sparsity of ``gain`` by the calibration data with this tolerance; see
+        ``nlsr_jax.automatic``. What was chosen stands in the record's settings, how in its ``automatic``.
       stages: where to report progress.
 
     Returns:
@@ -53,17 +67,21 @@ def realign_files(
       InputError: any input or setting that cannot be used; nothing is written then.
     """
     stages = stages or Stages(show=False)
+    if automatic is not None:
+        if settings.masks is not None:
+            raise InputError("--masks are given together with --automatic, which finds them; leave one of them out")
+        settings = dataclasses.replace(settings, **AUTOMATIC)
     check_settings(settings)
     check_free(output, overwrite)
     settings = with_absolute_paths(settings)
     digests = records.Digests()
     try:
-        return _realign_files(settings, pathlib.Path(output), overwrite, recorded, stages, digests)
+        return _realign_files(settings, pathlib.Path(output), overwrite, recorded, automatic, stages, digests)
     finally:
         digests.close()
 
 
-def _realign_files(settings, output, overwrite, recorded, stages, digests):
+def _realign_files(settings, output, overwrite, recorded, automatic, stages, digests):
     key = jax.random.key(settings.seed)
     warnings: list[str] = []
     with stages("read adapters"):
@@ -75,9 +93,12 @@ def _realign_files(settings, output, overwrite, recorded, stages, digests):
     known = None
     if settings.masks is None:  # before anything costly
         with stages("check lineage"):
-            known = measure_lineage(sources)
+            known = measure_lineage(sources, settings)
             _check_lineage(settings, sources.target.shapes(), known, warnings, stages)
-    masks = obtain_masks(settings, sources, key, digests, stages)
+    data, chosen = CalibrationData(settings, digests, stages), None
+    if automatic is not None:
+        settings, chosen = _choose(settings, automatic, sources, data, warnings, stages)
+    masks = obtain_masks(settings, sources, key, digests, stages, data)
     with stages("compare"):
         pruning_key = stream(key, "pruning")
         found = compare(masks.masks, sources, settings, known)
@@ -90,10 +111,41 @@ def _realign_files(settings, output, overwrite, recorded, stages, digests):
         if recorded is not None:
             records.check_digests(recorded, inputs, "record")
     record = _describe(settings, key, pruning_key, inputs, masks, sources, found.lineage, decision, warnings)
+    if chosen is not None:
+        record["automatic"] = chosen
     for warning in warnings:
         stages.say(f"note: {warning}")
     _write(settings, output, overwrite, record, masks, decision, sources, pruning_key, stages)
     return record
+
+
+def _choose(settings, tolerance: float, sources, data: CalibrationData, warnings, stages):
+    """Choose β and sparsity; returns the settings with them and what the record says of it."""
+    from nlsr_jax.automatic import choose_settings
+
+    weak = None if sources.weak is None else sources.weak.load()
+    adapters = (whole_finetuned(sources, settings), sources.aligned.load(), weak)
+    batches = data.batches()
+    model, params = data.base
+    with stages("choose"):
+        found = choose_settings(model, params, *adapters, batches, tolerance=tolerance)
+    chosen = found.chosen
+    stages.say(
+        f"automatic: loss on safe answers {found.finetuned:.4f} fine-tuned, {found.target:.4f} aimed at, "
+        f"{chosen.loss:.4f} with beta {chosen.beta:g} and {chosen.share:.4%} of the entries"
+    )
+    if not found.met:
+        warnings.append(
+            "no setting that was tried makes safe answers as likely as they were: "
+            f"loss {chosen.loss:.4f}, aimed at {found.target:.4f}"
+        )
+    changes: dict = {"beta": chosen.beta, "sparsity": 1 - chosen.share}
+    if not chosen.share:
+        warnings.append("safe answers are as likely as they were: nothing is repaired")
+        changes = {"rule": "least_similar", "share": 0.0}
+    trials = [trial._asdict() for trial in found.trials]
+    described = {"tolerance": tolerance, "met": found.met, "target": found.target, "finetuned": found.finetuned}
+    return dataclasses.replace(settings, **changes), {**described, "trials": trials}
 
 
 def _check_lineage(settings, finetuned, lineage: Lineage, warnings, stages):

@@ -28,6 +28,7 @@ from nlsr_jax.pipeline.adapters import (
     join,
     lineage_part,
     one_layer,
+    read_finetuned,
     read_piece,
     read_pieces,
     unpack_lineage,
@@ -84,7 +85,7 @@ def compare(
     """
 
     def read(chunk: Chunk):
-        return read_pieces(sources, chunk), read_piece(sources.target, chunk), mask_piece(masks, chunk)
+        return read_pieces(sources, chunk), read_finetuned(sources, chunk, settings), mask_piece(masks, chunk)
 
     def part(chunk: Chunk, pieces: Pieces, finetuned: Adapter, mask) -> dict[str, Any]:
         similarity, zero_norm = _compare(
@@ -156,9 +157,9 @@ def write_restored(
         return bool(decision.pruned[chunk.module][chunk.rows].all())
 
     def read(chunk: Chunk):
-        finetuned = read_piece(sources.target, chunk)
         if left_alone(chunk):
-            return finetuned, None, None
+            return read_piece(sources.target, chunk), None, None
+        finetuned = read_finetuned(sources, chunk, settings)
         return finetuned, read_pieces(sources, chunk), mask_piece(masks, chunk)
 
     widened = _widened(shapes) if product else shapes

@@ -8,6 +8,7 @@ from typing import Any
 from nlsr_jax.data.templates import TEMPLATES
 from nlsr_jax.errors import InputError
 from nlsr_jax.nlsr.amplify import SPACES
+from nlsr_jax.nlsr.basis import BASES
 from nlsr_jax.nlsr.identify import METHODS, NEEDS_FINETUNED, NEEDS_GRADIENTS, NEEDS_STATISTICS, check_sparsity
 from nlsr_jax.nlsr.masks import GRANULARITIES
 from nlsr_jax.nlsr.pruning import check_rule
@@ -29,6 +30,7 @@ class Settings:
       sparsity, method, granularity: identification.
       base_probability, increment, rule, tau, share, layers: the choice of modules.
       space: of the correction.
+      basis: of the rank axis that the fine-tuned adapter is compared in; see ``common_basis``.
       batch_size, max_length, template, dtype: the calibration pass.
       allow_unrelated: go on although modules do not share a lineage.
     """
@@ -53,6 +55,7 @@ class Settings:
     share: float | None = None
     layers: tuple[int, ...] | None = None
     space: str = "factors"
+    basis: str = "as_is"
     batch_size: int = 16
     max_length: int = 512
     template: str = "none"
@@ -127,6 +130,7 @@ def _check_choices(settings):
         "method": METHODS,
         "granularity": GRANULARITIES,
         "space": SPACES,
+        "basis": BASES,
         "amplification_space": SPACES,
         "template": TEMPLATES,
         "dtype": DTYPES,

@@ -23,6 +23,7 @@ SETTINGS = {
     "share": "Rule least_similar: the share of the modules that is repaired.",
     "layers": "Rule layers: the decoder layers that are repaired.",
     "space": "Whether entries are replaced in the factors, or products are added (which doubles the rank).",
+    "basis": "Whether the fine-tuned factors were turned towards the aligned ones before they were compared.",
     "batch_size": "Calibration rows that pass through the model at once.",
     "max_length": "Longest calibration row in tokens; longer answers are cut.",
     "template": "The frame put around each calibration prompt.",
