@@ -1,6 +1,7 @@
 """The runner of cells, as the sweeps, tables and figures open it."""
 
 import dataclasses
+import pathlib
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -29,7 +30,8 @@ def define_laboratory_flags(output: str) -> None:
         "judge", None, "toy, refusals, qa_moderation, guard or harmbench; by default toy or refusals."
     )
     flags.DEFINE_string("judge_model", None, "The judge model, a Hugging Face directory or hub id.")
-    flags.DEFINE_integer("workers", 1, "Processes on this machine.", lower_bound=1)
+    flags.DEFINE_integer("workers", 1, "Processes, on this machine or, with --ray, on a cluster.", lower_bound=1)
+    flags.DEFINE_string("ray", None, "Run the workers on a Ray cluster: its address, auto, or local for one here.")
 
 
 def open_runner():
@@ -81,6 +83,10 @@ def _open_place(config, given: str | None, judge):
     return Base(model, params, tokenizer, real.special_tokens), real
 
 
+def _share(arguments: Sequence[str], part: int, count: int) -> list[str]:
+    return [sys.executable, "-m", "experiments.sweep", *arguments, "--share", f"{part}/{count}"]
+
+
 def spawn(arguments: Sequence[str], count: int) -> None:
     """Run a sweep's shares in processes of their own; cells of one that dies are left.
 
@@ -88,8 +94,7 @@ def spawn(arguments: Sequence[str], count: int) -> None:
       arguments: of ``experiments.sweep``.
       count: how many processes.
     """
-    own = [sys.executable, "-m", "experiments.sweep", *arguments]
-    workers = [subprocess.Popen([*own, "--share", f"{i}/{count}"]) for i in range(1, count + 1)]
+    workers = [subprocess.Popen(_share(arguments, i, count)) for i in range(1, count + 1)]
     try:
         for worker in workers:
             worker.wait()
@@ -99,17 +104,46 @@ def spawn(arguments: Sequence[str], count: int) -> None:
         raise
 
 
+def spawn_on_ray(arguments: Sequence[str], count: int, address: str) -> None:
+    """Run a sweep's shares as tasks of a Ray cluster; cells of one that dies are left.
+
+    Args:
+      arguments: of ``experiments.sweep``; its files must be seen by all machines under the same names.
+      count: how many tasks, of one CPU each.
+      address: of the cluster, ``"auto"``, or ``"local"`` for one on this machine.
+
+    Raises:
+      InputError: Ray is not installed, or no cluster is there.
+    """
+    from nlsr_jax.errors import InputError
+
+    try:
+        import ray
+    except ImportError:
+        raise InputError("--ray needs Ray, which is not installed: pip install 'nlsr_jax[ray]'") from None
+    try:
+        options = {"num_cpus": count} if address == "local" else {"address": address}
+        ray.init(include_dashboard=False, log_to_driver=True, **options)
+    except (ConnectionError, ValueError) as error:
+        raise InputError(f"--ray {address}: no cluster to be reached ({error})") from error
+    try:
+        run: Any = ray.remote(num_cpus=1)(lambda command: subprocess.run(command, check=False).returncode)
+        ray.get([run.remote(_share(arguments, i, count)) for i in range(1, count + 1)])
+    finally:
+        ray.shutdown()
+
+
 def passed_on() -> list[str]:
     """Return the flags of this module as arguments, for other processes."""
-    found = [f"--{name}={FLAGS[name].value}" for name in ("output", "config", "base", "judge", "judge_model")]
-    found = [text for text in found if not text.endswith("=None")]
+    given = {name: FLAGS[name].value for name in ("config", "base", "judge", "judge_model")}
+    given["output"] = str(pathlib.Path(FLAGS.output).absolute())
+    found = [f"--{name}={value}" for name, value in given.items() if value is not None]
     return [*found, *(f"--data={text}" for text in FLAGS.data)]
 
 
 def run_all(runner, cells) -> None:
     """Run the cells that have no row yet, in as many processes as the flags say."""
     import json
-    import pathlib
     import tempfile
 
     from nlsr_jax.laboratory.cells import cell_fields
@@ -117,11 +151,16 @@ def run_all(runner, cells) -> None:
 
     done = runner.store.rows()
     missing = [cell for cell in cells if runner.name(cell) not in done]
-    if FLAGS.workers > 1 and missing:
-        with tempfile.TemporaryDirectory() as folder:
+    if (FLAGS.workers > 1 or FLAGS.ray) and missing:
+        # In the output's folder, which all machines see.
+        with tempfile.TemporaryDirectory(dir=runner.store.path, prefix=".cells-") as folder:
             file = pathlib.Path(folder) / "cells.json"
             file.write_text(json.dumps([cell_fields(cell) for cell in missing]))
-            spawn([*passed_on(), f"--cells={file}"], FLAGS.workers)
+            arguments = [*passed_on(), f"--cells={file.absolute()}"]
+            if FLAGS.ray:
+                spawn_on_ray(arguments, FLAGS.workers, FLAGS.ray)
+            else:
+                spawn(arguments, FLAGS.workers)
     run_cells(runner, cells, note=notes())
 
 

@@ -59,8 +59,9 @@ def main(_) -> None:
 
     if not FLAGS.output:
         raise InputError("--output is missing; name the folder to write")
+    tolerance = _tolerance()
     settings, recorded = _recorded_settings() if FLAGS.from_record else (_settings(), None)
-    options = {"overwrite": FLAGS.overwrite, "recorded": recorded, "automatic": _tolerance()}
+    options = {"overwrite": FLAGS.overwrite, "recorded": recorded, "automatic": tolerance}
     record = realign_files(settings, FLAGS.output, stages=Stages(), **options)
     summary = record["summary"]
     print(

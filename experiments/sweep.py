@@ -10,7 +10,8 @@ holds rows.jsonl (a row a line, in the order of completion), table.parquet (in t
 adapters that cells share. On two CPU cores about 3 seconds a cell, and 15 a fine-tuning, which cells share.
 
 Many machines: give every one the same command with --share 1/8, --share 2/8 … and an --output that all see, as a
-SLURM array does with --share $((SLURM_ARRAY_TASK_ID + 1))/8; a last call without --share writes the table.
+SLURM array does with --share $((SLURM_ARRAY_TASK_ID + 1))/8; a last call without --share writes the table. On a Ray
+cluster one call does all of it: --workers 8 --ray auto.
 """
 
 from absl import flags

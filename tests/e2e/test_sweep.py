@@ -1,0 +1,105 @@
+"""Sweeps as commands: killed and gone on with, in several processes, on Ray."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.e2e.command import ROOT
+from tests.e2e.toy_base import QUICK
+
+pytestmark = pytest.mark.long
+
+# The tiny study with little to train and to ask. The module is found by the workers' processes too.
+SMALL = """
+from experiments import configs
+from tests.laboratory.small_study import small_config
+
+small = small_config()
+configs.get = lambda name: small
+"""
+CELLS = 500
+KILLS = 10
+
+
+def cells(count):
+    """Cells of one fine-tuning that differ in their thresholds, so that each is a model of its own."""
+    return [
+        {"method": "nlsr", "settings": {"rule": "threshold", "tau": i / count, "draws": 1}, "seed": 3}
+        for i in range(count)
+    ]
+
+
+@pytest.fixture
+def start(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(SMALL)
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path, **QUICK}
+
+    def run(output, count, *flags):
+        file = tmp_path / f"cells{count}.json"
+        file.write_text(json.dumps(cells(count)))
+        command = [sys.executable, "-m", "experiments.sweep", f"--output={output}", f"--cells={file}", *flags]
+        return subprocess.Popen(
+            command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    return run
+
+
+def finish(process):
+    out, error = process.communicate(timeout=1200)
+    assert process.returncode == 0, error
+    return out
+
+
+def table(output):
+    return pq.read_table(output / "table.parquet").to_pylist()
+
+
+def test_a_sweep_killed_ten_times_has_the_rows_of_one_that_was_not(tmp_path, start):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    began = time.monotonic()
+    assert "500 cells, 500 of them new" in finish(start(whole, CELLS))
+    seconds = time.monotonic() - began
+    rng, deaths = random.Random(0), 0
+    while deaths < KILLS:
+        process = start(killed, CELLS)
+        try:
+            process.wait(timeout=rng.uniform(0.05, 0.16) * seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            deaths += 1
+            continue
+        pytest.fail(f"it was complete after {deaths} deaths")
+    done = len((killed / "rows.jsonl").read_text().splitlines())
+    assert "500 cells" in finish(start(killed, CELLS))
+    assert table(killed) == table(whole)
+    rows = (killed / "rows.jsonl").read_bytes()
+    began = time.monotonic()
+    assert "500 cells, 0 of them new" in finish(start(killed, CELLS))
+    again = time.monotonic() - began
+    assert (killed / "rows.jsonl").read_bytes() == rows
+    print(
+        f"{CELLS} cells in {seconds:.0f} s; {deaths} deaths, {done} rows before the last run; again {again:.1f} s"
+    )
+    assert again < 5
+
+
+@pytest.mark.parametrize("flags", [("--workers=2",), ("--workers=2", "--ray=local")])
+def test_workers_give_the_rows_of_one(tmp_path, start, flags):
+    if "--ray=local" in flags:
+        pytest.importorskip("ray")
+    finish(start(tmp_path / "one", 4))
+    out = finish(start(tmp_path / "many", 4, *flags))
+    assert "4 cells, 4 of them new" in out
+    assert table(tmp_path / "many") == table(tmp_path / "one")
+    assert {path.name for path in (tmp_path / "many").iterdir()} == {
+        "adapters", "rows.jsonl", "study.json", "table.parquet", ".lock",
+    }  # fmt: skip

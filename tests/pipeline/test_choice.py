@@ -1,0 +1,113 @@
+"""Realignment of files whose setting is chosen, and in a common basis."""
+
+import jax
+import numpy as np
+import pytest
+
+from nlsr_jax.adapter import delta
+from nlsr_jax.errors import InputError
+from nlsr_jax.formats.peft import load_adapter, save_adapter
+from nlsr_jax.nlsr.basis import turned
+from nlsr_jax.pipeline import Settings, realign_files
+from tests.adapter_files import save_family
+from tests.e2e.command import contents, error_line, run
+from tests.tiny_base import save_base, save_rows
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    save_family(folder)
+    save_base(folder / "base")
+    save_rows(folder / "rows.jsonl")
+    other = turned(jax.random.key(0), load_adapter(folder / "finetuned"))
+    save_adapter(other, folder / "turned")
+    return folder
+
+
+def settings(files, **changes):
+    named = {name: str(files / name) for name in ("base", "aligned", "finetuned", "weak")}
+    return Settings(**{**named, "calibration": str(files / "rows.jsonl"), **changes})
+
+
+def test_what_is_chosen_stands_in_the_record_and_is_repeated(files, tmp_path):
+    record = realign_files(settings(files), tmp_path / "one", automatic=0.0)
+    chosen = record["settings"]
+    assert (chosen["method"], chosen["granularity"]) == ("gain", "adapter")
+    found = record["automatic"]
+    assert found["target"] < found["finetuned"] or record["summary"]["repaired"] == 0
+    tried = [(trial["beta"], trial["share"]) for trial in found["trials"]]
+    if record["summary"]["repaired"]:
+        assert (chosen["beta"], 1 - chosen["sparsity"]) == pytest.approx(
+            min(tried, key=lambda pair: abs(pair[0] - chosen["beta"]) + abs(pair[1] - 1 + chosen["sparsity"]))
+        )
+    run("realign", "--from_record", tmp_path / "one" / "realignment.json", "--output", tmp_path / "two")
+    first, second = contents(tmp_path / "one"), contents(tmp_path / "two")
+    for name in ("adapter_model.safetensors", "adapter_config.json", "masks.safetensors"):
+        assert first[name] == second[name]
+
+
+def test_an_adapter_that_lost_nothing_comes_out_as_it_went_in(files, tmp_path):
+    record = realign_files(settings(files, finetuned=str(files / "aligned")), tmp_path / "one", automatic=0.0)
+    assert record["summary"]["repaired"] == 0
+    assert any("nothing is repaired" in warning for warning in record["warnings"])
+    before, after = load_adapter(files / "aligned"), load_adapter(tmp_path / "one")
+    for module, leaf in before.factors.items():
+        for factor, value in leaf.items():
+            np.testing.assert_array_equal(value, after.factors[module][factor])
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--beta=0.5", "--beta is given together with --automatic, which chooses it"),
+        ("--method=wanda", "--method is given together with --automatic"),
+        ("--from_record=x.json", "--from_record is given together with --automatic"),
+    ],
+)
+def test_what_is_chosen_cannot_be_given(tmp_path, flag, message):
+    result = run("realign", "--automatic", flag, "--output", tmp_path / "out", check=False)
+    assert message in error_line(result)
+
+
+def test_tolerance_alone_is_refused(tmp_path):
+    result = run("realign", "--tolerance=0.1", "--output", tmp_path / "out", check=False)
+    assert "--tolerance is of --automatic" in error_line(result)
+
+
+def test_given_masks_leave_nothing_to_choose(files, tmp_path):
+    with pytest.raises(InputError, match="--masks are given together with --automatic"):
+        realign_files(settings(files, masks="masks"), tmp_path / "out", automatic=0.0)
+
+
+@pytest.mark.parametrize("method", ["magnitude", "gain"])
+def test_a_common_basis_finds_the_lineage_and_repairs_as_if_it_was_never_lost(files, tmp_path, method):
+    changes = {"method": method, "rule": "all", "sparsity": 0.5}
+    with pytest.raises(InputError, match="do not descend from the aligned adapter"):
+        realign_files(settings(files, finetuned=str(files / "turned"), **changes), tmp_path / "refused")
+    outputs = {}
+    for name in ("finetuned", "turned"):
+        given = settings(files, finetuned=str(files / name), basis="procrustes", **changes)
+        record = realign_files(given, tmp_path / name)
+        assert min(module["lineage"] for module in record["modules"]) > 0.3
+        outputs[name] = delta(load_adapter(tmp_path / name))
+    for module, value in outputs["turned"].items():
+        expected = np.asarray(outputs["finetuned"][module])
+        # Entries near a threshold may fall to either side: float32 turns of entries of another basis.
+        assert np.linalg.norm(value - expected) < 0.02 * np.linalg.norm(expected)
+
+
+def test_modules_left_alone_keep_their_own_basis(files, tmp_path):
+    changes = {"method": "magnitude", "rule": "layers", "layers": (0,), "basis": "procrustes"}
+    realign_files(settings(files, finetuned=str(files / "turned"), **changes), tmp_path / "out")
+    before, after = load_adapter(files / "turned"), load_adapter(tmp_path / "out")
+    for module, leaf in before.factors.items():
+        for factor, value in leaf.items():
+            np.testing.assert_array_equal(value[1:], after.factors[module][factor][1:])
+            assert not np.array_equal(value[0], after.factors[module][factor][0])
+
+
+def test_unknown_bases_are_named(files, tmp_path):
+    with pytest.raises(InputError, match="--basis is 'svd'; expected one of as_is, procrustes, linear"):
+        realign_files(settings(files, basis="svd"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
