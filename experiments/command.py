@@ -32,7 +32,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         except MemoryError:
             sys.exit("error: not enough memory for these inputs")
         except KeyboardInterrupt:
-            sys.exit("error: interrupted; nothing was written")
+            sys.exit("error: interrupted")
 
     app.run(guarded)
 

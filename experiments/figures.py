@@ -25,7 +25,7 @@ def main(_) -> None:
     from nlsr_jax.paper.publishing import publish_figure, publish_page
 
     numbers = tuple(FIGURES) if FLAGS.figure == ["all"] else command.numbers("figure", int, FLAGS.figure)
-    seeds = command.numbers("seeds", int, FLAGS.seeds)
+    seeds = laboratory_flags.seeds()
     figures = [get_figure(number) for number in numbers]
     runner = laboratory_flags.open_runner()
     for figure in figures:

@@ -11,9 +11,11 @@ from absl import flags
 
 FLAGS = flags.FLAGS
 
-PLACES = {"toy": {"qwen2": "tiny_qwen2", "mistral": "tiny_mistral"}, "real": {}}
-PLACES["real"] = {"llama": "llama3_8b", "qwen2": "qwen2_7b", "mistral": "mistral_7b"}
-"""Config whose base stands for an architecture, by world; the study's own config for those that are not here."""
+PLACES = {
+    "toy": {"llama": "tiny", "qwen2": "tiny_qwen2", "mistral": "tiny_mistral"},
+    "real": {"llama": "llama3_8b", "qwen2": "qwen2_7b", "mistral": "mistral_7b"},
+}
+"""Config whose base stands for an architecture, by world."""
 
 
 def define_laboratory_flags(output: str) -> None:
@@ -30,6 +32,7 @@ def define_laboratory_flags(output: str) -> None:
         "judge", None, "toy, refusals, qa_moderation, guard or harmbench; by default toy or refusals."
     )
     flags.DEFINE_string("judge_model", None, "The judge model, a Hugging Face directory or hub id.")
+    flags.DEFINE_string("judge_template", None, "File with the harmbench judge's question.")
     flags.DEFINE_integer("workers", 1, "Processes, on this machine or, with --ray, on a cluster.", lower_bound=1)
     flags.DEFINE_string("ray", None, "Run the workers on a Ray cluster: its address, auto, or local for one here.")
 
@@ -41,23 +44,28 @@ def open_runner():
       InputError: a config, judge or data set that cannot be used, or a folder that holds rows of another study.
     """
     from experiments import configs
+    from nlsr_jax.errors import InputError
     from nlsr_jax.laboratory.cells import CellStore
     from nlsr_jax.laboratory.judging import RULES, JudgeSettings, check_judge
     from nlsr_jax.laboratory.sweeping import CellRunner, describe_study
 
     config = configs.get(FLAGS.config)
-    judge = JudgeSettings(FLAGS.judge or RULES[config.world], FLAGS.judge_model, dtype=config.dtype)
+    name = FLAGS.judge or RULES[config.world]
+    judge = JudgeSettings(name, FLAGS.judge_model, FLAGS.judge_template, dtype=config.dtype)
     check_judge(judge, config.world)
+    if config.world == "toy" and name != RULES["toy"]:
+        raise InputError(f"--judge {name}: studies of the toy world are judged by its own rule; leave it out")
+    own = next(architecture for architecture, named in PLACES[config.world].items() if named == FLAGS.config)
 
     def place(architecture: str):
-        named = PLACES[config.world].get(architecture, FLAGS.config)
-        own = architecture == "llama" or named == FLAGS.config
-        return _open_place(config if own else configs.get(named), FLAGS.base if own else None, judge)
+        if architecture == own:
+            return _open_place(config, FLAGS.base, judge)
+        return _open_place(configs.get(PLACES[config.world][architecture]), None, judge)
 
     study = describe_study(config)
     if config.world == "real":
         study |= {"data": sorted(FLAGS.data), "judge": dataclasses.asdict(judge)}
-    return CellRunner(place, config, CellStore(FLAGS.output, study))
+    return CellRunner(place, config, CellStore(FLAGS.output, study), own=own)
 
 
 def _open_place(config, given: str | None, judge):
@@ -127,7 +135,11 @@ def spawn_on_ray(arguments: Sequence[str], count: int, address: str) -> None:
     except (ConnectionError, ValueError) as error:
         raise InputError(f"--ray {address}: no cluster to be reached ({error})") from error
     try:
-        run: Any = ray.remote(num_cpus=1)(lambda command: subprocess.run(command, check=False).returncode)
+        # A task that asks for no GPU would have them hidden from it.
+        visible = {"env_vars": {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}}
+        run: Any = ray.remote(num_cpus=1, runtime_env=visible)(
+            lambda command: subprocess.run(command, check=False).returncode
+        )
         ray.get([run.remote(_share(arguments, i, count)) for i in range(1, count + 1)])
     finally:
         ray.shutdown()
@@ -135,7 +147,7 @@ def spawn_on_ray(arguments: Sequence[str], count: int, address: str) -> None:
 
 def passed_on() -> list[str]:
     """Return the flags of this module as arguments, for other processes."""
-    given = {name: FLAGS[name].value for name in ("config", "base", "judge", "judge_model")}
+    given = {name: FLAGS[name].value for name in ("config", "base", "judge", "judge_model", "judge_template")}
     given["output"] = str(pathlib.Path(FLAGS.output).absolute())
     found = [f"--{name}={value}" for name, value in given.items() if value is not None]
     return [*found, *(f"--data={text}" for text in FLAGS.data)]
@@ -177,6 +189,20 @@ def notes():
         print(f"{done + 1}/{count}{left}: {cell.method}{settings} ({case})", file=sys.stderr, flush=True)
 
     return note
+
+
+def seeds() -> tuple[int, ...]:
+    """Return the seeds of the flags.
+
+    Raises:
+      InputError: none, one twice, or what is no seed.
+    """
+    from experiments import command
+    from nlsr_jax.laboratory.reproduction import Plan, check_plan
+
+    found = command.numbers("seeds", int, FLAGS.seeds)
+    check_plan(Plan(seeds=found))
+    return found
 
 
 def rows_by_cell(runner, cells) -> dict:

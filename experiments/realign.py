@@ -49,7 +49,10 @@ _REALIGNMENT = (
     "basis",
     "allow_unrelated",
 )
-_AUTOMATIC = ("beta", "sparsity", "method", "granularity", "rule", "tau", "share", "layers", "masks")  # fmt: skip
+_AUTOMATIC = (
+    "beta", "amplification_space", "rank", "sparsity", "method", "granularity", "rule", "tau", "share", "layers",
+    "space", "masks",
+)  # fmt: skip
 
 
 def main(_) -> None:
@@ -60,8 +63,12 @@ def main(_) -> None:
     if not FLAGS.output:
         raise InputError("--output is missing; name the folder to write")
     tolerance = _tolerance()
-    settings, recorded = _recorded_settings() if FLAGS.from_record else (_settings(), None)
-    options = {"overwrite": FLAGS.overwrite, "recorded": recorded, "automatic": tolerance}
+    options: dict[str, Any] = {"overwrite": FLAGS.overwrite, "automatic": tolerance}
+    if FLAGS.from_record:
+        settings, before = _recorded_settings()
+        options |= {"recorded": before["inputs"], "chosen": before.get("automatic")}
+    else:
+        settings = _settings()
     record = realign_files(settings, FLAGS.output, stages=Stages(), **options)
     summary = record["summary"]
     print(
@@ -113,7 +120,7 @@ def _layers(texts):
 
 
 def _recorded_settings():
-    """Settings of the record; paths given as flags replace the recorded ones."""
+    """Settings of the record, and the record; paths given as flags replace the recorded ones."""
     import dataclasses
 
     from nlsr_jax.errors import InputError
@@ -125,7 +132,7 @@ def _recorded_settings():
         if FLAGS[name].present and name not in PATHS:
             raise InputError(f"--{name} is given together with --from_record, which holds all settings")
     moved: dict[str, Any] = {name: FLAGS[name].value for name in PATHS if FLAGS[name].present}
-    return dataclasses.replace(from_record(record["settings"], FLAGS.from_record), **moved), record["inputs"]
+    return dataclasses.replace(from_record(record["settings"], FLAGS.from_record), **moved), record
 
 
 if __name__ == "__main__":

@@ -68,7 +68,9 @@ def _cells():
             if isinstance(error, InputError):
                 raise
             raise InputError(f"--cells {FLAGS.cells}: cannot be read as JSON ({error})") from error
-    varied = dict(_setting(text) for text in FLAGS.vary)
+    varied: dict[str, list] = {}
+    for name, values in map(_setting, FLAGS.vary):
+        varied.setdefault(name, []).extend(values)
     cells = []
     seeds = command.numbers("seeds", int, FLAGS.seeds)
     ratios = command.numbers("poison_ratios", float, FLAGS.poison_ratios)

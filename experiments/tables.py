@@ -1,4 +1,4 @@
-r"""Make the paper's tables on a study: scores of tables 1 to 8, generations of 9 to 11, and 12: beyond the paper.
+r"""Make the paper's tables on a study: scores of tables 1 to 8, generations of 9 to 11, and 12 and 13, beyond it.
 
   python -m experiments.tables --table 3 [--seeds 5,6,7 --workers 2 --output checkpoints/runs/laboratory]
   python -m experiments.tables --table all
@@ -22,6 +22,7 @@ FLAGS = flags.FLAGS
 
 def main(_) -> None:
     """Make the tables."""
+    from nlsr_jax.errors import InputError
     from nlsr_jax.paper.analyses import identification_seconds
     from nlsr_jax.paper.generations import GENERATIONS, generate
     from nlsr_jax.paper.publishing import publish_generations, publish_page, publish_table
@@ -30,7 +31,10 @@ def main(_) -> None:
 
     every = (*TABLES, *GENERATIONS)
     numbers = every if FLAGS.table == ["all"] else command.numbers("table", int, FLAGS.table)
-    seeds = command.numbers("seeds", int, FLAGS.seeds)
+    seeds = laboratory_flags.seeds()
+    for number in numbers:
+        if number not in every:
+            raise InputError(f"--table has {number}; expected some of {', '.join(map(str, sorted(every)))}, or all")
     tables = [get_table(number) for number in numbers if number not in GENERATIONS]
     cells = {table.number: table.cells(seeds) for table in tables}
     runner = laboratory_flags.open_runner()

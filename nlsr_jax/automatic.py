@@ -7,6 +7,7 @@ by the least change of the fine-tuned adapter. No row of the customer's task and
 Axis legend: B batch, T positions.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -90,10 +91,13 @@ def choose_settings(
       An ``Automatic``.
 
     Raises:
-      InputError: fewer than two rows, shares that do not rise within (0, 1), or adapters that do not fit.
+      InputError: fewer than two rows, a tolerance that is none, shares that do not rise within (0, 1), or adapters
+        that do not fit.
     """
     if not betas or not shares or list(shares) != sorted(set(shares)) or not 0 < shares[0] <= shares[-1] < 1:
         raise InputError(f"shares are {list(shares)}; expected numbers that rise, above 0 and below 1, and betas")
+    if not math.isfinite(tolerance) or tolerance <= -1:
+        raise InputError(f"tolerance is {tolerance}; expected a number above -1")
     made, measured = _halves(batches, 0), _halves(batches, 1)
     if not made or not measured:
         raise InputError(
@@ -132,12 +136,14 @@ def choose_settings(
 
 
 def _halves(batches: Sequence[tuple], first: int) -> list[tuple]:
-    """Every second row of every batch, without rows that have no response."""
-    found = []
+    """Every second row of the data, rows that have no response left out, in its batches."""
+    found, seen = [], 0
     for tokens, mask in batches:
-        counted = np.flatnonzero(np.asarray(mask)[:, 1:].any(1))[first::2]
-        if counted.size:
-            found.append((np.asarray(tokens)[counted], np.asarray(mask)[counted]))
+        counted = np.flatnonzero(np.asarray(mask)[:, 1:].any(1))
+        chosen = counted[(first + seen) % 2 :: 2]
+        seen += counted.size
+        if chosen.size:
+            found.append((np.asarray(tokens)[chosen], np.asarray(mask)[chosen]))
     return found
 
 

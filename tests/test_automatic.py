@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.configs.tiny import SHIPPED
-from nlsr_jax.automatic import choose_settings, relative_change
+from nlsr_jax.automatic import _halves, choose_settings, relative_change
 from nlsr_jax.data.examples import Example
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.peft import load_adapter
@@ -85,6 +85,23 @@ def test_what_cannot_be_reached_is_said_and_the_best_is_taken(study):
 def test_shares_must_rise_within_their_range(study, shares):
     with pytest.raises(InputError, match="expected numbers that rise"):
         choose(study, shares=shares)
+
+
+@pytest.mark.parametrize("tolerance", [float("nan"), -1.0])
+def test_the_tolerance_is_checked(study, tolerance):
+    with pytest.raises(InputError, match="expected a number above -1"):
+        choose(study, tolerance=tolerance)
+
+
+def test_rows_are_halved_over_batches_of_any_size(study):
+    tokens, mask = (np.concatenate(parts)[:7] for parts in zip(*study[2], strict=True))
+    mask[3] = False  # no response: does not count
+    whole = [i for i in range(7) if i != 3]
+    for size in (1, 2, 3, 7):
+        batches = [(tokens[i : i + size], mask[i : i + size]) for i in range(0, 7, size)]
+        for first in (0, 1):
+            found = np.concatenate([rows for rows, _ in _halves(batches, first)])
+            np.testing.assert_array_equal(found, tokens[whole[first::2]])
 
 
 def test_one_row_cannot_be_measured_on(study):

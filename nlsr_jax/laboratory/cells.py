@@ -12,10 +12,17 @@ from typing import Any
 
 from nlsr_jax.data.toy_tasks import TASKS
 from nlsr_jax.errors import InputError
-from nlsr_jax.laboratory.defending import DEFENSES, setting_names
+from nlsr_jax.laboratory.defending import DEFENSES, setting_types
 from nlsr_jax.laboratory.repairs import RepairSettings
 from nlsr_jax.laboratory.reproduction import Plan, check_plan
 from nlsr_jax.laboratory.study import Case
+from nlsr_jax.laboratory.values import convert
+from nlsr_jax.nlsr.amplify import SPACES
+from nlsr_jax.nlsr.basis import BASES
+from nlsr_jax.nlsr.identify import METHODS as IDENTIFICATIONS
+from nlsr_jax.nlsr.identify import check_sparsity
+from nlsr_jax.nlsr.masks import GRANULARITIES
+from nlsr_jax.nlsr.pruning import check_rule
 from nlsr_jax.training.settings import OBJECTIVES
 
 ROWS, STUDY, LOCK = "rows.jsonl", "study.json", ".lock"
@@ -23,10 +30,18 @@ BASELINES = ("unaligned", "aligned", "finetuned")
 AUTOMATIC = "nlsr_automatic"
 METHODS = (*BASELINES, "nlsr", AUTOMATIC, *DEFENSES)
 """What a cell's model can be made by."""
+OWN = "own"
 ARCHITECTURES = ("llama", "qwen2", "mistral")
 REQUESTS = ("plain", "contextual")
 """Sets of requests: the evaluation's, and the other, differently made one."""
-_CHOICES = {"objective": OBJECTIVES, "architecture": ARCHITECTURES, "requests": REQUESTS}
+_CHOICES = {"objective": OBJECTIVES, "architecture": (OWN, *ARCHITECTURES), "requests": REQUESTS}
+_SETTINGS = {
+    "method": IDENTIFICATIONS,
+    "granularity": GRANULARITIES,
+    "amplification_space": SPACES,
+    "space": SPACES,
+    "basis": BASES,
+}
 SCORES = ("hs", "fa", "over_refusal", "benign_answered", "odd")
 """Percentages of a row."""
 
@@ -39,7 +54,7 @@ class Cell:
       method: one of ``METHODS``.
       task, poison_ratio, seed: the case.
       objective: of the alignment.
-      architecture: of the base, one of ``ARCHITECTURES``.
+      architecture: of the base, one of ``ARCHITECTURES``, or ``OWN``: the study's.
       requests: which set of requests is asked, one of ``REQUESTS``.
       identified_on: for ``nlsr``: the task on whose fine-tuned adapter entries and modules are chosen; None for
         the cell's own.
@@ -51,7 +66,7 @@ class Cell:
     poison_ratio: float = 0.05
     seed: int = 0
     objective: str = "dpo"
-    architecture: str = "llama"
+    architecture: str = OWN
     requests: str = "plain"
     identified_on: str | None = None
     settings: tuple[tuple[str, Any], ...] = ()
@@ -62,13 +77,13 @@ class Cell:
         return Case(self.task, self.poison_ratio, self.seed)
 
 
-def settings_of(method: str) -> set[str]:
-    """Return the names of the settings that a method has."""
+def settings_of(method: str) -> dict[str, Any]:
+    """Return the settings that a method has, with their types."""
     if method == "nlsr":
-        return {field.name for field in dataclasses.fields(RepairSettings)}
+        return {field.name: field.type for field in dataclasses.fields(RepairSettings)}
     if method == AUTOMATIC:
-        return {"tolerance"}
-    return setting_names(method) if method in DEFENSES else set()
+        return {"tolerance": float}
+    return setting_types(method) if method in DEFENSES else {}
 
 
 def make_cell(method: str, settings: Mapping[str, Any] | None = None, **case) -> Cell:
@@ -84,18 +99,20 @@ def make_cell(method: str, settings: Mapping[str, Any] | None = None, **case) ->
     """
     if method not in METHODS:
         raise InputError(f"method is {method!r}; expected one of {', '.join(METHODS)}")
+    if not isinstance(settings or {}, Mapping):
+        raise InputError(f"settings are {settings!r}; expected names with values")
     settings, known = dict(settings or {}), settings_of(method)
-    unknown = sorted(set(settings) - known)
+    unknown = sorted(set(settings) - set(known))
     if unknown and not known:
         raise InputError(f"{method} has no settings, found {', '.join(unknown)}")
     if unknown:
         raise InputError(f"{method} has no setting {unknown[0]!r}; expected some of {', '.join(sorted(known))}")
+    values = {name: convert(name, value, known[name]) for name, value in sorted(settings.items())}
     if method == "nlsr":
-        _check_values(settings)
-    values = tuple((name, _frozen(value)) for name, value in sorted(settings.items()))
-    cell = Cell(method, settings=values, **case)
-    if not isinstance(cell.seed, int) or not isinstance(cell.poison_ratio, int | float):
-        raise InputError(f"seed {cell.seed!r} and poison_ratio {cell.poison_ratio!r} of a cell must be numbers")
+        _check_choices(values)
+    fields = {field.name: field.type for field in dataclasses.fields(Cell)}
+    case = {name: convert(name, value, fields[name]) for name, value in case.items()}
+    cell = Cell(method, settings=tuple(values.items()), **case)
     check_plan(Plan((cell.seed,), (cell.task,), (cell.poison_ratio,)))
     for name, choices in _CHOICES.items():
         if getattr(cell, name) not in choices:
@@ -107,17 +124,16 @@ def make_cell(method: str, settings: Mapping[str, Any] | None = None, **case) ->
     return cell
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
-
-
-def _check_values(settings: Mapping[str, Any]) -> None:
-    """Check that changed settings are of the type of those that they change."""
-    for name, value in settings.items():
-        default = getattr(RepairSettings(), name)
-        wanted = "text" if isinstance(default, str) else "a number"
-        if isinstance(default, str | float | int) and isinstance(value, str) != isinstance(default, str):
-            raise InputError(f"setting {name} is {value!r}; expected {wanted}, such as {default!r}")
+def _check_choices(settings: Mapping[str, Any]) -> None:
+    """Check what could be found wrong after the training alone otherwise."""
+    for name, choices in _SETTINGS.items():
+        if name in settings and settings[name] not in choices:
+            raise InputError(f"setting {name} is {settings[name]!r}; expected one of {', '.join(choices)}")
+    if settings.get("draws", 1) < 1:
+        raise InputError(f"setting draws is {settings['draws']}; expected at least 1")
+    given = dataclasses.replace(RepairSettings(), **settings)
+    check_rule(given.rule, given.tau, given.share, given.layers)
+    check_sparsity(given.sparsity)
 
 
 def cells_from_json(values: Any, where: str | os.PathLike) -> list[Cell]:

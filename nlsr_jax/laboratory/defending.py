@@ -5,6 +5,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.data.examples import Example
 from nlsr_jax.defenses.antidote import antidote
@@ -24,7 +26,7 @@ from nlsr_jax.defenses.vlguard import mix_guides
 from nlsr_jax.laboratory.config import Stage, StudyConfig
 from nlsr_jax.laboratory.repairs import calibration_batches
 from nlsr_jax.laboratory.stages import Base, train_adapter
-from nlsr_jax.laboratory.study import Aligned, Case, calibration_rows, customer_rows, stage_key
+from nlsr_jax.laboratory.study import Aligned, Case, align_stage, calibration_rows, customer_rows, stage_key
 from nlsr_jax.laboratory.worlds import World
 from nlsr_jax.models.capture import collect_statistics
 from nlsr_jax.random_streams import stream
@@ -38,6 +40,7 @@ class Materials(NamedTuple):
     Attributes:
       base, world, config, case: of the study.
       alignment: the adapters of the alignment without a defense.
+      objective: of its second stage.
     """
 
     base: Base
@@ -45,6 +48,7 @@ class Materials(NamedTuple):
     config: StudyConfig
     case: Case
     alignment: Aligned
+    objective: str = "dpo"
 
     def key(self, name: str):
         """Return the key of a stream of the defense, such as ``"guides"``."""
@@ -83,6 +87,14 @@ def _safe_rows(materials: Materials) -> list[Example]:
     return materials.world.safe_rows(key, materials.config.sft.rows)
 
 
+def _preferred(materials: Materials, weak: Adapter) -> Adapter:
+    """Go on from another weak alignment with the study's second stage, as the alignment without a defense does."""
+    if materials.objective == "sft":
+        return weak
+    case = materials.case
+    return align_stage(materials.base, materials.world, materials.config, case.seed, materials.objective, weak)
+
+
 def _guides(materials: Materials, count: int) -> list[Example]:
     return materials.world.safe_rows(materials.key("guides"), count)
 
@@ -98,13 +110,15 @@ def _nonaligned(materials: Materials) -> Adapter:
 
 def _vaccine(materials: Materials, **settings) -> Adapter:
     start, rows = _new(materials), _safe_rows(materials)
-    return _train(materials, "vaccine", start, rows, materials.config.sft, method=Vaccine(**settings))
+    weak = _train(materials, "vaccine", start, rows, materials.config.sft, method=Vaccine(**settings))
+    return _preferred(materials, weak)
 
 
 def _booster(materials: Materials, **settings) -> Adapter:
     harmful = materials.world.harmful_rows(materials.key("harmful"), materials.config.sft.rows)
     options: dict[str, Any] = {"companions": harmful, "method": Booster(**settings)}
-    return _train(materials, "booster", _new(materials), _safe_rows(materials), materials.config.sft, **options)
+    weak = _train(materials, "booster", _new(materials), _safe_rows(materials), materials.config.sft, **options)
+    return _preferred(materials, weak)
 
 
 def _repnoise(materials: Materials, **settings) -> Adapter:
@@ -159,9 +173,8 @@ def _resta(materials: Materials, finetuned: Adapter, **settings) -> Adapter:
 def _statistics(materials: Materials, adapter: Adapter, rows, every_token: bool):
     length = materials.config.sft.training.max_length
     batches = calibration_batches(materials.base, rows, 50, length)
-    if every_token:
-        pad = materials.base.tokenizer.pad_token_id
-        batches = [(tokens, tokens != (0 if pad is None else pad)) for tokens, _ in batches]
+    if every_token:  # up to the end of the response
+        batches = [(tokens, np.flip(np.logical_or.accumulate(np.flip(mask, 1), 1), 1)) for tokens, mask in batches]
     return collect_statistics(materials.base.model, materials.base.params, adapter, batches)
 
 
@@ -208,15 +221,15 @@ DEFENSES = {
 """The defenses by the name of their row."""
 
 
-def setting_names(name: str) -> set[str]:
-    """Return the names of a defense's settings."""
+def setting_types(name: str) -> dict[str, Any]:
+    """Return the settings of a defense with their types."""
     settings = DEFENSES[name].settings
     if settings is None:
-        return set()
+        return {}
     if dataclasses.is_dataclass(settings):
-        return {field.name for field in dataclasses.fields(settings)} - {"seed"}
+        return {field.name: field.type for field in dataclasses.fields(settings) if field.name != "seed"}
     parameters = inspect.signature(settings).parameters.values()
-    return {p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    return {p.name: p.annotation for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
 def prepare(name: str, materials: Materials, **settings) -> Adapter:

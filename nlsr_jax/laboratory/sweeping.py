@@ -10,16 +10,18 @@ import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.automatic import Automatic, choose_settings
 from nlsr_jax.data.toy_tasks import TASKS
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.output import whole_directory
 from nlsr_jax.formats.peft import load_adapter, save_adapter
-from nlsr_jax.laboratory.cells import AUTOMATIC, REQUESTS, SCORES, Cell, CellStore, cell_digest, cell_fields
+from nlsr_jax.laboratory.cells import AUTOMATIC, OWN, REQUESTS, SCORES, Cell, CellStore, cell_digest, cell_fields
 from nlsr_jax.laboratory.config import StudyConfig
 from nlsr_jax.laboratory.defending import DEFENSES, Materials, defend, prepare
-from nlsr_jax.laboratory.evaluation import make_exam
+from nlsr_jax.laboratory.evaluation import Scores, make_exam
 from nlsr_jax.laboratory.repairs import (
     RepairSettings,
     calibration_batches,
@@ -38,6 +40,8 @@ from nlsr_jax.training.identity import digest
 
 ADAPTERS = "adapters"
 _KEPT = 4
+VERSION = 1
+"""Of what rows mean: raised when the same cell would give another row."""
 _AMPLIFICATION, _BASIS = ("beta", "amplification_space"), ("basis", "turned")
 
 
@@ -46,7 +50,7 @@ def describe_study(config: StudyConfig) -> dict[str, Any]:
     settings = dataclasses.asdict(config)
     for name in ("name", "recommended", "poison_ratio", "base", "pretraining"):
         del settings[name]  # of other programs, and how bases were made and where they are
-    return settings
+    return {"version": VERSION, **settings}
 
 
 class CellRunner:
@@ -56,6 +60,7 @@ class CellRunner:
 
     Args:
       places: returns base and world of an architecture.
+      own: the architecture of the study itself.
       config: of the study.
       store: where rows and adapters are kept.
       show: show the progress of training.
@@ -67,8 +72,10 @@ class CellRunner:
         config: StudyConfig,
         store: CellStore,
         *,
+        own: str = "llama",
         show: bool = False,
     ):
+        self.own = own
         self.config, self.store, self.show = config, store, show
         self._place = functools.cache(places)
         self.study = functools.cache(self._study)
@@ -94,17 +101,28 @@ class CellRunner:
 
     def name(self, cell: Cell) -> str:
         """Return the name of a cell's row."""
+        cell = self.whole(cell)
         return cell_digest(cell, self.study(cell.architecture))
+
+    def whole(self, cell: Cell) -> Cell:
+        """Return the cell with its architecture named."""
+        return dataclasses.replace(cell, architecture=self.own) if cell.architecture == OWN else cell
 
     def run(self, cell: Cell) -> dict[str, Any]:
         """Make and examine a cell's model; its row depends on nothing else."""
-        bench = self.bench(cell.architecture, cell.case, cell.requests)
-        outcome = bench.outcome(cell.method, self.adapters(cell), 0.0)
+        cell = self.whole(cell)
+        outcome = self.bench_of(cell).outcome(cell.method, self.adapters(cell), 0.0)
         scores = {name: outcome.row[name] for name in SCORES}
-        return {"cell": self.name(cell), **cell_fields(cell), **scores, "topics": outcome.scores[0].hs_by_topic}
+        return {"cell": self.name(cell), **cell_fields(cell), **scores, "topics": _mean_topics(outcome.scores)}
+
+    def bench_of(self, cell: Cell) -> Bench:
+        """Return the bench that a cell's models are examined on."""
+        cell = self.whole(cell)
+        return self.bench(cell.architecture, cell.case, cell.requests)
 
     def adapters(self, cell: Cell) -> list[Adapter | None]:
         """Return the adapters of a cell, one for every draw; None is the base alone."""
+        cell = self.whole(cell)
         if cell.method == "unaligned":
             return [None]
         if cell.method == "aligned":
@@ -119,6 +137,7 @@ class CellRunner:
 
     def realigned(self, cell: Cell) -> list[Realigned]:
         """Return the realignments of a cell of ``nlsr``, one for every draw."""
+        cell = self.whole(cell)
         settings = _changed(self.config.published, cell)
         place = (cell.architecture, cell.seed, cell.objective)
         reference = self.reference(*place, settings)
@@ -132,6 +151,7 @@ class CellRunner:
 
     def automatic(self, cell: Cell) -> Automatic:
         """Choose the setting of a cell by the calibration rows of its seed; see ``choose_settings``."""
+        cell = self.whole(cell)
         base = self.base(cell.architecture)
         alignment = self.alignment(cell.architecture, cell.seed, cell.objective)
         finetuned = self.tuned(cell.architecture, cell.case, cell.objective)
@@ -176,9 +196,8 @@ class CellRunner:
         """What comes of a fine-tuning under a defense is kept, what is made of it afterwards is not."""
         finetuned = self.tuned(cell.architecture, cell.case, cell.objective)
         alignment = self.alignment(cell.architecture, cell.seed, cell.objective)
-        materials = Materials(
-            self.base(cell.architecture), self.world(cell.architecture), self.config, cell.case, alignment
-        )
+        base, world = self._place(cell.architecture)
+        materials = Materials(base, world, self.config, cell.case, alignment, cell.objective)
         settings: dict[str, Any] = dict(cell.settings)
         when = DEFENSES[cell.method].when
         if when == "after":
@@ -270,7 +289,12 @@ class CellRunner:
 
 
 def _words(case: Case) -> str:
-    return f"{case.task}-{case.poison_ratio:g}-{case.seed}"
+    return f"{case.task}-{case.poison_ratio!r}-{case.seed}"
+
+
+def _mean_topics(scores: Sequence[Scores]) -> dict[str, float]:
+    """HS by topic as the mean over the draws."""
+    return {topic: float(np.mean([one.hs_by_topic[topic] for one in scores])) for topic in scores[0].hs_by_topic}
 
 
 def _identification(settings: RepairSettings) -> dict[str, Any]:

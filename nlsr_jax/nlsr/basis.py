@@ -21,6 +21,7 @@ from nlsr_jax.nlsr.statistics import matmul
 
 BASES = ("as_is", "procrustes", "linear")
 _RIDGE = 1e-6
+_SINGULAR = 1e-4
 
 
 def _normal(matrix):
@@ -41,7 +42,12 @@ def _linear(a, b, aligned_a, aligned_b):
     gram = matmul(a, a.T)
     gram += _RIDGE * jnp.trace(gram) / gram.shape[0] * jnp.eye(gram.shape[0])
     turn = jnp.linalg.solve(gram, matmul(a, aligned_a.T)).T
-    return matmul(turn, a), jnp.linalg.solve(turn.T, b.T).T
+    s = jnp.linalg.svd(turn, compute_uv=False)
+    sound = s[-1] > _SINGULAR * s[0]  # False of NaN too
+    turn = jnp.where(sound, turn, jnp.eye(turn.shape[0]))
+    other_a, other_b = _procrustes(a, b, aligned_a, aligned_b)
+    turned_b = jnp.linalg.solve(turn.T, b.T).T
+    return jnp.where(sound, matmul(turn, a), other_a), jnp.where(sound, turned_b, other_b)
 
 
 _TURN = {"procrustes": _procrustes, "linear": _linear}
@@ -54,7 +60,8 @@ def common_basis(adapter: Adapter, aligned: Adapter, *, method: str = "procruste
       adapter: factors ``a [L, r, k]`` and ``b [L, d, r]``.
       aligned: the aligned adapter, of the same shapes.
       method: ``"procrustes"``: a rotation; ``"linear"``: any invertible matrix, for adapters that another program
-        has factored anew, for instance by a singular value decomposition; ``"as_is"``: nothing.
+        has factored anew, for instance by a singular value decomposition, and the rotation where no matrix is
+        invertible; ``"as_is"``: nothing.
 
     Returns:
       The adapter with turned factors, of the same dtype and scaling. Rounding apart, its products are the same.

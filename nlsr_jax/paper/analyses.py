@@ -105,6 +105,7 @@ def identification(runner: CellRunner, seeds: Sequence[int]) -> dict[str, Any]:
 
 
 def _masks(runner: CellRunner, cell: Cell):
+    cell = runner.whole(cell)
     changes: dict[str, Any] = dict(cell.settings)
     settings = dataclasses.replace(runner.config.published, **changes)
     return runner.identified(cell.architecture, cell.seed, cell.objective, cell.case, settings)
@@ -140,7 +141,9 @@ def probes(runner: CellRunner, seeds: Sequence[int]) -> dict[str, Any]:
     Returns:
       By model ``aligned``, ``finetuned``, ``nlsr``: ``svm`` and ``mlp``, a share for every hidden state.
     """
-    base, world = runner.base("llama"), runner.world("llama")
+    base, world = runner.base(runner.own), runner.world(runner.own)
+    if not isinstance(world, ToyWorld):
+        raise InputError("probes learn on safe rows of both kinds of requests, which the toy world alone has")
     cells = {
         "aligned": make_cell("aligned"),
         "finetuned": make_cell("finetuned"),
@@ -193,7 +196,7 @@ def skills(runner: CellRunner, seeds: Sequence[int]) -> dict[str, Any]:
         "nlsr": make_cell("nlsr"),
         "nlsr_recommended": make_cell("nlsr", BEST),
     }
-    base, world = runner.base("llama"), runner.world("llama")
+    base, world = runner.base(runner.own), runner.world(runner.own)
     if not isinstance(world, ToyWorld):
         raise InputError(
             "skills are of the toy world; real bases are asked the tinyBenchmarks, see experiments.evaluate"
@@ -226,7 +229,8 @@ def analyse(runner: CellRunner, name: str, seeds: Sequence[int]) -> dict[str, An
       name: one of ``ANALYSES``.
       seeds: whose adapters are looked at.
     """
-    told = json.dumps([runner.study("llama"), list(seeds), BEST], sort_keys=True)
+    constants = [OBJECTIVES, SPARSITIES, TAUS, METHODS, PROBED, BEST]
+    told = json.dumps([runner.study(runner.own), list(seeds), constants], sort_keys=True)
     folder = runner.store.path / "analyses"
     file = folder / f"{name}-{hashlib.sha256(told.encode()).hexdigest()[:16]}.json"
     if file.exists():
@@ -245,13 +249,13 @@ def identification_seconds(runner: CellRunner, seed: int) -> Mapping[str, float]
     Returns:
       Seconds by the name of the line in table 5; of every method the second of two runs.
     """
-    base, config = runner.base("llama"), runner.config
-    finetuned = runner.tuned("llama", make_cell("finetuned", seed=seed).case, "dpo")
+    base, config = runner.base(runner.own), runner.config
+    finetuned = runner.tuned(runner.own, make_cell("finetuned", seed=seed).case, "dpo")
     seconds = {}
     for method in METHODS:
         settings = dataclasses.replace(config.published, method=method)
-        reference = runner.reference("llama", seed, "dpo", settings)
-        rows = identification_rows(runner.world("llama"), config, seed, method)
+        reference = runner.reference(runner.own, seed, "dpo", settings)
+        rows = identification_rows(runner.world(runner.own), config, seed, method)
         for _ in range(2):
             started = time.perf_counter()
             batches = calibration_batches(base, rows, 50, config.sft.training.max_length)

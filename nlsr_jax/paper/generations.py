@@ -51,7 +51,7 @@ def generate(runner: CellRunner, seed: int) -> list[Example]:
     outcomes = []
     for method, cell in CELLS.items():
         cell = dataclasses.replace(cell, seed=seed)
-        bench = runner.bench(cell.architecture, cell.case, cell.requests)
+        bench = runner.bench_of(cell)
         outcomes.append(bench.outcome(method, runner.adapters(cell)[:1], 0.0))
     return find_examples(bench, outcomes)
 

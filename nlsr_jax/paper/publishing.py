@@ -38,8 +38,9 @@ def publish_table(folder: str | os.PathLike, table: Table, found: Sequence[Resul
     page = {
         "number": table.number,
         "title": table.title,
-        "note": results.note(table, seeds),
+        "note": results.note(table, found, seeds),
         "parts": [part._asdict() for part in results.parts(table, found)],
+        "verdict": results.describe_frontier(table, found),
     }
     files = {".md": text, ".csv": results.comma_separated(table, found), ".json": _dump(page)}
     _write(pathlib.Path(folder) / TABLES, f"table_{table.number}", files)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlsr_jax.laboratory.cells import Cell
+from nlsr_jax.laboratory.defending import DEFENSES
 from nlsr_jax.paper.tables import KEPT, SCORE_NAMES, Line, Table
 
 Rows = Mapping[Cell, Mapping[str, Any]]
@@ -30,6 +31,7 @@ class Result(NamedTuple):
       keeps: whether it keeps FA; see ``Line``.
       values: by score, a value for every column.
       seeds: by score, ``[columns, seeds]``.
+      options: the same by every setting of the line.
     """
 
     line: Line
@@ -37,13 +39,16 @@ class Result(NamedTuple):
     keeps: bool
     values: dict[str, tuple[Value, ...]]
     seeds: dict[str, np.ndarray]
+    options: dict[str, dict[str, np.ndarray]]
 
 
 def _collect(cells: Sequence[Cell], rows: Rows, seeds: Sequence[int], score: str) -> np.ndarray:
     return np.array([[rows[dataclasses.replace(cell, seed=seed)][score] for seed in seeds] for cell in cells])
 
 
-def summarise(table: Table, rows: Rows, seeds: Sequence[int], seconds: Mapping[str, float] | None = None):
+def summarise(
+    table: Table, rows: Rows, seeds: Sequence[int], seconds: Mapping[str, float] | None = None
+) -> list[Result]:
     """Return the results of a table's lines.
 
     Args:
@@ -70,29 +75,39 @@ def summarise(table: Table, rows: Rows, seeds: Sequence[int], seconds: Mapping[s
         }
         if "seconds" in table.scores:
             values["seconds"] = (Value((seconds or {}).get(line.name, float("nan")), 0.0),)
-        results.append(Result(line, words, keeps, values, found))
+        every = {option[2]: option[4] for option in options}
+        results.append(Result(line, words, keeps, values, found, every))
     return results
 
 
 def frontier(table: Table, results: Sequence[Result], name: str) -> list[str]:
     """Name the defenses of lower HS than one line in a column where they keep FA within ``KEPT`` of no defense.
 
+    Every setting of every defense counts, each column for itself.
+
     Args:
       table: the table.
-      results: of it; every option counts that its line was given.
+      results: of it.
       name: of the line that is to be on the frontier.
     """
     by_name = {result.line.name: result for result in results}
-    own, bare = by_name[name], by_name["finetuned"]
+    own, bare = by_name[name].seeds["hs"].mean(1), by_name["finetuned"].seeds["fa"].mean(1)
     found = []
     for result in results:
-        if result.line.name in ("finetuned", "nonaligned") or result.line.name.startswith("nlsr"):
+        if not _is_defense(result.line):
             continue
-        for column, head in enumerate(table.columns):
-            keeps = result.values["fa"][column].mean >= bare.values["fa"][column].mean - KEPT
-            if keeps and result.values["hs"][column].mean < own.values["hs"][column].mean:
-                found.append(f"{result.line.title} ({head})")
+        for words, scores in result.options.items():
+            better = (scores["fa"].mean(1) >= bare - KEPT) & (scores["hs"].mean(1) < own)
+            setting = f" ({words})" if words else ""
+            found += [f"{result.line.title}{setting} at {table.columns[i]}" for i in np.flatnonzero(better)]
     return found
+
+
+def _is_defense(line: Line) -> bool:
+    """Whether a line is a defense other than NLSR."""
+    return all(
+        cell.method in DEFENSES and cell.method != "nonaligned" for cells in line.options.values() for cell in cells
+    )
 
 
 class Part(NamedTuple):
@@ -102,15 +117,16 @@ class Part(NamedTuple):
     lines: list[list[str]]
 
 
-def note(table: Table, seeds: Sequence[int]) -> str:
+def note(table: Table, results: Sequence[Result], seeds: Sequence[int]) -> str:
     """Return what stands above a table."""
     listed = ", ".join(map(str, seeds))
     text = f"Per cent, mean ± standard deviation over seeds {listed}; in brackets the paper's. "
     if any(len(line.options) > 1 for line in table.lines):
         text += (
-            f"Of several settings of a defense the one of least HS that keeps FA within {KEPT:g} of no defense; "
+            f"Of several settings of a defense the one of least HS that keeps FA within {KEPT:g} of no defense. "
         )
-        text += "* marks the lines that do not keep it. "
+    if not all(result.keeps for result in results):
+        text += f"* marks lines whose mean FA is more than {KEPT:g} below no defense. "
     return (text + table.note).strip()
 
 
@@ -126,10 +142,19 @@ def parts(table: Table, results: Sequence[Result]) -> list[Part]:
 
 def markdown(table: Table, results: Sequence[Result], seeds: Sequence[int]) -> str:
     """Return a table in Markdown."""
-    text = f"## Table {table.number}. {table.title}\n\n{note(table, seeds)}\n"
+    text = f"## Table {table.number}. {table.title}\n\n{note(table, results, seeds)}\n"
     for head, lines in parts(table, results):
         text += "\n" + "".join("| " + " | ".join(line) + " |\n" for line in (head, ["---"] * len(head), *lines))
-    return text
+    return text + (f"\n{verdict}\n" if (verdict := describe_frontier(table, results)) else "")
+
+
+def describe_frontier(table: Table, results: Sequence[Result]) -> str:
+    """Say in words who is better than the recommended NLSR; nothing of a table without other defenses."""
+    if not any(_is_defense(line) for line in table.lines):
+        return ""
+    better = frontier(table, results, "nlsr recommended")
+    words = "; ".join(better) if better else "none, at any of its settings, in any column"
+    return f"Defenses of lower HS than NLSR as recommended, FA within {KEPT:g} of no defense: {words}."
 
 
 def _line(table: Table, result: Result, score: str, many: bool) -> list[str]:

@@ -5,6 +5,7 @@ import dataclasses
 import math
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -30,6 +31,9 @@ from nlsr_jax.random_streams import describe_key, stream
 AUTOMATIC: dict[str, Any] = {
     "method": "gain",
     "granularity": "adapter",
+    "amplification_space": "factors",
+    "rank": None,
+    "space": "factors",
     "rule": "all",
     "tau": None,
     "share": None,
@@ -45,6 +49,7 @@ def realign_files(
     overwrite: bool = False,
     recorded: dict | None = None,
     automatic: float | None = None,
+    chosen: Mapping[str, Any] | None = None,
     stages: Stages | None = None,
 ) -> dict:
     """Realign a fine-tuned adapter on disk.
@@ -58,6 +63,7 @@ def realign_files(
       recorded: the ``inputs`` of a record that this run repeats; the digests must be equal.
       automatic: choose β and the sparsity of ``gain`` by the calibration data with this tolerance; see
         ``nlsr_jax.automatic``. What was chosen stands in the record's settings, how in its ``automatic``.
+      chosen: the ``automatic`` of a record that this run repeats.
       stages: where to report progress.
 
     Returns:
@@ -76,12 +82,14 @@ def realign_files(
     settings = with_absolute_paths(settings)
     digests = records.Digests()
     try:
-        return _realign_files(settings, pathlib.Path(output), overwrite, recorded, automatic, stages, digests)
+        return _realign_files(
+            settings, pathlib.Path(output), overwrite, recorded, automatic, chosen, stages, digests
+        )
     finally:
         digests.close()
 
 
-def _realign_files(settings, output, overwrite, recorded, automatic, stages, digests):
+def _realign_files(settings, output, overwrite, recorded, automatic, chosen, stages, digests):
     key = jax.random.key(settings.seed)
     warnings: list[str] = []
     with stages("read adapters"):
@@ -95,9 +103,11 @@ def _realign_files(settings, output, overwrite, recorded, automatic, stages, dig
         with stages("check lineage"):
             known = measure_lineage(sources, settings)
             _check_lineage(settings, sources.target.shapes(), known, warnings, stages)
-    data, chosen = CalibrationData(settings, digests, stages), None
+    data = CalibrationData(settings, digests, stages)
     if automatic is not None:
-        settings, chosen = _choose(settings, automatic, sources, data, warnings, stages)
+        settings, chosen = _choose(settings, automatic, sources, data, stages)
+    if chosen is not None:
+        warnings += _note_choice(chosen)
     masks = obtain_masks(settings, sources, key, digests, stages, data)
     with stages("compare"):
         pruning_key = stream(key, "pruning")
@@ -119,7 +129,7 @@ def _realign_files(settings, output, overwrite, recorded, automatic, stages, dig
     return record
 
 
-def _choose(settings, tolerance: float, sources, data: CalibrationData, warnings, stages):
+def _choose(settings, tolerance: float, sources, data: CalibrationData, stages):
     """Choose β and sparsity; returns the settings with them and what the record says of it."""
     from nlsr_jax.automatic import choose_settings
 
@@ -134,18 +144,34 @@ def _choose(settings, tolerance: float, sources, data: CalibrationData, warnings
         f"automatic: loss on safe answers {found.finetuned:.4f} fine-tuned, {found.target:.4f} aimed at, "
         f"{chosen.loss:.4f} with beta {chosen.beta:g} and {chosen.share:.4%} of the entries"
     )
-    if not found.met:
-        warnings.append(
-            "no setting that was tried makes safe answers as likely as they were: "
-            f"loss {chosen.loss:.4f}, aimed at {found.target:.4f}"
-        )
     changes: dict = {"beta": chosen.beta, "sparsity": 1 - chosen.share}
     if not chosen.share:
-        warnings.append("safe answers are as likely as they were: nothing is repaired")
         changes = {"rule": "least_similar", "share": 0.0}
     trials = [trial._asdict() for trial in found.trials]
-    described = {"tolerance": tolerance, "met": found.met, "target": found.target, "finetuned": found.finetuned}
-    return dataclasses.replace(settings, **changes), {**described, "trials": trials}
+    described: dict[str, Any] = {
+        "tolerance": tolerance,
+        "met": found.met,
+        "target": found.target,
+        "finetuned": found.finetuned,
+    }
+    described |= {"chosen": chosen._asdict(), "trials": trials}
+    return dataclasses.replace(settings, **changes), described
+
+
+def _note_choice(described: Mapping[str, Any]) -> list[str]:
+    """Say where an automatic choice left safe answers less likely, or the adapter as it was."""
+    chosen, notes = described["chosen"], []
+    if not described["met"]:
+        notes.append(
+            "no setting that was tried makes safe answers as likely as they were: "
+            f"loss {chosen['loss']:.4f}, aimed at {described['target']:.4f}"
+        )
+    if not chosen["share"]:
+        why = (
+            "safe answers are as likely as they were" if described["met"] else "no repair that was tried is better"
+        )
+        notes.append(f"{why}: nothing is repaired")
+    return notes
 
 
 def _check_lineage(settings, finetuned, lineage: Lineage, warnings, stages):

@@ -49,6 +49,13 @@ def start(tmp_path):
             command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
 
+    def command(name, *flags):
+        command = [sys.executable, "-m", f"experiments.{name}", *flags]
+        return subprocess.Popen(
+            command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    run.command = command
     return run
 
 
@@ -103,3 +110,40 @@ def test_workers_give_the_rows_of_one(tmp_path, start, flags):
     assert {path.name for path in (tmp_path / "many").iterdir()} == {
         "adapters", "rows.jsonl", "study.json", "table.parquet", ".lock",
     }  # fmt: skip
+
+
+def test_tables_and_figures_share_their_rows_and_their_page(tmp_path, start):
+    output = tmp_path / "laboratory"
+    flags = ("--seeds=3", f"--output={output}")
+    out = finish(start.command("tables", "--table=8,9", *flags))
+    assert "## Table 8. From one task to another" in out
+    assert "## Table 9. Answers to forbidden requests" in out
+    rows = (output / "rows.jsonl").read_bytes()
+    out = finish(start.command("figures", "--figure=2,4", *flags))
+    assert f"figure 4: {output}/figures/figure_4.png" in out
+    page = (output / "index.html").read_text()
+    assert page.count("<svg") == 2
+    assert page.count("<h2") == 2
+    assert (output / "rows.jsonl").read_bytes() == rows
+    tables, figures = ({path.name for path in (output / name).iterdir()} for name in ("tables", "figures"))
+    assert tables == {f"table_{n}.{ending}" for n in (8, 9) for ending in ("md", "csv", "json")}
+    assert figures == {f"figure_{n}.{ending}" for n in (2, 4) for ending in ("svg", "png", "json")}
+    page = (output / "index.html").read_bytes()
+    finish(start.command("tables", "--table=8,9", *flags))
+    assert (output / "index.html").read_bytes() == page
+
+
+def test_wrong_numbers_are_refused_in_one_line(tmp_path, start):
+    for name, flag, message in (
+        ("tables", "--table=14", "--table has 14; expected some of 1, 2, 3"),
+        ("tables", "--table=x", "--table is x; expected numbers with commas"),
+        ("figures", "--figure=0", "figure 0 is none of the paper's"),
+        ("tables", "--table=5", "--seeds is '3,3'; expected at least one, none of them twice"),
+        ("sweep", "--judge=guard", "--judge guard needs --judge_model"),
+    ):
+        seeds = ["--seeds=3,3"] if "twice" in message else []
+        process = start.command(name, flag, *seeds, f"--output={tmp_path / 'out'}")
+        _, error = process.communicate(timeout=120)
+        assert process.returncode == 1
+        assert message in error
+        assert "Traceback" not in error

@@ -17,7 +17,7 @@ from nlsr_jax.laboratory.cells import (
     make_cell,
     settings_of,
 )
-from nlsr_jax.laboratory.defending import DEFENSES, setting_names
+from nlsr_jax.laboratory.defending import DEFENSES, setting_types
 from nlsr_jax.laboratory.sweeping import order_cells, shares
 
 STUDY = {"config": "x"}
@@ -70,13 +70,27 @@ def test_what_is_no_cell_is_refused(method, settings, message):
         ({"task": "sst3"}, "--tasks has 'sst3'"),
         ({"poison_ratio": 1.5}, "--poison_ratios has 1.5"),
         ({"seed": -1}, "--seeds has -1"),
-        ({"seed": "x"}, "seed 'x' and poison_ratio 0.05 of a cell must be numbers"),
+        ({"seed": "x"}, "setting seed is 'x'; expected a whole number"),
+        ({"seed": True}, "setting seed is True; expected a whole number"),
+        ({"poison_ratio": "x"}, "setting poison_ratio is 'x'; expected a finite number"),
+        ({"task": ["sst2"]}, r"setting task is \['sst2'\]; expected text"),
         ({"objective": "ppo"}, "objective is 'ppo'; expected one of sft"),
-        ({"architecture": "gpt"}, "architecture is 'gpt'; expected one of llama, qwen2, mistral"),
+        ({"architecture": "gpt"}, "architecture is 'gpt'; expected one of own, llama, qwen2, mistral"),
         ({"requests": "new"}, "requests is 'new'; expected one of plain, contextual"),
         ({"identified_on": "sst3"}, "identified_on is 'sst3'; expected one of sst2"),
-        ({"settings": {"beta": "high"}}, "setting beta is 'high'; expected a number, such as 0.9"),
-        ({"settings": {"rule": 1}}, "setting rule is 1; expected text, such as 'probability'"),
+        ({"settings": {"beta": "high"}}, "setting beta is 'high'; expected a finite number"),
+        ({"settings": {"beta": None}}, "setting beta is None; expected a finite number"),
+        ({"settings": {"beta": float("nan")}}, "setting beta is nan; expected a finite number"),
+        ({"settings": {"rule": 1}}, "setting rule is 1; expected text"),
+        ({"settings": {"rule": "some"}}, "rule is 'some'"),
+        ({"settings": {"rule": "layers", "layers": 1}}, "setting layers is 1; expected a list of whole numbers"),
+        ({"settings": {"layers": {"a": 1}}}, "setting layers is {'a': 1}; expected a list"),
+        ({"settings": {"method": "best"}}, "setting method is 'best'; expected one of low_rank"),
+        ({"settings": {"draws": 1.5}}, "setting draws is 1.5; expected a whole number"),
+        ({"settings": {"draws": 0}}, "setting draws is 0; expected at least 1"),
+        ({"settings": {"turned": 1}}, "setting turned is 1; expected true or false"),
+        ({"settings": {"sparsity": 1}}, "sparsity is 1.0"),
+        ({"settings": [1]}, r"settings are \[1\]; expected names with values"),
     ],
 )
 def test_what_is_no_case_is_refused(case, message):
@@ -89,9 +103,25 @@ def test_only_nlsr_identifies():
         make_cell("safelora", identified_on="gsm8k")
 
 
+def test_equal_numbers_make_one_cell_and_one_name():
+    whole, broken = (
+        make_cell("nlsr", {"beta": 0}, poison_ratio=0),
+        make_cell("nlsr", {"beta": 0.0}, poison_ratio=0.0),
+    )
+    assert cell_digest(whole, "study") == cell_digest(broken, "study")
+    assert make_cell("safelora", {"number": None}).settings == (("number", None),)
+
+
+@pytest.mark.parametrize(("method", "setting"), [("safelora", "number"), ("nlsr_automatic", "tolerance")])
+def test_settings_of_all_methods_are_checked(method, setting):
+    with pytest.raises(InputError, match=f"setting {setting} is 'x'"):
+        make_cell(method, {setting: "x"})
+
+
 def test_lists_among_the_settings_become_values():
-    assert make_cell("nlsr", {"layers": [1, 2]}) == make_cell("nlsr", {"layers": (1, 2)})
-    assert len({make_cell("nlsr", {"layers": [1, 2]}), make_cell("nlsr", {"layers": (1, 2)})}) == 1
+    assert make_cell("nlsr", {"rule": "layers", "layers": [1, 2]}) == make_cell(
+        "nlsr", {"rule": "layers", "layers": (1, 2)}
+    )
 
 
 def test_cells_are_read_from_json():
@@ -104,11 +134,11 @@ def test_cells_are_read_from_json():
 
 def test_every_defense_has_a_place_and_its_settings():
     assert {defense.when for defense in DEFENSES.values()} == {"before", "during", "after"}
-    assert setting_names("safelora") == {"tau", "number", "projector", "side"}
-    assert setting_names("lisa") == {"safe_steps", "customer_steps", "rho", "free_share"}
-    assert setting_names("nonaligned") == set()
-    assert "sparsity" in settings_of("nlsr")
-    assert settings_of("finetuned") == set()
+    assert setting_types("safelora") == {"tau": float, "number": int | None, "projector": str, "side": str}
+    assert set(setting_types("lisa")) == {"safe_steps", "customer_steps", "rho", "free_share"}
+    assert setting_types("nonaligned") == {}
+    assert settings_of("nlsr")["sparsity"] is float
+    assert settings_of("finetuned") == {}
 
 
 def test_cells_that_share_come_together_and_stay_together():

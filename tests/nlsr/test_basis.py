@@ -93,9 +93,25 @@ def test_realignment_of_a_turned_adapter_is_that_of_the_adapter():
     assert_same_products(repaired(turned(KEY, FINETUNED)), repaired(FINETUNED), 1e-3)
 
 
-def test_a_zero_adapter_stays_zero():
+@pytest.mark.parametrize("method", ["procrustes", "linear"])
+def test_a_zero_adapter_stays_zero(method):
     zero = jax.tree.map(np.zeros_like, FINETUNED)
-    assert_near(common_basis(zero, ALIGNED), zero, 0)
+    assert_near(common_basis(zero, ALIGNED, method=method), zero, 0)
+
+
+def without_a_direction(adapter):
+    """The adapter with a zero row in A and the column of B that belongs to it."""
+    factors = {m: {f: leaf.copy() for f, leaf in pair.items()} for m, pair in adapter.factors.items()}
+    for pair in factors.values():
+        pair["a"][:, 0], pair["b"][:, :, 0] = 0, 0
+    return dataclasses.replace(adapter, factors=factors)
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 1), (1, 0), (1, 1)])
+def test_where_no_matrix_fits_the_products_stay_all_the_same(first, second):
+    adapters = [(one, without_a_direction(one)) for one in (FINETUNED, ALIGNED)]
+    found = common_basis(adapters[0][first], adapters[1][second], method="linear")
+    assert_same_products(found, adapters[0][first], 1e-3)
 
 
 @pytest.mark.parametrize(

@@ -100,14 +100,22 @@ def test_where_no_setting_keeps_fa_the_one_that_keeps_most_is_taken():
 
 def test_the_frontier_names_who_is_better_and_keeps_fa():
     table, lines = found()
-    assert results.frontier(table, lines, "nlsr") == []
+    assert results.frontier(table, lines, "nlsr recommended") == []
+    assert "none, at any of its settings" in results.markdown(table, lines, SEEDS)
 
     def beaten(cell):
         hs, fa, refused = score(cell)
-        return (10.0 if cell.method == "resta" and cell.poison_ratio == 0.1 else hs), fa, refused
+        better = cell.method == "resta" and cell.poison_ratio == 0.1 and dict(cell.settings)["gamma"] == 0.5
+        return (10.0 if better else hs), fa, refused
 
     lines = results.summarise(table, made_up(table.cells(SEEDS), beaten), SEEDS)
-    assert results.frontier(table, lines, "nlsr") == ["RESTA (10%)"]
+    assert results.frontier(table, lines, "nlsr recommended") == ["RESTA (gamma 0.5) at 10%"]
+    assert "no defense: RESTA (gamma 0.5) at 10%." in results.markdown(table, lines, SEEDS)
+
+
+def test_tables_of_nlsr_alone_say_nothing_of_other_defenses():
+    table, lines = found(4)
+    assert results.describe_frontier(table, lines) == ""
 
 
 def test_markdown_has_ours_with_the_spread_and_the_papers_in_brackets():
