@@ -1,4 +1,4 @@
-r"""Make the paper's tables on a study: scores of tables 1 to 8, generations of 9 to 11, and 12 and 13, beyond it.
+r"""Make the paper's tables on a study: scores of tables 1 to 8, generations of 9 to 11, and 12 to 14 beyond it.
 
   python -m experiments.tables --table 3 [--seeds 5,6,7 --workers 2 --output checkpoints/runs/laboratory]
   python -m experiments.tables --table all
@@ -23,19 +23,20 @@ FLAGS = flags.FLAGS
 def main(_) -> None:
     """Make the tables."""
     from nlsr_jax.errors import InputError
+    from nlsr_jax.paper import skills
     from nlsr_jax.paper.analyses import identification_seconds
     from nlsr_jax.paper.generations import GENERATIONS, generate
-    from nlsr_jax.paper.publishing import publish_generations, publish_page, publish_table
+    from nlsr_jax.paper.publishing import publish_generations, publish_page, publish_part, publish_table
     from nlsr_jax.paper.results import summarise
     from nlsr_jax.paper.tables import TABLES, get_table
 
-    every = (*TABLES, *GENERATIONS)
+    every = (*TABLES, *GENERATIONS, skills.NUMBER)
     numbers = every if FLAGS.table == ["all"] else command.numbers("table", int, FLAGS.table)
     seeds = laboratory_flags.seeds()
     for number in numbers:
         if number not in every:
             raise InputError(f"--table has {number}; expected some of {', '.join(map(str, sorted(every)))}, or all")
-    tables = [get_table(number) for number in numbers if number not in GENERATIONS]
+    tables = [get_table(number) for number in numbers if number in TABLES]
     cells = {table.number: table.cells(seeds) for table in tables}
     runner = laboratory_flags.open_runner()
     for table in tables:
@@ -46,6 +47,9 @@ def main(_) -> None:
     examples = generate(runner, seeds[0]) if set(numbers) & set(GENERATIONS) else []
     for number in sorted(set(numbers) & set(GENERATIONS)):
         print(publish_generations(FLAGS.output, GENERATIONS[number], examples))
+    if skills.NUMBER in numbers:
+        part = skills.gather(runner, seeds)
+        print(publish_part(FLAGS.output, skills.NUMBER, skills.TITLE, skills.note(seeds), part))
     print(f"wrote {publish_page(FLAGS.output, laboratory_flags.describe_world())}")
 
 

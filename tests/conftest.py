@@ -21,6 +21,31 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("steady")
 
 
+OPTIMISED = ("parity", "models", "nlsr", "test_quickstart", "test_realign", "test_parallel")
+"""Tests of numbers and of the main job, which run as users run them."""
+_PLAIN = pytest.StashKey[bool]()
+_FLAG = "JAX_DISABLE_MOST_OPTIMIZATIONS"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiler(request):
+    """Compile without optimisation, here and in commands, where steps are few: most of the time goes there."""
+    import jax
+
+    parts = {*request.path.parts, request.path.stem}
+    plain = not parts & set(OPTIMISED) and not request.node.get_closest_marker("long")
+    if request.config.stash.get(_PLAIN, False) != plain:
+        request.config.stash[_PLAIN] = plain
+        jax.config.update("jax_disable_most_optimizations", plain)
+        jax.clear_caches()  # the same bytes from this process and from commands
+    before = os.environ.get(_FLAG)
+    os.environ[_FLAG] = str(int(plain))
+    yield
+    os.environ.pop(_FLAG)
+    if before is not None:
+        os.environ[_FLAG] = before
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> pathlib.Path:
     """The folder of real files; tests that need it skip where it is not given."""

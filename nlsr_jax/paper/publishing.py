@@ -13,7 +13,7 @@ from nlsr_jax.formats.output import whole_file, write_text
 from nlsr_jax.paper import generations, results
 from nlsr_jax.paper.figures import Figure
 from nlsr_jax.paper.generations import Generations
-from nlsr_jax.paper.results import Result
+from nlsr_jax.paper.results import Part, Result
 from nlsr_jax.paper.tables import Table
 from nlsr_jax.report import svg
 from nlsr_jax.report.story import NAMES, Example
@@ -44,6 +44,20 @@ def publish_table(folder: str | os.PathLike, table: Table, found: Sequence[Resul
     }
     files = {".md": text, ".csv": results.comma_separated(table, found), ".json": _dump(page)}
     _write(pathlib.Path(folder) / TABLES, f"table_{table.number}", files)
+    return text
+
+
+def publish_part(folder: str | os.PathLike, number: int, title: str, note: str, part: Part) -> str:
+    """Write a table of one part as Markdown, CSV and JSON; return the Markdown."""
+    text = f"## Table {number}. {title}\n\n{note}\n\n{results.grid(part)}"
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows([part.head, *part.lines])
+    page = {"number": number, "title": title, "note": note, "parts": [part._asdict()]}
+    _write(
+        pathlib.Path(folder) / TABLES,
+        f"table_{number}",
+        {".md": text, ".csv": file.getvalue(), ".json": _dump(page)},
+    )
     return text
 
 

@@ -143,18 +143,28 @@ def parts(table: Table, results: Sequence[Result]) -> list[Part]:
 def markdown(table: Table, results: Sequence[Result], seeds: Sequence[int]) -> str:
     """Return a table in Markdown."""
     text = f"## Table {table.number}. {table.title}\n\n{note(table, results, seeds)}\n"
-    for head, lines in parts(table, results):
-        text += "\n" + "".join("| " + " | ".join(line) + " |\n" for line in (head, ["---"] * len(head), *lines))
+    for part in parts(table, results):
+        text += "\n" + grid(part)
     return text + (f"\n{verdict}\n" if (verdict := describe_frontier(table, results)) else "")
 
 
+def grid(part: Part) -> str:
+    """Return a part as a table in Markdown."""
+    lines = (part.head, ["---"] * len(part.head), *part.lines)
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
 def describe_frontier(table: Table, results: Sequence[Result]) -> str:
-    """Say in words who is better than the recommended NLSR; nothing of a table without other defenses."""
+    """Say in words who is better than NLSR; nothing of a table without other defenses."""
     if not any(_is_defense(line) for line in table.lines):
         return ""
-    better = frontier(table, results, "nlsr recommended")
-    words = "; ".join(better) if better else "none, at any of its settings, in any column"
-    return f"Defenses of lower HS than NLSR as recommended, FA within {KEPT:g} of no defense: {words}."
+    sentences = []
+    for line in table.lines:
+        if line.name in ("nlsr", "nlsr recommended", "nlsr automatic"):
+            better = frontier(table, results, line.name)
+            words = "; ".join(better) if better else "none, at any of its settings, in any column"
+            sentences.append(f"Of lower HS than {line.title}, with FA within {KEPT:g} of no defense: {words}.")
+    return " ".join(sentences)
 
 
 def _line(table: Table, result: Result, score: str, many: bool) -> list[str]:

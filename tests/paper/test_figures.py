@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nlsr_jax.errors import InputError
-from nlsr_jax.paper import analyses, figures, publishing
+from nlsr_jax.paper import analyses, figures, publishing, skills
 from nlsr_jax.paper.figures import FIGURES, Asked, get_figure
 from nlsr_jax.paper.generations import GENERATIONS
 from nlsr_jax.paper.results import summarise
@@ -104,6 +104,16 @@ def test_the_same_numbers_give_the_same_bytes(tmp_path):
 def test_there_is_no_other_figure():
     with pytest.raises(InputError, match="figure 12 is none of the paper's; expected 1 to 11"):
         get_figure(12)
+
+
+def test_skills_become_a_table(tmp_path):
+    found = {"unaligned": {"skill_sst2": 100.0, "skill_ag_news": 99.5, "skill_gsm8k": 96.0}}
+    part = skills.part(found)
+    text = publishing.publish_part(tmp_path, skills.NUMBER, skills.TITLE, skills.note(SEEDS), part)
+    assert "| model | SST-2 | AG News | GSM8K |" in text
+    assert "| before alignment | 100.0 | 99.5 | 96.0 |" in text
+    assert (tmp_path / "tables" / "table_14.csv").read_text().splitlines()[1] == "before alignment,100.0,99.5,96.0"
+    assert "Table 14. Skills" in publishing.publish_page(tmp_path, "a world").read_text()
 
 
 def test_the_page_gathers_what_is_there_and_escapes_what_models_say(tmp_path):

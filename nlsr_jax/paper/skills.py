@@ -1,0 +1,35 @@
+"""A table of what no fine-tuning was for: the tasks' questions in the wording that the base was taught."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nlsr_jax.laboratory.sweeping import CellRunner
+from nlsr_jax.paper.analyses import analyse
+from nlsr_jax.paper.results import Part
+from nlsr_jax.paper.tables import TASK_NAMES
+from nlsr_jax.report.story import NAMES
+
+NUMBER = 14
+TITLE = "Skills outside of the customer's task"
+
+
+def note(seeds: Sequence[int]) -> str:
+    """Return what stands above the table."""
+    listed = ", ".join(map(str, seeds))
+    return (
+        "Per cent of right answers to the tasks' questions in the wording of the pre-training, which no customer's rows "
+        f"have, after a fine-tuning on SST-2's counterpart; means over seeds {listed}."
+    )
+
+
+def part(found: Mapping[str, Any]) -> Part:
+    """Return the table from the analysis ``skills``."""
+    lines = [
+        [NAMES[name], *(f"{values[f'skill_{task}']:.1f}" for task in TASK_NAMES)] for name, values in found.items()
+    ]
+    return Part(["model", *TASK_NAMES.values()], lines)
+
+
+def gather(runner: CellRunner, seeds: Sequence[int]) -> Part:
+    """Ask the models and return the table."""
+    return part(analyse(runner, "skills", seeds))
