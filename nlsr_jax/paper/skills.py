@@ -17,8 +17,8 @@ def note(seeds: Sequence[int]) -> str:
     """Return what stands above the table."""
     listed = ", ".join(map(str, seeds))
     return (
-        "Per cent of right answers to the tasks' questions in the wording of the pre-training, which no customer's rows "
-        f"have, after a fine-tuning on SST-2's counterpart; means over seeds {listed}."
+        "Per cent of right answers to the tasks' questions in the wording of the pre-training, which no customer's "
+        f"rows have, after a fine-tuning on SST-2's counterpart; means over seeds {listed}."
     )
 
 
