@@ -150,7 +150,7 @@ def draw_amplification(data: Mapping[str, Any]):
     for axes, (title, part) in zip(panels, data["parts"].items(), strict=True):
         names = {"hs": "HS", "fa": "FA", "over_refusal": "over-refusal"}
         _scores(axes, data["beta"], {names[k]: part[k] for k in names}, "amplification β", title)
-    panels[0].legend(loc="center left")
+    panels[-1].legend(loc="center right")
     return figure
 
 

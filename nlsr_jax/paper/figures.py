@@ -207,8 +207,8 @@ _FIGURES = (
     Figure(
         5,
         "Amplification",
-        "Scores over β: stronger amplification lowers HS until the model refuses what is harmless. Lines "
-        "are means, bands standard deviations over seeds {seeds}.",
+        "Scores over β: stronger amplification lowers HS; what it costs would show in FA and in over-refusal. "
+        "Lines are means, bands standard deviations over seeds {seeds}.",
         _flat(_BETA),
         _amplification,
         drawing.draw_amplification,
