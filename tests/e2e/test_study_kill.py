@@ -62,6 +62,8 @@ def killed(arguments, parent, env, delay, *, training):
         process.kill()
         process.communicate()
         left = {path.name for path in parent.iterdir()}
+        if left == {"out"}:
+            return False  # it had published its output and was about to end
         assert left <= {"out.training"}, "something half-written lies beside the run folder"
         return True
     finish(process)
