@@ -6,7 +6,7 @@ r"""Draw the paper's eleven figures on a study.
 Runs the cells and analyses that a figure needs and that are not there yet, and writes figures/figure_N as SVG and
 PNG with its data and caption as JSON, and index.html, a page of all tables and figures that the output holds.
 Rows, adapters and page are shared with experiments.tables. A run that was killed goes on where it was. On two CPU
-cores ten minutes a figure with five seeds, less where tables have been made before.
+cores ten minutes for figure 5 with five seeds, seconds where its rows are there.
 """
 
 from absl import flags

@@ -7,7 +7,8 @@ The cells are all combinations of the flags; --vary changes a setting of the met
 JSON list of cells in their place. A cell's name is a digest of its settings, the study's config and the base, so
 that a row is found again whatever sweep asks for it; a run that was killed goes on with what is missing. The output
 holds rows.jsonl (a row a line, in the order of completion), table.parquet (in the order of the sweep) and the
-adapters that cells share. On two CPU cores about 3 seconds a cell, and 15 a fine-tuning, which cells share.
+adapters that cells share. On two CPU cores about 2 seconds a model (the published NLSR is the mean of five), and 15
+a fine-tuning, which cells share.
 
 Many machines: give every one the same command with --share 1/8, --share 2/8 … and an --output that all see, as a
 SLURM array does with --share $((SLURM_ARRAY_TASK_ID + 1))/8; a last call without --share writes the table. On a Ray
@@ -26,7 +27,7 @@ flags.DEFINE_multi_string("vary", [], "A setting and its values, such as beta=0,
 flags.DEFINE_list("tasks", ["sst2"], "The customers' tasks.")
 flags.DEFINE_list("poison_ratios", ["0.05"], "Shares of harmful rows.")
 flags.DEFINE_list("objectives", ["dpo"], "Objectives of the alignment.")
-flags.DEFINE_list("architectures", ["llama"], "Shapes of the base: llama, qwen2, mistral.")
+flags.DEFINE_list("architectures", ["own"], "Shapes of the base: llama, qwen2, mistral, or own, the study's.")
 flags.DEFINE_list("seeds", ["0"], "Seeds.")
 flags.DEFINE_string("cells", None, "JSON file with a list of cells in place of the flags above.")
 flags.DEFINE_string("share", None, "Run this part of the cells alone, such as 2/8, and write no table.")
@@ -38,8 +39,9 @@ def main(_) -> None:
     from nlsr_jax.laboratory.sweeping import export_parquet, read_cells, run_cells, shares
 
     part = _share(FLAGS.share) if FLAGS.share else None
-    cells = _cells()
+    asked = _cells()
     runner = laboratory_flags.open_runner()
+    cells = [runner.whole(cell) for cell in asked]
     if part:
         number, count = part
         mine = set(list(shares(cells, count))[number - 1])

@@ -6,8 +6,8 @@ r"""Make the paper's tables on a study: scores of tables 1 to 8, generations of 
 Runs the cells that a table needs and that have no row yet, each once, as experiments.sweep does, and prints the
 table in Markdown, ours as mean and standard deviation over the seeds with the paper's numbers in brackets. The
 output holds tables/table_N as Markdown, CSV and JSON, and index.html, a page of all tables and figures that are
-there. A run that was killed goes on where it was. On two CPU cores about 2 seconds a cell, and 13 a fine-tuning,
-which tables share: 5 minutes for table 5, two hours for all with five seeds.
+there. A run that was killed goes on where it was. On two CPU cores about 2 seconds a model, and 15 a fine-tuning,
+which tables share: 10 minutes for table 5 with five seeds, hours for all.
 """
 
 from absl import flags

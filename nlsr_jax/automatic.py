@@ -120,7 +120,7 @@ def choose_settings(
         low, high = 0, len(shares)  # the least that suffices is in [low, high]; len(shares): none
         found: dict[int, Trial] = {}
         while low < high:
-            middle = min((low + high) // 2, len(shares) - 1)
+            middle = (low + high) // 2
             masks = _masks(reference, finetuned, gradients, shares[middle])
             repaired = _transplant(finetuned, reference, masks)
             found[middle] = Trial(beta, shares[middle], loss(repaired), relative_change(repaired, finetuned))

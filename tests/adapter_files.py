@@ -5,6 +5,7 @@ import numpy as np
 
 from nlsr_jax.formats.peft import save_adapter
 from tests.oracles import mixed, random_adapter
+from tests.tiny_base import save_base, save_rows
 
 SIZES = {"q_proj": (32, 32), "v_proj": (32, 16), "down_proj": (48, 32)}
 
@@ -21,6 +22,14 @@ def save_family(folder):
     save_adapter(descend(1, aligned, 0.2), folder / "finetuned")
     save_adapter(descend(2, jax.tree.map(lambda x: 0.5 * x, aligned), 0.02), folder / "weak")
     return aligned
+
+
+def save_inputs(folder):
+    """Save all that a realignment reads under ``folder``, and return it: adapters, ``base``, ``rows.jsonl``."""
+    save_family(folder)
+    save_base(folder / "base")
+    save_rows(folder / "rows.jsonl")
+    return folder
 
 
 def flags(folder, *names):

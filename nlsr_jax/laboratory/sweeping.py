@@ -60,9 +60,9 @@ class CellRunner:
 
     Args:
       places: returns base and world of an architecture.
-      own: the architecture of the study itself.
       config: of the study.
       store: where rows and adapters are kept.
+      own: the architecture of the study itself.
       show: show the progress of training.
     """
 
@@ -139,15 +139,13 @@ class CellRunner:
         """Return the realignments of a cell of ``nlsr``, one for every draw."""
         cell = self.whole(cell)
         settings = _changed(self.config.published, cell)
-        place = (cell.architecture, cell.seed, cell.objective)
-        reference = self.reference(*place, settings)
+        reference = self.reference(cell.architecture, cell.seed, cell.objective, settings)
         finetuned = self._prepared(cell.architecture, cell.case, cell.objective, settings)
-        source, chosen_by = cell.case, None
+        chosen_by = None
         if cell.identified_on is not None:
-            source = cell.case._replace(task=cell.identified_on)
-            chosen_by = self._prepared(cell.architecture, source, cell.objective, settings)
-        masks = self.identified(*place, source, settings)
-        return repair(stage_key(cell.seed, "realign"), finetuned, reference, masks, settings, chosen_by)
+            chosen_by = self._prepared(cell.architecture, _source(cell), cell.objective, settings)
+        key = stage_key(cell.seed, "realign")
+        return repair(key, finetuned, reference, self.identified(cell), settings, chosen_by)
 
     def automatic(self, cell: Cell) -> Automatic:
         """Choose the setting of a cell by the calibration rows of its seed; see ``choose_settings``."""
@@ -175,11 +173,13 @@ class CellRunner:
         )
         return result.adapter
 
-    def identified(self, architecture: str, seed: int, objective: str, case: Case, settings: RepairSettings):
-        """Return the masks of settings; the case decides them where the method looks at the fine-tuned adapter."""
+    def identified(self, cell: Cell):
+        """Return the masks of a cell of ``nlsr``; the case counts if the method looks at the fine-tuned adapter."""
+        cell = self.whole(cell)
+        settings = _changed(self.config.published, cell)
         identification = dataclasses.replace(RepairSettings(), **_identification(settings))
-        needed = case if settings.method in NEEDS_FINETUNED else None
-        return self.masks(architecture, seed, objective, needed, identification)
+        needed = _source(cell) if settings.method in NEEDS_FINETUNED else None
+        return self.masks(cell.architecture, cell.seed, cell.objective, needed, identification)
 
     def _prepared(self, architecture: str, case: Case, objective: str, settings: RepairSettings) -> Adapter:
         """The fine-tuned adapter in the basis of the settings."""
@@ -288,6 +288,11 @@ class CellRunner:
                 raise
 
 
+def _source(cell: Cell) -> Case:
+    """The case on whose fine-tuned adapter entries and modules are chosen."""
+    return cell.case if cell.identified_on is None else cell.case._replace(task=cell.identified_on)
+
+
 def _words(case: Case) -> str:
     return f"{case.task}-{case.poison_ratio!r}-{case.seed}"
 
@@ -335,10 +340,10 @@ def run_cells(
     Args:
       runner: runs one.
       cells: what is wanted.
-      claimed: whether a cell is this process's to run.
+      claimed: whether a cell, with its architecture named, is this process's to run.
       note: called before each with how many are done, how many there are, and the cell.
     """
-    wanted = order_cells(cells)
+    wanted = order_cells(map(runner.whole, cells))
     done = runner.store.rows()
     missing = [cell for cell in wanted if runner.name(cell) not in done and claimed(cell)]
     for number, cell in enumerate(missing):

@@ -175,7 +175,7 @@ def collect_loss(model: Llama, params, adapter: Adapter | None, batches: Iterabl
 
 def _row_losses(model, params, lora, tokens, mask):
     """Mean negative log-likelihood ``[B]`` of the response tokens of every row, and which rows have one."""
-    keep = mask[:, 1:]
+    keep = mask[:, 1:].astype(bool)
     values = token_log_probabilities(model, params, lora, tokens)
     means = -jnp.sum(jnp.where(keep, values, 0.0), axis=1) / jnp.maximum(jnp.sum(keep, axis=1), 1)
     return means, jnp.any(keep, axis=1)
@@ -183,7 +183,7 @@ def _row_losses(model, params, lora, tokens, mask):
 
 @functools.partial(jax.jit, static_argnames="model")
 def _add_loss(model, params, lora, total, count, tokens, mask):
-    means, counts = _row_losses(model, params, lora, tokens, mask.astype(bool))
+    means, counts = _row_losses(model, params, lora, tokens, mask)
     return total + jnp.sum(means), count + jnp.sum(counts)
 
 

@@ -16,7 +16,7 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.overlap import choice_agreement, kept_entries, mask_overlap
 from nlsr_jax.evaluation.probes import probe
 from nlsr_jax.formats.output import write_text
-from nlsr_jax.laboratory.cells import Cell, make_cell
+from nlsr_jax.laboratory.cells import make_cell
 from nlsr_jax.laboratory.repairs import calibration_batches, gather_evidence, make_masks
 from nlsr_jax.laboratory.reproduction import ask_skills
 from nlsr_jax.laboratory.study import identification_rows, stage_key
@@ -24,7 +24,7 @@ from nlsr_jax.laboratory.sweeping import CellRunner
 from nlsr_jax.laboratory.toy import ToyWorld
 from nlsr_jax.models.hidden_states import last_hidden_states
 from nlsr_jax.nlsr.pruning import flatten_modules, similarity_rank
-from nlsr_jax.paper.tables import BEST
+from nlsr_jax.paper.tables import BEST, MODELS
 from nlsr_jax.random_streams import stream
 from nlsr_jax.report.reading import ATTENTION
 
@@ -38,7 +38,7 @@ Analysis = Callable[[CellRunner, Sequence[int]], dict[str, Any]]
 
 
 def _repaired(runner: CellRunner, **fields):
-    """The realignment of all modules under settings, and its masks."""
+    """The realignment of all modules under settings."""
     settings = {"rule": "all", "draws": 1, **fields.pop("settings", {})}
     (result,) = runner.realigned(make_cell("nlsr", settings, **fields))
     return result
@@ -88,7 +88,7 @@ def identification(runner: CellRunner, seeds: Sequence[int]) -> dict[str, Any]:
         for method in METHODS:
             settings = {"method": method, "rule": "all", "draws": 1}
             cell = make_cell("nlsr", settings, seed=seed)
-            masks[method] = _masks(runner, cell)
+            masks[method] = runner.identified(cell)
             ranks = similarity_rank(runner.realigned(cell)[0].similarity)
             half = sum(len(values) for values in ranks.values()) // 2
             damaged[method] = {module: np.asarray(rank) <= half for module, rank in ranks.items()}
@@ -104,13 +104,6 @@ def identification(runner: CellRunner, seeds: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def _masks(runner: CellRunner, cell: Cell):
-    cell = runner.whole(cell)
-    changes: dict[str, Any] = dict(cell.settings)
-    settings = dataclasses.replace(runner.config.published, **changes)
-    return runner.identified(cell.architecture, cell.seed, cell.objective, cell.case, settings)
-
-
 def depth(runner: CellRunner, seeds: Sequence[int]) -> dict[str, Any]:
     """Share of kept entries in attention and in the feed-forward part, by layer, one threshold for the adapter.
 
@@ -122,7 +115,7 @@ def depth(runner: CellRunner, seeds: Sequence[int]) -> dict[str, Any]:
     for method, settings in sizes.items():
         found[method] = {"attention": [], "feed_forward": []}
         for seed in seeds:
-            masks = _masks(runner, make_cell("nlsr", settings, seed=seed))
+            masks = runner.identified(make_cell("nlsr", settings, seed=seed))
             for part, values in found[method].items():
                 names = [module for module in masks if (module in ATTENTION) == (part == "attention")]
                 kept = sum(np.asarray(masks[m][f]).sum((1, 2)) for m in names for f in ("a", "b"))
@@ -144,11 +137,7 @@ def probes(runner: CellRunner, seeds: Sequence[int]) -> dict[str, Any]:
     base, world = runner.base(runner.own), runner.world(runner.own)
     if not isinstance(world, ToyWorld):
         raise InputError("probes learn on safe rows of both kinds of requests, which the toy world alone has")
-    cells = {
-        "aligned": make_cell("aligned"),
-        "finetuned": make_cell("finetuned"),
-        "nlsr": make_cell("nlsr", BEST),
-    }
+    cells = {"aligned": MODELS["aligned"], "finetuned": MODELS["finetuned"], "nlsr": MODELS["nlsr_recommended"]}
     found: dict[str, dict[str, list[list[float]]]] = {name: {"svm": [], "mlp": []} for name in cells}
     for seed in seeds:
         key = stage_key(seed, "probes")
@@ -189,13 +178,7 @@ def skills(runner: CellRunner, seeds: Sequence[int]) -> dict[str, Any]:
     Returns:
       By model, ``skill_<task>`` as the mean over the seeds of models fine-tuned on SST-2's counterpart.
     """
-    cells = {
-        "unaligned": make_cell("unaligned"),
-        "aligned": make_cell("aligned"),
-        "finetuned": make_cell("finetuned"),
-        "nlsr": make_cell("nlsr"),
-        "nlsr_recommended": make_cell("nlsr", BEST),
-    }
+    cells = {name: cell for name, cell in MODELS.items() if name != "random"}
     base, world = runner.base(runner.own), runner.world(runner.own)
     if not isinstance(world, ToyWorld):
         raise InputError(

@@ -65,7 +65,7 @@ def draw_setting(data: Mapping[str, Any]):
         (0.10, 0.75, words("base", "unaligned")),
         (0.40, 0.75, words("aligned", "aligned")),
         (0.75, 0.75, words("fine-tuned", "finetuned")),
-        (0.75, 0.22, words("realigned by NLSR", "nlsr")),
+        (0.75, 0.22, words("realigned by NLSR", "nlsr_recommended")),
         (0.40, 0.22, "safety reference:\nthe alignment, amplified"),
     ]
     arrows = [

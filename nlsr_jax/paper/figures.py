@@ -11,7 +11,7 @@ from nlsr_jax.laboratory.cells import ARCHITECTURES, Cell, make_cell
 from nlsr_jax.laboratory.sweeping import CellRunner, read_cells
 from nlsr_jax.paper import drawing
 from nlsr_jax.paper.analyses import analyse
-from nlsr_jax.paper.tables import BEST, TASK_NAMES, TASKS
+from nlsr_jax.paper.tables import BEST, MODELS, TASK_NAMES, TASKS
 
 SPARSITY = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 BETA = (0.0, 0.3, 0.6, 0.9, 1.5, 2.0, 3.0)
@@ -70,16 +70,11 @@ def _nlsr(settings: Mapping[str, Any], **fields) -> Cell:
     return make_cell("nlsr", settings, **fields)
 
 
-_MODELS = {
-    "unaligned": make_cell("unaligned"),
-    "aligned": make_cell("aligned"),
-    "finetuned": make_cell("finetuned"),
-    "nlsr": _nlsr(BEST),
-}
+_SHOWN = ("unaligned", "aligned", "finetuned", "nlsr_recommended")
 
 
 def _setting(asked: Asked) -> dict[str, Any]:
-    return {name: asked.means(cell) for name, cell in _MODELS.items()}
+    return {name: asked.means(MODELS[name]) for name in _SHOWN}
 
 
 def _method(asked: Asked) -> dict[str, Any]:
@@ -108,7 +103,7 @@ _GAIN = {str(beta): [_nlsr({"beta": beta, "sparsity": sparsity}) for sparsity in
 
 
 def _gain(asked: Asked) -> dict[str, Any]:
-    bare = {key: asked.row(_MODELS["finetuned"], key) for key in _SCORES}
+    bare = {key: asked.row(MODELS["finetuned"], key) for key in _SCORES}
     parts = {beta: asked.curves(cells) for beta, cells in _GAIN.items()}
     return {"sparsity": list(SPARSITY), "parts": parts, "bare": bare}
 
@@ -144,7 +139,11 @@ def _clean(asked: Asked) -> dict[str, Any]:
     return {"architectures": [name.capitalize() for name in ARCHITECTURES], "models": models}
 
 
-_TOPICS = {"fine-tuned": _MODELS["finetuned"], "NLSR, as published": _nlsr({}), "NLSR, recommended": _nlsr(BEST)}
+_TOPICS = {
+    "fine-tuned": MODELS["finetuned"],
+    "NLSR, as published": MODELS["nlsr"],
+    "NLSR, recommended": MODELS["nlsr_recommended"],
+}
 
 
 def _topics(asked: Asked) -> dict[str, Any]:
@@ -169,7 +168,7 @@ _FIGURES = (
         "A model is aligned, a customer fine-tunes it on rows of which 5 % are harmful, and it complies "
         "with forbidden requests again; NLSR puts the alignment back without training. HS: forbidden "
         "requests complied with; FA: task rows answered correctly; means over seeds {seeds}.",
-        tuple(_MODELS.values()),
+        tuple(MODELS[name] for name in _SHOWN),
         _setting,
         drawing.draw_setting,
     ),
@@ -218,7 +217,7 @@ _FIGURES = (
         "The gain from amplification over the sparsity",
         "HS and FA of NLSR as published with β 0 and β 0.9 for masks of different sparsity (the share of "
         "entries that is left alone). Means and standard deviations over seeds {seeds}.",
-        (*_flat(_GAIN), _MODELS["finetuned"]),
+        (*_flat(_GAIN), MODELS["finetuned"]),
         _gain,
         drawing.draw_gain,
     ),

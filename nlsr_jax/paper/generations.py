@@ -3,20 +3,10 @@
 import dataclasses
 from typing import NamedTuple
 
-from nlsr_jax.laboratory.cells import make_cell
 from nlsr_jax.laboratory.storytelling import find_examples
 from nlsr_jax.laboratory.sweeping import CellRunner
-from nlsr_jax.paper.tables import BEST
+from nlsr_jax.paper.tables import MODELS
 from nlsr_jax.report.story import NAMES, Example
-
-CELLS = {
-    "unaligned": make_cell("unaligned"),
-    "aligned": make_cell("aligned"),
-    "finetuned": make_cell("finetuned"),
-    "random": make_cell("nlsr", {"method": "random", "draws": 1}),
-    "nlsr": make_cell("nlsr", {"draws": 1}),
-    "nlsr_recommended": make_cell("nlsr", BEST),
-}
 
 
 class Generations(NamedTuple):
@@ -49,7 +39,7 @@ GENERATIONS = {
 def generate(runner: CellRunner, seed: int) -> list[Example]:
     """Return requests that show what each model mostly does, and what each says; see ``find_examples``."""
     outcomes = []
-    for method, cell in CELLS.items():
+    for method, cell in MODELS.items():
         cell = dataclasses.replace(cell, seed=seed)
         bench = runner.bench_of(cell)
         outcomes.append(bench.outcome(method, runner.adapters(cell)[:1], 0.0))

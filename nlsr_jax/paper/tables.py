@@ -75,6 +75,16 @@ def changes(settings: RepairSettings) -> dict[str, Any]:
 
 BEST = changes(RECOMMENDED)
 
+MODELS = {
+    "unaligned": make_cell("unaligned"),
+    "aligned": make_cell("aligned"),
+    "finetuned": make_cell("finetuned"),
+    "random": make_cell("nlsr", {"method": "random"}),
+    "nlsr": make_cell("nlsr"),
+    "nlsr_recommended": make_cell("nlsr", BEST),
+}
+"""The models of the story by their method."""
+
 TITLES = {
     "nonaligned": "not aligned",
     "finetuned": "aligned, no defense",
@@ -113,13 +123,13 @@ OPTIONS: dict[str, tuple[dict[str, Any], ...]] = {
 """Settings that are tried where that is cheap; the other defenses have those of their papers."""
 
 
-def _line(name: str, columns: Sequence[Mapping[str, Any]], *, options: bool = True) -> Line:
+def _line(name: str, columns: Sequence[Mapping[str, Any]]) -> Line:
     """A line of a method; columns are the fields of ``Cell`` that make them."""
     method, settings = {
         "nlsr": ("nlsr", ({},)),
         "nlsr recommended": ("nlsr", (BEST,)),
         "nlsr automatic": (AUTOMATIC, ({},)),
-    }.get(name, (name, OPTIONS.get(name, ({},)) if options else ({},)))
+    }.get(name, (name, OPTIONS.get(name, ({},))))
     return Line(name, TITLES[name], {_words(one): _cells(method, one, columns) for one in settings})
 
 

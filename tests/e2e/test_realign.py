@@ -10,9 +10,8 @@ from safetensors.numpy import load_file
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.pipeline import Settings, realign_files
-from tests.adapter_files import flags, save_family
+from tests.adapter_files import flags, save_inputs
 from tests.e2e.command import contents, error_line, run
-from tests.tiny_base import save_base, save_rows
 
 EIGHT = "--xla_force_host_platform_device_count=8"
 OUTPUTS = ("adapter_config.json", "adapter_model.safetensors", "masks.safetensors", "report.html")
@@ -20,11 +19,7 @@ OUTPUTS = ("adapter_config.json", "adapter_model.safetensors", "masks.safetensor
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("files")
-    save_family(folder)
-    save_base(folder / "base")
-    save_rows(folder / "rows.jsonl")
-    return folder
+    return save_inputs(tmp_path_factory.mktemp("files"))
 
 
 @pytest.fixture(scope="module")

@@ -94,6 +94,17 @@ def test_only_claimed_cells_are_run(swept, monkeypatch):
     assert [cell.seed for cell in run] == [6, 8]
 
 
+def test_the_studys_own_architecture_by_its_name_is_the_same_cell(swept, monkeypatch):
+    named = dataclasses.replace(CELLS[0], architecture="llama")
+    assert swept.name(named) == swept.name(CELLS[0])
+    run = []
+    monkeypatch.setattr(CellRunner, "run", lambda self, cell: run.append(cell) or {"cell": self.name(cell)})
+    monkeypatch.setattr(CellStore, "add", lambda self, row: None)
+    other = dataclasses.replace(named, seed=9)
+    run_cells(swept, [other, dataclasses.replace(other, architecture="own")])
+    assert run == [other]
+
+
 def test_a_sweep_that_died_goes_on(study, swept, tmp_path, monkeypatch):
     class Killed(BaseException):
         pass

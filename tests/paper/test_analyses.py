@@ -12,9 +12,9 @@ from nlsr_jax.laboratory.sweeping import CellRunner, describe_study, read_cells,
 from nlsr_jax.laboratory.toy import ToyWorld
 from nlsr_jax.paper import analyses
 from nlsr_jax.paper.analyses import ANALYSES, analyse, identification_seconds
-from nlsr_jax.paper.generations import CELLS, GENERATIONS, generate, markdown
+from nlsr_jax.paper.generations import GENERATIONS, generate, markdown
 from nlsr_jax.paper.results import summarise
-from nlsr_jax.paper.tables import get_table
+from nlsr_jax.paper.tables import MODELS, get_table
 from tests.laboratory.small_study import small_config
 
 pytestmark = pytest.mark.long
@@ -117,5 +117,5 @@ def test_generations_show_every_model_side_by_side(runner):
         text = markdown(table, examples)
         assert text.count("| answer |") >= 1
         assert text.count("before alignment") == text.count("| answer |")
-    assert all(len(example.answers) == len(CELLS) for example in examples)
+    assert all(len(example.answers) == len(MODELS) for example in examples)
     json.dumps([example._asdict() for example in examples])

@@ -11,17 +11,13 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.formats.peft import load_adapter, save_adapter
 from nlsr_jax.nlsr.basis import turned
 from nlsr_jax.pipeline import Settings, realign_files
-from tests.adapter_files import save_family
+from tests.adapter_files import save_inputs
 from tests.e2e.command import contents, error_line, run
-from tests.tiny_base import save_base, save_rows
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("files")
-    save_family(folder)
-    save_base(folder / "base")
-    save_rows(folder / "rows.jsonl")
+    folder = save_inputs(tmp_path_factory.mktemp("files"))
     other = turned(jax.random.key(0), load_adapter(folder / "finetuned"))
     save_adapter(other, folder / "turned")
     return folder
