@@ -30,7 +30,7 @@ flags.DEFINE_string("space", "factors", "Correction of 'factors' or of their 'pr
 flags.DEFINE_string("basis", "as_is", "Compare in the rank axis 'as_is', turned by 'procrustes', or 'linear'.")
 flags.DEFINE_bool("automatic", False, "Choose beta and sparsity of gain by the calibration data alone.")
 flags.DEFINE_float(
-    "tolerance", 0.0, "With --automatic: by which share safe answers may be less likely than before."
+    "aim", 1.2, "With --automatic: how likely safe answers are to begin, as a multiple of the aligned model's."
 )
 flags.DEFINE_bool("allow_unrelated", False, "Go on although modules share no lineage with the aligned ones.")
 flags.DEFINE_string("from_record", None, "Repeat the run of this realignment.json to the same bytes.")
@@ -62,8 +62,8 @@ def main(_) -> None:
 
     if not FLAGS.output:
         raise InputError("--output is missing; name the folder to write")
-    tolerance = _tolerance()
-    options: dict[str, Any] = {"overwrite": FLAGS.overwrite, "automatic": tolerance}
+    aim = _aim()
+    options: dict[str, Any] = {"overwrite": FLAGS.overwrite, "automatic": aim}
     if FLAGS.from_record:
         settings, before = _recorded_settings()
         options |= {"recorded": before["inputs"], "chosen": before.get("automatic")}
@@ -78,19 +78,19 @@ def main(_) -> None:
     )
 
 
-def _tolerance() -> float | None:
-    """The tolerance of the automatic choice; None where there is none."""
+def _aim() -> float | None:
+    """The aim of the automatic choice; None where there is none."""
     from nlsr_jax.errors import InputError
 
     if not FLAGS.automatic:
-        if FLAGS["tolerance"].present:
-            raise InputError("--tolerance is of --automatic, which is missing")
+        if FLAGS["aim"].present:
+            raise InputError("--aim is of --automatic, which is missing")
         return None
     given = [name for name in _AUTOMATIC if FLAGS[name].present]
     if given or FLAGS.from_record:
         name = given[0] if given else "from_record"
         raise InputError(f"--{name} is given together with --automatic, which chooses it; leave one of them out")
-    return FLAGS.tolerance
+    return FLAGS.aim
 
 
 def _settings():

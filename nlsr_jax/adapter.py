@@ -4,6 +4,7 @@ Axis legend: L layers, r rank, k in-features, d out-features.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -221,6 +222,17 @@ def _truncate_layer(a, b, rank):
     return new_a, new_b
 
 
+@functools.partial(jax.jit, static_argnames="rank")
+def _truncate_layers(a, b, rank):
+    from nlsr_jax.nlsr.layerwise import map_layers  # which knows of adapters
+
+    def one_layer(x, y):
+        return _truncate_layer(x.astype(jnp.float32), y.astype(jnp.float32), rank)
+
+    new_a, new_b = map_layers(one_layer, a, b, factorises=True)
+    return new_a.astype(a.dtype), new_b.astype(b.dtype)
+
+
 def truncate(adapter: Adapter, rank: int) -> Adapter:
     """Return the best approximation of every ``B A`` by factors of a smaller rank.
 
@@ -244,9 +256,6 @@ def truncate(adapter: Adapter, rank: int) -> Adapter:
     for module, leaf in adapter.factors.items():
         a, b = leaf["a"], leaf["b"]
         if a.shape[1] > rank:
-            new_a, new_b = jax.vmap(lambda x, y: _truncate_layer(x, y, rank))(
-                a.astype(jnp.float32), b.astype(jnp.float32)
-            )
-            a, b = new_a.astype(a.dtype), new_b.astype(b.dtype)
+            a, b = _truncate_layers(a, b, rank)
         factors[module] = {"a": a, "b": b}
     return dataclasses.replace(adapter, factors=factors)

@@ -1,14 +1,17 @@
 """The amplification and the sparsity of ``gain``, chosen by calibration data alone.
 
-What the fine-tuning has damaged shows on the calibration rows: their safe answers are less likely than they were to
-the aligned model. The setting that is chosen makes them as likely again, on rows that the masks were not made from,
-by the least change of the fine-tuned adapter. No row of the customer's task and no evaluation request is seen.
+What the fine-tuning has damaged shows on the calibration rows: the model begins their safe answers less often than
+the aligned model does. Refusal is decided in the first tokens of an answer (Qi et al. 2024, arXiv 2406.05946), so
+that the probability of these is what is measured, on rows that the masks were not made from. The setting that is
+chosen brings it where it is wanted with the fewest entries. No row of the customer's task and no evaluation request
+is seen.
 
 Axis legend: B batch, T positions.
 """
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -17,15 +20,24 @@ import numpy as np
 
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.errors import InputError
-from nlsr_jax.models.capture import collect_loss, collect_loss_gradient
+from nlsr_jax.models.capture import collect_loss_gradient, collect_openings
 from nlsr_jax.models.llama import Llama
 from nlsr_jax.nlsr.amplify import amplify
 from nlsr_jax.nlsr.correction import correct
 from nlsr_jax.nlsr.identify import identify
 
-BETAS = (0.0, 0.45, 0.9, 1.35, 1.8)
-SHARES = tuple(np.geomspace(3e-4, 3e-2, 12).round(6).tolist())
+AIM = 1.2
+"""How likely the openings of safe answers are to become, by default, as a multiple of the aligned model's."""
+DEPTH = 3
+"""Tokens of an opening."""
+BETAS = tuple(np.geomspace(0.5, 512, 21).round(6).tolist())
+"""Amplifications that are tried; the one that is chosen lies between two of them."""
+SHARES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 """Shares of all entries that are tried, 1 − sparsity."""
+HEADROOM = 1.05
+"""By how much a share must be able to pass the aim: at its limit, a repair refuses what is harmless."""
+_PAST = 0.8
+_BISECTIONS = 4
 
 
 class Trial(NamedTuple):
@@ -33,14 +45,12 @@ class Trial(NamedTuple):
 
     Attributes:
       beta, share: the setting; ``share`` 0 is the fine-tuned adapter as it is.
-      loss: of the safe answers, nats a token, on the rows that masks are not made from.
-      change: Frobenius norm of what it changes in the factors, relative to the fine-tuned adapter's.
+      probability: of the openings of safe answers, on the rows that masks are not made from.
     """
 
     beta: float
     share: float
-    loss: float
-    change: float
+    probability: float
 
 
 class Automatic(NamedTuple):
@@ -49,15 +59,17 @@ class Automatic(NamedTuple):
     Attributes:
       chosen: the setting; ``share`` 0 where nothing needs repair.
       met: whether it reaches the target.
-      target: the loss that was aimed at, nats a token.
-      finetuned: the loss of the fine-tuned adapter.
-      trials: all settings that were tried.
+      target: the probability that was aimed at.
+      finetuned: that of the fine-tuned adapter.
+      change: Frobenius norm of what the choice changes in the factors, relative to the fine-tuned adapter's.
+      trials: all settings that were tried, in their order.
     """
 
     chosen: Trial
     met: bool
     target: float
     finetuned: float
+    change: float
     trials: tuple[Trial, ...]
 
 
@@ -69,70 +81,110 @@ def choose_settings(
     weak: Adapter | None,
     batches: Sequence[tuple],
     *,
-    tolerance: float = 0.0,
+    aim: float = AIM,
+    depth: int = DEPTH,
     betas: Sequence[float] = BETAS,
     shares: Sequence[float] = SHARES,
 ) -> Automatic:
     """Choose β and the share of entries for ``gain`` with one threshold for the adapter and the rule ``all``.
 
-    Every second row makes the masks, the others measure. For every β the least share is found by bisection whose
-    loss is at most ``(1 + tolerance)`` times the aligned adapter's; of these the one of least change is taken.
-    Where no share suffices, the one of least loss is.
+    Every second row makes the masks, the others measure how likely safe answers begin. The target is ``aim`` times
+    the aligned adapter's probability. The least share is taken that can pass it by ``HEADROOM`` with some β, where
+    none can the share that comes furthest; of that share the least β that reaches the target, found by bisection,
+    or else the best that was tried. A fine-tuned adapter that reaches the target is left alone.
 
     Args:
       model, params: from ``load_model``.
       finetuned, aligned, weak: the adapters; weak None where it was merged into the base.
       batches: of ``(tokens [B, T], response_mask [B, T])``: prompts with safe answers, padded on the right.
-      tolerance: see above.
-      betas: the amplifications that are tried.
+      aim: see above.
+      depth: tokens of an opening.
+      betas: the amplifications that are tried, rising.
       shares: the shares that are tried, rising.
 
     Returns:
       An ``Automatic``.
 
     Raises:
-      InputError: fewer than two rows, a tolerance that is none, shares that do not rise within (0, 1), or adapters
-        that do not fit.
+      InputError: fewer than two rows, an aim or depth that is none, betas or shares that do not rise within their
+        range, or adapters that do not fit.
     """
-    if not betas or not shares or list(shares) != sorted(set(shares)) or not 0 < shares[0] <= shares[-1] < 1:
-        raise InputError(f"shares are {list(shares)}; expected numbers that rise, above 0 and below 1, and betas")
-    if not math.isfinite(tolerance) or tolerance <= -1:
-        raise InputError(f"tolerance is {tolerance}; expected a number above -1")
+    _check_rising("betas", betas, math.inf)
+    _check_rising("shares", shares, 1)
+    if not math.isfinite(aim) or aim <= 0:
+        raise InputError(f"aim is {aim}; expected a number above 0")
     made, measured = _halves(batches, 0), _halves(batches, 1)
     if not made or not measured:
         raise InputError(
             "there are fewer than two calibration rows; every second one measures what the others make"
         )
 
-    def loss(adapter: Adapter) -> float:
-        return float(collect_loss(model, params, adapter, measured))
+    def probability(adapter: Adapter) -> float:
+        value = float(collect_openings(model, params, adapter, measured, depth=depth))
+        return value if math.isfinite(value) else 0.0  # amplified beyond what numbers hold
 
-    before = loss(finetuned)
-    target = (1 + tolerance) * loss(aligned)
-    untouched = Trial(0.0, 0.0, before, 0.0)
-    if before <= target:
-        return Automatic(untouched, True, target, before, (untouched,))
+    before = probability(finetuned)
+    target = aim * probability(aligned)
+    untouched = Trial(0.0, 0.0, before)
+    if before >= target:
+        return Automatic(untouched, True, target, before, 0.0, (untouched,))
     gradients = collect_loss_gradient(model, params, finetuned, made)
-    trials: list[Trial] = [untouched]
-    met: list[Trial] = []
-    for beta in betas:
+
+    def repaired(beta: float, share: float) -> Adapter:
         reference = amplify(aligned, weak, beta=beta)
-        low, high = 0, len(shares)  # the least that suffices is in [low, high]; len(shares): none
-        found: dict[int, Trial] = {}
-        while low < high:
-            middle = (low + high) // 2
-            masks = _masks(reference, finetuned, gradients, shares[middle])
-            repaired = _transplant(finetuned, reference, masks)
-            found[middle] = Trial(beta, shares[middle], loss(repaired), relative_change(repaired, finetuned))
-            if found[middle].loss <= target:
-                high = middle
-            else:
-                low = middle + 1
-        trials += found.values()
-        met += [found[high]] if high in found else []
-    if met:
-        return Automatic(min(met, key=lambda t: (t.change, t.beta)), True, target, before, tuple(trials))
-    return Automatic(min(trials, key=lambda t: (t.loss, t.change)), False, target, before, tuple(trials))
+        return _transplant(finetuned, reference, _masks(reference, finetuned, gradients, share))
+
+    trials = [untouched]
+
+    def attempt(share: float, beta: float) -> Trial:
+        trials.append(Trial(beta, share, probability(repaired(beta, share))))
+        return trials[-1]
+
+    best = untouched
+    for share in shares:
+        climbed = _climb(functools.partial(attempt, share), betas, HEADROOM * target)
+        best = max(best, *climbed, key=lambda trial: trial.probability)
+        if best.probability >= HEADROOM * target:
+            break
+    chosen = best
+    if best.probability >= target:
+        climbed = [trial for trial in trials if trial.share == best.share]
+        chosen = _least(functools.partial(attempt, best.share), climbed, target)
+    change = relative_change(repaired(chosen.beta, chosen.share), finetuned) if chosen.share else 0.0
+    return Automatic(chosen, chosen.probability >= target, target, before, change, tuple(trials))
+
+
+def _check_rising(name: str, values: Sequence[float], end: float) -> None:
+    if not values or list(values) != sorted(set(values)) or not 0 < values[0] <= values[-1] < end:
+        below = "" if math.isinf(end) else f" and below {end}"
+        raise InputError(f"{name} are {list(values)}; expected numbers that rise, above 0{below}")
+
+
+def _climb(attempt: Callable[[float], Trial], betas: Sequence[float], enough: float) -> list[Trial]:
+    """Try rising β until the probability is enough, or well past its peak."""
+    found: list[Trial] = []
+    for beta in betas:
+        found.append(attempt(beta))
+        best = max(trial.probability for trial in found)
+        if best >= enough or found[-1].probability < _PAST * best:
+            break
+    return found
+
+
+def _least(attempt: Callable[[float], Trial], climbed: Sequence[Trial], target: float) -> Trial:
+    """Return the trial of the least β that reaches the target, between those that were climbed over."""
+    first = next(i for i, trial in enumerate(climbed) if trial.probability >= target)
+    found = climbed[first]
+    if first == 0:
+        return found
+    low = climbed[first - 1].beta
+    for _ in range(_BISECTIONS):
+        trial = attempt(round(math.sqrt(low * found.beta), 6))
+        if trial.probability >= target:
+            found = trial
+        else:
+            low = trial.beta
+    return found
 
 
 def _halves(batches: Sequence[tuple], first: int) -> list[tuple]:

@@ -1,4 +1,4 @@
-"""The automatic choice on the shipped study: it undoes the damage on safe answers, and leaves the whole alone."""
+"""The automatic choice on the shipped study: safe answers begin as often as is wanted, by the fewest entries."""
 
 import json
 
@@ -7,26 +7,29 @@ import numpy as np
 import pytest
 
 from experiments.configs.tiny import SHIPPED
-from nlsr_jax.automatic import _halves, choose_settings, relative_change
+from nlsr_jax.automatic import HEADROOM, _halves, choose_settings, relative_change
 from nlsr_jax.data.examples import Example
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.peft import load_adapter
 from nlsr_jax.laboratory.pretraining import load_base
 from nlsr_jax.laboratory.repairs import calibration_batches
 from nlsr_jax.laboratory.toy import ToyWorld
-from nlsr_jax.models.capture import collect_loss
+from nlsr_jax.models import logits
+from nlsr_jax.models.capture import collect_loss, collect_loss_gradient, collect_openings
 from nlsr_jax.nlsr.amplify import amplify
+from nlsr_jax.nlsr.correction import correct
+from nlsr_jax.nlsr.identify import identify
 
-FEW = {"betas": (0.0, 0.9), "shares": (0.001, 0.004, 0.016)}
+FEW = {"aim": 1.1, "betas": (16.0, 32.0, 64.0, 128.0), "shares": (1e-5, 3e-4, 1e-2)}
 
 
 @pytest.fixture(scope="module")
 def study():
     base = load_base(SHIPPED / "base", ToyWorld())
     adapters = {n: load_adapter(SHIPPED / n, base.model.config) for n in ("sft", "dpo", "finetuned_sst2")}
-    lines = (SHIPPED / "calibration.jsonl").read_text().splitlines()[:80]
+    lines = (SHIPPED / "calibration.jsonl").read_text().splitlines()[:200]
     rows = [Example(**json.loads(line)) for line in lines]
-    return base, adapters, calibration_batches(base, rows, 20, 64)
+    return base, adapters, calibration_batches(base, rows, 50, 64)
 
 
 def choose(study, finetuned="finetuned_sst2", **options):
@@ -37,60 +40,124 @@ def choose(study, finetuned="finetuned_sst2", **options):
     )
 
 
-def test_the_loss_is_the_mean_over_rows_of_the_mean_over_their_tokens(study):
-    base, adapters, batches = study
-    found = float(collect_loss(base.model, base.params, adapters["dpo"], batches))
-    from nlsr_jax.models import logits
-
-    losses = []
+def log_probabilities(study, adapter):
+    """The log-probabilities of every row's response tokens."""
+    base, _, batches = study
     for tokens, mask in batches:
-        scores = np.asarray(logits(base.model, base.params, tokens, adapter=adapters["dpo"]), np.float64)
+        scores = np.asarray(logits(base.model, base.params, tokens, adapter=adapter), np.float64)
         scores -= np.log(np.exp(scores).sum(-1, keepdims=True))
         for row, keep, values in zip(tokens, mask, scores, strict=True):
             where = np.flatnonzero(keep)
-            losses += [-np.mean([values[i - 1, row[i]] for i in where])] if where.size else []
+            if where.size:
+                yield [values[i - 1, row[i]] for i in where]
+
+
+def test_the_loss_is_the_mean_over_rows_of_the_mean_over_their_tokens(study):
+    base, adapters, batches = study
+    found = float(collect_loss(base.model, base.params, adapters["dpo"], batches))
+    losses = [-np.mean(values) for values in log_probabilities(study, adapters["dpo"])]
     assert found == pytest.approx(np.mean(losses), rel=1e-5)
 
 
-def test_it_makes_safe_answers_as_likely_as_before_by_the_least_change(study):
-    found = choose(study)
+@pytest.mark.parametrize("depth", [1, 3, 1000])
+def test_the_opening_is_the_mean_over_rows_of_the_probability_of_their_first_tokens(study, depth):
     base, adapters, batches = study
+    found = float(collect_openings(base.model, base.params, adapters["dpo"], batches, depth=depth))
+    each = [np.exp(np.sum(values[:depth])) for values in log_probabilities(study, adapters["dpo"])]
+    assert found == pytest.approx(np.mean(each), rel=1e-5)
+
+
+def opening(study, adapter):
+    base, _, batches = study
     other = [(tokens[1::2], mask[1::2]) for tokens, mask in batches]
-    aligned = float(collect_loss(base.model, base.params, adapters["dpo"], other))
-    assert found.target == pytest.approx(aligned, rel=1e-6)
-    assert found.finetuned > 1.05 * found.target
+    return float(collect_openings(base.model, base.params, adapter, other, depth=3))
+
+
+def test_it_reaches_the_aim_by_the_least_amplification_of_the_fewest_entries(study):
+    found = choose(study)
+    assert found.target == pytest.approx(1.1 * opening(study, study[1]["dpo"]), rel=1e-6)
+    assert found.finetuned == pytest.approx(opening(study, study[1]["finetuned_sst2"]), rel=1e-6)
+    assert found.finetuned < 0.6 * found.target
     assert found.met
-    assert found.chosen.loss <= found.target
-    enough = [trial for trial in found.trials if trial.loss <= found.target]
-    assert found.chosen.change == min(trial.change for trial in enough)
-    assert {trial.beta for trial in found.trials} == {0.0, 0.9}
-    by_beta = sorted((trial.share, trial.change) for trial in found.trials if trial.beta == 0.9)
-    assert by_beta == sorted(by_beta, key=lambda pair: pair[1]), "more entries change more"
+    assert found.chosen.share == 3e-4, "a hundred-thousandth of the entries cannot reach it"
+    few = [trial.probability for trial in found.trials if trial.share == 1e-5]
+    assert max(few) < HEADROOM * found.target
+    assert found.chosen.probability >= found.target
+    below = [t for t in found.trials if t.share == 3e-4 and t.beta < found.chosen.beta]
+    assert max(trial.probability for trial in below) < found.target
+    assert found.chosen.beta < 1.2 * max(trial.beta for trial in below)
     assert choose(study) == found
 
 
+def test_what_is_chosen_is_what_was_measured(study):
+    found = choose(study)
+    base, adapters, batches = study
+    made = [(tokens[::2], mask[::2]) for tokens, mask in batches]
+    tuned, reference = adapters["finetuned_sst2"], amplify(adapters["dpo"], adapters["sft"], beta=found.chosen.beta)
+    masks = identify(
+        reference,
+        sparsity=1 - found.chosen.share,
+        method="gain",
+        granularity="adapter",
+        gradients=collect_loss_gradient(base.model, base.params, tuned, made),
+        finetuned=tuned,
+    )
+    pruned = {module: np.zeros(leaf["a"].shape[0], bool) for module, leaf in tuned.factors.items()}
+    repaired = correct(tuned, reference, masks, pruned)
+    assert opening(study, repaired) == pytest.approx(found.chosen.probability, rel=1e-5)
+    assert relative_change(repaired, tuned) == pytest.approx(found.change, rel=1e-5)
+
+
 def test_an_adapter_that_lost_nothing_is_left_alone(study):
-    found = choose(study, finetuned="dpo")
-    assert (found.chosen.share, found.chosen.change, found.met) == (0.0, 0.0, True)
+    found = choose(study, finetuned="dpo", aim=1.0)
+    assert (found.chosen.share, found.change, found.met) == (0.0, 0.0, True)
     assert len(found.trials) == 1
 
 
 def test_what_cannot_be_reached_is_said_and_the_best_is_taken(study):
-    found = choose(study, tolerance=-0.5, betas=(0.0,))
+    found = choose(study, aim=100.0, shares=(3e-4,))
     assert not found.met
-    assert found.chosen.loss == min(trial.loss for trial in found.trials)
+    assert found.chosen.probability == max(trial.probability for trial in found.trials)
+    assert found.chosen.probability > found.finetuned
 
 
-@pytest.mark.parametrize("shares", [(), (0.1, 0.01), (0.0, 0.1), (0.1, 1.0)])
-def test_shares_must_rise_within_their_range(study, shares):
-    with pytest.raises(InputError, match="expected numbers that rise"):
-        choose(study, shares=shares)
+def test_an_aim_at_the_limit_of_all_shares_is_reached_with_the_one_that_comes_furthest(study):
+    best = choose(study, aim=100.0).chosen
+    assert best.share == 1e-2
+    aim = 0.97 * best.probability / opening(study, study[1]["dpo"])
+    found = choose(study, aim=aim)
+    assert found.met
+    assert found.chosen.share == best.share
+    assert found.chosen.probability >= found.target
 
 
-@pytest.mark.parametrize("tolerance", [float("nan"), -1.0])
-def test_the_tolerance_is_checked(study, tolerance):
-    with pytest.raises(InputError, match="expected a number above -1"):
-        choose(study, tolerance=tolerance)
+def test_an_amplification_beyond_numbers_is_not_chosen(study):
+    found = choose(study, betas=(1e37, 3e38), shares=(1e-3,), aim=100.0)
+    assert not found.met
+    assert found.chosen.share == 0
+
+
+@pytest.mark.parametrize("name", ["betas", "shares"])
+@pytest.mark.parametrize("values", [(), (0.1, 0.01), (0.0, 0.1)])
+def test_betas_and_shares_must_rise(study, name, values):
+    with pytest.raises(InputError, match=f"{name} are .*; expected numbers that rise"):
+        choose(study, **{name: values})
+
+
+def test_a_share_is_below_one(study):
+    with pytest.raises(InputError, match="above 0 and below 1"):
+        choose(study, shares=(0.1, 1.0))
+
+
+@pytest.mark.parametrize("aim", [float("nan"), 0.0])
+def test_the_aim_is_checked(study, aim):
+    with pytest.raises(InputError, match="expected a number above 0"):
+        choose(study, aim=aim)
+
+
+def test_the_depth_is_checked(study):
+    with pytest.raises(InputError, match="depth is 0; expected at least 1"):
+        choose(study, depth=0)
 
 
 def test_rows_are_halved_over_batches_of_any_size(study):

@@ -51,7 +51,7 @@ def _responses(adapter: Adapter, roots) -> dict[str, Svd]:
         u, s, _ = jnp.linalg.svd(matmul(r, root.T), full_matrices=False)
         return Svd(matmul(q, u), s, jnp.zeros((s.shape[0], leaf["a"].shape[1])))
 
-    svds: Any = map_modules(one_layer, adapter.factors, roots)
+    svds: Any = map_modules(one_layer, adapter.factors, roots, factorises=True)
     return svds
 
 

@@ -48,7 +48,7 @@ def decompose(adapter: Adapter) -> dict[str, Svd]:
       ``{module: Svd}`` float32, singular values falling.
     """
     scalings = {module: jnp.asarray(layer_scaling(adapter, module)) for module in adapter.factors}
-    svds: Any = map_modules(_svd, adapter.factors, scalings)
+    svds: Any = map_modules(_svd, adapter.factors, scalings, factorises=True)
     return svds
 
 

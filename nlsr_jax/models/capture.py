@@ -165,11 +165,35 @@ def collect_loss(model: Llama, params, adapter: Adapter | None, batches: Iterabl
     Raises:
       InputError: an adapter or a batch that does not fit.
     """
+    return _mean(model, params, adapter, batches, None)
+
+
+def collect_openings(model: Llama, params, adapter: Adapter | None, batches: Iterable, *, depth: int) -> jax.Array:
+    """Average over examples how likely the model begins with the response's first tokens.
+
+    Args:
+      model, params, adapter, batches: as for ``collect_loss``.
+      depth: how many tokens; of a shorter response, all.
+
+    Returns:
+      float32 scalar: the mean over examples of the product of the tokens' probabilities. Rows without a response
+      do not count.
+
+    Raises:
+      InputError: a depth below 1, or an adapter or a batch that does not fit.
+    """
+    if depth < 1:
+        raise InputError(f"depth is {depth}; expected at least 1")
+    return _mean(model, params, adapter, batches, depth)
+
+
+def _mean(model, params, adapter, batches, depth) -> jax.Array:
+    """Mean loss, or with a depth the mean probability of an opening, over the rows that have a response."""
     lora = prepare(model, adapter)
     total, count = jnp.float32(0), jnp.float32(0)
     for tokens, mask in batches:
         _check_response(model, tokens, mask)
-        total, count = _add_loss(model, params, lora, total, count, jnp.asarray(tokens), jnp.asarray(mask))
+        total, count = _add_rows(model, params, lora, total, count, jnp.asarray(tokens), jnp.asarray(mask), depth)
     return total / jnp.maximum(count, 1)
 
 
@@ -181,10 +205,22 @@ def _row_losses(model, params, lora, tokens, mask):
     return means, jnp.any(keep, axis=1)
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def _add_loss(model, params, lora, total, count, tokens, mask):
-    means, counts = _row_losses(model, params, lora, tokens, mask)
-    return total + jnp.sum(means), count + jnp.sum(counts)
+def _row_openings(model, params, lora, tokens, mask, depth):
+    """Probability ``[B]`` of the first response tokens of every row, and which rows have a response."""
+    keep = mask[:, 1:].astype(bool)
+    first = keep & (jnp.cumsum(keep, axis=1) <= depth)
+    values = token_log_probabilities(model, params, lora, tokens)
+    counts = jnp.any(keep, axis=1)
+    return jnp.where(counts, jnp.exp(jnp.sum(jnp.where(first, values, 0.0), axis=1)), 0.0), counts
+
+
+@functools.partial(jax.jit, static_argnames=("model", "depth"))
+def _add_rows(model, params, lora, total, count, tokens, mask, depth):
+    if depth is None:
+        values, counts = _row_losses(model, params, lora, tokens, mask)
+    else:
+        values, counts = _row_openings(model, params, lora, tokens, mask, depth)
+    return total + jnp.sum(values), count + jnp.sum(counts)
 
 
 def collect_loss_gradient(model: Llama, params, adapter: Adapter, batches: Iterable):

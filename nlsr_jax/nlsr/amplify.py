@@ -123,5 +123,6 @@ def _in_basis_of(aligned: Adapter, adapter: Adapter) -> Adapter:
         }
 
     same = {m: f["a"].shape[1] == aligned.factors[m]["a"].shape[1] for m, f in adapter.factors.items()}
-    moved = map_modules(one_layer, {m: f for m, f in adapter.factors.items() if same[m]}, aligned.factors)
+    alike = {m: f for m, f in adapter.factors.items() if same[m]}
+    moved = map_modules(one_layer, alike, aligned.factors, factorises=True)
     return dataclasses.replace(adapter, factors={**adapter.factors, **moved})

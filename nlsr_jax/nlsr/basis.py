@@ -84,7 +84,7 @@ def _common_basis(factors, aligned, *, method):
         a, b = _TURN[method](*wide)
         return {"a": a.astype(leaf["a"].dtype), "b": b.astype(leaf["b"].dtype)}
 
-    return map_modules(one_layer, factors, aligned)
+    return map_modules(one_layer, factors, aligned, factorises=True)
 
 
 def turned(key: jax.Array, adapter: Adapter) -> Adapter:

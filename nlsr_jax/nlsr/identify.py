@@ -193,7 +193,7 @@ def _identify(factors, statistics, key, gradients, *, sparsity, method, granular
             stats = (statistics.gram[module], statistics.input_square[module], statistics.root[module])
         grads = None if gradients is None else gradients[module]
         keys = None if key is None else jax.random.split(module_stream(key, module), count)
-        found[module] = map_layers(one_layer, factors[module], *stats, grads, keys)
+        found[module] = map_layers(one_layer, factors[module], *stats, grads, keys, factorises=method == "low_rank")
     if granularity != "adapter":
         return found
     masks = mask_tree(found, sparsity)

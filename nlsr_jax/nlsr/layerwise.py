@@ -10,13 +10,16 @@ CHUNK_BYTES = 2**24
 """Layers are batched up to this size: small stacks run as one vmap, large ones stay in cache."""
 
 
-def map_layers(function: Callable, *stacks, chunk_bytes: int = CHUNK_BYTES):
+def map_layers(function: Callable, *stacks, chunk_bytes: int = CHUNK_BYTES, factorises: bool = False):
     """Map ``function`` over the leading axis L of trees of stacked arrays.
 
     Args:
       function: takes one layer of each tree and returns a tree.
       *stacks: trees whose leaves all have the same leading axis.
       chunk_bytes: how many bytes of input one step of the loop may take.
+      factorises: the function calls matrix factorisations (QR, SVD, Cholesky, solve). On the CPU it then runs layer
+        by layer: XLA spreads a batch of factorisations over its thread pool and waits for them on a thread of that
+        pool, so that as many batches at once as there are threads wait for ever.
 
     Returns:
       The stacked results.
@@ -25,6 +28,8 @@ def map_layers(function: Callable, *stacks, chunk_bytes: int = CHUNK_BYTES):
     count = leaves[0].shape[0]
     per_layer = sum(leaf.nbytes for leaf in leaves) // count
     batch = max(1, min(count, chunk_bytes // max(per_layer, 1)))
+    if factorises and jax.default_backend() == "cpu":
+        batch = 1
     if count == 1:  # matrix products of one layer run faster than a batch of one
         one = function(*jax.tree.map(lambda leaf: leaf[0], stacks))
         return jax.tree.map(lambda leaf: leaf[None], one)
@@ -35,11 +40,15 @@ def map_layers(function: Callable, *stacks, chunk_bytes: int = CHUNK_BYTES):
     return jax.lax.map(lambda one: function(*one), stacks, batch_size=batch)
 
 
-def map_modules(function: Callable, *trees) -> PerModule:
+def map_modules(function: Callable, *trees, factorises: bool = False) -> PerModule:
     """Apply ``function`` to every layer of every module and return ``{module: stacked result}``.
 
     Args:
       function: takes one layer of each tree's module and returns a tree.
       *trees: per-module trees with stacked leaves; the first decides the modules.
+      factorises: see ``map_layers``.
     """
-    return {name: map_layers(function, *(tree[name] for tree in trees)) for name in module_names(trees[0])}
+    return {
+        name: map_layers(function, *(tree[name] for tree in trees), factorises=factorises)
+        for name in module_names(trees[0])
+    }

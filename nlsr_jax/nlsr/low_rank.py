@@ -79,5 +79,6 @@ def project_low_rank(reference: Adapter, statistics: Statistics, *, sparsity: fl
             leaf,
             statistics.gram[module],
             statistics.root[module],
+            factorises=True,
         )
     return Adapter(factors, reference.scaling, reference.layers)

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from nlsr_jax.adapter import Adapter, PerModule, module_names
+from nlsr_jax.nlsr.layerwise import map_modules
 
 _EPS = float(jnp.finfo(jnp.float32).eps)
 _TINY = float(jnp.finfo(jnp.float32).tiny)
@@ -148,7 +149,7 @@ def merge(first: Statistics, second: Statistics) -> Statistics:
     return Statistics(
         jax.tree.map(jnp.add, first.gram, second.gram),
         jax.tree.map(jnp.add, first.input_square, second.input_square),
-        jax.tree.map(jax.vmap(update_root), first.root, second.root),
+        map_modules(update_root, first.root, second.root, factorises=True),
         first.positions + second.positions,
         first.sequences + second.sequences,
     )

@@ -12,6 +12,8 @@ from nlsr_jax.laboratory.cells import Cell
 from nlsr_jax.laboratory.defending import DEFENSES
 from nlsr_jax.paper.tables import KEPT, SCORE_NAMES, Line, Table
 
+OWN = ("nlsr", "nlsr recommended", "nlsr automatic", "nlsr strict")
+"""The lines of NLSR that are to be on the frontier."""
 Rows = Mapping[Cell, Mapping[str, Any]]
 
 
@@ -160,7 +162,7 @@ def describe_frontier(table: Table, results: Sequence[Result]) -> str:
         return ""
     sentences = []
     for line in table.lines:
-        if line.name in ("nlsr", "nlsr recommended", "nlsr automatic"):
+        if line.name in OWN:
             better = frontier(table, results, line.name)
             words = "; ".join(better) if better else "none, at any of its settings, in any column"
             sentences.append(f"Of lower HS than {line.title}, with FA within {KEPT:g} of no defense: {words}.")

@@ -61,7 +61,7 @@ def realign_files(
         appears whole or not at all.
       overwrite: replace an output that exists.
       recorded: the ``inputs`` of a record that this run repeats; the digests must be equal.
-      automatic: choose β and the sparsity of ``gain`` by the calibration data with this tolerance; see
+      automatic: choose β and the sparsity of ``gain`` by the calibration data with this aim; see
         ``nlsr_jax.automatic``. What was chosen stands in the record's settings, how in its ``automatic``.
       chosen: the ``automatic`` of a record that this run repeats.
       stages: where to report progress.
@@ -129,7 +129,7 @@ def _realign_files(settings, output, overwrite, recorded, automatic, chosen, sta
     return record
 
 
-def _choose(settings, tolerance: float, sources, data: CalibrationData, stages):
+def _choose(settings, aim: float, sources, data: CalibrationData, stages):
     """Choose β and sparsity; returns the settings with them and what the record says of it."""
     from nlsr_jax.automatic import choose_settings
 
@@ -138,21 +138,22 @@ def _choose(settings, tolerance: float, sources, data: CalibrationData, stages):
     batches = data.batches()
     model, params = data.base
     with stages("choose"):
-        found = choose_settings(model, params, *adapters, batches, tolerance=tolerance)
+        found = choose_settings(model, params, *adapters, batches, aim=aim)
     chosen = found.chosen
     stages.say(
-        f"automatic: loss on safe answers {found.finetuned:.4f} fine-tuned, {found.target:.4f} aimed at, "
-        f"{chosen.loss:.4f} with beta {chosen.beta:g} and {chosen.share:.4%} of the entries"
+        f"automatic: safe answers begin with probability {found.finetuned:.3g} fine-tuned, {found.target:.3g} "
+        f"aimed at, {chosen.probability:.3g} with beta {chosen.beta:g} and {chosen.share:.4%} of the entries"
     )
     changes: dict = {"beta": chosen.beta, "sparsity": 1 - chosen.share}
     if not chosen.share:
         changes = {"rule": "least_similar", "share": 0.0}
     trials = [trial._asdict() for trial in found.trials]
     described: dict[str, Any] = {
-        "tolerance": tolerance,
+        "aim": aim,
         "met": found.met,
         "target": found.target,
         "finetuned": found.finetuned,
+        "change": found.change,
     }
     described |= {"chosen": chosen._asdict(), "trials": trials}
     return dataclasses.replace(settings, **changes), described
@@ -163,12 +164,14 @@ def _note_choice(described: Mapping[str, Any]) -> list[str]:
     chosen, notes = described["chosen"], []
     if not described["met"]:
         notes.append(
-            "no setting that was tried makes safe answers as likely as they were: "
-            f"loss {chosen['loss']:.4f}, aimed at {described['target']:.4f}"
+            "no setting that was tried makes safe answers as likely as they should be: "
+            f"they begin with probability {chosen['probability']:.3g}, aimed at {described['target']:.3g}"
         )
     if not chosen["share"]:
         why = (
-            "safe answers are as likely as they were" if described["met"] else "no repair that was tried is better"
+            "safe answers are as likely as they should be"
+            if described["met"]
+            else "no repair that was tried is better"
         )
         notes.append(f"{why}: nothing is repaired")
     return notes

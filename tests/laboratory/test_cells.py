@@ -112,7 +112,7 @@ def test_equal_numbers_make_one_cell_and_one_name():
     assert make_cell("safelora", {"number": None}).settings == (("number", None),)
 
 
-@pytest.mark.parametrize(("method", "setting"), [("safelora", "number"), ("nlsr_automatic", "tolerance")])
+@pytest.mark.parametrize(("method", "setting"), [("safelora", "number"), ("nlsr_automatic", "aim")])
 def test_settings_of_all_methods_are_checked(method, setting):
     with pytest.raises(InputError, match=f"setting {setting} is 'x'"):
         make_cell(method, {setting: "x"})
