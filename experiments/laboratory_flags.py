@@ -1,6 +1,7 @@
 """The runner of cells, as the sweeps, tables and figures open it."""
 
 import dataclasses
+import os
 import pathlib
 import subprocess
 import sys
@@ -95,6 +96,21 @@ def _share(arguments: Sequence[str], part: int, count: int) -> list[str]:
     return [sys.executable, "-m", "experiments.sweep", *arguments, "--share", f"{part}/{count}"]
 
 
+def pin(process: int, part: int, count: int) -> None:
+    """Give a process its part of this one's cores: threads of several that share cores wait for each other.
+
+    Args:
+      process: its id, just started.
+      part: which part, from 1.
+      count: how many parts; where there are fewer cores, or a system without such a choice, nothing is done.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) >= count:
+        os.sched_setaffinity(process, cores[part - 1 :: count])
+
+
 def spawn(arguments: Sequence[str], count: int) -> None:
     """Run a sweep's shares in processes of their own; cells of one that dies are left.
 
@@ -102,8 +118,11 @@ def spawn(arguments: Sequence[str], count: int) -> None:
       arguments: of ``experiments.sweep``.
       count: how many processes.
     """
-    workers = [subprocess.Popen(_share(arguments, i, count)) for i in range(1, count + 1)]
+    workers = []
     try:
+        for i in range(1, count + 1):
+            workers.append(subprocess.Popen(_share(arguments, i, count)))
+            pin(workers[-1].pid, i, count)
         for worker in workers:
             worker.wait()
     except BaseException:

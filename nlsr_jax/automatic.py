@@ -35,7 +35,7 @@ BETAS = tuple(np.geomspace(0.5, 512, 21).round(6).tolist())
 SHARES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 """Shares of all entries that are tried, 1 − sparsity."""
 HEADROOM = 1.05
-"""By how much a share must be able to pass the aim: at its limit, a repair refuses what is harmless."""
+"""By how much a share must be able to pass what it is taken to: at its limit, a repair refuses what is harmless."""
 _PAST = 0.8
 _BISECTIONS = 4
 
@@ -58,8 +58,9 @@ class Automatic(NamedTuple):
 
     Attributes:
       chosen: the setting; ``share`` 0 where nothing needs repair.
-      met: whether it reaches the target.
-      target: the probability that was aimed at.
+      met: whether it reaches the aim; where no share can pass it with headroom, a lower target was taken.
+      aimed: the probability that was aimed at.
+      target: the one that was gone for, at most ``aimed``.
       finetuned: that of the fine-tuned adapter.
       change: Frobenius norm of what the choice changes in the factors, relative to the fine-tuned adapter's.
       trials: all settings that were tried, in their order.
@@ -67,6 +68,7 @@ class Automatic(NamedTuple):
 
     chosen: Trial
     met: bool
+    aimed: float
     target: float
     finetuned: float
     change: float
@@ -82,6 +84,7 @@ def choose_settings(
     batches: Sequence[tuple],
     *,
     aim: float = AIM,
+    headroom: float = HEADROOM,
     depth: int = DEPTH,
     betas: Sequence[float] = BETAS,
     shares: Sequence[float] = SHARES,
@@ -89,15 +92,15 @@ def choose_settings(
     """Choose β and the share of entries for ``gain`` with one threshold for the adapter and the rule ``all``.
 
     Every second row makes the masks, the others measure how likely safe answers begin. The target is ``aim`` times
-    the aligned adapter's probability. The least share is taken that can pass it by ``HEADROOM`` with some β, where
-    none can the share that comes furthest; of that share the least β that reaches the target, found by bisection,
-    or else the best that was tried. A fine-tuned adapter that reaches the target is left alone.
+    the aligned adapter's probability. The least share is taken that can pass it by ``headroom`` with some β; where
+    none can, the share that comes furthest, and the target is lowered until that one can. Of the share, the least β
+    that reaches the target is found by bisection. A fine-tuned adapter that reaches the target is left alone.
 
     Args:
       model, params: from ``load_model``.
       finetuned, aligned, weak: the adapters; weak None where it was merged into the base.
       batches: of ``(tokens [B, T], response_mask [B, T])``: prompts with safe answers, padded on the right.
-      aim: see above.
+      aim, headroom: see above.
       depth: tokens of an opening.
       betas: the amplifications that are tried, rising.
       shares: the shares that are tried, rising.
@@ -106,13 +109,15 @@ def choose_settings(
       An ``Automatic``.
 
     Raises:
-      InputError: fewer than two rows, an aim or depth that is none, betas or shares that do not rise within their
-        range, or adapters that do not fit.
+      InputError: fewer than two rows, an aim, headroom or depth that is none, betas or shares that do not rise
+        within their range, or adapters that do not fit.
     """
     _check_rising("betas", betas, math.inf)
     _check_rising("shares", shares, 1)
     if not math.isfinite(aim) or aim <= 0:
         raise InputError(f"aim is {aim}; expected a number above 0")
+    if not math.isfinite(headroom) or headroom < 1:
+        raise InputError(f"headroom is {headroom}; expected a number of at least 1")
     made, measured = _halves(batches, 0), _halves(batches, 1)
     if not made or not measured:
         raise InputError(
@@ -124,10 +129,10 @@ def choose_settings(
         return value if math.isfinite(value) else 0.0  # amplified beyond what numbers hold
 
     before = probability(finetuned)
-    target = aim * probability(aligned)
+    aimed = aim * probability(aligned)
     untouched = Trial(0.0, 0.0, before)
-    if before >= target:
-        return Automatic(untouched, True, target, before, 0.0, (untouched,))
+    if before >= aimed:
+        return Automatic(untouched, True, aimed, aimed, before, 0.0, (untouched,))
     gradients = collect_loss_gradient(model, params, finetuned, made)
 
     def repaired(beta: float, share: float) -> Adapter:
@@ -142,16 +147,17 @@ def choose_settings(
 
     best = untouched
     for share in shares:
-        climbed = _climb(functools.partial(attempt, share), betas, HEADROOM * target)
+        climbed = _climb(functools.partial(attempt, share), betas, headroom * aimed)
         best = max(best, *climbed, key=lambda trial: trial.probability)
-        if best.probability >= HEADROOM * target:
+        if best.probability >= headroom * aimed:
             break
-    chosen = best
-    if best.probability >= target:
+    target = min(aimed, best.probability / headroom)
+    chosen = untouched
+    if before < target:
         climbed = [trial for trial in trials if trial.share == best.share]
         chosen = _least(functools.partial(attempt, best.share), climbed, target)
     change = relative_change(repaired(chosen.beta, chosen.share), finetuned) if chosen.share else 0.0
-    return Automatic(chosen, chosen.probability >= target, target, before, change, tuple(trials))
+    return Automatic(chosen, chosen.probability >= aimed, aimed, target, before, change, tuple(trials))
 
 
 def _check_rising(name: str, values: Sequence[float], end: float) -> None:

@@ -75,7 +75,7 @@ def opening(study, adapter):
 
 def test_it_reaches_the_aim_by_the_least_amplification_of_the_fewest_entries(study):
     found = choose(study)
-    assert found.target == pytest.approx(1.1 * opening(study, study[1]["dpo"]), rel=1e-6)
+    assert found.target == found.aimed == pytest.approx(1.1 * opening(study, study[1]["dpo"]), rel=1e-6)
     assert found.finetuned == pytest.approx(opening(study, study[1]["finetuned_sst2"]), rel=1e-6)
     assert found.finetuned < 0.6 * found.target
     assert found.met
@@ -114,21 +114,29 @@ def test_an_adapter_that_lost_nothing_is_left_alone(study):
     assert len(found.trials) == 1
 
 
-def test_what_cannot_be_reached_is_said_and_the_best_is_taken(study):
+def test_what_cannot_be_reached_is_said_and_a_target_with_headroom_is_taken(study):
     found = choose(study, aim=100.0, shares=(3e-4,))
     assert not found.met
+    assert found.aimed == pytest.approx(100 * opening(study, study[1]["dpo"]), rel=1e-6)
+    assert found.target == pytest.approx(max(trial.probability for trial in found.trials) / HEADROOM, rel=1e-6)
+    assert found.target <= found.chosen.probability < found.aimed
+
+
+def test_without_headroom_the_best_is_taken(study):
+    found = choose(study, aim=100.0, headroom=1.0, shares=(3e-4,))
+    assert not found.met
     assert found.chosen.probability == max(trial.probability for trial in found.trials)
-    assert found.chosen.probability > found.finetuned
 
 
-def test_an_aim_at_the_limit_of_all_shares_is_reached_with_the_one_that_comes_furthest(study):
-    best = choose(study, aim=100.0).chosen
+def test_an_aim_at_the_limit_of_all_shares_is_neared_with_the_one_that_comes_furthest(study):
+    few = {"betas": (4.0, 8.0, 16.0, 32.0), "shares": (3e-4, 1e-2)}
+    best = choose(study, aim=100.0, headroom=1.0, **few).chosen
     assert best.share == 1e-2
-    aim = 0.97 * best.probability / opening(study, study[1]["dpo"])
-    found = choose(study, aim=aim)
-    assert found.met
+    found = choose(study, **few, aim=0.97 * best.probability / opening(study, study[1]["dpo"]))
+    assert not found.met
     assert found.chosen.share == best.share
-    assert found.chosen.probability >= found.target
+    assert found.target == pytest.approx(best.probability / HEADROOM, rel=1e-6)
+    assert found.chosen.beta <= best.beta
 
 
 def test_an_amplification_beyond_numbers_is_not_chosen(study):
@@ -153,6 +161,12 @@ def test_a_share_is_below_one(study):
 def test_the_aim_is_checked(study, aim):
     with pytest.raises(InputError, match="expected a number above 0"):
         choose(study, aim=aim)
+
+
+@pytest.mark.parametrize("headroom", [float("inf"), 0.9])
+def test_the_headroom_is_checked(study, headroom):
+    with pytest.raises(InputError, match="expected a number of at least 1"):
+        choose(study, headroom=headroom)
 
 
 def test_the_depth_is_checked(study):

@@ -82,7 +82,7 @@ def settings_of(method: str) -> dict[str, Any]:
     if method == "nlsr":
         return {field.name: field.type for field in dataclasses.fields(RepairSettings)}
     if method == AUTOMATIC:
-        return {"aim": float}
+        return {"aim": float, "headroom": float}
     return setting_types(method) if method in DEFENSES else {}
 
 

@@ -74,8 +74,8 @@ def changes(settings: RepairSettings) -> dict[str, Any]:
 
 
 BEST = changes(RECOMMENDED)
-STRICT = {"aim": 1.6}
-"""An aim at or beyond what can be reached where more than a few rows are harmful."""
+STRICT = {"aim": 1.6, "headroom": 1.0}
+"""As far as amplification can bring safe answers, or a good deal beyond the aligned model."""
 GRID_BETAS = (0.0, 0.9, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 
 MODELS = {

@@ -141,7 +141,7 @@ def _choose(settings, aim: float, sources, data: CalibrationData, stages):
         found = choose_settings(model, params, *adapters, batches, aim=aim)
     chosen = found.chosen
     stages.say(
-        f"automatic: safe answers begin with probability {found.finetuned:.3g} fine-tuned, {found.target:.3g} "
+        f"automatic: safe answers begin with probability {found.finetuned:.3g} fine-tuned, {found.aimed:.3g} "
         f"aimed at, {chosen.probability:.3g} with beta {chosen.beta:g} and {chosen.share:.4%} of the entries"
     )
     changes: dict = {"beta": chosen.beta, "sparsity": 1 - chosen.share}
@@ -151,6 +151,7 @@ def _choose(settings, aim: float, sources, data: CalibrationData, stages):
     described: dict[str, Any] = {
         "aim": aim,
         "met": found.met,
+        "aimed": found.aimed,
         "target": found.target,
         "finetuned": found.finetuned,
         "change": found.change,
@@ -165,7 +166,7 @@ def _note_choice(described: Mapping[str, Any]) -> list[str]:
     if not described["met"]:
         notes.append(
             "no setting that was tried makes safe answers as likely as they should be: "
-            f"they begin with probability {chosen['probability']:.3g}, aimed at {described['target']:.3g}"
+            f"they begin with probability {chosen['probability']:.3g}, aimed at {described['aimed']:.3g}"
         )
     if not chosen["share"]:
         why = (
