@@ -3,7 +3,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-long check bench quickstart reproduce-tiny clean
+.PHONY: help setup test test-long check bench quickstart reproduce-tiny reproduce-quick clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -36,8 +36,11 @@ quickstart: setup ## Align, break and repair the tiny model; two minutes
 	$(RUN) -m experiments.quickstart --overwrite
 
 SEEDS ?= 5,6,7
-reproduce-tiny: setup ## Make the tiny study again from nothing, for the seeds in SEEDS
-	$(RUN) -m experiments.reproduce --seeds $(SEEDS) --output checkpoints/runs/tiny --overwrite
+reproduce-tiny: setup ## Make the tiny study, all tables and figures again from nothing, for the seeds in SEEDS
+	$(RUN) -m experiments.reproduce --everything --workers 2 --seeds $(SEEDS) --output checkpoints/runs/tiny --overwrite
+
+reproduce-quick: setup ## The same on the shipped base with one seed, in part; a quarter of an hour
+	$(RUN) -m experiments.reproduce --everything --workers 2 --quick --output checkpoints/runs/quick --overwrite
 
 clean: ## Remove .venv and caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -11,6 +11,12 @@ the five alignment objectives, --sweeps tables over amplification and sparsity (
 The output holds table.json (a row for every method, task and seed), README.md (a model card with the recipe and
 the means), the base and the adapters of the first seed in Hugging Face and PEFT format, and report.html on the
 first seed and task. A run that was killed goes on with what is missing when it is started again.
+
+--everything goes on with all tables and figures of the paper, on the base that was just made, for the same seeds:
+rows, tables, figures and page come into the folder named as the output with "-laboratory" behind it (see
+experiments.tables; with three seeds about two hours on two cores). --quick takes the shipped base, one seed and one
+task, and of tables and figures those that need few fine-tunings: a quarter of an hour.
+
 checkpoints/tiny-llama3 was made by --seeds 5,6,7,8,9 --objectives: settings were chosen on the seeds from 100 on,
 and seeds 0 to 4 were seen before the recommended one was.
 """
@@ -27,7 +33,14 @@ flags.DEFINE_list("poison_ratios", None, "Shares of harmful rows; by default the
 flags.DEFINE_string("base", None, "Take this base instead of training one.")
 flags.DEFINE_bool("objectives", False, "Also align the base by each of the five objectives.")
 flags.DEFINE_bool("sweeps", False, "Also vary the amplification and the sparsity of the published method.")
+flags.DEFINE_bool("everything", False, "Then make all tables and figures of the paper.")
+flags.DEFINE_bool("quick", False, "One seed and task on the shipped base, and with --everything a part of it.")
+flags.DEFINE_integer("workers", 1, "Processes for tables and figures.", lower_bound=1)
 FLAGS = flags.FLAGS
+
+QUICK_TABLES = "3,4,5,8,9,10,11,14"
+QUICK_FIGURES = "1,2,4,5,6,10,11"
+_QUICK = {"seeds": ["5"], "tasks": ["sst2"], "base": "checkpoints/tiny-llama3/base"}
 
 
 def main(_) -> None:
@@ -36,6 +49,11 @@ def main(_) -> None:
 
     from experiments import configs
     from nlsr_jax.laboratory.reproduction import Plan, reproduce
+
+    if FLAGS.quick:
+        for name, value in _QUICK.items():
+            if not FLAGS[name].present:
+                FLAGS[name].value = value
 
     config = configs.get("tiny")
     plan = Plan(
@@ -56,6 +74,34 @@ def main(_) -> None:
     )
     print(summary)
     print(f"wrote {FLAGS.output} (see {FLAGS.output}/report.html)")
+    if FLAGS.everything:
+        _everything()
+
+
+def _everything() -> None:
+    """Make the tables and figures on the base of the output."""
+    import subprocess
+    import sys
+
+    from nlsr_jax.errors import InputError
+
+    asked = {
+        "tables": f"--table={QUICK_TABLES if FLAGS.quick else 'all'}",
+        "figures": f"--figure={QUICK_FIGURES if FLAGS.quick else 'all'}",
+    }
+    given = [
+        f"--seeds={','.join(FLAGS.seeds)}",
+        f"--base={FLAGS.output}/base",
+        f"--workers={FLAGS.workers}",
+        f"--output={FLAGS.output}-laboratory",
+    ]
+    for program, numbers in asked.items():
+        if subprocess.run(
+            [sys.executable, "-m", f"experiments.{program}", numbers, *given], check=False
+        ).returncode:
+            raise InputError(
+                f"experiments.{program} did not end well; what it made is in {FLAGS.output}-laboratory"
+            )
 
 
 if __name__ == "__main__":

@@ -224,12 +224,11 @@ def _truncate_layer(a, b, rank):
 
 @functools.partial(jax.jit, static_argnames="rank")
 def _truncate_layers(a, b, rank):
-    from nlsr_jax.nlsr.layerwise import map_layers  # which knows of adapters
+    def one_layer(pair):
+        return _truncate_layer(pair[0].astype(jnp.float32), pair[1].astype(jnp.float32), rank)
 
-    def one_layer(x, y):
-        return _truncate_layer(x.astype(jnp.float32), y.astype(jnp.float32), rank)
-
-    new_a, new_b = map_layers(one_layer, a, b, factorises=True)
+    # Layer by layer: on the CPU, batches of factorisations can wait for each other; see ``map_layers``.
+    new_a, new_b = jax.lax.map(one_layer, (a, b))
     return new_a.astype(a.dtype), new_b.astype(b.dtype)
 
 

@@ -74,6 +74,7 @@ def changes(settings: RepairSettings) -> dict[str, Any]:
 
 
 BEST = changes(RECOMMENDED)
+FAR = BEST | {"sparsity": 0.9997, "beta": 100.0}
 STRICT = {"aim": 1.6, "headroom": 1.0}
 """As far as amplification can bring safe answers, or a good deal beyond the aligned model."""
 GRID_BETAS = (0.0, 0.9, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
@@ -279,6 +280,7 @@ ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
         "gain, all modules, sparsity 0.995, one threshold for every factor",
         {"method": "gain", "sparsity": 0.995, "rule": "all"},
     ),
+    "far": ("recommended, sparsity 0.9997, β 100: few entries, far amplified", FAR),
     "recommended turned": ("recommended, no lineage", BEST | {"turned": True}),
     "recommended turned, procrustes": (
         "the same in a common basis (Procrustes)",
