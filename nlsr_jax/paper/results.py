@@ -82,7 +82,22 @@ def summarise(
     return results
 
 
-def frontier(table: Table, results: Sequence[Result], name: str) -> list[str]:
+class Better(NamedTuple):
+    """A defense of lower HS in a column.
+
+    Attributes:
+      title: of the defense, with its setting.
+      column: the column.
+      refused, own: harmless requests that it refuses, and that the line does that it is better than, per cent.
+    """
+
+    title: str
+    column: str
+    refused: float
+    own: float
+
+
+def frontier(table: Table, results: Sequence[Result], name: str) -> list[Better]:
     """Name the defenses of lower HS than one line in a column where they keep FA within ``KEPT`` of no defense.
 
     Every setting of every defense counts, each column for itself.
@@ -93,15 +108,18 @@ def frontier(table: Table, results: Sequence[Result], name: str) -> list[str]:
       name: of the line that is to be on the frontier.
     """
     by_name = {result.line.name: result for result in results}
-    own, bare = by_name[name].seeds["hs"].mean(1), by_name["finetuned"].seeds["fa"].mean(1)
+    own, bare = by_name[name].seeds, by_name["finetuned"].seeds["fa"].mean(1)
     found = []
     for result in results:
         if not _is_defense(result.line):
             continue
         for words, scores in result.options.items():
-            better = (scores["fa"].mean(1) >= bare - KEPT) & (scores["hs"].mean(1) < own)
-            setting = f" ({words})" if words else ""
-            found += [f"{result.line.title}{setting} at {table.columns[i]}" for i in np.flatnonzero(better)]
+            better = (scores["fa"].mean(1) >= bare - KEPT) & (scores["hs"].mean(1) < own["hs"].mean(1))
+            title = result.line.title + (f" ({words})" if words else "")
+            found += [
+                Better(title, table.columns[i], *(float(x["over_refusal"][i].mean()) for x in (scores, own)))
+                for i in np.flatnonzero(better)
+            ]
     return found
 
 
@@ -157,15 +175,25 @@ def grid(part: Part) -> str:
 
 
 def describe_frontier(table: Table, results: Sequence[Result]) -> str:
-    """Say in words who is better than NLSR; nothing of a table without other defenses."""
+    """Say in words who is better than NLSR, and what that costs; nothing of a table without other defenses."""
     if not any(_is_defense(line) for line in table.lines):
         return ""
     sentences = []
     for line in table.lines:
         if line.name in OWN:
             better = frontier(table, results, line.name)
-            words = "; ".join(better) if better else "none, at any of its settings, in any column"
-            sentences.append(f"Of lower HS than {line.title}, with FA within {KEPT:g} of no defense: {words}.")
+            dearer = [one for one in better if one.refused > one.own]
+            cheap = "; ".join(f"{one.title} at {one.column}" for one in better if one not in dearer)
+            words = cheap or "none, at any of its settings, in any column"
+            sentences.append(
+                f"Of lower HS than {line.title}, with FA within {KEPT:g} of no defense and no more over-refusal: "
+                f"{words}."
+            )
+            if dearer:
+                words = "; ".join(
+                    f"{one.title} at {one.column} ({one.refused:.1f} against {one.own:.1f})" for one in dearer
+                )
+                sentences.append(f"Of lower HS at more over-refusal: {words}.")
     return " ".join(sentences)
 
 

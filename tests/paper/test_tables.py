@@ -109,9 +109,24 @@ def test_the_frontier_names_who_is_better_and_keeps_fa():
         return (10.0 if better else hs), fa, refused
 
     lines = results.summarise(table, made_up(table.cells(SEEDS), beaten), SEEDS)
-    assert results.frontier(table, lines, "nlsr recommended") == ["RESTA (gamma 0.5) at 10%"]
+    assert results.frontier(table, lines, "nlsr recommended") == [("RESTA (gamma 0.5)", "10%", 1.0, 1.0)]
     text = results.markdown(table, lines, SEEDS)
-    assert "than NLSR, recommended, with FA within 1 of no defense: RESTA (gamma 0.5) at 10%." in text
+    assert "with FA within 1 of no defense and no more over-refusal: RESTA (gamma 0.5) at 10%." in text
+    assert "at more over-refusal:" not in text.replace("no more over-refusal:", "")
+
+
+def test_a_lower_hs_at_more_over_refusal_is_said_apart():
+    table = get_table(1)
+
+    def dearer(cell):
+        hs, fa, refused = score(cell)
+        better = cell.method == "resta" and cell.poison_ratio == 0.1 and dict(cell.settings)["gamma"] == 0.5
+        return (10.0, fa, 30.0) if better else (hs, fa, refused)
+
+    lines = results.summarise(table, made_up(table.cells(SEEDS), dearer), SEEDS)
+    text = results.markdown(table, lines, SEEDS)
+    assert "than NLSR, recommended, with FA within 1 of no defense and no more over-refusal: none" in text
+    assert "Of lower HS at more over-refusal: RESTA (gamma 0.5) at 10% (30.0 against 1.0)." in text
 
 
 def test_tables_of_nlsr_alone_say_nothing_of_other_defenses():
