@@ -17,6 +17,7 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks.measure import append_result, ratios, run_process
+from benchmarks.shapes import SIZES
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("layers", 32, "Decoder layers.")
@@ -25,17 +26,6 @@ flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Number type of t
 flags.DEFINE_integer("rounds", 3, "How often both are run.")
 flags.DEFINE_string("work", None, "Folder for the files; a temporary one by default.")
 flags.DEFINE_string("results", "benchmarks/results", "Folder of the results file.")
-
-# (in-features, out-features) of the seven projections of Llama-3-8B.
-SIZES = {
-    "self_attn.q_proj": (4096, 4096),
-    "self_attn.k_proj": (4096, 1024),
-    "self_attn.v_proj": (4096, 1024),
-    "self_attn.o_proj": (4096, 4096),
-    "mlp.gate_proj": (4096, 14336),
-    "mlp.up_proj": (4096, 14336),
-    "mlp.down_proj": (14336, 4096),
-}
 
 _PEER = """
 import sys, safetensors.numpy as s

@@ -1,0 +1,210 @@
+"""Identification, masks and similarity of one Llama-3-8B layer against the published algorithm in PyTorch.
+
+  python -m benchmarks.hot_paths [--rank 128 --positions 4096 --share 1 --rounds 3]
+
+Both get the same activations, factors and scores and run in turn in one process, with all cores; compilation is
+excluded. Before timing counts, results are compared: projections with float64 and with each other, masks entry for
+entry, similarities. Run time: about 3 minutes on two cores, 4 GB of memory.
+"""
+
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import app, flags
+
+from benchmarks.measure import append_result, ratios
+from benchmarks.shapes import SIZES
+from nlsr_jax.adapter import Adapter
+from nlsr_jax.nlsr.low_rank import kept_rank, project_low_rank
+from nlsr_jax.nlsr.masks import kept_count, top_mask
+from nlsr_jax.nlsr.similarity import masked_cosine
+from nlsr_jax.nlsr.statistics import statistics_from_activations
+
+FLAGS = flags.FLAGS
+SPARSITY = 0.8
+
+
+class Layer(NamedTuple):
+    """The arrays of one decoder layer by module: factors of two adapters, and what the modules read."""
+
+    first: dict[str, tuple[np.ndarray, np.ndarray]]
+    second: dict[str, tuple[np.ndarray, np.ndarray]]
+    inputs: dict[str, np.ndarray]
+
+
+def make_layer(seed: int, rank: int, positions: int, share: float) -> Layer:
+    """Draw a layer; modules that read the same have the same inputs, whose spectrum falls as activations' does.
+
+    Args:
+      seed: of the draw.
+      rank: of the adapters.
+      positions: how many response positions.
+      share: of Llama-3-8B's widths.
+    """
+    rng = np.random.default_rng(seed)
+
+    def draw(*shape):
+        return rng.standard_normal(shape, np.float32)
+
+    read: dict[str, np.ndarray] = {}
+    first, second, inputs = {}, {}, {}
+    for path, (k, d) in SIZES.items():
+        module = path.split(".")[1]
+        k, d = int(k * share), int(d * share)
+        source = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}.get(module, module)
+        if source not in read:
+            read[source] = draw(positions, k) * np.geomspace(1, 1e-2, k, dtype=np.float32)
+        inputs[module] = read[source]
+        first[module] = (draw(rank, k) * 0.02, draw(d, rank) * 0.02)
+        second[module] = tuple(factor + draw(*factor.shape) * 0.01 for factor in first[module])
+    return Layer(first, second, inputs)
+
+
+def tree(factors) -> dict[str, Any]:
+    """Return factors as the trees of a one-layer adapter."""
+    return {m: {"a": jax.numpy.asarray(a)[None], "b": jax.numpy.asarray(b)[None]} for m, (a, b) in factors.items()}
+
+
+def timed(function: Callable[[], Any]) -> tuple[float, Any]:
+    """Return the seconds that a call takes, its arrays being there, and what it returns."""
+    started = time.perf_counter()
+    result = jax.block_until_ready(function())
+    return time.perf_counter() - started, result
+
+
+def in_turn(rounds: int, peer: Callable[[], Any], ours: Callable[[], Any]):
+    """Run both in turn; returns the ratios and the last results of both."""
+    ours()  # compiles
+    pairs = []
+    for _ in range(rounds):
+        theirs, expected = timed(peer)
+        mine, found = timed(ours)
+        pairs.append((theirs, mine))
+    return ratios([p for p, _ in pairs], [o for _, o in pairs]), expected, found
+
+
+def identification(layer: Layer, rounds: int):
+    """Time the projections of all factors from the same activations; returns the ratios and the worst error."""
+    import torch
+
+    from benchmarks import published
+
+    rank = layer.first["q_proj"][0].shape[0]
+    kept = kept_rank(rank, SPARSITY)
+    theirs = {m: tuple(map(torch.from_numpy, pair)) for m, pair in layer.first.items()}
+    read = {m: torch.from_numpy(x) for m, x in layer.inputs.items()}
+    adapter = Adapter(tree(layer.first))
+    inputs = {m: jax.numpy.asarray(x)[None] for m, x in layer.inputs.items()}
+
+    def peer():
+        torch.manual_seed(0)
+        return {m: published.identify(*theirs[m], read[m], kept) for m in theirs}
+
+    def ours():
+        statistics = statistics_from_activations(adapter, inputs)
+        return project_low_rank(adapter, statistics, sparsity=SPARSITY).factors
+
+    result, _, found = in_turn(rounds, peer, ours)
+    exact = exact_projection(*layer.first["k_proj"], layer.inputs["k_proj"], kept)
+    errors = [
+        np.linalg.norm(np.asarray(found["k_proj"][f][0]) - x) / np.linalg.norm(x)
+        for f, x in zip(("a", "b"), exact, strict=True)
+    ]
+    return result, float(max(errors))
+
+
+def exact_projection(a, b, inputs, kept):
+    """Return both projected factors in float64, from eigenvectors of ``W X Xᵀ Wᵀ``."""
+    a, b, inputs = (np.asarray(x, np.float64) for x in (a, b, inputs))
+    z = inputs @ a.T
+    found = []
+    for weight, gram in ((a, z.T @ z), (b, None)):
+        if gram is None:
+            q, r = np.linalg.qr(weight)
+            top = q @ np.linalg.eigh(r @ (z.T @ z) @ r.T)[1][:, -kept:]
+        else:
+            top = np.linalg.eigh(gram)[1][:, -kept:]
+        found.append(top @ (top.T @ weight))
+    return found
+
+
+def masks(layer: Layer, rounds: int):
+    """Time the masks of all factors from the same scores; returns the ratios and whether all entries are equal."""
+    import torch
+
+    from benchmarks import published
+
+    scores = [np.abs(factor) for pair in layer.first.values() for factor in pair]
+    counts = [kept_count(score.size, SPARSITY) for score in scores]
+    theirs = [torch.from_numpy(score) for score in scores]
+    mine = [jax.numpy.asarray(score.reshape(-1)) for score in scores]
+    result, expected, found = in_turn(
+        rounds,
+        lambda: [published.mask(score, count) for score, count in zip(theirs, counts, strict=True)],
+        lambda: [_TOP_MASK(score, count) for score, count in zip(mine, counts, strict=True)],
+    )
+    same = all(np.array_equal(x.numpy().reshape(-1), np.asarray(y)) for x, y in zip(expected, found, strict=True))
+    return result, same
+
+
+_TOP_MASK = jax.jit(top_mask)
+
+
+def similarities(layer: Layer, rounds: int):
+    """Time the similarities of all modules under the same masks; returns the ratios and the largest difference."""
+    import torch
+
+    from benchmarks import published
+
+    marked = {
+        m: tuple(published.mask(torch.from_numpy(np.abs(f)), kept_count(f.size, SPARSITY)) for f in pair)
+        for m, pair in layer.first.items()
+    }
+    both = [{m: tuple(map(torch.from_numpy, pair)) for m, pair in part.items()} for part in layer[:2]]
+    first, second = (Adapter(tree(part)) for part in layer[:2])
+    tree_masks = tree({m: tuple(part.numpy() for part in pair) for m, pair in marked.items()})
+    result, expected, found = in_turn(
+        rounds,
+        lambda: {m: published.similarity(both[0][m], both[1][m], marked[m]) for m in marked},
+        lambda: masked_cosine(first, second, tree_masks)[0],
+    )
+    return result, max(abs(expected[m] - float(found[m][0])) for m in expected)
+
+
+def run(rank: int, positions: int, share: float, rounds: int) -> dict[str, dict]:
+    """Run all three; returns a result for each."""
+    layer = make_layer(0, rank, positions, share)
+    shape = {"rank": rank, "positions": positions, "share": share}
+    results = {}
+    for name, measure, check in (
+        ("identification", identification, "relative_error"),
+        ("masks", masks, "identical"),
+        ("similarity", similarities, "largest_difference"),
+    ):
+        found, quality = measure(layer, rounds)
+        results[name] = {**found, check: quality, **shape}
+    return results
+
+
+def main(_) -> None:
+    """Measure, print and append the results."""
+    results = run(FLAGS.rank, FLAGS.positions, FLAGS.share, FLAGS.rounds)
+    for name, result in results.items():
+        append_result(f"hot_paths_{name}", result, "s", pathlib.Path(FLAGS.results))
+        print(
+            f"{name}: {result['ratio']:.1f} x ({result['low']:.1f} to {result['high']:.1f}), "
+            f"published {result['peer']:.3f} s, ours {result['ours']:.3f} s"
+        )
+
+
+if __name__ == "__main__":
+    flags.DEFINE_integer("rank", 128, "LoRA rank.", lower_bound=1)
+    flags.DEFINE_integer("positions", 4096, "Response positions.", lower_bound=1)
+    flags.DEFINE_float("share", 1.0, "Share of Llama-3-8B's widths.")
+    flags.DEFINE_integer("rounds", 3, "How often both are run.", lower_bound=1)
+    flags.DEFINE_string("results", "benchmarks/results", "Folder of the results file.")
+    app.run(main)

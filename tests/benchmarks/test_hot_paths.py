@@ -1,0 +1,42 @@
+"""The benchmark of one layer in small: what it compares is the same work with the same result."""
+
+import numpy as np
+import pytest
+
+from benchmarks import hot_paths, published
+
+
+@pytest.fixture(scope="module")
+def layer():
+    return hot_paths.make_layer(0, 8, 64, 1 / 32)
+
+
+def test_identification_is_exact_and_so_is_the_peers_up_to_its_randomness(layer):
+    import torch
+
+    result, error = hot_paths.identification(layer, 1)
+    assert error < 1e-4
+    assert result["ratio"] > 0
+    a, b = layer.first["k_proj"]
+    inputs = layer.inputs["k_proj"]
+    found = published.identify(*map(torch.from_numpy, (a, b, inputs)), 2)
+    exact = hot_paths.exact_projection(a, b, inputs, 2)
+    for one, other, read in zip(found, exact, (inputs, inputs @ a.T), strict=True):
+        captured, most = (np.linalg.norm(weight @ read.T) for weight in (one.numpy(), other))
+        assert 0.98 * most < captured < 1.001 * most
+
+
+def test_masks_are_identical(layer):
+    _, same = hot_paths.masks(layer, 1)
+    assert same
+
+
+def test_similarities_are_equal(layer):
+    _, difference = hot_paths.similarities(layer, 1)
+    assert difference < 1e-5
+
+
+def test_modules_that_read_the_same_share_their_inputs(layer):
+    assert layer.inputs["q_proj"] is layer.inputs["v_proj"]
+    assert layer.inputs["down_proj"].shape == (64, 448)
+    assert layer.first["k_proj"][1].shape == (32, 8)
