@@ -30,6 +30,8 @@ check: setup ## Check format, lint and types
 	$(RUN) -m mypy
 
 bench: setup ## Run the short benchmarks
+	$(RUN) -m benchmarks.peers
+	$(RUN) -m benchmarks.hot_paths
 	$(RUN) -m benchmarks.realign_8b
 
 quickstart: setup ## Align, break and repair the tiny model; two minutes
