@@ -32,6 +32,7 @@ check: setup ## Check format, lint and types
 bench: setup ## Run the short benchmarks
 	$(RUN) -m benchmarks.peers
 	$(RUN) -m benchmarks.hot_paths
+	$(RUN) -m benchmarks.sweep_1000
 	$(RUN) -m benchmarks.realign_8b
 
 quickstart: setup ## Align, break and repair the tiny model; two minutes

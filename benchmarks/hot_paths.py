@@ -194,7 +194,7 @@ def main(_) -> None:
     """Measure, print and append the results."""
     results = run(FLAGS.rank, FLAGS.positions, FLAGS.share, FLAGS.rounds)
     for name, result in results.items():
-        append_result(f"hot_paths_{name}", result, "s", pathlib.Path(FLAGS.results))
+        append_result(name, result, "s", pathlib.Path(FLAGS.results))
         print(
             f"{name}: {result['ratio']:.1f} x ({result['low']:.1f} to {result['high']:.1f}), "
             f"published {result['peer']:.3f} s, ours {result['ours']:.3f} s"

@@ -184,7 +184,7 @@ def run(shapes: Shapes, rounds: int, work: str | None = None) -> dict[str, dict]
     half = shapes.length // 2
     calls: dict[str, tuple[Callable, Callable, int]] = {
         "forward": (peer.logits, ours.logits, shapes.batch * shapes.length),
-        "lora_step": (peer.step, ours.step, shapes.batch * shapes.length),
+        "train_step": (peer.step, ours.step, shapes.batch * shapes.length),
         "generation": (
             lambda: peer.generate(half, shapes.new_tokens),
             lambda: ours.generate(half, shapes.new_tokens),
@@ -204,7 +204,7 @@ def main(_) -> None:
     """Measure, print and append the results."""
     shapes = Shapes(FLAGS.batch, FLAGS.length, FLAGS.new_tokens, FLAGS.rank)
     for name, result in run(shapes, FLAGS.rounds).items():
-        append_result(f"peers_{name}", result, "s", pathlib.Path(FLAGS.results))
+        append_result(name, result, "s", pathlib.Path(FLAGS.results))
         print(
             f"{name}: {result['ratio']:.2f} x ({result['low']:.2f} to {result['high']:.2f}), transformers "
             f"{result['peer_tokens_per_second']} tokens/s, ours {result['ours_tokens_per_second']}"

@@ -21,6 +21,7 @@ from nlsr_jax.nlsr.correction import correct
 from nlsr_jax.nlsr.identify import identify
 from nlsr_jax.nlsr.lineage import lineage, unrelated_modules
 from nlsr_jax.nlsr.low_rank import project_low_rank
+from nlsr_jax.nlsr.many import realign_many
 from nlsr_jax.nlsr.pruning import draw_pruned, pruning_probability
 from nlsr_jax.nlsr.realign import Realigned, realign
 from nlsr_jax.nlsr.similarity import similarity
@@ -55,6 +56,7 @@ __all__ = [
     "project_low_rank",
     "pruning_probability",
     "realign",
+    "realign_many",
     "save_adapter",
     "save_masks",
     "similarity",

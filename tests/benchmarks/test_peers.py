@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 def test_both_make_the_same(tmp_path):
     shapes = Shapes(batch=3, length=16, new_tokens=4, rank=4)
     results = run(shapes, 1, str(tmp_path))
-    assert list(results) == ["forward", "lora_step", "generation"]
+    assert list(results) == ["forward", "train_step", "generation"]
     for result in results.values():
         assert result["ratio"] > 0
         assert result["apart"]["logits"] < 1e-4
