@@ -30,6 +30,8 @@ check: setup ## Check format, lint and types
 	$(RUN) -m mypy
 
 bench: setup ## Run the short benchmarks
+	$(RUN) -m benchmarks.starting
+	$(RUN) -m benchmarks.calibration
 	$(RUN) -m benchmarks.peers
 	$(RUN) -m benchmarks.hot_paths
 	$(RUN) -m benchmarks.sweep_1000

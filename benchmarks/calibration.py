@@ -1,0 +1,118 @@
+"""What a calibration pass costs beside the plain forward pass, and what memory more tokens take.
+
+  python -m benchmarks.calibration [--batch 16 --length 256 --batches 4 --rounds 5]
+
+Time: `collect_statistics` over batches against the logits of the same model, adapter and batches, in turn in one
+process, compilation excluded. Memory: whole processes that collect statistics over the batches, and over 16 times
+as many, read and let go of one at a time; peak resident bytes. Run time: a minute and a half on two cores.
+"""
+
+import pathlib
+import sys
+import tempfile
+import time
+
+import jax
+import numpy as np
+from absl import app, flags
+
+from benchmarks.measure import append_result, ratios, run_process
+from benchmarks.peers import VOCABULARY, write_models
+
+FLAGS = flags.FLAGS
+MORE = 16
+_COLLECT = """
+import pathlib, sys
+from benchmarks.calibration import load, collect
+folder, batch, length, count = sys.argv[1], *map(int, sys.argv[2:])
+collect(load(pathlib.Path(folder)), batch, length, count)
+"""
+
+
+def load(folder: pathlib.Path):
+    """Return model, parameters and adapter that ``write_models`` wrote."""
+    from nlsr_jax import load_adapter, load_model
+
+    model, params = load_model(folder / "base")
+    return model, params, load_adapter(folder / "adapter", model.config)
+
+
+def draw(batch: int, length: int, count: int):
+    """Yield batches of random tokens, the second half of each row being the response."""
+    rng = np.random.default_rng(0)
+    mask = np.broadcast_to(np.arange(length) >= length // 2, (batch, length))
+    for _ in range(count):
+        yield rng.integers(3, VOCABULARY, (batch, length), np.int32), mask
+
+
+def collect(parts, batch: int, length: int, count: int):
+    """Collect the statistics of so many batches."""
+    from nlsr_jax import collect_statistics
+
+    model, params, adapter = parts
+    return jax.block_until_ready(collect_statistics(model, params, adapter, draw(batch, length, count)))
+
+
+def forward(parts, batch: int, length: int, count: int) -> None:
+    """Run the plain forward pass over the same batches."""
+    from nlsr_jax import logits
+
+    model, params, adapter = parts
+    for tokens, _ in draw(batch, length, count):
+        jax.block_until_ready(logits(model, params, tokens, adapter=adapter))
+
+
+def overhead(folder: pathlib.Path, batch: int, length: int, count: int, rounds: int) -> dict:
+    """Time both in turn; the ratio is that of the forward pass to the calibration pass."""
+    parts, pairs = load(folder), []
+    for _ in range(rounds + 1):
+        started = time.perf_counter()
+        forward(parts, batch, length, count)
+        between = time.perf_counter()
+        collect(parts, batch, length, count)
+        pairs.append((between - started, time.perf_counter() - between))
+    pairs = pairs[1:]  # the first compiles
+    return ratios([plain for plain, _ in pairs], [ours for _, ours in pairs])
+
+
+def memory(folder: pathlib.Path, batch: int, length: int, count: int, rounds: int) -> dict:
+    """Measure peaks of processes over few and ``MORE`` times as many batches, in gigabytes; few are the peer."""
+    command = [sys.executable, "-c", _COLLECT, str(folder), str(batch), str(length)]
+    pairs = [
+        tuple(run_process([*command, str(number)]).peak / 1e9 for number in (count, MORE * count))
+        for _ in range(rounds)
+    ]
+    return ratios([few for few, _ in pairs], [many for _, many in pairs])
+
+
+def run(batch: int, length: int, count: int, rounds: int) -> dict[str, dict]:
+    """Measure both."""
+    shape = {"batch": batch, "length": length, "batches": count}
+    with tempfile.TemporaryDirectory() as work:
+        folder = pathlib.Path(work)
+        write_models(folder, 16)
+        time_ = overhead(folder, batch, length, count, rounds)
+        memory_ = memory(folder, batch, length, count, min(rounds, 3))
+    return {
+        "calibration_overhead": {**time_, **shape, "unit": "s"},
+        "calibration_memory": {**memory_, **shape, "more": MORE, "unit": "GB"},
+    }
+
+
+def main(_) -> None:
+    """Measure, print and append the results."""
+    results = run(FLAGS.batch, FLAGS.length, FLAGS.batches, FLAGS.rounds)
+    for name, result in results.items():
+        append_result(name, result, result.pop("unit"), pathlib.Path(FLAGS.results))
+    time_, memory_ = results.values()
+    print(f"calibration pass: {1 / time_['ratio']:.2f} x the forward pass (up to {1 / time_['low']:.2f})")
+    print(f"{MORE} times the tokens: {100 / memory_['ratio'] - 100:+.1f} % peak memory")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_integer("batch", 16, "Rows of a batch.", lower_bound=1)
+    flags.DEFINE_integer("length", 256, "Tokens of a row.", lower_bound=2)
+    flags.DEFINE_integer("batches", 4, "Batches.", lower_bound=1)
+    flags.DEFINE_integer("rounds", 5, "How often both are run.", lower_bound=1)
+    flags.DEFINE_string("results", "benchmarks/results", "Folder of the results file.")
+    app.run(main)
