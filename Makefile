@@ -29,13 +29,15 @@ check: setup ## Check format, lint and types
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 
-bench: setup ## Run the short benchmarks
+bench: setup ## Run the benchmarks and write their table
+	rm -f benchmarks/results/latest.jsonl
 	$(RUN) -m benchmarks.starting
 	$(RUN) -m benchmarks.calibration
 	$(RUN) -m benchmarks.peers
 	$(RUN) -m benchmarks.hot_paths
-	$(RUN) -m benchmarks.sweep_1000
+	$(RUN) -m benchmarks.sweep_1000 --rounds 2
 	$(RUN) -m benchmarks.realign_8b
+	$(RUN) -m benchmarks.table README.md BUILD.md
 
 quickstart: setup ## Align, break and repair the tiny model; two minutes
 	$(RUN) -m experiments.quickstart --overwrite

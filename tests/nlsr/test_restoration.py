@@ -1,5 +1,7 @@
 """Similarity, the choice of modules, correction and realign."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -184,7 +186,7 @@ def test_large_stacks_are_mapped_layer_by_layer_with_the_same_result(monkeypatch
     expected = realign(KEY, FINETUNED, REFERENCE, MASKS)
     jax.clear_caches()
     whole = layerwise.map_layers
-    monkeypatch.setattr("nlsr_jax.nlsr.layerwise.map_layers", lambda f, *s: whole(f, *s, chunk_bytes=1))
+    monkeypatch.setattr("nlsr_jax.nlsr.layerwise.map_layers", functools.partial(whole, chunk_bytes=1))
     found = realign(KEY, FINETUNED, REFERENCE, MASKS)
     jax.clear_caches()
     jax.tree.map(assert_array_equal, found.adapter, expected.adapter)

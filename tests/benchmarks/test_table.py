@@ -1,0 +1,42 @@
+"""The table of figures is made from the results file, and the documents hold that table."""
+
+import json
+import pathlib
+
+import pytest
+
+from benchmarks.measure import append_result, ratios
+from benchmarks.table import TITLES, read_results, replace, table
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def test_the_last_line_of_a_name_counts(tmp_path):
+    append_result("masks", ratios([4.0, 4.0], [2.0, 2.0]), "s", tmp_path)
+    append_result("masks", ratios([6.0, 6.0, 8.0], [2.0, 2.0, 2.0]), "s", tmp_path)
+    append_result("first_line", {"ours": 2.5}, "s", tmp_path)
+    results = read_results(tmp_path / "latest.jsonl")
+    assert results["masks"]["machine"]["cores"] > 0
+    made = table(results)
+    assert made.splitlines()[2:] == ["| its masks, against a full sort | 6 s | 2 s | 3 × | 3 to 4 |"]
+
+
+def test_the_table_takes_its_place_between_the_marks():
+    text = "before\n<!-- benchmarks -->\nold\n<!-- end of benchmarks -->\nafter\n"
+    assert replace(text, "new\n") == text.replace("old", "new")
+    with pytest.raises(ValueError, match="are not there"):
+        replace("no marks", "new\n")
+
+
+def test_the_documents_hold_the_table_of_the_results_file():
+    results = read_results(ROOT / "benchmarks" / "results" / "latest.jsonl")
+    assert set(TITLES) <= set(results)
+    for name in ("README.md", "BUILD.md"):
+        text = (ROOT / name).read_text()
+        assert replace(text, table(results)) == text, "run python -m benchmarks.table README.md BUILD.md"
+
+
+def test_results_are_lines_of_json_with_the_contracts_fields():
+    lines = (ROOT / "benchmarks" / "results" / "latest.jsonl").read_text().splitlines()
+    for line in map(json.loads, lines):
+        assert {"name", "unit", "machine", "versions"} <= set(line)
