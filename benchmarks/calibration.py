@@ -10,13 +10,12 @@ as many, read and let go of one at a time; peak resident bytes. Run time: a minu
 import pathlib
 import sys
 import tempfile
-import time
 
 import jax
 import numpy as np
 from absl import app, flags
 
-from benchmarks.measure import append_result, ratios, run_process
+from benchmarks.measure import append_result, define_flags, in_turn, ratios, run_process
 from benchmarks.peers import VOCABULARY, write_models
 
 FLAGS = flags.FLAGS
@@ -64,15 +63,10 @@ def forward(parts, batch: int, length: int, count: int) -> None:
 
 def overhead(folder: pathlib.Path, batch: int, length: int, count: int, rounds: int) -> dict:
     """Time both in turn; the ratio is that of the forward pass to the calibration pass."""
-    parts, pairs = load(folder), []
-    for _ in range(rounds + 1):
-        started = time.perf_counter()
-        forward(parts, batch, length, count)
-        between = time.perf_counter()
-        collect(parts, batch, length, count)
-        pairs.append((between - started, time.perf_counter() - between))
-    pairs = pairs[1:]  # the first compiles
-    return ratios([plain for plain, _ in pairs], [ours for _, ours in pairs])
+    arguments = load(folder), batch, length
+    forward(*arguments, 1)  # compiles, as does the next line
+    collect(*arguments, 1)
+    return in_turn(rounds, lambda: forward(*arguments, count), lambda: collect(*arguments, count))
 
 
 def memory(folder: pathlib.Path, batch: int, length: int, count: int, rounds: int) -> dict:
@@ -103,7 +97,7 @@ def main(_) -> None:
     """Measure, print and append the results."""
     results = run(FLAGS.batch, FLAGS.length, FLAGS.batches, FLAGS.rounds)
     for name, result in results.items():
-        append_result(name, result, result.pop("unit"), pathlib.Path(FLAGS.results))
+        append_result(name, result, result.pop("unit"), FLAGS.results)
     time_, memory_ = results.values()
     print(f"calibration pass: {1 / time_['ratio']:.2f} x the forward pass (up to {1 / time_['low']:.2f})")
     print(f"{MORE} times the tokens: {100 / memory_['ratio'] - 100:+.1f} % peak memory")
@@ -113,6 +107,5 @@ if __name__ == "__main__":
     flags.DEFINE_integer("batch", 16, "Rows of a batch.", lower_bound=1)
     flags.DEFINE_integer("length", 256, "Tokens of a row.", lower_bound=2)
     flags.DEFINE_integer("batches", 4, "Batches.", lower_bound=1)
-    flags.DEFINE_integer("rounds", 5, "How often both are run.", lower_bound=1)
-    flags.DEFINE_string("results", "benchmarks/results", "Folder of the results file.")
+    define_flags(rounds=5)
     app.run(main)

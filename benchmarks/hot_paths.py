@@ -3,20 +3,17 @@
   python -m benchmarks.hot_paths [--rank 128 --positions 4096 --share 1 --rounds 3]
 
 Both get the same activations, factors and scores and run in turn in one process, with all cores; compilation is
-excluded. Before timing counts, results are compared: projections with float64 and with each other, masks entry for
-entry, similarities. Run time: about 3 minutes on two cores, 4 GB of memory.
+excluded. Results are compared first: projections with float64, masks entry for entry, similarities. Run time: about
+3 minutes on two cores, 4 GB of memory.
 """
 
-import pathlib
-import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from absl import app, flags
 
-from benchmarks.measure import append_result, ratios
+from benchmarks.measure import append_result, define_flags, in_turn
 from benchmarks.shapes import SIZES
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.nlsr.low_rank import kept_rank, project_low_rank
@@ -69,24 +66,6 @@ def tree(factors) -> dict[str, Any]:
     return {m: {"a": jax.numpy.asarray(a)[None], "b": jax.numpy.asarray(b)[None]} for m, (a, b) in factors.items()}
 
 
-def timed(function: Callable[[], Any]) -> tuple[float, Any]:
-    """Return the seconds that a call takes, its arrays being there, and what it returns."""
-    started = time.perf_counter()
-    result = jax.block_until_ready(function())
-    return time.perf_counter() - started, result
-
-
-def in_turn(rounds: int, peer: Callable[[], Any], ours: Callable[[], Any]):
-    """Run both in turn; returns the ratios and the last results of both."""
-    ours()  # compiles
-    pairs = []
-    for _ in range(rounds):
-        theirs, expected = timed(peer)
-        mine, found = timed(ours)
-        pairs.append((theirs, mine))
-    return ratios([p for p, _ in pairs], [o for _, o in pairs]), expected, found
-
-
 def identification(layer: Layer, rounds: int):
     """Time the projections of all factors from the same activations; returns the ratios and the worst error."""
     import torch
@@ -108,28 +87,24 @@ def identification(layer: Layer, rounds: int):
         statistics = statistics_from_activations(adapter, inputs)
         return project_low_rank(adapter, statistics, sparsity=SPARSITY).factors
 
-    result, _, found = in_turn(rounds, peer, ours)
+    found = ours()
     exact = exact_projection(*layer.first["k_proj"], layer.inputs["k_proj"], kept)
     errors = [
         np.linalg.norm(np.asarray(found["k_proj"][f][0]) - x) / np.linalg.norm(x)
         for f, x in zip(("a", "b"), exact, strict=True)
     ]
-    return result, float(max(errors))
+    return in_turn(rounds, peer, ours), float(max(errors))
 
 
 def exact_projection(a, b, inputs, kept):
     """Return both projected factors in float64, from eigenvectors of ``W X Xᵀ Wᵀ``."""
     a, b, inputs = (np.asarray(x, np.float64) for x in (a, b, inputs))
     z = inputs @ a.T
-    found = []
-    for weight, gram in ((a, z.T @ z), (b, None)):
-        if gram is None:
-            q, r = np.linalg.qr(weight)
-            top = q @ np.linalg.eigh(r @ (z.T @ z) @ r.T)[1][:, -kept:]
-        else:
-            top = np.linalg.eigh(gram)[1][:, -kept:]
-        found.append(top @ (top.T @ weight))
-    return found
+    gram = z.T @ z
+    q, r = np.linalg.qr(b)
+    top_a = np.linalg.eigh(gram)[1][:, -kept:]
+    top_b = q @ np.linalg.eigh(r @ gram @ r.T)[1][:, -kept:]
+    return top_a @ (top_a.T @ a), top_b @ (top_b.T @ b)
 
 
 def masks(layer: Layer, rounds: int):
@@ -142,13 +117,16 @@ def masks(layer: Layer, rounds: int):
     counts = [kept_count(score.size, SPARSITY) for score in scores]
     theirs = [torch.from_numpy(score) for score in scores]
     mine = [jax.numpy.asarray(score.reshape(-1)) for score in scores]
-    result, expected, found = in_turn(
-        rounds,
-        lambda: [published.mask(score, count) for score, count in zip(theirs, counts, strict=True)],
-        lambda: [_TOP_MASK(score, count) for score, count in zip(mine, counts, strict=True)],
-    )
-    same = all(np.array_equal(x.numpy().reshape(-1), np.asarray(y)) for x, y in zip(expected, found, strict=True))
-    return result, same
+
+    def peer():
+        return [published.mask(score, count) for score, count in zip(theirs, counts, strict=True)]
+
+    def ours():
+        return [_TOP_MASK(score, count) for score, count in zip(mine, counts, strict=True)]
+
+    pairs = zip(peer(), ours(), strict=True)
+    same = all(np.array_equal(x.numpy().reshape(-1), np.asarray(y)) for x, y in pairs)
+    return in_turn(rounds, peer, ours), same
 
 
 _TOP_MASK = jax.jit(top_mask)
@@ -167,12 +145,15 @@ def similarities(layer: Layer, rounds: int):
     both = [{m: tuple(map(torch.from_numpy, pair)) for m, pair in part.items()} for part in layer[:2]]
     first, second = (Adapter(tree(part)) for part in layer[:2])
     tree_masks = tree({m: tuple(part.numpy() for part in pair) for m, pair in marked.items()})
-    result, expected, found = in_turn(
-        rounds,
-        lambda: {m: published.similarity(both[0][m], both[1][m], marked[m]) for m in marked},
-        lambda: masked_cosine(first, second, tree_masks)[0],
-    )
-    return result, max(abs(expected[m] - float(found[m][0])) for m in expected)
+
+    def peer():
+        return {m: published.similarity(both[0][m], both[1][m], marked[m]) for m in marked}
+
+    def ours():
+        return masked_cosine(first, second, tree_masks)[0]
+
+    expected, found = peer(), ours()
+    return in_turn(rounds, peer, ours), max(abs(expected[m] - float(found[m][0])) for m in expected)
 
 
 def run(rank: int, positions: int, share: float, rounds: int) -> dict[str, dict]:
@@ -194,7 +175,7 @@ def main(_) -> None:
     """Measure, print and append the results."""
     results = run(FLAGS.rank, FLAGS.positions, FLAGS.share, FLAGS.rounds)
     for name, result in results.items():
-        append_result(name, result, "s", pathlib.Path(FLAGS.results))
+        append_result(name, result, "s", FLAGS.results)
         print(
             f"{name}: {result['ratio']:.1f} x ({result['low']:.1f} to {result['high']:.1f}), "
             f"published {result['peer']:.3f} s, ours {result['ours']:.3f} s"
@@ -205,6 +186,5 @@ if __name__ == "__main__":
     flags.DEFINE_integer("rank", 128, "LoRA rank.", lower_bound=1)
     flags.DEFINE_integer("positions", 4096, "Response positions.", lower_bound=1)
     flags.DEFINE_float("share", 1.0, "Share of Llama-3-8B's widths.")
-    flags.DEFINE_integer("rounds", 3, "How often both are run.", lower_bound=1)
-    flags.DEFINE_string("results", "benchmarks/results", "Folder of the results file.")
+    define_flags(rounds=3)
     app.run(main)

@@ -1,4 +1,4 @@
-"""Run whole processes in turn and measure wall seconds and peak resident memory."""
+"""Run calls or whole processes in turn and measure wall seconds and peak resident memory."""
 
 import json
 import os
@@ -7,7 +7,18 @@ import platform
 import statistics
 import subprocess
 import time
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from absl import flags
+
+FLAGS = flags.FLAGS
+
+
+def define_flags(rounds: int) -> None:
+    """Define the flags that all benchmarks have; ``rounds`` is how often both sides run by default."""
+    flags.DEFINE_integer("rounds", rounds, "How often both are run.", lower_bound=1)
+    flags.DEFINE_string("results", "benchmarks/results", "Folder of the results file.")
 
 
 class Run(NamedTuple):
@@ -36,6 +47,21 @@ def run_process(command: list[str]) -> Run:
     return Run(seconds, usage.ru_maxrss * 1024)
 
 
+def seconds(function: Callable[[], Any]) -> float:
+    """Return how long a call takes until the arrays that it returns are there."""
+    import jax
+
+    started = time.perf_counter()
+    jax.block_until_ready(function())
+    return time.perf_counter() - started
+
+
+def in_turn(rounds: int, peer: Callable[[], Any], ours: Callable[[], Any]) -> dict:
+    """Return the ratios of the seconds of two calls that run in turn; what compiles has to have run before."""
+    pairs = [(seconds(peer), seconds(ours)) for _ in range(rounds)]
+    return ratios([theirs for theirs, _ in pairs], [mine for _, mine in pairs])
+
+
 def ratios(peer: list[float], ours: list[float]) -> dict:
     """Return the median, lowest and highest of the pairwise ratios peer / ours (> 1: ours is better)."""
     pairs = [p / o for p, o in zip(peer, ours, strict=True)]
@@ -48,8 +74,10 @@ def ratios(peer: list[float], ours: list[float]) -> dict:
     }
 
 
-def append_result(name: str, result: dict, unit: str, folder: pathlib.Path) -> dict:
-    """Append one JSON line to ``folder/latest.jsonl`` and return it."""
+def append_result(
+    name: str, result: dict, unit: str, folder: str | os.PathLike, file_name: str = "latest.jsonl"
+) -> dict:
+    """Append one JSON line to a file of a folder and return it."""
     from nlsr_jax.formats.record import device, versions
 
     line = {
@@ -59,7 +87,7 @@ def append_result(name: str, result: dict, unit: str, folder: pathlib.Path) -> d
         "machine": {"processor": platform.machine(), "cores": os.cpu_count(), **device()},
         "versions": versions(),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "latest.jsonl").open("a", encoding="utf-8") as file:
+    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+    with (pathlib.Path(folder) / file_name).open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
     return line

@@ -10,16 +10,15 @@ compared first. Run time: about a minute on two cores.
 
 import pathlib
 import tempfile
-import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from benchmarks.measure import append_result, ratios
+from benchmarks.measure import append_result, define_flags, in_turn
 
 FLAGS = flags.FLAGS
 VOCABULARY = 3200
@@ -152,13 +151,6 @@ class Ours:
         )
 
 
-def seconds(function: Callable[[], Any]) -> float:
-    """Return how long a call takes, its arrays being there."""
-    started = time.perf_counter()
-    jax.block_until_ready(function())
-    return time.perf_counter() - started
-
-
 def compare(peer: Peer, ours: Ours, shapes: Shapes) -> dict[str, float]:
     """Return how far both are apart: logits, the loss of three steps, and the share of equal generated tokens."""
     apart = float(np.max(np.abs(peer.logits() - np.asarray(ours.logits()))))
@@ -193,8 +185,7 @@ def run(shapes: Shapes, rounds: int, work: str | None = None) -> dict[str, dict]
     }
     results = {}
     for name, (theirs, mine, count) in calls.items():
-        pairs = [(seconds(theirs), seconds(mine)) for _ in range(rounds)]
-        found = ratios([p for p, _ in pairs], [o for _, o in pairs])
+        found = in_turn(rounds, theirs, mine)
         speeds = {f"{who}_tokens_per_second": round(count / found[who]) for who in ("ours", "peer")}
         results[name] = {**found, **speeds, **shapes._asdict(), "apart": apart}
     return results
@@ -204,7 +195,7 @@ def main(_) -> None:
     """Measure, print and append the results."""
     shapes = Shapes(FLAGS.batch, FLAGS.length, FLAGS.new_tokens, FLAGS.rank)
     for name, result in run(shapes, FLAGS.rounds).items():
-        append_result(name, result, "s", pathlib.Path(FLAGS.results))
+        append_result(name, result, "s", FLAGS.results)
         print(
             f"{name}: {result['ratio']:.2f} x ({result['low']:.2f} to {result['high']:.2f}), transformers "
             f"{result['peer_tokens_per_second']} tokens/s, ours {result['ours_tokens_per_second']}"
@@ -216,6 +207,5 @@ if __name__ == "__main__":
     flags.DEFINE_integer("length", 128, "Tokens of a row; generation starts from half of them.", lower_bound=2)
     flags.DEFINE_integer("new_tokens", 64, "Tokens generated.", lower_bound=1)
     flags.DEFINE_integer("rank", 16, "Rank of the adapter.", lower_bound=1)
-    flags.DEFINE_integer("rounds", 5, "How often both are run.", lower_bound=1)
-    flags.DEFINE_string("results", "benchmarks/results", "Folder of the results file.")
+    define_flags(rounds=5)
     app.run(main)

@@ -16,16 +16,15 @@ import tempfile
 import numpy as np
 from absl import app, flags
 
-from benchmarks.measure import append_result, ratios, run_process
+from benchmarks.measure import append_result, define_flags, ratios, run_process
 from benchmarks.shapes import SIZES
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("layers", 32, "Decoder layers.")
 flags.DEFINE_integer("rank", 128, "LoRA rank.")
 flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Number type of the adapters.")
-flags.DEFINE_integer("rounds", 3, "How often both are run.")
 flags.DEFINE_string("work", None, "Folder for the files; a temporary one by default.")
-flags.DEFINE_string("results", "benchmarks/results", "Folder of the results file.")
+define_flags(rounds=3)
 
 _PEER = """
 import sys, safetensors.numpy as s
@@ -36,9 +35,10 @@ s.save_file(tensors, sys.argv[4])
 
 def write_adapter(folder: pathlib.Path, rng, start=None) -> dict:
     """Write one random PEFT adapter; near ``start`` where it is given."""
+    import ml_dtypes
     from safetensors.numpy import save_file
 
-    dtype = np.dtype(FLAGS.dtype) if FLAGS.dtype == "float32" else __import__("ml_dtypes").bfloat16
+    dtype = np.dtype(ml_dtypes.bfloat16 if FLAGS.dtype == "bfloat16" else FLAGS.dtype)
     tensors = {}
     for layer in range(FLAGS.layers):
         for path, (k, d) in SIZES.items():
@@ -88,11 +88,12 @@ def measure(work: pathlib.Path) -> None:
         if number:  # the first round warms the file cache
             peer.append(pair[0])
             ours.append(pair[1])
-    folder = pathlib.Path(FLAGS.results)
     seconds = ratios([run.seconds for run in peer], [run.seconds for run in ours])
     memory = ratios([total / 1e9] * len(ours), [run.peak / 1e9 for run in ours])
-    append_result("realign_8b_time", {**seconds, "dtype": FLAGS.dtype, "layers": FLAGS.layers}, "s", folder)
-    append_result("realign_8b_memory", {**memory, "dtype": FLAGS.dtype, "layers": FLAGS.layers}, "GB", folder)
+    append_result("realign_8b_time", {**seconds, "dtype": FLAGS.dtype, "layers": FLAGS.layers}, "s", FLAGS.results)
+    append_result(
+        "realign_8b_memory", {**memory, "dtype": FLAGS.dtype, "layers": FLAGS.layers}, "GB", FLAGS.results
+    )
     print(f"time {1 / seconds['ratio']:.2f} x reading three adapters and writing one")
     print(f"peak memory {1 / memory['ratio']:.2f} x the three adapters ({total / 1e9:.2f} GB)")
 

@@ -8,7 +8,6 @@
 the program, so that depth costs little. Run time: a minute and a half on two cores.
 """
 
-import pathlib
 import subprocess
 import sys
 import tempfile
@@ -16,7 +15,7 @@ import time
 
 from absl import app, flags
 
-from benchmarks.measure import append_result, ratios, run_process
+from benchmarks.measure import append_result, define_flags, ratios, run_process
 
 FLAGS = flags.FLAGS
 SHALLOW, DEEP = 4, 64
@@ -99,13 +98,12 @@ def main(_) -> None:
     results = {"cold_start": cold_start(FLAGS.rounds), "compile_depth": compile_depth(FLAGS.rounds)}
     results["first_line"] = {"ours": round(min(first_line() for _ in range(FLAGS.rounds)), 2)}
     for name, result in results.items():
-        append_result(name, result, "s", pathlib.Path(FLAGS.results))
+        append_result(name, result, "s", FLAGS.results)
     print(f"help of experiments.realign: {results['cold_start']['ours']:.2f} s")
     print(f"first line of a realignment: {results['first_line']['ours']:.2f} s")
     print(f"compiling {DEEP} layers: {1 / results['compile_depth']['ratio']:.2f} x {SHALLOW} layers")
 
 
 if __name__ == "__main__":
-    flags.DEFINE_integer("rounds", 3, "How often each is run.", lower_bound=1)
-    flags.DEFINE_string("results", "benchmarks/results", "Folder of the results file.")
+    define_flags(rounds=3)
     app.run(main)

@@ -7,15 +7,13 @@ sparsity and `realign_many` over the others. Both start from the same statistics
 adapter of both is compared bit for bit first. Run time: two minutes on two cores, 2 GB of memory.
 """
 
-import pathlib
-import time
 from typing import NamedTuple
 
 import jax
 import numpy as np
 from absl import app, flags
 
-from benchmarks.measure import append_result, ratios
+from benchmarks.measure import append_result, define_flags, in_turn
 
 FLAGS = flags.FLAGS
 
@@ -90,27 +88,25 @@ def equal(parts, grid: Grid) -> bool:
     return True
 
 
-def seconds(make) -> float:
-    """Return how long it takes until all adapters are there."""
-    started = time.perf_counter()
-    for adapter in make:
+def wait(adapters) -> None:
+    """Wait for each of the adapters and let it go."""
+    for adapter in adapters:
         jax.block_until_ready(adapter)
-    return time.perf_counter() - started
 
 
 def run(grid: Grid, rounds: int) -> dict:
     """Compare, then measure."""
     parts = load()
     same = equal(parts, grid)
-    pairs = [(seconds(single(*parts, grid)), seconds(together(*parts, grid))) for _ in range(rounds)]
+    found = in_turn(rounds, lambda: wait(single(*parts, grid)), lambda: wait(together(*parts, grid)))
     count = len(grid.sparsities) * len(grid.probabilities) * len(grid.keys)
-    return {**ratios([p for p, _ in pairs], [o for _, o in pairs]), "realignments": count, "identical": same}
+    return {**found, "realignments": count, "identical": same}
 
 
 def main(_) -> None:
     """Measure, print and append the result."""
     result = run(make_grid(FLAGS.sparsities, FLAGS.probabilities, FLAGS.seeds), FLAGS.rounds)
-    append_result("sweep_1000", result, "s", pathlib.Path(FLAGS.results))
+    append_result("sweep_1000", result, "s", FLAGS.results)
     print(
         f"{result['realignments']} realignments: {result['ratio']:.1f} x ({result['low']:.1f} to "
         f"{result['high']:.1f}), single {result['peer']:.2f} s, together {result['ours']:.2f} s, "
@@ -122,6 +118,5 @@ if __name__ == "__main__":
     flags.DEFINE_integer("sparsities", 10, "Values of P_SR.", lower_bound=1)
     flags.DEFINE_integer("probabilities", 10, "Values of P_L.", lower_bound=1)
     flags.DEFINE_integer("seeds", 10, "Keys.", lower_bound=1)
-    flags.DEFINE_integer("rounds", 3, "How often both are run.", lower_bound=1)
-    flags.DEFINE_string("results", "benchmarks/results", "Folder of the results file.")
+    define_flags(rounds=3)
     app.run(main)

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from absl import app, flags, logging
 
 
-def run(main: Callable[[Sequence[str]], None]) -> None:
+def run(main: Callable[[Sequence[str]], None], positional: int = 0) -> None:
     """Run an absl main; bad input ends it with one line on standard error and status 1.
 
     Args:
       main: takes the arguments that are not flags.
+      positional: how many there may be, beside the program's name.
     """
 
     def guarded(arguments):
@@ -21,8 +22,9 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
-        if len(arguments) > 1:
-            sys.exit(f"error: unexpected argument {arguments[1]!r}; all inputs are flags, see --helpshort")
+        if len(arguments) > 1 + positional:
+            unexpected = arguments[1 + positional]
+            sys.exit(f"error: unexpected argument {unexpected!r}; all inputs are flags, see --helpshort")
         try:
             main(arguments)
         except InputError as error:

@@ -21,9 +21,10 @@ from typing import Any
 
 from absl import flags
 
-from experiments import command, study_flags
+from experiments import command, mesh_flags, study_flags
 
 study_flags.define_study_flags("JSON file to write.")
+mesh_flags.define_mesh_flag()
 flags.DEFINE_string("adapter", None, "PEFT directory; without it the base alone is evaluated.")
 flags.DEFINE_string("task", "sst2", "Test rows of which task: sst2, ag_news, gsm8k, or none.")
 flags.DEFINE_integer("forbidden", None, "How many harmful requests; by default the config's.")

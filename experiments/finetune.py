@@ -9,9 +9,10 @@ training. A run that was killed goes on where it was when it is started again.
 
 from absl import flags
 
-from experiments import command, study_flags, training_flags
+from experiments import command, mesh_flags, study_flags, training_flags
 
 study_flags.define_study_flags("Folder to write the PEFT adapter to.")
+mesh_flags.define_mesh_flag()
 training_flags.define_training_flags()
 training_flags.define_adapter_flags()
 flags.DEFINE_enum("task", "sst2", ["sst2", "ag_news", "gsm8k"], "The customer's task.")

@@ -1,5 +1,6 @@
 """The runner of cells, as the sweeps, tables and figures open it."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -108,7 +109,8 @@ def pin(process: int, part: int, count: int) -> None:
         return
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) >= count:
-        os.sched_setaffinity(process, cores[part - 1 :: count])
+        with contextlib.suppress(ProcessLookupError):  # it has ended already
+            os.sched_setaffinity(process, cores[part - 1 :: count])
 
 
 def spawn(arguments: Sequence[str], count: int) -> None:

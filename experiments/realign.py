@@ -15,9 +15,11 @@ from typing import Any
 
 from absl import flags
 
-from experiments import command, method_flags
+from experiments import command, mesh_flags, method_flags
 
 method_flags.define_identification_flags()
+mesh_flags.define_mesh_flag()
+mesh_flags.define_host_flags()
 flags.DEFINE_string("finetuned", None, "PEFT directory of the fine-tuned adapter.")
 flags.DEFINE_string("masks", None, "Use these masks (masks.safetensors or its folder) and identify none.")
 flags.DEFINE_float("base_probability", 0.5, "P_L: probability of being left alone before the rank term.")
@@ -58,6 +60,7 @@ _AUTOMATIC = (
 def main(_) -> None:
     """Run one realignment from flags."""
     from nlsr_jax.errors import InputError
+    from nlsr_jax.parallel import is_first, wait_for_all
     from nlsr_jax.pipeline import Stages, realign_files
 
     if not FLAGS.output:
@@ -69,7 +72,12 @@ def main(_) -> None:
         options |= {"recorded": before["inputs"], "chosen": before.get("automatic")}
     else:
         settings = _settings()
-    record = realign_files(settings, FLAGS.output, stages=Stages(), **options)
+    mesh = mesh_flags.open_mesh()
+    first = is_first()
+    record = realign_files(settings, FLAGS.output, stages=Stages(show=first), mesh=mesh, **options)
+    wait_for_all()
+    if not first:
+        return
     summary = record["summary"]
     print(
         f"repaired {summary['repaired']} of {summary['modules']} modules, "

@@ -14,7 +14,7 @@ first seed and task. A run that was killed goes on with what is missing when it 
 
 --everything goes on with all tables and figures of the paper, on the base that was just made, for the same seeds:
 rows, tables, figures and page come into the folder named as the output with "-laboratory" behind it (see
-experiments.tables; with three seeds about two hours on two cores). --quick takes the shipped base, one seed and one
+experiments.tables; hours on two cores). --quick takes the shipped base, one seed and one
 task, and of tables and figures those that need few fine-tunings: a quarter of an hour.
 
 checkpoints/tiny-llama3 was made by --seeds 5,6,7,8,9 --objectives: settings were chosen on the seeds from 100 on,
@@ -40,7 +40,6 @@ FLAGS = flags.FLAGS
 
 QUICK_TABLES = "4,5,8,9,10,11,14"
 QUICK_FIGURES = "1,2,4,5,10,11"
-_QUICK = {"seeds": ["5"], "tasks": ["sst2"], "base": "checkpoints/tiny-llama3/base"}
 
 
 def main(_) -> None:
@@ -48,10 +47,12 @@ def main(_) -> None:
     import sys
 
     from experiments import configs
+    from experiments.configs.tiny import SHIPPED
     from nlsr_jax.laboratory.reproduction import Plan, reproduce
 
     if FLAGS.quick:
-        for name, value in _QUICK.items():
+        quick = {"seeds": ["5"], "tasks": ["sst2"], "base": str(SHIPPED / "base")}
+        for name, value in quick.items():
             if not FLAGS[name].present:
                 FLAGS[name].value = value
 
@@ -80,28 +81,28 @@ def main(_) -> None:
 
 def _everything() -> None:
     """Make the tables and figures on the base of the output."""
+    import pathlib
     import subprocess
     import sys
 
     from nlsr_jax.errors import InputError
 
+    study = pathlib.Path(FLAGS.output)
+    laboratory = study.with_name(f"{study.name}-laboratory")
     asked = {
         "tables": f"--table={QUICK_TABLES if FLAGS.quick else 'all'}",
         "figures": f"--figure={QUICK_FIGURES if FLAGS.quick else 'all'}",
     }
     given = [
         f"--seeds={','.join(FLAGS.seeds)}",
-        f"--base={FLAGS.output}/base",
+        f"--base={study / 'base'}",
         f"--workers={FLAGS.workers}",
-        f"--output={FLAGS.output}-laboratory",
+        f"--output={laboratory}",
     ]
     for program, numbers in asked.items():
-        if subprocess.run(
-            [sys.executable, "-m", f"experiments.{program}", numbers, *given], check=False
-        ).returncode:
-            raise InputError(
-                f"experiments.{program} did not end well; what it made is in {FLAGS.output}-laboratory"
-            )
+        arguments = [sys.executable, "-m", f"experiments.{program}", numbers, *given]
+        if subprocess.run(arguments, check=False).returncode:
+            raise InputError(f"experiments.{program} did not end well; what it made is in {laboratory}")
 
 
 if __name__ == "__main__":

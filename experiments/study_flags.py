@@ -5,6 +5,8 @@ import sys
 
 from absl import flags
 
+from experiments import mesh_flags
+
 FLAGS = flags.FLAGS
 
 
@@ -98,7 +100,8 @@ def load_base(config, tokenizer, world):
     from nlsr_jax.laboratory.stages import Base
     from nlsr_jax.models import load_model
 
-    model, params = load_model(FLAGS.base or config.base, dtype=jnp.dtype(config.dtype))
+    mesh = mesh_flags.open_mesh() if "mesh" in FLAGS else None
+    model, params = load_model(FLAGS.base or config.base, dtype=jnp.dtype(config.dtype), mesh=mesh)
     return Base(model, params, tokenizer, world.special_tokens)
 
 

@@ -1,19 +1,30 @@
-"""Meshes and sharding rules: which axis of a weight is split over which axis of the mesh."""
+"""Meshes and sharding rules: which axis of a weight is split over which axis of the mesh; and several hosts."""
+
+import math
+from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import numpy as np
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from nlsr_jax.errors import InputError
 
 AXES = ("data", "fsdp", "tensor")
-_SPLIT_OUT = PartitionSpec(None, "tensor", "fsdp")
-_SPLIT_IN = PartitionSpec(None, "fsdp", "tensor")
+_NARROW = 128
+"""Fewer out-features than these on a device are not worth splitting a product; they are gathered before use."""
 _RULES = {
     "embed": PartitionSpec("tensor", "fsdp"),
     "lm_head": PartitionSpec("tensor", "fsdp"),
-    **dict.fromkeys(("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"), _SPLIT_OUT),
-    **dict.fromkeys(("o_proj", "down_proj"), _SPLIT_IN),
+    **dict.fromkeys(
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        PartitionSpec(None, "tensor", "fsdp"),
+    ),
 }
+"""Out-features over tensor, in-features over fsdp.
+
+In-features are gathered before use, and what goes into a projection is gathered over tensor: a forward pass splits
+no sum, so its results do not depend on the mesh.
+"""
 
 
 def make_mesh(shape: tuple[int, int, int]) -> Mesh:
@@ -28,7 +39,7 @@ def make_mesh(shape: tuple[int, int, int]) -> Mesh:
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
-def sharding(mesh: Mesh, path: tuple[str, ...], shape: tuple[int, ...]) -> NamedSharding:
+def sharding(mesh: Mesh | AbstractMesh, path: tuple[str, ...], shape: tuple[int, ...]) -> NamedSharding:
     """Return how a weight is laid out over a mesh.
 
     Args:
@@ -44,3 +55,158 @@ def sharding(mesh: Mesh, path: tuple[str, ...], shape: tuple[int, ...]) -> Named
         for axis, size in zip(rule, shape, strict=False)
     ]
     return NamedSharding(mesh, PartitionSpec(*sizes))
+
+
+class Layout(NamedTuple):
+    """How a parameter tree lies over a mesh.
+
+    Attributes:
+      mesh: the mesh.
+      specs: the paths of the tree's leaves, and how each is split.
+      inside: whether the model runs inside ``shard_map``, where a leaf is one device's shard and is gathered whole.
+        Elsewhere a leaf is gathered over fsdp alone and stays split over tensor, unless that leaves it narrow.
+    """
+
+    mesh: Mesh
+    specs: tuple[tuple[tuple[str, ...], PartitionSpec], ...]
+    inside: bool = False
+
+    def tree(self) -> dict[str, Any]:
+        """Return the specs as a tree of the parameters' structure."""
+        found: dict[str, Any] = {}
+        for path, spec in self.specs:
+            node = found
+            for name in path[:-1]:
+                node = node.setdefault(name, {})
+            node[path[-1]] = spec
+        return found
+
+    def gather_layer(self, variables):
+        """Gather one layer's weights, a tree without its leading names."""
+        specs = {path[-2:]: PartitionSpec(*spec[1:]) for path, spec in self.specs if path[0] == "layers"}
+        return jax.tree.map_with_path(lambda path, leaf: self._gather(leaf, specs[_names(path)[-2:]]), variables)
+
+    def gather_rest(self, params):
+        """Gather the weights that are in no layer; the layers stay as they are."""
+        specs = dict(self.specs)
+
+        def one(path, leaf):
+            names = _names(path)
+            return leaf if names[0] == "layers" else self._gather(leaf, specs[names])
+
+        return jax.tree.map_with_path(one, params)
+
+    def gather(self, name: str, leaf):
+        """Gather a weight that is in no layer; inside ``shard_map`` ``gather_rest`` has done it."""
+        return leaf if self.inside else self._gather(leaf, dict(self.specs)[(name,)])
+
+    def place(self, leaf, split: int | None = None):
+        """Lay activations over the mesh: rows, the leading axis, over data and fsdp, and an axis over tensor.
+
+        Args:
+          leaf: activations.
+          split: the axis that is split over tensor, which has to divide it; None to have all of it everywhere.
+        """
+        if self.inside:
+            return leaf
+        rows = tuple(axis for axis in ("data", "fsdp") if axis in self.mesh.shape)
+        spec: list[Any] = [None] * leaf.ndim
+        if leaf.shape[0] % math.prod(self.mesh.shape[axis] for axis in rows) == 0:
+            spec[0] = rows
+        if split is not None and "tensor" in self.mesh.shape:
+            spec[split] = "tensor"
+        return jax.lax.with_sharding_constraint(leaf, NamedSharding(self.mesh, PartitionSpec(*spec)))
+
+    def tensor_divides(self, count: int) -> bool:
+        """Whether the tensor axis divides a count."""
+        return count % self.mesh.shape.get("tensor", 1) == 0
+
+    def everywhere(self, leaf):
+        """Put an array on all devices."""
+        return jax.lax.with_sharding_constraint(leaf, NamedSharding(self.mesh, PartitionSpec()))
+
+    def _gather(self, leaf, spec):
+        if not self.inside:
+            kept = PartitionSpec(
+                *(
+                    name if name == "tensor" and size // self.mesh.shape[name] >= _NARROW else None
+                    for name, size in zip(spec, leaf.shape, strict=False)
+                )
+            )
+            return jax.lax.with_sharding_constraint(leaf, NamedSharding(self.mesh, kept))
+        for axis, name in enumerate(spec):
+            if name is not None:
+                leaf = jax.lax.all_gather(leaf, name, axis=axis, tiled=True)
+        return leaf
+
+
+def _names(path) -> tuple[str, ...]:
+    return tuple(entry.key for entry in path)
+
+
+def layout_of(params) -> Layout | None:
+    """Return how parameters lie over a mesh; None where they lie on one device."""
+    leaves = jax.tree.leaves_with_path(params)
+    mesh = getattr(getattr(leaves[0][1], "sharding", None), "mesh", None)
+    if mesh is None or mesh.size == 1:
+        return None
+    return Layout(mesh, tuple((_names(path), leaf.sharding.spec) for path, leaf in leaves))
+
+
+def replicate(mesh: Mesh, tree):
+    """Put a tree, the same on every process, on all devices of a mesh."""
+    return _put(mesh, PartitionSpec(), tree)
+
+
+def split(mesh: Mesh, tree):
+    """Split the leading axis of a tree's leaves, the same on every process, over all devices of a mesh."""
+    return _put(mesh, PartitionSpec(AXES), tree)
+
+
+def _put(mesh, spec, tree):
+    def one(leaf):
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, NamedSharding(mesh, spec), lambda index: host[index])
+
+    return jax.tree.map(one, tree)
+
+
+def join(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
+    """Join the other processes of a run; before anything else of JAX.
+
+    Args:
+      coordinator: ``HOST:PORT`` of the first process; None to take all three from SLURM, a TPU pod or MPI.
+      processes: how many there are.
+      process: which one this is, from 0.
+
+    Raises:
+      InputError: they cannot be joined.
+    """
+    if process is not None and processes is not None and process >= processes:
+        raise InputError(f"process is {process} of {processes}; they count from 0")
+    try:
+        jax.distributed.initialize(coordinator, processes, process)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"the processes cannot be joined ({reason}); see BUILD.md, Several hosts") from error
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes."""
+    return jax.process_index() == 0
+
+
+def wait_for_all() -> None:
+    """Wait until every process of a run has come here.
+
+    Raises:
+      InputError: one of them ended before.
+    """
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() == 1:
+        return
+    try:
+        multihost_utils.sync_global_devices("nlsr_jax: done")
+    except jax.errors.JaxRuntimeError as error:
+        raise InputError("another process ended early; see what it says") from error

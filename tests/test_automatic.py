@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.configs.tiny import SHIPPED
-from nlsr_jax.automatic import HEADROOM, _halves, choose_settings, relative_change
+from nlsr_jax.automatic import AIM, HEADROOM, _halves, choose_settings, relative_change
 from nlsr_jax.data.examples import Example
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.peft import load_adapter
@@ -19,6 +19,7 @@ from nlsr_jax.models.capture import collect_loss, collect_loss_gradient, collect
 from nlsr_jax.nlsr.amplify import amplify
 from nlsr_jax.nlsr.correction import correct
 from nlsr_jax.nlsr.identify import identify
+from tests.e2e.command import run
 
 FEW = {"aim": 1.1, "betas": (16.0, 32.0, 64.0, 128.0), "shares": (1e-5, 3e-4, 1e-2)}
 
@@ -156,6 +157,11 @@ def test_betas_and_shares_must_rise(study, name, values):
 def test_a_share_is_below_one(study):
     with pytest.raises(InputError, match="above 0 and below 1"):
         choose(study, shares=(0.1, 1.0))
+
+
+def test_the_commands_aim_is_the_functions():
+    printed = " ".join(run("realign", "--helpfull", check=False).stdout.split())
+    assert f"as a multiple of the aligned model's. (default: '{AIM:g}')" in printed
 
 
 @pytest.mark.parametrize("aim", [float("nan"), 0.0])

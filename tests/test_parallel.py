@@ -1,28 +1,77 @@
-"""Weights laid out over eight virtual devices: the same logits, masks and statistics as on one."""
+"""Weights laid out over eight virtual devices, and over two processes: the same results as on one device."""
 
+import concurrent.futures
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
+from nlsr_jax.errors import InputError
+from tests.e2e.command import free_port, python
 from tests.parity.peers import save_peer
 
 PROGRAM = """
 import json, sys, jax, numpy as np, nlsr_jax
+from nlsr_jax.models.capture import collect_openings
 from nlsr_jax.parallel import make_mesh
 folder, shape = sys.argv[1], tuple(json.loads(sys.argv[2]))
 mesh = make_mesh(shape)
-model, params = nlsr_jax.load_model(folder)
-_, sharded = nlsr_jax.load_model(folder, mesh=mesh)
-ids = np.arange(24, dtype=np.int32).reshape(2, 12) + 3
-one, eight = (np.asarray(nlsr_jax.logits(model, p, ids)) for p in (params, sharded))
-kernel = sharded["layers"]["up_proj"]["kernel"]
-shard = kernel.addressable_shards[0].data.size / kernel.size
-pairs = zip(jax.tree.leaves(params), jax.tree.leaves(sharded), strict=True)
-same = all(bool((np.asarray(a) == np.asarray(b)).all()) for a, b in pairs)
-print(json.dumps({"difference": float(np.abs(one - eight).max()), "shard": shard, "same": same}))
+one = nlsr_jax.load_model(folder)
+eight = nlsr_jax.load_model(folder, mesh=mesh)
+config, random = one[0].config, np.random.default_rng(0)
+factors = {
+    module: {
+        "a": random.normal(size=(config.num_layers, 4, k), scale=0.1).astype(np.float32),
+        "b": random.normal(size=(config.num_layers, d, 4), scale=0.1).astype(np.float32),
+    }
+    for module, (k, d) in config.projections().items()
+}
+adapter = nlsr_jax.Adapter(factors)
+draw = lambda length: random.integers(3, config.vocab_size, (4, length)).astype(np.int32)
+ids = draw(12)
+batches = [(draw(length), random.random((4, length)) < 0.6) for length in (9, 9, 9, 12, 12)]
+half = [(*batch, *batch) for batch in batches]
+
+
+def same(function):
+    pairs = zip(*(jax.tree.leaves(function(*which)) for which in (one, eight)), strict=True)
+    return all(bool((np.asarray(a) == np.asarray(b)).all()) for a, b in pairs)
+
+
+calls = {
+    "weights": lambda model, params: params,
+    "statistics": lambda m, p: nlsr_jax.collect_statistics(m, p, adapter, batches),
+    "generated": lambda m, p: nlsr_jax.generate(m, p, ids, adapter=adapter, max_new_tokens=8),
+    "gradient": lambda m, p: nlsr_jax.collect_loss_gradient(m, p, adapter, batches),
+    "snip": lambda m, p: nlsr_jax.collect_gradients(m, p, adapter, half, objective="preference_snip"),
+    "openings": lambda m, p: collect_openings(m, p, adapter, batches, depth=3),
+}
+logits = [np.asarray(nlsr_jax.logits(*which, ids, adapter=adapter)) for which in (one, eight)]
+kernel = eight[1]["layers"]["up_proj"]["kernel"]
+print(json.dumps({
+    "close": bool(np.allclose(*logits, rtol=1e-5, atol=1e-5)),
+    "shard": kernel.addressable_shards[0].data.size / kernel.size,
+    **{name: same(calls[name]) for name in sys.argv[3].split(",")},
+}))
+"""
+LOADING = """
+import json, resource, sys, jax, numpy as np
+from nlsr_jax.models import load_model, logits
+from nlsr_jax.parallel import join, make_mesh
+folder, place, process = sys.argv[1], sys.argv[2], int(sys.argv[3])
+join(place, 2, process)
+mesh = make_mesh((1, 2, 1))
+jax.block_until_ready(jax.numpy.ones(8))
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = peak()
+model, params = load_model(folder, mesh=mesh)
+leaves = jax.tree.leaves(jax.block_until_ready(params))
+held = sum(shard.data.nbytes for leaf in leaves for shard in leaf.addressable_shards)
+whole = sum(leaf.nbytes for leaf in leaves)
+grown = peak() - before
+ids = np.arange(48, dtype=np.int32).reshape(4, 12) + 3
+both = [np.asarray(logits(*which, ids)) for which in ((model, params), load_model(folder))]
+same = bool(np.allclose(*both, rtol=1e-5, atol=1e-5))
+print(json.dumps({"grown": grown, "held": held, "whole": whole, "same": same}))
 """
 
 
@@ -33,22 +82,59 @@ def base(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("shape", "share"), [((8, 1, 1), 1.0), ((1, 8, 1), 1 / 8), ((2, 2, 2), 1 / 4)])
-def test_sharded_weights_give_the_same_logits(base, shape, share):
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    command = [sys.executable, "-c", PROGRAM, str(base), json.dumps(shape)]
-    found = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200, check=False)
-    assert found.returncode == 0, found.stderr
-    result = json.loads(found.stdout)
-    assert result["same"]
-    assert result["shard"] == share
-    # Partial sums in float32 in another order.
-    assert result["difference"] < 1e-5 * 50
+def devices(count):
+    return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+
+
+@pytest.mark.parametrize(
+    ("shape", "share", "calls"),
+    [
+        ((8, 1, 1), 1.0, "weights,statistics"),
+        ((1, 8, 1), 1 / 8, "weights,statistics,generated,openings"),
+        ((2, 2, 2), 1 / 4, "weights,statistics,gradient,snip"),
+    ],
+)
+def test_the_same_results_whatever_the_mesh(base, shape, share, calls):
+    result = json.loads(python("-c", PROGRAM, base, json.dumps(shape), calls, env=devices(8)).stdout)
+    assert result.pop("shard") == share
+    assert all(result.values()), result
+
+
+def test_a_process_holds_its_own_shards_alone(tmp_path):
+    import transformers
+
+    config = transformers.LlamaConfig(
+        vocab_size=4096,
+        hidden_size=512,
+        intermediate_size=1536,
+        num_hidden_layers=24,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        tie_word_embeddings=True,
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path)
+    place = free_port()
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        started = [pool.submit(python, "-c", LOADING, tmp_path, place, i, env=devices(1)) for i in range(2)]
+        ended = [one.result() for one in started]
+    for process in ended:
+        found = json.loads(process.stdout.strip().splitlines()[-1])
+        tensor = 4 * 4096 * 512
+        assert found["held"] < 0.51 * found["whole"]
+        assert found["whole"] > 250e6
+        assert found["same"]
+        assert found["grown"] < 1.2 * found["held"] + tensor
 
 
 def test_wrong_mesh_is_named():
-    from nlsr_jax.errors import InputError
     from nlsr_jax.parallel import make_mesh
 
     with pytest.raises(InputError, match=r"mesh \(3, 5, 7\) needs 105 devices"):
         make_mesh((3, 5, 7))
+
+
+def test_a_process_beyond_the_others_is_named():
+    from nlsr_jax.parallel import join
+
+    with pytest.raises(InputError, match="process is 2 of 2"):
+        join("127.0.0.1:1", 2, 2)

@@ -41,7 +41,12 @@ def save_checkpoint(path: str | os.PathLike, masks, pruning_key: jax.Array) -> N
         "key_implementation": np.frombuffer(described["implementation"].encode(), np.uint8).copy(),
     }
     check_space(pathlib.Path(path).absolute().parent, sum(leaf.nbytes for leaf in jax.tree.leaves(tree)))
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    process = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"process{process}"
+    )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
         checkpointer.save(pathlib.Path(path).absolute(), tree)
 
 

@@ -4,6 +4,7 @@ Every file is checked before any weight is read; weights then go from their plac
 arrays (or into each device's shard) one tensor at a time.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -198,22 +199,25 @@ def _check_weight(weight: Weight, files) -> None:
 def _read(weight: Weight, files, dtype, mesh):
     stacked = weight.path[0] == "layers"
 
-    def read_shard(index):
-        shape = tuple(len(range(*part.indices(size))) for part, size in zip(index, weight.shape, strict=True))
+    @functools.lru_cache(maxsize=1)  # devices that follow each other may hold the same
+    def read_shard(bounds):
+        index = tuple(slice(*part) for part in bounds)
+        shape = tuple(last - first for first, last in bounds)
         out = empty_aligned(shape, dtype)
-        if not stacked:
-            file, own = files[weight.names[0]]
-            out[...] = file.read(own)[index]
-            return out
-        for i, name in enumerate(weight.names[index[0]]):
+        for i, name in enumerate(weight.names[index[0]] if stacked else weight.names):
             file, own = files[name]
-            out[i] = file.read(own)[index[1:]]
+            first, *rest = index[1:] if stacked else index
+            target = out[i] if stacked else out
+            target[...] = file.read_rows(own, first)[(slice(None), *rest)]
         return out
 
+    def callback(index):
+        return read_shard(tuple(part.indices(size)[:2] for part, size in zip(index, weight.shape, strict=True)))
+
     if mesh is None:
-        return jax.device_put(read_shard((slice(None),) * len(weight.shape)))
+        return jax.device_put(callback((slice(None),) * len(weight.shape)))
     layout = sharding(mesh, weight.path, weight.shape)
-    return jax.make_array_from_callback(weight.shape, layout, read_shard)
+    return jax.make_array_from_callback(weight.shape, layout, callback)
 
 
 def config_to_json(config: ModelConfig) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """The record of a run: settings, key data, digests of all files, versions, device, times."""
 
 import concurrent.futures
+import hashlib
 import importlib.metadata
 import json
 import os
 import pathlib
 import platform
+import subprocess
 from collections.abc import Mapping
 
 import jax
@@ -86,6 +88,32 @@ def device() -> dict:
 def dump(record: dict) -> str:
     """Return the record as JSON text with a fixed order and layout."""
     return json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def seal(record: dict) -> str:
+    """Return the SHA-256 of the text of a record that has no ``seal`` yet, for its last field of that name."""
+    return hashlib.sha256(dump(record).encode()).hexdigest()
+
+
+def is_sealed(path: str | os.PathLike) -> bool:
+    """Whether the text of a record is, byte for byte, what was written and sealed."""
+    record = read_json_object(path, "record")
+    bare = {name: value for name, value in record.items() if name != "seal"}
+    return record.get("seal") == seal(bare) and pathlib.Path(path).read_bytes() == dump(record).encode()
+
+
+def commit() -> str | None:
+    """Return the git commit of the package's source, None where it is no checkout."""
+    root = pathlib.Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
 
 
 def read_record(path: str | os.PathLike) -> dict:

@@ -40,7 +40,7 @@ from nlsr_jax.training.identity import digest
 
 ADAPTERS = "adapters"
 _KEPT = 4
-VERSION = 1
+VERSION = 2
 """Of what rows mean: raised when the same cell would give another row."""
 _AMPLIFICATION, _BASIS = ("beta", "amplification_space"), ("basis", "turned")
 

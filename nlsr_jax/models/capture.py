@@ -15,8 +15,9 @@ from nlsr_jax.adapter import Adapter, layer_indices
 from nlsr_jax.errors import InputError
 from nlsr_jax.models.llama import Llama, variables
 from nlsr_jax.models.lora import check_adapter_fits, check_array, check_tokens, expand, prepare
+from nlsr_jax.models.spread import over_batches
 from nlsr_jax.models.token_log_probabilities import token_log_probabilities
-from nlsr_jax.nlsr.statistics import Statistics, add_batch, init_statistics
+from nlsr_jax.nlsr.statistics import Statistics, add_batch, init_statistics, merge
 
 OBJECTIVES = ("snip", "preference_snip")
 
@@ -38,13 +39,18 @@ def collect_statistics(model: Llama, params, reference: Adapter, batches: Iterab
     """
     check_adapter_fits(reference, model.config, "reference")
     lora = expand(reference, model.config.num_layers)
-    every = Adapter(lora["layers"])
-    statistics = init_statistics(every)
-    for batch in batches:
-        tokens, response, *rest = batch
-        _check_response(model, tokens, response)
-        attention = rest[0] if rest else None
-        statistics = _add(model, params, lora, statistics, tokens, jnp.asarray(response, bool), attention)
+
+    def checked():
+        for tokens, response, *rest in batches:
+            _check_response(model, tokens, response)
+            yield tokens, response.astype(bool), rest[0] if rest else None
+
+    parts = over_batches(_measure_statistics, model, params, lora, checked())
+    statistics = next(parts, None)
+    if statistics is None:
+        statistics = init_statistics(Adapter(lora["layers"]))
+    for part in parts:
+        statistics = merge(statistics, part)
     return _adapted_layers(reference, statistics)
 
 
@@ -55,16 +61,17 @@ def _check_response(model, tokens, response):
         raise InputError(f"response_mask is {list(response.shape)}; expected {list(tokens.shape)} as tokens")
 
 
-@functools.partial(jax.jit, static_argnames="model", donate_argnames="statistics")
-def _add(model, params, lora, statistics: Statistics, tokens, response, attention):
-    roots = {"layers": {module: {"root": root} for module, root in statistics.root.items()}}
+def _measure_statistics(model, params, lora, batch) -> Statistics:
+    tokens, response, attention = batch
+    none = init_statistics(Adapter(lora["layers"]))
+    roots = {"layers": {module: {"root": root} for module, root in none.root.items()}}
     collections = {**variables(params, lora), "statistics": roots}
     _, captured = model.apply(
         collections, tokens, attention, response_mask=response, output="hidden", mutable=["statistics"]
     )
     found = captured["statistics"]["layers"]
-    parts = {name: {m: found[m][name] for m in statistics.gram} for name in ("gram", "input_square", "root")}
-    return add_batch(statistics, **parts, mask=response)
+    parts = {name: {m: found[m][name] for m in none.gram} for name in ("gram", "input_square", "root")}
+    return add_batch(none, **parts, mask=response)
 
 
 def _adapted_layers(reference: Adapter, statistics: Statistics) -> Statistics:
@@ -106,17 +113,18 @@ def collect_gradients(
     check_adapter_fits(reference, model.config, "reference")
     factors = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), dict(reference.factors))
     adapter = dataclasses.replace(reference, factors=factors)
-    total = jax.tree.map(jnp.zeros_like, factors)
-    count = jnp.float32(0)
     width = 2 if objective == "snip" else 4
-    for batch in batches:
-        if len(batch) != width:
-            raise InputError(f"objective {objective!r} takes batches of {width} arrays, found {len(batch)}")
-        for tokens, mask in zip(batch[::2], batch[1::2], strict=True):
-            _check_response(model, tokens, mask)
-        batch = tuple(jnp.asarray(part) for part in batch)
-        total, count = _add_gradients(model, params, adapter, total, count, batch, jnp.float32(beta))
-    return jax.tree.map(lambda leaf: leaf / jnp.maximum(count, 1), total)
+
+    def checked():
+        for batch in batches:
+            if len(batch) != width:
+                raise InputError(f"objective {objective!r} takes batches of {width} arrays, found {len(batch)}")
+            for tokens, mask in zip(batch[::2], batch[1::2], strict=True):
+                _check_response(model, tokens, mask)
+            yield tuple(batch)
+
+    parts = over_batches(_measure_gradients, model, params, (adapter, jnp.float32(beta)), checked())
+    return _mean_of(parts, factors)
 
 
 def _response_log_probability(model, params, lora, tokens, mask):
@@ -138,8 +146,10 @@ def _loss(factors, adapter, model, params, row, beta):
     return -jax.nn.log_sigmoid(beta * ((total - base) - (rejected - base_rejected)))
 
 
-@functools.partial(jax.jit, static_argnames="model", donate_argnames=("total", "count"))
-def _add_gradients(model, params, adapter: Adapter, total, count, batch, beta):
+def _measure_gradients(model, params, given, batch):
+    """Sum of the absolute gradients of the rows of a batch, and how many rows count."""
+    adapter, beta = given
+
     def one_row(state, row):
         total, count = state
         counts = jnp.any(row[1][1:])
@@ -147,7 +157,20 @@ def _add_gradients(model, params, adapter: Adapter, total, count, batch, beta):
         total = jax.tree.map(lambda t, g: t + jnp.where(counts, jnp.abs(g), 0.0), total, gradient)
         return (total, count + counts), None
 
-    return jax.lax.scan(one_row, (total, count), batch)[0]
+    first = jax.tree.map(jnp.zeros_like, adapter.factors), jnp.float32(0)
+    return jax.lax.scan(one_row, first, batch)[0]
+
+
+@jax.jit
+def _add(first, second):
+    return jax.tree.map(jnp.add, first, second)
+
+
+def _mean_of(parts: Iterable[tuple], like):
+    """Return the mean over rows of sums and counts; zeros like ``like`` where there is none."""
+    nothing = jax.tree.map(jnp.zeros_like, like), jnp.float32(0)
+    total, count = functools.reduce(_add, parts, nothing)
+    return jax.tree.map(lambda leaf: leaf / jnp.maximum(count, 1), total)
 
 
 def collect_loss(model: Llama, params, adapter: Adapter | None, batches: Iterable) -> jax.Array:
@@ -190,11 +213,14 @@ def collect_openings(model: Llama, params, adapter: Adapter | None, batches: Ite
 def _mean(model, params, adapter, batches, depth) -> jax.Array:
     """Mean loss, or with a depth the mean probability of an opening, over the rows that have a response."""
     lora = prepare(model, adapter)
-    total, count = jnp.float32(0), jnp.float32(0)
-    for tokens, mask in batches:
-        _check_response(model, tokens, mask)
-        total, count = _add_rows(model, params, lora, total, count, jnp.asarray(tokens), jnp.asarray(mask), depth)
-    return total / jnp.maximum(count, 1)
+
+    def checked():
+        for tokens, mask in batches:
+            _check_response(model, tokens, mask)
+            yield tokens, mask
+
+    parts = over_batches(_measure_rows, model, params, lora, checked(), depth)
+    return _mean_of(parts, jnp.float32(0))
 
 
 def _row_losses(model, params, lora, tokens, mask):
@@ -214,13 +240,14 @@ def _row_openings(model, params, lora, tokens, mask, depth):
     return jnp.where(counts, jnp.exp(jnp.sum(jnp.where(first, values, 0.0), axis=1)), 0.0), counts
 
 
-@functools.partial(jax.jit, static_argnames=("model", "depth"))
-def _add_rows(model, params, lora, total, count, tokens, mask, depth):
+def _measure_rows(model, params, lora, batch, depth):
+    """Sum over rows of their loss, or with a depth of their opening's probability; and how many rows count."""
+    tokens, mask = batch
     if depth is None:
         values, counts = _row_losses(model, params, lora, tokens, mask)
     else:
         values, counts = _row_openings(model, params, lora, tokens, mask, depth)
-    return total + jnp.sum(values), count + jnp.sum(counts)
+    return jnp.sum(values), jnp.sum(counts, dtype=jnp.float32)
 
 
 def collect_loss_gradient(model: Llama, params, adapter: Adapter, batches: Iterable):
@@ -241,22 +268,23 @@ def collect_loss_gradient(model: Llama, params, adapter: Adapter, batches: Itera
     check_adapter_fits(adapter, model.config, "adapter")
     factors = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), dict(adapter.factors))
     adapter = dataclasses.replace(adapter, factors=factors)
-    total, count = jax.tree.map(jnp.zeros_like, factors), jnp.float32(0)
-    for batch in batches:
-        if len(batch) != 2:
-            raise InputError(f"the gradient of the loss takes batches of 2 arrays, found {len(batch)}")
-        _check_response(model, *batch)
-        tokens, mask = (jnp.asarray(part) for part in batch)
-        total, count = _add_loss_gradient(model, params, adapter, total, count, tokens, mask)
-    return jax.tree.map(lambda leaf: leaf / jnp.maximum(count, 1), total)
+
+    def checked():
+        for batch in batches:
+            if len(batch) != 2:
+                raise InputError(f"the gradient of the loss takes batches of 2 arrays, found {len(batch)}")
+            _check_response(model, *batch)
+            yield tuple(batch)
+
+    return _mean_of(over_batches(_measure_loss_gradient, model, params, adapter, checked()), factors)
 
 
-@functools.partial(jax.jit, static_argnames="model", donate_argnames=("total", "count"))
-def _add_loss_gradient(model, params, adapter: Adapter, total, count, tokens, mask):
+def _measure_loss_gradient(model, params, adapter: Adapter, batch):
+    """Gradient of the sum of the rows' losses, and how many rows count."""
+
     def loss(factors):
         lora = expand(dataclasses.replace(adapter, factors=factors), model.config.num_layers)
-        means, counts = _row_losses(model, params, lora, tokens, mask)
-        return jnp.sum(means), jnp.sum(counts)
+        means, counts = _row_losses(model, params, lora, *batch)
+        return jnp.sum(means), jnp.sum(counts, dtype=jnp.float32)
 
-    gradient, rows = jax.grad(loss, has_aux=True)(adapter.factors)
-    return jax.tree.map(jnp.add, total, gradient), count + rows
+    return jax.grad(loss, has_aux=True)(adapter.factors)

@@ -11,7 +11,7 @@ import numpy as np
 
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.errors import InputError
-from nlsr_jax.models.llama import Cache, Llama, variables
+from nlsr_jax.models.llama import Cache, Llama, everywhere, variables
 from nlsr_jax.models.lora import check_tokens, prepare
 
 
@@ -124,4 +124,4 @@ def _generate(model, params, lora, prompts, mask, key, temperature, pad_id, *, s
     first = choose(scores, 0)
     out = jnp.full((batch, steps), pad_id, jnp.int32).at[:, 0].set(first)
     state = (jnp.int32(1), first, cache, ended(first), out)
-    return jax.lax.while_loop(going, advance, state)[-1]
+    return everywhere(model, jax.lax.while_loop(going, advance, state)[-1])

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from nlsr_jax.models.config import ModelConfig
 from nlsr_jax.models.rope import inverse_frequencies
 from nlsr_jax.nlsr.statistics import batch_statistics
+from nlsr_jax.parallel import Layout
 
 _MASKED = -1e30
 
@@ -66,6 +67,11 @@ def _attend(q, k, v, mask):
     return jnp.einsum("bkgts,bksh->btkgh", weights, v)
 
 
+def place(layout: Layout | None, leaf, split: int | None = None):
+    """Lay activations over the mesh, where there is one; see ``Layout.place``."""
+    return leaf if layout is None else layout.place(leaf, split)
+
+
 class Norm(nn.Module):
     """RMS norm over the last axis, computed in float32."""
 
@@ -111,6 +117,7 @@ class Block(nn.Module):
     """One decoder layer: attention and gated feed-forward, each with a residual."""
 
     config: ModelConfig
+    layout: Layout | None = None
 
     def setup(self):
         c = self.config
@@ -131,7 +138,7 @@ class Block(nn.Module):
         x = x + attended
         h = self.post_norm(x)
         h = nn.silu(self.gate_proj(h, context.keep)) * self.up_proj(h, context.keep)
-        h = self.down_proj(h, context.keep)
+        h = place(self.layout, self.down_proj(place(self.layout, h), context.keep))
         if self.is_mutable_collection("representations"):
             self.put_variable("representations", "input", before)
             self.put_variable("representations", "feed_forward", h)
@@ -140,7 +147,11 @@ class Block(nn.Module):
     def _attention(self, x, cache, layer, windowed, context):
         c = self.config
         batch, length, _ = x.shape
-        split = lambda y, heads: y.reshape(batch, length, heads, c.head_dim)  # noqa: E731
+        axis = 2 if self.layout and self.layout.tensor_divides(c.num_kv_heads) else None
+
+        def split(y, heads):
+            return place(self.layout, y.reshape(batch, length, heads, c.head_dim), axis)
+
         q = split(self.q_proj(x, context.keep), c.num_heads)
         k = split(self.k_proj(x, context.keep), c.num_kv_heads)
         v = split(self.v_proj(x, context.keep), c.num_kv_heads)
@@ -159,8 +170,8 @@ class Block(nn.Module):
                 v = jax.lax.dynamic_index_in_dim(cache.v, layer, keepdims=False)
         mask = context.mask if context.near is None else context.mask & (context.near | ~windowed)
         q = q.reshape(batch, length, c.num_kv_heads, -1, c.head_dim)
-        out = _attend(q, k, v, mask).reshape(batch, length, -1)
-        return self.o_proj(out, context.keep), cache
+        out = place(self.layout, _attend(q, k, v, mask).reshape(batch, length, -1))
+        return place(self.layout, self.o_proj(out, context.keep)), cache
 
 
 class Llama(nn.Module):
@@ -169,10 +180,12 @@ class Llama(nn.Module):
     Attributes:
       config: its shapes and settings.
       remat: compute a layer's activations again in the backward pass instead of keeping them.
+      layout: how the weights lie over a mesh: a layer's are gathered when its turn comes. None for one device.
     """
 
     config: ModelConfig
     remat: bool = False
+    layout: Layout | None = None
 
     @nn.compact
     def __call__(
@@ -204,10 +217,14 @@ class Llama(nn.Module):
         c = self.config
         embed = self.param("embed", nn.initializers.normal(0.02), (c.vocab_size, c.hidden_size))
         context = self._context(tokens, attention_mask, positions, keys, cache, response_mask)
-        x = embed[tokens]
+        x = self._gathered("embed", embed)[tokens]
+        x = place(self.layout, x)
         layers = jnp.arange(c.num_layers)
         windowed = jnp.asarray(c.windowed or (False,) * c.num_layers)
-        block = nn.remat(Block, prevent_cse=False) if self.remat else Block
+        block = Block
+        if self.layout is not None:
+            block = nn.map_variables(block, "params", trans_in_fn=self.layout.gather_layer)
+        block = nn.remat(block, prevent_cse=False) if self.remat else block
         stack = nn.scan(
             block,
             variable_axes={"params": 0, "lora": 0, "statistics": 0, "probes": 0, "representations": 0},
@@ -215,15 +232,19 @@ class Llama(nn.Module):
             in_axes=(0, 0, nn.broadcast),
             length=c.num_layers,
         )
-        (x, cache), _ = stack(c, name="layers")((x, cache), layers, windowed, context)
+        (x, cache), _ = stack(c, self.layout, name="layers")((x, cache), layers, windowed, context)
         x = Norm(c.eps, name="norm")(x)
-        head = embed if c.tied else self.param("lm_head", nn.initializers.normal(0.02), embed.shape)
+        name = "embed" if c.tied else "lm_head"
+        head = embed if c.tied else self.param(name, nn.initializers.normal(0.02), embed.shape)
         if output != "hidden":
             x = x[:, -1:] if output == "last" else x
-            x = jnp.einsum("btd,vd->btv", x, head, preferred_element_type=jnp.float32)
+            x = jnp.einsum("btd,vd->btv", x, self._gathered(name, head), preferred_element_type=jnp.float32)
         if cache is None:
             return x
         return x, cache._replace(slot=cache.slot + tokens.shape[1])
+
+    def _gathered(self, name: str, weight):
+        return weight if self.layout is None else self.layout.gather(name, weight)
 
     def _context(self, tokens, attention_mask, positions, keys, cache, response_mask):
         c = self.config
@@ -247,7 +268,12 @@ class Llama(nn.Module):
 @functools.partial(jax.jit, static_argnames=("model", "output"))
 def forward(model: Llama, params, lora, tokens, attention_mask=None, *, output: str = "logits"):
     """Run the model on whole sequences; see ``Llama``."""
-    return model.apply(variables(params, lora), tokens, attention_mask, output=output)
+    return everywhere(model, model.apply(variables(params, lora), tokens, attention_mask, output=output))
+
+
+def everywhere(model: Llama, leaf):
+    """Put what a model has made on all devices of its mesh, where it lies over one."""
+    return leaf if model.layout is None else model.layout.everywhere(leaf)
 
 
 def variables(params, lora) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import numpy as np
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.hugging_face import read_config, read_params, resolve, save_params
 from nlsr_jax.models.llama import Llama
+from nlsr_jax.parallel import layout_of
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -30,7 +31,8 @@ def load_model(path: str | os.PathLike, dtype=jnp.float32, mesh=None):
     dtype = _float_type(dtype)
     folder = resolve(path)
     config = read_config(folder)
-    return Llama(config), read_params(folder, config, dtype, mesh)
+    params = read_params(folder, config, dtype, mesh)
+    return Llama(config, layout=layout_of(params)), params
 
 
 def _float_type(dtype) -> np.dtype:

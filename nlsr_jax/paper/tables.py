@@ -75,9 +75,11 @@ def changes(settings: RepairSettings) -> dict[str, Any]:
 
 BEST = changes(RECOMMENDED)
 FAR = BEST | {"sparsity": 0.9997, "beta": 100.0}
+"""A setting of the kind that the automatic choice takes, the same for every model."""
 STRICT = {"aim": 1.6, "headroom": 1.0}
 """As far as amplification can bring safe answers, or a good deal beyond the aligned model."""
 GRID_BETAS = (0.0, 0.9, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
+"""The amplifications of the grid that the automatic choice is compared with; the shares are those it tries."""
 
 MODELS = {
     "unaligned": make_cell("unaligned"),

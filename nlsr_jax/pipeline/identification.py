@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from nlsr_jax.adapter import Adapter, module_names
 from nlsr_jax.formats.mask_files import MaskFile
@@ -50,10 +51,11 @@ class CalibrationData:
       settings: ``base``, ``calibration`` and how rows are read.
       digests: where the files are added.
       stages: where to report progress.
+      mesh: what the base is laid over; None for one device.
     """
 
-    def __init__(self, settings: Settings, digests: Digests, stages: Stages):
-        self._settings, self._digests, self._stages = settings, digests, stages
+    def __init__(self, settings: Settings, digests: Digests, stages: Stages, mesh: Mesh | None = None):
+        self._settings, self._digests, self._stages, self._mesh = settings, digests, stages, mesh
 
     @functools.cached_property
     def rows(self):
@@ -84,7 +86,7 @@ class CalibrationData:
         settings = self._settings
         assert settings.base is not None
         with self._stages("read base model"):
-            found = load_model(settings.base, dtype=jnp.dtype(settings.dtype))
+            found = load_model(settings.base, dtype=jnp.dtype(settings.dtype), mesh=self._mesh)
             self._digests.add("base", settings.base, _base_files(settings.base))
         return found
 

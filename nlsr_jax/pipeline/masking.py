@@ -6,23 +6,31 @@ import os
 import pathlib
 
 import jax
+from jax.sharding import Mesh
 
 from nlsr_jax.adapter import layer_indices, module_names
 from nlsr_jax.formats import record as records
 from nlsr_jax.formats.mask_files import FILE as MASKS_FILE
 from nlsr_jax.formats.mask_files import save_masks
 from nlsr_jax.formats.output import check_free, whole_directory, write_text
+from nlsr_jax.parallel import is_first
 from nlsr_jax.pipeline.adapters import open_sources, reference_shapes
-from nlsr_jax.pipeline.identification import count_kept, obtain_masks
+from nlsr_jax.pipeline.identification import CalibrationData, count_kept, obtain_masks
 from nlsr_jax.pipeline.settings import Settings, check_settings, with_absolute_paths
 from nlsr_jax.pipeline.stages import Stages
 from nlsr_jax.random_streams import describe_key
 
 FORMAT = "nlsr_jax.identification"
+FILE = "identification.json"
 
 
 def identify_files(
-    settings: Settings, output: str | os.PathLike, *, overwrite: bool = False, stages: Stages | None = None
+    settings: Settings,
+    output: str | os.PathLike,
+    *,
+    overwrite: bool = False,
+    stages: Stages | None = None,
+    mesh: Mesh | None = None,
 ) -> dict:
     """Identify the safety-critical entries of an aligned adapter on disk.
 
@@ -32,6 +40,7 @@ def identify_files(
         or not at all.
       overwrite: replace an output that exists.
       stages: where to report progress.
+      mesh: lay the base over these devices; None for one. Of several processes, the first one writes.
 
     Returns:
       The record, as written to ``identification.json``.
@@ -45,17 +54,18 @@ def identify_files(
     settings = with_absolute_paths(settings)
     digests = records.Digests()
     try:
-        return _identify_files(settings, pathlib.Path(output), overwrite, stages, digests)
+        return _identify_files(settings, pathlib.Path(output), overwrite, stages, digests, mesh)
     finally:
         digests.close()
 
 
-def _identify_files(settings, output, overwrite, stages, digests):
+def _identify_files(settings, output, overwrite, stages, digests, mesh):
     key = jax.random.key(settings.seed)
     with stages("read adapters"):
         sources = open_sources(settings, digests)
         reference = reference_shapes(sources, settings)
-    found = obtain_masks(settings, sources, key, digests, stages)
+    data = CalibrationData(settings, digests, stages, mesh)
+    found = obtain_masks(settings, sources, key, digests, stages, data)
     record = {
         "format": FORMAT,
         "format_version": records.VERSION,
@@ -66,17 +76,21 @@ def _identify_files(settings, output, overwrite, stages, digests):
         "calibration": found.calibration,
         "modules": describe_counts(reference, found.masks),
         "versions": records.versions(),
+        "commit": records.commit(),
         "device": records.device(),
         "seconds": {},
     }
     layers = {m: layer_indices(reference, m) for m in reference.factors}
     metadata = {"method": found.method, "sparsity": settings.sparsity}
+    if not is_first():
+        return record
     with whole_directory(output, overwrite=overwrite) as folder:
         with stages("write"):
             save_masks(found.masks, folder / MASKS_FILE, layers=layers, metadata=metadata)
             record["outputs"] = records.digest_folder(folder)
         record["seconds"] = dict(stages.seconds)
-        write_text(folder / "identification.json", records.dump(record))
+        record["seal"] = records.seal(record)
+        write_text(folder / FILE, records.dump(record))
     return record
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from nlsr_jax.adapter import Adapter, layer_indices, module_names
 from nlsr_jax.errors import InputError
@@ -21,6 +22,7 @@ from nlsr_jax.formats.output import check_free, copy_digested, sha256, whole_dir
 from nlsr_jax.nlsr.lineage import unrelated_modules
 from nlsr_jax.nlsr.pruning import unclipped_probability
 from nlsr_jax.nlsr.realign import repaired_layers
+from nlsr_jax.parallel import is_first
 from nlsr_jax.pipeline.adapters import Lineage, check_reference, measure_lineage, open_sources, whole_finetuned
 from nlsr_jax.pipeline.identification import CalibrationData, Masks, obtain_masks
 from nlsr_jax.pipeline.restoration import Decision, compare, decide, write_restored
@@ -51,6 +53,7 @@ def realign_files(
     automatic: float | None = None,
     chosen: Mapping[str, Any] | None = None,
     stages: Stages | None = None,
+    mesh: Mesh | None = None,
 ) -> dict:
     """Realign a fine-tuned adapter on disk.
 
@@ -65,6 +68,7 @@ def realign_files(
         ``nlsr_jax.automatic``. What was chosen stands in the record's settings, how in its ``automatic``.
       chosen: the ``automatic`` of a record that this run repeats.
       stages: where to report progress.
+      mesh: lay the base over these devices; None for one. Of several processes, the first one writes.
 
     Returns:
       The record, as written to ``realignment.json``.
@@ -83,13 +87,13 @@ def realign_files(
     digests = records.Digests()
     try:
         return _realign_files(
-            settings, pathlib.Path(output), overwrite, recorded, automatic, chosen, stages, digests
+            settings, pathlib.Path(output), overwrite, recorded, automatic, chosen, stages, digests, mesh
         )
     finally:
         digests.close()
 
 
-def _realign_files(settings, output, overwrite, recorded, automatic, chosen, stages, digests):
+def _realign_files(settings, output, overwrite, recorded, automatic, chosen, stages, digests, mesh):
     key = jax.random.key(settings.seed)
     warnings: list[str] = []
     with stages("read adapters"):
@@ -103,7 +107,7 @@ def _realign_files(settings, output, overwrite, recorded, automatic, chosen, sta
         with stages("check lineage"):
             known = measure_lineage(sources, settings)
             _check_lineage(settings, sources.target.shapes(), known, warnings, stages)
-    data = CalibrationData(settings, digests, stages)
+    data = CalibrationData(settings, digests, stages, mesh)
     if automatic is not None:
         settings, chosen = _choose(settings, automatic, sources, data, stages)
     if chosen is not None:
@@ -125,7 +129,8 @@ def _realign_files(settings, output, overwrite, recorded, automatic, chosen, sta
         record["automatic"] = chosen
     for warning in warnings:
         stages.say(f"note: {warning}")
-    _write(settings, output, overwrite, record, masks, decision, sources, pruning_key, stages)
+    if is_first():
+        _write(settings, output, overwrite, record, masks, decision, sources, pruning_key, stages)
     return record
 
 
@@ -172,7 +177,7 @@ def _note_choice(described: Mapping[str, Any]) -> list[str]:
         why = (
             "safe answers are as likely as they should be"
             if described["met"]
-            else "no repair that was tried is better"
+            else "no repair that was tried gains more than its headroom"
         )
         notes.append(f"{why}: nothing is repaired")
     return notes
@@ -254,6 +259,7 @@ def _describe(settings, key, pruning_key, inputs, masks: Masks, sources, lineage
         "modules": modules,
         "warnings": warnings,
         "versions": records.versions(),
+        "commit": records.commit(),
         "device": records.device(),
         "seconds": {},
     }
@@ -307,6 +313,7 @@ def _write(settings, output, overwrite, record, masks: Masks, decision, sources,
             write_report({**record, "outputs": fixed}, folder / "report.html", figures.result())
             record["outputs"]["report.html"] = sha256(folder / "report.html")
         record["seconds"] = dict(stages.seconds)
+        record["seal"] = records.seal(record)
         write_text(folder / records.FILE, records.dump(record))
 
 

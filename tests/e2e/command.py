@@ -2,26 +2,40 @@
 
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-def run(name, *arguments, env=None, check=True):
-    """Run ``python -m experiments.NAME``; returns the finished process with its text."""
+def python(*arguments, env=None, check=True, text=None):
+    """Run Python at the root of the tree, ``text`` as its input; returns the finished process with its text."""
     result = subprocess.run(
-        [sys.executable, "-m", f"experiments.{name}", *map(str, arguments)],
+        [sys.executable, *map(str, arguments)],
         cwd=ROOT,
         env={**os.environ, "JAX_PLATFORMS": "cpu", **(env or {})},
+        input=text,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=400,
         check=False,
     )
     if check:
         assert result.returncode == 0, result.stderr
     return result
+
+
+def run(name, *arguments, env=None, check=True):
+    """Run ``python -m experiments.NAME``; see ``python``."""
+    return python("-m", f"experiments.{name}", *arguments, env=env, check=check)
+
+
+def free_port():
+    """``HOST:PORT`` of a port of this machine that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
 def error_line(result):

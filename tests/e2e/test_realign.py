@@ -1,5 +1,6 @@
 """The realign command from files to files."""
 
+import concurrent.futures
 import hashlib
 import json
 import shutil
@@ -11,7 +12,7 @@ from safetensors.numpy import load_file
 from nlsr_jax.errors import InputError
 from nlsr_jax.pipeline import Settings, realign_files
 from tests.adapter_files import flags, save_inputs
-from tests.e2e.command import contents, error_line, run
+from tests.e2e.command import contents, error_line, free_port, run
 
 EIGHT = "--xla_force_host_platform_device_count=8"
 OUTPUTS = ("adapter_config.json", "adapter_model.safetensors", "masks.safetensors", "report.html")
@@ -102,6 +103,40 @@ def test_eight_devices_the_same_bytes(files, realigned):
     run("realign", *main_job(files), "--output", files / "eight", env=env)
     assert json.loads((files / "eight" / "realignment.json").read_text())["device"]["count"] == 8
     same_bytes(realigned, files / "eight", OUTPUTS[:3])  # the page names the devices
+
+
+def test_a_mesh_gives_the_same_bytes(files, realigned):
+    run("realign", *main_job(files), "--mesh", "2,2,2", "--output", files / "mesh", env={"XLA_FLAGS": EIGHT})
+    same_bytes(realigned, files / "mesh", OUTPUTS[:3])  # the page names the devices
+
+
+def test_two_processes_give_the_same_bytes(files, realigned):
+    hosts = ["--mesh", "1,2,1", "--coordinator", free_port(), "--processes", "2", "--output", files / "two"]
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        started = [
+            pool.submit(run, "realign", *main_job(files), *hosts, "--process", process, env={"XLA_FLAGS": ""})
+            for process in (0, 1)
+        ]
+        first, second = (one.result() for one in started)
+    assert "repaired" in first.stdout
+    assert "repaired" not in second.stdout
+    same_bytes(realigned, files / "two", OUTPUTS[:3])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--mesh", "2,2"], "--mesh is 2,2; expected three whole numbers"),
+        (["--mesh", "1,3,1"], r"mesh (1, 3, 1) needs 3 devices"),
+        (["--coordinator", "127.0.0.1:1"], "--processes is missing beside --coordinator"),
+        (["--coordinator", "127.0.0.1:1", "--distributed"], "--coordinator is given together with --distributed"),
+        (["--distributed"], "the processes cannot be joined"),
+    ],
+)
+def test_a_mesh_that_cannot_be_is_named(files, flags, message):
+    result = run("realign", *main_job(files), *flags, "--output", files / "none", check=False)
+    assert message in error_line(result)
+    assert not (files / "none").exists()
 
 
 def test_checkpoint_holds_masks_and_pruning_key(realigned):

@@ -2,9 +2,6 @@
 
 import itertools
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,7 +10,7 @@ from safetensors.numpy import load_file
 import nlsr_jax
 from nlsr_jax.formats.peft import save_adapter
 from tests.data.set_rows import BEAVERTAILS, SST2, write
-from tests.e2e.command import ROOT, contents, error_line, run
+from tests.e2e.command import contents, error_line, python, run
 from tests.e2e.toy_base import QUICK, save_toy_base
 from tests.oracles import random_adapter
 from tests.tiny_base import save_base as save_other_base
@@ -206,17 +203,7 @@ WRONG = {
 def test_bad_input_ends_in_one_line_and_makes_nothing(files, name):
     """All wrong calls of a program in one process."""
     calls = [f"{GIVEN[name]} {case}".format(files=files).split() for case in WRONG[name]]
-    result = subprocess.run(
-        [sys.executable, "-m", "tests.e2e.attempts", name],
-        input=json.dumps(calls),
-        cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
+    result = python("-m", "tests.e2e.attempts", name, text=json.dumps(calls))
     for line, (case, message) in zip(json.loads(result.stdout), WRONG[name].items(), strict=True):
         assert line.startswith("error: " + message.format(files=files)), case
         assert "\n" not in line

@@ -10,6 +10,7 @@ import time
 import pyarrow.parquet as pq
 import pytest
 
+from experiments import reproduce
 from tests.e2e.command import ROOT
 from tests.e2e.toy_base import QUICK
 
@@ -131,6 +132,18 @@ def test_tables_and_figures_share_their_rows_and_their_page(tmp_path, start):
     page = (output / "index.html").read_bytes()
     finish(start.command("tables", "--table=8,9", *flags))
     assert (output / "index.html").read_bytes() == page
+
+
+def test_reproducing_everything_makes_tables_and_figures_behind_the_study(tmp_path, start):
+    out = finish(start.command("reproduce", "--everything", "--quick", f"--output={tmp_path / 'study'}/"))
+    rows = json.loads((tmp_path / "study" / "table.json").read_text())
+    assert {(row["task"], row["seed"]) for row in rows} == {("sst2", 5)}
+    laboratory = tmp_path / "study-laboratory"
+    for number in reproduce.QUICK_TABLES.split(","):
+        assert f"## Table {number}. " in out
+    for number in reproduce.QUICK_FIGURES.split(","):
+        assert (laboratory / "figures" / f"figure_{number}.svg").stat().st_size > 1000
+    assert (laboratory / "index.html").exists()
 
 
 def test_wrong_numbers_are_refused_in_one_line(tmp_path, start):

@@ -29,3 +29,10 @@ def test_more_workers_than_cores_are_left_alone():
         pin(process.pid, 1, len(CORES) + 1)
         assert sorted(os.sched_getaffinity(process.pid)) == CORES
         process.communicate(b"\n")
+
+
+@pytest.mark.skipif(not CORES, reason="needs a system that lets cores be chosen")
+def test_a_worker_that_has_ended_already_is_no_error():
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    pin(process.pid, 1, 1)

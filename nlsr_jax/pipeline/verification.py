@@ -1,0 +1,138 @@
+"""Check what a run has written against its record, and the record against the run."""
+
+import dataclasses
+import os
+import pathlib
+import tempfile
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from nlsr_jax.errors import InputError
+from nlsr_jax.formats import record as records
+from nlsr_jax.formats.json_files import read_json_object
+from nlsr_jax.formats.output import sha256
+from nlsr_jax.pipeline.masking import FILE as IDENTIFICATION
+from nlsr_jax.pipeline.masking import FORMAT, identify_files
+from nlsr_jax.pipeline.realignment import realign_files
+from nlsr_jax.pipeline.settings import PATHS, from_record
+from nlsr_jax.pipeline.stages import Stages
+
+_TEMPORAL = ("report.html", "checkpoint/")
+"""Outputs that another run need not repeat: the page names device and versions, Orbax's files hold the time."""
+
+
+class Findings(NamedTuple):
+    """What a check has found.
+
+    Attributes:
+      changed: a line for everything that is not as recorded.
+      missing: a line for every input that is not at hand, and was not compared.
+      compared: how many files are as recorded.
+    """
+
+    changed: tuple[str, ...]
+    missing: tuple[str, ...]
+    compared: int
+
+
+def verify(
+    output: str | os.PathLike,
+    *,
+    moved: Mapping[str, str] | None = None,
+    recompute: bool = False,
+    stages: Stages | None = None,
+) -> Findings:
+    """Check an output of ``realign_files`` or ``identify_files``.
+
+    Args:
+      output: the folder.
+      moved: ``{input: path}`` of inputs that lie elsewhere than the record says.
+      recompute: also run it again, into a temporary folder, and compare adapter, config and masks.
+      stages: where to report progress.
+
+    Raises:
+      InputError: no record that can be read, or, to run it again, inputs that cannot be used.
+    """
+    folder, moved = pathlib.Path(output), moved or {}
+    file, record = _read(folder)
+    why = "is not what was written" if "seal" in record else "has no seal; it was removed, or never written"
+    changed = [] if records.is_sealed(file) else [f"{file.name}: {why}"]
+    found = [_compare_outputs(folder, file.name, record), _compare_inputs(record, moved)]
+    changed += [line for one in found for line in one.changed]
+    missing = [line for one in found for line in one.missing]
+    compared = sum(one.compared for one in found)
+    if recompute:
+        again = _run_again(folder, file, record, moved, stages)
+        changed, compared = changed + list(again.changed), compared + again.compared
+    return Findings(tuple(changed), tuple(missing), compared)
+
+
+def _read(folder: pathlib.Path) -> tuple[pathlib.Path, dict[str, Any]]:
+    """Return the record's file and its content, its shape checked."""
+    for name, kind in ((records.FILE, records.FORMAT), (IDENTIFICATION, FORMAT)):
+        file = folder / name
+        if file.is_file():
+            record = read_json_object(file, "record")
+            parts = [record.get(part) for part in ("settings", "inputs", "outputs")]
+            shaped = all(isinstance(part, dict) for part in parts)
+            if record.get("format") != kind or not shaped or not _are_inputs(record["inputs"]):
+                raise InputError(f"{file}: not a record of a run (format is {record.get('format')!r})")
+            return file, record
+    raise InputError(f"{folder}: no {records.FILE} and no {IDENTIFICATION}; expected the output of a run")
+
+
+def _are_inputs(entries: Mapping[str, Any]) -> bool:
+    return all(
+        entry is None
+        or (isinstance(entry, dict) and isinstance(entry.get("path"), str) and isinstance(entry.get("files"), dict))
+        for entry in entries.values()
+    )
+
+
+def _compare_outputs(folder: pathlib.Path, name: str, record: Mapping[str, Any]) -> Findings:
+    recorded = record["outputs"]
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {name}
+    changed = [f"{file}: is missing" for file in sorted(set(recorded) - there)]
+    changed += [f"{file}: is not in the record" for file in sorted(there - set(recorded))]
+    same = 0
+    for file in sorted(there & set(recorded)):
+        if sha256(folder / file) == recorded[file]:
+            same += 1
+        else:
+            changed.append(f"{file}: has changed")
+    return Findings(tuple(changed), (), same)
+
+
+def _compare_inputs(record: Mapping[str, Any], moved: Mapping[str, str]) -> Findings:
+    changed, missing, same = [], [], 0
+    for name, entry in record["inputs"].items():
+        if entry is None:
+            continue
+        place = pathlib.Path(moved.get(name, entry["path"]))
+        for file, digest in entry["files"].items():
+            path = place / file if place.is_dir() else place
+            if not path.is_file():
+                missing.append(f"{name}: {path} is not at hand")
+            elif sha256(path) == digest:
+                same += 1
+            else:
+                changed.append(f"{name}: {path} has changed since")
+    return Findings(tuple(changed), tuple(missing), same)
+
+
+def _run_again(folder, file, record, moved, stages) -> Findings:
+    settings = from_record(record["settings"], str(file))
+    changes: dict[str, Any] = {name: moved[name] for name in PATHS if name in moved}
+    settings = dataclasses.replace(settings, **changes)
+    with tempfile.TemporaryDirectory() as place:
+        again = pathlib.Path(place) / "again"
+        if file.name == records.FILE:
+            chosen = record.get("automatic")
+            outputs = realign_files(settings, again, chosen=chosen, stages=stages)["outputs"]
+        else:
+            outputs = identify_files(settings, again, stages=stages)["outputs"]
+    names = [name for name in record["outputs"] if not name.startswith(_TEMPORAL)]
+    changed = [
+        f"{name}: another run makes another one" for name in names if outputs.get(name) != record["outputs"][name]
+    ]
+    return Findings(tuple(changed), (), len(names) - len(changed))

@@ -1,0 +1,167 @@
+"""How many bytes a device needs, from shapes alone: nothing is allocated and no device is asked.
+
+Source: ``jax.eval_shape`` of the functions that the commands run.
+"""
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh, AxisType
+
+from nlsr_jax.adapter import Adapter
+from nlsr_jax.errors import InputError
+from nlsr_jax.models.config import ModelConfig
+from nlsr_jax.models.llama import Llama
+from nlsr_jax.nlsr.statistics import init_statistics
+from nlsr_jax.parallel import AXES, sharding
+from nlsr_jax.training.initial import new_adapter
+from nlsr_jax.training.optimizer import make_optimizer
+from nlsr_jax.training.settings import LoraSettings, TrainingSettings
+from nlsr_jax.training.step import adapter_forward
+
+
+@dataclasses.dataclass(frozen=True)
+class Load:
+    """What a run puts on the devices.
+
+    Attributes:
+      mesh: sizes of data, fsdp and tensor.
+      batch_size: rows of a training step over all devices; of calibration on each device, and of generation, which
+        is counted as if every device held all rows.
+      length: tokens of a row.
+      dtype: number type of the weights and of the passes.
+      lora: the adapter.
+      remat: keep no activations of a layer for the backward pass.
+    """
+
+    mesh: tuple[int, int, int] = (1, 1, 1)
+    batch_size: int = 8
+    length: int = 512
+    dtype: str = "bfloat16"
+    lora: LoraSettings = dataclasses.field(default_factory=LoraSettings)
+    remat: bool = True
+
+
+class Plan(NamedTuple):
+    """Bytes on one device.
+
+    Attributes:
+      parts: of each part by its name.
+      stages: the parts that a stage holds at once, by the stage's name.
+    """
+
+    parts: dict[str, int]
+    stages: dict[str, tuple[str, ...]]
+
+    def total(self, stage: str) -> int:
+        """Return the bytes of a stage."""
+        return sum(self.parts[part] for part in self.stages[stage])
+
+
+STAGES = {
+    "identification": ("weights", "gathered weights", "adapter", "statistics", "forward activations"),
+    "training": (
+        "weights", "gathered weights", "adapter", "gradient", "optimizer", "kept activations", "computed again",
+    ),
+    "generation": ("weights", "gathered weights", "adapter", "cache", "forward activations"),
+}  # fmt: skip
+
+
+def plan(config: ModelConfig, load: Load) -> Plan:
+    """Return what a device holds.
+
+    Args:
+      config: of the model.
+      load: what is run on what.
+
+    Raises:
+      InputError: sizes that are none, or an adapter that cannot be.
+    """
+    if min(*load.mesh, load.batch_size, load.length) < 1:
+        raise InputError(f"mesh {load.mesh}, batch_size {load.batch_size} and length {load.length} start at 1")
+    mesh = AbstractMesh(load.mesh, AXES, axis_types=(AxisType.Auto,) * 3)
+    model, dtype = Llama(config), jnp.dtype(load.dtype)
+    key = _key()
+    shapes = jax.eval_shape(model.init, key, _tokens(1, 2))["params"]
+    leaves = [(tuple(part.key for part in path), leaf.shape) for path, leaf in jax.tree.leaves_with_path(shapes)]
+    own = {path: math.prod(sharding(mesh, path, shape).shard_shape(shape)) for path, shape in leaves}
+    layer = sum(math.prod(shape[1:]) for path, shape in leaves if path[0] == "layers")
+    rest = sum(math.prod(shape) for path, shape in leaves if path[0] != "layers")
+    adapter = jax.eval_shape(lambda key: new_adapter(key, config, load.lora), key)
+    trained = size_of(adapter)
+    settings = TrainingSettings(compute_dtype=load.dtype, remat=load.remat)
+    optimizer = jax.eval_shape(make_optimizer(settings, 2).init, adapter.factors)
+    split = load.mesh[0] * load.mesh[1]
+    rows = load.batch_size if load.batch_size % split else load.batch_size // split
+    parts = {
+        "weights": sum(own.values()) * dtype.itemsize,
+        "gathered weights": (layer + rest) * dtype.itemsize if load.mesh[1] * load.mesh[2] > 1 else 0,
+        "adapter": trained,
+        "gradient": trained,
+        "optimizer": size_of(optimizer),
+        "statistics": size_of(jax.eval_shape(init_statistics, adapter)) * (1 + mesh.size),
+        "kept activations": rows * kept_bytes(config, load, adapter),
+        "computed again": rows * _layer_bytes(config, load) if load.remat else 0,
+        "forward activations": load.batch_size * forward_bytes(config, load),
+        "cache": _cache_bytes(config, load, dtype),
+    }
+    return Plan(parts, STAGES)
+
+
+def size_of(tree) -> int:
+    """Return the bytes of a tree of arrays or shapes."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def kept_bytes(config: ModelConfig, load: Load, adapter: Adapter) -> int:
+    """Return the bytes that a row leaves behind for the backward pass.
+
+    What the backward pass keeps beside them, such as weights, does not grow with the rows: the difference between
+    two rows and one is a row's own.
+    """
+    model = Llama(config, remat=load.remat)
+    forward = adapter_forward(model, adapter, jnp.dtype(load.dtype))
+    shapes = jax.eval_shape(model.init, _key(), _tokens(1, 2))["params"]
+    frozen = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(load.dtype)), shapes)
+
+    def residuals(factors, frozen, tokens) -> Any:
+        return jax.vjp(lambda trainable: jnp.sum(forward(trainable, frozen, tokens)), factors)[1]
+
+    one, two = (
+        size_of(jax.eval_shape(residuals, adapter.factors, frozen, _tokens(rows, load.length))) for rows in (1, 2)
+    )
+    return two - one
+
+
+def _layer_bytes(config: ModelConfig, load: Load) -> int:
+    """Return the bytes that one layer of a row leaves behind for the backward pass, if it keeps all."""
+    kept = []
+    for count in (1, 2):
+        small = dataclasses.replace(config, num_layers=count, windowed=config.windowed[:count])
+        adapter = jax.eval_shape(lambda key, small=small: new_adapter(key, small, load.lora), _key())
+        kept.append(kept_bytes(small, dataclasses.replace(load, remat=False), adapter))
+    return kept[1] - kept[0]
+
+
+def forward_bytes(config: ModelConfig, load: Load) -> int:
+    """Return the bytes of the largest arrays that a row has at once in a forward pass without a backward pass."""
+    itemsize = jnp.dtype(load.dtype).itemsize
+    feed_forward = load.length * (config.hidden_size + 2 * config.intermediate_size) * itemsize
+    scores = config.num_heads * load.length**2 * 4 + load.length * config.hidden_size * 3 * itemsize
+    return max(feed_forward, scores)
+
+
+def _cache_bytes(config: ModelConfig, load: Load, dtype) -> int:
+    size = config.num_layers * load.batch_size * config.num_kv_heads * load.length * config.head_dim
+    return 2 * size * dtype.itemsize
+
+
+def _tokens(rows: int, length: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((rows, length), jnp.int32)
+
+
+def _key():
+    return jax.eval_shape(lambda: jax.random.key(0))

@@ -1,0 +1,129 @@
+"""The planner against what the programs really hold."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import nlsr_jax
+from nlsr_jax.errors import InputError
+from nlsr_jax.models.config import parse_model_config
+from nlsr_jax.models.known import KNOWN, known_config
+from nlsr_jax.models.llama import Llama
+from nlsr_jax.planning import Load, plan, size_of
+from nlsr_jax.training.initial import new_adapter, new_params
+from nlsr_jax.training.losses import Rows
+from nlsr_jax.training.optimizer import make_optimizer
+from nlsr_jax.training.settings import LoraSettings, TrainingSettings
+from nlsr_jax.training.step import TrainState, adapter_forward, make_step
+from tests.e2e.command import error_line, run
+
+LORA = LoraSettings(rank=4, alpha=8.0)
+
+
+@pytest.fixture(scope="module")
+def config():
+    return parse_model_config(
+        {
+            "model_type": "llama",
+            "vocab_size": 300,
+            "hidden_size": 64,
+            "intermediate_size": 160,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 10000.0,
+        },
+        "config",
+    )
+
+
+@pytest.fixture(scope="module")
+def adapter(config):
+    return new_adapter(jax.random.key(0), config, LORA)
+
+
+def test_parts_are_those_of_the_arrays(config, adapter):
+    model = Llama(config)
+    params = new_params(jax.random.key(0), model)
+    found = plan(config, Load(batch_size=2, length=16, dtype="float32", lora=LORA)).parts
+    assert found["weights"] == size_of(params)
+    assert found["adapter"] == found["gradient"] == size_of(adapter)
+    optimizer = make_optimizer(TrainingSettings(), 2).init(adapter.factors)
+    assert found["optimizer"] == size_of(optimizer)
+    batch = np.ones((2, 16), np.int32), np.ones((2, 16), bool)
+    statistics = nlsr_jax.collect_statistics(model, params, adapter, [batch])
+    assert found["statistics"] == 2 * size_of(statistics)
+    assert found["gathered weights"] == 0
+    assert found["computed again"] > 0
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_activations_are_those_that_xla_plans(config, adapter, remat):
+    """XLA's own count for a compiled step holds temporary arrays too: the same order is what a plan can promise."""
+    rows, length = 16, 64
+    load = Load(batch_size=rows, length=length, dtype="float32", lora=LORA, remat=remat)
+    found = plan(config, load).parts
+    settings = TrainingSettings("sft", batch_size=rows, max_length=length, remat=remat)
+    model = Llama(config, remat=remat)
+    optimizer = make_optimizer(settings, 2)
+    state = TrainState(jnp.int32(0), adapter.factors, optimizer.init(adapter.factors))
+    batch = Rows(
+        np.ones((rows, 1, length), np.int32), np.ones((rows, 1, length), bool), np.full((rows, 1), length),
+        np.zeros((rows, 1), np.float32), np.ones(rows, bool),
+    )  # fmt: skip
+    step = make_step(adapter_forward(model, adapter), optimizer, settings)
+    params = jax.eval_shape(lambda key: new_params(key, model), jax.random.key(0))
+    memory = step.lower(state, params, batch).compile().memory_analysis()
+    planned = found["kept activations"] + found["computed again"]
+    assert planned / 2 < memory.temp_size_in_bytes < 2 * planned
+
+
+def test_a_mesh_divides_what_its_rules_say():
+    whole = plan(known_config("llama3_70b"), Load(lora=LORA)).parts
+    parts = plan(known_config("llama3_70b"), Load(mesh=(2, 4, 8), lora=LORA)).parts
+    assert whole["weights"] == 2 * 70_553_706_496
+    # Norms, 161 of 8192 numbers, stay whole.
+    assert parts["weights"] == (whole["weights"] - 2 * 161 * 8192) // 32 + 2 * 161 * 8192
+    assert parts["adapter"] == whole["adapter"]
+    assert parts["kept activations"] == whole["kept activations"] // 8
+    assert parts["statistics"] == whole["statistics"] // 2 * 65
+    assert not [array for array in jax.live_arrays() if array.nbytes > 1e8]
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_known_models_have_their_size(name):
+    sizes = {
+        "llama3_8b": 8_030_261_248,
+        "llama3_70b": 70_553_706_496,
+        "qwen2_7b": 7_615_616_512,
+        "mistral_7b": 7_241_732_096,
+    }
+    assert plan(known_config(name), Load(lora=LORA)).parts["weights"] == 2 * sizes[name]
+
+
+@pytest.mark.parametrize("changes", [{"batch_size": 0}, {"length": 0}, {"mesh": (1, 0, 1)}])
+def test_sizes_that_are_none_are_named(config, changes):
+    with pytest.raises(InputError, match="start at 1"):
+        plan(config, Load(lora=LORA, **changes))
+
+
+def test_command_plans_without_weights(tmp_path):
+    fields = KNOWN["llama3_8b"]
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    printed = run("plan", "--model", tmp_path, "--mesh", "1,4,2", "--memory", "24", "--rank", "64").stdout
+    named = run("plan", "--model", "llama3_8b", "--mesh", "1,4,2", "--memory", "24", "--rank", "64").stdout
+    rows = [[line for line in text.splitlines() if line.startswith("│")] for text in (printed, named)]
+    assert rows[0] == rows[1]
+    weights = next(line for line in named.splitlines() if line.startswith("│ weights"))
+    assert weights.count("2.01 GB") == 3
+    assert "fits in 24 GB" in named
+
+
+def test_unknown_model_is_named():
+    assert "--model is 'llama9'; expected a Hugging Face directory or one of llama3_8b" in error_line(
+        run("plan", "--model", "llama9", check=False)
+    )
