@@ -18,6 +18,9 @@ PLACES = {
     "real": {"llama": "llama3_8b", "qwen2": "qwen2_7b", "mistral": "mistral_7b"},
 }
 """Config whose base stands for an architecture, by world."""
+QUICK_TABLES = "4,5,8,9,10,11,14"
+QUICK_FIGURES = "1,2,4,5,10,11"
+"""What takes few fine-tunings."""
 
 
 def define_laboratory_flags(output: str) -> None:

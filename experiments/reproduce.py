@@ -38,9 +38,6 @@ flags.DEFINE_bool("quick", False, "One seed and task on the shipped base, and wi
 flags.DEFINE_integer("workers", 1, "Processes for tables and figures.", lower_bound=1)
 FLAGS = flags.FLAGS
 
-QUICK_TABLES = "4,5,8,9,10,11,14"
-QUICK_FIGURES = "1,2,4,5,10,11"
-
 
 def main(_) -> None:
     """Make the study and write its tables."""
@@ -85,6 +82,7 @@ def _everything() -> None:
     import subprocess
     import sys
 
+    from experiments.laboratory_flags import QUICK_FIGURES, QUICK_TABLES
     from nlsr_jax.errors import InputError
 
     study = pathlib.Path(FLAGS.output)

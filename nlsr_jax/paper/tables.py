@@ -167,7 +167,16 @@ def _poison() -> Table:
 
 def _objectives() -> Table:
     columns = [{"objective": objective} for objective in OBJECTIVES]
-    names = ("finetuned", "vlguard", "lisa", "constrained_sft", "safelora", "nlsr", "nlsr recommended")
+    names = (
+        "finetuned",
+        "vlguard",
+        "lisa",
+        "constrained_sft",
+        "safelora",
+        "nlsr",
+        "nlsr recommended",
+        "nlsr automatic",
+    )
     return Table(
         2,
         "Five objectives of the alignment",
@@ -189,6 +198,7 @@ def _tasks() -> Table:
         "safelora",
         "nlsr",
         "nlsr recommended",
+        "nlsr automatic",
     )
     lines = tuple(_line(name, columns) for name in names)
     return Table(3, "Three tasks", tuple(TASK_NAMES.values()), lines, numbers.TASKS, "")
@@ -228,7 +238,17 @@ def _identification() -> Table:
 
 def _other_requests() -> Table:
     columns = [{"poison_ratio": ratio, "requests": "contextual"} for ratio in (0.01, 0.1)]
-    names = ("finetuned", "vlguard", "vaccine", "lisa", "constrained_sft", "safelora", "nlsr", "nlsr recommended")
+    names = (
+        "finetuned",
+        "vlguard",
+        "vaccine",
+        "lisa",
+        "constrained_sft",
+        "safelora",
+        "nlsr",
+        "nlsr recommended",
+        "nlsr automatic",
+    )
     note = "HarmBench in the paper; here requests of every category equally often, half of them in a context."
     return Table(
         6,

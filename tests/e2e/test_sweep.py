@@ -10,7 +10,7 @@ import time
 import pyarrow.parquet as pq
 import pytest
 
-from experiments import reproduce
+from experiments.laboratory_flags import QUICK_FIGURES, QUICK_TABLES
 from tests.e2e.command import ROOT
 from tests.e2e.toy_base import QUICK
 
@@ -139,9 +139,9 @@ def test_reproducing_everything_makes_tables_and_figures_behind_the_study(tmp_pa
     rows = json.loads((tmp_path / "study" / "table.json").read_text())
     assert {(row["task"], row["seed"]) for row in rows} == {("sst2", 5)}
     laboratory = tmp_path / "study-laboratory"
-    for number in reproduce.QUICK_TABLES.split(","):
+    for number in QUICK_TABLES.split(","):
         assert f"## Table {number}. " in out
-    for number in reproduce.QUICK_FIGURES.split(","):
+    for number in QUICK_FIGURES.split(","):
         assert (laboratory / "figures" / f"figure_{number}.svg").stat().st_size > 1000
     assert (laboratory / "index.html").exists()
 
