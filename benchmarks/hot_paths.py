@@ -17,7 +17,7 @@ from benchmarks.measure import append_result, define_flags, in_turn
 from benchmarks.shapes import SIZES
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.nlsr.low_rank import kept_rank, project_low_rank
-from nlsr_jax.nlsr.masks import kept_count, top_mask
+from nlsr_jax.nlsr.masks import kept_count, mask_layers
 from nlsr_jax.nlsr.similarity import masked_cosine
 from nlsr_jax.nlsr.statistics import statistics_from_activations
 
@@ -113,23 +113,26 @@ def masks(layer: Layer, rounds: int):
 
     from benchmarks import published
 
-    scores = [np.abs(factor) for pair in layer.first.values() for factor in pair]
-    counts = [kept_count(score.size, SPARSITY) for score in scores]
-    theirs = [torch.from_numpy(score) for score in scores]
-    mine = [jax.numpy.asarray(score.reshape(-1)) for score in scores]
+    scores = {m: tuple(map(np.abs, pair)) for m, pair in layer.first.items()}
+    theirs = {m: tuple(map(torch.from_numpy, pair)) for m, pair in scores.items()}
+    mine = tree(scores)
 
     def peer():
-        return [published.mask(score, count) for score, count in zip(theirs, counts, strict=True)]
+        return {
+            m: [published.mask(score, kept_count(score.numel(), SPARSITY)) for score in pair]
+            for m, pair in theirs.items()
+        }
 
     def ours():
-        return [_TOP_MASK(score, count) for score, count in zip(mine, counts, strict=True)]
+        return mask_layers(mine, SPARSITY)
 
-    pairs = zip(peer(), ours(), strict=True)
-    same = all(np.array_equal(x.numpy().reshape(-1), np.asarray(y)) for x, y in pairs)
+    expected, found = peer(), ours()
+    same = all(
+        np.array_equal(expected[m][i].numpy(), np.asarray(found[m][factor][0]))
+        for m in expected
+        for i, factor in enumerate("ab")
+    )
     return in_turn(rounds, peer, ours), same
-
-
-_TOP_MASK = jax.jit(top_mask)
 
 
 def similarities(layer: Layer, rounds: int):

@@ -14,7 +14,14 @@ from nlsr_jax.adapter import Adapter, check_adapter, check_same_structure, modul
 from nlsr_jax.errors import InputError
 from nlsr_jax.nlsr.layerwise import map_layers
 from nlsr_jax.nlsr.low_rank import kept_rank, project_layer
-from nlsr_jax.nlsr.masks import GRANULARITIES, mask_factor, mask_tree
+from nlsr_jax.nlsr.masks import (
+    GRANULARITIES,
+    host_mask_layers,
+    host_mask_tree,
+    mask_factor,
+    mask_tree,
+    on_host,
+)
 from nlsr_jax.nlsr.statistics import Statistics
 
 METHODS = ("low_rank", "wanda", "snip", "preference_snip", "random", "magnitude", "gain")
@@ -68,15 +75,13 @@ def identify(
             raise InputError(f"method {method!r} compares with the fine-tuned adapter: give finetuned")
         check_same_structure(reference, finetuned, ("reference", "fine-tuned"))
         factors = _difference(reference.factors, finetuned.factors)
-    return _identify(
-        factors,
+    evidence = (
         statistics if method in NEEDS_STATISTICS else None,
         key if method == "random" else None,
         gradients if method in NEEDS_GRADIENTS else None,
-        sparsity=float(sparsity),
-        method=method,
-        granularity=granularity,
     )
+    way = _identify_on_host if on_host((factors, *evidence)) else _identify
+    return way(factors, *evidence, sparsity=float(sparsity), method=method, granularity=granularity)
 
 
 def check_sparsity(sparsity: float) -> None:
@@ -175,30 +180,59 @@ def _difference(first, second):
     return jax.tree.map(lambda x, y: x.astype(jnp.float32) - y.astype(jnp.float32), first, second)
 
 
+def _evidence(module, count, statistics, key, gradients):
+    """What the scores of the ``count`` layers of one module go by; None for what the method does not need."""
+    gram = square = root = None
+    if statistics is not None:
+        gram, square, root = (getattr(statistics, name)[module] for name in ("gram", "input_square", "root"))
+    grads = None if gradients is None else gradients[module]
+    keys = None if key is None else jax.random.split(module_stream(key, module), count)
+    return gram, square, root, grads, keys
+
+
+def _layer_scores(leaf, gram, square, root, grads, key, *, sparsity, method):
+    leaf = jax.tree.map(lambda w: w.astype(jnp.float32), leaf)
+    return _SCORES[method](leaf, gram, square, root, grads, key, sparsity)
+
+
+@functools.partial(jax.jit, static_argnames=("sparsity", "method"))
+def _module_scores(leaf, evidence, *, sparsity, method):
+    one_layer = functools.partial(_layer_scores, sparsity=sparsity, method=method)
+    return map_layers(one_layer, leaf, *evidence, factorises=method == "low_rank")
+
+
+def _identify_on_host(factors, *evidence, sparsity, method, granularity):
+    """``_identify`` module after module, with masks by NumPy; the same entries."""
+    masks, scores = {}, {}
+    for module in module_names(factors):
+        leaf = factors[module]
+        read = _evidence(module, leaf["a"].shape[0], *evidence)
+        found = {module: _module_scores(leaf, read, sparsity=sparsity, method=method)}
+        if granularity == "adapter":
+            scores |= found
+        else:
+            masks |= _without_zeros(host_mask_layers(found, sparsity, granularity), found, method)
+    return masks or _without_zeros(host_mask_tree(scores, sparsity), scores, method)
+
+
 @functools.partial(jax.jit, static_argnames=("sparsity", "method", "granularity"))
-def _identify(factors, statistics, key, gradients, *, sparsity, method, granularity):
-    def one_layer(leaf, gram, square, root, grads, layer_key):
-        leaf = jax.tree.map(lambda w: w.astype(jnp.float32), leaf)
-        scores = _SCORES[method](leaf, gram, square, root, grads, layer_key, sparsity)
+def _identify(factors, *evidence, sparsity, method, granularity):
+    def one_layer(*arguments):
+        scores = _layer_scores(*arguments, sparsity=sparsity, method=method)
         if granularity == "adapter":
             return scores
         masks = jax.tree.map(lambda s: mask_factor(s, sparsity, granularity), scores)
-        return _without_zeros(masks, scores) if method == "gain" else masks
+        return _without_zeros(masks, scores, method)
 
     found = {}
     for module in module_names(factors):
-        count = factors[module]["a"].shape[0]
-        stats = (None,) * 3
-        if statistics is not None:
-            stats = (statistics.gram[module], statistics.input_square[module], statistics.root[module])
-        grads = None if gradients is None else gradients[module]
-        keys = None if key is None else jax.random.split(module_stream(key, module), count)
-        found[module] = map_layers(one_layer, factors[module], *stats, grads, keys, factorises=method == "low_rank")
+        read = _evidence(module, factors[module]["a"].shape[0], *evidence)
+        found[module] = map_layers(one_layer, factors[module], *read, factorises=method == "low_rank")
     if granularity != "adapter":
         return found
-    masks = mask_tree(found, sparsity)
-    return _without_zeros(masks, found) if method == "gain" else masks
+    return _without_zeros(mask_tree(found, sparsity), found, method)
 
 
-def _without_zeros(masks, scores):
-    return jax.tree.map(lambda mask, score: mask & (score > 0), masks, scores)
+def _without_zeros(masks, scores, method):
+    """Leave out entries without a gain; other methods keep their count whatever the scores are."""
+    return jax.tree.map(lambda mask, score: mask & (score > 0), masks, scores) if method == "gain" else masks

@@ -2,13 +2,16 @@
 
 Non-negative floats are ordered as their bit patterns are, so the k-th largest is found by bisection
 on the 31 bits: one counting pass each. Ties are then broken by index, so that exactly ``k`` entries are
-kept and the mask is the same on every device.
+kept and the mask is the same on every device. Arrays that lie in the memory of the host need no passes over all
+of them: NumPy's partition finds the same k-th largest several times faster.
 """
 
+import functools
 import itertools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 GRANULARITIES = ("row", "tensor", "adapter")
 
@@ -105,3 +108,84 @@ def mask_tree(scores, sparsity: float):
     ends = list(itertools.accumulate(leaf.size for leaf in leaves))[:-1]
     parts = [part.reshape(leaf.shape) for part, leaf in zip(jnp.split(mask, ends), leaves, strict=True)]
     return jax.tree.unflatten(structure, parts)
+
+
+def on_host(tree) -> bool:
+    """Whether all leaves are values, not tracers, in the memory of the one CPU device that computes with them."""
+
+    def here(leaf):
+        if isinstance(leaf, jax.core.Tracer):
+            return False
+        return not isinstance(leaf, jax.Array) or len(leaf.sharding.device_set) == 1
+
+    return jax.default_backend() == "cpu" and all(map(here, jax.tree.leaves(tree)))
+
+
+def host_top_mask(scores: np.ndarray, count: int) -> np.ndarray:
+    """Mark the ``count`` largest scores as ``top_mask`` does, in the memory of the host.
+
+    Args:
+      scores: ``[n]`` float32, non-negative, finite.
+      count: how many to keep, 0 … n.
+
+    Returns:
+      ``[n]`` bool with exactly ``count`` True entries.
+
+    >>> host_top_mask(np.array([1.0, 3.0, 3.0, 3.0], np.float32), 2).tolist()
+    [False, True, True, False]
+    """
+    if count == 0:
+        return np.zeros(scores.shape, bool)
+    threshold = np.partition(scores, scores.size - count)[scores.size - count]
+    mask = scores >= threshold
+    spare = np.count_nonzero(mask) - count
+    if spare:
+        mask[np.flatnonzero(scores == threshold)[-spare:]] = False
+    return mask
+
+
+def host_mask_factor(scores: np.ndarray, sparsity: float, granularity: str) -> np.ndarray:
+    """Mask one factor of one layer, ``[m, n]`` scores, as ``mask_factor`` does, in the memory of the host."""
+    if granularity == "tensor":
+        return host_top_mask(scores.reshape(-1), kept_count(scores.size, sparsity)).reshape(scores.shape)
+    count = kept_count(scores.shape[-1], sparsity)
+    return np.stack([host_top_mask(row, count) for row in scores])
+
+
+def host_mask_tree(scores, sparsity: float):
+    """Mask all factors by one threshold as ``mask_tree`` does, in the memory of the host."""
+    leaves, structure = jax.tree.flatten(scores)
+    flat = np.concatenate([np.asarray(leaf).reshape(-1) for leaf in leaves])
+    mask = host_top_mask(flat, kept_count(flat.size, sparsity))
+    parts = np.split(mask, list(itertools.accumulate(leaf.size for leaf in leaves))[:-1])
+    whole = [jnp.asarray(part.reshape(leaf.shape)) for part, leaf in zip(parts, leaves, strict=True)]
+    return jax.tree.unflatten(structure, whole)
+
+
+def host_mask_layers(scores, sparsity: float, granularity: str):
+    """Mask every layer of stacked factors as ``mask_layers`` does, in the memory of the host."""
+
+    def stacked(leaf):
+        return jnp.asarray(np.stack([host_mask_factor(s, sparsity, granularity) for s in np.asarray(leaf)]))
+
+    return jax.tree.map(stacked, scores)
+
+
+def mask_layers(scores, sparsity: float, granularity: str = "tensor"):
+    """Mask every layer of stacked factors by itself.
+
+    Args:
+      scores: tree of ``[L, m, n]`` non-negative scores.
+      sparsity: P_SR in (0, 1).
+      granularity: ``"tensor"`` or ``"row"``; see ``mask_factor``.
+
+    Returns:
+      Bool tree of the same shapes.
+    """
+    way = host_mask_layers if on_host(scores) else _compiled_mask_layers
+    return way(scores, sparsity, granularity)
+
+
+@functools.partial(jax.jit, static_argnames=("sparsity", "granularity"))
+def _compiled_mask_layers(scores, sparsity, granularity):
+    return jax.tree.map(lambda leaf: jax.lax.map(lambda s: mask_factor(s, sparsity, granularity), leaf), scores)

@@ -1,0 +1,92 @@
+"""Masks made in the memory of the host are those of the compiled programs, entry for entry."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from nlsr_jax.nlsr import identify as module
+from nlsr_jax.nlsr import masks as mask_module
+from nlsr_jax.nlsr.identify import METHODS, identify
+from nlsr_jax.nlsr.masks import (
+    GRANULARITIES,
+    host_mask_tree,
+    host_top_mask,
+    mask_layers,
+    mask_tree,
+    on_host,
+    top_mask,
+)
+from nlsr_jax.nlsr.statistics import statistics_from_activations
+from tests.oracles import activations, mixed, random_adapter
+
+TOP = jax.jit(top_mask)
+FINITE = st.floats(0, width=32, allow_nan=False, allow_infinity=False)
+REFERENCE = random_adapter(3)
+STATISTICS = statistics_from_activations(REFERENCE, activations(1, REFERENCE, 500, 0.05))
+OTHER = random_adapter(9).factors
+BESIDE = {
+    "gain": {"gradients": OTHER, "finetuned": mixed(REFERENCE, random_adapter(8), 0.5)},
+    "random": {"key": jax.random.key(0)},
+    "snip": {"gradients": jax.tree.map(np.abs, OTHER)},
+    "preference_snip": {"gradients": jax.tree.map(np.abs, OTHER)},
+}
+
+
+@given(arrays.arrays(np.float32, 37, elements=FINITE | st.sampled_from([0.0, 1.0, 1e-45])), st.integers(0, 37))
+def test_the_largest_are_the_same_with_ties_and_denormals(scores, count):
+    found = host_top_mask(scores, count)
+    assert np.count_nonzero(found) == count
+    np.testing.assert_array_equal(found, TOP(jnp.asarray(scores), count))
+
+
+def test_one_threshold_for_a_tree_breaks_ties_in_the_order_of_its_leaves():
+    scores = {"x": jnp.asarray([[1.0, 2.0, 2.0]]), "y": jnp.asarray([[2.0], [0.0]])}
+    for one, other in zip(
+        jax.tree.leaves(host_mask_tree(scores, 0.6)), jax.tree.leaves(mask_tree(scores, 0.6)), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    assert host_mask_tree(scores, 0.6)["x"].tolist() == [[False, True, True]]
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("method", METHODS)
+def test_identify_marks_the_same_entries(method, granularity, monkeypatch):
+    settings = {"method": method, "granularity": granularity, "sparsity": 0.7, **BESIDE.get(method, {})}
+    made = []
+    host = module._identify_on_host
+    monkeypatch.setattr(module, "_identify_on_host", lambda *a, **k: made.append(1) or host(*a, **k))
+    found = identify(REFERENCE, STATISTICS, **settings)
+    assert made, "the way by NumPy was not taken"
+    monkeypatch.setattr(module, "on_host", lambda tree: False)
+    compiled = identify(REFERENCE, STATISTICS, **settings)
+    assert jax.tree.structure(found) == jax.tree.structure(compiled)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(compiled), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_identify_under_jit_is_compiled_as_a_whole():
+    masks = jax.jit(lambda statistics: identify(REFERENCE, statistics))(STATISTICS)
+    for one, other in zip(jax.tree.leaves(masks), jax.tree.leaves(identify(REFERENCE, STATISTICS)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_tracers_are_not_on_the_host():
+    seen = []
+    jax.jit(lambda x: seen.append(on_host({"x": x})) or x)(jnp.zeros(3))
+    assert seen == [False]
+    assert on_host({"x": jnp.zeros(3), "y": np.zeros(2)})
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "row"])
+def test_layers_are_masked_alike_either_way(granularity, monkeypatch):
+    scores = jax.tree.map(jnp.abs, REFERENCE.factors)
+    found = mask_layers(scores, 0.8, granularity)
+    monkeypatch.setattr(mask_module, "on_host", lambda tree: False)
+    for one, other in zip(
+        jax.tree.leaves(found), jax.tree.leaves(mask_layers(scores, 0.8, granularity)), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
