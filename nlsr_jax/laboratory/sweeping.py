@@ -16,7 +16,7 @@ from nlsr_jax.adapter import Adapter
 from nlsr_jax.automatic import Automatic, choose_settings
 from nlsr_jax.data.toy_tasks import TASKS
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.output import whole_directory
+from nlsr_jax.formats.output import whole_directory, whole_file
 from nlsr_jax.formats.peft import load_adapter, save_adapter
 from nlsr_jax.laboratory.cells import AUTOMATIC, OWN, REQUESTS, SCORES, Cell, CellStore, cell_digest, cell_fields
 from nlsr_jax.laboratory.config import StudyConfig
@@ -40,7 +40,7 @@ from nlsr_jax.training.identity import digest
 
 ADAPTERS = "adapters"
 _KEPT = 4
-VERSION = 2
+VERSION = 3
 """Of what rows mean: raised when the same cell would give another row."""
 _AMPLIFICATION, _BASIS = ("beta", "amplification_space"), ("basis", "turned")
 
@@ -367,12 +367,17 @@ def read_cells(runner: CellRunner, cells: Sequence[Cell]) -> list[dict]:
 
 
 def export_parquet(rows: Sequence[dict], path: str | os.PathLike) -> None:
-    """Write rows as a Parquet table; settings and topics as JSON text."""
+    """Write rows as a Parquet table, in place of one that is there; settings and topics as JSON text.
+
+    Raises:
+      InputError: it cannot be written.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     flat = [{**row, "settings": json.dumps(row["settings"]), "topics": json.dumps(row["topics"])} for row in rows]
-    pq.write_table(pa.Table.from_pylist(flat), path)
+    with whole_file(path, overwrite=True) as file:
+        pq.write_table(pa.Table.from_pylist(flat), file)
 
 
 def shares(cells: Sequence[Cell], count: int) -> Iterator[list[Cell]]:

@@ -13,6 +13,7 @@ from nlsr_jax.adapter import Adapter
 from nlsr_jax.errors import InputError
 from nlsr_jax.models.llama import Cache, Llama, everywhere, variables
 from nlsr_jax.models.lora import check_tokens, prepare
+from nlsr_jax.models.projection import merge_adapter
 
 
 def generate(
@@ -91,12 +92,12 @@ def _end_ids(eos_id) -> tuple[int, ...]:
 def _generate(model, params, lora, prompts, mask, key, temperature, pad_id, *, steps, ends, sample):
     c = model.config
     batch, length = prompts.shape
-    collections = variables(params, lora)
-    shape = (c.num_layers, batch, c.num_kv_heads, length + steps, c.head_dim)
-    empty = jnp.zeros(shape, params["embed"].dtype)
+    collections = variables(*merge_adapter(params, lora, batch * (length + steps)))
+    shape, slots = (c.num_layers, batch, c.num_kv_heads), length + steps
+    empty = jnp.zeros((*shape, slots, c.head_dim), params["embed"].dtype)
     cache = Cache(empty, empty, jnp.int32(0))
     lengths = jnp.sum(mask, axis=-1, dtype=jnp.int32)
-    keys = jnp.concatenate([mask, jnp.ones((batch, steps), bool)], axis=1)
+    seen = jnp.concatenate([mask, jnp.ones((batch, steps), bool)], axis=1)
 
     def choose(scores, step):
         if not sample:
@@ -114,7 +115,7 @@ def _generate(model, params, lora, prompts, mask, key, temperature, pad_id, *, s
         step, tokens, cache, done, out = state
         positions = (lengths + step - 1)[:, None]
         scores, cache = model.apply(
-            collections, tokens[:, None], cache=cache, positions=positions, keys=keys, output="last"
+            collections, tokens[:, None], cache=cache, positions=positions, keys=seen, output="last"
         )
         tokens = jnp.where(done, pad_id, choose(scores, step))
         out = jax.lax.dynamic_update_slice(out, tokens[:, None], (0, step))

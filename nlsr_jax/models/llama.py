@@ -16,12 +16,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from nlsr_jax.models.attention import attend
 from nlsr_jax.models.config import ModelConfig
+from nlsr_jax.models.projection import adapted
 from nlsr_jax.models.rope import inverse_frequencies
 from nlsr_jax.nlsr.statistics import batch_statistics
 from nlsr_jax.parallel import Layout
-
-_MASKED = -1e30
 
 
 class Cache(NamedTuple):
@@ -33,6 +33,20 @@ class Cache(NamedTuple):
     k: jax.Array
     v: jax.Array
     slot: jax.Array
+
+    def seen(self, layer):
+        """Return a layer's keys and values so far."""
+        return (
+            jax.lax.dynamic_index_in_dim(self.k, layer, keepdims=False),
+            jax.lax.dynamic_index_in_dim(self.v, layer, keepdims=False),
+        )
+
+    def extended(self, layer, k, v) -> "Cache":
+        """Put ``k`` and ``v [B, K, T, H]`` of new positions of a layer into the next free slots."""
+        return self._replace(
+            k=jax.lax.dynamic_update_slice(self.k, k[None], (layer, 0, 0, self.slot, 0)),
+            v=jax.lax.dynamic_update_slice(self.v, v[None], (layer, 0, 0, self.slot, 0)),
+        )
 
 
 class Context(NamedTuple):
@@ -57,14 +71,6 @@ def _rotate(x, context: Context):
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     turned = [first * context.cos - second * context.sin, second * context.cos + first * context.sin]
     return jnp.concatenate(turned, axis=-1).astype(x.dtype)
-
-
-def _attend(q, k, v, mask):
-    """Grouped-query attention: q ``[B, T, K, G, H]``, k and v ``[B, K, S, H]``, mask ``[B, T, S]``."""
-    scores = jnp.einsum("btkgh,bksh->bkgts", q, k, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask[:, None, None], scores * q.shape[-1] ** -0.5, _MASKED)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("bkgts,bksh->btkgh", weights, v)
 
 
 def place(layout: Layout | None, leaf, split: int | None = None):
@@ -94,17 +100,14 @@ class Projection(nn.Module):
     @nn.compact
     def __call__(self, x, keep=None):
         kernel = self.param("kernel", nn.initializers.normal(0.02), (self.features, x.shape[-1]))
-        y = jnp.einsum("...k,dk->...d", x, kernel)
-        if self.bias:
-            y = y + self.param("bias", nn.initializers.zeros, (self.features,))
-        if not self.has_variable("lora", "a"):
-            return y
-        a: jax.Array = self.get_variable("lora", "a")
-        b: jax.Array = self.get_variable("lora", "b")
-        z = jnp.einsum("...k,rk->...r", x.astype(a.dtype), a)
-        if self.is_mutable_collection("statistics"):
-            self._capture(x, z, keep)
-        return y + jnp.einsum("...r,dr->...d", z, b).astype(y.dtype)
+        if self.has_variable("lora", "a"):
+            a, b = self.get_variable("lora", "a"), self.get_variable("lora", "b")
+            y = adapted(x, kernel, a, b)
+            if self.is_mutable_collection("statistics"):
+                self._capture(x, jnp.einsum("...k,rk->...r", x.astype(a.dtype), a), keep)
+        else:
+            y = jnp.einsum("...k,dk->...d", x, kernel)
+        return y + self.param("bias", nn.initializers.zeros, (self.features,)) if self.bias else y
 
     def _capture(self, x, z, keep):
         root = self.get_variable("statistics", "root") if self.has_variable("statistics", "root") else None
@@ -159,18 +162,14 @@ class Block(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = _rotate(q, context), _rotate(k, context)
         k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
-        if cache is not None:
-            at = (layer, 0, 0, cache.slot, 0)
-            cache = cache._replace(
-                k=jax.lax.dynamic_update_slice(cache.k, k[None], at),
-                v=jax.lax.dynamic_update_slice(cache.v, v[None], at),
-            )
-            if length == 1:  # longer inputs start an empty cache and see only themselves
-                k = jax.lax.dynamic_index_in_dim(cache.k, layer, keepdims=False)
-                v = jax.lax.dynamic_index_in_dim(cache.v, layer, keepdims=False)
         mask = context.mask if context.near is None else context.mask & (context.near | ~windowed)
         q = q.reshape(batch, length, c.num_kv_heads, -1, c.head_dim)
-        out = place(self.layout, _attend(q, k, v, mask).reshape(batch, length, -1))
+        if cache is not None:
+            cache = cache.extended(layer, k, v)
+            if length == 1:  # longer inputs start an empty cache and see only themselves
+                k, v = cache.seen(layer)
+        out = attend(q, k, v, mask)
+        out = place(self.layout, out.reshape(batch, length, -1))
         return place(self.layout, self.o_proj(out, context.keep)), cache
 
 
@@ -179,7 +178,7 @@ class Llama(nn.Module):
 
     Attributes:
       config: its shapes and settings.
-      remat: compute a layer's activations again in the backward pass instead of keeping them.
+      remat: compute a layer again in the backward pass instead of keeping what its matrix products give.
       layout: how the weights lie over a mesh: a layer's are gathered when its turn comes. None for one device.
     """
 
@@ -224,7 +223,10 @@ class Llama(nn.Module):
         block = Block
         if self.layout is not None:
             block = nn.map_variables(block, "params", trans_in_fn=self.layout.gather_layer)
-        block = nn.remat(block, prevent_cse=False) if self.remat else block
+        if cache is None:
+            # What matrix products give is kept for the backward pass, or nothing; all else is computed again.
+            policy = None if self.remat else jax.checkpoint_policies.dots_saveable
+            block = nn.remat(block, prevent_cse=False, policy=policy)
         stack = nn.scan(
             block,
             variable_axes={"params": 0, "lora": 0, "statistics": 0, "probes": 0, "representations": 0},

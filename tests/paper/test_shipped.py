@@ -73,3 +73,22 @@ def test_lower_hs_is_said_with_its_price(rows):
     assert "refusing 21 to 34 % of the harmless requests" in text
     first = sorted(round(price) for (_, column), price in refusing.items() if column == "1%")
     assert (first[0], first[-1]) == (21, 34)
+
+
+def test_the_automatic_choice_is_near_the_best_of_the_grid():
+    with (ROOT / "checkpoints" / "tiny-laboratory" / "tables" / "table_13.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    lines = {row["line"] for row in rows}
+    grid = next(line for line in lines if line.startswith("best of 60 settings"))
+    means = {
+        (line, score): statistics.mean(values(rows, line, score).values())
+        for line in (LINES["none"], "NLSR, automatic", grid)
+        for score in ("hs", "fa")
+    }
+    assert means["NLSR, automatic", "hs"] <= means[grid, "hs"] + 2
+    assert means["NLSR, automatic", "fa"] >= means[grid, "fa"] - 0.5
+    text = re.sub(r"\s+", " ", (ROOT / "README.md").read_text())
+    hs = [f"{means[line, 'hs']:.1f}" for line in (LINES["none"], "NLSR, automatic", grid)]
+    fa = [f"{means[line, 'fa']:.1f}" for line in (LINES["none"], "NLSR, automatic", grid)]
+    assert f"HS falls from {hs[0]} to {hs[1]} with `--automatic`, FA from {fa[0]} to {fa[1]}" in text
+    assert f"has an HS of {hs[2]} and an FA of {fa[2]}" in text

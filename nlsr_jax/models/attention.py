@@ -1,0 +1,68 @@
+"""Attention with a derivative of its own, written so that no T × S array is ever transposed.
+
+Matrix products take their operands in the order in which they lie in memory; where a derivative would need a large
+array turned, the small factor is turned, and the small product is turned back.
+
+Axis legend: B batch, T query, S key, K kv heads, G query heads per kv head, H head dim, Q = T · G.
+"""
+
+import jax
+import jax.numpy as jnp
+
+MASKED = -1e30
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+    """Return grouped-query attention, the softmax in float32.
+
+    Args:
+      q: ``[B, T, K, G, H]``.
+      k, v: ``[B, K, S, H]``.
+      mask: ``[B, T, S]`` bool, True where a query may attend.
+
+    Returns:
+      ``[B, T, K, G, H]`` in the type of ``v``.
+    """
+    batch, length, heads, group, width = q.shape
+    rows = jnp.swapaxes(q, 1, 2).reshape(batch, heads, length * group, width)
+    out = _attend(rows, k, v, jnp.repeat(mask, group, axis=1)[:, None])
+    return jnp.swapaxes(out.reshape(batch, heads, length, group, width), 1, 2)
+
+
+def _softmax(scores, mask):
+    return jax.nn.softmax(jnp.where(mask, scores, MASKED), axis=-1)
+
+
+def _weights(q, k, mask):
+    scores = jnp.einsum("bkqh,bksh->bkqs", q, k, preferred_element_type=jnp.float32)
+    return _softmax(scores * q.shape[-1] ** -0.5, mask)
+
+
+@jax.custom_vjp
+def _attend(q, k, v, mask):
+    """Attention of ``q [B, K, Q, H]`` under ``mask [B, 1, Q, S]``."""
+    return jnp.matmul(_weights(q, k, mask).astype(v.dtype), v)
+
+
+def _attend_forward(q, k, v, mask):
+    weights = _weights(q, k, mask)
+    return jnp.matmul(weights.astype(v.dtype), v), (q, k, v, weights)
+
+
+def _attend_backward(saved, d_out):
+    q, k, v, weights = saved
+    scale = q.shape[-1] ** -0.5
+    narrow = weights.astype(v.dtype)
+    d_v = _turned_product(d_out, narrow)
+    d_weights = jnp.einsum("bkqh,bksh->bkqs", d_out, v, preferred_element_type=jnp.float32)
+    d_scores = weights * (d_weights - jnp.sum(d_weights * weights, axis=-1, keepdims=True))
+    d_scores = (d_scores * scale).astype(q.dtype)
+    return jnp.matmul(d_scores, k), _turned_product(q, d_scores), d_v, None
+
+
+def _turned_product(small, large):
+    """Return ``largeᵀ small`` of the last two axes as ``(smallᵀ large)ᵀ``: XLA would turn the large one."""
+    return jnp.swapaxes(jax.lax.optimization_barrier(jnp.matmul(jnp.swapaxes(small, -1, -2), large)), -1, -2)
+
+
+_attend.defvjp(_attend_forward, _attend_backward)

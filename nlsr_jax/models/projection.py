@@ -1,0 +1,100 @@
+"""A linear map with a LoRA beside it, and its derivative.
+
+``y = W x + B A x``. Where there are many positions and all is float32, ``W + B A`` is made first, which costs less
+than the two thin products of every position; the result differs by rounding alone. The derivative turns only small
+arrays (see ``attention``) and forms no gradient of ``W`` that nobody asks for.
+
+Axis legend: n positions, k in-features, d out-features, r rank.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+MERGED_BYTES = 2**30
+"""Up to this size weights are merged once for a whole generation; larger ones would be in memory twice."""
+
+
+def adapted(x: jax.Array, kernel: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+    """Return ``x Wᵀ + (x Aᵀ) Bᵀ``.
+
+    Args:
+      x: ``[..., k]``.
+      kernel: W, ``[d, k]``.
+      a, b: ``[r, k]`` and ``[d, r]``, the scaling folded into ``b``; the products with them are in their type.
+
+    Returns:
+      ``[..., d]`` in the type of ``x Wᵀ``.
+    """
+    flat = x.reshape(-1, x.shape[-1])
+    return _adapted(flat, kernel, a, b, merges(flat.shape[0], kernel, x, a)).reshape(*x.shape[:-1], -1)
+
+
+def merges(positions: int, kernel, *others) -> bool:
+    """Whether ``W + B A`` costs less than products with A and B, and loses nothing: all is float32.
+
+    Args:
+      positions: how many.
+      kernel: W, ``[..., d, k]``.
+      *others: what else has a part in it.
+    """
+    d, k = kernel.shape[-2:]
+    return positions * (d + k) > d * k and all(leaf.dtype == jnp.float32 for leaf in (kernel, *others))
+
+
+def merged(kernel, a, b):
+    """Return ``W + B A``; leading axes are batched."""
+    return kernel + jnp.matmul(b, a)
+
+
+def merge_adapter(params, lora, positions: int) -> tuple[Any, Any]:
+    """Merge an adapter into a model's weights, where that pays and they are small.
+
+    Args:
+      params: of the model.
+      lora: the expanded adapter, or None.
+      positions: how many the model will run over.
+
+    Returns:
+      ``(params, lora)`` with what was not merged; None where nothing is left.
+    """
+    factors = {} if lora is None else dict(lora["layers"])
+    layers = dict(params["layers"])
+    worth = {name: leaf for name, leaf in factors.items() if merges(positions, layers[name]["kernel"], leaf["a"])}
+    if sum(layers[name]["kernel"].nbytes for name in worth) > MERGED_BYTES:
+        return params, lora
+    for name, leaf in worth.items():
+        layers[name] = {**layers[name], "kernel": merged(layers[name]["kernel"], leaf["a"], leaf["b"])}
+        del factors[name]
+    return {**params, "layers": layers}, {"layers": factors} if factors else None
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _adapted(x, kernel, a, b, merge):
+    if merge:
+        return x @ merged(kernel, a, b).T
+    y = x @ kernel.T
+    return y + ((x.astype(a.dtype) @ a.T) @ b.T).astype(y.dtype)
+
+
+def _adapted_forward(x, kernel, a, b, merge):
+    return _adapted(x, kernel, a, b, merge), (x, kernel, a, b)
+
+
+def _adapted_backward(merge, saved, d_y):
+    x, kernel, a, b = saved
+    thin = jax.lax.optimization_barrier(d_y.astype(b.dtype) @ b)
+    if merge:
+        d_x = d_y @ merged(kernel, a, b)
+    else:
+        d_x = d_y @ kernel
+        d_x = d_x + (thin @ a).astype(d_x.dtype)
+    wide = x.astype(a.dtype)
+    d_b = jax.lax.optimization_barrier((wide @ a.T).T @ d_y.astype(b.dtype)).T
+    d_a = thin.T @ wide
+    return d_x.astype(x.dtype), (d_y.T @ x).astype(kernel.dtype), d_a, d_b
+
+
+_adapted.defvjp(_adapted_forward, _adapted_backward)
