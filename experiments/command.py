@@ -1,6 +1,7 @@
 """What every command shares: absl start-up, and one clear line for bad input."""
 
 import gc
+import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
@@ -18,14 +19,19 @@ def run(main: Callable[[Sequence[str]], None], positional: int = 0) -> None:
     def guarded(arguments):
         # Imports and traces make many objects and little garbage: the default looks through them again and again.
         gc.set_threshold(100_000)
-        from nlsr_jax.errors import InputError
-
+        try:
+            from nlsr_jax.errors import InputError
+        except ValueError as error:  # a limit that the environment sets to no number
+            sys.exit(f"error: {error}")
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
         if len(arguments) > 1 + positional:
             unexpected = arguments[1 + positional]
             sys.exit(f"error: unexpected argument {unexpected!r}; all inputs are flags, see --helpshort")
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="backslashreplace")  # where the locale lacks a letter
         try:
+            _check_text(*sys.argv, str(pathlib.Path.cwd()))
             main(arguments)
         except InputError as error:
             sys.exit("error: " + " ".join(str(error).split()))
@@ -37,6 +43,19 @@ def run(main: Callable[[Sequence[str]], None], positional: int = 0) -> None:
             sys.exit("error: interrupted")
 
     app.run(guarded)
+
+
+def _check_text(*names: str) -> None:
+    """Refuse paths that could not be written into a record; Python decodes them as the locale says."""
+    from nlsr_jax.errors import InputError
+
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise InputError(
+                f"{name}: is not text in this locale; use one with UTF-8, such as LC_ALL=C.UTF-8, or rename it"
+            ) from None
 
 
 def numbers(name: str, kind: type, texts: Sequence[str]) -> tuple:

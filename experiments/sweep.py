@@ -57,19 +57,13 @@ def main(_) -> None:
 def _cells():
     """Return the cells that the flags ask for, in order."""
     import itertools
-    import json
-    import pathlib
 
     from nlsr_jax.errors import InputError
+    from nlsr_jax.formats.json_files import read_json
     from nlsr_jax.laboratory.cells import cells_from_json, make_cell, settings_of
 
     if FLAGS.cells:
-        try:
-            return cells_from_json(json.loads(pathlib.Path(FLAGS.cells).read_text()), FLAGS.cells)
-        except (OSError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"--cells {FLAGS.cells}: cannot be read as JSON ({error})") from error
+        return cells_from_json(read_json(FLAGS.cells, "list of cells"), FLAGS.cells)
     varied: dict[str, list] = {}
     for name, values in map(_setting, FLAGS.vary):
         varied.setdefault(name, []).extend(values)

@@ -1,9 +1,31 @@
 """The one exception that bad input raises."""
 
+_LONGEST = 2000
+_END = 400
+"""Characters of a message, and of its end where the middle is left out."""
+
 
 class InputError(ValueError):
     """Something the caller gave cannot be used.
 
     The message is one line that says what was found, where (file, tensor, module or row), what was
     expected, and what to do. Commands print it as it is and exit with status 1.
+
+    Names and values in it come from files of others: line ends become spaces, control characters their
+    escapes, and the middle of a very long message is left out, so that it can be shown on a terminal.
     """
+
+    def __init__(self, message: object = ""):
+        super().__init__(_one_line(str(message)))
+
+
+def _one_line(text: str) -> str:
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST - _END]} … {text[-_END:]}"
+    return text if text.isprintable() else "".join(map(_visible, text))
+
+
+def _visible(character: str) -> str:
+    if character.isprintable():
+        return character
+    return " " if character.isspace() else character.encode("unicode_escape").decode()

@@ -116,13 +116,13 @@ def size_of(tree) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def kept_bytes(config: ModelConfig, load: Load, adapter: Adapter) -> int:
+def kept_bytes(config: ModelConfig, load: Load, adapter: Adapter, **changes) -> int:
     """Return the bytes that a row leaves behind for the backward pass.
 
     What the backward pass keeps beside them, such as weights, does not grow with the rows: the difference between
     two rows and one is a row's own.
     """
-    model = Llama(config, remat=load.remat)
+    model = dataclasses.replace(Llama(config, remat=load.remat), **changes)
     forward = adapter_forward(model, adapter, jnp.dtype(load.dtype))
     shapes = jax.eval_shape(model.init, _key(), _tokens(1, 2))["params"]
     frozen = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(load.dtype)), shapes)
@@ -138,11 +138,11 @@ def kept_bytes(config: ModelConfig, load: Load, adapter: Adapter) -> int:
 
 def _layer_bytes(config: ModelConfig, load: Load) -> int:
     """Return the bytes that one layer of a row leaves behind for the backward pass, if it keeps all."""
-    kept = []
+    kept, all_of_it = [], jax.checkpoint_policies.everything_saveable
     for count in (1, 2):
         small = dataclasses.replace(config, num_layers=count, windowed=config.windowed[:count])
         adapter = jax.eval_shape(lambda key, small=small: new_adapter(key, small, load.lora), _key())
-        kept.append(kept_bytes(small, dataclasses.replace(load, remat=False), adapter))
+        kept.append(kept_bytes(small, dataclasses.replace(load, remat=False), adapter, keep=all_of_it))
     return kept[1] - kept[0]
 
 

@@ -15,6 +15,7 @@ from nlsr_jax.data.examples import Encoded
 from nlsr_jax.data.rows import read_rows
 from nlsr_jax.data.templates import apply_template
 from nlsr_jax.errors import InputError
+from nlsr_jax.formats.paths import check_regular, is_folder
 
 _SHORTEST = 32
 _TOKENIZER = "tokenizer_config.json"
@@ -39,6 +40,8 @@ def load_tokenizer(path: str):
     Raises:
       InputError: there is none that can be read.
     """
+    if is_folder(path):
+        check_regular(pathlib.Path(path))
     try:
         if _is_plain(pathlib.Path(path)):
             from transformers import PreTrainedTokenizerFast
@@ -46,9 +49,7 @@ def load_tokenizer(path: str):
             return PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(
-            path, trust_remote_code=False, local_files_only=pathlib.Path(path).is_dir()
-        )
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=is_folder(path))
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: no usable tokenizer ({reason})") from error

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from nlsr_jax.data.row_values import Row
 from nlsr_jax.data.rows import SUFFIXES, file_rows, hub_rows
 from nlsr_jax.errors import InputError
+from nlsr_jax.formats.paths import exists, is_folder, is_regular
 
 _SAVED = ("dataset_dict.json", "state.json")
 _SPLIT_WORD = re.compile(r"(?:^|[-_.])(train|test|validation|valid|val|dev)(?:[-_.]|$)")
@@ -28,10 +29,10 @@ def open_rows(source: str, split: str, config: str | None = None) -> Iterator[Ro
       InputError: nothing that can be read is there, or there is no such split.
     """
     path = pathlib.Path(source)
-    if path.is_dir():
+    if is_folder(path):
         return _directory_rows(path, split, config)
-    if path.suffix.lower() in SUFFIXES or path.exists():
-        if not path.is_file():
+    if path.suffix.lower() in SUFFIXES or exists(path):
+        if not is_regular(path):
             raise InputError(f"{source}: no such file; expected JSONL, JSON, CSV or Parquet")
         return _rows_of_files([path], source)
     return _named(hub_rows(source, split, config), source)

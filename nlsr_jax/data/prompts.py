@@ -1,6 +1,5 @@
 """Task prompts: the paper's instruction of each task, and prompts that rows carry ready-made."""
 
-import re
 from collections.abc import Callable
 
 from nlsr_jax.data.templates import alpaca, apply_template
@@ -16,10 +15,7 @@ AG_NEWS = (
 GSM8K_SUFFIX = "\nFirst think step by step and then answer the final number.\n"
 
 _OPENING = "Below is an instruction that describes a task"
-_PLAIN = re.compile(r".*?\n\n### Instruction:\n(?P<instruction>.*)\n\n### Response:", re.DOTALL)
-_WITH_INPUT = re.compile(
-    r".*?\n\n### Instruction:\n(?P<instruction>.*?)\n\n### Input:\n(?P<context>.*)\n\n### Response:", re.DOTALL
-)
+_BEGIN, _INPUT, _END = "\n\n### Instruction:\n", "\n\n### Input:\n", "\n\n### Response:"
 
 
 def make_render(template: str, tokenizer=None) -> Render:
@@ -55,12 +51,10 @@ def parse_alpaca(prompt: str) -> tuple[str, str] | None:
     >>> parse_alpaca(alpaca("Say yes", "softly"))
     ('Say yes', 'softly')
     """
-    for pattern in (_PLAIN, _WITH_INPUT):
-        match = pattern.fullmatch(prompt)
-        if match is None:
-            continue
-        found = match["instruction"], match.groupdict().get("context", "")
-        # Rendering again decides: the two forms differ in their first sentence.
+    _, _, body = prompt.removesuffix(_END).partition(_BEGIN)
+    instruction, _, context = body.partition(_INPUT)
+    # Rendering again decides: the two forms differ in their first sentence.
+    for found in ((body, ""), (instruction, context)):
         if alpaca(*found) == prompt:
             return found
     return None

@@ -77,7 +77,7 @@ class Row:
         if self.cells:
             try:
                 value = json.loads(value)
-            except (json.JSONDecodeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:
                 raise BadRow(column, "is not JSON") from error
         if not isinstance(value, kind):
             raise BadRow(column, f"is not {'a list' if kind is list else 'an object'}", type(value).__name__)

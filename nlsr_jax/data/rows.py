@@ -5,9 +5,14 @@ import json
 import pathlib
 from collections.abc import Iterator, Sequence
 
+from nlsr_jax.data.row_values import BadRow, check_unicode
 from nlsr_jax.errors import InputError
+from nlsr_jax.formats.json_files import RepeatedKey, read_json, without_duplicates
+from nlsr_jax.formats.limits import LIMITS
+from nlsr_jax.formats.paths import exists, is_regular
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+_PART = 16
 
 
 def read_rows(source: str, columns: Sequence[str], split: str = "train") -> list[dict[str, str]]:
@@ -26,13 +31,18 @@ def read_rows(source: str, columns: Sequence[str], split: str = "train") -> list
       InputError: naming the file and the row where a column is missing, empty or not text.
     """
     path = pathlib.Path(source)
-    if path.suffix.lower() not in SUFFIXES and not path.exists():
+    if path.suffix.lower() not in SUFFIXES and not exists(path):
         named = hub_rows(source, split)
-    elif not path.is_file():
+    elif not is_regular(path):
         raise InputError(f"{source}: no such file; expected JSONL, JSON, CSV or Parquet")
     else:
         named = file_rows(path)
-    rows = [_checked(row, columns, f"{source}: {where}") for where, row in named]
+    rows, size = [], 0
+    for where, row in named:
+        rows.append(_checked(row, columns, f"{source}: {where}"))
+        size += sum(map(len, rows[-1].values()))
+        if size > LIMITS.rows_characters:
+            raise InputError(f"{source}: more than {LIMITS.rows_characters} characters of text; take fewer rows")
     if not rows:
         raise InputError(f"{source}: no rows; expected objects with {' and '.join(columns)}")
     return rows
@@ -47,6 +57,10 @@ def _checked(row, columns, where):
             found = "is missing" if value is None else "is empty" if value in ("", []) else "is not text"
             found = "is blank" if isinstance(value, str) and value else found
             raise InputError(f"{where}: {column!r} {found}; every row needs {' and '.join(columns)}")
+        try:
+            check_unicode(column, value)
+        except BadRow as error:
+            raise InputError(f"{where}: {error.reason}") from None
     return {column: row[column] for column in columns}
 
 
@@ -71,22 +85,57 @@ def file_rows(path: pathlib.Path) -> Iterator[tuple[str, object]]:
         raise InputError(f"{path}: not UTF-8 text (byte {error.start} of the part being read)") from error
 
 
+class _Lines:
+    """Lines of a text file; those of one row together are no longer than a row may be."""
+
+    def __init__(self, path, file):
+        self._path, self._file = path, file
+        self._left = LIMITS.row_characters
+        self.number = 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self) -> str:
+        line = self._file.readline(self._left + 1)
+        if not line:
+            raise StopIteration
+        self.number += 1
+        self._left -= len(line)
+        if self._left < 0:
+            raise InputError(f"{self._path}: the row of line {self.number} is too long; {_longest()}")
+        return line
+
+    def end_row(self) -> None:
+        """Begin to count anew."""
+        self._left = LIMITS.row_characters
+
+
+def _longest() -> str:
+    return f"expected at most {LIMITS.row_characters} characters (NLSR_MAX_ROW_CHARACTERS)"
+
+
 def _jsonl_rows(path):
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, 1):
+    with path.open(encoding="utf-8-sig") as file:
+        lines = _Lines(path, file)
+        for line in lines:
+            lines.end_row()
             if not line.strip():
                 continue
+            where = f"line {lines.number}"
             try:
-                yield f"line {number}", json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
-                raise InputError(f"{path}: line {number} is not JSON ({error})") from error
+                row = json.loads(line, object_pairs_hook=without_duplicates)
+            except RepeatedKey as error:
+                raise InputError(
+                    f"{path}: {where} has {str(error.args[0])[:80]!r} twice; which one counts?"
+                ) from None
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"{path}: {where} is not JSON ({error})") from error
+            yield where, row
 
 
 def _json_rows(path):
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON ({error})") from error
+    rows = read_json(path, "list of rows", allow_nan=True)
     if not isinstance(rows, list):
         raise InputError(f"{path}: holds {type(rows).__name__}; expected a list of objects")
     for number, row in enumerate(rows, 1):
@@ -95,9 +144,11 @@ def _json_rows(path):
 
 def _csv_rows(path):
     with path.open(encoding="utf-8-sig", newline="") as handle:
-        reader = csv.DictReader(handle, strict=True)
+        lines = _Lines(path, handle)
+        reader = csv.DictReader(lines, strict=True)
         try:
             for row in reader:
+                lines.end_row()
                 yield f"line {reader.line_num}", row
         except csv.Error as error:
             raise InputError(f"{path}: line {reader.line_num} is not CSV ({error})") from error
@@ -108,12 +159,34 @@ def _parquet_rows(path):
     import pyarrow.parquet
 
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            rows = (row for batch in file.iter_batches(batch_size=1024) for row in batch.to_pylist())
-            for number, row in enumerate(rows, 1):
-                yield f"row {number}", row
-    except (pyarrow.ArrowException, OSError) as error:
-        raise InputError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from error
+        for number, row in enumerate(_parquet_parts(path), 1):
+            yield f"row {number}", row
+    except InputError:
+        raise
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError, ImportError, MemoryError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: not a Parquet file that can be read ({reason[:200]})") from error
+
+
+def _parquet_parts(path) -> Iterator[dict]:
+    """Yield rows, a few turned into text at a time: a file may hold a long text once and name it in every row."""
+    from pyarrow import compute, parquet, types
+
+    with parquet.ParquetFile(path) as file:
+        texts = [field.name for field in file.schema_arrow if _is_text(types, field.type)]
+    with parquet.ParquetFile(path, read_dictionary=texts) as file:
+        for batch in file.iter_batches(batch_size=1024):
+            for name, column in zip(batch.schema.names, batch.columns, strict=True):
+                held = column.dictionary if types.is_dictionary(column.type) else column
+                long = compute.max(compute.binary_length(held)).as_py() if _is_text(types, held.type) else None
+                if long is not None and long > LIMITS.row_characters:
+                    raise InputError(f"{path}: a text of {long} bytes in column {name!r}; {_longest()}")
+            for start in range(0, batch.num_rows, _PART):
+                yield from batch.slice(start, _PART).to_pylist()
+
+
+def _is_text(types, kind) -> bool:
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_binary(kind)
 
 
 def hub_rows(name: str, split: str, config: str | None = None) -> Iterator[tuple[str, object]]:

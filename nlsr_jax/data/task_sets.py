@@ -17,7 +17,7 @@ from nlsr_jax.data.row_values import BadRow, Row
 SST2_LABELS = ("negative", "positive")
 AG_NEWS_LABELS = ("World", "Sports", "Business", "Sci/Tech")
 ANSWER_PHRASE = "The final answer is:"
-_NUMBER = re.compile(r"-?(\d+\.?\d*|\.\d+)")
+_NUMBER = re.compile(r"-?(\d+(\.\d*)?|\.\d+)")
 
 
 def sst2(row: Row, render: Render) -> Example:

@@ -32,7 +32,7 @@ def apply_template(template: str, prompt: str, tokenizer=None) -> str:
       tokenizer: a transformers tokenizer, needed by ``"chat"``.
 
     Raises:
-      InputError: an unknown template, or a tokenizer without a chat template.
+      InputError: an unknown template, or a tokenizer without a chat template or with one that fails.
     """
     if template == "none":
         return prompt
@@ -43,4 +43,8 @@ def apply_template(template: str, prompt: str, tokenizer=None) -> str:
     if getattr(tokenizer, "chat_template", None) is None:
         raise InputError("template 'chat': the tokenizer has no chat template; use alpaca or none")
     turns = [{"role": "user", "content": prompt}]
-    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    try:
+        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # a template is a program of its own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"template 'chat': the tokenizer's chat template fails ({reason[:200]})") from error

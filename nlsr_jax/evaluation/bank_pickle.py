@@ -1,9 +1,11 @@
 """Item parameters out of ``tinyBenchmarks.pkl``, without running anything that a pickle may hold.
 
 Python's pickle machine runs, but the few names that NumPy's arrays need are answered with the plain classes
-below, and every other name is refused: no code of NumPy or of the file takes part.
+below, and every other name is refused: no code of NumPy or of the file takes part. It is the machine written in
+Python: that in C takes memory for as many entries as a file says it has.
 """
 
+import io
 import os
 import pathlib
 import pickle
@@ -14,11 +16,13 @@ import numpy as np
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.item_bank import ItemBank, check_bank, save_bank
+from nlsr_jax.formats.limits import LIMITS
 
 _PLAIN = re.compile(r"[biuf][1248]|[US]\d{1,4}")
 PARTS = ("lb", "mmlu")
 """The parts that hold the six benchmarks: all of them, and MMLU with a model and items of its own."""
 _LARGEST = 2**28  # entries of one array; the published file's largest has some 300,000
+_MOST_SCENARIOS = 1000
 
 
 class _Type:
@@ -32,7 +36,7 @@ class _Type:
 
     def plain(self) -> np.dtype:
         if not isinstance(self.code, str) or not _PLAIN.fullmatch(self.code):
-            raise pickle.UnpicklingError(f"an array of type {self.code!r}")
+            raise pickle.UnpicklingError(f"an array of type {str(self.code)[:20] if _plain(self.code) else '?'}")
         return np.dtype(self.order + self.code)
 
 
@@ -68,7 +72,7 @@ def _scalar(kind, data):
 
 def _text_bytes(text, encoding):
     if encoding != "latin1" or not isinstance(text, str):
-        raise pickle.UnpicklingError(f"text in {encoding!r}")
+        raise pickle.UnpicklingError("text that is not in latin1")
     return text.encode("latin1")
 
 
@@ -97,8 +101,52 @@ _FUNCTIONS = {
 }
 
 
-class _Reader(pickle.Unpickler):
-    """An unpickler that knows NumPy's arrays and nothing else."""
+def _plain(value) -> bool:
+    return value is None or isinstance(value, str | bytes | int | float)
+
+
+def _is_key(value) -> bool:
+    """Whether it takes no time to look up: a tuple of tuples of tuples of one another takes for ever."""
+    return _plain(value) or (isinstance(value, tuple) and all(map(_plain, value)))
+
+
+_Machine: Any = pickle._Unpickler
+_REFUSED = b"".join(
+    [
+        *(pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET, pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX),
+        *(pickle.PERSID, pickle.BINPERSID, pickle.EXT1, pickle.EXT2, pickle.EXT4),
+        *(pickle.NEXT_BUFFER, pickle.READONLY_BUFFER),
+    ]
+)
+"""What a pickle of arrays, lists and dicts does without."""
+
+
+class _Reader(_Machine):
+    """An unpickler that knows NumPy's arrays, lists and dicts and nothing else."""
+
+    def _checked(self, load, items):
+        if not all(map(_is_key, items)):
+            raise pickle.UnpicklingError("a dict with keys that are not plain")
+        load(self)
+
+    def load_setitem(self):
+        self._checked(_Machine.load_setitem, self.stack[-2:-1])
+
+    def load_setitems(self):
+        self._checked(_Machine.load_setitems, self.stack[::2])
+
+    def load_dict(self):
+        self._checked(_Machine.load_dict, self.stack[::2])
+
+    def refuse(self):
+        raise pickle.UnpicklingError("a set, an object or a reference to another file")
+
+    dispatch = _Machine.dispatch | {
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+        pickle.DICT[0]: load_dict,
+        **dict.fromkeys(_REFUSED, refuse),
+    }
 
     def find_class(self, module, name):
         core = re.fullmatch(r"numpy\._?core\.(multiarray|numeric)", module)
@@ -111,7 +159,10 @@ class _Reader(pickle.Unpickler):
 def _read(path: pathlib.Path) -> Any:
     try:
         with path.open("rb") as file:
-            return _Reader(file).load()
+            data = file.read(LIMITS.bank_bytes + 1)
+        if len(data) > LIMITS.bank_bytes:
+            raise pickle.UnpicklingError(f"more than {LIMITS.bank_bytes} bytes")
+        return _Reader(io.BytesIO(data)).load()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; expected tinyBenchmarks.pkl") from None
     except Exception as error:  # damaged pickles raise nearly anything
@@ -166,10 +217,15 @@ def _part(tree, bench: str, path: str) -> ItemBank:
 def _bank(part: dict) -> ItemBank:
     a, b = (_matrix(part["irt_parameters"][name]) for name in "AB")
     names = tuple(part["scenarios_position"])
+    parts = [items for name in names for items in part["subscenarios_position"][name].values()]
+    if len(names) > _MOST_SCENARIOS or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{len(names)} scenarios, or names that are not text")
+    for lists in (list(part["scenarios_position"].values()), parts):
+        if sum(len(_value(items)) for items in lists) > a.shape[1]:
+            raise ValueError("an item of two scenarios or two subscenarios")
     scenario, subscenario = np.full(a.shape[1], -1), np.full(a.shape[1], -1)
     for i, name in enumerate(names):
         scenario[_vector(part["scenarios_position"][name], int)] = i
-    parts = [items for name in names for items in part["subscenarios_position"][name].values()]
     for i, items in enumerate(parts):
         subscenario[_vector(items, int)] = i
     if (subscenario < 0).any():
@@ -178,7 +234,7 @@ def _bank(part: dict) -> ItemBank:
     weights = np.zeros(len(anchors))
     for i, name in enumerate(names):
         weights[scenario[anchors] == i] = _vector(part["examples_weights"][name], float)
-    lambdas = np.asarray([float(np.asarray(_value(part["optimal_lambdas"][name]))) for name in names])
+    lambdas = np.asarray([_number(_value(part["optimal_lambdas"][name])) for name in names])
     return ItemBank(a, b, anchors, weights, tuple(map(str, names)), lambdas, scenario, subscenario)
 
 
@@ -186,13 +242,25 @@ def _value(found):
     return found.value if isinstance(found, _Array) else found
 
 
+def _number(found) -> float:
+    if not isinstance(found, int | float | np.ndarray):
+        raise ValueError("a weight that is no number")
+    return float(found)
+
+
 def _vector(found, kind) -> np.ndarray:
-    return np.asarray([kind(_value(entry)) for entry in _value(found)], kind)
+    entries = [_value(entry) for entry in _value(found)]
+    if not all(isinstance(entry, int | float | np.number) for entry in entries):
+        raise ValueError("positions or weights that are no numbers")
+    return np.asarray([kind(entry) for entry in entries], kind)
 
 
 def _matrix(found) -> np.ndarray:
     """Return ``[D, N]`` of what is stored as ``[1, D, N]``."""
-    array = np.asarray(_value(found), np.float64)
+    array = _value(found)
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf":
+        raise ValueError("item parameters that are no array of numbers")
+    array = array.astype(np.float64)
     if array.ndim != 3 or array.shape[0] != 1:
         raise ValueError(f"item parameters of shape {list(array.shape)}")
     return array[0]

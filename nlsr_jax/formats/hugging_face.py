@@ -18,6 +18,7 @@ import numpy as np
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.json_files import read_json_object
 from nlsr_jax.formats.output import whole_directory, write_text
+from nlsr_jax.formats.paths import check_regular, exists, is_folder
 from nlsr_jax.formats.safetensors_files import FLOATS, SafetensorsFile, empty_aligned, open_checked, write_checked
 from nlsr_jax.models.config import ModelConfig, parse_model_config
 from nlsr_jax.parallel import sharding
@@ -71,9 +72,10 @@ def resolve(path: str | os.PathLike) -> pathlib.Path:
       InputError: no such directory, and the hub cannot give it.
     """
     folder = pathlib.Path(path)
-    if folder.is_dir():
+    if is_folder(folder):
+        check_regular(folder)
         return folder
-    if folder.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(path)) or str(path).startswith("."):
+    if exists(folder) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(path)) or str(path).startswith("."):
         raise InputError(f"{path}: no such folder; expected a Hugging Face model directory or a hub id")
     import huggingface_hub
 
@@ -158,6 +160,7 @@ def _locate_shards(folder):
                 f"{folder / INDEX}: {tensor} is in {name!r}; expected a safetensors file of this folder"
             )
         if name not in opened:
+            _check_inside(folder, name)
             opened[name] = open_checked(folder / name)
     found = {name: set(file.names()) for name, file in opened.items()}
     for tensor, name in mapping.items():
@@ -167,6 +170,14 @@ def _locate_shards(folder):
     if extra:
         raise InputError(f"{folder / INDEX}: the shards hold {sorted(extra)[0]}, which the index does not name")
     return {tensor: opened[name] for tensor, name in mapping.items()}
+
+
+def _check_inside(folder: pathlib.Path, name: str) -> None:
+    """Refuse a file that is a link out of the folder, unless into the store of the hub's own cache."""
+    home, file = (pathlib.Path(os.path.realpath(path)) for path in (folder, folder / name))
+    stores = [home.parent.parent / "blobs"] if home.parent.name == "snapshots" else []
+    if not any(file.is_relative_to(place) for place in (home, *stores)):
+        raise InputError(f"{folder / name}: a link out of this folder, to {file}; copy the file in its place")
 
 
 def _match_names(folder, files, table, config) -> dict[str, tuple[SafetensorsFile, str]]:

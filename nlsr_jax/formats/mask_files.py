@@ -11,6 +11,7 @@ import numpy as np
 
 from nlsr_jax.adapter import MODULES
 from nlsr_jax.errors import InputError
+from nlsr_jax.formats.paths import is_folder
 from nlsr_jax.formats.safetensors_files import open_checked, write_checked
 
 FILE = "masks.safetensors"
@@ -57,7 +58,7 @@ class MaskFile(Mapping):
 
     def __init__(self, path: str | os.PathLike):
         path = pathlib.Path(path)
-        self.path = path / FILE if path.is_dir() else path
+        self.path = path / FILE if is_folder(path) else path
         self._file = open_checked(self.path)
         self.metadata = self._described()
         self._factors: dict[str, list[str]] = {}

@@ -5,35 +5,36 @@ import errno
 import hashlib
 import os
 import pathlib
-import shutil
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from nlsr_jax.errors import InputError
+from nlsr_jax.formats.scratch import put_file, put_folder, recover, scratch
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def check_free(path: str | os.PathLike, overwrite: bool = False) -> pathlib.Path:
-    """Return ``path``, checked to be usable as an output folder.
+    """Return ``path``, checked to be usable as an output folder; what a killed run left beside it is removed.
 
     Args:
       path: the folder to be; its parent is created when it is written.
       overwrite: allow a folder that exists.
 
     Raises:
-      InputError: it exists and ``overwrite`` is False, or it is a file.
+      InputError: it exists and ``overwrite`` is False, it is a file, or its parent cannot be written to.
     """
     path = pathlib.Path(path)
+    recover(path)
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise InputError(f"{path}: exists and is not a folder; name another output")
     if path.is_dir() and any(path.iterdir()) and not overwrite:
         raise InputError(f"{path}: output exists; name another or give --overwrite")
+    _check_place(path)
     return path
 
 
 def check_free_file(path: str | os.PathLike, overwrite: bool = False) -> pathlib.Path:
-    """Return ``path``, checked to be usable as an output file.
+    """Return ``path``, checked to be usable as an output file; what a killed run left beside it is removed.
 
     Args:
       path: the file to be; its folder is created when it is written.
@@ -43,14 +44,20 @@ def check_free_file(path: str | os.PathLike, overwrite: bool = False) -> pathlib
       InputError: it exists and ``overwrite`` is False, it is no file, or its folder cannot be written to.
     """
     path = pathlib.Path(path)
+    recover(path)
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise InputError(f"{path}: exists and is not a file; name another output")
     if path.exists() and not overwrite:
         raise InputError(f"{path}: output exists; name another or give --overwrite")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    _check_place(path)
+    return path
+
+
+def _check_place(path: pathlib.Path) -> None:
+    """Refuse a place that cannot be written to, before anything costly is done for it."""
+    folder = next((parent for parent in path.absolute().parents if parent.exists()), path)
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise InputError(f"{path}: {folder} is not a folder that can be written to; name another output")
-    return path
 
 
 def describe_os_error(error: OSError, path: str | os.PathLike) -> str:
@@ -62,7 +69,9 @@ def describe_os_error(error: OSError, path: str | os.PathLike) -> str:
 
 @contextlib.contextmanager
 def whole_directory(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[pathlib.Path]:
-    """Yield a temporary sibling folder that becomes ``path`` when the block ends without an error.
+    """Yield a temporary folder beside ``path`` that becomes ``path`` when the block ends without an error.
+
+    Of two processes that write the same output at once, the first to end wins.
 
     Args:
       path: the output folder.
@@ -72,23 +81,22 @@ def whole_directory(path: str | os.PathLike, *, overwrite: bool = False) -> Iter
       InputError: ``path`` exists, or cannot be written (full disk, no permission).
     """
     path = check_free(path, overwrite)
-    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
-        yield temporary
-        _settle(temporary)
-        _replace(temporary, check_free(path, overwrite))
+        with scratch(path) as place:
+            new = place / "new"
+            new.mkdir()
+            yield new
+            _settle(new)
+            _put(put_folder, new, check_free(path, overwrite), overwrite)
     except OSError as error:
         raise InputError(describe_os_error(error, path)) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[pathlib.Path]:
-    """Yield a temporary sibling file that becomes ``path`` when the block ends without an error.
+    """Yield a temporary file beside ``path`` that becomes ``path`` when the block ends without an error.
+
+    Of two processes that write the same output at once, the first to end wins.
 
     Args:
       path: the output file.
@@ -98,20 +106,25 @@ def whole_file(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[
       InputError: ``path`` exists, or cannot be written (full disk, no permission).
     """
     path = check_free_file(path, overwrite)
-    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-        os.close(handle)
-        temporary = pathlib.Path(name)
-        yield temporary
-        _settle_file(temporary, _umask())
-        temporary.replace(check_free_file(path, overwrite))
+        with scratch(path) as place:
+            new = place / path.name
+            new.touch()
+            yield new
+            _settle_file(new, _umask())
+            _put(put_file, new, check_free_file(path, overwrite), overwrite)
     except OSError as error:
         raise InputError(describe_os_error(error, path)) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+
+
+def _put(put: Callable, new: pathlib.Path, path: pathlib.Path, overwrite: bool) -> None:
+    """Give ``new`` its place, in which another process may have put an output since it was looked at."""
+    try:
+        put(new, path, overwrite=overwrite)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            raise InputError(f"{path}: output exists; name another or give --overwrite") from error
+        raise
 
 
 def _umask() -> int:
@@ -133,22 +146,6 @@ def _settle_file(file: pathlib.Path, umask: int) -> None:
     file.chmod(0o666 & ~umask)
     with file.open("rb") as handle:
         os.fsync(handle.fileno())
-
-
-def _replace(new: pathlib.Path, path: pathlib.Path) -> None:
-    """Rename ``new`` to ``path``; an old folder is put aside first and deleted last."""
-    if not path.exists():
-        new.rename(path)
-        return
-    aside = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
-    path.rename(aside / path.name)
-    try:
-        new.rename(path)
-    except OSError:
-        (aside / path.name).rename(path)
-        raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def sha256(path: str | os.PathLike) -> str:

@@ -10,9 +10,10 @@ import dataclasses
 from typing import Any
 
 from nlsr_jax.errors import InputError
+from nlsr_jax.formats.limits import LIMITS
 
-MAX_RANK = 65_536
-MAX_PATTERN = 200_000
+MAX_RANK = LIMITS.rank
+MAX_PATTERN = LIMITS.pattern_characters
 _INERT = {
     # Where the adapter came from, how it was trained; nothing here changes what it computes.
     *("peft_type", "task_type", "peft_version", "base_model_name_or_path", "revision", "inference_mode"),
@@ -243,7 +244,9 @@ def _layers_pattern(config, where) -> tuple[str, ...]:
     if not value:
         return ()
     value = [value] if isinstance(value, str) else value
-    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+    if not isinstance(value, list) or not all(
+        isinstance(entry, str) and len(entry) <= MAX_PATTERN for entry in value
+    ):
         raise InputError(f"{where}: layers_pattern is {_short(value)}; expected names")
     return tuple(value)
 
@@ -254,4 +257,7 @@ def _pattern(config, name, check, where):
         return ()
     if not isinstance(value, dict) or len(value) > 100_000:
         raise InputError(f"{where}: {name} is {_short(value)}; expected an object")
+    longest = max(value, key=len)
+    if len(longest) > MAX_PATTERN:
+        raise InputError(f"{where}: {name} has a key of {len(longest)} characters; expected at most {MAX_PATTERN}")
     return tuple((key, check(entry, f"{where}: {name}[{_short(key)}]")) for key, entry in value.items())

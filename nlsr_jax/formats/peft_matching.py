@@ -12,9 +12,10 @@ from typing import Any
 import regex
 
 from nlsr_jax.errors import InputError
+from nlsr_jax.formats.limits import LIMITS
 
-MATCH_SECONDS = 1.0
-TOTAL_SECONDS = 10.0
+MATCH_SECONDS = LIMITS.match_seconds
+TOTAL_SECONDS = LIMITS.total_match_seconds
 # A brace that is no repetition stands for itself in ``re`` and is an approximate match in ``regex``.
 _PLAIN_BRACE = re.compile(r"(?<!\\)\{(?!\d*(?:,\d*)?\})")
 
@@ -64,6 +65,12 @@ class Matcher:
             ) from None
 
     def _compile(self, pattern: str):
+        classes = pattern.count("[")
+        if classes > LIMITS.pattern_classes:
+            raise InputError(
+                f"{self._where}: the regular expression {_short(pattern)} has {classes} character classes; "
+                f"expected at most {LIMITS.pattern_classes}"
+            )
         try:
             with warnings.catch_warnings():
                 # A warning of the compiler means that the two libraries may read the expression differently.

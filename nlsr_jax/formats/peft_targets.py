@@ -67,7 +67,7 @@ def select_targets(config: LoraConfig, num_layers: int, where: str, prefix: str 
     if config.all_linear:
         # Every linear layer but the output head, which leaves the projections.
         config = dataclasses.replace(config, targets=MODULES)
-    selector = _Selector(config, Matcher(where))
+    selector = _Selector(config, where)
     found: dict[str, dict[int, Target]] = {}
     for module in MODULES:
         for layer in range(num_layers):
@@ -91,8 +91,8 @@ def select_targets(config: LoraConfig, num_layers: int, where: str, prefix: str 
 class _Selector:
     """One config's rules: names are looked up, expressions go through the matcher."""
 
-    def __init__(self, config: LoraConfig, matcher: Matcher):
-        self._config, self._matcher = config, matcher
+    def __init__(self, config: LoraConfig, where: str):
+        self._config, self._where, self._matcher = config, where, Matcher(where)
         self._targets = _as_set(config.targets)
         self._exclude = _as_set(config.exclude)
 
@@ -122,8 +122,14 @@ class _Selector:
         for pattern in patterns or [_ANY_LAYER]:
             match = self._matcher.match(pattern, path)
             if match:
-                return int(match["idx"]) in (self._config.layers or ())
+                return self._layer(match, path) in (self._config.layers or ())
         return False
+
+    def _layer(self, match, path: str) -> int:
+        try:
+            return int(match["idx"])
+        except (IndexError, TypeError, ValueError):  # a part of the expression that hides the number
+            raise InputError(f"{self._where}: layers_pattern finds no layer number in {path}") from None
 
     def _by_pattern(self, pattern: tuple[tuple[str, Any], ...], path: str, default):
         for key, value in pattern:

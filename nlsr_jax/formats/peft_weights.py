@@ -8,10 +8,11 @@ import numpy as np
 
 from nlsr_jax.adapter import MODULES, module_names
 from nlsr_jax.errors import InputError
+from nlsr_jax.formats.limits import LIMITS
 from nlsr_jax.formats.safetensors_files import SafetensorsFile, empty_aligned
 
-MAX_TENSORS = 200_000
-MAX_LAYERS = 4096
+MAX_TENSORS = LIMITS.tensors
+MAX_LAYERS = LIMITS.layers
 _KEY = re.compile(
     r"(?P<prefix>(?:(?:base_model|model|language_model)\.){0,8})layers\.(?P<layer>0|[1-9][0-9]{0,5})\."
     r"(?:self_attn|mlp)\.(?P<module>[a-z]+_proj)\.lora_(?P<factor>[AB])(?:\.(?P<adapter>[^.]+))?\.weight"

@@ -9,12 +9,14 @@ import pathlib
 import platform
 import subprocess
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.json_files import read_json_object
 from nlsr_jax.formats.output import sha256
+from nlsr_jax.formats.paths import is_folder
 
 FILE = "realignment.json"
 FORMAT = "nlsr_jax.realignment"
@@ -99,7 +101,10 @@ def is_sealed(path: str | os.PathLike) -> bool:
     """Whether the text of a record is, byte for byte, what was written and sealed."""
     record = read_json_object(path, "record")
     bare = {name: value for name, value in record.items() if name != "seal"}
-    return record.get("seal") == seal(bare) and pathlib.Path(path).read_bytes() == dump(record).encode()
+    try:
+        return record.get("seal") == seal(bare) and pathlib.Path(path).read_bytes() == dump(record).encode()
+    except ValueError:  # a number without end or half a surrogate pair, which no run writes
+        return False
 
 
 def commit() -> str | None:
@@ -126,7 +131,7 @@ def read_record(path: str | os.PathLike) -> dict:
       InputError: it is missing, is not such a record, or is of a version that is not known.
     """
     path = pathlib.Path(path)
-    path = path / FILE if path.is_dir() else path
+    path = path / FILE if is_folder(path) else path
     record = read_json_object(path, "realignment record")
     if record.get("format") != FORMAT:
         raise InputError(f"{path}: not a realignment record (format is {record.get('format')!r})")
@@ -134,7 +139,18 @@ def read_record(path: str | os.PathLike) -> dict:
         raise InputError(f"{path}: record version {record.get('format_version')!r}; expected {VERSION}")
     if not isinstance(record.get("settings"), dict) or not isinstance(record.get("inputs"), dict):
         raise InputError(f"{path}: the record has no settings or no inputs")
+    if not are_inputs(record["inputs"]):
+        raise InputError(f"{path}: the record's inputs are not paths with the digests of their files")
     return record
+
+
+def are_inputs(entries: Mapping[str, Any]) -> bool:
+    """Say whether this is ``{input: {"path", "files": {name: sha256}} or None}``."""
+    return all(
+        entry is None
+        or (isinstance(entry, dict) and isinstance(entry.get("path"), str) and isinstance(entry.get("files"), dict))
+        for entry in entries.values()
+    )
 
 
 def check_digests(recorded: dict, found: dict, where: str | os.PathLike) -> None:

@@ -5,6 +5,7 @@ import math
 import os
 import pathlib
 import re
+import stat
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ import safetensors
 from safetensors.numpy import save_file
 
 from nlsr_jax.errors import InputError
+from nlsr_jax.formats.json_files import RepeatedKey, without_duplicates
+from nlsr_jax.formats.limits import LIMITS
 from nlsr_jax.formats.output import LargeFile
 
 _LFS = b"version https://git-lfs"
@@ -143,18 +146,21 @@ def open_checked(path: str | os.PathLike) -> SafetensorsFile:
     """
     path = pathlib.Path(path)
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise OSError("not a regular file")  # a pipe that nobody writes to would be waited for
         with path.open("rb") as file:
             start = file.read(len(_LFS))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; expected safetensors weights") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
     if not start:
         raise InputError(f"{path}: the file is empty; expected safetensors weights")
     if start == _LFS:
         raise InputError(f"{path}: a Git-LFS pointer, not the weights; run 'git lfs pull'")
     if start.startswith(_PICKLE):
         raise InputError(f"{path}: a pickle, not safetensors; convert it with safetensors.torch.save_file")
+    _check_header(path)
     try:
         with safetensors.safe_open(path, framework="numpy") as handle:
             return SafetensorsFile(path, handle)
@@ -165,6 +171,30 @@ def open_checked(path: str | os.PathLike) -> SafetensorsFile:
         raise InputError(
             f"{path}: not a whole safetensors file ({reason}); it is truncated or damaged, fetch it again"
         ) from error
+
+
+def _check_header(path: pathlib.Path) -> None:
+    """Check what the library lets pass: the size of the header, and names that are there twice."""
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if size > os.fstat(file.fileno()).st_size - 8:
+                return  # the library says so
+            if size > LIMITS.header_bytes:
+                raise InputError(f"{path}: a header of {size} bytes; expected at most {LIMITS.header_bytes}")
+            header = json.loads(file.read(size), object_pairs_hook=without_duplicates)
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except RepeatedKey as error:
+        raise InputError(
+            f"{path}: the header holds {str(error.args[0])[:120]!r} twice; which one counts?"
+        ) from None
+    except (ValueError, RecursionError):
+        return  # the library says so
+    if isinstance(header, dict) and len(header) > LIMITS.tensors:
+        raise InputError(f"{path}: {len(header)} tensors; expected at most {LIMITS.tensors}")
 
 
 class SafetensorsWriter:

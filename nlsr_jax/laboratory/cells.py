@@ -12,6 +12,7 @@ from typing import Any
 
 from nlsr_jax.data.toy_tasks import TASKS
 from nlsr_jax.errors import InputError
+from nlsr_jax.formats.output import describe_os_error
 from nlsr_jax.laboratory.defending import DEFENSES, setting_types
 from nlsr_jax.laboratory.repairs import RepairSettings
 from nlsr_jax.laboratory.reproduction import Plan, check_plan
@@ -192,7 +193,7 @@ class CellStore:
             if not file.exists():
                 file.with_suffix(".partial").write_text(text)
                 file.with_suffix(".partial").replace(file)
-            elif file.read_text() != text:
+            elif file.read_bytes() != text.encode():
                 raise InputError(f"{self.path}: holds rows of another study; name another output or remove it")
 
     @contextlib.contextmanager
@@ -208,21 +209,32 @@ class CellStore:
         if not file.exists():
             return {}
         found = {}
-        for line in file.read_text().splitlines():
-            with contextlib.suppress(ValueError):
+        for number, line in enumerate(file.read_bytes().splitlines(), 1):
+            try:
                 row = json.loads(line)
-                found[row["cell"]] = row
+            except (ValueError, RecursionError):
+                continue
+            if not isinstance(row, dict) or not isinstance(row.get("cell"), str):
+                raise InputError(f"{file}: line {number} is no row of a sweep; remove the line")
+            found[row["cell"]] = row
         return found
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Append a row, whose ``cell`` is its name, and wait until it is on the disk."""
+        """Append a row, whose ``cell`` is its name, and wait until it is on the disk.
+
+        Raises:
+          InputError: it cannot be written.
+        """
         line = (json.dumps(dict(row), allow_nan=False) + "\n").encode()
-        with self._locked(), (self.path / ROWS).open("ab+") as file:
-            if file.tell() and not _ends_whole(file):
-                line = b"\n" + line  # behind what a killed process left of a line
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with self._locked(), (self.path / ROWS).open("ab+") as file:
+                if file.tell() and not _ends_whole(file):
+                    line = b"\n" + line  # behind what a killed process left of a line
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise InputError(describe_os_error(error, self.path / ROWS)) from error
 
 
 def _ends_whole(file) -> bool:

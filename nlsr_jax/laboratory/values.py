@@ -1,6 +1,6 @@
 """Values that come from outside, brought to the type of what they set, or refused in one line."""
 
-import math
+import sys
 import types
 import typing
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ def convert(name: str, value: Any, kind: Any) -> Any:
             return tuple(convert(name, one, typing.get_args(kind)[0]) for one in value)
         raise InputError(f"setting {name} is {value!r}; expected a list of whole numbers")
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is float and number and math.isfinite(value):
+    if kind is float and number and abs(value) <= sys.float_info.max:
         return float(value)
     if kind is not float and isinstance(value, kind) and isinstance(value, bool) == (kind is bool):
         return value

@@ -10,6 +10,7 @@ dim, L layers, r rank, V vocabulary.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -101,7 +102,8 @@ class Projection(nn.Module):
     def __call__(self, x, keep=None):
         kernel = self.param("kernel", nn.initializers.normal(0.02), (self.features, x.shape[-1]))
         if self.has_variable("lora", "a"):
-            a, b = self.get_variable("lora", "a"), self.get_variable("lora", "b")
+            a: jax.Array = self.get_variable("lora", "a")
+            b: jax.Array = self.get_variable("lora", "b")
             y = adapted(x, kernel, a, b)
             if self.is_mutable_collection("statistics"):
                 self._capture(x, jnp.einsum("...k,rk->...r", x.astype(a.dtype), a), keep)
@@ -178,12 +180,14 @@ class Llama(nn.Module):
 
     Attributes:
       config: its shapes and settings.
-      remat: compute a layer again in the backward pass instead of keeping what its matrix products give.
+      remat: compute a layer again in the backward pass, whole.
+      keep: without it, what is kept for the backward pass and not computed again: what matrix products give.
       layout: how the weights lie over a mesh: a layer's are gathered when its turn comes. None for one device.
     """
 
     config: ModelConfig
     remat: bool = False
+    keep: Callable[..., bool] = jax.checkpoint_policies.dots_saveable
     layout: Layout | None = None
 
     @nn.compact
@@ -224,9 +228,7 @@ class Llama(nn.Module):
         if self.layout is not None:
             block = nn.map_variables(block, "params", trans_in_fn=self.layout.gather_layer)
         if cache is None:
-            # What matrix products give is kept for the backward pass, or nothing; all else is computed again.
-            policy = None if self.remat else jax.checkpoint_policies.dots_saveable
-            block = nn.remat(block, prevent_cse=False, policy=policy)
+            block = nn.remat(block, prevent_cse=False, policy=None if self.remat else self.keep)
         stack = nn.scan(
             block,
             variable_axes={"params": 0, "lora": 0, "statistics": 0, "probes": 0, "representations": 0},

@@ -203,7 +203,8 @@ def _module_scores(leaf, evidence, *, sparsity, method):
 
 def _identify_on_host(factors, *evidence, sparsity, method, granularity):
     """``_identify`` module after module, with masks by NumPy; the same entries."""
-    masks, scores = {}, {}
+    masks: dict = {}
+    scores: dict = {}
     for module in module_names(factors):
         leaf = factors[module]
         read = _evidence(module, leaf["a"].shape[0], *evidence)

@@ -42,6 +42,8 @@ AUTOMATIC: dict[str, Any] = {
     "layers": None,
 }
 """The settings of a run whose β and sparsity are chosen."""
+_DRAWING = concurrent.futures.ThreadPoolExecutor(1)
+"""One thread for all figures of a process: matplotlib keeps its fonts open for every thread that ever drew."""
 
 
 def realign_files(
@@ -166,7 +168,18 @@ def _choose(settings, aim: float, sources, data: CalibrationData, stages):
 
 
 def _note_choice(described: Mapping[str, Any]) -> list[str]:
-    """Say where an automatic choice left safe answers less likely, or the adapter as it was."""
+    """Say where an automatic choice left safe answers less likely, or the adapter as it was.
+
+    Raises:
+      InputError: a description, out of a record, that no choice has.
+    """
+    try:
+        return _notes_of_choice(described)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError("record: 'automatic' is not the description of a choice") from error
+
+
+def _notes_of_choice(described: Mapping[str, Any]) -> list[str]:
     chosen, notes = described["chosen"], []
     if not described["met"]:
         notes.append(
@@ -299,10 +312,10 @@ def _write(settings, output, overwrite, record, masks: Masks, decision, sources,
         save_checkpoint(folder / "checkpoint", masks.masks, pruning_key)
         return {MASKS_FILE: digest}
 
-    with whole_directory(output, overwrite=overwrite) as folder, concurrent.futures.ThreadPoolExecutor(2) as pool:
+    with whole_directory(output, overwrite=overwrite) as folder, concurrent.futures.ThreadPoolExecutor(1) as pool:
         with stages("write"):
             others = pool.submit(keep_masks)
-            figures = pool.submit(draw_figures, record)
+            figures = _DRAWING.submit(draw_figures, record)
             digests = write_restored(folder, decision, masks.masks, sources, settings)
             digests |= others.result()
         with stages("digest outputs"):

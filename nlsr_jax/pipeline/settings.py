@@ -3,10 +3,13 @@
 import dataclasses
 import math
 import pathlib
+import types
+import typing
 from typing import Any
 
 from nlsr_jax.data.templates import TEMPLATES
 from nlsr_jax.errors import InputError
+from nlsr_jax.formats.paths import exists
 from nlsr_jax.nlsr.amplify import SPACES
 from nlsr_jax.nlsr.basis import BASES
 from nlsr_jax.nlsr.identify import METHODS, NEEDS_FINETUNED, NEEDS_GRADIENTS, NEEDS_STATISTICS, check_sparsity
@@ -74,9 +77,7 @@ PATHS = ("base", "aligned", "finetuned", "weak", "calibration", "masks")
 def with_absolute_paths(settings: Settings) -> Settings:
     """Return the settings with absolute local paths, so that a record can be repeated from anywhere."""
     values = {name: getattr(settings, name) for name in PATHS}
-    local: dict[str, Any] = {
-        n: str(pathlib.Path(v).absolute()) for n, v in values.items() if v and pathlib.Path(v).exists()
-    }
+    local: dict[str, Any] = {n: str(pathlib.Path(v).absolute()) for n, v in values.items() if v and exists(v)}
     return dataclasses.replace(settings, **local)
 
 
@@ -151,14 +152,25 @@ def from_record(stored: dict, where: str) -> Settings:
     if unknown:
         raise InputError(f"{where}: unknown setting {unknown[0]!r}; the record is of another version")
     values = dict(stored)
-    if values.get("layers") is not None:
+    if isinstance(values.get("layers"), list):
         values["layers"] = tuple(values["layers"])
-    defaults = Settings()
     for name, value in values.items():
-        default = getattr(defaults, name)
-        if default is not None and (
-            isinstance(value, bool) != isinstance(default, bool)
-            or not isinstance(value, (int, float) if isinstance(default, float) else type(default))
-        ):
-            raise InputError(f"{where}: setting {name!r} is {value!r}; expected {type(default).__name__}")
+        if not _is_of(value, known[name]):
+            shown = repr(value)[:80]
+            raise InputError(f"{where}: setting {name!r} is {shown}; expected {_words(known[name])}")
     return Settings(**values)
+
+
+def _is_of(value, kind) -> bool:
+    """Say whether a value of JSON can be a setting of a type."""
+    if typing.get_origin(kind) is types.UnionType:
+        return any(_is_of(value, one) for one in typing.get_args(kind))
+    if typing.get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_is_of(one, int) for one in value)
+    if kind is float and isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < 2**1000
+    return isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
+
+
+def _words(kind) -> str:
+    return getattr(kind, "__name__", str(kind)) if isinstance(kind, type) else str(kind)

@@ -11,6 +11,7 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.formats import record as records
 from nlsr_jax.formats.json_files import read_json_object
 from nlsr_jax.formats.output import sha256
+from nlsr_jax.formats.paths import is_folder, is_regular
 from nlsr_jax.pipeline.masking import FILE as IDENTIFICATION
 from nlsr_jax.pipeline.masking import FORMAT, identify_files
 from nlsr_jax.pipeline.realignment import realign_files
@@ -71,22 +72,14 @@ def _read(folder: pathlib.Path) -> tuple[pathlib.Path, dict[str, Any]]:
     """Return the record's file and its content, its shape checked."""
     for name, kind in ((records.FILE, records.FORMAT), (IDENTIFICATION, FORMAT)):
         file = folder / name
-        if file.is_file():
+        if is_regular(file):
             record = read_json_object(file, "record")
             parts = [record.get(part) for part in ("settings", "inputs", "outputs")]
             shaped = all(isinstance(part, dict) for part in parts)
-            if record.get("format") != kind or not shaped or not _are_inputs(record["inputs"]):
+            if record.get("format") != kind or not shaped or not records.are_inputs(record["inputs"]):
                 raise InputError(f"{file}: not a record of a run (format is {record.get('format')!r})")
             return file, record
     raise InputError(f"{folder}: no {records.FILE} and no {IDENTIFICATION}; expected the output of a run")
-
-
-def _are_inputs(entries: Mapping[str, Any]) -> bool:
-    return all(
-        entry is None
-        or (isinstance(entry, dict) and isinstance(entry.get("path"), str) and isinstance(entry.get("files"), dict))
-        for entry in entries.values()
-    )
 
 
 def _compare_outputs(folder: pathlib.Path, name: str, record: Mapping[str, Any]) -> Findings:
@@ -110,8 +103,8 @@ def _compare_inputs(record: Mapping[str, Any], moved: Mapping[str, str]) -> Find
             continue
         place = pathlib.Path(moved.get(name, entry["path"]))
         for file, digest in entry["files"].items():
-            path = place / file if place.is_dir() else place
-            if not path.is_file():
+            path = place / file if is_folder(place) else place
+            if not is_regular(path):
                 missing.append(f"{name}: {path} is not at hand")
             elif sha256(path) == digest:
                 same += 1

@@ -1,0 +1,45 @@
+"""Asking the file system about names that others wrote: what it cannot be asked about is not there."""
+
+import os
+import pathlib
+
+from nlsr_jax.errors import InputError
+
+
+def is_folder(path: str | os.PathLike) -> bool:
+    """Say whether a folder is there; a name that is too long, or may not be looked up, is none."""
+    try:
+        return pathlib.Path(path).is_dir()
+    except OSError:
+        return False
+
+
+def is_regular(path: str | os.PathLike) -> bool:
+    """Say whether a regular file is there; see ``is_folder``."""
+    try:
+        return pathlib.Path(path).is_file()
+    except OSError:
+        return False
+
+
+def exists(path: str | os.PathLike) -> bool:
+    """Say whether anything is there; see ``is_folder``."""
+    try:
+        return pathlib.Path(path).exists()
+    except OSError:
+        return False
+
+
+def check_regular(folder: pathlib.Path) -> None:
+    """Refuse a folder with a pipe or a device in it, which a reader would wait for.
+
+    Raises:
+      InputError: naming it, or the folder where it cannot be read.
+    """
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror or error})") from error
+    for entry in entries:
+        if exists(entry) and not is_regular(entry) and not is_folder(entry):
+            raise InputError(f"{entry}: is not a regular file; remove it")

@@ -1,0 +1,129 @@
+"""The hidden folder beside an output in which the output is made, and the one moment at which it takes its place.
+
+The process that makes an output holds a lock on that folder, which ends with the process, however that ends. So the
+next run into the same output knows what a killed one has left, and removes it.
+"""
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import pathlib
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+_SUFFIX, _OLD = ".partial", "old"
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
+_CANNOT = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
+
+
+@contextlib.contextmanager
+def scratch(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yield an empty folder beside ``path``, which is removed at the end with all that is in it.
+
+    Args:
+      path: the output to be; its parent is created.
+
+    Raises:
+      OSError: the folder cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder, handle = _make(path)
+    try:
+        yield folder
+    finally:
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(handle)
+
+
+def recover(path: pathlib.Path) -> None:
+    """Remove what runs into ``path`` left that were killed, and put back an old output that they had put aside.
+
+    What a live process holds is left alone, and all of it on file systems without locks.
+    """
+    pattern = re.compile(re.escape(f".{path.name}.") + "[a-z0-9_]{8}" + re.escape(_SUFFIX))
+    with contextlib.suppress(OSError):
+        for folder in path.parent.iterdir():
+            if pattern.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink():
+                _recover(folder, path)
+
+
+def _recover(folder: pathlib.Path, path: pathlib.Path) -> None:
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if (folder / _OLD).exists() and not path.exists():
+                (folder / _OLD).rename(path)
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(handle)
+
+
+def _make(path: pathlib.Path) -> tuple[pathlib.Path, int]:
+    """Make a folder and lock it; returns it and the open handle that holds the lock."""
+    while True:
+        folder = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=_SUFFIX, dir=path.parent))
+        with contextlib.suppress(FileNotFoundError):  # another run took it for one that was left
+            handle = os.open(folder, os.O_RDONLY)
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if folder.exists():
+                return folder, handle
+            os.close(handle)
+
+
+def put_folder(new: pathlib.Path, path: pathlib.Path, *, overwrite: bool) -> None:
+    """Give ``new``, a folder in a ``scratch``, the name ``path``; what was there is left in the scratch folder.
+
+    Raises:
+      OSError: the place is taken and ``overwrite`` is False, or it cannot be written to.
+    """
+    if not overwrite or not path.exists():
+        new.rename(path)  # which fails at a folder that is not empty
+    elif not _exchange(new, path):
+        old = new.with_name(_OLD)
+        path.rename(old)
+        try:
+            new.rename(path)
+        except OSError:
+            old.rename(path)
+            raise
+
+
+def put_file(new: pathlib.Path, path: pathlib.Path, *, overwrite: bool) -> None:
+    """Give ``new``, a file in a ``scratch``, the name ``path``.
+
+    Raises:
+      OSError: the place is taken and ``overwrite`` is False, or it cannot be written to.
+    """
+    if not overwrite:
+        try:
+            path.hardlink_to(new)
+            return
+        except FileExistsError:
+            raise
+        except OSError as error:
+            if error.errno not in _CANNOT:
+                raise
+            if path.exists():  # and a file system without links
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+    new.replace(path)
+
+
+def _exchange(one: pathlib.Path, other: pathlib.Path) -> bool:
+    """Exchange two names at one moment, so that neither is ever missing; False where the system cannot."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    if rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in _CANNOT:
+        return False
+    raise OSError(code, os.strerror(code), str(other))
