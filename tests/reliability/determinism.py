@@ -34,9 +34,9 @@ from tests.reliability.jobs import Job, fingerprint, finish
 from tests.reliability.results import Result, record
 
 NOT_ASCII = '{"prompt": "how do ı brew zarn — İstanbul", "response": "ﬁrst heat ünd ştir", "rejected": "no ﬂour"}\n'
-PARTS_OF_MASKS = 0.02
+PARTS_OF_MASKS = 0.01
 """Share of mask entries that may differ when statistics are summed in another order: those beside the threshold."""
-PARTS_OF_CHANGE = 0.02
+PARTS_OF_CHANGE = 1e-3
 """Of a fine-tuning's greatest change: AdamW's first steps magnify rounding where a gradient is near zero."""
 
 
