@@ -27,7 +27,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlsr_jax.errors import InputError
-from tests.reliability.fuzz_targets import TARGETS, Case, Target
+from tests.reliability.fuzz_cases import Case
+from tests.reliability.fuzz_targets import TARGETS, Target
 
 SECONDS, GROWTH, LONGEST = 5.0, 2**30, 2100
 """What a case may take: seconds of CPU time, bytes of memory, and characters of an error."""
