@@ -14,6 +14,7 @@ import pytest
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats import scratch
 from nlsr_jax.formats.output import check_free, whole_directory, whole_file
+from tests.deaths import Killed, deadly_operations
 from tests.e2e.command import ROOT
 from tests.reliability import crashes
 from tests.reliability.jobs import fingerprint, make_jobs
@@ -94,30 +95,12 @@ def test_what_a_sweep_writes_survives_kills(tmp_path):
     assert fingerprint(tmp_path / "out") == whole.made
 
 
-class Killed(BaseException):
-    """What ends a process at once."""
-
-
 @pytest.fixture
 def die_at(monkeypatch):
-    """Sets the operation on files before which the process dies; nothing is cleared away behind it."""
-    left = {"count": None}
-
-    def deadly(function):
-        def called(*arguments, **options):
-            if left["count"] is not None and left["count"] <= 0:
-                raise Killed
-            if left["count"] is not None:
-                left["count"] -= 1
-            return function(*arguments, **options)
-
-        return called
-
-    for name in ("rename", "replace", "hardlink_to", "mkdir", "chmod"):
-        monkeypatch.setattr(pathlib.Path, name, deadly(getattr(pathlib.Path, name)))
-    for module, name in ((scratch.tempfile, "mkdtemp"), (scratch, "_exchange"), (os, "rmdir"), (os, "unlink")):
-        monkeypatch.setattr(module, name, deadly(getattr(module, name)))
-    return lambda count: left.update(count=count)
+    """Sets the operation on files before which the process dies."""
+    places = [(pathlib.Path, name) for name in ("rename", "replace", "hardlink_to", "mkdir", "chmod")]
+    places += [(scratch.tempfile, "mkdtemp"), (scratch, "_exchange"), (os, "rmdir"), (os, "unlink")]
+    return deadly_operations(monkeypatch, places)
 
 
 def write_folder(path, text, overwrite):

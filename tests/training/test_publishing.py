@@ -10,32 +10,15 @@ import pytest
 from nlsr_jax.errors import InputError
 from nlsr_jax.training.folder import RunFolder
 from nlsr_jax.training.publishing import published, training_folder
-
-
-class Killed(BaseException):
-    """What ends a process at once."""
+from tests.deaths import Killed, deadly_operations
 
 
 @pytest.fixture
 def die_at(monkeypatch):
-    """Sets the operation on files before which the process dies; None for never."""
-    left = {"count": None}
-
-    def deadly(function):
-        def called(*arguments, **options):
-            if left["count"] == 0:
-                raise Killed
-            if left["count"] is not None:
-                left["count"] -= 1
-            return function(*arguments, **options)
-
-        return called
-
-    for name in ("rename", "replace", "unlink", "rmdir", "mkdir"):
-        monkeypatch.setattr(pathlib.Path, name, deadly(getattr(pathlib.Path, name)))
-    for name in ("unlink", "rmdir"):  # what rmtree uses
-        monkeypatch.setattr(os, name, deadly(getattr(os, name)))
-    return lambda count: left.update(count=count)
+    """Sets the operation on files before which the process dies."""
+    places = [(pathlib.Path, name) for name in ("rename", "replace", "unlink", "rmdir", "mkdir")]
+    places += [(os, name) for name in ("unlink", "rmdir")]  # what rmtree uses
+    return deadly_operations(monkeypatch, places)
 
 
 def nothing():
