@@ -13,11 +13,11 @@ from typing import Any
 from nlsr_jax.data.toy_tasks import TASKS
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.output import describe_os_error
+from nlsr_jax.formats.values import convert
 from nlsr_jax.laboratory.defending import DEFENSES, setting_types
 from nlsr_jax.laboratory.repairs import RepairSettings
 from nlsr_jax.laboratory.reproduction import Plan, check_plan
 from nlsr_jax.laboratory.study import Case
-from nlsr_jax.laboratory.values import convert
 from nlsr_jax.nlsr.amplify import SPACES
 from nlsr_jax.nlsr.basis import BASES
 from nlsr_jax.nlsr.identify import METHODS as IDENTIFICATIONS
@@ -130,6 +130,8 @@ def _check_choices(settings: Mapping[str, Any]) -> None:
     for name, choices in _SETTINGS.items():
         if name in settings and settings[name] not in choices:
             raise InputError(f"setting {name} is {settings[name]!r}; expected one of {', '.join(choices)}")
+    if settings.get("layers") == ():
+        raise InputError("setting layers is []; expected a list of whole numbers")
     if settings.get("draws", 1) < 1:
         raise InputError(f"setting draws is {settings['draws']}; expected at least 1")
     given = dataclasses.replace(RepairSettings(), **settings)

@@ -3,13 +3,12 @@
 import dataclasses
 import math
 import pathlib
-import types
-import typing
 from typing import Any
 
 from nlsr_jax.data.templates import TEMPLATES
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.paths import exists
+from nlsr_jax.formats.values import convert
 from nlsr_jax.nlsr.amplify import SPACES
 from nlsr_jax.nlsr.basis import BASES
 from nlsr_jax.nlsr.identify import METHODS, NEEDS_FINETUNED, NEEDS_GRADIENTS, NEEDS_STATISTICS, check_sparsity
@@ -151,26 +150,7 @@ def from_record(stored: dict, where: str) -> Settings:
     unknown = sorted(set(stored) - set(known))
     if unknown:
         raise InputError(f"{where}: unknown setting {unknown[0]!r}; the record is of another version")
-    values = dict(stored)
-    if isinstance(values.get("layers"), list):
-        values["layers"] = tuple(values["layers"])
-    for name, value in values.items():
-        if not _is_of(value, known[name]):
-            shown = repr(value)[:80]
-            raise InputError(f"{where}: setting {name!r} is {shown}; expected {_words(known[name])}")
-    return Settings(**values)
-
-
-def _is_of(value, kind) -> bool:
-    """Say whether a value of JSON can be a setting of a type."""
-    if typing.get_origin(kind) is types.UnionType:
-        return any(_is_of(value, one) for one in typing.get_args(kind))
-    if typing.get_origin(kind) is tuple:
-        return isinstance(value, tuple) and all(_is_of(one, int) for one in value)
-    if kind is float and isinstance(value, int):
-        return not isinstance(value, bool) and abs(value) < 2**1000
-    return isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
-
-
-def _words(kind) -> str:
-    return getattr(kind, "__name__", str(kind)) if isinstance(kind, type) else str(kind)
+    try:
+        return Settings(**{name: convert(repr(name), value, known[name]) for name, value in stored.items()})
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None

@@ -84,6 +84,7 @@ def test_what_is_no_cell_is_refused(method, settings, message):
         ({"settings": {"rule": 1}}, "setting rule is 1; expected text"),
         ({"settings": {"rule": "some"}}, "rule is 'some'"),
         ({"settings": {"rule": "layers", "layers": 1}}, "setting layers is 1; expected a list of whole numbers"),
+        ({"settings": {"layers": []}}, r"setting layers is \[\]; expected a list of whole numbers"),
         ({"settings": {"layers": {"a": 1}}}, "setting layers is {'a': 1}; expected a list"),
         ({"settings": {"method": "best"}}, "setting method is 'best'; expected one of low_rank"),
         ({"settings": {"draws": 1.5}}, "setting draws is 1.5; expected a whole number"),

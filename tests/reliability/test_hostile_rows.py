@@ -1,6 +1,7 @@
 """Rows, prompts, templates, records and cells made to do harm: refused in one line, in little time."""
 
 import contextlib
+import dataclasses
 import json
 import time
 
@@ -14,7 +15,7 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.formats.json_files import read_json
 from nlsr_jax.formats.limits import Limits
 from nlsr_jax.laboratory.cells import ROWS, CellStore, cells_from_json
-from nlsr_jax.pipeline.settings import from_record
+from nlsr_jax.pipeline.settings import Settings, from_record
 from tests.reliability.fuzz import SECONDS
 from tests.reliability.fuzz_files import realignment
 from tests.reliability.hostile import refusal
@@ -115,6 +116,13 @@ def test_chat_templates_that_fail():
 def test_settings_of_records(name, value):
     settings = {**realignment()["settings"], name: value}
     assert f"setting {name!r} is " in refusal(lambda: from_record(settings, "realignment.json"))
+
+
+@pytest.mark.parametrize("changes", [{}, {"rule": "layers", "layers": ()}, {"rule": "layers", "layers": (1, 2)}])
+def test_settings_come_back_out_of_a_record(changes):
+    settings = Settings(**changes)
+    stored = json.loads(json.dumps(dataclasses.asdict(settings)))
+    assert from_record(stored, "realignment.json") == settings
 
 
 def test_numbers_too_large_for_a_cell(tmp_path):

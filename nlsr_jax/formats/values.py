@@ -24,13 +24,13 @@ def convert(name: str, value: Any, kind: Any) -> Any:
         kinds = [one for one in typing.get_args(kind) if one is not type(None)]
         return None if value is None else convert(name, value, kinds[0])
     if typing.get_origin(kind) is tuple:
-        if isinstance(value, Sequence) and not isinstance(value, str) and value:
+        if isinstance(value, Sequence) and not isinstance(value, str):
             return tuple(convert(name, one, typing.get_args(kind)[0]) for one in value)
-        raise InputError(f"setting {name} is {value!r}; expected a list of whole numbers")
+        raise InputError(f"setting {name} is {repr(value)[:80]}; expected a list of whole numbers")
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if kind is float and number and abs(value) <= sys.float_info.max:
         return float(value)
     if kind is not float and isinstance(value, kind) and isinstance(value, bool) == (kind is bool):
         return value
     words = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
-    raise InputError(f"setting {name} is {value!r}; expected {words[kind]}")
+    raise InputError(f"setting {name} is {repr(value)[:80]}; expected {words[kind]}")
