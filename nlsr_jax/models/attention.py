@@ -9,7 +9,7 @@ Axis legend: B batch, T query, S key, K kv heads, G query heads per kv head, H h
 import jax
 import jax.numpy as jnp
 
-MASKED = -1e30
+_MASKED = -1e30
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
@@ -29,19 +29,15 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Arr
     return jnp.swapaxes(out.reshape(batch, heads, length, group, width), 1, 2)
 
 
-def _softmax(scores, mask):
-    return jax.nn.softmax(jnp.where(mask, scores, MASKED), axis=-1)
-
-
 def _weights(q, k, mask):
     scores = jnp.einsum("bkqh,bksh->bkqs", q, k, preferred_element_type=jnp.float32)
-    return _softmax(scores * q.shape[-1] ** -0.5, mask)
+    return jax.nn.softmax(jnp.where(mask, scores * q.shape[-1] ** -0.5, _MASKED), axis=-1)
 
 
 @jax.custom_vjp
 def _attend(q, k, v, mask):
     """Attention of ``q [B, K, Q, H]`` under ``mask [B, 1, Q, S]``."""
-    return jnp.matmul(_weights(q, k, mask).astype(v.dtype), v)
+    return _attend_forward(q, k, v, mask)[0]
 
 
 def _attend_forward(q, k, v, mask):
@@ -52,8 +48,7 @@ def _attend_forward(q, k, v, mask):
 def _attend_backward(saved, d_out):
     q, k, v, weights = saved
     scale = q.shape[-1] ** -0.5
-    narrow = weights.astype(v.dtype)
-    d_v = _turned_product(d_out, narrow)
+    d_v = _turned_product(d_out, weights.astype(v.dtype))
     d_weights = jnp.einsum("bkqh,bksh->bkqs", d_out, v, preferred_element_type=jnp.float32)
     d_scores = weights * (d_weights - jnp.sum(d_weights * weights, axis=-1, keepdims=True))
     d_scores = (d_scores * scale).astype(q.dtype)

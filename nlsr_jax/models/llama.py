@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from nlsr_jax.models.attention import attend
 from nlsr_jax.models.config import ModelConfig
-from nlsr_jax.models.projection import adapted
+from nlsr_jax.models.projection import adapted, thin
 from nlsr_jax.models.rope import inverse_frequencies
 from nlsr_jax.nlsr.statistics import batch_statistics
 from nlsr_jax.parallel import Layout
@@ -36,7 +36,7 @@ class Cache(NamedTuple):
     slot: jax.Array
 
     def seen(self, layer):
-        """Return a layer's keys and values so far."""
+        """Return a layer's keys and values so far, ``[B, K, S, H]``."""
         return (
             jax.lax.dynamic_index_in_dim(self.k, layer, keepdims=False),
             jax.lax.dynamic_index_in_dim(self.v, layer, keepdims=False),
@@ -106,7 +106,8 @@ class Projection(nn.Module):
             b: jax.Array = self.get_variable("lora", "b")
             y = adapted(x, kernel, a, b)
             if self.is_mutable_collection("statistics"):
-                self._capture(x, jnp.einsum("...k,rk->...r", x.astype(a.dtype), a), keep)
+                flat = x.reshape(-1, x.shape[-1])
+                self._capture(flat, thin(flat, a), keep)
         else:
             y = jnp.einsum("...k,dk->...d", x, kernel)
         return y + self.param("bias", nn.initializers.zeros, (self.features,)) if self.bias else y

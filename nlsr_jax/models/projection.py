@@ -44,8 +44,13 @@ def merges(positions: int, kernel, *others) -> bool:
     return positions * (d + k) > d * k and all(leaf.dtype == jnp.float32 for leaf in (kernel, *others))
 
 
-def merged(kernel, a, b):
-    """Return ``W + B A``; leading axes are batched."""
+def thin(x: jax.Array, a: jax.Array) -> jax.Array:
+    """Return ``x Aᵀ [n, r]`` of ``x [n, k]`` in the type of ``a [r, k]``."""
+    return x.astype(a.dtype) @ a.T
+
+
+def merged(kernel: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+    """Return ``W + B A [..., d, k]`` of ``[..., d, k]``, ``[..., r, k]`` and ``[..., d, r]``."""
     return kernel + jnp.matmul(b, a)
 
 
@@ -53,8 +58,8 @@ def merge_adapter(params, lora, positions: int) -> tuple[Any, Any]:
     """Merge an adapter into a model's weights, where that pays and they are small.
 
     Args:
-      params: of the model.
-      lora: the expanded adapter, or None.
+      params: of the model; kernels ``[L, d, k]``.
+      lora: the expanded adapter (see ``expand``), or None.
       positions: how many the model will run over.
 
     Returns:
@@ -76,7 +81,7 @@ def _adapted(x, kernel, a, b, merge):
     if merge:
         return x @ merged(kernel, a, b).T
     y = x @ kernel.T
-    return y + ((x.astype(a.dtype) @ a.T) @ b.T).astype(y.dtype)
+    return y + (thin(x, a) @ b.T).astype(y.dtype)
 
 
 def _adapted_forward(x, kernel, a, b, merge):
@@ -85,15 +90,14 @@ def _adapted_forward(x, kernel, a, b, merge):
 
 def _adapted_backward(merge, saved, d_y):
     x, kernel, a, b = saved
-    thin = jax.lax.optimization_barrier(d_y.astype(b.dtype) @ b)
+    d_z = jax.lax.optimization_barrier(thin(d_y, b.T))
     if merge:
         d_x = d_y @ merged(kernel, a, b)
     else:
         d_x = d_y @ kernel
-        d_x = d_x + (thin @ a).astype(d_x.dtype)
-    wide = x.astype(a.dtype)
-    d_b = jax.lax.optimization_barrier((wide @ a.T).T @ d_y.astype(b.dtype)).T
-    d_a = thin.T @ wide
+        d_x = d_x + (d_z @ a).astype(d_x.dtype)
+    d_a = d_z.T @ x.astype(a.dtype)
+    d_b = jax.lax.optimization_barrier(thin(x, a).T @ d_y.astype(b.dtype)).T
     return d_x.astype(x.dtype), (d_y.T @ x).astype(kernel.dtype), d_a, d_b
 
 
