@@ -16,7 +16,6 @@ MAX_DEPTH = LIMITS.json_depth
 
 _LFS = b"version https://git-lfs"
 _TOKENS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
-
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 

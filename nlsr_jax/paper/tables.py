@@ -114,6 +114,9 @@ TITLES = {
     "nlsr strict": "NLSR, automatic, strict",
 }
 
+COMPARED = ("lisa", "constrained_sft", "safelora", "nlsr", "nlsr recommended", "nlsr automatic")
+"""Lines that tables 2, 3 and 6 end with."""
+
 OPTIONS: dict[str, tuple[dict[str, Any], ...]] = {
     "lox": ({}, {"rank": 0, "coefficient": 1.0}),
     "safelora": (
@@ -167,16 +170,7 @@ def _poison() -> Table:
 
 def _objectives() -> Table:
     columns = [{"objective": objective} for objective in OBJECTIVES]
-    names = (
-        "finetuned",
-        "vlguard",
-        "lisa",
-        "constrained_sft",
-        "safelora",
-        "nlsr",
-        "nlsr recommended",
-        "nlsr automatic",
-    )
+    names = ("finetuned", "vlguard", *COMPARED)
     return Table(
         2,
         "Five objectives of the alignment",
@@ -189,17 +183,7 @@ def _objectives() -> Table:
 
 def _tasks() -> Table:
     columns = [{"task": task} for task in TASKS]
-    names = (
-        "nonaligned",
-        "finetuned",
-        "vlguard",
-        "lisa",
-        "constrained_sft",
-        "safelora",
-        "nlsr",
-        "nlsr recommended",
-        "nlsr automatic",
-    )
+    names = ("nonaligned", "finetuned", "vlguard", *COMPARED)
     lines = tuple(_line(name, columns) for name in names)
     return Table(3, "Three tasks", tuple(TASK_NAMES.values()), lines, numbers.TASKS, "")
 
@@ -238,17 +222,7 @@ def _identification() -> Table:
 
 def _other_requests() -> Table:
     columns = [{"poison_ratio": ratio, "requests": "contextual"} for ratio in (0.01, 0.1)]
-    names = (
-        "finetuned",
-        "vlguard",
-        "vaccine",
-        "lisa",
-        "constrained_sft",
-        "safelora",
-        "nlsr",
-        "nlsr recommended",
-        "nlsr automatic",
-    )
+    names = ("finetuned", "vlguard", "vaccine", *COMPARED)
     note = "HarmBench in the paper; here requests of every category equally often, half of them in a context."
     return Table(
         6,
