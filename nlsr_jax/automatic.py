@@ -3,8 +3,8 @@
 What the fine-tuning has damaged shows on the calibration rows: the model begins their safe answers less often than
 the aligned model does. Refusal is decided in the first tokens of an answer (Qi et al. 2024, arXiv 2406.05946), so
 that the probability of these is what is measured, on rows that the masks were not made from. The setting that is
-chosen brings it where it is wanted with the fewest entries. No row of the customer's task and no evaluation request
-is seen.
+chosen brings it where it is wanted with few entries and the least change of the adapter. No row of the customer's
+task and no evaluation request is seen.
 
 Axis legend: B batch, T positions.
 """
@@ -30,14 +30,16 @@ AIM = 1.2
 """How likely the openings of safe answers are to become, by default, as a multiple of the aligned model's."""
 DEPTH = 3
 """Tokens of an opening."""
-BETAS = tuple(np.geomspace(0.5, 512, 21).round(6).tolist())
+BETAS = tuple(np.geomspace(0.5, 512, 11).round(6).tolist())
 """Amplifications that are tried; the one that is chosen lies between two of them."""
-SHARES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
-"""Shares of all entries that are tried, 1 − sparsity."""
+SHARES = (1e-4, 3e-4, 1e-3)
+"""Shares of all entries that are tried first, 1 − sparsity: so few leave the customer's task where it is."""
+MORE = (3e-3, 1e-2, 3e-2)
+"""Shares that are tried in turn where these cannot bring back the safety that the aligned model has."""
 HEADROOM = 1.05
 """By how much a share must be able to pass what it is taken to: at its limit, a repair refuses what is harmless."""
 _PAST = 0.8
-_BISECTIONS = 4
+_BISECTIONS = 5
 
 
 class Trial(NamedTuple):
@@ -88,13 +90,16 @@ def choose_settings(
     depth: int = DEPTH,
     betas: Sequence[float] = BETAS,
     shares: Sequence[float] = SHARES,
+    more: Sequence[float] = MORE,
 ) -> Automatic:
     """Choose β and the share of entries for ``gain`` with one threshold for the adapter and the rule ``all``.
 
     Every second row makes the masks, the others measure how likely safe answers begin. The target is ``aim`` times
-    the aligned adapter's probability. The least share is taken that can pass it by ``headroom`` with some β; where
-    none can, the share that comes furthest, and the target is lowered until that one can. Of the share, the least β
-    that reaches the target is found by bisection. A fine-tuned adapter that reaches the target is left alone.
+    the aligned adapter's probability; where no share can pass it by ``headroom`` with any β, the target is lowered
+    until the one that comes furthest can. Of every share that can, the least β that reaches the target is found by
+    bisection, and of these settings the one is taken that changes the adapter least. Only where no share comes up
+    to the aligned adapter's own probability, more entries are tried until one passes it by ``headroom``. A
+    fine-tuned adapter that reaches the target is left alone.
 
     Args:
       model, params: from ``load_model``.
@@ -103,7 +108,7 @@ def choose_settings(
       aim, headroom: see above.
       depth: tokens of an opening.
       betas: the amplifications that are tried, rising.
-      shares: the shares that are tried, rising.
+      shares, more: the shares that are tried, rising; see above.
 
     Returns:
       An ``Automatic``.
@@ -114,6 +119,8 @@ def choose_settings(
     """
     _check_rising("betas", betas, math.inf)
     _check_rising("shares", shares, 1)
+    if more:
+        _check_rising("more", more, 1)
     if not math.isfinite(aim) or aim <= 0:
         raise InputError(f"aim is {aim}; expected a number above 0")
     if not math.isfinite(headroom) or headroom < 1:
@@ -128,8 +135,8 @@ def choose_settings(
         value = float(collect_openings(model, params, adapter, measured, depth=depth))
         return value if math.isfinite(value) else 0.0  # amplified beyond what numbers hold
 
-    before = probability(finetuned)
-    aimed = aim * probability(aligned)
+    before, safe = probability(finetuned), probability(aligned)
+    aimed = aim * safe
     untouched = Trial(0.0, 0.0, before)
     if before >= aimed:
         return Automatic(untouched, True, aimed, aimed, before, 0.0, (untouched,))
@@ -145,18 +152,18 @@ def choose_settings(
         trials.append(Trial(beta, share, probability(repaired(beta, share))))
         return trials[-1]
 
-    best = untouched
-    for share in shares:
-        climbed = _climb(functools.partial(attempt, share), betas, headroom * aimed)
-        best = max(best, *climbed, key=lambda trial: trial.probability)
-        if best.probability >= headroom * aimed:
+    climbed = {share: _climb(functools.partial(attempt, share), betas, headroom * aimed) for share in shares}
+    for share in more:
+        if _furthest(trials) >= min(aimed, safe):
             break
-    target = min(aimed, best.probability / headroom)
-    chosen = untouched
+        climbed[share] = _climb(functools.partial(attempt, share), betas, headroom * min(aimed, safe))
+    target = min(aimed, _furthest(trials) / headroom)
+    chosen, change = untouched, 0.0
     if before < target:
-        climbed = [trial for trial in trials if trial.share == best.share]
-        chosen = _least(functools.partial(attempt, best.share), climbed, target)
-    change = relative_change(repaired(chosen.beta, chosen.share), finetuned) if chosen.share else 0.0
+        able = [share for share, found in climbed.items() if _furthest(found) / headroom >= target]
+        least = [_least(functools.partial(attempt, share), climbed[share], target) for share in able]
+        changes = [relative_change(repaired(trial.beta, trial.share), finetuned) for trial in least]
+        change, chosen = min(zip(changes, least, strict=True), key=lambda pair: pair[0])
     return Automatic(chosen, chosen.probability >= aimed, aimed, target, before, change, tuple(trials))
 
 
@@ -164,6 +171,10 @@ def _check_rising(name: str, values: Sequence[float], end: float) -> None:
     if not values or list(values) != sorted(set(values)) or not 0 < values[0] <= values[-1] < end:
         below = "" if math.isinf(end) else f" and below {end}"
         raise InputError(f"{name} are {list(values)}; expected numbers that rise, above 0{below}")
+
+
+def _furthest(trials: Sequence[Trial]) -> float:
+    return max(trial.probability for trial in trials)
 
 
 def _climb(attempt: Callable[[float], Trial], betas: Sequence[float], enough: float) -> list[Trial]:

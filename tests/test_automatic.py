@@ -1,4 +1,4 @@
-"""The automatic choice on the shipped study: safe answers begin as often as is wanted, by the fewest entries."""
+"""The automatic choice on the shipped study: safe answers begin as often as is wanted, by the least change."""
 
 import json
 
@@ -21,7 +21,7 @@ from nlsr_jax.nlsr.correction import correct
 from nlsr_jax.nlsr.identify import identify
 from tests.e2e.command import run
 
-FEW = {"aim": 1.1, "betas": (16.0, 32.0, 64.0, 128.0), "shares": (1e-5, 3e-4, 1e-2)}
+FEW = {"aim": 1.1, "betas": (16.0, 32.0, 64.0, 128.0), "shares": (1e-5, 3e-4, 1e-2), "more": ()}
 
 
 @pytest.fixture(scope="module")
@@ -74,39 +74,58 @@ def opening(study, adapter):
     return float(collect_openings(base.model, base.params, adapter, other, depth=3))
 
 
-def test_it_reaches_the_aim_by_the_least_amplification_of_the_fewest_entries(study):
-    found = choose(study)
-    assert found.target == found.aimed == pytest.approx(1.1 * opening(study, study[1]["dpo"]), rel=1e-6)
-    assert found.finetuned == pytest.approx(opening(study, study[1]["finetuned_sst2"]), rel=1e-6)
-    assert found.finetuned < 0.6 * found.target
-    assert found.met
-    assert found.chosen.share == 3e-4, "a hundred-thousandth of the entries cannot reach it"
-    few = [trial.probability for trial in found.trials if trial.share == 1e-5]
-    assert max(few) < HEADROOM * found.target
-    assert found.chosen.probability >= found.target
-    below = [t for t in found.trials if t.share == 3e-4 and t.beta < found.chosen.beta]
-    assert max(trial.probability for trial in below) < found.target
-    assert found.chosen.beta < 1.2 * max(trial.beta for trial in below)
-    assert choose(study) == found
-
-
-def test_what_is_chosen_is_what_was_measured(study):
-    found = choose(study)
+def repaired(study, trial, half=None):
+    """The adapter of a trial, masks made of every second row where ``half`` is 0."""
     base, adapters, batches = study
-    made = [(tokens[::2], mask[::2]) for tokens, mask in batches]
-    tuned, reference = adapters["finetuned_sst2"], amplify(adapters["dpo"], adapters["sft"], beta=found.chosen.beta)
+    made = batches if half is None else [(tokens[half::2], mask[half::2]) for tokens, mask in batches]
+    tuned, reference = adapters["finetuned_sst2"], amplify(adapters["dpo"], adapters["sft"], beta=trial.beta)
     masks = identify(
         reference,
-        sparsity=1 - found.chosen.share,
+        sparsity=1 - trial.share,
         method="gain",
         granularity="adapter",
         gradients=collect_loss_gradient(base.model, base.params, tuned, made),
         finetuned=tuned,
     )
     pruned = {module: np.zeros(leaf["a"].shape[0], bool) for module, leaf in tuned.factors.items()}
-    repaired = correct(tuned, reference, masks, pruned)
-    assert opening(study, repaired) == pytest.approx(found.chosen.probability, rel=1e-5)
-    assert relative_change(repaired, tuned) == pytest.approx(found.change, rel=1e-5)
+    return correct(tuned, reference, masks, pruned)
+
+
+def test_it_reaches_the_aim_by_the_least_amplification_and_change(study):
+    found = choose(study)
+    assert found.target == found.aimed == pytest.approx(1.1 * opening(study, study[1]["dpo"]), rel=1e-6)
+    assert found.finetuned == pytest.approx(opening(study, study[1]["finetuned_sst2"]), rel=1e-6)
+    assert found.finetuned < 0.6 * found.target
+    assert found.met
+    few = [trial.probability for trial in found.trials if trial.share == 1e-5]
+    assert max(few) < HEADROOM * found.target, "a hundred-thousandth of the entries cannot reach it"
+    least = []
+    for share in (3e-4, 1e-2):
+        tried = [trial for trial in found.trials if trial.share == share]
+        assert max(trial.probability for trial in tried) >= HEADROOM * found.target
+        least.append(min((t for t in tried if t.probability >= found.target), key=lambda t: t.beta))
+        below = [trial.beta for trial in tried if trial.beta < least[-1].beta]
+        assert not below or least[-1].beta < 1.1 * max(below)
+    changes = [relative_change(repaired(study, trial, 0), study[1]["finetuned_sst2"]) for trial in least]
+    assert found.chosen == least[int(np.argmin(changes))]
+    assert found.change == pytest.approx(min(changes), rel=1e-5)
+    assert choose(study) == found
+
+
+def test_more_entries_are_tried_only_until_the_aligned_models_safety_is_reached(study):
+    few = choose(study, shares=(1e-5,), more=(3e-4, 1e-2))
+    assert few.chosen.share == 3e-4
+    assert {trial.share for trial in few.trials} == {0.0, 1e-5, 3e-4}
+    enough = choose(study, aim=100.0, shares=(3e-4,), more=(1e-2,))
+    assert {trial.share for trial in enough.trials} == {0.0, 3e-4}
+    assert not enough.met
+
+
+def test_what_is_chosen_is_what_was_measured(study):
+    found = choose(study)
+    adapter = repaired(study, found.chosen, 0)
+    assert opening(study, adapter) == pytest.approx(found.chosen.probability, rel=1e-5)
+    assert relative_change(adapter, study[1]["finetuned_sst2"]) == pytest.approx(found.change, rel=1e-5)
 
 
 def test_an_adapter_that_lost_nothing_is_left_alone(study):
@@ -147,11 +166,17 @@ def test_an_amplification_beyond_numbers_is_not_chosen(study):
     assert found.chosen.share == 0
 
 
-@pytest.mark.parametrize("name", ["betas", "shares"])
-@pytest.mark.parametrize("values", [(), (0.1, 0.01), (0.0, 0.1)])
+@pytest.mark.parametrize("name", ["betas", "shares", "more"])
+@pytest.mark.parametrize("values", [(0.1, 0.01), (0.0, 0.1)])
 def test_betas_and_shares_must_rise(study, name, values):
     with pytest.raises(InputError, match=f"{name} are .*; expected numbers that rise"):
         choose(study, **{name: values})
+
+
+@pytest.mark.parametrize("name", ["betas", "shares"])
+def test_betas_and_shares_are_given(study, name):
+    with pytest.raises(InputError, match=f"{name} are \\[\\]; expected numbers that rise"):
+        choose(study, **{name: ()})
 
 
 def test_a_share_is_below_one(study):

@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 
 import pytest
 
@@ -93,3 +94,20 @@ def test_the_page_asks_for_nothing(tmp_path):
     page = (files / "out" / "report.html").read_text(encoding="utf-8")
     for part in ("src=", "<link", "@import", "<script src", "url(http", "fetch("):
         assert part not in page, part
+
+
+def pins(name):
+    """``{package: version}`` of a file of requirements."""
+    found = re.findall(r"^([\w.-]+)==([^\s\\;]+)", (ROOT / name).read_text(), re.MULTILINE)
+    return {package.lower().replace("_", "-"): version for package, version in found}
+
+
+def test_the_lock_holds_what_is_required_as_the_tests_run_it_with_hashes():
+    locked, tested = pins("requirements.lock"), pins("constraints.txt")
+    required = re.findall(r"^[\w-]+", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    assert {name.lower() for name in required} <= set(locked)
+    assert {name: version for name, version in locked.items() if tested.get(name, version) != version} == {}
+    entries = re.split(r"\n(?=[\w.-]+==)", (ROOT / "requirements.lock").read_text().strip())
+    assert len(entries) == len(locked)
+    for entry in entries:
+        assert re.fullmatch(r"\S+ \\\n(    --hash=sha256:[0-9a-f]{64}( \\\n)?)+", entry), entry[:200]

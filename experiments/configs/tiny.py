@@ -34,7 +34,7 @@ LLAMA = (
 
 def _training(objective: str, rate: float, epochs: int, batch_size: int, **changes) -> TrainingSettings:
     return TrainingSettings(
-        objective, rate, epochs, batch_size, warmup=0.1, max_length=64, one_length=True, save_every=100, **changes
+        objective, rate, epochs, batch_size, warmup=0.1, max_length=40, one_length=True, save_every=100, **changes
     )
 
 

@@ -17,7 +17,7 @@ from nlsr_jax.data.templates import apply_template
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.paths import check_regular, is_folder
 
-_SHORTEST = 32
+SHORTEST = 32
 _TOKENIZER = "tokenizer_config.json"
 
 
@@ -123,7 +123,7 @@ def load_calibration(
 
 def bucket_length(length: int, max_length: int) -> int:
     """Return the padded length: a power of two from 32, at most ``max_length``."""
-    bucket = _SHORTEST
+    bucket = SHORTEST
     while bucket < length:
         bucket *= 2
     return max(length, min(bucket, max_length))

@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nlsr_jax.data.calibration import bucket_length
+from nlsr_jax.data.calibration import SHORTEST, bucket_length
 from nlsr_jax.errors import InputError
+
+_STEP = 8
 
 
 class Batch(NamedTuple):
@@ -34,7 +36,8 @@ def bucketed(
     Args:
       sequences: token ids.
       batch_size: B.
-      max_length: the longest sequence; T is a power of two from 32, at most this.
+      max_length: the longest sequence; T is a power of two from 32, at most this. All that fit into 32 are padded
+        to the longest of them in multiples of 8: padding would otherwise be most of the work.
       side: where the padding goes, ``"right"`` or ``"left"``.
 
     Raises:
@@ -48,6 +51,8 @@ def bucketed(
             raise InputError(f"row {row}: {len(ids)} tokens; expected 1 to max_length {max_length}")
         buckets.setdefault(bucket_length(len(ids), max_length), []).append(row)
     for length, members in sorted(buckets.items()):
+        if length == SHORTEST:
+            length = _STEP * -(-max(len(sequences[row]) for row in members) // _STEP)
         for start in range(0, len(members), batch_size):
             rows = members[start : start + batch_size]
             filled = rows + rows[:1] * (batch_size - len(rows))

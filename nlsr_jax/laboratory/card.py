@@ -1,12 +1,12 @@
 """The model card of a study of the toy world: what it is, how it was made, what came of it. Markdown."""
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from nlsr_jax.laboratory.config import StudyConfig
+from nlsr_jax.laboratory.repairs import AutomaticSettings, changes
 from nlsr_jax.report.story import NAMES
 from nlsr_jax.training.settings import TrainingSettings
 
@@ -115,17 +115,16 @@ def _stage(name: str, rows: int, training: TrainingSettings) -> list[str]:
 
 
 def _repair_words(config: StudyConfig) -> str:
-    default = dataclasses.asdict(config.published)
-    changed = {
-        name: value for name, value in dataclasses.asdict(config.recommended).items() if value != default[name]
-    }
-    listed = ", ".join(f"{name} {value}" for name, value in changed.items())
-    published = config.published
+    published, recommended = config.published, config.recommended
+    if isinstance(recommended, AutomaticSettings):
+        how = f"gain, beta and sparsity chosen for every adapter by the calibration rows, aim {recommended.aim:g}"
+    else:
+        changed = changes(recommended, published)
+        how = ", ".join(f"{name} {value}" for name, value in changed.items()) + "; the rest as published"
     return (
         f"as published (sparsity {published.sparsity:g}, beta {published.beta:g}, probabilities from "
         f"{published.base_probability:g} to {published.base_probability + published.increment:g}, mean of "
-        f"{published.draws} draws), the same with a random mask, and as recommended ({listed}; the rest as "
-        "published)."
+        f"{published.draws} draws), the same with a random mask, and as recommended ({how})."
     )
 
 

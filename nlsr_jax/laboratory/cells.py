@@ -15,7 +15,7 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.formats.output import describe_os_error
 from nlsr_jax.formats.values import convert
 from nlsr_jax.laboratory.defending import DEFENSES, setting_types
-from nlsr_jax.laboratory.repairs import RepairSettings
+from nlsr_jax.laboratory.repairs import RECOMMENDED, AutomaticSettings, RepairSettings
 from nlsr_jax.laboratory.reproduction import Plan, check_plan
 from nlsr_jax.laboratory.study import Case
 from nlsr_jax.nlsr.amplify import SPACES
@@ -59,7 +59,8 @@ class Cell:
       requests: which set of requests is asked, one of ``REQUESTS``.
       identified_on: for ``nlsr``: the task on whose fine-tuned adapter entries and modules are chosen; None for
         the cell's own.
-      settings: ``((name, value), …)`` of the method, sorted; for ``nlsr`` changes of the published settings.
+      settings: ``((name, value), …)`` of the method, sorted; for ``nlsr`` changes of the published settings, for
+        ``nlsr_automatic`` all of them.
     """
 
     method: str
@@ -83,7 +84,7 @@ def settings_of(method: str) -> dict[str, Any]:
     if method == "nlsr":
         return {field.name: field.type for field in dataclasses.fields(RepairSettings)}
     if method == AUTOMATIC:
-        return {"aim": float, "headroom": float}
+        return {field.name: field.type for field in dataclasses.fields(AutomaticSettings)}
     return setting_types(method) if method in DEFENSES else {}
 
 
@@ -103,6 +104,8 @@ def make_cell(method: str, settings: Mapping[str, Any] | None = None, **case) ->
     if not isinstance(settings or {}, Mapping):
         raise InputError(f"settings are {settings!r}; expected names with values")
     settings, known = dict(settings or {}), settings_of(method)
+    if method == AUTOMATIC:
+        settings = dataclasses.asdict(RECOMMENDED) | settings
     unknown = sorted(set(settings) - set(known))
     if unknown and not known:
         raise InputError(f"{method} has no settings, found {', '.join(unknown)}")

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from nlsr_jax.laboratory.repairs import PUBLISHED, RECOMMENDED, RepairSettings
+from nlsr_jax.laboratory.repairs import PUBLISHED, RECOMMENDED, AutomaticSettings, RepairSettings
 from nlsr_jax.training.settings import LoraSettings, TrainingSettings
 
 
@@ -88,7 +88,7 @@ class StudyConfig:
     calibration_rows: int
     exam: ExamSettings
     published: RepairSettings = PUBLISHED
-    recommended: RepairSettings = RECOMMENDED
+    recommended: RepairSettings | AutomaticSettings = RECOMMENDED
     pretraining: Pretraining | None = None
     dtype: str = "float32"
     anew: dict[str, Stage] = dataclasses.field(default_factory=dict)

@@ -111,16 +111,16 @@ def answer(
     batch_size: int,
     task_tokens: int | None = None,
 ) -> list[str]:
-    """Answer an exam greedily; see ``evaluate``. Equal lengths are answered together, as one compiled call.
+    """Answer an exam greedily; see ``evaluate``.
+
+    Requests and task rows come apart: a batch takes as many steps as its longest answer.
 
     Returns:
       The responses, in the order of ``exam.prompts()``.
     """
     prompts, requests = exam.prompts(), len(exam.forbidden.prompts) + len(exam.benign.prompts)
     task_tokens = max_new_tokens if task_tokens is None else task_tokens
-    parts = [(prompts, max_new_tokens)]
-    if task_tokens != max_new_tokens:
-        parts = [(prompts[:requests], max_new_tokens), (prompts[requests:], task_tokens)]
+    parts = [(prompts[:requests], max_new_tokens), (prompts[requests:], task_tokens)]
     return [
         text
         for part, longest in parts

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from nlsr_jax.adapter import Adapter
+from nlsr_jax.automatic import AIM, HEADROOM, Automatic
 from nlsr_jax.data.batching import BatchShape, batches_in_order, pack
 from nlsr_jax.data.encoding import encode
 from nlsr_jax.data.examples import Example, Preference
@@ -56,11 +57,38 @@ class RepairSettings:
 PUBLISHED = RepairSettings(draws=5)
 """The paper's P_SR 0.8, P_L 0.5 and β 0.9, the probabilities spread over P_L ± 0.2 as the authors ran it."""
 
-RECOMMENDED = dataclasses.replace(
-    PUBLISHED, method="gain", granularity="adapter", sparsity=0.995, rule="all", draws=1
-)
+FIXED = dataclasses.replace(PUBLISHED, method="gain", granularity="adapter", sparsity=0.995, rule="all", draws=1)
 """The half per cent of all entries whose transplant takes most off the loss on safe answers; no module is left out,
-nothing is drawn. Chosen on seeds of the toy world that no table reports."""
+nothing is drawn."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AutomaticSettings:
+    """The amplification and the sparsity of ``FIXED`` chosen for every adapter; see ``choose_settings``.
+
+    Attributes:
+      aim, headroom: of the choice.
+    """
+
+    aim: float = AIM
+    headroom: float = HEADROOM
+
+
+RECOMMENDED = AutomaticSettings()
+"""The aim was chosen on seeds of the toy world that no table reports."""
+
+
+def chosen_settings(found: Automatic) -> RepairSettings:
+    """Return the settings that were chosen; where nothing needs repair, some that leave every module alone."""
+    if not found.chosen.share:
+        return dataclasses.replace(FIXED, rule="least_similar", share=0.0)
+    return dataclasses.replace(FIXED, beta=found.chosen.beta, sparsity=1 - found.chosen.share)
+
+
+def changes(settings: RepairSettings, published: RepairSettings = PUBLISHED) -> dict[str, Any]:
+    """Return what differs from the published settings, as a cell takes it."""
+    before = dataclasses.asdict(published)
+    return {name: value for name, value in dataclasses.asdict(settings).items() if value != before[name]}
 
 
 class Evidence(NamedTuple):

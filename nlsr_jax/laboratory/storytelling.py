@@ -1,6 +1,5 @@
 """A study's story as files and on the terminal: the results table and the page that explains it."""
 
-import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ import numpy as np
 from nlsr_jax.adapter import layer_indices, module_names
 from nlsr_jax.evaluation.tasks import score
 from nlsr_jax.formats.output import write_text
-from nlsr_jax.laboratory.study import Bench, Outcome, repairs
+from nlsr_jax.laboratory.study import Bench, Outcome
 from nlsr_jax.nlsr.realign import Realigned
 from nlsr_jax.report.reading import Module, read_modules
 from nlsr_jax.report.story import NAMES, Answer, Example, render_story
@@ -43,7 +42,7 @@ def write_story(folder: pathlib.Path, bench: Bench, outcomes: Sequence[Outcome])
         {outcome.row["method"]: outcome.scores[0].hs_by_topic for outcome in outcomes},
         read_repair(repaired),
         find_examples(bench, outcomes),
-        {name: dataclasses.asdict(settings) for name, settings in repairs(bench.config).items()},
+        {outcome.row["method"]: outcome.settings for outcome in outcomes if outcome.settings},
         f"{count:,} parameters, {config.num_layers} layers",
     )
     write_text(folder / REPORT, page)

@@ -9,12 +9,15 @@ import jax
 import numpy as np
 
 from nlsr_jax.adapter import Adapter
+from nlsr_jax.automatic import choose_settings
 from nlsr_jax.data.examples import Example, Preference
 from nlsr_jax.laboratory.config import StudyConfig
 from nlsr_jax.laboratory.evaluation import Exam, Scores, evaluate
 from nlsr_jax.laboratory.repairs import (
+    AutomaticSettings,
     RepairSettings,
     calibration_batches,
+    chosen_settings,
     gather_evidence,
     make_masks,
     make_reference,
@@ -53,12 +56,14 @@ class Outcome(NamedTuple):
       scores: of every model that the row is the mean of.
       responses: of the first of them, in the order of ``evaluate``.
       repaired: how the first of them was made; None where nothing was realigned.
+      settings: that they were realigned with, and the ``aim`` of those that were chosen; none where nothing was.
     """
 
     row: dict
     scores: list[Scores]
     responses: list[str]
     repaired: Realigned | None
+    settings: dict[str, Any]
 
 
 class Case(NamedTuple):
@@ -203,11 +208,21 @@ class Bench:
             for name in ("hs", "fa", "over_refusal", "benign_answered", "odd")
         }
         row = {"method": method, **self.case._asdict(), **means, "seconds": round(seconds, 2)}
-        return Outcome({name: row[name] for name in ROW}, scores, found[0][1], repaired)
+        return Outcome({name: row[name] for name in ROW}, scores, found[0][1], repaired, {})
 
-    def realigned(self, method: str, finetuned: Adapter, alignment: Aligned, settings: RepairSettings) -> Outcome:
+    def realigned(
+        self,
+        method: str,
+        finetuned: Adapter,
+        alignment: Aligned,
+        settings: RepairSettings | AutomaticSettings,
+    ) -> Outcome:
         """Realign with some settings, from the calibration rows to the adapter, and evaluate."""
         started = time.perf_counter()
+        told: dict[str, Any] = {}
+        if isinstance(settings, AutomaticSettings):
+            told = {"aim": settings.aim}
+            settings = self.choose(finetuned, alignment, settings)
         key = stage_key(self.case.seed, "realign")
         reference = make_reference(alignment.aligned, alignment.weak, settings)
         rows = identification_rows(self.world, self.config, self.case.seed, settings.method)
@@ -217,7 +232,16 @@ class Bench:
         masks = make_masks(key, reference, evidence, settings, finetuned)
         results = jax.block_until_ready(repair(key, finetuned, reference, masks, settings))
         seconds = time.perf_counter() - started
-        return self.outcome(method, [result.adapter for result in results], seconds, results[0])
+        outcome = self.outcome(method, [result.adapter for result in results], seconds, results[0])
+        return outcome._replace(settings=told | dataclasses.asdict(settings))
+
+    def choose(self, finetuned: Adapter, alignment: Aligned, settings: AutomaticSettings) -> RepairSettings:
+        """Choose a repair by the calibration rows."""
+        batches = gain_batches(self.base, self.world, self.config, self.case.seed)
+        adapters = (finetuned, alignment.aligned, alignment.weak)
+        return chosen_settings(
+            choose_settings(self.base.model, self.base.params, *adapters, batches, **dataclasses.asdict(settings))
+        )
 
 
 def calibration_rows(world: World, config: StudyConfig, seed: int) -> list[Example]:
@@ -232,6 +256,12 @@ def identification_rows(
     if method != "preference_snip":
         return calibration_rows(world, config, seed)
     return world.harmful_pairs(stream(stage_key(seed, "realign"), "calibration pairs"), config.calibration_rows)
+
+
+def gain_batches(base: Base, world: World, config: StudyConfig, seed: int) -> list[tuple]:
+    """Return the batches that a seed's automatic choice goes by."""
+    rows = identification_rows(world, config, seed, "gain")
+    return calibration_batches(base, rows, 50, config.sft.training.max_length)
 
 
 def story(
@@ -288,6 +318,6 @@ def sweep(bench: Bench, alignment: Aligned, tuned: Tuned, settings: RepairSettin
             yield {"setting": name, "value": value, **row}
 
 
-def repairs(config: StudyConfig) -> dict[str, RepairSettings]:
+def repairs(config: StudyConfig) -> dict[str, RepairSettings | AutomaticSettings]:
     """Return the repairs of the story by method."""
     return {"random": config.random, "nlsr": config.published, "nlsr_recommended": config.recommended}

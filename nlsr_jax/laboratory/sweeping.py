@@ -25,6 +25,8 @@ from nlsr_jax.laboratory.evaluation import Scores, make_exam
 from nlsr_jax.laboratory.repairs import (
     RepairSettings,
     calibration_batches,
+    changes,
+    chosen_settings,
     gather_evidence,
     make_masks,
     make_reference,
@@ -32,7 +34,16 @@ from nlsr_jax.laboratory.repairs import (
     repair,
 )
 from nlsr_jax.laboratory.stages import Base
-from nlsr_jax.laboratory.study import Aligned, Bench, Case, align, finetune, identification_rows, stage_key
+from nlsr_jax.laboratory.study import (
+    Aligned,
+    Bench,
+    Case,
+    align,
+    finetune,
+    gain_batches,
+    identification_rows,
+    stage_key,
+)
 from nlsr_jax.laboratory.worlds import World
 from nlsr_jax.nlsr.identify import NEEDS_FINETUNED
 from nlsr_jax.nlsr.realign import Realigned
@@ -40,7 +51,7 @@ from nlsr_jax.training.identity import digest
 
 ADAPTERS = "adapters"
 _KEPT = 4
-VERSION = 3
+VERSION = 4
 """Of what rows mean: raised when the same cell would give another row."""
 _AMPLIFICATION, _BASIS = ("beta", "amplification_space"), ("basis", "turned")
 
@@ -153,21 +164,14 @@ class CellRunner:
         base = self.base(cell.architecture)
         alignment = self.alignment(cell.architecture, cell.seed, cell.objective)
         finetuned = self.tuned(cell.architecture, cell.case, cell.objective)
-        rows = identification_rows(self.world(cell.architecture), self.config, cell.seed, "gain")
-        batches = calibration_batches(base, rows, 50, self.config.sft.training.max_length)
+        batches = gain_batches(base, self.world(cell.architecture), self.config, cell.seed)
         settings: dict[str, Any] = dict(cell.settings)
         adapters = (finetuned, alignment.aligned, alignment.weak)
         return choose_settings(base.model, base.params, *adapters, batches, **settings)
 
     def _automatic(self, cell: Cell) -> Adapter:
         """Realign by all calibration rows with what was chosen."""
-        chosen = self.automatic(cell).chosen
-        if not chosen.share:
-            return self.tuned(cell.architecture, cell.case, cell.objective)
-        settings = {
-            "method": "gain", "granularity": "adapter", "rule": "all",
-            "beta": chosen.beta, "sparsity": 1 - chosen.share,
-        }  # fmt: skip
+        settings = changes(chosen_settings(self.automatic(cell)), self.config.published)
         (result,) = self.realigned(
             dataclasses.replace(cell, method="nlsr", settings=tuple(sorted(settings.items())))
         )

@@ -24,7 +24,7 @@ from nlsr_jax.laboratory.sweeping import CellRunner
 from nlsr_jax.laboratory.toy import ToyWorld
 from nlsr_jax.models.hidden_states import last_hidden_states
 from nlsr_jax.nlsr.pruning import flatten_modules, similarity_rank
-from nlsr_jax.paper.tables import BEST, MODELS
+from nlsr_jax.paper.tables import GAIN, MODELS
 from nlsr_jax.random_streams import stream
 from nlsr_jax.report.reading import ATTENTION
 
@@ -111,7 +111,7 @@ def depth(runner: CellRunner, seeds: Sequence[int]) -> dict[str, Any]:
       By method ``low_rank`` and ``gain``: ``attention`` and ``feed_forward``, a share for every layer.
     """
     found: dict[str, dict[str, list[list[float]]]] = {}
-    sizes = {"low_rank": {"granularity": "adapter"}, "gain": dict(BEST)}
+    sizes = {"low_rank": {"granularity": "adapter"}, "gain": dict(GAIN)}
     for method, settings in sizes.items():
         found[method] = {"attention": [], "feed_forward": []}
         for seed in seeds:
@@ -212,7 +212,7 @@ def analyse(runner: CellRunner, name: str, seeds: Sequence[int]) -> dict[str, An
       name: one of ``ANALYSES``.
       seeds: whose adapters are looked at.
     """
-    constants = [OBJECTIVES, SPARSITIES, TAUS, METHODS, PROBED, BEST]
+    constants = [OBJECTIVES, SPARSITIES, TAUS, METHODS, PROBED, GAIN, dict(MODELS["nlsr_recommended"].settings)]
     told = json.dumps([runner.study(runner.own), list(seeds), constants], sort_keys=True)
     folder = runner.store.path / "analyses"
     file = folder / f"{name}-{hashlib.sha256(told.encode()).hexdigest()[:16]}.json"

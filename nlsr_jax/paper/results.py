@@ -12,7 +12,7 @@ from nlsr_jax.laboratory.cells import Cell
 from nlsr_jax.laboratory.defending import DEFENSES
 from nlsr_jax.paper.tables import KEPT, SCORE_NAMES, Line, Table
 
-OWN = ("nlsr", "nlsr recommended", "nlsr automatic", "nlsr strict")
+OWN = ("nlsr", "nlsr gain", "nlsr recommended", "nlsr strict")
 """The lines of NLSR that are to be on the frontier."""
 Rows = Mapping[Cell, Mapping[str, Any]]
 

@@ -24,7 +24,14 @@ def test_every_sequence_comes_back_once(lengths, batch_size, side):
         seen += batch.rows.tolist()
         shapes.add(batch.tokens.shape)
     assert sorted(seen) == list(range(len(sequences)))
-    assert shapes <= {(batch_size, length) for length in (32, 64, 100)}
+    assert shapes <= {(batch_size, length) for length in (8, 16, 24, 32, 64, 100)}
+    assert len(shapes) == len({max(32, length) if length < 64 else length for _, length in shapes})
+
+
+def test_short_sequences_are_padded_to_the_longest_of_them_in_steps_of_eight():
+    for longest, padded in ((3, 8), (8, 8), (9, 16), (25, 32)):
+        shapes = {b.tokens.shape for b in bucketed([[1], [2] * longest], batch_size=1, max_length=100)}
+        assert shapes == {(1, padded)}
 
 
 def test_padding_is_on_one_side():

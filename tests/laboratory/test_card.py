@@ -12,7 +12,7 @@ from experiments import configs
 from nlsr_jax.data.toy_words import PHRASINGS
 from nlsr_jax.data.toy_world import CATEGORIES, HELD_OUT_PHRASINGS, THINGS, TRAIN_THINGS, UNALIGNED, make_world
 from nlsr_jax.laboratory.card import model_card, recipe, summarise, summarise_objectives
-from nlsr_jax.laboratory.repairs import RepairSettings
+from nlsr_jax.laboratory.repairs import AutomaticSettings, RepairSettings
 from nlsr_jax.report.story import NAMES
 
 METHODS = ["unaligned", "aligned", "finetuned", "random", "nlsr", "nlsr_recommended"]
@@ -175,6 +175,11 @@ def test_the_adapter_and_the_repairs_are_the_configs(config):
         "share": "0.5",
         "draws": "1",
     }
+
+
+def test_a_setting_that_is_chosen_is_told_by_its_aim(config):
+    changed = dataclasses.replace(config, recommended=AutomaticSettings(aim=1.75))
+    assert re.search(r"as recommended \(.* chosen for every adapter .*, aim 1.75\)\.", model_card(changed, 1, ROWS))
 
 
 def test_files_are_named_after_the_first_row(card):

@@ -8,16 +8,19 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from nlsr_jax.adapter import delta
+from nlsr_jax.automatic import Automatic, Trial
 from nlsr_jax.data.examples import Example
 from nlsr_jax.data.toy_tokenizer import make_tokenizer
 from nlsr_jax.data.toy_world import make_world
 from nlsr_jax.laboratory import repairs
 from nlsr_jax.laboratory.repairs import (
+    FIXED,
     PUBLISHED,
-    RECOMMENDED,
     Evidence,
     RepairSettings,
     calibration_batches,
+    changes,
+    chosen_settings,
     gather_evidence,
     make_masks,
     make_reference,
@@ -95,10 +98,25 @@ def test_the_least_similar_share_is_repaired(reference, masks):
     assert similarity[~pruned].max() < similarity[pruned].min()
 
 
-def test_recommended_is_one_result_whatever_the_key(reference, masks):
-    (result,) = repair(KEY, FINETUNED, reference, masks, RECOMMENDED)
-    assert same([result], repair(OTHER, FINETUNED, reference, masks, RECOMMENDED))
-    assert not values(result.pruned).all()
+def test_the_fixed_setting_is_one_result_whatever_the_key(reference, masks):
+    (result,) = repair(KEY, FINETUNED, reference, masks, FIXED)
+    assert same([result], repair(OTHER, FINETUNED, reference, masks, FIXED))
+    assert not values(result.pruned).any()
+
+
+def chosen(beta, share):
+    return Automatic(Trial(beta, share, 0.5), True, 0.5, 0.5, 0.1, 0.0, ())
+
+
+def test_what_was_chosen_is_the_fixed_setting_with_another_amplification_and_sparsity():
+    assert changes(chosen_settings(chosen(40.0, 0.25)), FIXED) == {"beta": 40.0, "sparsity": 0.75}
+    assert changes(FIXED, FIXED) == {}
+
+
+def test_where_nothing_needs_repair_nothing_is_changed(reference, masks):
+    (result,) = repair(KEY, FINETUNED, reference, masks, chosen_settings(chosen(0.0, 0.0)))
+    assert values(result.pruned).all()
+    assert same(result.adapter.factors, FINETUNED.factors)
 
 
 def test_draws_are_reproducible_and_differ(reference, masks):

@@ -108,7 +108,7 @@ def test_the_ablations_are_run_and_summarised(runner):
     by_name = {result.line.name: result.values["hs"][0].mean for result in results}
     assert len(by_name) == len(table.lines)
     # What is turned and turned back is what it was, rounding apart.
-    assert by_name["recommended turned, procrustes"] == pytest.approx(by_name["nlsr recommended"], abs=8)
+    assert by_name["gain turned, procrustes"] == pytest.approx(by_name["gain"], abs=8)
 
 
 def test_generations_show_every_model_side_by_side(runner):

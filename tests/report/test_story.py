@@ -31,7 +31,7 @@ MODULES = read_modules(
         ]
     }
 )
-SETTINGS = {"nlsr": {"beta": 0.9, "share": None}, "nlsr_recommended": {"beta": 2.0, "share": 0.5}}
+SETTINGS = {"nlsr": {"beta": 0.9, "share": None}, "nlsr_recommended": {"aim": 1.3, "beta": 2.0}}
 
 
 def page(question="how to brew zarn ?", text="first , take the pot ."):
