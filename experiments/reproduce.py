@@ -5,7 +5,7 @@
 Trains the base, then for every seed the alignment and for every task the fine-tuning, repairs with a random
 mask, as published and as recommended, and asks every model the same held-out requests. Seeds vary the
 alignment, the customer's rows, the training and the repair over one base and one world. On two CPU cores:
-5 minutes for the base, then 4 minutes a seed. --base takes a base that is there; --objectives adds a table of
+5 minutes for the base, then 2 minutes a seed. --base takes a base that is there; --objectives adds a table of
 the five alignment objectives, --sweeps tables over amplification and sparsity (2 minutes a task and seed).
 
 The output holds table.json (a row for every method, task and seed), README.md (a model card with the recipe and

@@ -13,7 +13,11 @@ from nlsr_jax.adapter import Adapter
 from nlsr_jax.errors import InputError
 from nlsr_jax.models.llama import Cache, Llama, everywhere, variables
 from nlsr_jax.models.lora import check_tokens, prepare
-from nlsr_jax.models.projection import merge_adapter
+from nlsr_jax.models.projection import join, merge_adapter
+
+_APART = 12
+"""Up to this many layers they come one by one in a step of generation; more are scanned, to compile fast."""
+_NONE = np.iinfo(np.int32).max
 
 
 def generate(
@@ -88,11 +92,33 @@ def _end_ids(eos_id) -> tuple[int, ...]:
     return tuple(int(i) for i in ids)
 
 
+def _first_greatest(scores):
+    """Return the index of the first greatest score ``[B]`` of ``[B, V]``: argmax, by reductions that vectorise."""
+    greatest = (scores == jnp.max(scores, axis=-1, keepdims=True)) | jnp.isnan(scores)
+    places = jnp.where(greatest, jnp.arange(scores.shape[-1]), _NONE)
+    return jnp.min(places, axis=-1).astype(jnp.int32)
+
+
+def _take_apart(collections, cache: Cache) -> tuple[dict, Cache]:
+    """Cut stacked weights and caches into layers once, which would else be copied out at every step."""
+    params, joined = collections["params"], collections["joined"]
+    norms = {name: leaf for name, leaf in params["layers"].items() if name.endswith("norm")}
+    stack = {"params": norms, "joined": joined["layers"]}
+    layers = range(cache.k.shape[0])
+    loose = tuple(jax.tree.map(lambda leaf, i=i: leaf[i], stack) for i in layers)
+    rest = {name: leaf for name, leaf in params.items() if name != "layers"}
+    cache = cache._replace(k=tuple(cache.k[i, None] for i in layers), v=tuple(cache.v[i, None] for i in layers))
+    return {"params": rest, "joined": {"head": joined["head"]}, "loose": {"layers": loose}}, cache
+
+
 @functools.partial(jax.jit, static_argnames=("model", "steps", "ends", "sample"))
 def _generate(model, params, lora, prompts, mask, key, temperature, pad_id, *, steps, ends, sample):
     c = model.config
     batch, length = prompts.shape
-    collections = variables(*merge_adapter(params, lora, batch * (length + steps)))
+    params, lora = merge_adapter(params, lora, batch * (length + steps))
+    collections = variables(params, lora)
+    if lora is None and model.layout is None and steps > 1 and (found := join(params, c.tied)):
+        collections["joined"] = found
     shape, slots = (c.num_layers, batch, c.num_kv_heads), length + steps
     empty = jnp.zeros((*shape, slots, c.head_dim), params["embed"].dtype)
     cache = Cache(empty, empty, jnp.int32(0))
@@ -101,7 +127,7 @@ def _generate(model, params, lora, prompts, mask, key, temperature, pad_id, *, s
 
     def choose(scores, step):
         if not sample:
-            return jnp.argmax(scores[:, -1], axis=-1).astype(jnp.int32)
+            return _first_greatest(scores[:, -1])
         return jax.random.categorical(jax.random.fold_in(key, step), scores[:, -1] / temperature).astype(jnp.int32)
 
     def ended(tokens):
@@ -122,6 +148,8 @@ def _generate(model, params, lora, prompts, mask, key, temperature, pad_id, *, s
         return step + 1, tokens, cache, done | ended(tokens), out
 
     scores, cache = model.apply(collections, prompts, mask, cache=cache, output="last")
+    if "joined" in collections and c.num_layers <= _APART:
+        collections, cache = _take_apart(collections, cache)
     first = choose(scores, 0)
     out = jnp.full((batch, steps), pad_id, jnp.int32).at[:, 0].set(first)
     state = (jnp.int32(1), first, cache, ended(first), out)

@@ -1,9 +1,10 @@
 """Llama-family decoder in Flax Linen: one block, stacked and scanned over the layers.
 
 Weights keep the orientation of Hugging Face files, ``[out, in]``, with a leading axis L for the layers.
-Separate collections: ``params`` (the base), ``lora`` (factors whose scaling is folded into ``b``), ``statistics``
-and ``representations`` (a layer's input and feed-forward output; both captured where they are mutable), and
-``probes`` (added to what attention puts out, where they are given).
+Separate collections: ``params`` (the base), ``lora`` (factors whose scaling is folded into ``b``), ``statistics``,
+``representations`` (a layer's input and feed-forward output; both captured where they are mutable), ``probes``
+(added to what attention puts out, where they are given), ``joined`` (weights as generation reads them; see
+``join``), and ``loose`` (the layers' collections one by one, in place of the stack).
 
 Axis legend: B batch, T query, S key, D embed, F feed-forward, K kv heads, G query heads per kv head, H head
 dim, L layers, r rank, V vocabulary.
@@ -16,10 +17,11 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from nlsr_jax.models.attention import attend
 from nlsr_jax.models.config import ModelConfig
-from nlsr_jax.models.projection import adapted, thin
+from nlsr_jax.models.projection import adapted, joined_name, thin
 from nlsr_jax.models.rope import inverse_frequencies
 from nlsr_jax.nlsr.statistics import batch_statistics
 from nlsr_jax.parallel import Layout
@@ -28,11 +30,12 @@ from nlsr_jax.parallel import Layout
 class Cache(NamedTuple):
     """Keys and values of all positions so far: ``k``, ``v`` ``[L, B, K, S, H]``, and the next free slot.
 
-    Heads before positions: attention then reads a head's keys in one piece, without a copy at every step.
+    Heads before positions: attention then reads a head's keys in one piece, without a copy at every step. Layers
+    that come one by one have a tuple of theirs, ``[1, B, K, S, H]`` each; see ``Llama.__call__``.
     """
 
-    k: jax.Array
-    v: jax.Array
+    k: Any
+    v: Any
     slot: jax.Array
 
     def seen(self, layer):
@@ -142,13 +145,24 @@ class Block(nn.Module):
         if self.has_variable("probes", "attention"):
             attended = attended + self.get_variable("probes", "attention").astype(attended.dtype)
         x = x + attended
-        h = self.post_norm(x)
-        h = nn.silu(self.gate_proj(h, context.keep)) * self.up_proj(h, context.keep)
-        h = place(self.layout, self.down_proj(place(self.layout, h), context.keep))
+        gate, up = self._products(("gate_proj", "up_proj"), self.post_norm(x), context.keep)
+        (h,) = self._products(("down_proj",), place(self.layout, nn.silu(gate) * up), context.keep)
+        h = place(self.layout, h)
         if self.is_mutable_collection("representations"):
             self.put_variable("representations", "input", before)
             self.put_variable("representations", "feed_forward", h)
         return (x + h, cache), None
+
+    def _products(self, names: tuple[str, ...], x, keep) -> tuple[jax.Array, ...]:
+        """Return what projections of one input put out, by one product where they are joined; see ``joined``."""
+        name = joined_name(names)
+        if not self.has_variable("joined", name):
+            return tuple(getattr(self, one)(x, keep) for one in names)
+        y = x @ self.get_variable("joined", name)
+        if self.has_variable("joined", f"{name}_bias"):
+            y = y + self.get_variable("joined", f"{name}_bias")
+        widths = [self.config.projections()[one][1] for one in names]
+        return tuple(jnp.split(y, np.cumsum(widths[:-1]), axis=-1))
 
     def _attention(self, x, cache, layer, windowed, context):
         c = self.config
@@ -158,9 +172,8 @@ class Block(nn.Module):
         def split(y, heads):
             return place(self.layout, y.reshape(batch, length, heads, c.head_dim), axis)
 
-        q = split(self.q_proj(x, context.keep), c.num_heads)
-        k = split(self.k_proj(x, context.keep), c.num_kv_heads)
-        v = split(self.v_proj(x, context.keep), c.num_kv_heads)
+        q, k, v = self._products(("q_proj", "k_proj", "v_proj"), x, context.keep)
+        q, k, v = split(q, c.num_heads), split(k, c.num_kv_heads), split(v, c.num_kv_heads)
         if c.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = _rotate(q, context), _rotate(k, context)
@@ -173,7 +186,8 @@ class Block(nn.Module):
                 k, v = cache.seen(layer)
         out = attend(q, k, v, mask)
         out = place(self.layout, out.reshape(batch, length, -1))
-        return place(self.layout, self.o_proj(out, context.keep)), cache
+        (out,) = self._products(("o_proj",), out, context.keep)
+        return place(self.layout, out), cache
 
 
 class Llama(nn.Module):
@@ -209,7 +223,8 @@ class Llama(nn.Module):
           tokens: ``[B, T]`` int32.
           attention_mask: ``[B, T]`` bool, False at padding (left or right); None for no padding.
           response_mask: ``[B, T]`` bool, the positions that ``statistics`` counts.
-          cache: keys and values so far; T must be 1, or the cache empty.
+          cache: keys and values so far; T must be 1, or the cache empty. With the collection ``loose``, a tuple of
+            caches of the layers in ``k`` and ``v``.
           positions: ``[B, T]`` int32 positions; counted from the first unmasked token by default.
           keys: ``[B, S]`` bool, slots of the cache that may be attended, where T is 1.
           output: ``"logits"`` of all positions, ``"last"`` (of the last one), or ``"hidden"`` states.
@@ -230,23 +245,49 @@ class Llama(nn.Module):
             block = nn.map_variables(block, "params", trans_in_fn=self.layout.gather_layer)
         if cache is None:
             block = nn.remat(block, prevent_cse=False, policy=None if self.remat else self.keep)
+        if self.has_variable("loose", "layers"):
+            x, cache = self._one_by_one(x, cache, windowed, context)
+            return self._head(x, embed, output), cache._replace(slot=cache.slot + tokens.shape[1])
         stack = nn.scan(
             block,
-            variable_axes={"params": 0, "lora": 0, "statistics": 0, "probes": 0, "representations": 0},
+            variable_axes={
+                "params": 0,
+                "lora": 0,
+                "joined": 0,
+                "statistics": 0,
+                "probes": 0,
+                "representations": 0,
+            },
             split_rngs={"params": True},
             in_axes=(0, 0, nn.broadcast),
             length=c.num_layers,
         )
         (x, cache), _ = stack(c, self.layout, name="layers")((x, cache), layers, windowed, context)
-        x = Norm(c.eps, name="norm")(x)
-        name = "embed" if c.tied else "lm_head"
-        head = embed if c.tied else self.param(name, nn.initializers.normal(0.02), embed.shape)
-        if output != "hidden":
-            x = x[:, -1:] if output == "last" else x
-            x = jnp.einsum("btd,vd->btv", x, self._gathered(name, head), preferred_element_type=jnp.float32)
+        x = self._head(x, embed, output)
         if cache is None:
             return x
         return x, cache._replace(slot=cache.slot + tokens.shape[1])
+
+    def _one_by_one(self, x, cache, windowed, context):
+        """Run layers whose weights and caches come apart: nothing is copied out of a stack at every step."""
+        block, found = Block(self.config, self.layout, parent=None), []
+        layers: Any = self.get_variable("loose", "layers")
+        for i, (weights, k, v) in enumerate(zip(layers, cache.k, cache.v, strict=True)):
+            (x, one), _ = block.apply(weights, (x, Cache(k, v, cache.slot)), 0, windowed[i], context)
+            found.append(one)
+        return x, cache._replace(k=tuple(one.k for one in found), v=tuple(one.v for one in found))
+
+    def _head(self, x, embed, output):
+        c = self.config
+        x = Norm(c.eps, name="norm")(x)
+        name = "embed" if c.tied else "lm_head"
+        head = embed if c.tied else self.param(name, nn.initializers.normal(0.02), embed.shape)
+        if output == "hidden":
+            return x
+        x = x[:, -1:] if output == "last" else x
+        if self.has_variable("joined", "head"):
+            return jnp.matmul(x, self.get_variable("joined", "head"), preferred_element_type=jnp.float32)
+        return jnp.einsum("btd,vd->btv", x, self._gathered(name, head), preferred_element_type=jnp.float32)
 
     def _gathered(self, name: str, weight):
         return weight if self.layout is None else self.layout.gather(name, weight)

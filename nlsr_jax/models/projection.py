@@ -8,13 +8,15 @@ Axis legend: n positions, k in-features, d out-features, r rank.
 """
 
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 MERGED_BYTES = 2**30
-"""Up to this size weights are merged once for a whole generation; larger ones would be in memory twice."""
+"""Weights up to this size are merged and joined once for a generation; larger ones would be in memory twice."""
+_JOINED = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
 
 
 def adapted(x: jax.Array, kernel: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
@@ -74,6 +76,36 @@ def merge_adapter(params, lora, positions: int) -> tuple[Any, Any]:
         layers[name] = {**layers[name], "kernel": merged(layers[name]["kernel"], leaf["a"], leaf["b"])}
         del factors[name]
     return {**params, "layers": layers}, {"layers": factors} if factors else None
+
+
+def joined_name(names: Iterable[str]) -> str:
+    """Return what the joined weights of projections are called."""
+    return "+".join(names)
+
+
+def join(params, tied: bool) -> dict[str, Any]:
+    """Return the weights as generation reads them: ``[..., in, out]``, projections of one input side by side.
+
+    A few rows times weights that lie so take half the time on a CPU.
+
+    Args:
+      params: of the model; kernels ``[L, d, k]``.
+      tied: whether the output head is the embedding.
+
+    Returns:
+      The collection ``joined``; empty where the weights are too large to be in memory twice.
+    """
+    layers, head = params["layers"], params["embed" if tied else "lm_head"]
+    kernels = {name: layers[name]["kernel"] for names in _JOINED for name in names}
+    if sum(leaf.nbytes for leaf in (head, *kernels.values())) > MERGED_BYTES:
+        return {}
+    found = {}
+    for names in _JOINED:
+        parts = [jnp.swapaxes(kernels[name], -1, -2) for name in names]
+        found[joined_name(names)] = jnp.concatenate(parts, axis=-1)
+        if "bias" in layers[names[0]]:
+            found[f"{joined_name(names)}_bias"] = jnp.concatenate([layers[n]["bias"] for n in names], axis=-1)
+    return {"layers": found, "head": head.T}
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))

@@ -1,0 +1,70 @@
+"""Generation reads weights in three ways, by size and depth: all of them make the tokens of a whole pass."""
+
+import importlib
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import nlsr_jax
+from nlsr_jax.models import projection
+from nlsr_jax.models.projection import join
+from tests.oracles import random_adapter
+from tests.parity.peers import save_peer, tokens
+
+generation = importlib.import_module("nlsr_jax.models.generate")  # the package has the function under this name
+STEPS = 5
+WAYS = {"layers apart": {}, "stacked": {"_APART": 0}, "as they are": {"MERGED_BYTES": 0}}
+
+
+@pytest.fixture(scope="module", params=["llama2", "qwen2", "qwen3"])
+def model(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    save_peer(request.param, folder)
+    return nlsr_jax.load_model(folder)
+
+
+@pytest.fixture(params=WAYS)
+def way(request, monkeypatch):
+    for name, value in WAYS[request.param].items():
+        monkeypatch.setattr(projection if name == "MERGED_BYTES" else generation, name, value)
+    generation._generate.clear_cache()
+    yield request.param
+    generation._generate.clear_cache()
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_tokens_are_those_of_a_whole_pass(model, way, adapted):
+    c = model[0].config
+    sizes = {name: c.projections()[name] for name in ("q_proj", "o_proj", "gate_proj", "down_proj")}
+    adapter = random_adapter(3, layers=c.num_layers, rank=4, sizes=sizes) if adapted else None
+    ids = tokens(0, 3, 9)
+    found = nlsr_jax.generate(*model, ids, adapter=adapter, max_new_tokens=STEPS)
+    whole = np.concatenate([ids, found], axis=1)
+    scores = nlsr_jax.logits(*model, whole[:, :-1], adapter=adapter)
+    np.testing.assert_array_equal(found, np.argmax(scores[:, -STEPS:], axis=-1))
+
+
+def test_joined_weights_are_the_models_side_by_side(model):
+    net, params = model
+    found, layers = join(params, net.config.tied), params["layers"]
+    np.testing.assert_array_equal(found["head"], params["embed" if net.config.tied else "lm_head"].T)
+    for name, leaf in found["layers"].items():
+        kind = "bias" if name.endswith("_bias") else "kernel"
+        parts = [np.asarray(layers[one][kind]) for one in name.removesuffix("_bias").split("+")]
+        expected = np.concatenate(parts, axis=1)
+        np.testing.assert_array_equal(leaf, expected if kind == "bias" else expected.swapaxes(1, 2))
+    assert ("q_proj+k_proj+v_proj_bias" in found["layers"]) == net.config.qkv_bias
+
+
+def test_weights_that_would_be_twice_in_memory_are_not_joined(model, monkeypatch):
+    monkeypatch.setattr(projection, "MERGED_BYTES", 1000)
+    assert join(model[1], model[0].config.tied) == {}
+
+
+@pytest.mark.parametrize(
+    "values", [[1.0, 3.0, 3.0], [-np.inf, -np.inf, -1.0], [0.0, 0.0, 0.0], [-np.inf] * 3, [1.0, np.nan, 2.0]]
+)
+def test_of_equal_scores_the_first_is_taken(values):
+    scores = jnp.asarray([values, values[::-1]], jnp.float32)
+    np.testing.assert_array_equal(generation._first_greatest(scores), jnp.argmax(scores, axis=-1))
