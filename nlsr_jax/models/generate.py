@@ -107,7 +107,7 @@ def _take_apart(collections, cache: Cache) -> tuple[dict, Cache]:
     layers = range(cache.k.shape[0])
     loose = tuple(jax.tree.map(lambda leaf, i=i: leaf[i], stack) for i in layers)
     rest = {name: leaf for name, leaf in params.items() if name != "layers"}
-    cache = cache._replace(k=tuple(cache.k[i, None] for i in layers), v=tuple(cache.v[i, None] for i in layers))
+    cache = cache._replace(k=tuple(cache.k[i] for i in layers), v=tuple(cache.v[i] for i in layers))
     return {"params": rest, "joined": {"head": joined["head"]}, "loose": {"layers": loose}}, cache
 
 

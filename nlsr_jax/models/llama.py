@@ -31,7 +31,7 @@ class Cache(NamedTuple):
     """Keys and values of all positions so far: ``k``, ``v`` ``[L, B, K, S, H]``, and the next free slot.
 
     Heads before positions: attention then reads a head's keys in one piece, without a copy at every step. Layers
-    that come one by one have a tuple of theirs, ``[1, B, K, S, H]`` each; see ``Llama.__call__``.
+    that come one by one have a tuple of theirs; see ``LayerCache``.
     """
 
     k: Any
@@ -50,6 +50,28 @@ class Cache(NamedTuple):
         return self._replace(
             k=jax.lax.dynamic_update_slice(self.k, k[None], (layer, 0, 0, self.slot, 0)),
             v=jax.lax.dynamic_update_slice(self.v, v[None], (layer, 0, 0, self.slot, 0)),
+        )
+
+
+class LayerCache(NamedTuple):
+    """``Cache`` of one layer: ``k``, ``v`` ``[B, K, S, H]``.
+
+    An axis of layers of length 1 would not do: XLA then writes an update twice, and copies what it writes to.
+    """
+
+    k: jax.Array
+    v: jax.Array
+    slot: jax.Array
+
+    def seen(self, layer):
+        """Return the keys and values so far."""
+        return self.k, self.v
+
+    def extended(self, layer, k, v) -> "LayerCache":
+        """Put ``k`` and ``v [B, K, T, H]`` of new positions into the next free slots."""
+        place = (0, 0, self.slot, 0)
+        return self._replace(
+            k=jax.lax.dynamic_update_slice(self.k, k, place), v=jax.lax.dynamic_update_slice(self.v, v, place)
         )
 
 
@@ -273,7 +295,7 @@ class Llama(nn.Module):
         block, found = Block(self.config, self.layout, parent=None), []
         layers: Any = self.get_variable("loose", "layers")
         for i, (weights, k, v) in enumerate(zip(layers, cache.k, cache.v, strict=True)):
-            (x, one), _ = block.apply(weights, (x, Cache(k, v, cache.slot)), 0, windowed[i], context)
+            (x, one), _ = block.apply(weights, (x, LayerCache(k, v, cache.slot)), i, windowed[i], context)
             found.append(one)
         return x, cache._replace(k=tuple(one.k for one in found), v=tuple(one.v for one in found))
 
