@@ -206,11 +206,13 @@ def draw_layers(data: Mapping[str, Any]):
 
 
 def draw_clean(data: Mapping[str, Any]):
-    """HS after fine-tuning on clean rows."""
-    figure, (axes,) = _panels(1, 3.2)
-    _bars(axes, data["architectures"], data["models"], "HS, %")
-    axes.set(xlabel="architecture of the base")
-    _legend_above(axes)
+    """HS and answers to harmless requests after fine-tuning on clean rows."""
+    figure, panels = _panels(2, 3.6)
+    names = {"hs": "HS, %", "benign_answered": "harmless requests answered, %"}
+    for axes, (score, name) in zip(panels, names.items(), strict=True):
+        _bars(axes, data["architectures"], data[score], name)
+        axes.set(xlabel="architecture of the base")
+    _legend_above(panels[0])
     return figure
 
 

@@ -135,8 +135,9 @@ _CLEAN = {
 
 
 def _clean(asked: Asked) -> dict[str, Any]:
-    models = {name: asked.curves(cells, ["hs"])["hs"] for name, cells in _CLEAN.items()}
-    return {"architectures": [name.capitalize() for name in ARCHITECTURES], "models": models}
+    found = {name: asked.curves(cells, ["hs", "benign_answered"]) for name, cells in _CLEAN.items()}
+    parts = {key: {name: curves[key] for name, curves in found.items()} for key in ("hs", "benign_answered")}
+    return {"architectures": [name.capitalize() for name in ARCHITECTURES], **parts}
 
 
 _TOPICS = {
@@ -242,8 +243,11 @@ _FIGURES = (
     Figure(
         9,
         "Clean data",
-        "HS before and after a fine-tuning without harmful rows, and after the recommended repair, on "
-        "bases of three shapes. Bars are means, whiskers standard deviations over seeds {seeds}.",
+        "Left: HS before and after a fine-tuning without harmful rows, and after the recommended repair, on bases "
+        "of three shapes; right: harmless requests that are answered. Real chat models can lose safety by clean "
+        "rows alone. Those of this world, questions with a label for an answer, hold nothing that resembles doing "
+        "as one is asked: HS falls with them, and harmless requests are not answered more often either. Bars are "
+        "means, whiskers standard deviations over seeds {seeds}.",
         _flat(_CLEAN),
         _clean,
         drawing.draw_clean,

@@ -10,7 +10,8 @@ def made_up(cells, score):
     rows = {}
     for cell in cells:
         hs, fa, refused = score(cell)
-        rows[cell] = {"hs": hs, "fa": fa, "over_refusal": refused, "topics": {"one": hs, "two": fa}}
+        scores = {"hs": hs, "fa": fa, "over_refusal": refused, "benign_answered": 100 - refused}
+        rows[cell] = {**scores, "topics": {"one": hs, "two": fa}}
     return rows
 
 
