@@ -17,7 +17,7 @@ from nlsr_jax.evaluation.overlap import choice_agreement, kept_entries, mask_ove
 from nlsr_jax.evaluation.probes import probe
 from nlsr_jax.formats.output import write_text
 from nlsr_jax.laboratory.cells import make_cell
-from nlsr_jax.laboratory.repairs import calibration_batches, gather_evidence, make_masks
+from nlsr_jax.laboratory.repairs import RepairSettings, calibration_batches, gather_evidence, make_masks
 from nlsr_jax.laboratory.reproduction import ask_skills
 from nlsr_jax.laboratory.study import identification_rows, stage_key
 from nlsr_jax.laboratory.sweeping import CellRunner
@@ -80,9 +80,10 @@ def identification(runner: CellRunner, seeds: Sequence[int]) -> dict[str, Any]:
     Returns:
       ``methods``; ``overlap [n, n]``: share of a row's kept entries that a column keeps too, ``overlap_chance``;
       ``agreement [n, n]``: share of modules that both or neither count to the least similar half,
-      ``agreement_chance``.
+      ``agreement_chance``; ``gained [n]``: what transplanting a method's entries takes off the loss on safe answers
+      to first order, as a share of what all entries that take something off would.
     """
-    overlap, agreement = [], []
+    overlap, agreement, gained = [], [], []
     for seed in seeds:
         masks, damaged = {}, {}
         for method in METHODS:
@@ -94,6 +95,9 @@ def identification(runner: CellRunner, seeds: Sequence[int]) -> dict[str, Any]:
             damaged[method] = {module: np.asarray(rank) <= half for module, rank in ranks.items()}
         overlap.append([[mask_overlap(masks[a], masks[b]) for b in METHODS] for a in METHODS])
         agreement.append([[choice_agreement(damaged[a], damaged[b]) for b in METHODS] for a in METHODS])
+        gains = _gains(runner, seed)
+        every = _sum(jax.tree.map(lambda gain: np.maximum(gain, 0), gains))
+        gained.append([_sum(jax.tree.map(np.multiply, gains, _arrays(masks[m]))) / every for m in METHODS])
     size = sum(leaf.size for leaf in jax.tree.leaves(masks["random"]))
     return {
         "methods": list(METHODS),
@@ -101,7 +105,29 @@ def identification(runner: CellRunner, seeds: Sequence[int]) -> dict[str, Any]:
         "overlap_chance": kept_entries(masks["random"]) / size,
         "agreement": np.mean(agreement, axis=0).tolist(),
         "agreement_chance": 0.5,
+        "gained": np.mean(gained, axis=0).tolist(),
     }
+
+
+def _gains(runner: CellRunner, seed: int) -> dict[str, dict[str, np.ndarray]]:
+    """What transplanting each entry takes off the loss on safe answers to first order, −∂L/∂W · (W_e − W_t)."""
+    settings, cell = RepairSettings(), make_cell("finetuned", seed=seed)
+    evidence = runner.evidence(runner.own, seed, "dpo", cell.case, "gain", settings)
+    reference = runner.reference(runner.own, seed, "dpo", settings)
+    finetuned = runner.tuned(runner.own, cell.case, "dpo")
+    trees = (evidence.gradients, reference.factors, finetuned.factors)
+    return jax.tree.map(lambda g, after, before: -g * (after - before), *map(_arrays, trees))
+
+
+def _arrays(tree) -> dict[str, dict[str, np.ndarray]]:
+    """A tree by module and factor in float64."""
+    return {
+        module: {name: np.asarray(leaf[name], np.float64) for name in ("a", "b")} for module, leaf in tree.items()
+    }
+
+
+def _sum(tree) -> float:
+    return float(sum(leaf.sum() for leaf in jax.tree.leaves(tree)))
 
 
 def depth(runner: CellRunner, seeds: Sequence[int]) -> dict[str, Any]:

@@ -118,8 +118,8 @@ def draw_broken(data: Mapping[str, Any]):
 
 
 def draw_agreement(data: Mapping[str, Any]):
-    """Agreement of the methods on damaged modules, and on kept entries."""
-    figure, (left, right) = _panels(2, 4.2)
+    """Agreement of the methods on damaged modules, and on kept entries; and what transplanting these gains."""
+    figure, (left, right, last) = _panels(3, 4.2)
     names = [_METHODS.get(name, name) for name in data["methods"]]
     parts = (("agreement", "modules on which two methods agree"), ("overlap", "kept entries in common"))
     for axes, (name, title) in zip((left, right), parts, strict=True):
@@ -132,6 +132,10 @@ def draw_agreement(data: Mapping[str, Any]):
             colour = "white" if value < 60 else "black"
             axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=8)
     figure.colorbar(image, ax=(left, right), label="%", fraction=0.03)
+    last.barh(range(len(names)), 100 * np.asarray(data["gained"]), color=COLOURS[0])
+    last.set_yticks(range(len(names)), names)
+    last.invert_yaxis()
+    last.set(xlabel="% of what all entries could gain", title="gain of the kept entries\n(loss on safe answers)")
     return figure
 
 

@@ -198,8 +198,9 @@ _FIGURES = (
         4,
         "Do methods of identification agree?",
         "Left: share of modules that two methods both count to the least similar half, or both do not. "
-        "Right: share of the row's kept entries that the column keeps too. All masks hold a fifth of the "
-        "entries. Mean over seeds {seeds}.",
+        "Middle: share of the row's kept entries that the column keeps too. All masks hold a fifth of the "
+        "entries. Right: what transplanting the kept entries takes off the loss on safe answers, to first order, "
+        "as a share of what all entries together that take something off it would. Mean over seeds {seeds}.",
         (),
         _agreement,
         drawing.draw_agreement,

@@ -58,6 +58,9 @@ def test_methods_agree_with_themselves_and_random_masks_by_chance(runner):
     row = overlap[found["methods"].index("random")]
     others = [value for name, value in zip(found["methods"], row, strict=True) if name not in ("random", "gain")]
     np.testing.assert_allclose(others, 0.2, atol=0.02)
+    gained = dict(zip(found["methods"], found["gained"], strict=True))
+    assert max(gained, key=gained.get) == "gain"
+    assert -0.2 < gained["random"] < 0.5 * gained["gain"] <= 1
 
 
 def test_probes_and_depth_have_a_value_for_every_layer(runner):
