@@ -1,11 +1,15 @@
-"""What README.md quotes of table 1 is what the command has written."""
+"""What README.md and docs/LABORATORY.md quote of the shipped tables is what the commands have written."""
 
 import csv
+import json
 import re
 import statistics
 
+import pyarrow.parquet as pq
 import pytest
 
+from nlsr_jax.laboratory.cells import OWN
+from nlsr_jax.paper.tables import TABLES
 from tests.e2e.command import ROOT
 
 LINES = {
@@ -16,7 +20,7 @@ LINES = {
     "LSSF": "LSSF",
     "RESTA": "RESTA",
     "NLSR as published": "NLSR, as published",
-    "NLSR, `--automatic`": "NLSR, automatic",
+    "NLSR, recommended": "NLSR, recommended",
 }
 """Lines of the table by their name in README.md."""
 
@@ -52,11 +56,11 @@ def test_figures_are_those_of_the_table(rows, name):
 def test_who_keeps_fa_is_said(rows):
     keeps = {row["line"]: row["keeps_fa"] == "True" for row in rows}
     assert not keeps["SafeLoRA"]
-    assert all(keeps[line] for line in ("LSSF", "RESTA", "NLSR, automatic"))
+    assert all(keeps[line] for line in ("LSSF", "RESTA", "NLSR, recommended"))
 
 
 def test_lower_hs_is_said_with_its_price(rows):
-    ours = values(rows, "NLSR, automatic", "hs")
+    ours = values(rows, "NLSR, recommended", "hs")
     keeps = {row["line"] for row in rows if row["keeps_fa"] == "True" and not row["line"].startswith("NLSR")}
     lower = {
         (line, column)
@@ -67,7 +71,7 @@ def test_lower_hs_is_said_with_its_price(rows):
     expected = {("RepNoise", "1%"), ("RESTA", "1%"), ("LSSF", "1%"), ("RESTA", "5%"), ("LSSF", "5%")}
     assert lower == expected
     refusing = {pair: values(rows, pair[0], "over_refusal")[pair[1]] for pair in lower}
-    own = values(rows, "NLSR, automatic", "over_refusal")
+    own = values(rows, "NLSR, recommended", "over_refusal")
     assert all(price > own[column] for (_, column), price in refusing.items())
     text = re.sub(r"\s+", " ", (ROOT / "README.md").read_text())
     assert "refusing 21 to 34 % of the harmless requests" in text
@@ -82,13 +86,43 @@ def test_the_automatic_choice_is_near_the_best_of_the_grid():
     grid = next(line for line in lines if line.startswith("best of 60 settings"))
     means = {
         (line, score): statistics.mean(values(rows, line, score).values())
-        for line in (LINES["none"], "NLSR, automatic", grid)
+        for line in (LINES["none"], "NLSR, recommended", grid)
         for score in ("hs", "fa")
     }
-    assert means["NLSR, automatic", "hs"] <= means[grid, "hs"] + 2
-    assert means["NLSR, automatic", "fa"] >= means[grid, "fa"] - 0.5
+    assert means["NLSR, recommended", "hs"] <= means[grid, "hs"] + 2
+    assert means["NLSR, recommended", "fa"] >= means[grid, "fa"] - 0.5
     text = re.sub(r"\s+", " ", (ROOT / "README.md").read_text())
-    hs = [f"{means[line, 'hs']:.1f}" for line in (LINES["none"], "NLSR, automatic", grid)]
-    fa = [f"{means[line, 'fa']:.1f}" for line in (LINES["none"], "NLSR, automatic", grid)]
+    hs = [f"{means[line, 'hs']:.1f}" for line in (LINES["none"], "NLSR, recommended", grid)]
+    fa = [f"{means[line, 'fa']:.1f}" for line in (LINES["none"], "NLSR, recommended", grid)]
     assert f"HS falls from {hs[0]} to {hs[1]} with `--automatic`, FA from {fa[0]} to {fa[1]}" in text
     assert f"has an HS of {hs[2]} and an FA of {fa[2]}" in text
+
+
+@pytest.mark.parametrize("number", range(1, 15))
+def test_every_table_is_there(number):
+    folder = ROOT / "checkpoints" / "tiny-laboratory"
+    text = (folder / "tables" / f"table_{number}.md").read_text()
+    assert text.startswith(f"## Table {number}. ")
+    assert f"Table {number}." in (folder / "index.html").read_text()
+
+
+@pytest.mark.parametrize("number", range(1, 12))
+def test_every_figure_is_there(number):
+    folder = ROOT / "checkpoints" / "tiny-laboratory"
+    assert (folder / "figures" / f"figure_{number}.png").stat().st_size > 10_000
+    assert f"Figure {number}." in (folder / "index.html").read_text()
+
+
+def test_the_rows_behind_the_tables_are_there():
+    table = pq.read_table(ROOT / "checkpoints" / "tiny-laboratory" / "rows.parquet").to_pylist()
+    found = {
+        (row["method"], row["task"], row["poison_ratio"], row["seed"], row["objective"], row["architecture"],
+         row["requests"], row["identified_on"], row["settings"]): row
+        for row in table
+    }  # fmt: skip
+    assert len(found) == len(table)
+    for number in (1, 2, 3, 4, 6, 7, 8, 12, 13):
+        for cell in TABLES[number].cells((5, 6, 7, 8, 9)):
+            name = "llama" if cell.architecture == OWN else cell.architecture
+            where = (cell.method, cell.task, cell.poison_ratio, cell.seed, cell.objective, name, cell.requests)
+            assert (*where, cell.identified_on, json.dumps(dict(cell.settings))) in found, cell
