@@ -119,23 +119,25 @@ def draw_broken(data: Mapping[str, Any]):
 
 def draw_agreement(data: Mapping[str, Any]):
     """Agreement of the methods on damaged modules, and on kept entries; and what transplanting these gains."""
-    figure, (left, right, last) = _panels(3, 4.2)
+    figure, (left, right, last) = _panels(3, 4.6)
     names = [_METHODS.get(name, name) for name in data["methods"]]
-    parts = (("agreement", "modules on which two methods agree"), ("overlap", "kept entries in common"))
+    parts = (("agreement", "modules on which\ntwo methods agree"), ("overlap", "kept entries\nin common"))
     for axes, (name, title) in zip((left, right), parts, strict=True):
         values = 100 * np.asarray(data[name])
-        image = axes.imshow(values, cmap="viridis", vmin=0, vmax=100)
+        axes.imshow(values, cmap="viridis", vmin=0, vmax=100)
         axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
         axes.set_yticks(range(len(names)), names)
         axes.set_title(f"{title}, %\n(chance {100 * data[name + '_chance']:.0f})")
         for (row, column), value in np.ndenumerate(values):
             colour = "white" if value < 60 else "black"
             axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=8)
-    figure.colorbar(image, ax=(left, right), label="%", fraction=0.03)
-    last.barh(range(len(names)), 100 * np.asarray(data["gained"]), color=COLOURS[0])
+    right.set_yticks(range(len(names)), [""] * len(names))
+    gained = 100 * np.asarray(data["gained"])
+    bars = last.barh(range(len(names)), gained, color=COLOURS[0])
+    last.bar_label(bars, [f"{value:.0f}" for value in gained], padding=3, fontsize=8)
     last.set_yticks(range(len(names)), names)
     last.invert_yaxis()
-    last.set(xlabel="% of what all entries could gain", title="gain of the kept entries\n(loss on safe answers)")
+    last.set(xlabel="of all gain, %", xlim=(0, 110), title="gain of the\nkept entries\n(loss on safe answers)")
     return figure
 
 

@@ -43,7 +43,7 @@ NAMES = {
     1: ["fine-tuned", "realigned by NLSR", "amplify", "HS 60 %, FA 90 %"],
     2: ["aligned adapter Wₐ", "2 identify", "3 restore"],
     3: ["threshold τ of the similarity", "modules below τ, %", "KTO", "SimPO", "sparsity 0.9", "decoder layer"],
-    4: ["low rank", "preference SNIP", "(chance 20)", "(chance 50)", "% of what all entries could gain"],
+    4: ["low rank", "preference SNIP", "(chance 20)", "(chance 50)", "of all gain, %"],
     5: ["amplification β", "HS", "over-refusal", "all modules repaired"],
     6: ["sparsity P_SR", "β 0.9", "no repair", "FA, %"],
     7: ["sparsity P_SR", "AG News", "GSM8K", "over-refusal"],
