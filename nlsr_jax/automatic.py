@@ -98,8 +98,8 @@ def choose_settings(
     the aligned adapter's probability; where no share can pass it by ``headroom`` with any β, the target is lowered
     until the one that comes furthest can. Of every share that can, the least β that reaches the target is found by
     bisection, and of these settings the one is taken that changes the adapter least. Only where no share comes up
-    to the aligned adapter's own probability, more entries are tried until one passes it by ``headroom``. A
-    fine-tuned adapter that reaches the target is left alone.
+    to the aligned adapter's own probability, more entries are tried until one does. A fine-tuned adapter that
+    reaches the target is left alone.
 
     Args:
       model, params: from ``load_model``.

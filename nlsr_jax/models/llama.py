@@ -176,7 +176,7 @@ class Block(nn.Module):
         return (x + h, cache), None
 
     def _products(self, names: tuple[str, ...], x, keep) -> tuple[jax.Array, ...]:
-        """Return what projections of one input put out, by one product where they are joined; see ``joined``."""
+        """Return what projections of one input put out, by one product where they are joined; see ``join``."""
         name = joined_name(names)
         if not self.has_variable("joined", name):
             return tuple(getattr(self, one)(x, keep) for one in names)

@@ -245,10 +245,8 @@ _FIGURES = (
         9,
         "Clean data",
         "Left: HS before and after a fine-tuning without harmful rows, and after the recommended repair, on bases "
-        "of three shapes; right: harmless requests that are answered. Real chat models can lose safety by clean "
-        "rows alone. Those of this world, questions with a label for an answer, hold nothing that resembles doing "
-        "as one is asked: HS falls with them, and harmless requests are not answered more often either. Bars are "
-        "means, whiskers standard deviations over seeds {seeds}.",
+        "of three shapes; right: harmless requests that are answered. Bars are means, whiskers standard deviations "
+        "over seeds {seeds}.",
         _flat(_CLEAN),
         _clean,
         drawing.draw_clean,
