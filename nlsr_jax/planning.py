@@ -15,6 +15,7 @@ from nlsr_jax.adapter import Adapter
 from nlsr_jax.errors import InputError
 from nlsr_jax.models.config import ModelConfig
 from nlsr_jax.models.llama import Llama
+from nlsr_jax.models.token_log_probabilities import POSITIONS, WHOLE_LOGITS
 from nlsr_jax.nlsr.statistics import init_statistics
 from nlsr_jax.parallel import AXES, sharding
 from nlsr_jax.training.initial import new_adapter
@@ -65,6 +66,7 @@ STAGES = {
     "identification": ("weights", "gathered weights", "adapter", "statistics", "forward activations"),
     "training": (
         "weights", "gathered weights", "adapter", "gradient", "optimizer", "kept activations", "computed again",
+        "logits at once",
     ),
     "generation": ("weights", "gathered weights", "adapter", "cache", "forward activations"),
 }  # fmt: skip
@@ -105,6 +107,7 @@ def plan(config: ModelConfig, load: Load) -> Plan:
         "statistics": size_of(jax.eval_shape(init_statistics, adapter)) * (1 + mesh.size),
         "kept activations": rows * kept_bytes(config, load, adapter),
         "computed again": rows * _layer_bytes(config, load) if load.remat else 0,
+        "logits at once": logit_bytes(config, rows, load.length),
         "forward activations": load.batch_size * forward_bytes(config, load),
         "cache": _cache_bytes(config, load, dtype),
     }
@@ -152,6 +155,17 @@ def forward_bytes(config: ModelConfig, load: Load) -> int:
     feed_forward = load.length * (config.hidden_size + 2 * config.intermediate_size) * itemsize
     scores = config.num_heads * load.length**2 * 4 + load.length * config.hidden_size * 3 * itemsize
     return max(feed_forward, scores)
+
+
+def logit_bytes(config: ModelConfig, rows: int, length: int) -> int:
+    """Return the bytes of the logits that training makes in parts, and of their exponentials.
+
+    Where they are so few that they are kept, ``kept_bytes`` counts them.
+    """
+    positions = rows * (length - 1)
+    if positions * config.vocab_size <= WHOLE_LOGITS:
+        return 0
+    return 2 * min(positions, max(POSITIONS, rows)) * config.vocab_size * jnp.dtype(jnp.float32).itemsize
 
 
 def _cache_bytes(config: ModelConfig, load: Load, dtype) -> int:

@@ -105,6 +105,17 @@ def test_known_models_have_their_size(name):
     assert plan(known_config(name), Load(lora=LORA)).parts["weights"] == 2 * sizes[name]
 
 
+def test_logits_are_those_of_a_part(config):
+    vocabulary = known_config("llama3_8b").vocab_size
+
+    def logits(config, **load):
+        return plan(config, Load(lora=LORA, **load)).parts["logits at once"]
+
+    assert logits(known_config("llama3_8b"), batch_size=8, length=513) == 2 * 512 * vocabulary * 4
+    assert logits(known_config("llama3_8b"), batch_size=2, length=65) == 2 * 128 * vocabulary * 4
+    assert logits(config, batch_size=8, length=128) == 0  # few are kept as they are
+
+
 @pytest.mark.parametrize("changes", [{"batch_size": 0}, {"length": 0}, {"mesh": (1, 0, 1)}])
 def test_sizes_that_are_none_are_named(config, changes):
     with pytest.raises(InputError, match="start at 1"):

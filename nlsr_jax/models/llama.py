@@ -21,10 +21,15 @@ import numpy as np
 
 from nlsr_jax.models.attention import attend
 from nlsr_jax.models.config import ModelConfig
-from nlsr_jax.models.projection import adapted, joined_name, thin
+from nlsr_jax.models.projection import PRODUCT, adapted, joined_name, thin
 from nlsr_jax.models.rope import inverse_frequencies
 from nlsr_jax.nlsr.statistics import batch_statistics
 from nlsr_jax.parallel import Layout
+
+# A product that has a derivative of its own shows as no product to the policy: it goes by name.
+_PRODUCTS = jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_saveable, jax.checkpoint_policies.save_only_these_names(PRODUCT)
+)
 
 
 class Cache(NamedTuple):
@@ -224,7 +229,7 @@ class Llama(nn.Module):
 
     config: ModelConfig
     remat: bool = False
-    keep: Callable[..., bool] = jax.checkpoint_policies.dots_saveable
+    keep: Callable[..., bool] = _PRODUCTS
     layout: Layout | None = None
 
     @nn.compact

@@ -13,9 +13,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 MERGED_BYTES = 2**30
 """Weights up to this size are merged and joined once for a generation; larger ones would be in memory twice."""
+PRODUCT = "product"
+"""The name by which what ``adapted`` returns can be kept for the backward pass (``jax.checkpoint_policies``)."""
 _JOINED = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
 
 
@@ -31,7 +34,8 @@ def adapted(x: jax.Array, kernel: jax.Array, a: jax.Array, b: jax.Array) -> jax.
       ``[..., d]`` in the type of ``x Wᵀ``.
     """
     flat = x.reshape(-1, x.shape[-1])
-    return _adapted(flat, kernel, a, b, merges(flat.shape[0], kernel, x, a)).reshape(*x.shape[:-1], -1)
+    y = _adapted(flat, kernel, a, b, merges(flat.shape[0], kernel, x, a)).reshape(*x.shape[:-1], -1)
+    return checkpoint_name(y, PRODUCT)
 
 
 def merges(positions: int, kernel, *others) -> bool:

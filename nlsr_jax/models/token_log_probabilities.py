@@ -1,4 +1,4 @@
-"""Log-probabilities of the tokens of a text, differentiable, without all logits in memory at once.
+"""Log-probabilities of the tokens of a text, differentiable, without many logits in memory at once.
 
 Axis legend: B batch, T positions, D embed, V vocabulary.
 """
@@ -10,8 +10,10 @@ import jax.numpy as jnp
 
 from nlsr_jax.models.llama import Llama, variables
 
-WHOLE_LOGITS = 2**27
-"""Most logits that are made at once; beyond, rows are taken one by one and made again in the backward pass."""
+WHOLE_LOGITS = 2**21
+"""Most logits that are kept for the derivative; where there are more, they are made in parts and none is kept."""
+POSITIONS = 512
+"""About how many positions make a part."""
 
 
 def token_log_probabilities(model: Llama, params, lora, tokens, probes=None) -> jax.Array:
@@ -60,15 +62,86 @@ def layer_log_probabilities(model: Llama, params, lora, tokens) -> tuple[jax.Arr
 
 def _log_probabilities(model: Llama, params, states, tokens) -> jax.Array:
     """Log-probabilities of the tokens from final hidden states ``[B, T, D]``."""
-    hidden = states[:, :-1]
+    hidden, following = states[:, :-1], tokens[:, 1:]
     head = params["embed"] if model.config.tied else params["lm_head"]
-
-    def chosen(states, following):
-        logits = jnp.einsum("...td,vd->...tv", states, head, preferred_element_type=jnp.float32)
-        picked = jnp.take_along_axis(logits, following[..., None], axis=-1)[..., 0]
-        return picked - jax.nn.logsumexp(logits, axis=-1)
-
-    following = tokens[:, 1:]
     if following.size * head.shape[0] <= WHOLE_LOGITS:
-        return chosen(hidden, following)
-    return jax.lax.map(jax.checkpoint(lambda row: chosen(*row)), (hidden, following))
+        return _chosen(*_logits(hidden, head), following)
+    return _chosen_in_parts(hidden, head, following)
+
+
+def _logits(states, head) -> tuple[jax.Array, jax.Array]:
+    """Logits and the logarithm of their summed exponentials."""
+    logits = jnp.einsum("btd,vd->btv", states, head, preferred_element_type=jnp.float32)
+    return logits, jax.nn.logsumexp(logits, axis=-1)
+
+
+def _chosen(logits, total, following):
+    return jnp.take_along_axis(logits, following[..., None], axis=-1)[..., 0] - total
+
+
+def _parts(*arrays):
+    """Cut ``[B, T, …]`` into parts of T, ``[parts, B, …]``, zeros behind; a mesh may hold some of the rows."""
+    batch, length = arrays[0].shape[:2]
+    count = -(-length // max(1, POSITIONS // batch))
+    width = -(-length // count)
+
+    def split(x):
+        x = jnp.pad(x, [(0, 0), (0, count * width - length)] + [(0, 0)] * (x.ndim - 2))
+        return jnp.moveaxis(x.reshape(batch, count, width, *x.shape[2:]), 1, 0)
+
+    return tuple(map(split, arrays))
+
+
+def _map_parts(function, *arrays):
+    """Map a function over parts of ``[B, T, …]`` and put what it returns together again."""
+    length = arrays[0].shape[1]
+
+    def joined(x):
+        x = jnp.moveaxis(x, 0, 1)
+        return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :length]
+
+    return jax.tree.map(joined, jax.lax.map(lambda part: function(*part), _parts(*arrays)))
+
+
+def _sum_parts(function, *arrays):
+    """Sum what a function returns for parts of ``[B, T, …]``."""
+    parts = _parts(*arrays)
+    shape = jax.eval_shape(function, *(x[0] for x in parts))
+    zeros = jnp.zeros(shape.shape, shape.dtype)
+    return jax.lax.scan(lambda total, part: (total + function(*part), None), zeros, parts)[0]
+
+
+@jax.custom_vjp
+def _chosen_in_parts(states, head, following):
+    """Log-probabilities ``[B, T]`` of ``following`` from ``states [B, T, D]`` and ``head W [V, D]``.
+
+    Their derivative by the states, ``W[y] − p W``, is made where the logits are: those of a part are gone when the
+    next is made. That by W makes them again; it costs nothing where nobody asks for it.
+    """
+    return _map_parts(lambda h, y: _chosen(*_logits(h, head), y), states, following)
+
+
+def _chosen_forward(states, head, following):
+    def part(h, y):
+        logits, total = _logits(h, head)
+        likely = jnp.exp(logits - total[..., None]).astype(head.dtype)
+        mean = jnp.einsum("btv,vd->btd", likely, head, preferred_element_type=jnp.float32)
+        return _chosen(logits, total, y), head[y] - mean
+
+    values, direction = _map_parts(part, states, following)
+    return values, (states, head, following, direction)
+
+
+def _chosen_backward(saved, gradient):
+    states, head, following, direction = saved
+
+    def part(h, y, g):
+        logits, total = _logits(h, head)
+        d_logits = g[..., None] * ((jnp.arange(head.shape[0]) == y[..., None]) - jnp.exp(logits - total[..., None]))
+        return jnp.einsum("btv,btd->vd", d_logits.astype(h.dtype), h, preferred_element_type=jnp.float32)
+
+    d_head = _sum_parts(part, states, following, gradient)
+    return (gradient[..., None] * direction).astype(states.dtype), d_head.astype(head.dtype), None
+
+
+_chosen_in_parts.defvjp(_chosen_forward, _chosen_backward)

@@ -1,4 +1,4 @@
-"""Log-probabilities of tokens against a plain log-softmax, row by row too, and the layers computed twice."""
+"""Log-probabilities of tokens against a plain log-softmax, in parts too, and the layers computed twice."""
 
 import dataclasses
 
@@ -45,8 +45,9 @@ def assert_near(one, two):
         np.testing.assert_allclose(first / scale, second / scale, **NEAR)
 
 
+@pytest.mark.parametrize("positions", [1, 6, 9, 100])
 @pytest.mark.parametrize("tied", [False, True])
-def test_equals_a_plain_log_softmax(monkeypatch, tied):
+def test_equals_a_plain_log_softmax(monkeypatch, tied, positions):
     model, params = tiny.llama(tied=tied)
     assert ("lm_head" in params) != tied
     lora = expand(tiny.adapter(modules=tiny.FEW), 2)
@@ -54,20 +55,65 @@ def test_equals_a_plain_log_softmax(monkeypatch, tied):
     assert expected[0].shape == (3, 8)
     assert_near(value_and_gradient(module.token_log_probabilities, model, params, lora), expected)
     monkeypatch.setattr(module, "WHOLE_LOGITS", 8 * tiny.VOCABULARY)
+    monkeypatch.setattr(
+        module, "POSITIONS", positions
+    )  # parts of 1, 2, 3 (the last is filled up) and all positions
     assert_near(value_and_gradient(module.token_log_probabilities, model, params, lora), expected)
 
 
 def test_all_logits_are_made_only_where_they_are_few(monkeypatch):
     model, params = tiny.llama()
+    monkeypatch.setattr(module, "POSITIONS", 12)
 
     def made():
-        text = str(jax.make_jaxpr(lambda p: module.token_log_probabilities(model, p, None, TOKENS))(params))
-        return f"f32[3,8,{tiny.VOCABULARY}]" in text
+        total = jax.grad(lambda p: module.token_log_probabilities(model, p, None, TOKENS).sum())
+        return f"f32[3,8,{tiny.VOCABULARY}]" in str(jax.make_jaxpr(total)(params))
 
     monkeypatch.setattr(module, "WHOLE_LOGITS", 3 * 8 * tiny.VOCABULARY)
     assert made()
     monkeypatch.setattr(module, "WHOLE_LOGITS", 3 * 8 * tiny.VOCABULARY - 1)
     assert not made()
+
+
+def test_sixteen_bits_change_values_and_derivatives_by_their_rounding_alone(monkeypatch):
+    model, params = tiny.llama()
+    monkeypatch.setattr(module, "WHOLE_LOGITS", 0)
+    exact = value_and_gradient(module.token_log_probabilities, model, params, None)
+    short = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+    values, gradient = value_and_gradient(module.token_log_probabilities, model, short, None)
+    assert values.dtype == jnp.float32
+    np.testing.assert_allclose(values, exact[0], atol=0.3)
+    for one, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(exact[1]), strict=True):
+        assert one.dtype == jnp.bfloat16
+        assert np.linalg.norm(one.astype(jnp.float32) - other) < 0.05 * np.linalg.norm(other)
+
+
+def compiled_gradient(params, *trained):
+    """The program of the derivative by an adapter, or by another tree."""
+    model = Llama(tiny.CONFIG)
+
+    def total(lora, params):
+        return module.token_log_probabilities(model, params, lora, TOKENS).sum()
+
+    return jax.jit(jax.grad(total, argnums=trained)).lower(LORA, params).compile().as_text()
+
+
+LORA = expand(tiny.adapter(modules=tiny.FEW), 2)
+
+
+def test_an_adapter_alone_costs_no_gradient_of_the_head(monkeypatch):
+    _, params = tiny.llama()
+    monkeypatch.setattr(module, "WHOLE_LOGITS", 0)
+    product = "btv,btd->vd"
+    assert product not in compiled_gradient(params, 0)
+    assert product in compiled_gradient(params, 0, 1)
+
+
+def test_products_are_kept_for_the_backward_pass():
+    _, params = tiny.llama()
+    again = [line for line in compiled_gradient(params, 0).splitlines() if "rematted_computation" in line]
+    assert again  # what costs little is computed again
+    assert not [line for line in again if "_proj/dot_general" in line]
 
 
 @jax.jit
