@@ -91,6 +91,7 @@ def choose_settings(
     betas: Sequence[float] = BETAS,
     shares: Sequence[float] = SHARES,
     more: Sequence[float] = MORE,
+    share: float | None = None,
 ) -> Automatic:
     """Choose β and the share of entries for ``gain`` with one threshold for the adapter and the rule ``all``.
 
@@ -109,6 +110,7 @@ def choose_settings(
       depth: tokens of an opening.
       betas: the amplifications that are tried, rising.
       shares, more: the shares that are tried, rising; see above.
+      share: the only share that is tried, in place of both.
 
     Returns:
       An ``Automatic``.
@@ -117,6 +119,8 @@ def choose_settings(
       InputError: fewer than two rows, an aim, headroom or depth that is none, betas or shares that do not rise
         within their range, or adapters that do not fit.
     """
+    if share is not None:
+        shares, more = (share,), ()
     _check_rising("betas", betas, math.inf)
     _check_rising("shares", shares, 1)
     if more:

@@ -160,6 +160,14 @@ def test_an_aim_at_the_limit_of_all_shares_is_neared_with_the_one_that_comes_fur
     assert found.chosen.beta <= best.beta
 
 
+def test_one_share_can_be_asked_for(study):
+    found = choose(study, share=3e-4, more=(1e-2,))
+    assert {trial.share for trial in found.trials} == {0.0, 3e-4}
+    assert found == choose(study, shares=(3e-4,), more=())
+    with pytest.raises(InputError, match=r"shares are \[2\]"):
+        choose(study, share=2)
+
+
 def test_an_amplification_beyond_numbers_is_not_chosen(study):
     found = choose(study, betas=(1e37, 3e38), shares=(1e-3,), aim=100.0)
     assert not found.met

@@ -106,6 +106,8 @@ def make_cell(method: str, settings: Mapping[str, Any] | None = None, **case) ->
     settings, known = dict(settings or {}), settings_of(method)
     if method == AUTOMATIC:
         settings = dataclasses.asdict(RECOMMENDED) | settings
+        if settings["share"] is None:
+            del settings["share"]
     unknown = sorted(set(settings) - set(known))
     if unknown and not known:
         raise InputError(f"{method} has no settings, found {', '.join(unknown)}")

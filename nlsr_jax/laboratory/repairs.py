@@ -68,10 +68,12 @@ class AutomaticSettings:
 
     Attributes:
       aim, headroom: of the choice.
+      share: the only share of entries that is tried; None for those that it tries by itself.
     """
 
     aim: float = AIM
     headroom: float = HEADROOM
+    share: float | None = None
 
 
 RECOMMENDED = AutomaticSettings()

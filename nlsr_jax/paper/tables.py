@@ -70,8 +70,8 @@ class Table(NamedTuple):
 GAIN = changes(FIXED)
 FAR = GAIN | {"sparsity": 0.9997, "beta": 100.0}
 """A setting of the kind that the automatic choice takes, the same for every model."""
-STRICT = {"aim": 1.6, "headroom": 1.0}
-"""As far as amplification can bring safe answers, or a good deal beyond the aligned model."""
+STRICT = {"aim": 2.0, "headroom": 1.01, "share": 0.03}
+"""As far as amplification brings safe answers, with thirty times the entries: an HS as low as refusing more can buy."""
 GRID_BETAS = (0.0, 0.9, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 """The amplifications of the grid that the automatic choice is compared with; the shares are those it tries."""
 
@@ -105,7 +105,7 @@ TITLES = {
     "nlsr": "NLSR, as published",
     "nlsr gain": "NLSR, gain, one setting",
     "nlsr recommended": "NLSR, recommended",
-    "nlsr strict": "NLSR, recommended, strict",
+    "nlsr strict": "NLSR, strict",
 }
 
 COMPARED = ("lisa", "constrained_sft", "safelora", "nlsr", "nlsr gain", "nlsr recommended")

@@ -199,3 +199,11 @@ def test_several_processes_write_whole_lines(tmp_path):
         assert worker.exitcode == 0
     lines = (tmp_path / "rows.jsonl").read_text().splitlines()
     assert sorted(json.loads(line)["cell"] for line in lines) == sorted(f"name {i}" for i in range(60))
+
+
+def test_the_automatic_choice_has_one_share_where_it_is_asked_for():
+    assert dict(make_cell("nlsr_automatic").settings) == {"aim": 1.2, "headroom": 1.05}
+    assert make_cell("nlsr_automatic", {"share": None}) == make_cell("nlsr_automatic")
+    assert dict(make_cell("nlsr_automatic", {"share": 0.03}).settings)["share"] == 0.03
+    with pytest.raises(InputError, match="share"):
+        make_cell("nlsr_automatic", {"share": "few"})
