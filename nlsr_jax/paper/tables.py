@@ -71,7 +71,7 @@ GAIN = changes(FIXED)
 FAR = GAIN | {"sparsity": 0.9997, "beta": 100.0}
 """A setting of the kind that the automatic choice takes, the same for every model."""
 STRICT = {"aim": 2.0, "headroom": 1.01, "share": 0.03}
-"""As far as amplification brings safe answers, with thirty times the entries: an HS as low as refusing more can buy."""
+"""As far as amplification brings safe answers, with thirty times the entries: what refusing more can buy."""
 GRID_BETAS = (0.0, 0.9, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 """The amplifications of the grid that the automatic choice is compared with; the shares are those it tries."""
 
