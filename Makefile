@@ -46,10 +46,10 @@ quickstart: setup ## Align, break and repair the tiny model; two minutes
 	$(RUN) -m experiments.quickstart --overwrite
 
 SEEDS ?= 5,6,7
-reproduce-tiny: setup ## Make the tiny study, all tables and figures again from nothing, for the seeds in SEEDS
+reproduce-tiny: setup ## Make the tiny study, all tables and figures again from nothing, for the seeds in SEEDS; two hours
 	$(RUN) -m experiments.reproduce --everything --workers 2 --seeds $(SEEDS) --output checkpoints/runs/tiny --overwrite
 
-reproduce-quick: setup ## The same on the shipped base with one seed, in part; a quarter of an hour
+reproduce-quick: setup ## The same on the shipped base with one seed, in part; eight minutes
 	$(RUN) -m experiments.reproduce --everything --workers 2 --quick --output checkpoints/runs/quick --overwrite
 
 clean: ## Remove .venv and caches

@@ -14,11 +14,11 @@ first seed and task. A run that was killed goes on with what is missing when it 
 
 --everything goes on with all tables and figures of the paper, on the base that was just made, for the same seeds:
 rows, tables, figures and page come into the folder named as the output with "-laboratory" behind it (see
-experiments.tables; hours on two cores). --quick takes the shipped base, one seed and one task, and of tables and
-figures those that need few fine-tunings: a quarter of an hour.
+experiments.tables; two hours on two cores for three seeds). --quick takes the shipped base, one seed and one task,
+and of tables and figures those that need few fine-tunings: eight minutes.
 
-checkpoints/tiny-llama3 was made by --seeds 5,6,7,8,9 --objectives. Settings are chosen on the seeds from 100 on; what
-earlier settings give on seeds 0 to 9 had been seen before.
+checkpoints/tiny-llama3 was made by --seeds 5,6,7,8,9 --objectives. Settings are chosen on the seeds from 100 on;
+what earlier settings give on seeds 0 to 9 had been seen before.
 """
 
 from absl import flags
