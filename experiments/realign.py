@@ -34,6 +34,10 @@ flags.DEFINE_bool("automatic", False, "Choose beta and sparsity of gain by the c
 flags.DEFINE_float(
     "aim", 1.2, "With --automatic: how likely safe answers are to begin, as a multiple of the aligned model's."
 )
+flags.DEFINE_float(
+    "headroom", 1.05, "With --automatic: by how much a share of entries must be able to pass its aim."
+)
+flags.DEFINE_float("automatic_share", None, "With --automatic: the only share of entries to try, such as 0.03.")
 flags.DEFINE_bool("allow_unrelated", False, "Go on although modules share no lineage with the aligned ones.")
 flags.DEFINE_string("from_record", None, "Repeat the run of this realignment.json to the same bytes.")
 
@@ -51,6 +55,7 @@ _REALIGNMENT = (
     "basis",
     "allow_unrelated",
 )
+_CHOICE = ("aim", "headroom", "automatic_share")
 _AUTOMATIC = (
     "beta", "amplification_space", "rank", "sparsity", "method", "granularity", "rule", "tau", "share", "layers",
     "space", "masks",
@@ -65,8 +70,7 @@ def main(_) -> None:
 
     if not FLAGS.output:
         raise InputError("--output is missing; name the folder to write")
-    aim = _aim()
-    options: dict[str, Any] = {"overwrite": FLAGS.overwrite, "automatic": aim}
+    options: dict[str, Any] = {"overwrite": FLAGS.overwrite, "automatic": _choice()}
     if FLAGS.from_record:
         settings, before = _recorded_settings()
         options |= {"recorded": before["inputs"], "chosen": before.get("automatic")}
@@ -86,19 +90,21 @@ def main(_) -> None:
     )
 
 
-def _aim() -> float | None:
-    """The aim of the automatic choice; None where there is none."""
+def _choice() -> dict[str, float] | None:
+    """What the automatic choice is asked for; None where there is none."""
     from nlsr_jax.errors import InputError
 
     if not FLAGS.automatic:
-        if FLAGS["aim"].present:
-            raise InputError("--aim is of --automatic, which is missing")
+        given = [name for name in _CHOICE if FLAGS[name].present]
+        if given:
+            raise InputError(f"--{given[0]} is of --automatic, which is missing")
         return None
     given = [name for name in _AUTOMATIC if FLAGS[name].present]
     if given or FLAGS.from_record:
         name = given[0] if given else "from_record"
         raise InputError(f"--{name} is given together with --automatic, which chooses it; leave one of them out")
-    return FLAGS.aim
+    asked = {"aim": FLAGS.aim, "headroom": FLAGS.headroom}
+    return asked if FLAGS.automatic_share is None else asked | {"share": FLAGS.automatic_share}
 
 
 def _settings():

@@ -195,6 +195,7 @@ def test_a_share_is_below_one(study):
 def test_the_commands_aim_is_the_functions():
     printed = " ".join(run("realign", "--helpfull", check=False).stdout.split())
     assert f"as a multiple of the aligned model's. (default: '{AIM:g}')" in printed
+    assert f"must be able to pass its aim. (default: '{HEADROOM:g}')" in printed
 
 
 @pytest.mark.parametrize("aim", [float("nan"), 0.0])

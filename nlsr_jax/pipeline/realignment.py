@@ -52,7 +52,7 @@ def realign_files(
     *,
     overwrite: bool = False,
     recorded: dict | None = None,
-    automatic: float | None = None,
+    automatic: float | Mapping[str, float] | None = None,
     chosen: Mapping[str, Any] | None = None,
     stages: Stages | None = None,
     mesh: Mesh | None = None,
@@ -66,8 +66,9 @@ def realign_files(
         appears whole or not at all.
       overwrite: replace an output that exists.
       recorded: the ``inputs`` of a record that this run repeats; the digests must be equal.
-      automatic: choose β and the sparsity of ``gain`` by the calibration data with this aim; see
-        ``nlsr_jax.automatic``. What was chosen stands in the record's settings, how in its ``automatic``.
+      automatic: choose β and the sparsity of ``gain`` by the calibration data with this aim, or with these of the
+        arguments ``aim``, ``headroom`` and ``share`` of ``nlsr_jax.automatic.choose_settings``. What was chosen
+        stands in the record's settings, how in its ``automatic``.
       chosen: the ``automatic`` of a record that this run repeats.
       stages: where to report progress.
       mesh: lay the base over these devices; None for one. Of several processes, the first one writes.
@@ -136,16 +137,21 @@ def _realign_files(settings, output, overwrite, recorded, automatic, chosen, sta
     return record
 
 
-def _choose(settings, aim: float, sources, data: CalibrationData, stages):
+def _choose(settings, automatic: float | Mapping[str, float], sources, data: CalibrationData, stages):
     """Choose β and sparsity; returns the settings with them and what the record says of it."""
-    from nlsr_jax.automatic import choose_settings
+    from nlsr_jax.automatic import AIM, HEADROOM, choose_settings
 
+    asked: dict[str, Any] = {"aim": AIM, "headroom": HEADROOM}
+    asked |= automatic if isinstance(automatic, Mapping) else {"aim": automatic}
+    unknown = sorted(set(asked) - {"aim", "headroom", "share"})
+    if unknown:
+        raise InputError(f"automatic has {unknown[0]!r}; expected some of aim, headroom, share")
     weak = None if sources.weak is None else sources.weak.load()
     adapters = (whole_finetuned(sources, settings), sources.aligned.load(), weak)
     batches = data.batches()
     model, params = data.base
     with stages("choose"):
-        found = choose_settings(model, params, *adapters, batches, aim=aim)
+        found = choose_settings(model, params, *adapters, batches, **asked)
     chosen = found.chosen
     stages.say(
         f"automatic: safe answers begin with probability {found.finetuned:.3g} fine-tuned, {found.aimed:.3g} "
@@ -156,7 +162,7 @@ def _choose(settings, aim: float, sources, data: CalibrationData, stages):
         changes = {"rule": "least_similar", "share": 0.0}
     trials = [trial._asdict() for trial in found.trials]
     described: dict[str, Any] = {
-        "aim": aim,
+        **asked,
         "met": found.met,
         "aimed": found.aimed,
         "target": found.target,

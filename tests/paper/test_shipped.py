@@ -21,6 +21,7 @@ LINES = {
     "RESTA": "RESTA",
     "NLSR as published": "NLSR, as published",
     "NLSR, recommended": "NLSR, recommended",
+    "NLSR, strict, which costs FA": "NLSR, strict",
 }
 """Lines of the table by their name in README.md."""
 
@@ -57,17 +58,30 @@ def test_who_keeps_fa_is_said(rows):
     keeps = {row["line"]: row["keeps_fa"] == "True" for row in rows}
     assert not keeps["SafeLoRA"]
     assert all(keeps[line] for line in ("LSSF", "RESTA", "NLSR, recommended"))
+    assert not keeps["NLSR, strict"]
 
 
-def test_lower_hs_is_said_with_its_price(rows):
-    ours = values(rows, "NLSR, recommended", "hs")
+def lower_hs(rows, ours):
+    """Defenses and shares of harmful rows with a lower HS than a line of ours, FA kept."""
     keeps = {row["line"] for row in rows if row["keeps_fa"] == "True" and not row["line"].startswith("NLSR")}
-    lower = {
+    return {
         (line, column)
         for line in keeps
         for column, value in values(rows, line, "hs").items()
-        if value < ours[column] and values(rows, line, "fa")[column] > values(rows, LINES["none"], "fa")[column] - 1
+        if value < values(rows, ours, "hs")[column]
+        and values(rows, line, "fa")[column] > values(rows, LINES["none"], "fa")[column] - 1
     }
+
+
+def test_none_has_a_lower_hs_than_the_strict_setting(rows):
+    assert not lower_hs(rows, "NLSR, strict")
+    lost = (statistics.mean(values(rows, line, "fa").values()) for line in (LINES["none"], "NLSR, strict"))
+    text = re.sub(r"\s+", " ", (ROOT / "README.md").read_text())
+    assert f"at {next(lost) - next(lost):.1f} points of FA" in text
+
+
+def test_lower_hs_is_said_with_its_price(rows):
+    lower = lower_hs(rows, "NLSR, recommended")
     expected = {("RepNoise", "1%"), ("RESTA", "1%"), ("LSSF", "1%"), ("RESTA", "5%"), ("LSSF", "5%")}
     assert lower == expected
     refusing = {pair: values(rows, pair[0], "over_refusal")[pair[1]] for pair in lower}

@@ -69,9 +69,29 @@ def test_what_is_chosen_cannot_be_given(tmp_path, flag, message):
     assert message in error_line(result)
 
 
-def test_an_aim_alone_is_refused(tmp_path):
-    result = run("realign", "--aim=1.1", "--output", tmp_path / "out", check=False)
-    assert "--aim is of --automatic" in error_line(result)
+@pytest.mark.parametrize("flag", ["--aim=1.1", "--headroom=1.1", "--automatic_share=0.1"])
+def test_what_the_choice_is_asked_for_needs_one(tmp_path, flag):
+    result = run("realign", flag, "--output", tmp_path / "out", check=False)
+    assert f"{flag.partition('=')[0]} is of --automatic" in error_line(result)
+
+
+def test_one_share_can_be_asked_for(files, tmp_path):
+    inputs = [
+        f"--{name}={files / place}"
+        for name, place in {"base": "base", "aligned": "finetuned", "finetuned": "aligned", "weak": "weak"}.items()
+    ]
+    asked = ["--automatic", "--aim=2", "--headroom=1.01", "--automatic_share=0.03"]
+    run("realign", *inputs, "--calibration", files / "rows.jsonl", *asked, "--output", tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "realignment.json").read_text())
+    found = record["automatic"]
+    assert (found["aim"], found["headroom"], found["share"]) == (2.0, 1.01, 0.03)
+    assert {trial["share"] for trial in found["trials"]} == {0.0, 0.03}
+    assert record["settings"]["sparsity"] == 1 - 0.03
+
+
+def test_an_unknown_wish_is_named(files, tmp_path):
+    with pytest.raises(InputError, match="automatic has 'goal'; expected some of aim"):
+        realign_files(settings(files), tmp_path / "out", automatic={"goal": 1.0})
 
 
 def test_given_masks_leave_nothing_to_choose(files, tmp_path):
