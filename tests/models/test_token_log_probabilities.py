@@ -55,9 +55,8 @@ def test_equals_a_plain_log_softmax(monkeypatch, tied, positions):
     assert expected[0].shape == (3, 8)
     assert_near(value_and_gradient(module.token_log_probabilities, model, params, lora), expected)
     monkeypatch.setattr(module, "WHOLE_LOGITS", 8 * tiny.VOCABULARY)
-    monkeypatch.setattr(
-        module, "POSITIONS", positions
-    )  # parts of 1, 2, 3 (the last is filled up) and all positions
+    # parts of 1, 2 and 3 positions, of which the last is filled up, and of all
+    monkeypatch.setattr(module, "POSITIONS", positions)
     assert_near(value_and_gradient(module.token_log_probabilities, model, params, lora), expected)
 
 

@@ -26,10 +26,23 @@ LINES = {
 """Lines of the table by their name in README.md."""
 
 
+SHIPPED = ROOT / "checkpoints" / "tiny-laboratory"
+NONE, PUBLISHED, RECOMMENDED, STRICT = (
+    "aligned, no defense",
+    "NLSR, as published",
+    "NLSR, recommended",
+    "NLSR, strict",
+)
+
+
+def read(number, folder="tables"):
+    with (SHIPPED / folder / f"table_{number}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 @pytest.fixture(scope="module")
 def rows():
-    with (ROOT / "checkpoints" / "tiny-laboratory" / "tables" / "table_1.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+    return read(1)
 
 
 def values(rows, line, score):
@@ -93,11 +106,61 @@ def test_lower_hs_is_said_with_its_price(rows):
     assert (first[0], first[-1]) == (21, 34)
 
 
+def best_of_grid(rows):
+    return next(row["line"] for row in rows if row["line"].startswith("best of 60 settings"))
+
+
+def each(rows, line, score="hs"):
+    return " / ".join(f"{value:.1f}" for value in values(rows, line, score).values())
+
+
+def mean(rows, line, score="hs"):
+    return f"{statistics.mean(values(rows, line, score).values()):.1f}"
+
+
+def documented():
+    return re.sub(r"\s+", " ", (ROOT / "docs" / "LABORATORY.md").read_text())
+
+
+@pytest.mark.parametrize("number", [2, 3, 6, 7])
+def test_the_document_quotes_the_columns(number):
+    rows, text = read(number), documented()
+    assert f"no defense {each(rows, NONE)}; " in text
+    assert f"as published {each(rows, PUBLISHED)}; recommended {each(rows, RECOMMENDED)} |" in text
+
+
+def test_the_document_quotes_the_means(rows):
+    text = documented()
+    hs, fa = ([mean(rows, line, score) for line in (NONE, PUBLISHED, RECOMMENDED)] for score in ("hs", "fa"))
+    assert f"no defense {hs[0]}, as published {hs[1]}, recommended {hs[2]} (mean of five shares)" in text
+    assert f"FA {', '.join(fa)}; SafeLoRA {mean(rows, 'SafeLoRA')} |" in text
+    assert f"HS {each(rows, STRICT)}, over-refusal {each(rows, STRICT, 'over_refusal')}," in text
+    methods = ("random", "magnitude", "Wanda", "low rank (NLSR)", "SNIP", "preference SNIP", "gain")
+    quoted = (f"{method.partition(' (')[0]} {mean(read(5), method)}" for method in methods)
+    assert f"| {', '.join(quoted)} |" in text
+
+
+def test_the_document_quotes_other_seeds_and_another_base():
+    text, seeds, base, first = documented(), read(13, "other-seeds"), read(13, "other-base"), read(1, "other-base")
+    grid = best_of_grid(seeds)
+    assert f"recommended {each(seeds, RECOMMENDED)}, best of 60 {each(seeds, grid)}." in text
+    scores = [mean(seeds, line, score) for line in (RECOMMENDED, grid) for score in ("hs", "fa", "over_refusal")]
+    assert f"recommended {scores[0]} at FA {scores[1]} " in text
+    assert f"best of 60 settings {scores[3]} at FA {scores[4]};" in text
+    assert f"refuses {scores[5]} % of the harmless requests there, the recommended setting {scores[2]} %." in text
+    readme = re.sub(r"\s+", " ", (ROOT / "README.md").read_text())
+    assert f"{mean(seeds, NONE)} to {scores[0]}, the grid's best {scores[3]}, refusing {scores[5]} % of" in readme
+    assert f"{each(first, NONE)} without a defense, {each(first, PUBLISHED)} as published," in text
+    assert f"{each(first, RECOMMENDED)} recommended and {each(first, 'RESTA')} with RESTA;" in text
+    fa = [mean(first, line, "fa") for line in (STRICT, NONE)]
+    assert f"strict setting has {each(first, STRICT)} in table 1, at an FA of {fa[0]} against {fa[1]}." in text
+    own, grid = ([mean(base, line, score) for score in ("hs", "fa")] for line in (RECOMMENDED, best_of_grid(base)))
+    assert f"has {own[0]} at FA {own[1]}, the best of 60 settings {grid[0]} at FA {grid[1]}." in text
+
+
 def test_the_automatic_choice_is_near_the_best_of_the_grid():
-    with (ROOT / "checkpoints" / "tiny-laboratory" / "tables" / "table_13.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    lines = {row["line"] for row in rows}
-    grid = next(line for line in lines if line.startswith("best of 60 settings"))
+    rows = read(13)
+    grid = best_of_grid(rows)
     means = {
         (line, score): statistics.mean(values(rows, line, score).values())
         for line in (LINES["none"], "NLSR, recommended", grid)
