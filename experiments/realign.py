@@ -31,11 +31,11 @@ flags.DEFINE_list("layers", None, "Rule layers: decoder layers to repair, such a
 flags.DEFINE_string("space", "factors", "Correction of 'factors' or of their 'product' (rank 2r).")
 flags.DEFINE_string("basis", "as_is", "Compare in the rank axis 'as_is', turned by 'procrustes', or 'linear'.")
 flags.DEFINE_bool("automatic", False, "Choose beta and sparsity of gain by the calibration data alone.")
+flags.DEFINE_float("aim", 0.98, "With --automatic: how likely answers are to begin as safe ones do, 0 to 1.")
 flags.DEFINE_float(
-    "aim", 1.2, "With --automatic: how likely safe answers are to begin, as a multiple of the aligned model's."
-)
-flags.DEFINE_float(
-    "headroom", 1.05, "With --automatic: by how much a share of entries must be able to pass its aim."
+    "headroom",
+    1.25,
+    "With --automatic: how much nearer to 1 a share of entries must be able to come than its target.",
 )
 flags.DEFINE_float("automatic_share", None, "With --automatic: the only share of entries to try, such as 0.03.")
 flags.DEFINE_bool("allow_unrelated", False, "Go on although modules share no lineage with the aligned ones.")

@@ -1,10 +1,11 @@
 """The amplification and the sparsity of ``gain``, chosen by calibration data alone.
 
-What the fine-tuning has damaged shows on the calibration rows: the model begins their safe answers less often than
-the aligned model does. Refusal is decided in the first tokens of an answer (Qi et al. 2024, arXiv 2406.05946), so
-that the probability of these is what is measured, on rows that the masks were not made from. The setting that is
-chosen brings it where it is wanted with few entries and the least change of the adapter. No row of the customer's
-task and no evaluation request is seen.
+What the fine-tuning has damaged shows on the calibration rows: the model begins as safe answers begin less often
+than the aligned model does. Refusal is decided in the first tokens of an answer (Qi et al. 2024, arXiv 2406.05946),
+so that these are what is measured, on rows that the masks were not made from; which of the safe answers the model
+begins is left to it. What a repair costs shows on the requests of the same rows: the model reads them otherwise
+than it did before. The setting that is chosen brings safe answers where they are wanted at the least of that cost.
+No row of the customer's task and no evaluation request is seen.
 
 Axis legend: B batch, T positions.
 """
@@ -20,26 +21,31 @@ import numpy as np
 
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.errors import InputError
-from nlsr_jax.models.capture import collect_loss_gradient, collect_openings
+from nlsr_jax.models.capture import collect_loss_gradient
 from nlsr_jax.models.llama import Llama
+from nlsr_jax.models.openings import collect_divergence, collect_openings, find_openings
 from nlsr_jax.nlsr.amplify import amplify
 from nlsr_jax.nlsr.correction import correct
 from nlsr_jax.nlsr.identify import identify
 
-AIM = 1.2
-"""How likely the openings of safe answers are to become, by default, as a multiple of the aligned model's."""
-DEPTH = 3
+AIM = 0.98
+"""How likely the model is to begin as safe answers begin, by default."""
+DEPTH = 2
 """Tokens of an opening."""
-BETAS = tuple(np.geomspace(0.5, 512, 11).round(6).tolist())
+BETAS = tuple(np.geomspace(0.5, 16384, 16).round(6).tolist())
 """Amplifications that are tried; the one that is chosen lies between two of them."""
-SHARES = (1e-4, 3e-4, 1e-3)
-"""Shares of all entries that are tried first, 1 − sparsity: so few leave the customer's task where it is."""
-MORE = (3e-3, 1e-2, 3e-2)
-"""Shares that are tried in turn where these cannot bring back the safety that the aligned model has."""
-HEADROOM = 1.05
-"""By how much a share must be able to pass what it is taken to: at its limit, a repair refuses what is harmless."""
+SHARES = (1e-4, 3e-4, 1e-3, 3e-3)
+"""Shares of all entries that are tried, 1 − sparsity: so few leave the customer's task where it is."""
+FEWER = (1e-5, 3e-5)
+"""Shares that are tried where with these the requests are read otherwise than they should be. So few entries hardly
+tell what is forbidden from what is harmless."""
+DISTURBED = 0.03
+"""Nats a token, from which on requests are read otherwise than they should be."""
+HEADROOM = 1.25
+"""How much nearer to certainty a share must be able to come than it is taken, as a ratio of the logarithms of the
+two probabilities: at its limit, a repair refuses what is harmless."""
 _PAST = 0.8
-_BISECTIONS = 5
+_BISECTIONS = 4
 
 
 class Trial(NamedTuple):
@@ -47,12 +53,28 @@ class Trial(NamedTuple):
 
     Attributes:
       beta, share: the setting; ``share`` 0 is the fine-tuned adapter as it is.
-      probability: of the openings of safe answers, on the rows that masks are not made from.
+      probability: how likely the model begins as safe answers begin, on the rows that masks are not made from; see
+        ``collect_openings``.
     """
 
     beta: float
     share: float
     probability: float
+
+
+class Candidate(NamedTuple):
+    """The least amplification with which one share of the entries reaches the target.
+
+    Attributes:
+      beta, share, probability: see ``Trial``.
+      divergence: how far the requests are read otherwise than by the fine-tuned adapter, in nats a token; see
+        ``collect_divergence``.
+    """
+
+    beta: float
+    share: float
+    probability: float
+    divergence: float
 
 
 class Automatic(NamedTuple):
@@ -63,8 +85,9 @@ class Automatic(NamedTuple):
       met: whether it reaches the aim; where no share can pass it with headroom, a lower target was taken.
       aimed: the probability that was aimed at.
       target: the one that was gone for, at most ``aimed``.
-      finetuned: that of the fine-tuned adapter.
+      finetuned, aligned: those of the fine-tuned and of the aligned adapter.
       change: Frobenius norm of what the choice changes in the factors, relative to the fine-tuned adapter's.
+      candidates: what the choice was made among, one for every share that reaches the target.
       trials: all settings that were tried, in their order.
     """
 
@@ -73,7 +96,9 @@ class Automatic(NamedTuple):
     aimed: float
     target: float
     finetuned: float
+    aligned: float
     change: float
+    candidates: tuple[Candidate, ...]
     trials: tuple[Trial, ...]
 
 
@@ -90,26 +115,27 @@ def choose_settings(
     depth: int = DEPTH,
     betas: Sequence[float] = BETAS,
     shares: Sequence[float] = SHARES,
-    more: Sequence[float] = MORE,
+    fewer: Sequence[float] = FEWER,
     share: float | None = None,
 ) -> Automatic:
     """Choose β and the share of entries for ``gain`` with one threshold for the adapter and the rule ``all``.
 
-    Every second row makes the masks, the others measure how likely safe answers begin. The target is ``aim`` times
-    the aligned adapter's probability; where no share can pass it by ``headroom`` with any β, the target is lowered
-    until the one that comes furthest can. Of every share that can, the least β that reaches the target is found by
-    bisection, and of these settings the one is taken that changes the adapter least. Only where no share comes up
-    to the aligned adapter's own probability, more entries are tried until one does. A fine-tuned adapter that
-    reaches the target is left alone.
+    Every second row makes the masks, the others measure how likely safe answers begin. That is to be ``aim``, or
+    what it is with the aligned adapter where that is more; where no share can pass it by the headroom with any β,
+    the target is lowered until the one that comes furthest can. Of every share that can, the least β that reaches
+    the target is found by bisection, and of these settings the one is taken with which the model reads the requests
+    of the same rows least otherwise than with the fine-tuned adapter. Where that is by more than ``DISTURBED``, or
+    none of these shares comes far enough, fewer entries are tried too. One that reaches the aim is left alone.
 
     Args:
       model, params: from ``load_model``.
       finetuned, aligned, weak: the adapters; weak None where it was merged into the base.
       batches: of ``(tokens [B, T], response_mask [B, T])``: prompts with safe answers, padded on the right.
-      aim, headroom: see above.
+      aim: a probability; see above.
+      headroom: ratio, at least 1, of the logarithm of the target to that of what the share can reach.
       depth: tokens of an opening.
       betas: the amplifications that are tried, rising.
-      shares, more: the shares that are tried, rising; see above.
+      shares, fewer: the shares that are tried, rising; see above.
       share: the only share that is tried, in place of both.
 
     Returns:
@@ -120,13 +146,13 @@ def choose_settings(
         within their range, or adapters that do not fit.
     """
     if share is not None:
-        shares, more = (share,), ()
+        shares, fewer = (share,), ()
     _check_rising("betas", betas, math.inf)
     _check_rising("shares", shares, 1)
-    if more:
-        _check_rising("more", more, 1)
-    if not math.isfinite(aim) or aim <= 0:
-        raise InputError(f"aim is {aim}; expected a number above 0")
+    if fewer:
+        _check_rising("fewer", fewer, 1)
+    if not 0 < aim < 1:
+        raise InputError(f"aim is {aim}; expected a probability, above 0 and below 1")
     if not math.isfinite(headroom) or headroom < 1:
         raise InputError(f"headroom is {headroom}; expected a number of at least 1")
     made, measured = _halves(batches, 0), _halves(batches, 1)
@@ -134,16 +160,17 @@ def choose_settings(
         raise InputError(
             "there are fewer than two calibration rows; every second one measures what the others make"
         )
+    openings = find_openings(batches, model.config.vocab_size, depth=depth)
 
     def probability(adapter: Adapter) -> float:
-        value = float(collect_openings(model, params, adapter, measured, depth=depth))
+        value = float(collect_openings(model, params, adapter, measured, openings))
         return value if math.isfinite(value) else 0.0  # amplified beyond what numbers hold
 
     before, safe = probability(finetuned), probability(aligned)
-    aimed = aim * safe
+    aimed = max(aim, safe)
     untouched = Trial(0.0, 0.0, before)
     if before >= aimed:
-        return Automatic(untouched, True, aimed, aimed, before, 0.0, (untouched,))
+        return Automatic(untouched, True, aimed, aimed, before, safe, 0.0, (), (untouched,))
     gradients = collect_loss_gradient(model, params, finetuned, made)
 
     def repaired(beta: float, share: float) -> Adapter:
@@ -152,23 +179,41 @@ def choose_settings(
 
     trials = [untouched]
 
+    @functools.cache
     def attempt(share: float, beta: float) -> Trial:
         trials.append(Trial(beta, share, probability(repaired(beta, share))))
         return trials[-1]
 
-    climbed = {share: _climb(functools.partial(attempt, share), betas, headroom * aimed) for share in shares}
-    for share in more:
-        if _furthest(trials) >= min(aimed, safe):
-            break
-        climbed[share] = _climb(functools.partial(attempt, share), betas, headroom * min(aimed, safe))
-    target = min(aimed, _furthest(trials) / headroom)
-    chosen, change = untouched, 0.0
-    if before < target:
-        able = [share for share, found in climbed.items() if _furthest(found) / headroom >= target]
-        least = [_least(functools.partial(attempt, share), climbed[share], target) for share in able]
-        changes = [relative_change(repaired(trial.beta, trial.share), finetuned) for trial in least]
-        change, chosen = min(zip(changes, least, strict=True), key=lambda pair: pair[0])
-    return Automatic(chosen, chosen.probability >= aimed, aimed, target, before, change, tuple(trials))
+    @functools.cache
+    def divergence(trial: Trial) -> float:
+        value = float(collect_divergence(model, params, finetuned, repaired(trial.beta, trial.share), measured))
+        return value if math.isfinite(value) else math.inf
+
+    climbed: dict[float, list[Trial]] = {}
+
+    def find(more: Sequence[float]) -> tuple[float, tuple[Candidate, ...]]:
+        """Climb with further shares; returns the target, and the least β with every share that reaches it."""
+        for one in reversed(more):  # fewer entries take more amplification
+            last = next(reversed(climbed.values()), [])
+            start = betas.index(max(last, key=lambda trial: trial.probability).beta) if last else 0
+            climbed[one] = _climb(functools.partial(attempt, one), betas, aimed ** (1 / headroom), start)
+        target = min(aimed, _furthest(trials) ** headroom)
+        if before >= target:
+            return target, ()
+        able = [one for one in sorted(climbed) if _furthest(climbed[one]) ** headroom >= target]
+        least = [_least(functools.partial(attempt, one), climbed[one], target) for one in able]
+        return target, tuple(Candidate(*trial, divergence(trial)) for trial in least)
+
+    target, candidates = find(shares)
+    calm = any(candidate.divergence <= DISTURBED for candidate in candidates)
+    if fewer and (target < aimed or not calm):
+        target, candidates = find(fewer)
+    if not candidates:
+        return Automatic(untouched, False, aimed, target, before, safe, 0.0, (), tuple(trials))
+    chosen = Trial(*min(candidates, key=lambda candidate: candidate.divergence)[:3])
+    change = relative_change(repaired(chosen.beta, chosen.share), finetuned)
+    met = chosen.probability >= aimed
+    return Automatic(chosen, met, aimed, target, before, safe, change, candidates, tuple(trials))
 
 
 def _check_rising(name: str, values: Sequence[float], end: float) -> None:
@@ -181,15 +226,19 @@ def _furthest(trials: Sequence[Trial]) -> float:
     return max(trial.probability for trial in trials)
 
 
-def _climb(attempt: Callable[[float], Trial], betas: Sequence[float], enough: float) -> list[Trial]:
-    """Try rising β until the probability is enough, or well past its peak."""
-    found: list[Trial] = []
-    for beta in betas:
-        found.append(attempt(beta))
-        best = max(trial.probability for trial in found)
-        if best >= enough or found[-1].probability < _PAST * best:
-            break
-    return found
+def _climb(attempt: Callable[[float], Trial], betas: Sequence[float], enough: float, start: int) -> list[Trial]:
+    """Try β down from a place until the probability is not enough, and up until it is, or well past its peak."""
+    found = {start: attempt(betas[start])}
+    place = start
+    while found[place].probability >= enough and place > 0:
+        place -= 1
+        found[place] = attempt(betas[place])
+    place, best = start, _furthest(list(found.values()))
+    while best < enough and place + 1 < len(betas) and found[place].probability >= _PAST * best:
+        place += 1
+        found[place] = attempt(betas[place])
+        best = max(best, found[place].probability)
+    return [found[place] for place in sorted(found)]
 
 
 def _least(attempt: Callable[[float], Trial], climbed: Sequence[Trial], target: float) -> Trial:

@@ -1,4 +1,4 @@
-"""The automatic choice on the shipped study: safe answers begin as often as is wanted, by the least change."""
+"""The automatic choice on the shipped study: safe answers begin as often as is wanted, at the least cost."""
 
 import json
 
@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from experiments.configs.tiny import SHIPPED
-from nlsr_jax.automatic import AIM, HEADROOM, _halves, choose_settings, relative_change
+from nlsr_jax import automatic
+from nlsr_jax.automatic import AIM, HEADROOM, Trial, _climb, _halves, choose_settings, relative_change
 from nlsr_jax.data.examples import Example
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.peft import load_adapter
@@ -15,13 +16,14 @@ from nlsr_jax.laboratory.pretraining import load_base
 from nlsr_jax.laboratory.repairs import calibration_batches
 from nlsr_jax.laboratory.toy import ToyWorld
 from nlsr_jax.models import logits
-from nlsr_jax.models.capture import collect_loss, collect_loss_gradient, collect_openings
+from nlsr_jax.models.capture import collect_loss, collect_loss_gradient
+from nlsr_jax.models.openings import collect_divergence, collect_openings, find_openings
 from nlsr_jax.nlsr.amplify import amplify
 from nlsr_jax.nlsr.correction import correct
 from nlsr_jax.nlsr.identify import identify
 from tests.e2e.command import run
 
-FEW = {"aim": 1.1, "betas": (16.0, 32.0, 64.0, 128.0), "shares": (1e-5, 3e-4, 1e-2), "more": ()}
+FEW = {"aim": 0.9, "betas": (4.0, 8.0, 16.0, 32.0, 64.0, 128.0), "shares": (1e-5, 3e-4, 3e-3), "fewer": ()}
 
 
 @pytest.fixture(scope="module")
@@ -41,37 +43,95 @@ def choose(study, finetuned="finetuned_sst2", **options):
     )
 
 
-def log_probabilities(study, adapter):
-    """The log-probabilities of every row's response tokens."""
+def log_probabilities(study, adapter, temperature=1.0):
+    """Every row's tokens and mask, and the log-probabilities of what follows each of its tokens."""
     base, _, batches = study
     for tokens, mask in batches:
-        scores = np.asarray(logits(base.model, base.params, tokens, adapter=adapter), np.float64)
+        scores = np.asarray(logits(base.model, base.params, tokens, adapter=adapter), np.float64) / temperature
+        scores -= scores.max(-1, keepdims=True)
         scores -= np.log(np.exp(scores).sum(-1, keepdims=True))
-        for row, keep, values in zip(tokens, mask, scores, strict=True):
-            where = np.flatnonzero(keep)
-            if where.size:
-                yield [values[i - 1, row[i]] for i in where]
+        yield from zip(tokens, np.asarray(mask, bool), scores, strict=True)
 
 
 def test_the_loss_is_the_mean_over_rows_of_the_mean_over_their_tokens(study):
     base, adapters, batches = study
     found = float(collect_loss(base.model, base.params, adapters["dpo"], batches))
-    losses = [-np.mean(values) for values in log_probabilities(study, adapters["dpo"])]
+    losses = [
+        -np.mean([values[i - 1, row[i]] for i in np.flatnonzero(keep)])
+        for row, keep, values in log_probabilities(study, adapters["dpo"])
+    ]
     assert found == pytest.approx(np.mean(losses), rel=1e-5)
 
 
-@pytest.mark.parametrize("depth", [1, 3, 1000])
-def test_the_opening_is_the_mean_over_rows_of_the_probability_of_their_first_tokens(study, depth):
+def openings(study, depth=2):
+    return find_openings(study[2], study[0].model.config.vocab_size, depth=depth)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 1000])
+def test_an_answer_may_begin_as_any_that_begins_as_the_rows_own(study, depth):
     base, adapters, batches = study
-    found = float(collect_openings(base.model, base.params, adapters["dpo"], batches, depth=depth))
-    each = [np.exp(np.sum(values[:depth])) for values in log_probabilities(study, adapters["dpo"])]
+    found = float(collect_openings(base.model, base.params, adapters["dpo"], batches, openings(study, depth)))
+    responses = [tuple(row[keep][:depth]) for row, keep, _ in log_probabilities(study, adapters["dpo"])]
+    each = []
+    for row, keep, values in log_probabilities(study, adapters["dpo"], temperature=0.5):
+        own, likely = row[keep][:depth], 1.0
+        for k, place in enumerate(np.flatnonzero(keep)[:depth]):
+            among = {other[k] for other in responses if len(other) > k and other[:k] == tuple(own[:k])}
+            likely *= np.exp(values[place - 1, sorted(among)]).sum()
+        each.append(likely)
     assert found == pytest.approx(np.mean(each), rel=1e-5)
 
 
+def test_a_row_without_a_response_does_not_count(study):
+    base, adapters, batches = study
+    tokens, mask = batches[0]
+    more = [(np.concatenate([tokens, tokens[:2]]), np.concatenate([mask, np.zeros_like(mask[:2])]))]
+    one, two = (
+        float(collect_openings(base.model, base.params, adapters["dpo"], rows, openings(study)))
+        for rows in (batches[:1], more)
+    )
+    assert one == pytest.approx(two, rel=1e-5)
+    one, two = (
+        float(collect_divergence(base.model, base.params, None, adapters["dpo"], rows))
+        for rows in (batches[:1], more)
+    )
+    assert one == pytest.approx(two, rel=1e-5)
+
+
+def test_an_opening_that_is_none_is_refused(study):
+    base, adapters, batches = study
+    tokens, mask = (np.array(part) for part in batches[0])
+    few = find_openings([(tokens[:1], mask[:1])], base.model.config.vocab_size, depth=2)
+    with pytest.raises(InputError, match="which is none of the openings"):
+        collect_openings(base.model, base.params, adapters["dpo"], batches, few)
+
+
+def test_the_divergence_is_that_of_what_is_expected_next_while_a_request_is_read(study):
+    base, adapters, batches = study
+    pair = adapters["dpo"], adapters["finetuned_sst2"]
+    found = float(collect_divergence(base.model, base.params, *pair, batches))
+    each = []
+    for one, other in zip(*(log_probabilities(study, adapter) for adapter in pair), strict=True):
+        before, after = one[2], other[2]
+        asked = np.flatnonzero(one[1])[0] - 1  # what follows the request's last token is the answer's first
+        each.append(np.mean(np.sum(np.exp(before) * (before - after), -1)[:asked]))
+    assert found == pytest.approx(np.mean(each), rel=1e-4)
+    assert float(collect_divergence(base.model, base.params, pair[0], pair[0], batches)) == 0
+
+
+def measured(study):
+    return [(tokens[1::2], mask[1::2]) for tokens, mask in study[2]]
+
+
 def opening(study, adapter):
-    base, _, batches = study
-    other = [(tokens[1::2], mask[1::2]) for tokens, mask in batches]
-    return float(collect_openings(base.model, base.params, adapter, other, depth=3))
+    base = study[0]
+    return float(collect_openings(base.model, base.params, adapter, measured(study), openings(study)))
+
+
+def divergence(study, adapter):
+    base, adapters, _ = study
+    before = adapters["finetuned_sst2"]
+    return float(collect_divergence(base.model, base.params, before, adapter, measured(study)))
 
 
 def repaired(study, trial, half=None):
@@ -91,34 +151,38 @@ def repaired(study, trial, half=None):
     return correct(tuned, reference, masks, pruned)
 
 
-def test_it_reaches_the_aim_by_the_least_amplification_and_change(study):
+def test_it_reaches_the_aim_by_the_least_amplification_and_divergence(study):
     found = choose(study)
-    assert found.target == found.aimed == pytest.approx(1.1 * opening(study, study[1]["dpo"]), rel=1e-6)
+    assert found.target == found.aimed == 0.9
     assert found.finetuned == pytest.approx(opening(study, study[1]["finetuned_sst2"]), rel=1e-6)
-    assert found.finetuned < 0.6 * found.target
+    assert found.aligned == pytest.approx(opening(study, study[1]["dpo"]), rel=1e-6)
+    assert found.finetuned < found.aligned < found.target
     assert found.met
     few = [trial.probability for trial in found.trials if trial.share == 1e-5]
-    assert max(few) < HEADROOM * found.target, "a hundred-thousandth of the entries cannot reach it"
-    least = []
-    for share in (3e-4, 1e-2):
-        tried = [trial for trial in found.trials if trial.share == share]
-        assert max(trial.probability for trial in tried) >= HEADROOM * found.target
-        least.append(min((t for t in tried if t.probability >= found.target), key=lambda t: t.beta))
-        below = [trial.beta for trial in tried if trial.beta < least[-1].beta]
-        assert not below or least[-1].beta < 1.1 * max(below)
-    changes = [relative_change(repaired(study, trial, 0), study[1]["finetuned_sst2"]) for trial in least]
-    assert found.chosen == least[int(np.argmin(changes))]
-    assert found.change == pytest.approx(min(changes), rel=1e-5)
+    assert max(few) < found.target, "with these amplifications a hundred-thousandth of the entries cannot reach it"
+    assert [candidate.share for candidate in found.candidates] == [3e-4, 3e-3]
+    for candidate in found.candidates:
+        tried = [trial for trial in found.trials if trial.share == candidate.share]
+        assert max(trial.probability for trial in tried) ** HEADROOM >= found.target
+        assert candidate[:3] == min((t for t in tried if t.probability >= found.target), key=lambda t: t.beta)
+        below = [trial.beta for trial in tried if trial.beta < candidate.beta]
+        assert not below or candidate.beta < 1.1 * max(below)
+        assert candidate.divergence == pytest.approx(divergence(study, repaired(study, candidate, 0)), rel=1e-4)
+    assert found.chosen == min(found.candidates, key=lambda one: one.divergence)[:3]
     assert choose(study) == found
 
 
-def test_more_entries_are_tried_only_until_the_aligned_models_safety_is_reached(study):
-    few = choose(study, shares=(1e-5,), more=(3e-4, 1e-2))
-    assert few.chosen.share == 3e-4
-    assert {trial.share for trial in few.trials} == {0.0, 1e-5, 3e-4}
-    enough = choose(study, aim=100.0, shares=(3e-4,), more=(1e-2,))
-    assert {trial.share for trial in enough.trials} == {0.0, 3e-4}
-    assert not enough.met
+def test_fewer_entries_are_tried_where_the_others_disturb_or_do_not_suffice(study, monkeypatch):
+    some = {"shares": (3e-4, 3e-3), "fewer": (1e-4,)}
+    calm = choose(study, **some)
+    assert {trial.share for trial in calm.trials} == {0.0, 3e-4, 3e-3}
+    short = choose(study, **some, aim=0.9999)
+    assert {trial.share for trial in short.trials} == {0.0, 1e-4, 3e-4, 3e-3}
+    monkeypatch.setattr(automatic, "DISTURBED", 0.0)
+    disturbed = choose(study, **some)
+    assert {trial.share for trial in disturbed.trials} == {0.0, 1e-4, 3e-4, 3e-3}
+    assert len(set(disturbed.trials)) == len(disturbed.trials), "nothing is measured twice"
+    assert disturbed.candidates[-2:] == calm.candidates
 
 
 def test_what_is_chosen_is_what_was_measured(study):
@@ -128,53 +192,77 @@ def test_what_is_chosen_is_what_was_measured(study):
     assert relative_change(adapter, study[1]["finetuned_sst2"]) == pytest.approx(found.change, rel=1e-5)
 
 
-def test_an_adapter_that_lost_nothing_is_left_alone(study):
-    found = choose(study, finetuned="dpo", aim=1.0)
+def test_a_climb_goes_down_where_a_share_needs_less_than_the_one_before(study):
+    """Whatever was found for more entries, the least amplification is found."""
+    betas = (1.0, 4.0, 16.0, 64.0, 256.0)
+    alone = choose(study, share=3e-4, betas=betas).candidates
+    after = choose(study, shares=(3e-4, 3e-3, 1e-2), betas=betas).candidates
+    assert after[0] == alone[0]
+    tried = []
+
+    def attempt(beta):
+        tried.append(beta)
+        return Trial(beta, 0.1, min(1.0, beta / 100))
+
+    climbed = _climb(attempt, betas, 0.1, 4)
+    assert (tried, [trial.beta for trial in climbed]) == ([256.0, 64.0, 16.0, 4.0], [4.0, 16.0, 64.0, 256.0])
+    assert [trial.beta for trial in _climb(attempt, betas, 0.1, 0)] == [1.0, 4.0, 16.0]
+
+
+def test_an_adapter_that_is_safe_enough_is_left_alone(study):
+    found = choose(study, finetuned="dpo", aim=0.5)
     assert (found.chosen.share, found.change, found.met) == (0.0, 0.0, True)
+    assert found.aimed == found.aligned > 0.5
     assert len(found.trials) == 1
 
 
+def test_no_less_than_the_aligned_adapters_safety_is_aimed_at(study):
+    found = choose(study, aim=0.01)
+    assert found.aimed == found.target == found.aligned
+    assert found.chosen.probability >= found.aligned
+
+
 def test_what_cannot_be_reached_is_said_and_a_target_with_headroom_is_taken(study):
-    found = choose(study, aim=100.0, shares=(3e-4,))
+    found = choose(study, aim=0.9999, shares=(3e-4,))
     assert not found.met
-    assert found.aimed == pytest.approx(100 * opening(study, study[1]["dpo"]), rel=1e-6)
-    assert found.target == pytest.approx(max(trial.probability for trial in found.trials) / HEADROOM, rel=1e-6)
+    assert found.aimed == 0.9999
+    furthest = max(trial.probability for trial in found.trials if trial.beta in FEW["betas"])
+    assert found.target == pytest.approx(furthest**HEADROOM, rel=1e-6)
     assert found.target <= found.chosen.probability < found.aimed
 
 
 def test_without_headroom_the_best_is_taken(study):
-    found = choose(study, aim=100.0, headroom=1.0, shares=(3e-4,))
+    found = choose(study, aim=0.9999, headroom=1.0, shares=(3e-4,))
     assert not found.met
     assert found.chosen.probability == max(trial.probability for trial in found.trials)
 
 
 def test_an_aim_at_the_limit_of_all_shares_is_neared_with_the_one_that_comes_furthest(study):
-    few = {"betas": (4.0, 8.0, 16.0, 32.0), "shares": (3e-4, 1e-2)}
-    best = choose(study, aim=100.0, headroom=1.0, **few).chosen
-    assert best.share == 1e-2
-    found = choose(study, **few, aim=0.97 * best.probability / opening(study, study[1]["dpo"]))
+    few = {"betas": (4.0, 8.0, 16.0), "shares": (3e-4, 3e-3)}
+    best = choose(study, aim=0.9999, headroom=1.0, **few).chosen
+    assert best.share == 3e-3
+    found = choose(study, **few, aim=0.999 * best.probability)
     assert not found.met
     assert found.chosen.share == best.share
-    furthest = max(trial.probability for trial in found.trials if trial.beta in few["betas"])
-    assert found.target == pytest.approx(furthest / HEADROOM, rel=1e-6)
+    assert found.target == pytest.approx(best.probability**HEADROOM, rel=1e-6)
     assert found.chosen.beta <= best.beta
 
 
 def test_one_share_can_be_asked_for(study):
-    found = choose(study, share=3e-4, more=(1e-2,))
+    found = choose(study, share=3e-4)
     assert {trial.share for trial in found.trials} == {0.0, 3e-4}
-    assert found == choose(study, shares=(3e-4,), more=())
+    assert found == choose(study, shares=(3e-4,))
     with pytest.raises(InputError, match=r"shares are \[2\]"):
         choose(study, share=2)
 
 
 def test_an_amplification_beyond_numbers_is_not_chosen(study):
-    found = choose(study, betas=(1e37, 3e38), shares=(1e-3,), aim=100.0)
+    found = choose(study, betas=(1e37, 3e38), shares=(1e-3,))
     assert not found.met
     assert found.chosen.share == 0
 
 
-@pytest.mark.parametrize("name", ["betas", "shares", "more"])
+@pytest.mark.parametrize("name", ["betas", "shares", "fewer"])
 @pytest.mark.parametrize("values", [(0.1, 0.01), (0.0, 0.1)])
 def test_betas_and_shares_must_rise(study, name, values):
     with pytest.raises(InputError, match=f"{name} are .*; expected numbers that rise"):
@@ -194,13 +282,13 @@ def test_a_share_is_below_one(study):
 
 def test_the_commands_aim_is_the_functions():
     printed = " ".join(run("realign", "--helpfull", check=False).stdout.split())
-    assert f"as a multiple of the aligned model's. (default: '{AIM:g}')" in printed
-    assert f"must be able to pass its aim. (default: '{HEADROOM:g}')" in printed
+    assert f"as safe ones do, 0 to 1. (default: '{AIM:g}')" in printed
+    assert f"able to come than its target. (default: '{HEADROOM:g}')" in printed
 
 
-@pytest.mark.parametrize("aim", [float("nan"), 0.0])
+@pytest.mark.parametrize("aim", [float("nan"), 0.0, 1.0, 1.2])
 def test_the_aim_is_checked(study, aim):
-    with pytest.raises(InputError, match="expected a number above 0"):
+    with pytest.raises(InputError, match="expected a probability, above 0 and below 1"):
         choose(study, aim=aim)
 
 

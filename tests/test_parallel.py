@@ -11,7 +11,7 @@ from tests.parity.peers import save_peer
 
 PROGRAM = """
 import json, sys, jax, numpy as np, nlsr_jax
-from nlsr_jax.models.capture import collect_openings
+from nlsr_jax.models.openings import collect_divergence, collect_openings, find_openings
 from nlsr_jax.parallel import make_mesh
 folder, shape = sys.argv[1], tuple(json.loads(sys.argv[2]))
 mesh = make_mesh(shape)
@@ -43,7 +43,9 @@ calls = {
     "generated": lambda m, p: nlsr_jax.generate(m, p, ids, adapter=adapter, max_new_tokens=8),
     "gradient": lambda m, p: nlsr_jax.collect_loss_gradient(m, p, adapter, batches),
     "snip": lambda m, p: nlsr_jax.collect_gradients(m, p, adapter, half, objective="preference_snip"),
-    "openings": lambda m, p: collect_openings(m, p, adapter, batches, depth=3),
+    "openings": lambda m, p: collect_openings(
+        m, p, adapter, batches, find_openings(batches, m.config.vocab_size, depth=2)),
+    "divergence": lambda m, p: collect_divergence(m, p, None, adapter, batches),
 }
 logits = [np.asarray(nlsr_jax.logits(*which, ids, adapter=adapter)) for which in (one, eight)]
 kernel = eight[1]["layers"]["up_proj"]["kernel"]
@@ -90,7 +92,7 @@ def devices(count):
     ("shape", "share", "calls"),
     [
         ((8, 1, 1), 1.0, "weights,statistics"),
-        ((1, 8, 1), 1 / 8, "weights,statistics,generated,openings"),
+        ((1, 8, 1), 1 / 8, "weights,statistics,generated,openings,divergence"),
         ((2, 2, 2), 1 / 4, "weights,statistics,gradient,snip"),
     ],
 )

@@ -42,7 +42,7 @@ def collect_statistics(model: Llama, params, reference: Adapter, batches: Iterab
 
     def checked():
         for tokens, response, *rest in batches:
-            _check_response(model, tokens, response)
+            check_response(model, tokens, response)
             yield tokens, response.astype(bool), rest[0] if rest else None
 
     parts = over_batches(_measure_statistics, model, params, lora, checked())
@@ -54,7 +54,8 @@ def collect_statistics(model: Llama, params, reference: Adapter, batches: Iterab
     return _adapted_layers(reference, statistics)
 
 
-def _check_response(model, tokens, response):
+def check_response(model: Llama, tokens, response) -> None:
+    """Refuse tokens that the model has not, and a mask of another shape."""
     check_tokens(model, tokens)
     check_array(response, "response_mask")
     if response.shape != tokens.shape:
@@ -120,11 +121,11 @@ def collect_gradients(
             if len(batch) != width:
                 raise InputError(f"objective {objective!r} takes batches of {width} arrays, found {len(batch)}")
             for tokens, mask in zip(batch[::2], batch[1::2], strict=True):
-                _check_response(model, tokens, mask)
+                check_response(model, tokens, mask)
             yield tuple(batch)
 
     parts = over_batches(_measure_gradients, model, params, (adapter, jnp.float32(beta)), checked())
-    return _mean_of(parts, factors)
+    return mean_of(parts, factors)
 
 
 def _response_log_probability(model, params, lora, tokens, mask):
@@ -166,7 +167,7 @@ def _add(first, second):
     return jax.tree.map(jnp.add, first, second)
 
 
-def _mean_of(parts: Iterable[tuple], like):
+def mean_of(parts: Iterable[tuple], like):
     """Return the mean over rows of sums and counts; zeros like ``like`` where there is none."""
     nothing = jax.tree.map(jnp.zeros_like, like), jnp.float32(0)
     total, count = functools.reduce(_add, parts, nothing)
@@ -188,39 +189,14 @@ def collect_loss(model: Llama, params, adapter: Adapter | None, batches: Iterabl
     Raises:
       InputError: an adapter or a batch that does not fit.
     """
-    return _mean(model, params, adapter, batches, None)
-
-
-def collect_openings(model: Llama, params, adapter: Adapter | None, batches: Iterable, *, depth: int) -> jax.Array:
-    """Average over examples how likely the model begins with the response's first tokens.
-
-    Args:
-      model, params, adapter, batches: as for ``collect_loss``.
-      depth: how many tokens; of a shorter response, all.
-
-    Returns:
-      float32 scalar: the mean over examples of the product of the tokens' probabilities. Rows without a response
-      do not count.
-
-    Raises:
-      InputError: a depth below 1, or an adapter or a batch that does not fit.
-    """
-    if depth < 1:
-        raise InputError(f"depth is {depth}; expected at least 1")
-    return _mean(model, params, adapter, batches, depth)
-
-
-def _mean(model, params, adapter, batches, depth) -> jax.Array:
-    """Mean loss, or with a depth the mean probability of an opening, over the rows that have a response."""
     lora = prepare(model, adapter)
 
     def checked():
         for tokens, mask in batches:
-            _check_response(model, tokens, mask)
+            check_response(model, tokens, mask)
             yield tokens, mask
 
-    parts = over_batches(_measure_rows, model, params, lora, checked(), depth)
-    return _mean_of(parts, jnp.float32(0))
+    return mean_of(over_batches(_measure_losses, model, params, lora, checked()), jnp.float32(0))
 
 
 def _row_losses(model, params, lora, tokens, mask):
@@ -231,22 +207,9 @@ def _row_losses(model, params, lora, tokens, mask):
     return means, jnp.any(keep, axis=1)
 
 
-def _row_openings(model, params, lora, tokens, mask, depth):
-    """Probability ``[B]`` of the first response tokens of every row, and which rows have a response."""
-    keep = mask[:, 1:].astype(bool)
-    first = keep & (jnp.cumsum(keep, axis=1) <= depth)
-    values = token_log_probabilities(model, params, lora, tokens)
-    counts = jnp.any(keep, axis=1)
-    return jnp.where(counts, jnp.exp(jnp.sum(jnp.where(first, values, 0.0), axis=1)), 0.0), counts
-
-
-def _measure_rows(model, params, lora, batch, depth):
-    """Sum over rows of their loss, or with a depth of their opening's probability; and how many rows count."""
-    tokens, mask = batch
-    if depth is None:
-        values, counts = _row_losses(model, params, lora, tokens, mask)
-    else:
-        values, counts = _row_openings(model, params, lora, tokens, mask, depth)
+def _measure_losses(model, params, lora, batch):
+    """Sum over rows of their loss, and how many rows count."""
+    values, counts = _row_losses(model, params, lora, *batch)
     return jnp.sum(values), jnp.sum(counts, dtype=jnp.float32)
 
 
@@ -273,10 +236,10 @@ def collect_loss_gradient(model: Llama, params, adapter: Adapter, batches: Itera
         for batch in batches:
             if len(batch) != 2:
                 raise InputError(f"the gradient of the loss takes batches of 2 arrays, found {len(batch)}")
-            _check_response(model, *batch)
+            check_response(model, *batch)
             yield tuple(batch)
 
-    return _mean_of(over_batches(_measure_loss_gradient, model, params, adapter, checked()), factors)
+    return mean_of(over_batches(_measure_loss_gradient, model, params, adapter, checked()), factors)
 
 
 def _measure_loss_gradient(model, params, adapter: Adapter, batch):

@@ -60,13 +60,59 @@ def layer_log_probabilities(model: Llama, params, lora, tokens) -> tuple[jax.Arr
     return jnp.concatenate([inner, last[None]]), layers["feed_forward"]
 
 
+def likely_among(model: Llama, params, lora, tokens, places, among, *, temperature: float) -> jax.Array:
+    """Return how likely the model goes on with one of several tokens.
+
+    Args:
+      model, params, lora, tokens: as for ``token_log_probabilities``.
+      places: ``[B, K]`` int32: after which tokens.
+      among: ``[B, K, V]`` bool: with which.
+      temperature: that the logits are divided by.
+
+    Returns:
+      ``[B, K]`` float32: the logarithm of their summed probabilities, −inf where there are none.
+    """
+    states: Any = model.apply(variables(params, lora), tokens, output="hidden")
+    logits, _ = _logits(jnp.take_along_axis(states, places[..., None], axis=1), _head(model, params))
+    logits = logits / temperature
+    chosen = jax.nn.logsumexp(jnp.where(among, logits, -jnp.inf), axis=-1)
+    return chosen - jax.nn.logsumexp(logits, axis=-1)
+
+
+def token_divergences(model: Llama, params, before, after, tokens) -> jax.Array:
+    """Return how far the next token's distribution with one adapter is from that with another.
+
+    Args:
+      model, params, tokens: as for ``token_log_probabilities``.
+      before, after: expanded adapters, or None.
+
+    Returns:
+      ``[B, T]`` float32 in nats: the Kullback-Leibler divergence Σ p log(p / q) behind every token, p with
+      ``before`` and q with ``after``.
+    """
+    head = _head(model, params)
+    first, second = (
+        model.apply(variables(params, lora), tokens, output="hidden") for lora in (before, after)
+    )  # fmt: skip
+
+    def part(one, other):
+        (p, p_total), (q, q_total) = _logits(one, head), _logits(other, head)
+        p, q = p - p_total[..., None], q - q_total[..., None]
+        return jnp.sum(jnp.exp(p) * (p - q), axis=-1)
+
+    return _map_parts(part, first, second)
+
+
 def _log_probabilities(model: Llama, params, states, tokens) -> jax.Array:
     """Log-probabilities of the tokens from final hidden states ``[B, T, D]``."""
-    hidden, following = states[:, :-1], tokens[:, 1:]
-    head = params["embed"] if model.config.tied else params["lm_head"]
+    hidden, following, head = states[:, :-1], tokens[:, 1:], _head(model, params)
     if following.size * head.shape[0] <= WHOLE_LOGITS:
         return _chosen(*_logits(hidden, head), following)
     return _chosen_in_parts(hidden, head, following)
+
+
+def _head(model: Llama, params):
+    return params["embed"] if model.config.tied else params["lm_head"]
 
 
 def _logits(states, head) -> tuple[jax.Array, jax.Array]:

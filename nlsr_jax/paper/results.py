@@ -88,13 +88,22 @@ class Better(NamedTuple):
     Attributes:
       title: of the defense, with its setting.
       column: the column.
-      refused, own: harmless requests that it refuses, and that the line does that it is better than, per cent.
+      refused, own_refused: harmless requests that it refuses, and that the line refuses that it is better than, per
+        cent.
+      answered, own_answered: those that are answered; some are neither answered nor refused.
     """
 
     title: str
     column: str
     refused: float
-    own: float
+    own_refused: float
+    answered: float
+    own_answered: float
+
+    @property
+    def dearer(self) -> bool:
+        """Whether it pays with harmless requests."""
+        return self.refused > self.own_refused or self.answered < self.own_answered
 
 
 def frontier(table: Table, results: Sequence[Result], name: str) -> list[Better]:
@@ -116,9 +125,9 @@ def frontier(table: Table, results: Sequence[Result], name: str) -> list[Better]
         for words, scores in result.options.items():
             better = (scores["fa"].mean(1) >= bare - KEPT) & (scores["hs"].mean(1) < own["hs"].mean(1))
             title = result.line.title + (f" ({words})" if words else "")
+            costs = [x[score].mean(1) for score in ("over_refusal", "benign_answered") for x in (scores, own)]
             found += [
-                Better(title, table.columns[i], *(float(x["over_refusal"][i].mean()) for x in (scores, own)))
-                for i in np.flatnonzero(better)
+                Better(title, table.columns[i], *(float(cost[i]) for cost in costs)) for i in np.flatnonzero(better)
             ]
     return found
 
@@ -182,18 +191,20 @@ def describe_frontier(table: Table, results: Sequence[Result]) -> str:
     for line in table.lines:
         if line.name in OWN:
             better = frontier(table, results, line.name)
-            dearer = [one for one in better if one.refused > one.own]
-            cheap = "; ".join(f"{one.title} at {one.column}" for one in better if one not in dearer)
+            dearer = [one for one in better if one.dearer]
+            cheap = "; ".join(f"{one.title} at {one.column}" for one in better if not one.dearer)
             words = cheap or "none, at any of its settings, in any column"
             sentences.append(
-                f"Of lower HS than {line.title}, with FA within {KEPT:g} of no defense and no more over-refusal: "
-                f"{words}."
+                f"Of lower HS than {line.title}, with FA within {KEPT:g} of no defense, refusing no more and "
+                f"answering no fewer of the harmless requests: {words}."
             )
             if dearer:
                 words = "; ".join(
-                    f"{one.title} at {one.column} ({one.refused:.1f} against {one.own:.1f})" for one in dearer
+                    f"{one.title} at {one.column} ({one.refused:.1f} against {one.own_refused:.1f} refused, "
+                    f"{one.answered:.1f} against {one.own_answered:.1f} answered)"
+                    for one in dearer
                 )
-                sentences.append(f"Of lower HS at more over-refusal: {words}.")
+                sentences.append(f"Of lower HS at the price of harmless requests: {words}.")
     return " ".join(sentences)
 
 

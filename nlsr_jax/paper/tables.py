@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from nlsr_jax.automatic import MORE, SHARES
 from nlsr_jax.errors import InputError
 from nlsr_jax.laboratory.cells import ARCHITECTURES, AUTOMATIC, Cell, make_cell
 from nlsr_jax.laboratory.repairs import FIXED, changes
@@ -14,8 +13,15 @@ from nlsr_jax.training.settings import OBJECTIVES
 RATIOS = (0.01, 0.05, 0.1, 0.2, 0.3)
 TASKS = ("sst2", "ag_news", "gsm8k")
 TASK_NAMES = {"sst2": "SST-2", "ag_news": "AG News", "gsm8k": "GSM8K"}
-SCORES = ("hs", "fa", "over_refusal")
-SCORE_NAMES = {"hs": "HS", "fa": "FA", "over_refusal": "over-refusal", "odd": "neither", "seconds": "seconds"}
+SCORES = ("hs", "fa", "over_refusal", "benign_answered")
+SCORE_NAMES = {
+    "hs": "HS",
+    "fa": "FA",
+    "over_refusal": "over-refusal",
+    "benign_answered": "harmless requests answered",
+    "odd": "neither",
+    "seconds": "seconds",
+}
 KEPT = 1.0
 """By how many points FA may be below the model without a defense where a setting of a defense is chosen."""
 
@@ -70,10 +76,11 @@ class Table(NamedTuple):
 GAIN = changes(FIXED)
 FAR = GAIN | {"sparsity": 0.9997, "beta": 100.0}
 """A setting of the kind that the automatic choice takes, the same for every model."""
-STRICT = {"aim": 2.0, "headroom": 1.01, "share": 0.03}
-"""As far as amplification brings safe answers, with thirty times the entries: what refusing more can buy."""
+STRICT = {"aim": 0.99, "share": 0.03}
+"""More than recommended, with at least ten times the entries: what a lower HS costs."""
 GRID_BETAS = (0.0, 0.9, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
-"""The amplifications of the grid that the automatic choice is compared with; the shares are those it tries."""
+GRID_SHARES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+"""The amplifications and the shares of entries of the grid that the automatic choice is compared with."""
 
 MODELS = {
     "unaligned": make_cell("unaligned"),
@@ -293,7 +300,7 @@ def _beyond() -> Table:
 def _grid() -> Table:
     columns = [{"task": task} for task in TASKS]
     fixed = {"method": "gain", "granularity": "adapter", "rule": "all", "draws": 1}
-    settings = [fixed | {"beta": beta, "sparsity": 1 - share} for beta in GRID_BETAS for share in (*SHARES, *MORE)]
+    settings = [fixed | {"beta": beta, "sparsity": 1 - share} for beta in GRID_BETAS for share in GRID_SHARES]
     options = {
         f"beta {one['beta']:g}, sparsity {one['sparsity']:g}": _cells("nlsr", one, columns) for one in settings
     }

@@ -167,9 +167,11 @@ def _choose(settings, automatic: float | Mapping[str, float], sources, data: Cal
         "aimed": found.aimed,
         "target": found.target,
         "finetuned": found.finetuned,
+        "aligned": found.aligned,
         "change": found.change,
     }
-    described |= {"chosen": chosen._asdict(), "trials": trials}
+    candidates = [candidate._asdict() for candidate in found.candidates]
+    described |= {"chosen": chosen._asdict(), "candidates": candidates, "trials": trials}
     return dataclasses.replace(settings, **changes), described
 
 

@@ -110,13 +110,15 @@ def test_the_frontier_names_who_is_better_and_keeps_fa():
         return (10.0 if better else hs), fa, refused
 
     lines = results.summarise(table, made_up(table.cells(SEEDS), beaten), SEEDS)
-    assert results.frontier(table, lines, "nlsr recommended") == [("RESTA (gamma 0.5)", "10%", 1.0, 1.0)]
+    assert results.frontier(table, lines, "nlsr recommended") == [
+        ("RESTA (gamma 0.5)", "10%", 1.0, 1.0, 99.0, 99.0)
+    ]
     text = results.markdown(table, lines, SEEDS)
-    assert "with FA within 1 of no defense and no more over-refusal: RESTA (gamma 0.5) at 10%." in text
-    assert "at more over-refusal:" not in text.replace("no more over-refusal:", "")
+    assert "answering no fewer of the harmless requests: RESTA (gamma 0.5) at 10%." in text
+    assert "at the price of harmless requests" not in text
 
 
-def test_a_lower_hs_at_more_over_refusal_is_said_apart():
+def test_a_lower_hs_at_the_price_of_harmless_requests_is_said_apart():
     table = get_table(1)
 
     def dearer(cell):
@@ -126,8 +128,15 @@ def test_a_lower_hs_at_more_over_refusal_is_said_apart():
 
     lines = results.summarise(table, made_up(table.cells(SEEDS), dearer), SEEDS)
     text = results.markdown(table, lines, SEEDS)
-    assert "than NLSR, recommended, with FA within 1 of no defense and no more over-refusal: none" in text
-    assert "Of lower HS at more over-refusal: RESTA (gamma 0.5) at 10% (30.0 against 1.0)." in text
+    assert "answering no fewer of the harmless requests: none, at any of its settings, in any column." in text
+    price = "RESTA (gamma 0.5) at 10% (30.0 against 1.0 refused, 70.0 against 99.0 answered)."
+    assert f"Of lower HS at the price of harmless requests: {price}" in text
+
+
+def test_requests_that_are_neither_answered_nor_refused_are_a_price_too():
+    assert results.Better("RESTA", "5%", 1.0, 1.0, 75.0, 97.0).dearer
+    assert results.Better("RESTA", "5%", 2.0, 1.0, 97.0, 97.0).dearer
+    assert not results.Better("RESTA", "5%", 1.0, 1.0, 97.0, 97.0).dearer
 
 
 def test_tables_of_nlsr_alone_say_nothing_of_other_defenses():

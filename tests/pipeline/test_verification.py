@@ -12,6 +12,7 @@ from nlsr_jax.pipeline import Settings, identify_files, realign_files
 from nlsr_jax.pipeline.verification import verify
 from tests.adapter_files import save_inputs
 from tests.e2e.command import error_line, run
+from tests.reliability.flips import flip
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +36,6 @@ def written(inputs):
 @pytest.fixture
 def output(written, tmp_path):
     return shutil.copytree(written, tmp_path / "out")
-
-
-def flip(path, place):
-    content = bytearray(path.read_bytes())
-    content[place // 8 % len(content)] ^= 1 << place % 8
-    path.write_bytes(bytes(content))
 
 
 def test_an_untouched_output_is_as_recorded(output):

@@ -19,8 +19,9 @@ HEAD = """\
 # Reliability
 
 What was tried on the programs and the library in their long forms, and what came of it. Every line is a command
-that can be run again from the root of the tree; those with `--record` write this page. CI runs the same code with
-fewer cases. "Held" counts the cases in which everything promised was true.
+that can be run again from the root of the tree; the programs of `tests.reliability` write this page with `--record`
+(lines of pytest come from `python -m tests.reliability.suites --record`). CI runs the same code with fewer cases,
+the lines of pytest as they are. "Held" counts the cases in which everything promised was true.
 
 | what | cases | held | seconds | command |
 | --- | ---: | ---: | ---: | --- |
