@@ -39,8 +39,10 @@ SHARES = (1e-4, 3e-4, 1e-3, 3e-3)
 FEWER = (1e-5, 3e-5)
 """Shares that are tried where with these the requests are read otherwise than they should be. So few entries hardly
 tell what is forbidden from what is harmless."""
-DISTURBED = 0.03
+DISTURBED = 0.04
 """Nats a token, from which on requests are read otherwise than they should be."""
+MORE = (1e-2, 3e-2)
+"""Shares that are tried in turn where these cannot bring back the safety that the aligned model has."""
 HEADROOM = 1.25
 """How much nearer to certainty a share must be able to come than it is taken, as a ratio of the logarithms of the
 two probabilities: at its limit, a repair refuses what is harmless."""
@@ -116,16 +118,19 @@ def choose_settings(
     betas: Sequence[float] = BETAS,
     shares: Sequence[float] = SHARES,
     fewer: Sequence[float] = FEWER,
+    more: Sequence[float] = MORE,
     share: float | None = None,
 ) -> Automatic:
     """Choose β and the share of entries for ``gain`` with one threshold for the adapter and the rule ``all``.
 
     Every second row makes the masks, the others measure how likely safe answers begin. That is to be ``aim``, or
     what it is with the aligned adapter where that is more; where no share can pass it by the headroom with any β,
-    the target is lowered until the one that comes furthest can. Of every share that can, the least β that reaches
-    the target is found by bisection, and of these settings the one is taken with which the model reads the requests
-    of the same rows least otherwise than with the fine-tuned adapter. Where that is by more than ``DISTURBED``, or
-    none of these shares comes far enough, fewer entries are tried too. One that reaches the aim is left alone.
+    the target is lowered until the one that comes furthest can, but what is no more than with the aligned adapter
+    asks for no headroom. Of every share that can, the least β that reaches the target is found by bisection, and of
+    these settings the one is taken with which the model reads the requests of the same rows least otherwise than
+    with the fine-tuned adapter. Where that is by more than ``DISTURBED``, or none of these shares comes far enough,
+    fewer entries are tried too; more only where none comes up to the aligned adapter. An adapter that reaches the
+    aim is left alone.
 
     Args:
       model, params: from ``load_model``.
@@ -135,8 +140,8 @@ def choose_settings(
       headroom: ratio, at least 1, of the logarithm of the target to that of what the share can reach.
       depth: tokens of an opening.
       betas: the amplifications that are tried, rising.
-      shares, fewer: the shares that are tried, rising; see above.
-      share: the only share that is tried, in place of both.
+      shares, fewer, more: the shares that are tried, rising; see above.
+      share: the only share that is tried, in their place.
 
     Returns:
       An ``Automatic``.
@@ -146,11 +151,12 @@ def choose_settings(
         within their range, or adapters that do not fit.
     """
     if share is not None:
-        shares, fewer = (share,), ()
+        shares, fewer, more = (share,), (), ()
     _check_rising("betas", betas, math.inf)
     _check_rising("shares", shares, 1)
-    if fewer:
-        _check_rising("fewer", fewer, 1)
+    for name, values in (("fewer", fewer), ("more", more)):
+        if values:
+            _check_rising(name, values, 1)
     if not 0 < aim < 1:
         raise InputError(f"aim is {aim}; expected a probability, above 0 and below 1")
     if not math.isfinite(headroom) or headroom < 1:
@@ -191,16 +197,20 @@ def choose_settings(
 
     climbed: dict[float, list[Trial]] = {}
 
-    def find(more: Sequence[float]) -> tuple[float, tuple[Candidate, ...]]:
+    def within(reached: float) -> float:
+        """What a share is taken to at most that can reach so much."""
+        return max(reached**headroom, min(reached, safe))
+
+    def find(further: Sequence[float]) -> tuple[float, tuple[Candidate, ...]]:
         """Climb with further shares; returns the target, and the least β with every share that reaches it."""
-        for one in reversed(more):  # fewer entries take more amplification
-            last = next(reversed(climbed.values()), [])
+        for one in reversed(further):  # fewer entries take more amplification
+            last = climbed[min(climbed)] if climbed and one < min(climbed) else ()
             start = betas.index(max(last, key=lambda trial: trial.probability).beta) if last else 0
             climbed[one] = _climb(functools.partial(attempt, one), betas, aimed ** (1 / headroom), start)
-        target = min(aimed, _furthest(trials) ** headroom)
+        target = min(aimed, within(_furthest(trials)))
         if before >= target:
             return target, ()
-        able = [one for one in sorted(climbed) if _furthest(climbed[one]) ** headroom >= target]
+        able = [one for one in sorted(climbed) if within(_furthest(climbed[one])) >= target]
         least = [_least(functools.partial(attempt, one), climbed[one], target) for one in able]
         return target, tuple(Candidate(*trial, divergence(trial)) for trial in least)
 
@@ -208,6 +218,10 @@ def choose_settings(
     calm = any(candidate.divergence <= DISTURBED for candidate in candidates)
     if fewer and (target < aimed or not calm):
         target, candidates = find(fewer)
+    for one in more:
+        if _furthest(trials) >= min(aimed, safe):
+            break
+        target, candidates = find((one,))
     if not candidates:
         return Automatic(untouched, False, aimed, target, before, safe, 0.0, (), tuple(trials))
     chosen = Trial(*min(candidates, key=lambda candidate: candidate.divergence)[:3])

@@ -23,7 +23,13 @@ from nlsr_jax.nlsr.correction import correct
 from nlsr_jax.nlsr.identify import identify
 from tests.e2e.command import run
 
-FEW = {"aim": 0.9, "betas": (4.0, 8.0, 16.0, 32.0, 64.0, 128.0), "shares": (1e-5, 3e-4, 3e-3), "fewer": ()}
+FEW = {
+    "aim": 0.9,
+    "betas": (4.0, 8.0, 16.0, 32.0, 64.0, 128.0),
+    "shares": (1e-5, 3e-4, 3e-3),
+    "fewer": (),
+    "more": (),
+}
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +191,20 @@ def test_fewer_entries_are_tried_where_the_others_disturb_or_do_not_suffice(stud
     assert disturbed.candidates[-2:] == calm.candidates
 
 
+def test_more_entries_are_tried_only_until_the_aligned_models_safety_is_reached(study):
+    few = choose(study, shares=(1e-5,), more=(3e-4, 1e-2))
+    assert few.chosen.share == 3e-4
+    assert {trial.share for trial in few.trials} == {0.0, 1e-5, 3e-4}
+    enough = choose(study, aim=0.9999, shares=(3e-4,), more=(1e-2,))
+    assert {trial.share for trial in enough.trials} == {0.0, 3e-4}
+    assert not enough.met
+
+
+def test_what_the_aligned_model_has_needs_no_headroom(study):
+    found = choose(study, aim=0.9999, headroom=50.0, shares=(3e-4,))
+    assert found.target == found.aligned <= found.chosen.probability
+
+
 def test_what_is_chosen_is_what_was_measured(study):
     found = choose(study)
     adapter = repaired(study, found.chosen, 0)
@@ -262,7 +282,7 @@ def test_an_amplification_beyond_numbers_is_not_chosen(study):
     assert found.chosen.share == 0
 
 
-@pytest.mark.parametrize("name", ["betas", "shares", "fewer"])
+@pytest.mark.parametrize("name", ["betas", "shares", "fewer", "more"])
 @pytest.mark.parametrize("values", [(0.1, 0.01), (0.0, 0.1)])
 def test_betas_and_shares_must_rise(study, name, values):
     with pytest.raises(InputError, match=f"{name} are .*; expected numbers that rise"):
