@@ -82,13 +82,13 @@ def test_one_share_can_be_asked_for(files, tmp_path):
         f"--{name}={files / place}"
         for name, place in {"base": "base", "aligned": "finetuned", "finetuned": "aligned", "weak": "weak"}.items()
     ]
-    asked = ["--automatic", "--aim=0.95", "--headroom=1.01", "--automatic_share=0.03"]
+    asked = ["--automatic", "--aim=0.95", "--headroom=1.01", "--automatic_share=0.3"]
     run("realign", *inputs, "--calibration", files / "rows.jsonl", *asked, "--output", tmp_path / "out")
     record = json.loads((tmp_path / "out" / "realignment.json").read_text())
     found = record["automatic"]
-    assert (found["aim"], found["headroom"], found["share"]) == (0.95, 1.01, 0.03)
-    assert {trial["share"] for trial in found["trials"]} == {0.0, 0.03}
-    assert record["settings"]["sparsity"] == 1 - 0.03
+    assert (found["aim"], found["headroom"], found["share"]) == (0.95, 1.01, 0.3)
+    assert {trial["share"] for trial in found["trials"]} == {0.0, 0.3}
+    assert record["settings"]["sparsity"] == 1 - 0.3
 
 
 def test_an_unknown_wish_is_named(files, tmp_path):
