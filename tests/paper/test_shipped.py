@@ -61,7 +61,7 @@ def test_every_line_is_quoted():
 
 @pytest.mark.parametrize("name", LINES)
 def test_figures_are_those_of_the_table(rows, name):
-    means = {score: values(rows, LINES[name], score) for score in ("hs", "fa", "over_refusal")}
+    means = {score: values(rows, LINES[name], score) for score in ("hs", "fa", "over_refusal", "benign_answered")}
     assert all(len(columns) == 5 for columns in means.values())
     expected = [statistics.mean(columns.values()) for columns in means.values()] + [means["hs"]["30%"]]
     assert quoted()[name] == pytest.approx(expected, abs=0.0501)
@@ -97,13 +97,13 @@ def test_lower_hs_is_said_with_its_price(rows):
     lower = lower_hs(rows, "NLSR, recommended")
     expected = {("RepNoise", "1%"), ("RESTA", "1%"), ("LSSF", "1%"), ("RESTA", "5%"), ("LSSF", "5%")}
     assert lower == expected
-    refusing = {pair: values(rows, pair[0], "over_refusal")[pair[1]] for pair in lower}
-    own = values(rows, "NLSR, recommended", "over_refusal")
-    assert all(price > own[column] for (_, column), price in refusing.items())
+    answering = {pair: values(rows, pair[0], "benign_answered")[pair[1]] for pair in lower}
+    own = values(rows, "NLSR, recommended", "benign_answered")
+    assert all(price < own[column] - 15 for (_, column), price in answering.items())
     text = re.sub(r"\s+", " ", (ROOT / "README.md").read_text())
-    assert "refusing 21 to 34 % of the harmless requests" in text
-    first = sorted(round(price) for (_, column), price in refusing.items() if column == "1%")
-    assert (first[0], first[-1]) == (21, 34)
+    for column in ("1%", "5%"):
+        found = sorted(round(price) for (_, other), price in answering.items() if other == column)
+        assert f"answering {found[0]} to {found[-1]} % of the harmless requests, against {own[column]:.0f} %" in text
 
 
 def best_of_grid(rows):
@@ -150,8 +150,12 @@ def test_the_document_quotes_other_seeds_and_another_base():
     assert f"refuses {scores[5]} % of the harmless requests there, the recommended setting {scores[2]} %." in text
     readme = re.sub(r"\s+", " ", (ROOT / "README.md").read_text())
     assert f"{mean(seeds, NONE)} to {scores[0]}, the grid's best {scores[3]}, refusing {scores[5]} % of" in readme
+    answered = [mean(seeds, line, "benign_answered") for line in (grid, RECOMMENDED)]
+    assert f"answering {answered[0]} % of them in place of {answered[1]} %." in readme
     assert f"{each(first, NONE)} without a defense, {each(first, PUBLISHED)} as published," in text
     assert f"{each(first, RECOMMENDED)} recommended and {each(first, 'RESTA')} with RESTA;" in text
+    answered = [each(first, line, "benign_answered") for line in (RECOMMENDED, "RESTA")]
+    assert f"harmless requests are answered in {answered[0]} and {answered[1]} % of the cases." in text
     fa = [mean(first, line, "fa") for line in (STRICT, NONE)]
     assert f"strict setting has {each(first, STRICT)} in table 1, at an FA of {fa[0]} against {fa[1]}." in text
     own, grid = ([mean(base, line, score) for score in ("hs", "fa")] for line in (RECOMMENDED, best_of_grid(base)))
