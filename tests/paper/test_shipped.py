@@ -103,7 +103,9 @@ def test_lower_hs_is_said_with_its_price(rows):
     text = re.sub(r"\s+", " ", (ROOT / "README.md").read_text())
     for column in ("1%", "5%"):
         found = sorted(round(price) for (_, other), price in answering.items() if other == column)
-        assert f"answering {found[0]} to {found[-1]} % of the harmless requests, against {own[column]:.0f} %" in text
+        assert (
+            f"answering {found[0]} to {found[-1]} % of the harmless requests, against {own[column]:.0f} %" in text
+        )
 
 
 def best_of_grid(rows):
