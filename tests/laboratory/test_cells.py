@@ -202,7 +202,7 @@ def test_several_processes_write_whole_lines(tmp_path):
 
 
 def test_the_automatic_choice_has_one_share_where_it_is_asked_for():
-    assert dict(make_cell("nlsr_automatic").settings) == {"aim": 1.2, "headroom": 1.05}
+    assert dict(make_cell("nlsr_automatic").settings) == {"aim": 0.98, "headroom": 1.25}
     assert make_cell("nlsr_automatic", {"share": None}) == make_cell("nlsr_automatic")
     assert dict(make_cell("nlsr_automatic", {"share": 0.03}).settings)["share"] == 0.03
     with pytest.raises(InputError, match="share"):

@@ -105,7 +105,7 @@ def test_the_fixed_setting_is_one_result_whatever_the_key(reference, masks):
 
 
 def chosen(beta, share):
-    return Automatic(Trial(beta, share, 0.5), True, 0.5, 0.5, 0.1, 0.0, ())
+    return Automatic(Trial(beta, share, 0.5), True, 0.5, 0.5, 0.1, 0.4, 0.0, (), ())
 
 
 def test_what_was_chosen_is_the_fixed_setting_with_another_amplification_and_sparsity():
