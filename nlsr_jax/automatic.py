@@ -166,7 +166,7 @@ def choose_settings(
         raise InputError(
             "there are fewer than two calibration rows; every second one measures what the others make"
         )
-    openings = find_openings(batches, model.config.vocab_size, depth=depth)
+    openings = find_openings(model, batches, depth=depth)
 
     def probability(adapter: Adapter) -> float:
         value = float(collect_openings(model, params, adapter, measured, openings))

@@ -70,7 +70,7 @@ def test_the_loss_is_the_mean_over_rows_of_the_mean_over_their_tokens(study):
 
 
 def openings(study, depth=2):
-    return find_openings(study[2], study[0].model.config.vocab_size, depth=depth)
+    return find_openings(study[0].model, study[2], depth=depth)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 1000])
@@ -107,7 +107,7 @@ def test_a_row_without_a_response_does_not_count(study):
 def test_an_opening_that_is_none_is_refused(study):
     base, adapters, batches = study
     tokens, mask = (np.array(part) for part in batches[0])
-    few = find_openings([(tokens[:1], mask[:1])], base.model.config.vocab_size, depth=2)
+    few = find_openings(base.model, [(tokens[:1], mask[:1])], depth=2)
     with pytest.raises(InputError, match="which is none of the openings"):
         collect_openings(base.model, base.params, adapters["dpo"], batches, few)
 
@@ -332,6 +332,15 @@ def test_rows_are_halved_over_batches_of_any_size(study):
         for first in (0, 1):
             found = np.concatenate([rows for rows, _ in _halves(batches, first)])
             np.testing.assert_array_equal(found, tokens[whole[first::2]])
+
+
+def test_tokens_that_the_model_has_not_are_refused(study):
+    base, adapters, batches = study
+    tokens, mask = (np.array(part) for part in batches[0])
+    tokens[0, 0] = base.model.config.vocab_size
+    pair = adapters["finetuned_sst2"], adapters["dpo"]
+    with pytest.raises(InputError, match="the vocabulary has"):
+        choose_settings(base.model, base.params, *pair, None, [(tokens, mask)])
 
 
 def test_one_row_cannot_be_measured_on(study):

@@ -44,7 +44,7 @@ calls = {
     "gradient": lambda m, p: nlsr_jax.collect_loss_gradient(m, p, adapter, batches),
     "snip": lambda m, p: nlsr_jax.collect_gradients(m, p, adapter, half, objective="preference_snip"),
     "openings": lambda m, p: collect_openings(
-        m, p, adapter, batches, find_openings(batches, m.config.vocab_size, depth=2)),
+        m, p, adapter, batches, find_openings(m, batches, depth=2)),
     "divergence": lambda m, p: collect_divergence(m, p, None, adapter, batches),
 }
 logits = [np.asarray(nlsr_jax.logits(*which, ids, adapter=adapter)) for which in (one, eight)]

@@ -1,6 +1,8 @@
 """How likely a model begins its answers as safe answers begin, and how far it reads requests otherwise.
 
 Axis legend: B batch, T positions, K tokens of an opening, N beginnings, V vocabulary.
+Source: both measures are this project's; that refusal is decided in an answer's first tokens is found by Qi et al.
+2024 (arXiv 2406.05946).
 """
 
 from collections.abc import Iterable, Sequence
@@ -37,29 +39,30 @@ class Openings(NamedTuple):
     following: np.ndarray
 
 
-def find_openings(batches: Iterable, vocab_size: int, *, depth: int) -> Openings:
+def find_openings(model: Llama, batches: Iterable, *, depth: int) -> Openings:
     """Gather what responses begin with.
 
     Args:
+      model: whose tokens they are.
       batches: of ``(tokens [B, T], response_mask [B, T])``, padded on the right.
-      vocab_size: V.
       depth: how many tokens; of a shorter response, all.
 
     Returns:
       An ``Openings``.
 
     Raises:
-      InputError: a depth below 1.
+      InputError: a depth below 1, or a batch that does not fit.
     """
     if depth < 1:
         raise InputError(f"depth is {depth}; expected at least 1")
     beginnings: dict[tuple[int, ...], int] = {(): 0}
     pairs = []
     for tokens, mask in batches:
+        check_response(model, tokens, mask)
         for _, first in _first_tokens(tokens, mask, depth):
             for k, token in enumerate(first):
                 pairs.append((beginnings.setdefault(first[:k], len(beginnings)), token))
-    following = np.zeros((len(beginnings), vocab_size), bool)
+    following = np.zeros((len(beginnings), model.config.vocab_size), bool)
     if pairs:
         following[tuple(np.array(pairs).T)] = True
     return Openings(depth, beginnings, following)

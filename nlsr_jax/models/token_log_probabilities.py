@@ -91,9 +91,8 @@ def token_divergences(model: Llama, params, before, after, tokens) -> jax.Array:
       ``before`` and q with ``after``.
     """
     head = _head(model, params)
-    first, second = (
-        model.apply(variables(params, lora), tokens, output="hidden") for lora in (before, after)
-    )  # fmt: skip
+    first: Any = model.apply(variables(params, before), tokens, output="hidden")
+    second: Any = model.apply(variables(params, after), tokens, output="hidden")
 
     def part(one, other):
         (p, p_total), (q, q_total) = _logits(one, head), _logits(other, head)
