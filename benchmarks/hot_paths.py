@@ -3,10 +3,12 @@
   python -m benchmarks.hot_paths [--rank 128 --positions 4096 --share 1 --rounds 3]
 
 Both get the same activations, factors and scores and run in turn in one process, with all cores; compilation is
-excluded. Results are compared first: projections with float64, masks entry for entry, similarities. Run time: about
-3 minutes on two cores, 4 GB of memory.
+excluded. Results are compared first: projections and similarities with float64, masks entry for entry. (The peer's
+similarities are up to 0.01 off: so far does a norm of 59 million float32 squares drift.) Run time: about 4 minutes
+on two cores, 4 GB of memory.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +25,7 @@ from nlsr_jax.nlsr.statistics import statistics_from_activations
 
 FLAGS = flags.FLAGS
 SPARSITY = 0.8
+"""The paper's P_SR. Its text keeps the other fifth of the rank; the program that its authors ran, four fifths."""
 
 
 class Layer(NamedTuple):
@@ -66,26 +69,26 @@ def tree(factors) -> dict[str, Any]:
     return {m: {"a": jax.numpy.asarray(a)[None], "b": jax.numpy.asarray(b)[None]} for m, (a, b) in factors.items()}
 
 
-def identification(layer: Layer, rounds: int):
+def identification(layer: Layer, rounds: int, sparsity: float):
     """Time the projections of all factors from the same activations; returns the ratios and the worst error."""
     import torch
 
     from benchmarks import published
 
-    rank = layer.first["q_proj"][0].shape[0]
-    kept = kept_rank(rank, SPARSITY)
+    kept = kept_rank(layer.first["q_proj"][0].shape[0], sparsity)
     theirs = {m: tuple(map(torch.from_numpy, pair)) for m, pair in layer.first.items()}
     read = {m: torch.from_numpy(x) for m, x in layer.inputs.items()}
     adapter = Adapter(tree(layer.first))
-    inputs = {m: jax.numpy.asarray(x)[None] for m, x in layer.inputs.items()}
+    arrays = {id(x): jax.numpy.asarray(x)[None] for x in layer.inputs.values()}
+    inputs = {m: arrays[id(x)] for m, x in layer.inputs.items()}
 
     def peer():
         torch.manual_seed(0)
         return {m: published.identify(*theirs[m], read[m], kept) for m in theirs}
 
     def ours():
-        statistics = statistics_from_activations(adapter, inputs)
-        return project_low_rank(adapter, statistics, sparsity=SPARSITY).factors
+        statistics = statistics_from_activations(adapter, inputs, input_squares=False)
+        return project_low_rank(adapter, statistics, sparsity=sparsity).factors
 
     found = ours()
     exact = exact_projection(*layer.first["k_proj"], layer.inputs["k_proj"], kept)
@@ -136,7 +139,7 @@ def masks(layer: Layer, rounds: int):
 
 
 def similarities(layer: Layer, rounds: int):
-    """Time the similarities of all modules under the same masks; returns the ratios and the largest difference."""
+    """Time the similarities of all modules under the same masks; returns the ratios and the largest error."""
     import torch
 
     from benchmarks import published
@@ -155,8 +158,27 @@ def similarities(layer: Layer, rounds: int):
     def ours():
         return masked_cosine(first, second, tree_masks)[0]
 
-    expected, found = peer(), ours()
-    return in_turn(rounds, peer, ours), max(abs(expected[m] - float(found[m][0])) for m in expected)
+    found = ours()
+    errors = []
+    for module, parts in marked.items():
+        pairs = [
+            [
+                np.asarray(factor, np.float64) * mask.numpy()
+                for factor, mask in zip(part[module], parts, strict=True)
+            ]
+            for part in layer[:2]
+        ]
+        errors.append(abs(exact_cosine(*pairs) - float(found[module][0])))
+    return in_turn(rounds, peer, ours), max(errors)
+
+
+def exact_cosine(first, second) -> float:
+    """Return the cosine of the products of two pairs of factors ``(a, b)`` of float64."""
+
+    def inner(one, other):
+        return np.sum((one[1].T @ other[1]) * (one[0] @ other[0].T))
+
+    return inner(first, second) / np.sqrt(inner(first, first) * inner(second, second))
 
 
 def run(rank: int, positions: int, share: float, rounds: int) -> dict[str, dict]:
@@ -165,9 +187,10 @@ def run(rank: int, positions: int, share: float, rounds: int) -> dict[str, dict]
     shape = {"rank": rank, "positions": positions, "share": share}
     results = {}
     for name, measure, check in (
-        ("identification", identification, "relative_error"),
+        ("identification", functools.partial(identification, sparsity=SPARSITY), "relative_error"),
+        ("identification_as_run", functools.partial(identification, sparsity=1 - SPARSITY), "relative_error"),
         ("masks", masks, "identical"),
-        ("similarity", similarities, "largest_difference"),
+        ("similarity", similarities, "largest_error"),
     ):
         found, quality = measure(layer, rounds)
         results[name] = {**found, check: quality, **shape}

@@ -106,7 +106,7 @@ def _check(reference, statistics, sparsity, method, granularity, key, gradients)
     if method in NEEDS_STATISTICS:
         if statistics is None:
             raise InputError(f"method {method!r} needs statistics; see collect_statistics")
-        _check_statistics(reference, statistics)
+        _check_statistics(reference, statistics, squares=method == "wanda")
 
 
 def _check_gradients(reference, gradients):
@@ -115,11 +115,14 @@ def _check_gradients(reference, gradients):
         raise InputError("gradients do not have the shapes of the reference's factors")
 
 
-def _check_statistics(reference, statistics):
+def _check_statistics(reference, statistics, squares):
+    if squares and not statistics.input_square:
+        raise InputError("method 'wanda' needs input_square; collect the statistics with input_squares=True")
     for module in module_names(reference.factors):
         count, rank, features = reference.factors[module]["a"].shape
         found = module in statistics.gram and statistics.gram[module].shape
-        if found != (count, rank, rank) or statistics.input_square[module].shape != (count, features):
+        square = statistics.input_square and statistics.input_square[module].shape
+        if found != (count, rank, rank) or (square and square != (count, features)):
             raise InputError(
                 f"statistics of {module}: gram is {found or 'missing'}, expected {(count, rank, rank)}; "
                 "collect them with this reference adapter"
@@ -184,7 +187,8 @@ def _evidence(module, count, statistics, key, gradients):
     """What the scores of the ``count`` layers of one module go by; None for what the method does not need."""
     gram = square = root = None
     if statistics is not None:
-        gram, square, root = (getattr(statistics, name)[module] for name in ("gram", "input_square", "root"))
+        gram, root = statistics.gram[module], statistics.root[module]
+        square = statistics.input_square.get(module)
     grads = None if gradients is None else gradients[module]
     keys = None if key is None else jax.random.split(module_stream(key, module), count)
     return gram, square, root, grads, keys

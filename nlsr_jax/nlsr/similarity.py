@@ -11,8 +11,11 @@ import jax.numpy as jnp
 
 from nlsr_jax.adapter import Adapter, PerModule, check_same_structure, module_names
 from nlsr_jax.errors import InputError
-from nlsr_jax.nlsr.layerwise import map_modules
+from nlsr_jax.nlsr.layerwise import map_layers
 from nlsr_jax.nlsr.statistics import matmul
+
+_SOUND = 1e12
+"""Between its inverse and it, the squared norms of factors leave room for their products in float32."""
 
 
 def scale_factors(factors):
@@ -28,18 +31,47 @@ def scale_factors(factors):
 
 
 def _cosine(first, second):
-    """Cosine of the products of two layers, 0 where one of them is zero; and whether that is so."""
-    # Each factor enters two products: the barrier keeps its scaling and masking from being done twice.
-    first, second = jax.lax.optimization_barrier((scale_factors(first), scale_factors(second)))
-    square = _inner(first, first) * _inner(second, second)
-    zero = square <= 0
-    cosine = _inner(first, second) * jax.lax.rsqrt(jnp.where(zero, 1.0, square))
-    return jnp.where(zero, 0.0, jnp.clip(cosine, -1.0, 1.0)), zero
+    """Cosine of the products of two layers, 0 where one of them is zero; whether that is so; whether it is sound.
+
+    It is sound where no product over- or underflows.
+    """
+    # Each factor enters two products: the barrier keeps its masking from being done twice.
+    first, second = jax.lax.optimization_barrier((first, second))
+    grams, other_grams = _grams(first, first), _grams(second, second)
+    square, other_square = jnp.sum(grams[0] * grams[1]), jnp.sum(other_grams[0] * other_grams[1])
+    zero = (square <= 0) | (other_square <= 0)
+    inner = jnp.sum(jnp.multiply(*_grams(first, second)))
+    for one in (square, other_square):
+        inner = inner * jax.lax.rsqrt(jnp.where(zero, 1.0, one))
+    traces = jnp.stack([jnp.trace(gram) for gram in (*grams, *other_grams)])
+    sound = jnp.all((traces > 1 / _SOUND) & (traces < _SOUND))
+    return jnp.where(zero, 0.0, jnp.clip(inner, -1.0, 1.0)), zero, sound
 
 
-def _inner(first, second) -> jax.Array:
-    """``⟨B₁A₁, B₂A₂⟩_F`` of two layers' factors ``{"a": [r, k], "b": [d, r]}``, float32."""
-    return jnp.sum(matmul(first["b"].T, second["b"]) * matmul(first["a"], second["a"].T))
+def _grams(first, second) -> tuple[jax.Array, jax.Array]:
+    """``B₁ᵀB₂`` and ``A₁A₂ᵀ``, both ``[r, r]``: the sum of their entrywise product is ``⟨B₁A₁, B₂A₂⟩_F``."""
+    return matmul(first["b"].T, second["b"]), matmul(first["a"], second["a"].T)
+
+
+def _cosines(prepare, *trees) -> tuple[PerModule, PerModule]:
+    """Cosines of the pairs that ``prepare`` makes of a layer's leaves, and whether one of a pair is zero.
+
+    Factors are scaled first only in modules where something would over- or underflow.
+    """
+
+    def pair(*leaves):
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), prepare(*leaves))
+
+    def one_module(*stacks):
+        cosine, zero, sound = map_layers(lambda *leaves: _cosine(*pair(*leaves)), *stacks)
+        return jax.lax.cond(
+            jnp.all(sound),
+            lambda: (cosine, zero),
+            lambda: map_layers(lambda *leaves: _cosine(*map(scale_factors, pair(*leaves)))[:2], *stacks),
+        )
+
+    found = {name: one_module(*(tree[name] for tree in trees)) for name in module_names(trees[0])}
+    return {m: pair[0] for m, pair in found.items()}, {m: pair[1] for m, pair in found.items()}
 
 
 def _masked(factors, mask):
@@ -57,10 +89,7 @@ def masked_cosine(reference: Adapter, finetuned: Adapter, masks) -> tuple[PerMod
     Returns:
       ``({module: [L] float32}, {module: [L] bool})``.
     """
-    pairs = map_modules(
-        lambda e, t, m: _cosine(_masked(e, m), _masked(t, m)), reference.factors, finetuned.factors, masks
-    )
-    return {m: p[0] for m, p in pairs.items()}, {m: p[1] for m, p in pairs.items()}
+    return _cosines(lambda e, t, m: (_masked(e, m), _masked(t, m)), reference.factors, finetuned.factors, masks)
 
 
 @jax.jit
@@ -73,7 +102,7 @@ def product_cosine(first: Adapter, second: Adapter) -> PerModule:
     Returns:
       ``{module: [L]}`` float32 in [−1, 1].
     """
-    return map_modules(lambda x, y: _cosine(x, y)[0], first.factors, second.factors)
+    return _cosines(lambda x, y: (x, y), first.factors, second.factors)[0]
 
 
 def check_masks(adapter: Adapter, masks, name: str = "masks") -> None:

@@ -16,9 +16,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from nlsr_jax.adapter import Adapter, PerModule, module_names
-from nlsr_jax.nlsr.layerwise import map_modules
+from nlsr_jax.nlsr.layerwise import map_layers, map_modules
 
 _EPS = float(jnp.finfo(jnp.float32).eps)
 _TINY = float(jnp.finfo(jnp.float32).tiny)
@@ -30,7 +31,7 @@ class Statistics(NamedTuple):
 
     Attributes:
       gram: ``{module: [L, r, r]}`` float32, ``Σ_t z_t z_tᵀ`` with ``z = A x``.
-      input_square: ``{module: [L, k]}`` float32, ``Σ_t x_t²``.
+      input_square: ``{module: [L, k]}`` float32, ``Σ_t x_t²``; empty where they were not asked for.
       root: ``{module: [L, r, r]}`` float32, ``R`` with ``RᵀR = gram``, accurate in the small
         directions where ``gram`` is not. Two roots combine by ``update_root``, not by addition; use
         ``merge``. (Where a root does not reproduce its ``gram``, ``identify`` goes by ``gram``.)
@@ -92,7 +93,9 @@ def update_root(root: jax.Array, rows: jax.Array) -> jax.Array:
     return matmul(second, first)
 
 
-def batch_statistics(x: jax.Array, z: jax.Array, mask: jax.Array, root: jax.Array | None = None):
+def batch_statistics(
+    x: jax.Array, z: jax.Array, mask: jax.Array, root: jax.Array | None = None, *, input_squares: bool = True
+) -> dict[str, jax.Array]:
     """Return the sums of one module of one layer over one batch.
 
     Args:
@@ -100,6 +103,7 @@ def batch_statistics(x: jax.Array, z: jax.Array, mask: jax.Array, root: jax.Arra
       z: ``[..., r]`` the products ``A x``.
       mask: ``[...]`` bool, True at response positions.
       root: ``[r, r]`` root so far, or None to start.
+      input_squares: whether to sum them.
 
     Returns:
       ``{"gram": [r, r], "input_square": [k], "root": [r, r]}`` float32; ``gram`` and
@@ -109,11 +113,10 @@ def batch_statistics(x: jax.Array, z: jax.Array, mask: jax.Array, root: jax.Arra
     x = x.reshape(-1, x.shape[-1])
     z = jnp.where(keep, z.reshape(-1, z.shape[-1]).astype(jnp.float32), 0.0)
     root = jnp.zeros((z.shape[-1],) * 2, jnp.float32) if root is None else root
-    return {
-        "gram": matmul(z.T, z),
-        "input_square": jnp.sum(jnp.square(jnp.where(keep, x, 0).astype(jnp.float32)), axis=0),
-        "root": update_root(root, z),
-    }
+    found = {"gram": matmul(z.T, z), "root": update_root(root, z)}
+    if input_squares:
+        found["input_square"] = jnp.sum(jnp.square(jnp.where(keep, x, 0).astype(jnp.float32)), axis=0)
+    return found
 
 
 def add_batch(
@@ -155,34 +158,56 @@ def merge(first: Statistics, second: Statistics) -> Statistics:
     )
 
 
-@jax.jit
-def statistics_from_activations(adapter: Adapter, inputs: PerModule, mask: PerModule | None = None):
+def statistics_from_activations(
+    adapter: Adapter, inputs: PerModule, mask: PerModule | None = None, *, input_squares: bool = True
+) -> Statistics:
     """Compute the statistics from explicit module inputs.
+
+    Modules whose inputs (and masks) are the same array, as those of ``q_proj``, ``k_proj`` and ``v_proj`` are, cost
+    one product for all.
 
     Args:
       adapter: the reference adapter.
       inputs: ``{module: [L, n, k]}`` module inputs at n positions.
       mask: ``{module: [L, n]}`` bool, True at response positions; None for all.
+      input_squares: whether to sum ``input_square``, which ``wanda`` needs and ``low_rank`` does not.
 
     Returns:
       ``Statistics`` with ``positions`` taken from the first module and ``sequences`` 1.
     """
-
-    def one_module(x, a, keep):
-        z = matmul(x.astype(jnp.float32), a.astype(jnp.float32).T)
-        return batch_statistics(x, z, keep)
-
-    sums = {}
-    for module in module_names(inputs):
-        x = inputs[module]
-        keep = jnp.ones(x.shape[:2], bool) if mask is None else mask[module]
-        sums[module] = jax.lax.map(lambda args: one_module(*args), (x, adapter.factors[module]["a"], keep))
-    first = next(iter(sums))
-    kept = inputs[first].shape[1] if mask is None else jnp.sum(mask[first][0])
-    return Statistics(
-        {m: s["gram"] for m, s in sums.items()},
-        {m: s["input_square"] for m, s in sums.items()},
-        {m: s["root"] for m, s in sums.items()},
-        jnp.asarray(kept, jnp.float32),
-        jnp.ones((), jnp.float32),
+    modules = module_names(inputs)
+    groups: dict[tuple, list[str]] = {}
+    for module in modules:
+        groups.setdefault((id(inputs[module]), None if mask is None else id(mask[module])), []).append(module)
+    names = tuple(map(tuple, groups.values()))
+    sums = _sums_of_activations(
+        {m: adapter.factors[m]["a"] for m in modules},
+        [inputs[group[0]] for group in names],
+        None if mask is None else [mask[group[0]] for group in names],
+        groups=names,
+        input_squares=input_squares,
     )
+    kept = inputs[modules[0]].shape[1] if mask is None else jnp.sum(mask[modules[0]][0])
+    parts = {
+        name: {m: sums[m][name] for m in modules if name in sums[m]} for name in ("gram", "input_square", "root")
+    }
+    return Statistics(**parts, positions=jnp.asarray(kept, jnp.float32), sequences=jnp.ones((), jnp.float32))
+
+
+@functools.partial(jax.jit, static_argnames=("groups", "input_squares"))
+def _sums_of_activations(a, inputs, masks, *, groups, input_squares):
+    """``{module: batch_statistics}`` with a leading axis L of modules that read the same, group after group."""
+
+    def one_layer(x, factors, keep):
+        ranks = [len(factor) for factor in factors]
+        z = matmul(x.astype(jnp.float32), jnp.concatenate(factors).astype(jnp.float32).T)
+        # The barrier keeps the product in one piece, and from being made for each of its readers.
+        parts = jnp.split(jax.lax.optimization_barrier(z), np.cumsum(ranks[:-1]), axis=1)
+        return [batch_statistics(x, part, keep, input_squares=input_squares) for part in parts]
+
+    found: dict[str, dict[str, jax.Array]] = {}
+    for number, (group, x) in enumerate(zip(groups, inputs, strict=True)):
+        keep = jnp.ones(x.shape[:2], bool) if masks is None else masks[number]
+        sums = map_layers(one_layer, x, [a[module] for module in group], keep, factorises=True)
+        found |= dict(zip(group, sums, strict=True))
+    return found

@@ -11,12 +11,16 @@ def layer():
     return hot_paths.make_layer(0, 8, 64, 1 / 32)
 
 
-def test_identification_is_exact_and_so_is_the_peers_up_to_its_randomness(layer):
-    import torch
-
-    result, error = hot_paths.identification(layer, 1)
+@pytest.mark.parametrize("sparsity", [hot_paths.SPARSITY, 1 - hot_paths.SPARSITY])
+def test_identification_is_exact(layer, sparsity):
+    result, error = hot_paths.identification(layer, 1, sparsity)
     assert error < 1e-4
     assert result["ratio"] > 0
+
+
+def test_the_peers_identification_is_exact_up_to_its_randomness(layer):
+    import torch
+
     a, b = layer.first["k_proj"]
     inputs = layer.inputs["k_proj"]
     found = published.identify(*map(torch.from_numpy, (a, b, inputs)), 2)
@@ -32,8 +36,13 @@ def test_masks_are_identical(layer):
 
 
 def test_similarities_are_equal(layer):
-    _, difference = hot_paths.similarities(layer, 1)
-    assert difference < 1e-5
+    _, error = hot_paths.similarities(layer, 1)
+    assert error < 1e-6
+    one = [np.asarray(factor, np.float64) for factor in layer.first["k_proj"]]
+    other = [np.asarray(factor, np.float64) for factor in layer.second["k_proj"]]
+    products = [(b @ a).ravel() for a, b in (one, other)]
+    expected = products[0] @ products[1] / np.prod([np.linalg.norm(product) for product in products])
+    np.testing.assert_allclose(hot_paths.exact_cosine(one, other), expected)
 
 
 def test_modules_that_read_the_same_share_their_inputs(layer):

@@ -50,6 +50,14 @@ def test_similarity_with_itself_is_one_at_any_scale():
             assert_allclose(values, 1.0, atol=1e-6)
 
 
+def test_one_layer_out_of_range_leaves_the_others_as_they_are():
+    ordinary = similarity(REFERENCE, FINETUNED, MASKS)
+    scale = np.array([1.0, 1e-25, 1.0], np.float32)[:, None, None]
+    other = jax.tree.map(lambda x: scale * x, FINETUNED)
+    for module, values in similarity(REFERENCE, other, MASKS).items():
+        assert_allclose(values, ordinary[module], atol=1e-6)
+
+
 def test_zero_norm_gives_zero_and_says_so():
     zero = jax.tree.map(np.copy, FINETUNED)
     zero.factors["v_proj"]["b"][1] = 0

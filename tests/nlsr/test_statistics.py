@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from nlsr_jax.errors import InputError
+from nlsr_jax.nlsr.identify import identify
 from nlsr_jax.nlsr.low_rank import kept_rank, project_low_rank
 from nlsr_jax.nlsr.statistics import (
     Statistics,
@@ -91,6 +93,34 @@ def test_gram_and_squares_are_the_masked_sums():
         assert_allclose(statistics.input_square[module], (x**2).sum(1), rtol=1e-5)
         root = np.float64(statistics.root[module])
         assert np.linalg.norm(root.transpose(0, 2, 1) @ root - gram) < 1e-5 * np.linalg.norm(gram)
+
+
+def test_modules_that_read_the_same_array_have_the_statistics_of_copies():
+    x = activations(5, REFERENCE, 90)
+    shared = {"q_proj": x["q_proj"], "v_proj": x["q_proj"], "down_proj": x["down_proj"]}
+    apart = {module: array.copy() for module, array in shared.items()}
+    keep = np.random.default_rng(1).random(x["q_proj"].shape[:2]) < 0.5
+    kept = {"q_proj": keep, "v_proj": keep, "down_proj": keep.copy()}
+    for masks in (None, kept):
+        found = statistics_from_activations(REFERENCE, shared, masks)
+        expected = statistics_from_activations(REFERENCE, apart, masks)
+        jax.tree.map(lambda one, other: assert_allclose(one, other, rtol=1e-4, atol=1e-2), found, expected)
+    # The same inputs with other masks are not the same.
+    other = statistics_from_activations(REFERENCE, shared, {**kept, "v_proj": ~keep})
+    total = found.input_square["q_proj"] + other.input_square["v_proj"]
+    assert_allclose(total, np.sum(np.square(shared["q_proj"]), axis=1), rtol=1e-4)
+
+
+def test_input_squares_only_where_they_are_asked_for():
+    inputs = activations(2, REFERENCE, 60)
+    statistics = statistics_from_activations(REFERENCE, inputs, input_squares=False)
+    assert statistics.input_square == {}
+    whole = statistics_from_activations(REFERENCE, inputs)
+    jax.tree.map(np.testing.assert_array_equal, statistics.root, whole.root)
+    jax.tree.map(np.testing.assert_array_equal, identify(REFERENCE, statistics), identify(REFERENCE, whole))
+    assert merge(statistics, statistics).input_square == {}
+    with pytest.raises(InputError, match="input_squares=True"):
+        identify(REFERENCE, statistics, method="wanda")
 
 
 def test_parts_combine_to_the_whole():
