@@ -11,7 +11,7 @@ import numpy as np
 
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.errors import InputError
-from nlsr_jax.models.llama import Cache, Llama, everywhere, variables
+from nlsr_jax.models.llama import Cache, Llama, everywhere, rotary_embedding, variables
 from nlsr_jax.models.lora import check_tokens, prepare
 from nlsr_jax.models.projection import join, merge_adapter
 
@@ -120,8 +120,10 @@ def _generate(model, params, lora, prompts, mask, key, temperature, pad_id, *, s
     if lora is None and model.layout is None and steps > 1 and (found := join(params, c.tied)):
         collections["joined"] = found
     shape, slots = (c.num_layers, batch, c.num_kv_heads), length + steps
-    empty = jnp.zeros((*shape, slots, c.head_dim), params["embed"].dtype)
-    cache = Cache(empty, empty, jnp.int32(0))
+    kind = params["embed"].dtype
+    cache = Cache(
+        jnp.zeros((*shape, c.head_dim, slots), kind), jnp.zeros((*shape, slots, c.head_dim), kind), jnp.int32(0)
+    )
     lengths = jnp.sum(mask, axis=-1, dtype=jnp.int32)
     seen = jnp.concatenate([mask, jnp.ones((batch, steps), bool)], axis=1)
 
@@ -141,7 +143,13 @@ def _generate(model, params, lora, prompts, mask, key, temperature, pad_id, *, s
         step, tokens, cache, done, out = state
         positions = (lengths + step - 1)[:, None]
         scores, cache = model.apply(
-            collections, tokens[:, None], cache=cache, positions=positions, keys=seen, output="last"
+            collections,
+            tokens[:, None],
+            cache=cache,
+            positions=positions,
+            keys=seen,
+            rotary=rotary,
+            output="last",
         )
         tokens = jnp.where(done, pad_id, choose(scores, step))
         out = jax.lax.dynamic_update_slice(out, tokens[:, None], (0, step))
@@ -150,6 +158,7 @@ def _generate(model, params, lora, prompts, mask, key, temperature, pad_id, *, s
     scores, cache = model.apply(collections, prompts, mask, cache=cache, output="last")
     if "joined" in collections and c.num_layers <= _APART:
         collections, cache = _take_apart(collections, cache)
+    rotary = rotary_embedding(c, jnp.arange(slots))
     first = choose(scores, 0)
     out = jnp.full((batch, steps), pad_id, jnp.int32).at[:, 0].set(first)
     state = (jnp.int32(1), first, cache, ended(first), out)

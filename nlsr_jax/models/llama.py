@@ -33,10 +33,10 @@ _PRODUCTS = jax.checkpoint_policies.save_from_both_policies(
 
 
 class Cache(NamedTuple):
-    """Keys and values of all positions so far: ``k``, ``v`` ``[L, B, K, S, H]``, and the next free slot.
+    """Keys ``k [L, B, K, H, S]`` and values ``v [L, B, K, S, H]`` of all positions so far, and the next free slot.
 
-    Heads before positions: attention then reads a head's keys in one piece, without a copy at every step. Layers
-    that come one by one have a tuple of theirs; see ``LayerCache``.
+    So the products of a step of generation read both in the order in which they lie. Layers that come one by one
+    have a tuple of theirs; see ``LayerCache``.
     """
 
     k: Any
@@ -46,20 +46,21 @@ class Cache(NamedTuple):
     def seen(self, layer):
         """Return a layer's keys and values so far, ``[B, K, S, H]``."""
         return (
-            jax.lax.dynamic_index_in_dim(self.k, layer, keepdims=False),
+            jnp.swapaxes(jax.lax.dynamic_index_in_dim(self.k, layer, keepdims=False), -1, -2),
             jax.lax.dynamic_index_in_dim(self.v, layer, keepdims=False),
         )
 
     def extended(self, layer, k, v) -> "Cache":
         """Put ``k`` and ``v [B, K, T, H]`` of new positions of a layer into the next free slots."""
+        k = jnp.swapaxes(k, -1, -2)
         return self._replace(
-            k=jax.lax.dynamic_update_slice(self.k, k[None], (layer, 0, 0, self.slot, 0)),
+            k=jax.lax.dynamic_update_slice(self.k, k[None], (layer, 0, 0, 0, self.slot)),
             v=jax.lax.dynamic_update_slice(self.v, v[None], (layer, 0, 0, self.slot, 0)),
         )
 
 
 class LayerCache(NamedTuple):
-    """``Cache`` of one layer: ``k``, ``v`` ``[B, K, S, H]``.
+    """``Cache`` of one layer: ``k [B, K, H, S]``, ``v [B, K, S, H]``.
 
     An axis of layers of length 1 would not do: XLA then writes an update twice, and copies what it writes to.
     """
@@ -69,14 +70,14 @@ class LayerCache(NamedTuple):
     slot: jax.Array
 
     def seen(self, layer):
-        """Return the keys and values so far."""
-        return self.k, self.v
+        """Return the keys and values so far, ``[B, K, S, H]``."""
+        return jnp.swapaxes(self.k, -1, -2), self.v
 
     def extended(self, layer, k, v) -> "LayerCache":
         """Put ``k`` and ``v [B, K, T, H]`` of new positions into the next free slots."""
-        place = (0, 0, self.slot, 0)
         return self._replace(
-            k=jax.lax.dynamic_update_slice(self.k, k, place), v=jax.lax.dynamic_update_slice(self.v, v, place)
+            k=jax.lax.dynamic_update_slice(self.k, jnp.swapaxes(k, -1, -2), (0, 0, 0, self.slot)),
+            v=jax.lax.dynamic_update_slice(self.v, v, (0, 0, self.slot, 0)),
         )
 
 
@@ -95,6 +96,12 @@ class Context(NamedTuple):
     mask: jax.Array
     near: jax.Array | None
     keep: jax.Array | None
+
+
+def rotary_embedding(config: ModelConfig, positions) -> tuple[jax.Array, jax.Array]:
+    """Return cosine and sine ``[..., H/2]`` float32 of the angles of positions ``[...]``."""
+    angles = positions[..., None].astype(jnp.float32) * inverse_frequencies(config.rope, config.head_dim)
+    return jnp.cos(angles), jnp.sin(angles)
 
 
 def _rotate(x, context: Context):
@@ -242,6 +249,7 @@ class Llama(nn.Module):
         cache=None,
         positions=None,
         keys=None,
+        rotary=None,
         output="logits",
     ):
         """Run the model.
@@ -254,6 +262,8 @@ class Llama(nn.Module):
             caches of the layers in ``k`` and ``v``.
           positions: ``[B, T]`` int32 positions; counted from the first unmasked token by default.
           keys: ``[B, S]`` bool, slots of the cache that may be attended, where T is 1.
+          rotary: tables ``[P, H/2]`` to read the rotary embedding from, where it is not to be computed anew at
+            every layer of every step; see ``rotary_embedding``.
           output: ``"logits"`` of all positions, ``"last"`` (of the last one), or ``"hidden"`` states.
 
         Returns:
@@ -262,7 +272,7 @@ class Llama(nn.Module):
         """
         c = self.config
         embed = self.param("embed", nn.initializers.normal(0.02), (c.vocab_size, c.hidden_size))
-        context = self._context(tokens, attention_mask, positions, keys, cache, response_mask)
+        context = self._context(tokens, attention_mask, positions, keys, cache, response_mask, rotary)
         x = self._gathered("embed", embed)[tokens]
         x = place(self.layout, x)
         layers = jnp.arange(c.num_layers)
@@ -319,7 +329,7 @@ class Llama(nn.Module):
     def _gathered(self, name: str, weight):
         return weight if self.layout is None else self.layout.gather(name, weight)
 
-    def _context(self, tokens, attention_mask, positions, keys, cache, response_mask):
+    def _context(self, tokens, attention_mask, positions, keys, cache, response_mask, rotary):
         c = self.config
         length = tokens.shape[1]
         attend = jnp.ones(tokens.shape, bool) if attention_mask is None else attention_mask.astype(bool)
@@ -333,9 +343,11 @@ class Llama(nn.Module):
         near = None
         if c.window is not None:
             near = jnp.broadcast_to(queries[:, None] - slots < c.window, mask.shape)
-        angles = positions[..., None].astype(jnp.float32) * inverse_frequencies(c.rope, c.head_dim)
-        cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
-        return Context(cos, sin, mask, near, response_mask)
+        if rotary is None:
+            cos, sin = rotary_embedding(c, positions)
+        else:
+            cos, sin = (table[positions] for table in rotary)
+        return Context(cos[:, :, None], sin[:, :, None], mask, near, response_mask)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "output"))
