@@ -25,6 +25,7 @@ from absl import app, flags
 from benchmarks.measure import append_result, define_flags, seconds
 from nlsr_jax import Adapter, amplify, collect_statistics, generate, identify, realign
 from nlsr_jax.models.config import ModelConfig
+from nlsr_jax.models.fused_attention import ATTENTION, KERNELS, check_attention
 from nlsr_jax.models.known import known_config
 from nlsr_jax.models.llama import Llama
 from nlsr_jax.nlsr.statistics import Statistics
@@ -142,10 +143,10 @@ def attention_flops(config: ModelConfig, length: int) -> int:
 class Bench:
     """The model, its adapters and what is measured on them."""
 
-    def __init__(self, sizes: Sizes):
+    def __init__(self, sizes: Sizes, attention: str):
         self.sizes, config = sizes, sizes.config
         self.key = jax.random.key(0)
-        self.model = Llama(config)
+        self.model = Llama(config, attention=attention)
         self.params = random_params(stream(self.key, "base"), self.model)
         self.weak, self.aligned, self.finetuned = (
             random_adapter(stream(self.key, name), config=config, rank=sizes.rank)
@@ -301,19 +302,20 @@ def _top(scores: np.ndarray, count: int) -> np.ndarray:
     return kept.reshape(scores.shape)
 
 
-def run(sizes: Sizes, limit: Peak, rounds: int) -> dict[str, dict]:
+def run(sizes: Sizes, limit: Peak, rounds: int, attention: str) -> dict[str, dict]:
     """Measure all parts.
 
     Args:
       sizes: what is run.
       limit: of the device.
       rounds: how often what is short is run.
+      attention: of the model.
 
     Returns:
       A result for each part: ``ours`` and ``roofline`` in seconds, ``ratio`` of roofline and ours (for training the
       utilisation of model FLOP/s), and details; ``errors``; and where the device tells it, ``memory`` in GB.
     """
-    bench = Bench(sizes)
+    bench = Bench(sizes, attention)
     results: dict[str, dict] = {"errors": bench.errors()}
     parts = {
         "identification": (bench.identification, limit.flops),
@@ -326,7 +328,8 @@ def run(sizes: Sizes, limit: Peak, rounds: int) -> dict[str, dict]:
         if "tokens" in details:
             details["tokens_per_second"] = round(details["tokens"] / spent)
         bound = amount / speed
-        results[name] = {"ours": round(spent, 6), "roofline": bound, "ratio": bound / spent, **details}
+        found = {"ours": round(spent, 6), "roofline": bound, "ratio": bound / spent, "attention": attention}
+        results[name] = found | details
     memory = jax.devices()[0].memory_stats()
     if memory:
         results["memory"] = {"peak": memory["peak_bytes_in_use"] / 1e9}
@@ -339,9 +342,11 @@ def main(_) -> None:
     try:
         unknown = 1.0 if FLAGS.toy else None
         limit = peak(kind, FLAGS.tflops or unknown, FLAGS.bandwidth or unknown)
+        attention = FLAGS.attention or ("fused" if jax.default_backend() in KERNELS else "plain")
+        check_attention(attention, sizes(FLAGS.toy).config, jnp.bfloat16)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
-    for name, result in run(sizes(FLAGS.toy), limit, FLAGS.rounds).items():
+    for name, result in run(sizes(FLAGS.toy), limit, FLAGS.rounds, attention).items():
         file = "toy.jsonl" if FLAGS.toy else "accelerator.jsonl"
         append_result(f"accelerator_{name}", result, UNITS.get(name, "s"), FLAGS.results, file)
         print(f"{name}: " + ", ".join(f"{key} {_short(value)}" for key, value in result.items()), flush=True)
@@ -353,6 +358,7 @@ def _short(value) -> str:
 
 if __name__ == "__main__":
     flags.DEFINE_bool("toy", False, "Run in small, to see that everything works.")
+    flags.DEFINE_enum("attention", None, ATTENTION, "Of the model; by default fused where the device has it.")
     flags.DEFINE_float("tflops", None, "Peak of the device in bfloat16 TFLOP/s.", lower_bound=0)
     flags.DEFINE_float("bandwidth", None, "Peak of its memory in TB/s.", lower_bound=0)
     define_flags(rounds=5)

@@ -101,7 +101,10 @@ def load_base(config, tokenizer, world):
     from nlsr_jax.models import load_model
 
     mesh = mesh_flags.open_mesh() if "mesh" in FLAGS else None
-    model, params = load_model(FLAGS.base or config.base, dtype=jnp.dtype(config.dtype), mesh=mesh)
+    attention = FLAGS.attention if "attention" in FLAGS else "plain"
+    model, params = load_model(
+        FLAGS.base or config.base, dtype=jnp.dtype(config.dtype), mesh=mesh, attention=attention
+    )
     return Base(model, params, tokenizer, world.special_tokens)
 
 

@@ -32,6 +32,9 @@ def define_training_flags() -> None:
 
 def define_adapter_flags() -> None:
     """Define the flags of the adapter that is trained and of its rows."""
+    flags.DEFINE_enum(
+        "attention", "plain", ["plain", "fused"], "fused: the kernel of a GPU or TPU, half precision."
+    )
     flags.DEFINE_integer("rows", None, "How many rows to train on; by default the config's.")
     flags.DEFINE_string("start", None, "PEFT directory of the adapter to go on with; without it a new one starts.")
     flags.DEFINE_integer("rank", None, "Rank of a new adapter; by default the config's.")

@@ -78,6 +78,8 @@ def train_adapter(
         forward, start.factors, base.params, found.packed, found.desirable, 0 if pad is None else pad, method
     )
     whole = {"model": str(base.model.config), "scaling": str(start.scaling), **(identity or {})}
+    if model.attention != "plain":
+        whole["attention"] = model.attention
     state = train(key, task, settings, folder=folder, identity=whole, description=description, show=show)
     return dataclasses.replace(start, factors=state.trainable)
 

@@ -9,6 +9,9 @@ Axis legend: B batch, T query, S key, K kv heads, G query heads per kv head, H h
 import jax
 import jax.numpy as jnp
 
+BLOCK = 64
+"""From twice as many positions on, attention goes by blocks of a multiple of so many queries."""
+_MOST = 8
 _MASKED = -1e30
 
 
@@ -18,14 +21,25 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Arr
     Args:
       q: ``[B, T, K, G, H]``.
       k, v: ``[B, K, S, H]``.
-      mask: ``[B, T, S]`` bool, True where a query may attend.
+      mask: ``[B, T, S]`` bool, True where a query may attend. Where S is T, no query attends to a later key: long
+        sequences are taken in blocks of queries, each with the keys up to its own last.
 
     Returns:
       ``[B, T, K, G, H]`` in the type of ``v``.
     """
     batch, length, heads, group, width = q.shape
     rows = jnp.swapaxes(q, 1, 2).reshape(batch, heads, length * group, width)
-    out = _attend(rows, k, v, jnp.repeat(mask, group, axis=1)[:, None])
+    spread = jnp.repeat(mask, group, axis=1)[:, None]
+    if k.shape[2] != length or length < 2 * BLOCK:
+        out = _attend(rows, k, v, spread)
+    else:
+        block = max(BLOCK, -(-length // (_MOST * BLOCK)) * BLOCK)
+        found = []
+        for start in range(0, length, block):
+            end = min(start + block, length)
+            part = slice(start * group, end * group)
+            found.append(_attend(rows[:, :, part], k[:, :, :end], v[:, :, :end], spread[:, :, part, :end]))
+        out = jnp.concatenate(found, axis=2)
     return jnp.swapaxes(out.reshape(batch, heads, length, group, width), 1, 2)
 
 

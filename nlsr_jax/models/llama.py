@@ -21,6 +21,7 @@ import numpy as np
 
 from nlsr_jax.models.attention import attend
 from nlsr_jax.models.config import ModelConfig
+from nlsr_jax.models.fused_attention import KERNELS, attend_fused
 from nlsr_jax.models.projection import PRODUCT, adapted, joined_name, thin
 from nlsr_jax.models.rope import inverse_frequencies
 from nlsr_jax.nlsr.statistics import batch_statistics
@@ -157,10 +158,18 @@ class Projection(nn.Module):
 
 
 class Block(nn.Module):
-    """One decoder layer: attention and gated feed-forward, each with a residual."""
+    """One decoder layer: attention and gated feed-forward, each with a residual.
+
+    Attributes:
+      config, layout: see ``Llama``.
+      kernel: of fused attention; None for plain attention.
+      ordered: whether a query may attend to itself and all before, and nothing else is masked.
+    """
 
     config: ModelConfig
     layout: Layout | None = None
+    kernel: str | None = None
+    ordered: bool = False
 
     def setup(self):
         c = self.config
@@ -218,7 +227,8 @@ class Block(nn.Module):
             cache = cache.extended(layer, k, v)
             if length == 1:  # longer inputs start an empty cache and see only themselves
                 k, v = cache.seen(layer)
-        out = attend(q, k, v, mask)
+        fused = None if length == 1 else attend_fused(self.kernel, q, k, v, None if self.ordered else mask)
+        out = attend(q, k, v, mask) if fused is None else fused
         out = place(self.layout, out.reshape(batch, length, -1))
         (out,) = self._products(("o_proj",), out, context.keep)
         return place(self.layout, out), cache
@@ -232,12 +242,15 @@ class Llama(nn.Module):
       remat: compute a layer again in the backward pass, whole.
       keep: without it, what is kept for the backward pass and not computed again: what matrix products give.
       layout: how the weights lie over a mesh: a layer's are gathered when its turn comes. None for one device.
+      attention: ``"plain"``, or ``"fused"``: by the platform's kernel where it takes the arrays (see
+        ``fused_attention``), whose results differ by rounding.
     """
 
     config: ModelConfig
     remat: bool = False
     keep: Callable[..., bool] = _PRODUCTS
     layout: Layout | None = None
+    attention: str = "plain"
 
     @nn.compact
     def __call__(
@@ -299,7 +312,10 @@ class Llama(nn.Module):
             in_axes=(0, 0, nn.broadcast),
             length=c.num_layers,
         )
-        (x, cache), _ = stack(c, self.layout, name="layers")((x, cache), layers, windowed, context)
+        kernel = KERNELS.get(jax.default_backend()) if self.attention == "fused" else None
+        ordered = attention_mask is None and keys is None and c.window is None
+        stacked = stack(c, self.layout, kernel, ordered, name="layers")
+        (x, cache), _ = stacked((x, cache), layers, windowed, context)
         x = self._head(x, embed, output)
         if cache is None:
             return x

@@ -7,32 +7,36 @@ import numpy as np
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.hugging_face import read_config, read_params, resolve, save_params
+from nlsr_jax.models.fused_attention import check_attention
 from nlsr_jax.models.llama import Llama
 from nlsr_jax.parallel import layout_of
 
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def load_model(path: str | os.PathLike, dtype=jnp.float32, mesh=None):
+def load_model(path: str | os.PathLike, dtype=jnp.float32, mesh=None, attention: str = "plain"):
     """Load a Llama-family model.
 
     Args:
       path: Hugging Face directory (``config.json`` and safetensors) or hub id.
       dtype: float type of the weights: float32, bfloat16 or float16.
       mesh: lay the weights out over this mesh (``nlsr_jax.parallel.make_mesh``).
+      attention: ``"plain"``, which gives the same bytes everywhere it can, or ``"fused"``, the faster kernel of a
+        GPU (cuDNN) or TPU (Splash) for half-precision weights on one device.
 
     Returns:
       ``(model, params)``: a Flax module, ``model.apply({"params": params}, tokens)`` gives
       ``[B, T, V]`` float32 logits; and its parameter tree.
 
     Raises:
-      InputError: a model or a dtype that is not supported, or files that are missing or damaged.
+      InputError: a model, a dtype or an attention that is not supported, or files that are missing or damaged.
     """
     dtype = _float_type(dtype)
     folder = resolve(path)
     config = read_config(folder)
+    check_attention(attention, config, dtype, mesh)
     params = read_params(folder, config, dtype, mesh)
-    return Llama(config, layout=layout_of(params)), params
+    return Llama(config, layout=layout_of(params), attention=attention), params
 
 
 def _float_type(dtype) -> np.dtype:

@@ -9,7 +9,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_the_toy_run_agrees_with_float64():
-    results = run(sizes(toy=True), Peak(1e12, 1e12), 1)
+    results = run(sizes(toy=True), Peak(1e12, 1e12), 1, "plain")
     assert list(results) == ["errors", "identification", "training", "generation", "realignment"]
     errors = results["errors"]
     assert errors["gram"] < 0.02  # inputs and products are bfloat16

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nlsr_jax.models import projection
-from nlsr_jax.models.attention import attend
+from nlsr_jax.models.attention import BLOCK, attend
 from nlsr_jax.models.projection import adapted, merge_adapter, merges
 
 B, T, K, G, H = 2, 5, 3, 2, 4
@@ -49,6 +49,21 @@ def test_attention_has_the_plain_formulas_gradients(heads):
 
     found, expected = (jax.grad(lambda x, f=f: loss(f, x))(arrays) for f in (attend, plain_attention))
     assert_close(found, expected)
+
+
+@pytest.mark.parametrize("length", [BLOCK, 2 * BLOCK, 2 * BLOCK + 1, 9 * BLOCK + 3])
+def test_long_sequences_go_by_blocks(length):
+    q, k, v = draw(0, 1, length, K, G, H), draw(1, 1, K, length, H), draw(2, 1, K, length, H)
+    pads = jnp.arange(length) >= 3  # the first are padding on the left
+    mask = (jnp.tril(jnp.ones((length, length), bool)) & pads)[None]
+    weight = draw(3, *q.shape) * pads[:, None, None, None]
+    found, expected = (
+        jax.value_and_grad(lambda x, f=f: jnp.sum(weight * jnp.tanh(f(*x, mask))))((q, k, v))
+        for f in (attend, plain_attention)
+    )
+    assert_close(found, expected, 2e-5)
+    text = jax.jit(attend).lower(q, k, v, mask).as_text()
+    assert (f"x{length * G}x{length}xf32" in text) == (length < 2 * BLOCK)  # the scores of all with all
 
 
 def test_what_is_masked_changes_nothing(heads):
