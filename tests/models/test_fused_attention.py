@@ -1,4 +1,4 @@
-"""Fused attention without an accelerator: what is lowered for one, what its kernels compute, and when it is refused."""
+"""Fused attention without an accelerator: what is lowered for one, what its kernels compute, what is refused."""
 
 import dataclasses
 import types
