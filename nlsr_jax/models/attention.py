@@ -38,7 +38,7 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Arr
         for start in range(0, length, block):
             end = min(start + block, length)
             part = slice(start * group, end * group)
-            found.append(_attend(rows[:, :, part], k[:, :, :end], v[:, :, :end], spread[:, :, part, :end]))
+            found.append(_attend_block(rows[:, :, part], k[:, :, :end], v[:, :, :end], spread[:, :, part, :end]))
         out = jnp.concatenate(found, axis=2)
     return jnp.swapaxes(out.reshape(batch, heads, length, group, width), 1, 2)
 
@@ -75,3 +75,36 @@ def _turned_product(small, large):
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
+
+
+@jax.custom_vjp
+def _attend_block(q, k, v, mask):
+    """``_attend``, with the softmax divided by its sums after the product with ``v``: fewer passes over the scores.
+
+    Short sequences keep the other order, in which results were published to the byte.
+    """
+    return _attend_block_forward(q, k, v, mask)[0]
+
+
+def _attend_block_forward(q, k, v, mask):
+    scores = jnp.einsum("bkqh,bksh->bkqs", q, k, preferred_element_type=jnp.float32)
+    scores = jnp.where(mask, scores * q.shape[-1] ** -0.5, _MASKED)
+    weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    weights = weights.astype(v.dtype)
+    out = (jnp.matmul(weights, v, preferred_element_type=jnp.float32) / total).astype(v.dtype)
+    return out, (q, k, v, weights, total, out)
+
+
+def _attend_block_backward(saved, d_out):
+    q, k, v, weights, total, out = saved
+    d_out = d_out.astype(jnp.float32) / total
+    mean = jnp.sum(d_out * out.astype(jnp.float32), axis=-1, keepdims=True)
+    d_out = d_out.astype(v.dtype)
+    d_v = _turned_product(d_out, weights)
+    d_weights = jnp.einsum("bkqh,bksh->bkqs", d_out, v, preferred_element_type=jnp.float32)
+    d_scores = (weights * (d_weights - mean) * q.shape[-1] ** -0.5).astype(q.dtype)
+    return jnp.matmul(d_scores, k), _turned_product(q, d_scores), d_v, None
+
+
+_attend_block.defvjp(_attend_block_forward, _attend_block_backward)
