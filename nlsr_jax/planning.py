@@ -13,6 +13,7 @@ from jax.sharding import AbstractMesh, AxisType
 
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.errors import InputError
+from nlsr_jax.models.attention import queries_at_once
 from nlsr_jax.models.config import ModelConfig
 from nlsr_jax.models.llama import Llama
 from nlsr_jax.models.token_log_probabilities import POSITIONS, WHOLE_LOGITS
@@ -153,8 +154,8 @@ def forward_bytes(config: ModelConfig, load: Load) -> int:
     """Return the bytes of the largest arrays that a row has at once in a forward pass without a backward pass."""
     itemsize = jnp.dtype(load.dtype).itemsize
     feed_forward = load.length * (config.hidden_size + 2 * config.intermediate_size) * itemsize
-    scores = config.num_heads * load.length**2 * 4 + load.length * config.hidden_size * 3 * itemsize
-    return max(feed_forward, scores)
+    scores = config.num_heads * queries_at_once(load.length) * load.length * 4
+    return max(feed_forward, scores + load.length * config.hidden_size * 3 * itemsize)
 
 
 def logit_bytes(config: ModelConfig, rows: int, length: int) -> int:

@@ -62,9 +62,9 @@ def test_parts_are_those_of_the_arrays(config, adapter):
 
 
 @pytest.mark.parametrize("remat", [False, True])
-def test_activations_are_those_that_xla_plans(config, adapter, remat):
+@pytest.mark.parametrize(("rows", "length"), [(16, 64), (8, 256)])
+def test_activations_are_those_that_xla_plans(config, adapter, rows, length, remat):
     """XLA's own count for a compiled step holds temporary arrays too: the same order is what a plan can promise."""
-    rows, length = 16, 64
     load = Load(batch_size=rows, length=length, dtype="float32", lora=LORA, remat=remat)
     found = plan(config, load).parts
     settings = TrainingSettings("sft", batch_size=rows, max_length=length, remat=remat)

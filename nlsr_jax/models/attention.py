@@ -8,11 +8,19 @@ Axis legend: B batch, T query, S key, K kv heads, G query heads per kv head, H h
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from nlsr_jax.models.projection import PRODUCT
 
 BLOCK = 64
 """From twice as many positions on, attention goes by blocks of a multiple of so many queries."""
 _MOST = 8
 _MASKED = -1e30
+
+
+def queries_at_once(length: int) -> int:
+    """Return how many queries attend at once where there are as many keys."""
+    return length if length < 2 * BLOCK else max(BLOCK, -(-length // (_MOST * BLOCK)) * BLOCK)
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
@@ -30,10 +38,10 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Arr
     batch, length, heads, group, width = q.shape
     rows = jnp.swapaxes(q, 1, 2).reshape(batch, heads, length * group, width)
     spread = jnp.repeat(mask, group, axis=1)[:, None]
-    if k.shape[2] != length or length < 2 * BLOCK:
+    block = queries_at_once(length)
+    if k.shape[2] != length or block == length:
         out = _attend(rows, k, v, spread)
     else:
-        block = max(BLOCK, -(-length // (_MOST * BLOCK)) * BLOCK)
         found = []
         for start in range(0, length, block):
             end = min(start + block, length)
@@ -79,29 +87,33 @@ _attend.defvjp(_attend_forward, _attend_backward)
 
 @jax.custom_vjp
 def _attend_block(q, k, v, mask):
-    """``_attend``, with the softmax divided by its sums after the product with ``v``: fewer passes over the scores.
+    """``_attend``, with fewer passes over the scores, made again for the derivative instead of being kept.
 
-    Short sequences keep the other order, in which results were published to the byte.
+    Short sequences keep the other order of operations, in which results were published to the byte.
     """
     return _attend_block_forward(q, k, v, mask)[0]
 
 
-def _attend_block_forward(q, k, v, mask):
+def _masked_scores(q, k, mask):
     scores = jnp.einsum("bkqh,bksh->bkqs", q, k, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask, scores * q.shape[-1] ** -0.5, _MASKED)
-    weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
+    return jnp.where(mask, scores * q.shape[-1] ** -0.5, _MASKED)
+
+
+def _attend_block_forward(q, k, v, mask):
+    scores = _masked_scores(q, k, mask)
+    greatest = jnp.max(scores, axis=-1, keepdims=True)
+    weights = jnp.exp(scores - greatest)
     total = jnp.sum(weights, axis=-1, keepdims=True)
-    weights = weights.astype(v.dtype)
-    out = (jnp.matmul(weights, v, preferred_element_type=jnp.float32) / total).astype(v.dtype)
-    return out, (q, k, v, weights, total, out)
+    out = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=jnp.float32) / total
+    out = checkpoint_name(out.astype(v.dtype), PRODUCT)
+    return out, (q, k, v, mask, out, checkpoint_name(greatest + jnp.log(total), PRODUCT))
 
 
 def _attend_block_backward(saved, d_out):
-    q, k, v, weights, total, out = saved
-    d_out = d_out.astype(jnp.float32) / total
-    mean = jnp.sum(d_out * out.astype(jnp.float32), axis=-1, keepdims=True)
-    d_out = d_out.astype(v.dtype)
-    d_v = _turned_product(d_out, weights)
+    q, k, v, mask, out, level = saved
+    weights = jnp.exp(_masked_scores(q, k, mask) - level)
+    mean = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), axis=-1, keepdims=True)
+    d_v = _turned_product(d_out, weights.astype(v.dtype))
     d_weights = jnp.einsum("bkqh,bksh->bkqs", d_out, v, preferred_element_type=jnp.float32)
     d_scores = (weights * (d_weights - mean) * q.shape[-1] ** -0.5).astype(q.dtype)
     return jnp.matmul(d_scores, k), _turned_product(q, d_scores), d_v, None

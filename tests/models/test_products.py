@@ -63,7 +63,11 @@ def test_long_sequences_go_by_blocks(length):
     )
     assert_close(found, expected, 2e-5)
     text = jax.jit(attend).lower(q, k, v, mask).as_text()
-    assert (f"x{length * G}x{length}xf32" in text) == (length < 2 * BLOCK)  # the scores of all with all
+    whole = length < 2 * BLOCK
+    assert (f"x{length * G}x{length}xf32" in text) == whole  # the scores of all with all
+    kept = jax.eval_shape(lambda *x: jax.vjp(lambda *y: attend(*y, mask), *x)[1], q, k, v)
+    scores = [leaf for leaf in jax.tree.leaves(kept) if leaf.dtype == jnp.float32 and leaf.shape[-1] > H]
+    assert bool(scores) == whole  # what long sequences keep for the derivative grows with their length alone
 
 
 def test_what_is_masked_changes_nothing(heads):
@@ -73,15 +77,24 @@ def test_what_is_masked_changes_nothing(heads):
     assert_close(attend(q, *other, mask)[:, rows], attend(q, k, v, mask)[:, rows], 0)
 
 
-def test_half_precision_attention_is_near_and_keeps_its_type(heads):
-    q, k, v, mask = heads
-    half = [x.astype(jnp.bfloat16) for x in (q, k, v)]
+@pytest.mark.parametrize("length", [T, 2 * BLOCK])
+def test_half_precision_attention_is_near_and_keeps_its_type(length):
+    half = [draw(0, B, length, K, G, H), draw(1, B, K, length, H), draw(2, B, K, length, H)]
+    half = [x.astype(jnp.bfloat16) for x in half]
+    mask = jnp.broadcast_to(jnp.tril(jnp.ones((length, length), bool)), (B, length, length))
     found = attend(*half, mask)
     assert found.dtype == jnp.bfloat16
     expected = plain_attention(*(x.astype(jnp.float32) for x in half), mask)
     np.testing.assert_allclose(found.astype(jnp.float32), expected, atol=0.03)
-    gradient = jax.grad(lambda q: jnp.sum(attend(q, *half[1:], mask).astype(jnp.float32)))(half[0])
-    assert gradient.dtype == jnp.bfloat16
+
+    def loss(function, arrays):
+        return jnp.sum(jnp.tanh(function(*arrays, mask).astype(jnp.float32)))
+
+    wide = [x.astype(jnp.float32) for x in half]
+    gradient, exact = jax.grad(lambda x: loss(attend, x))(half), jax.grad(lambda x: loss(plain_attention, x))(wide)
+    for one, other in zip(gradient, exact, strict=True):
+        assert one.dtype == jnp.bfloat16
+        np.testing.assert_allclose(one.astype(jnp.float32), other, rtol=0.02, atol=0.06)
 
 
 def plain_projection(x, kernel, a, b):
