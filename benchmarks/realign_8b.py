@@ -90,10 +90,10 @@ def measure(work: pathlib.Path) -> None:
             ours.append(pair[1])
     seconds = ratios([run.seconds for run in peer], [run.seconds for run in ours])
     memory = ratios([total / 1e9] * len(ours), [run.peak / 1e9 for run in ours])
-    append_result("realign_8b_time", {**seconds, "dtype": FLAGS.dtype, "layers": FLAGS.layers}, "s", FLAGS.results)
-    append_result(
-        "realign_8b_memory", {**memory, "dtype": FLAGS.dtype, "layers": FLAGS.layers}, "GB", FLAGS.results
-    )
+    kind = "" if FLAGS.dtype == "float32" else f"_{FLAGS.dtype}"
+    for name, found, unit in (("time", seconds, "s"), ("memory", memory, "GB")):
+        result = {**found, "dtype": FLAGS.dtype, "layers": FLAGS.layers}
+        append_result(f"realign_8b_{name}{kind}", result, unit, FLAGS.results)
     print(f"time {1 / seconds['ratio']:.2f} x reading three adapters and writing one")
     print(f"peak memory {1 / memory['ratio']:.2f} x the three adapters ({total / 1e9:.2f} GB)")
 

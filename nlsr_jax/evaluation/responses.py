@@ -19,26 +19,26 @@ def respond(
     tokenizer,
     prompts: Sequence[str],
     *,
-    adapter: Adapter | None = None,
+    adapter: Adapter | Sequence[Adapter] | None = None,
     max_new_tokens: int = 512,
     max_length: int = 2048,
     batch_size: int = 16,
     special_tokens: bool = True,
-) -> list[str]:
+) -> list:
     """Answer prompts greedily.
 
     Args:
       model, params: from ``load_model``.
       tokenizer: a transformers tokenizer.
       prompts: rendered texts; see ``nlsr_jax.data.templates.apply_template``.
-      adapter: LoRA adapter to run with; None for the base alone.
+      adapter: LoRA adapter to run with; None for the base alone. Several answer in one pass over the base.
       max_new_tokens: longest response (the paper: 512 for safety, 200 for tasks).
       max_length: longest prompt in tokens.
       batch_size: prompts at a time.
       special_tokens: let the tokenizer add its own; False where a chat template has written them already.
 
     Returns:
-      One response per prompt, without special tokens.
+      One response per prompt, without special tokens; of several adapters a list of them for each.
 
     Raises:
       InputError: a prompt that is too long, or a setting that cannot be used.
@@ -54,7 +54,13 @@ def respond(
         max_length=max_length,
         batch_size=batch_size,
     )
-    return [tokenizer.decode(row, skip_special_tokens=True) for row in made]
+    if adapter is None or isinstance(adapter, Adapter):
+        return _decoded(tokenizer, made)
+    return [_decoded(tokenizer, rows) for rows in made]
+
+
+def _decoded(tokenizer, rows) -> list[str]:
+    return [tokenizer.decode(row, skip_special_tokens=True) for row in rows]
 
 
 def continue_tokens(
@@ -62,14 +68,20 @@ def continue_tokens(
     params,
     sequences: Sequence[Sequence[int]],
     *,
-    adapter: Adapter | None = None,
+    adapter: Adapter | Sequence[Adapter] | None = None,
     eos_id: int | None,
     max_new_tokens: int,
     max_length: int,
     batch_size: int,
-) -> list[list[int]]:
-    """Continue token sequences greedily; what follows a row's end token is left out, the end token with it."""
-    made: list[list[int]] = [[] for _ in sequences]
+) -> list:
+    """Continue token sequences greedily; what follows a row's end token is left out, the end token with it.
+
+    Returns:
+      New tokens of every sequence; of several adapters a list of them for each.
+    """
+    several = adapter is not None and not isinstance(adapter, Adapter)
+    count = len(adapter) if several else 1
+    made: list[list[list[int]]] = [[[] for _ in sequences] for _ in range(count)]
     for batch in bucketed(sequences, batch_size=batch_size, max_length=max_length, side="left"):
         out = generate(
             model,
@@ -80,9 +92,10 @@ def continue_tokens(
             max_new_tokens=max_new_tokens,
             eos_id=eos_id,
         )
-        for row, new in zip(batch.rows, np.asarray(out).tolist(), strict=False):
-            made[row] = new[: new.index(eos_id)] if eos_id in new else new
-    return made
+        for rows, found in zip(made, np.asarray(out).reshape(count, len(batch.tokens), -1).tolist(), strict=True):
+            for row, new in zip(batch.rows, found, strict=False):
+                rows[row] = new[: new.index(eos_id)] if eos_id in new else new
+    return made if several else made[0]
 
 
 def clean_response(text: str) -> str:

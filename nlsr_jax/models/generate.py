@@ -4,6 +4,7 @@ Axis legend: B batch, T prompt positions, S cache slots, L layers, K kv heads, H
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import numpy as np
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.errors import InputError
 from nlsr_jax.models.llama import Cache, Llama, everywhere, rotary_embedding, variables
-from nlsr_jax.models.lora import check_tokens, prepare
+from nlsr_jax.models.lora import check_tokens, prepare, prepare_several, repeated
 from nlsr_jax.models.projection import join, merge_adapter
 
 _APART = 12
@@ -25,7 +26,7 @@ def generate(
     params,
     prompts,
     *,
-    adapter: Adapter | None = None,
+    adapter: Adapter | Sequence[Adapter] | None = None,
     attention_mask=None,
     max_new_tokens: int,
     eos_id: int | tuple[int, ...] | list[int] | None = None,
@@ -38,7 +39,8 @@ def generate(
     Args:
       model, params: from ``load_model``.
       prompts: ``[B, T]`` integers, padded on the left.
-      adapter: LoRA adapter to run with; None for the base alone.
+      adapter: LoRA adapter to run with; None for the base alone. Several continue the prompts in one pass, which
+        reads the base's weights once for all; their tokens are those of single calls up to rounding.
       attention_mask: ``[B, T]``, False or 0 at padding; None for no padding.
       max_new_tokens: how many tokens to make.
       eos_id: token or tokens that end a row; None to go on to the end.
@@ -47,7 +49,7 @@ def generate(
       key: PRNG key, needed for sampling.
 
     Returns:
-      ``[B, max_new_tokens]`` int32, each row's end token included.
+      ``[B, max_new_tokens]`` int32, each row's end token included; of several adapters ``[N, B, max_new_tokens]``.
 
     Raises:
       InputError: an adapter, inputs or settings that cannot be used.
@@ -62,11 +64,17 @@ def generate(
     mask = jnp.ones(prompts.shape, bool) if attention_mask is None else jnp.asarray(attention_mask, bool)
     if not bool(jnp.all(mask[:, -1])):
         raise InputError("attention_mask ends with padding; prompts must be padded on the left")
-    return _generate(
+    prompts, several = jnp.asarray(prompts, jnp.int32), 0
+    if adapter is None or isinstance(adapter, Adapter):
+        lora = prepare(model, adapter)
+    else:
+        lora, several = prepare_several(model, adapter), len(adapter)
+        prompts, mask = repeated(prompts, several), repeated(mask, several)
+    made = _generate(
         model,
         params,
-        prepare(model, adapter),
-        jnp.asarray(prompts, jnp.int32),
+        lora,
+        prompts,
         mask,
         jax.random.key(0) if key is None else key,
         jnp.float32(temperature),
@@ -74,7 +82,9 @@ def generate(
         steps=int(max_new_tokens),
         ends=_end_ids(eos_id),
         sample=temperature > 0,
+        several=several,
     )
+    return made.reshape(several, -1, made.shape[1]) if several else made
 
 
 def _is_whole(value) -> bool:
@@ -104,6 +114,8 @@ def _take_apart(collections, cache: Cache) -> tuple[dict, Cache]:
     params, joined = collections["params"], collections["joined"]
     norms = {name: leaf for name, leaf in params["layers"].items() if name.endswith("norm")}
     stack = {"params": norms, "joined": joined["layers"]}
+    if "lora" in collections:
+        stack["lora"] = collections["lora"]["layers"]
     layers = range(cache.k.shape[0])
     loose = tuple(jax.tree.map(lambda leaf, i=i: leaf[i], stack) for i in layers)
     rest = {name: leaf for name, leaf in params.items() if name != "layers"}
@@ -111,13 +123,14 @@ def _take_apart(collections, cache: Cache) -> tuple[dict, Cache]:
     return {"params": rest, "joined": {"head": joined["head"]}, "loose": {"layers": loose}}, cache
 
 
-@functools.partial(jax.jit, static_argnames=("model", "steps", "ends", "sample"))
-def _generate(model, params, lora, prompts, mask, key, temperature, pad_id, *, steps, ends, sample):
+@functools.partial(jax.jit, static_argnames=("model", "steps", "ends", "sample", "several"))
+def _generate(model, params, lora, prompts, mask, key, temperature, pad_id, *, steps, ends, sample, several):
     c = model.config
     batch, length = prompts.shape
-    params, lora = merge_adapter(params, lora, batch * (length + steps))
+    if not several:
+        params, lora = merge_adapter(params, lora, batch * (length + steps))
     collections = variables(params, lora)
-    if lora is None and model.layout is None and steps > 1 and (found := join(params, c.tied)):
+    if (lora is None or several) and model.layout is None and steps > 1 and (found := join(params, c.tied)):
         collections["joined"] = found
     shape, slots = (c.num_layers, batch, c.num_kv_heads), length + steps
     kind = params["embed"].dtype
@@ -130,7 +143,11 @@ def _generate(model, params, lora, prompts, mask, key, temperature, pad_id, *, s
     def choose(scores, step):
         if not sample:
             return _first_greatest(scores[:, -1])
-        return jax.random.categorical(jax.random.fold_in(key, step), scores[:, -1] / temperature).astype(jnp.int32)
+        draw = functools.partial(jax.random.categorical, jax.random.fold_in(key, step))
+        scaled = scores[:, -1] / temperature
+        if several:  # every adapter's rows draw as they would alone
+            return jax.vmap(draw)(scaled.reshape(several, -1, scaled.shape[1])).reshape(-1).astype(jnp.int32)
+        return draw(scaled).astype(jnp.int32)
 
     def ended(tokens):
         return jnp.isin(tokens, jnp.asarray(ends)) if ends else jnp.zeros((batch,), bool)

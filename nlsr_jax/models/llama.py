@@ -22,7 +22,7 @@ import numpy as np
 from nlsr_jax.models.attention import attend
 from nlsr_jax.models.config import ModelConfig
 from nlsr_jax.models.fused_attention import KERNELS, attend_fused
-from nlsr_jax.models.projection import PRODUCT, adapted, joined_name, thin
+from nlsr_jax.models.projection import PRODUCT, adapted, beside, joined_name, thin
 from nlsr_jax.models.rope import inverse_frequencies
 from nlsr_jax.nlsr.statistics import batch_statistics
 from nlsr_jax.parallel import Layout
@@ -131,7 +131,10 @@ class Norm(nn.Module):
 
 
 class Projection(nn.Module):
-    """``y = W x + b``, plus ``B A x`` where the ``lora`` collection has factors for it."""
+    """``y = W x + b``, plus ``B A x`` where the ``lora`` collection has factors for it.
+
+    Factors of several adapters, ``[N, r, k]`` and ``[N, d, r]``, go each with an N-th of the rows.
+    """
 
     features: int
     bias: bool = False
@@ -142,13 +145,23 @@ class Projection(nn.Module):
         if self.has_variable("lora", "a"):
             a: jax.Array = self.get_variable("lora", "a")
             b: jax.Array = self.get_variable("lora", "b")
-            y = adapted(x, kernel, a, b)
+            if a.ndim == 3:
+                y = jnp.einsum("...k,dk->...d", x, kernel)
+                y = y + beside(x, a, b).astype(y.dtype)
+            else:
+                y = adapted(x, kernel, a, b)
             if self.is_mutable_collection("statistics"):
                 flat = x.reshape(-1, x.shape[-1])
                 self._capture(flat, thin(flat, a), keep)
         else:
             y = jnp.einsum("...k,dk->...d", x, kernel)
         return y + self.param("bias", nn.initializers.zeros, (self.features,)) if self.bias else y
+
+    def adapters(self) -> tuple[jax.Array, jax.Array] | None:
+        """Return the factors of several adapters where there are some."""
+        if not self.has_variable("lora", "a"):
+            return None
+        return self.get_variable("lora", "a"), self.get_variable("lora", "b")
 
     def _capture(self, x, z, keep):
         root = self.get_variable("statistics", "root") if self.has_variable("statistics", "root") else None
@@ -205,7 +218,11 @@ class Block(nn.Module):
         if self.has_variable("joined", f"{name}_bias"):
             y = y + self.get_variable("joined", f"{name}_bias")
         widths = [self.config.projections()[one][1] for one in names]
-        return tuple(jnp.split(y, np.cumsum(widths[:-1]), axis=-1))
+        parts = jnp.split(y, np.cumsum(widths[:-1]), axis=-1)
+        for i, one in enumerate(names):
+            if factors := getattr(self, one).adapters():
+                parts[i] = parts[i] + beside(x, *factors).astype(y.dtype)
+        return tuple(parts)
 
     def _attention(self, x, cache, layer, windowed, context):
         c = self.config

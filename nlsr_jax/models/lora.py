@@ -1,5 +1,7 @@
 """Adapters meet the model: checks first, then factors for every layer with the scaling folded in."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,6 +72,45 @@ def prepare(model: Llama, adapter: Adapter | None):
     return expand(adapter, model.config.num_layers)
 
 
+def prepare_several(model: Llama, adapters: Sequence[Adapter]):
+    """Check adapters against a model and stack them for one pass over all.
+
+    Args:
+      model: of the adapters; on one device.
+      adapters: of any modules, layers and ranks.
+
+    Returns:
+      ``{"layers": {module: {"a": [L, N, r, k], "b": [L, N, d, r]}}}`` float32, the scaling folded into ``b``; r is
+      the highest rank, and what an adapter has not is zero.
+
+    Raises:
+      InputError: no adapter, one that does not fit, or a model that lies over a mesh.
+    """
+    if not adapters:
+        raise InputError("adapters is empty; give at least one, or adapter=None for the base alone")
+    if model.layout is not None:
+        raise InputError("several adapters at once run on one device, and the base lies over a mesh")
+    for number, adapter in enumerate(adapters):
+        check_adapter_fits(adapter, model.config, f"adapter {number}")
+    count, sizes = model.config.num_layers, model.config.projections()
+    trees = [expand(adapter, count)["layers"] for adapter in adapters]
+    stacked = {}
+    for module in [name for name in sizes if any(name in tree for tree in trees)]:
+        k, d = sizes[module]
+        rank = max(tree[module]["a"].shape[1] for tree in trees if module in tree)
+        parts: dict[str, list] = {"a": [], "b": []}
+        for tree in trees:
+            a, b = (
+                (tree[module][f] for f in "ab")
+                if module in tree
+                else (np.zeros((count, 0, k)), np.zeros((count, d, 0)))
+            )
+            parts["a"].append(jnp.pad(jnp.asarray(a, jnp.float32), ((0, 0), (0, rank - a.shape[1]), (0, 0))))
+            parts["b"].append(jnp.pad(jnp.asarray(b, jnp.float32), ((0, 0), (0, 0), (0, rank - b.shape[2]))))
+        stacked[module] = {factor: jnp.stack(leaves, axis=1) for factor, leaves in parts.items()}
+    return {"layers": stacked}
+
+
 def check_array(value, name: str) -> None:
     """Raise InputError unless a value is a NumPy or JAX array."""
     if not isinstance(value, np.ndarray | jax.Array):
@@ -92,20 +133,29 @@ def check_tokens(model: Llama, tokens, attention_mask=None) -> None:
         raise InputError(f"attention_mask is {list(attention_mask.shape)}; expected {list(tokens.shape)} as tokens")
 
 
-def logits(model: Llama, params, tokens, adapter: Adapter | None = None, attention_mask=None):
+def logits(model: Llama, params, tokens, adapter: Adapter | Sequence[Adapter] | None = None, attention_mask=None):
     """Return the logits of whole sequences.
 
     Args:
       model, params: from ``load_model``.
       tokens: ``[B, T]`` integers.
-      adapter: LoRA adapter to run with; None for the base alone.
+      adapter: LoRA adapter to run with, or several for one pass over all; None for the base alone.
       attention_mask: ``[B, T]``, False or 0 at padding, left or right; None for no padding.
 
     Returns:
-      ``[B, T, V]`` float32; what stands at padding means nothing.
+      ``[B, T, V]`` float32, of several adapters ``[N, B, T, V]``; what stands at padding means nothing.
 
     Raises:
       InputError: an adapter or inputs that do not fit the model.
     """
     check_tokens(model, tokens, attention_mask)
-    return forward(model, params, prepare(model, adapter), tokens, attention_mask)
+    if adapter is None or isinstance(adapter, Adapter):
+        return forward(model, params, prepare(model, adapter), tokens, attention_mask)
+    several, count = prepare_several(model, adapter), len(adapter)
+    found = forward(model, params, several, repeated(tokens, count), repeated(attention_mask, count))
+    return found.reshape(count, *tokens.shape, -1)
+
+
+def repeated(rows, count: int):
+    """Return ``[count · B, T]``: rows ``[B, T]`` for one adapter after the other; None stays None."""
+    return None if rows is None else jnp.tile(jnp.asarray(rows), (count, 1))

@@ -55,6 +55,21 @@ def thin(x: jax.Array, a: jax.Array) -> jax.Array:
     return x.astype(a.dtype) @ a.T
 
 
+def beside(x: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+    """Return ``B A x`` of several adapters, each for its own rows.
+
+    Args:
+      x: ``[N · B, T, k]``, the rows of the first adapter first.
+      a, b: ``[N, r, k]`` and ``[N, d, r]``, the scaling folded into ``b``; the products are in their type.
+
+    Returns:
+      ``[N · B, T, d]``.
+    """
+    rows = x.reshape(len(a), -1, x.shape[-1]).astype(a.dtype)
+    y = jnp.einsum("nbr,ndr->nbd", jnp.einsum("nbk,nrk->nbr", rows, a), b)
+    return y.reshape(*x.shape[:-1], -1)
+
+
 def merged(kernel: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
     """Return ``W + B A [..., d, k]`` of ``[..., d, k]``, ``[..., r, k]`` and ``[..., d, r]``."""
     return kernel + jnp.matmul(b, a)

@@ -39,6 +39,15 @@ def test_batches_answer_like_single_prompts(base):
     assert plain != together[:3]
 
 
+def test_several_adapters_answer_as_each_alone(base):
+    adapters = [make_adapter(scale) for scale in (0.5, 1.0, -1.0)]
+    settings = {"max_new_tokens": 6, "batch_size": 3}
+    found = respond(*base, PROMPTS, adapter=adapters, **settings)
+    assert found == [respond(*base, PROMPTS, adapter=adapter, **settings) for adapter in adapters]
+    assert len({tuple(rows) for rows in found}) == 3
+    assert respond(*base, [], adapter=adapters, **settings) == [[], [], []]
+
+
 def test_responses_end_with_the_end_token():
     tokenizer = make_tokenizer(["brew", "zarn", "stir", "fold"])
     table = {"brew": {"zarn": 4.0}, "zarn": {"stir": 4.0}, "stir": {"</s>": 4.0}, "fold": {"fold": 4.0}}

@@ -1,12 +1,15 @@
 """Generation reads weights in three ways, by size and depth: all of them make the tokens of a whole pass."""
 
+import dataclasses
 import importlib
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import nlsr_jax
+from nlsr_jax.errors import InputError
 from nlsr_jax.models import projection
 from nlsr_jax.models.projection import join
 from tests.oracles import random_adapter
@@ -43,6 +46,55 @@ def test_tokens_are_those_of_a_whole_pass(model, way, adapted):
     whole = np.concatenate([ids, found], axis=1)
     scores = nlsr_jax.logits(*model, whole[:, :-1], adapter=adapter)
     np.testing.assert_array_equal(found, np.argmax(scores[:, -STEPS:], axis=-1))
+
+
+def several_adapters(config):
+    """Adapters of other modules, ranks and scalings, the second of one layer alone."""
+    every = config.projections()
+    sizes = [every, {name: every[name] for name in ("k_proj", "down_proj")}, {"q_proj": every["q_proj"]}]
+    found = [random_adapter(i, layers=config.num_layers, rank=2 + i, sizes=one) for i, one in enumerate(sizes)]
+    last = jax.tree.map(lambda leaf: leaf[:1], found[1])
+    return [found[0], dataclasses.replace(last, layers={"k_proj": (1,), "down_proj": (1,)}), found[2]]
+
+
+def test_several_adapters_make_the_tokens_of_single_calls(model, way):
+    adapters = several_adapters(model[0].config)
+    ids, mask = tokens(0, 2, 9), np.array([[True] * 9, [False] * 4 + [True] * 5])
+    for options in ({}, {"temperature": 0.7, "key": jax.random.key(3), "eos_id": list(range(20))}):
+        found = nlsr_jax.generate(
+            *model, ids, adapter=adapters, attention_mask=mask, max_new_tokens=STEPS, **options
+        )
+        single = [
+            nlsr_jax.generate(*model, ids, adapter=one, attention_mask=mask, max_new_tokens=STEPS, **options)
+            for one in adapters
+        ]
+        assert found.shape == (3, 2, STEPS)
+        np.testing.assert_array_equal(found, np.stack(single))
+    assert len(np.unique(np.asarray(found).reshape(3, -1), axis=0)) == 3
+
+
+def test_several_adapters_have_the_logits_of_single_calls(model):
+    adapters = several_adapters(model[0].config)
+    ids = tokens(1, 2, 6)
+    found = nlsr_jax.logits(*model, ids, adapter=adapters)
+    single = np.stack([nlsr_jax.logits(*model, ids, adapter=one) for one in adapters])
+    np.testing.assert_allclose(found, single, atol=2e-5 * np.abs(single).max())
+
+
+def test_several_adapters_that_cannot_be_are_refused(model):
+    net, params = model
+    ids = tokens(0, 1, 3)
+    with pytest.raises(InputError, match="adapters is empty"):
+        nlsr_jax.generate(net, params, ids, adapter=[], max_new_tokens=1)
+    adapters = several_adapters(net.config)
+    adapters[1] = random_adapter(
+        0, layers=net.config.num_layers + 1, sizes={"q_proj": net.config.projections()["q_proj"]}
+    )
+    with pytest.raises(InputError, match=r"adapter 1: q_proj has \d layers"):
+        nlsr_jax.logits(net, params, ids, adapter=adapters)
+    spread = dataclasses.replace(net, layout=object())
+    with pytest.raises(InputError, match="run on one device"):
+        nlsr_jax.logits(spread, params, ids, adapter=adapters[:1])
 
 
 def test_joined_weights_are_the_models_side_by_side(model):
