@@ -256,7 +256,10 @@ def _climb(attempt: Callable[[float], Trial], betas: Sequence[float], enough: fl
 
 
 def _least(attempt: Callable[[float], Trial], climbed: Sequence[Trial], target: float) -> Trial:
-    """Return the trial of the least β that reaches the target, between those that were climbed over."""
+    """Return the trial of the least β that reaches the target, between those that were climbed over.
+
+    None below the lowest of them is tried: it may reach the target too, where climbing ended at it.
+    """
     first = next(i for i, trial in enumerate(climbed) if trial.probability >= target)
     found = climbed[first]
     if first == 0:
