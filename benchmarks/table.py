@@ -23,7 +23,7 @@ TITLES = {
     "forward": "forward pass with adapter, 4.6 M parameters, 16 × 128 tokens, against transformers and PEFT",
     "train_step": "LoRA training step of the same",
     "generation": "greedy generation of the same, 16 × (64 + 64) tokens",
-    "many_adapters": "generation with 8 adapters of a base of 88 M parameters, 4 × (32 + 16) tokens, against one pass",
+    "many_adapters": "8 adapters of a base of 88 M parameters generating 4 × (32 + 16) tokens, against one pass",
     "calibration_overhead": "plain forward pass, against the calibration pass of the same batches",
     "calibration_memory": "peak memory of a calibration, against that of 16 times the tokens",
     "realign_8b_time": "reading three adapters of 8B shape and writing one (safetensors), against realigning them",
