@@ -27,7 +27,7 @@ flags.DEFINE_string("work", None, "Folder for the files; a temporary one by defa
 define_flags(rounds=3)
 
 _PEER = """
-import sys, safetensors.numpy as s
+import sys, ml_dtypes, safetensors.numpy as s  # ml_dtypes: NumPy then knows bfloat16
 for path in sys.argv[1:4]: tensors = s.load_file(path)
 s.save_file(tensors, sys.argv[4])
 """
