@@ -24,8 +24,9 @@ from absl import app, flags
 
 from benchmarks.measure import append_result, define_flags, seconds
 from nlsr_jax import Adapter, amplify, collect_statistics, generate, identify, realign
+from nlsr_jax.errors import InputError
 from nlsr_jax.models.config import ModelConfig
-from nlsr_jax.models.fused_attention import ATTENTION, KERNELS, check_attention
+from nlsr_jax.models.fused_attention import ATTENTION, check_attention
 from nlsr_jax.models.known import known_config
 from nlsr_jax.models.llama import Llama
 from nlsr_jax.nlsr.statistics import Statistics
@@ -328,12 +329,28 @@ def run(sizes: Sizes, limit: Peak, rounds: int, attention: str) -> dict[str, dic
         if "tokens" in details:
             details["tokens_per_second"] = round(details["tokens"] / spent)
         bound = amount / speed
-        found = {"ours": round(spent, 6), "roofline": bound, "ratio": bound / spent, "attention": attention}
-        results[name] = found | details
+        if name != "realignment":
+            details["attention"] = attention
+        results[name] = {"ours": round(spent, 6), "roofline": bound, "ratio": bound / spent, **details}
     memory = jax.devices()[0].memory_stats()
     if memory:
         results["memory"] = {"peak": memory["peak_bytes_in_use"] / 1e9}
     return results
+
+
+def choose_attention(given: str | None, config: ModelConfig) -> str:
+    """Return the attention that was given, or fused attention where this device has it for a model.
+
+    Raises:
+      InputError: what was given cannot be had.
+    """
+    try:
+        check_attention(given or "fused", config, jnp.bfloat16)
+    except InputError:
+        if given:
+            raise
+        return "plain"
+    return given or "fused"
 
 
 def main(_) -> None:
@@ -342,8 +359,7 @@ def main(_) -> None:
     try:
         unknown = 1.0 if FLAGS.toy else None
         limit = peak(kind, FLAGS.tflops or unknown, FLAGS.bandwidth or unknown)
-        attention = FLAGS.attention or ("fused" if jax.default_backend() in KERNELS else "plain")
-        check_attention(attention, sizes(FLAGS.toy).config, jnp.bfloat16)
+        attention = choose_attention(FLAGS.attention, sizes(FLAGS.toy).config)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
     for name, result in run(sizes(FLAGS.toy), limit, FLAGS.rounds, attention).items():

@@ -8,6 +8,7 @@ from nlsr_jax.adapter import Adapter
 from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.batching import bucketed
 from nlsr_jax.models.generate import generate
+from nlsr_jax.models.lora import one_or_several
 
 INSTRUCTION, RESPONSE = "### Instruction:", "### Response:"
 _NOISE = "!!!"
@@ -43,18 +44,19 @@ def respond(
     Raises:
       InputError: a prompt that is too long, or a setting that cannot be used.
     """
+    one, adapters = one_or_several(adapter)
     ids = [tokenizer(prompt, add_special_tokens=special_tokens)["input_ids"] for prompt in prompts]
     made = continue_tokens(
         model,
         params,
         ids,
-        adapter=adapter,
+        adapter=one if adapters is None else adapters,
         eos_id=tokenizer.eos_token_id,
         max_new_tokens=max_new_tokens,
         max_length=max_length,
         batch_size=batch_size,
     )
-    if adapter is None or isinstance(adapter, Adapter):
+    if adapters is None:
         return _decoded(tokenizer, made)
     return [_decoded(tokenizer, rows) for rows in made]
 
@@ -79,15 +81,15 @@ def continue_tokens(
     Returns:
       New tokens of every sequence; of several adapters a list of them for each.
     """
-    several = adapter is not None and not isinstance(adapter, Adapter)
-    count = len(adapter) if several else 1
+    one, adapters = one_or_several(adapter)
+    count = 1 if adapters is None else len(adapters)
     made: list[list[list[int]]] = [[[] for _ in sequences] for _ in range(count)]
     for batch in bucketed(sequences, batch_size=batch_size, max_length=max_length, side="left"):
         out = generate(
             model,
             params,
             batch.tokens,
-            adapter=adapter,
+            adapter=one if adapters is None else adapters,
             attention_mask=batch.mask,
             max_new_tokens=max_new_tokens,
             eos_id=eos_id,
@@ -95,7 +97,7 @@ def continue_tokens(
         for rows, found in zip(made, np.asarray(out).reshape(count, len(batch.tokens), -1).tolist(), strict=True):
             for row, new in zip(batch.rows, found, strict=False):
                 rows[row] = new[: new.index(eos_id)] if eos_id in new else new
-    return made if several else made[0]
+    return made[0] if adapters is None else made
 
 
 def clean_response(text: str) -> str:

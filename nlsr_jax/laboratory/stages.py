@@ -59,7 +59,7 @@ def train_adapter(
       settings: how.
       companions: second texts for a method that takes two; see ``paired_rows``. None where rows have both.
       method: what training goes by, if not the objective alone.
-      folder, identity, description, show: see ``train``. Model and scaling are part of the identity.
+      folder, identity, description, show: see ``train``. Model, attention and scaling are part of the identity.
       note: called with one line where rows were skipped or cut.
 
     Returns:

@@ -30,7 +30,8 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Arr
       q: ``[B, T, K, G, H]``.
       k, v: ``[B, K, S, H]``.
       mask: ``[B, T, S]`` bool, True where a query may attend. Where S is T, no query attends to a later key: long
-        sequences are taken in blocks of queries, each with the keys up to its own last.
+        sequences are taken in blocks of queries, each with the keys up to its own last. A query that may attend
+        nothing, as padding on the left, puts out 0 in a long sequence, and what means nothing in a short one.
 
     Returns:
       ``[B, T, K, G, H]`` in the type of ``v``.
@@ -103,7 +104,8 @@ def _attend_block_forward(q, k, v, mask):
     scores = _masked_scores(q, k, mask)
     greatest = jnp.max(scores, axis=-1, keepdims=True)
     weights = jnp.exp(scores - greatest)
-    total = jnp.sum(weights, axis=-1, keepdims=True)
+    # A query that may attend nothing puts out 0, and has no derivative.
+    total = jnp.where(greatest > _MASKED / 2, jnp.sum(weights, axis=-1, keepdims=True), jnp.inf)
     out = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=jnp.float32) / total
     out = checkpoint_name(out.astype(v.dtype), PRODUCT)
     return out, (q, k, v, mask, out, checkpoint_name(greatest + jnp.log(total), PRODUCT))

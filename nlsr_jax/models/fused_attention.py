@@ -12,7 +12,7 @@ from nlsr_jax.models.config import ModelConfig
 ATTENTION = ("plain", "fused")
 KERNELS = {"gpu": "cudnn", "cuda": "cudnn", "tpu": "splash"}
 """The kernel of a platform."""
-_HALF = (jnp.bfloat16, jnp.float16)
+_DTYPES = {"cudnn": (jnp.bfloat16, jnp.float16), "splash": (jnp.bfloat16,)}
 _LANES = 128
 """Splash takes head dims and lengths that are multiples of it."""
 
@@ -36,14 +36,28 @@ def check_attention(attention: str, config: ModelConfig, dtype, mesh=None) -> No
     kernel, reason = KERNELS.get(jax.default_backend()), None
     if kernel is None:
         reason = f"needs a GPU or a TPU, and this is {jax.default_backend()}"
-    elif jnp.dtype(dtype) not in _HALF:
-        reason = f"needs weights of bfloat16 or float16, and dtype is {jnp.dtype(dtype).name}"
+    elif jnp.dtype(dtype) not in _DTYPES[kernel]:
+        names = " or ".join(jnp.dtype(one).name for one in _DTYPES[kernel])
+        reason = f"needs weights of {names}, and dtype is {jnp.dtype(dtype).name}"
     elif mesh is not None:
         reason = "runs on one device, and a mesh is given"
     elif not _takes(kernel, config.head_dim):
         reason = f"has no kernel for heads of {config.head_dim}"
+    else:
+        reason = _missing(kernel, config.head_dim, dtype)
     if reason:
         raise InputError(f"attention 'fused' {reason}; take 'plain'")
+
+
+def _missing(kernel: str, head_dim: int, dtype) -> str | None:
+    """Return what a kernel lacks here, such as the library, by tracing a small call."""
+    q = jax.ShapeDtypeStruct((1, _LANES, 1, 1, head_dim), dtype)
+    k = jax.ShapeDtypeStruct((1, 1, _LANES, head_dim), dtype)
+    try:
+        jax.eval_shape(lambda q, k: attend_fused(kernel, q, k, k, None), q, k)
+    except (RuntimeError, NotImplementedError, ImportError) as error:
+        return f"cannot run here ({str(error).splitlines()[0]})"
+    return None
 
 
 def _takes(kernel: str, head_dim: int) -> bool:
@@ -65,7 +79,7 @@ def attend_fused(
       ``[B, T, K, G, H]`` in the type of ``v``.
     """
     batch, length, heads, group, width = q.shape
-    if kernel is None or q.dtype not in _HALF or not _takes(kernel, width):
+    if kernel is None or q.dtype not in _DTYPES[kernel] or not _takes(kernel, width):
         return None
     if kernel == "splash":
         return _splash(q, k, v) if mask is None and length % _LANES == 0 else None

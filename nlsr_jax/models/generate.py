@@ -13,7 +13,7 @@ import numpy as np
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.errors import InputError
 from nlsr_jax.models.llama import Cache, Llama, everywhere, rotary_embedding, variables
-from nlsr_jax.models.lora import check_tokens, prepare, prepare_several, repeated
+from nlsr_jax.models.lora import check_tokens, one_or_several, prepare, prepare_several, repeated
 from nlsr_jax.models.projection import join, merge_adapter
 
 _APART = 12
@@ -65,10 +65,11 @@ def generate(
     if not bool(jnp.all(mask[:, -1])):
         raise InputError("attention_mask ends with padding; prompts must be padded on the left")
     prompts, several = jnp.asarray(prompts, jnp.int32), 0
-    if adapter is None or isinstance(adapter, Adapter):
-        lora = prepare(model, adapter)
+    one, adapters = one_or_several(adapter)
+    if adapters is None:
+        lora = prepare(model, one)
     else:
-        lora, several = prepare_several(model, adapter), len(adapter)
+        lora, several = prepare_several(model, adapters), len(adapters)
         prompts, mask = repeated(prompts, several), repeated(mask, several)
     made = _generate(
         model,
@@ -83,6 +84,7 @@ def generate(
         ends=_end_ids(eos_id),
         sample=temperature > 0,
         several=several,
+        ordered=attention_mask is None and model.attention == "fused",
     )
     return made.reshape(several, -1, made.shape[1]) if several else made
 
@@ -123,8 +125,10 @@ def _take_apart(collections, cache: Cache) -> tuple[dict, Cache]:
     return {"params": rest, "joined": {"head": joined["head"]}, "loose": {"layers": loose}}, cache
 
 
-@functools.partial(jax.jit, static_argnames=("model", "steps", "ends", "sample", "several"))
-def _generate(model, params, lora, prompts, mask, key, temperature, pad_id, *, steps, ends, sample, several):
+@functools.partial(jax.jit, static_argnames=("model", "steps", "ends", "sample", "several", "ordered"))
+def _generate(
+    model, params, lora, prompts, mask, key, temperature, pad_id, *, steps, ends, sample, several, ordered
+):
     c = model.config
     batch, length = prompts.shape
     if not several:
@@ -172,7 +176,8 @@ def _generate(model, params, lora, prompts, mask, key, temperature, pad_id, *, s
         out = jax.lax.dynamic_update_slice(out, tokens[:, None], (0, step))
         return step + 1, tokens, cache, done | ended(tokens), out
 
-    scores, cache = model.apply(collections, prompts, mask, cache=cache, output="last")
+    # A fused kernel without a mask is faster than with one of ones.
+    scores, cache = model.apply(collections, prompts, None if ordered else mask, cache=cache, output="last")
     if "joined" in collections and c.num_layers <= _APART:
         collections, cache = _take_apart(collections, cache)
     rotary = rotary_embedding(c, jnp.arange(slots))

@@ -19,9 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nlsr_jax.errors import InputError
 from nlsr_jax.models.attention import attend
 from nlsr_jax.models.config import ModelConfig
-from nlsr_jax.models.fused_attention import KERNELS, attend_fused
+from nlsr_jax.models.fused_attention import ATTENTION, KERNELS, attend_fused
 from nlsr_jax.models.projection import PRODUCT, adapted, beside, joined_name, thin
 from nlsr_jax.models.rope import inverse_frequencies
 from nlsr_jax.nlsr.statistics import batch_statistics
@@ -150,7 +151,7 @@ class Projection(nn.Module):
                 y = y + beside(x, a, b).astype(y.dtype)
             else:
                 y = adapted(x, kernel, a, b)
-            if self.is_mutable_collection("statistics"):
+            if a.ndim == 2 and self.is_mutable_collection("statistics"):
                 flat = x.reshape(-1, x.shape[-1])
                 self._capture(flat, thin(flat, a), keep)
         else:
@@ -158,8 +159,8 @@ class Projection(nn.Module):
         return y + self.param("bias", nn.initializers.zeros, (self.features,)) if self.bias else y
 
     def adapters(self) -> tuple[jax.Array, jax.Array] | None:
-        """Return the factors of several adapters where there are some."""
-        if not self.has_variable("lora", "a"):
+        """Return the factors of several adapters, ``[N, r, k]`` and ``[N, d, r]``, where there are some."""
+        if not self.has_variable("lora", "a") or self.get_variable("lora", "a").ndim == 2:
             return None
         return self.get_variable("lora", "a"), self.get_variable("lora", "b")
 
@@ -242,7 +243,7 @@ class Block(nn.Module):
         q = q.reshape(batch, length, c.num_kv_heads, -1, c.head_dim)
         if cache is not None:
             cache = cache.extended(layer, k, v)
-            if length == 1:  # longer inputs start an empty cache and see only themselves
+            if mask.shape[-1] != length:  # what starts an empty cache sees only itself
                 k, v = cache.seen(layer)
         fused = None if length == 1 else attend_fused(self.kernel, q, k, v, None if self.ordered else mask)
         out = attend(q, k, v, mask) if fused is None else fused
@@ -329,6 +330,8 @@ class Llama(nn.Module):
             in_axes=(0, 0, nn.broadcast),
             length=c.num_layers,
         )
+        if self.attention not in ATTENTION:
+            raise InputError(f"attention is {self.attention!r}; expected one of {', '.join(ATTENTION)}")
         kernel = KERNELS.get(jax.default_backend()) if self.attention == "fused" else None
         ordered = attention_mask is None and keys is None and c.window is None
         stacked = stack(c, self.layout, kernel, ordered, name="layers")

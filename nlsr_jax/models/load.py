@@ -21,8 +21,9 @@ def load_model(path: str | os.PathLike, dtype=jnp.float32, mesh=None, attention:
       path: Hugging Face directory (``config.json`` and safetensors) or hub id.
       dtype: float type of the weights: float32, bfloat16 or float16.
       mesh: lay the weights out over this mesh (``nlsr_jax.parallel.make_mesh``).
-      attention: ``"plain"``, which gives the same bytes everywhere it can, or ``"fused"``, the faster kernel of a
-        GPU (cuDNN) or TPU (Splash) for half-precision weights on one device.
+      attention: ``"plain"``, or ``"fused"``: whole sequences by the kernel of a GPU (cuDNN; bfloat16 or float16
+        weights) or of a TPU (Splash; bfloat16, no padding on the left and no window, lengths of a multiple of 128)
+        on one device. What a kernel does not take is computed plainly.
 
     Returns:
       ``(model, params)``: a Flax module, ``model.apply({"params": params}, tokens)`` gives

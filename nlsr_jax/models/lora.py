@@ -1,6 +1,6 @@
 """Adapters meet the model: checks first, then factors for every layer with the scaling folded in."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -70,6 +70,28 @@ def prepare(model: Llama, adapter: Adapter | None):
         return None
     check_adapter_fits(adapter, model.config)
     return expand(adapter, model.config.num_layers)
+
+
+def one_or_several(adapter) -> tuple[Adapter | None, tuple[Adapter, ...] | None]:
+    """Return ``(adapter, None)`` of one adapter or none, and ``(None, adapters)`` of several.
+
+    Raises:
+      InputError: what is no adapter, alone or among others.
+    """
+    if adapter is None or isinstance(adapter, Adapter):
+        return adapter, None
+    if isinstance(adapter, str | bytes | Mapping) or not isinstance(adapter, Iterable):
+        raise InputError(
+            f"adapter is a {type(adapter).__name__}; expected an Adapter (see load_adapter) or several"
+        )
+    found = tuple(adapter)
+    for number, one in enumerate(found):
+        if not isinstance(one, Adapter):
+            raise InputError(
+                f"adapter {number} of {len(found)} is a {type(one).__name__}; expected an Adapter (the base alone "
+                "takes a call with adapter=None)"
+            )
+    return None, found
 
 
 def prepare_several(model: Llama, adapters: Sequence[Adapter]):
@@ -149,10 +171,11 @@ def logits(model: Llama, params, tokens, adapter: Adapter | Sequence[Adapter] | 
       InputError: an adapter or inputs that do not fit the model.
     """
     check_tokens(model, tokens, attention_mask)
-    if adapter is None or isinstance(adapter, Adapter):
-        return forward(model, params, prepare(model, adapter), tokens, attention_mask)
-    several, count = prepare_several(model, adapter), len(adapter)
-    found = forward(model, params, several, repeated(tokens, count), repeated(attention_mask, count))
+    one, adapters = one_or_several(adapter)
+    if adapters is None:
+        return forward(model, params, prepare(model, one), tokens, attention_mask)
+    lora, count = prepare_several(model, adapters), len(adapters)
+    found = forward(model, params, lora, repeated(tokens, count), repeated(attention_mask, count))
     return found.reshape(count, *tokens.shape, -1)
 
 

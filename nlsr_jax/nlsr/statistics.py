@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nlsr_jax.adapter import Adapter, PerModule, module_names
+from nlsr_jax.errors import InputError
 from nlsr_jax.nlsr.layerwise import map_layers, map_modules
 
 _EPS = float(jnp.finfo(jnp.float32).eps)
@@ -139,7 +140,6 @@ def add_batch(
     )
 
 
-@jax.jit
 def merge(first: Statistics, second: Statistics) -> Statistics:
     """Return the statistics of both data sets together (other hosts, resumed runs).
 
@@ -148,7 +148,17 @@ def merge(first: Statistics, second: Statistics) -> Statistics:
 
     Returns:
       The sums; roots are combined by ``update_root``.
+
+    Raises:
+      InputError: one has ``input_square`` and the other has not.
     """
+    if bool(first.input_square) != bool(second.input_square):
+        raise InputError("one of the statistics has input_square and the other has not; collect both alike")
+    return _merge(first, second)
+
+
+@jax.jit
+def _merge(first: Statistics, second: Statistics) -> Statistics:
     return Statistics(
         jax.tree.map(jnp.add, first.gram, second.gram),
         jax.tree.map(jnp.add, first.input_square, second.input_square),
@@ -176,6 +186,9 @@ def statistics_from_activations(
       ``Statistics`` with ``positions`` taken from the first module and ``sequences`` 1.
     """
     modules = module_names(inputs)
+    # A mapping may read an array each time it is asked: what is held here keeps its identity.
+    inputs = {module: inputs[module] for module in modules}
+    mask = None if mask is None else {module: mask[module] for module in modules}
     groups: dict[tuple, list[str]] = {}
     for module in modules:
         groups.setdefault((id(inputs[module]), None if mask is None else id(mask[module])), []).append(module)

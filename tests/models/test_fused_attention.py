@@ -12,6 +12,7 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.models import fused_attention
 from nlsr_jax.models.attention import attend
 from nlsr_jax.models.fused_attention import attend_fused, check_attention
+from nlsr_jax.models.generate import generate
 from nlsr_jax.models.llama import Llama
 from tests.training import tiny
 
@@ -81,6 +82,19 @@ def test_splash_is_plain_attention():
     np.testing.assert_allclose(found, attend(*arrays, causal(128)), atol=1e-5)
 
 
+def test_splash_has_plain_attentions_gradients():
+    arrays = draw(128, 128, jnp.float32)
+    weight = jax.random.normal(jax.random.key(9), arrays[0].shape)
+
+    def loss(function, arrays):
+        return jnp.sum(weight * jnp.tanh(function(*arrays)))
+
+    found = jax.grad(lambda x: loss(lambda *y: fused_attention._splash(*y, interpret=True), x))(arrays)
+    expected = jax.grad(lambda x: loss(lambda *y: attend(*y, causal(128)), x))(arrays)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-5 * float(jnp.max(jnp.abs(other))))
+
+
 def test_splash_is_lowered_for_tpus_with_its_derivative():
     def loss(arrays):
         return jnp.sum(attend_fused("splash", *arrays, None).astype(jnp.float32))
@@ -131,7 +145,9 @@ def test_a_model_goes_by_the_kernel(monkeypatch, padded):
         ("cpu", "fused", "bfloat16", None, "needs a GPU or a TPU, and this is cpu; take 'plain'"),
         ("gpu", "fused", "float32", None, "needs weights of bfloat16 or float16, and dtype is float32"),
         ("gpu", "fused", "bfloat16", object(), "runs on one device, and a mesh is given"),
+        ("gpu", "fused", "bfloat16", None, "cannot run here .cuDNN is not detected"),
         ("tpu", "fused", "bfloat16", None, "has no kernel for heads of"),
+        ("tpu", "fused", "float16", None, "needs weights of bfloat16, and dtype is float16"),
     ],
 )
 def test_attention_that_this_machine_has_not_is_refused(monkeypatch, platform, attention, dtype, mesh, message):
@@ -139,3 +155,30 @@ def test_attention_that_this_machine_has_not_is_refused(monkeypatch, platform, a
     with pytest.raises(InputError, match=message):
         check_attention(attention, tiny.CONFIG, dtype, mesh)
     check_attention("plain", tiny.CONFIG, dtype, mesh)
+
+
+def test_a_machine_that_has_cudnn_is_taken(monkeypatch, cudnn):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    check_attention("fused", tiny.CONFIG, "bfloat16")
+
+
+def test_a_model_refuses_an_attention_that_is_none():
+    with pytest.raises(InputError, match="attention is 'fsued'"):
+        jax.eval_shape(Llama(tiny.CONFIG, attention="fsued").init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32))
+
+
+def test_generation_without_padding_gives_the_kernel_no_mask(monkeypatch):
+    without_cudnn(monkeypatch)
+    asked = []
+    real = fused_attention.jax.nn.dot_product_attention
+    monkeypatch.setattr(
+        jax.nn, "dot_product_attention", lambda *x, **y: asked.append(y["is_causal"]) or real(*x, **y)
+    )
+    monkeypatch.setitem(fused_attention.KERNELS, "cpu", "cudnn")
+    model = Llama(tiny.CONFIG, attention="fused")
+    tokens = jax.random.randint(jax.random.key(0), (2, 8), 0, tiny.CONFIG.vocab_size)
+    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), model.init(jax.random.key(1), tokens)["params"])
+    for mask in (None, np.ones((2, 8), bool)):
+        generate(model, params, tokens, attention_mask=mask, max_new_tokens=2)
+        assert set(asked) == {mask is None}
+        asked.clear()

@@ -1,6 +1,7 @@
 """Generation reads weights in three ways, by size and depth: all of them make the tokens of a whole pass."""
 
 import dataclasses
+import functools
 import importlib
 
 import jax
@@ -48,6 +49,15 @@ def test_tokens_are_those_of_a_whole_pass(model, way, adapted):
     np.testing.assert_array_equal(found, np.argmax(scores[:, -STEPS:], axis=-1))
 
 
+@pytest.mark.parametrize("steps", [1, STEPS])
+def test_prompts_of_one_token(model, way, steps):
+    ids = tokens(0, 6, 1)
+    found = np.asarray(nlsr_jax.generate(*model, ids, max_new_tokens=steps))
+    whole = np.concatenate([ids, found], axis=1)
+    scores = nlsr_jax.logits(*model, whole[:, :-1])
+    np.testing.assert_array_equal(found, np.argmax(scores[:, -steps:], axis=-1))
+
+
 def several_adapters(config):
     """Adapters of other modules, ranks and scalings, the second of one layer alone."""
     every = config.projections()
@@ -76,7 +86,7 @@ def test_several_adapters_make_the_tokens_of_single_calls(model, way):
 def test_several_adapters_have_the_logits_of_single_calls(model):
     adapters = several_adapters(model[0].config)
     ids = tokens(1, 2, 6)
-    found = nlsr_jax.logits(*model, ids, adapter=adapters)
+    found = nlsr_jax.logits(*model, ids, adapter=(one for one in adapters))
     single = np.stack([nlsr_jax.logits(*model, ids, adapter=one) for one in adapters])
     np.testing.assert_allclose(found, single, atol=2e-5 * np.abs(single).max())
 
@@ -86,6 +96,18 @@ def test_several_adapters_that_cannot_be_are_refused(model):
     ids = tokens(0, 1, 3)
     with pytest.raises(InputError, match="adapters is empty"):
         nlsr_jax.generate(net, params, ids, adapter=[], max_new_tokens=1)
+    for wrong, message in (
+        (
+            [None, several_adapters(net.config)[0]],
+            "adapter 0 of 2 is a NoneType; expected an Adapter .the base alone",
+        ),
+        ("some/folder", "adapter is a str; expected an Adapter"),
+        (several_adapters(net.config)[0].factors, "adapter is a dict; expected an Adapter"),
+        (3, "adapter is a int; expected an Adapter"),
+    ):
+        for call in (nlsr_jax.logits, functools.partial(nlsr_jax.generate, max_new_tokens=1)):
+            with pytest.raises(InputError, match=message):
+                call(net, params, ids, adapter=wrong)
     adapters = several_adapters(net.config)
     adapters[1] = random_adapter(
         0, layers=net.config.num_layers + 1, sizes={"q_proj": net.config.projections()["q_proj"]}

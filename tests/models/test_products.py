@@ -56,10 +56,12 @@ def test_long_sequences_go_by_blocks(length):
     q, k, v = draw(0, 1, length, K, G, H), draw(1, 1, K, length, H), draw(2, 1, K, length, H)
     pads = jnp.arange(length) >= 3  # the first are padding on the left
     mask = (jnp.tril(jnp.ones((length, length), bool)) & pads)[None]
-    weight = draw(3, *q.shape) * pads[:, None, None, None]
+    weight = draw(3, *q.shape)
+    if length < 2 * BLOCK:  # what such rows of a short sequence put out means nothing
+        weight = weight * pads[:, None, None, None]
     found, expected = (
         jax.value_and_grad(lambda x, f=f: jnp.sum(weight * jnp.tanh(f(*x, mask))))((q, k, v))
-        for f in (attend, plain_attention)
+        for f in (attend, lambda *x: plain_attention(*x) * pads[:, None, None, None])
     )
     assert_close(found, expected, 2e-5)
     text = jax.jit(attend).lower(q, k, v, mask).as_text()
@@ -67,7 +69,7 @@ def test_long_sequences_go_by_blocks(length):
     assert (f"x{length * G}x{length}xf32" in text) == whole  # the scores of all with all
     kept = jax.eval_shape(lambda *x: jax.vjp(lambda *y: attend(*y, mask), *x)[1], q, k, v)
     scores = [leaf for leaf in jax.tree.leaves(kept) if leaf.dtype == jnp.float32 and leaf.shape[-1] > H]
-    assert bool(scores) == whole  # what long sequences keep for the derivative grows with their length alone
+    assert bool(scores) == whole  # long sequences keep no scores for the derivative
 
 
 def test_what_is_masked_changes_nothing(heads):

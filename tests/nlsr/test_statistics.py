@@ -105,10 +105,21 @@ def test_modules_that_read_the_same_array_have_the_statistics_of_copies():
         found = statistics_from_activations(REFERENCE, shared, masks)
         expected = statistics_from_activations(REFERENCE, apart, masks)
         jax.tree.map(lambda one, other: assert_allclose(one, other, rtol=1e-4, atol=1e-2), found, expected)
+    for read, product in ((shared, True), (apart, False)):
+        text = str(jax.make_jaxpr(lambda read=read: statistics_from_activations(REFERENCE, read))())
+        assert ("f32[90,16]" in text) == product  # both modules' rank of 8 at once
     # The same inputs with other masks are not the same.
     other = statistics_from_activations(REFERENCE, shared, {**kept, "v_proj": ~keep})
     total = found.input_square["q_proj"] + other.input_square["v_proj"]
     assert_allclose(total, np.sum(np.square(shared["q_proj"]), axis=1), rtol=1e-4)
+
+
+def test_inputs_may_be_read_each_time_they_are_asked_for(tmp_path):
+    inputs = activations(5, REFERENCE, 40)
+    np.savez(tmp_path / "inputs.npz", **inputs)
+    found = statistics_from_activations(REFERENCE, np.load(tmp_path / "inputs.npz"))
+    expected = statistics_from_activations(REFERENCE, inputs)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 def test_input_squares_only_where_they_are_asked_for():
@@ -119,6 +130,8 @@ def test_input_squares_only_where_they_are_asked_for():
     jax.tree.map(np.testing.assert_array_equal, statistics.root, whole.root)
     jax.tree.map(np.testing.assert_array_equal, identify(REFERENCE, statistics), identify(REFERENCE, whole))
     assert merge(statistics, statistics).input_square == {}
+    with pytest.raises(InputError, match="one of the statistics has input_square and the other has not"):
+        merge(whole, statistics)
     with pytest.raises(InputError, match="input_squares=True"):
         identify(REFERENCE, statistics, method="wanda")
 
