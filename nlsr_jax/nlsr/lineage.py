@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nlsr_jax.adapter import Adapter, PerModule, check_same_structure, layer_indices, module_names
-from nlsr_jax.nlsr.layerwise import map_modules
+from nlsr_jax.nlsr.layerwise import map_layers
 from nlsr_jax.nlsr.similarity import scale_factors
 
 RELATED = 0.1
@@ -28,11 +28,9 @@ def _cosine(first, second):
 
 
 @jax.jit
-def _factor_cosines(first, second):
-    def one_layer(leaf, other):
-        return jax.tree.map(_cosine, scale_factors(leaf), scale_factors(other))
-
-    return map_modules(one_layer, first.factors, second.factors)
+def _stack_cosines(stack, other):
+    """Cosines ``[L]`` of two stacks of one factor; a program for a shape, whatever module it is of."""
+    return map_layers(lambda *pair: _cosine(*scale_factors(pair)), stack, other)
 
 
 def lineage(aligned: Adapter, finetuned: Adapter) -> dict[str, PerModule]:
@@ -49,7 +47,10 @@ def lineage(aligned: Adapter, finetuned: Adapter) -> dict[str, PerModule]:
       InputError: the adapters do not fit each other.
     """
     check_same_structure(aligned, finetuned, ("aligned", "fine-tuned"))
-    return _factor_cosines(aligned, finetuned)
+    return {
+        module: {factor: _stack_cosines(leaf[factor], finetuned.factors[module][factor]) for factor in leaf}
+        for module, leaf in aligned.factors.items()
+    }
 
 
 def unrelated_modules(adapter: Adapter, cosines: dict[str, PerModule]) -> list[str]:

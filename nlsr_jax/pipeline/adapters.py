@@ -99,6 +99,17 @@ def _piece(shapes: Adapter, chunk: Chunk, factors) -> Adapter:
     return Adapter({chunk.module: factors}, scaling)
 
 
+ANY = "q_proj"
+"""The name of every piece that ``nameless`` returns, whichever module it is of."""
+
+
+def nameless(piece: Adapter) -> Adapter:
+    """Return a piece under one name for all modules: those of one shape then share their programs."""
+    (factors,) = piece.factors.values()
+    scaling = piece.scaling
+    return Adapter({ANY: factors}, {ANY: next(iter(scaling.values()))} if isinstance(scaling, Mapping) else scaling)
+
+
 def read_piece(file: AdapterFile, chunk: Chunk) -> Adapter:
     """Read the layers of one chunk as an adapter of their own."""
     return _piece(file.shapes(), chunk, file.factors(chunk.module, chunk.rows))
@@ -145,6 +156,11 @@ def read_pieces(sources: Sources, chunk: Chunk) -> Pieces:
     """Read the layers of one chunk of both adapters that make the reference."""
     weak = None if sources.weak is None else read_piece(sources.weak, chunk)
     return Pieces(read_piece(sources.aligned, chunk), weak)
+
+
+def nameless_pieces(pieces: Pieces) -> Pieces:
+    """``nameless`` of both."""
+    return Pieces(nameless(pieces.aligned), None if pieces.weak is None else nameless(pieces.weak))
 
 
 def amplify_pieces(pieces: Pieces, settings: Settings) -> Adapter:

@@ -18,6 +18,7 @@ from nlsr_jax.nlsr.correction import correct_checked
 from nlsr_jax.nlsr.realign import choose
 from nlsr_jax.nlsr.similarity import masked_cosine
 from nlsr_jax.pipeline.adapters import (
+    ANY,
     Chunk,
     Lineage,
     Pieces,
@@ -27,6 +28,8 @@ from nlsr_jax.pipeline.adapters import (
     chunks,
     join,
     lineage_part,
+    nameless,
+    nameless_pieces,
     one_layer,
     read_finetuned,
     read_piece,
@@ -89,16 +92,16 @@ def compare(
 
     def part(chunk: Chunk, pieces: Pieces, finetuned: Adapter, mask) -> dict[str, Any]:
         similarity, zero_norm = _compare(
-            pieces,
-            finetuned,
-            {chunk.module: mask},
+            nameless_pieces(pieces),
+            nameless(finetuned),
+            {ANY: mask},
             jnp.float32(settings.beta),
             space=settings.amplification_space,
             rank=settings.rank,
         )
         return {
-            "similarity": similarity[chunk.module],
-            "zero_norm": zero_norm[chunk.module],
+            "similarity": similarity[ANY],
+            "zero_norm": zero_norm[ANY],
             "kept": count_kept(mask),
             "lineage": lineage_part(chunk.module, pieces.aligned, finetuned) if known is None else {},
         }
@@ -170,16 +173,16 @@ def write_restored(
                 later(writer.write, chunk.module, _padded(factors) if product else factors, chunk.rows)
                 continue
             corrected = _restore(
-                pieces,
-                finetuned,
-                {chunk.module: mask},
-                {chunk.module: decision.pruned[chunk.module][chunk.rows]},
+                nameless_pieces(pieces),
+                nameless(finetuned),
+                {ANY: mask},
+                {ANY: decision.pruned[chunk.module][chunk.rows]},
                 jnp.float32(settings.beta),
                 amplification_space=settings.amplification_space,
                 rank=settings.rank,
                 space=settings.space,
             )
-            later(writer.write, chunk.module, corrected.factors[chunk.module], chunk.rows)
+            later(writer.write, chunk.module, corrected.factors[ANY], chunk.rows)
     return writer.digests()
 
 
