@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -204,7 +205,11 @@ def test_of_two_runs_at_once_the_first_to_end_wins(jobs, tmp_path, realigned):
 def test_of_two_trainings_at_once_the_first_goes_on(jobs, tmp_path):
     first = jobs["align"].start(tmp_path / "out")
     wait_until((tmp_path / "out.training" / "run.json").exists, first)
-    line = refusal(jobs["align"].start(tmp_path / "out"))
+    first.send_signal(signal.SIGSTOP)  # else it may be done before the second has started
+    try:
+        line = refusal(jobs["align"].start(tmp_path / "out"))
+    finally:
+        first.send_signal(signal.SIGCONT)
     assert "out.training: another process is training here; wait for it or name another output" in line
     finish(first)
     assert names(tmp_path) == {"out"}
