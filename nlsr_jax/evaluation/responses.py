@@ -44,21 +44,21 @@ def respond(
     Raises:
       InputError: a prompt that is too long, or a setting that cannot be used.
     """
-    one, adapters = one_or_several(adapter)
+    adapter = one_or_several(adapter)
     ids = [tokenizer(prompt, add_special_tokens=special_tokens)["input_ids"] for prompt in prompts]
     made = continue_tokens(
         model,
         params,
         ids,
-        adapter=one if adapters is None else adapters,
+        adapter=adapter,
         eos_id=tokenizer.eos_token_id,
         max_new_tokens=max_new_tokens,
         max_length=max_length,
         batch_size=batch_size,
     )
-    if adapters is None:
-        return _decoded(tokenizer, made)
-    return [_decoded(tokenizer, rows) for rows in made]
+    if isinstance(adapter, tuple):
+        return [_decoded(tokenizer, rows) for rows in made]
+    return _decoded(tokenizer, made)
 
 
 def _decoded(tokenizer, rows) -> list[str]:
@@ -81,15 +81,15 @@ def continue_tokens(
     Returns:
       New tokens of every sequence; of several adapters a list of them for each.
     """
-    one, adapters = one_or_several(adapter)
-    count = 1 if adapters is None else len(adapters)
+    adapter = one_or_several(adapter)
+    count = len(adapter) if isinstance(adapter, tuple) else 1
     made: list[list[list[int]]] = [[[] for _ in sequences] for _ in range(count)]
     for batch in bucketed(sequences, batch_size=batch_size, max_length=max_length, side="left"):
         out = generate(
             model,
             params,
             batch.tokens,
-            adapter=one if adapters is None else adapters,
+            adapter=adapter,
             attention_mask=batch.mask,
             max_new_tokens=max_new_tokens,
             eos_id=eos_id,
@@ -97,7 +97,7 @@ def continue_tokens(
         for rows, found in zip(made, np.asarray(out).reshape(count, len(batch.tokens), -1).tolist(), strict=True):
             for row, new in zip(batch.rows, found, strict=False):
                 rows[row] = new[: new.index(eos_id)] if eos_id in new else new
-    return made[0] if adapters is None else made
+    return made if isinstance(adapter, tuple) else made[0]
 
 
 def clean_response(text: str) -> str:

@@ -4,6 +4,7 @@ Matrix products take their operands in the order in which they lie in memory; wh
 array turned, the small factor is turned, and the small product is turned back.
 
 Axis legend: B batch, T query, S key, K kv heads, G query heads per kv head, H head dim, Q = T · G.
+Source: FlashAttention-2 (Dao 2023, arXiv 2307.08691) for the derivative from the logarithm of a row's sum.
 """
 
 import jax
@@ -52,9 +53,9 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Arr
     return jnp.swapaxes(out.reshape(batch, heads, length, group, width), 1, 2)
 
 
-def _weights(q, k, mask):
+def _masked_scores(q, k, mask):
     scores = jnp.einsum("bkqh,bksh->bkqs", q, k, preferred_element_type=jnp.float32)
-    return jax.nn.softmax(jnp.where(mask, scores * q.shape[-1] ** -0.5, _MASKED), axis=-1)
+    return jnp.where(mask, scores * q.shape[-1] ** -0.5, _MASKED)
 
 
 @jax.custom_vjp
@@ -64,7 +65,7 @@ def _attend(q, k, v, mask):
 
 
 def _attend_forward(q, k, v, mask):
-    weights = _weights(q, k, mask)
+    weights = jax.nn.softmax(_masked_scores(q, k, mask), axis=-1)
     return jnp.matmul(weights.astype(v.dtype), v), (q, k, v, weights)
 
 
@@ -93,11 +94,6 @@ def _attend_block(q, k, v, mask):
     Short sequences keep the other order of operations, in which results were published to the byte.
     """
     return _attend_block_forward(q, k, v, mask)[0]
-
-
-def _masked_scores(q, k, mask):
-    scores = jnp.einsum("bkqh,bksh->bkqs", q, k, preferred_element_type=jnp.float32)
-    return jnp.where(mask, scores * q.shape[-1] ** -0.5, _MASKED)
 
 
 def _attend_block_forward(q, k, v, mask):

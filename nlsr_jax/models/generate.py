@@ -12,7 +12,9 @@ import numpy as np
 
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.errors import InputError
-from nlsr_jax.models.llama import Cache, Llama, everywhere, rotary_embedding, variables
+from nlsr_jax.models.block import rotary_embedding
+from nlsr_jax.models.cache import Cache
+from nlsr_jax.models.llama import Llama, everywhere, variables
 from nlsr_jax.models.lora import check_tokens, one_or_several, prepare, prepare_several, repeated
 from nlsr_jax.models.projection import join, merge_adapter
 
@@ -65,12 +67,12 @@ def generate(
     if not bool(jnp.all(mask[:, -1])):
         raise InputError("attention_mask ends with padding; prompts must be padded on the left")
     prompts, several = jnp.asarray(prompts, jnp.int32), 0
-    one, adapters = one_or_several(adapter)
-    if adapters is None:
-        lora = prepare(model, one)
-    else:
-        lora, several = prepare_several(model, adapters), len(adapters)
+    adapter = one_or_several(adapter)
+    if isinstance(adapter, tuple):
+        lora, several = prepare_several(model, adapter), len(adapter)
         prompts, mask = repeated(prompts, several), repeated(mask, several)
+    else:
+        lora = prepare(model, adapter)
     made = _generate(
         model,
         params,

@@ -72,14 +72,14 @@ def prepare(model: Llama, adapter: Adapter | None):
     return expand(adapter, model.config.num_layers)
 
 
-def one_or_several(adapter) -> tuple[Adapter | None, tuple[Adapter, ...] | None]:
-    """Return ``(adapter, None)`` of one adapter or none, and ``(None, adapters)`` of several.
+def one_or_several(adapter) -> Adapter | tuple[Adapter, ...] | None:
+    """Return several adapters as a tuple, and one or None as it is.
 
     Raises:
       InputError: what is no adapter, alone or among others.
     """
     if adapter is None or isinstance(adapter, Adapter):
-        return adapter, None
+        return adapter
     if isinstance(adapter, str | bytes | Mapping) or not isinstance(adapter, Iterable):
         raise InputError(
             f"adapter is a {type(adapter).__name__}; expected an Adapter (see load_adapter) or several"
@@ -91,7 +91,7 @@ def one_or_several(adapter) -> tuple[Adapter | None, tuple[Adapter, ...] | None]
                 f"adapter {number} of {len(found)} is a {type(one).__name__}; expected an Adapter (the base alone "
                 "takes a call with adapter=None)"
             )
-    return None, found
+    return found
 
 
 def prepare_several(model: Llama, adapters: Sequence[Adapter]):
@@ -171,10 +171,10 @@ def logits(model: Llama, params, tokens, adapter: Adapter | Sequence[Adapter] | 
       InputError: an adapter or inputs that do not fit the model.
     """
     check_tokens(model, tokens, attention_mask)
-    one, adapters = one_or_several(adapter)
-    if adapters is None:
-        return forward(model, params, prepare(model, one), tokens, attention_mask)
-    lora, count = prepare_several(model, adapters), len(adapters)
+    adapter = one_or_several(adapter)
+    if not isinstance(adapter, tuple):
+        return forward(model, params, prepare(model, adapter), tokens, attention_mask)
+    lora, count = prepare_several(model, adapter), len(adapter)
     found = forward(model, params, lora, repeated(tokens, count), repeated(attention_mask, count))
     return found.reshape(count, *tokens.shape, -1)
 

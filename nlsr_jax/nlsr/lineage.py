@@ -48,8 +48,8 @@ def lineage(aligned: Adapter, finetuned: Adapter) -> dict[str, PerModule]:
     """
     check_same_structure(aligned, finetuned, ("aligned", "fine-tuned"))
     return {
-        module: {factor: _stack_cosines(leaf[factor], finetuned.factors[module][factor]) for factor in leaf}
-        for module, leaf in aligned.factors.items()
+        module: jax.tree.map(_stack_cosines, aligned.factors[module], finetuned.factors[module])
+        for module in module_names(aligned.factors)
     }
 
 

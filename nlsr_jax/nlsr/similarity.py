@@ -71,7 +71,7 @@ def _cosines(prepare, *trees) -> tuple[PerModule, PerModule]:
         )
 
     found = {name: one_module(*(tree[name] for tree in trees)) for name in module_names(trees[0])}
-    return {m: pair[0] for m, pair in found.items()}, {m: pair[1] for m, pair in found.items()}
+    return {m: cosine for m, (cosine, _) in found.items()}, {m: zero for m, (_, zero) in found.items()}
 
 
 def _masked(factors, mask):

@@ -14,4 +14,4 @@ def test_both_sides_run(tmp_path, dtype):
     results = [json.loads(line) for line in (tmp_path / "latest.jsonl").read_text().splitlines()]
     kind = "" if dtype == "float32" else "_bfloat16"
     assert [result["name"] for result in results] == [f"realign_8b_time{kind}", f"realign_8b_memory{kind}"]
-    assert all(result["ours"] > 0 and result["dtype"] == dtype for result in results)
+    assert [(result["dtype"], result["layers"]) for result in results] == [(dtype, 1)] * 2

@@ -48,6 +48,26 @@ def without_cudnn(monkeypatch):
     monkeypatch.setattr(jax.nn, "dot_product_attention", call)
 
 
+@pytest.fixture
+def fused(monkeypatch):
+    """A fused model on this platform, its tokens and parameters, and whether each call asks for a causal mask."""
+    without_cudnn(monkeypatch)
+    asked = []
+    given = jax.nn.dot_product_attention
+
+    def call(*arrays, **options):
+        asked.append(options["is_causal"])
+        return given(*arrays, **options)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", call)
+    monkeypatch.setitem(fused_attention.KERNELS, "cpu", "cudnn")
+    model = Llama(tiny.CONFIG, attention="fused")
+    tokens = jax.random.randint(jax.random.key(0), (2, 8), 0, tiny.CONFIG.vocab_size)
+    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), model.init(jax.random.key(1), tokens)["params"])
+    asked.clear()
+    return model, params, tokens, asked
+
+
 def lowered(function, platform, *arrays):
     return jax.jit(function).trace(*arrays).lower(lowering_platforms=(platform,)).as_text()
 
@@ -119,23 +139,14 @@ def test_what_a_kernel_does_not_take_is_left_to_plain_attention(kernel, length, 
 
 
 @pytest.mark.parametrize("padded", [False, True])
-def test_a_model_goes_by_the_kernel(monkeypatch, padded):
-    without_cudnn(monkeypatch)
-    asked = []
-    real = fused_attention.jax.nn.dot_product_attention
-    monkeypatch.setattr(
-        jax.nn, "dot_product_attention", lambda *x, **y: asked.append(y["is_causal"]) or real(*x, **y)
-    )
-    monkeypatch.setitem(fused_attention.KERNELS, "cpu", "cudnn")
-    plain = Llama(tiny.CONFIG)
-    fused = dataclasses.replace(plain, attention="fused")
-    tokens = jax.random.randint(jax.random.key(0), (2, 8), 0, tiny.CONFIG.vocab_size)
-    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), plain.init(jax.random.key(1), tokens)["params"])
+def test_a_model_goes_by_the_kernel(fused, padded):
+    model, params, tokens, asked = fused
     mask = jnp.arange(8) >= jnp.array([[0], [2]]) if padded else None
-    expected, found = (model.apply({"params": params}, tokens, mask) for model in (plain, fused))
+    found = model.apply({"params": params}, tokens, mask)
+    assert set(asked) == {not padded}
+    expected = dataclasses.replace(model, attention="plain").apply({"params": params}, tokens, mask)
     shown = np.ones((2, 8), bool) if mask is None else np.asarray(mask)
     np.testing.assert_allclose(found[shown], expected[shown], atol=0.02)
-    assert set(asked) == {not padded}
 
 
 @pytest.mark.parametrize(
@@ -167,18 +178,8 @@ def test_a_model_refuses_an_attention_that_is_none():
         jax.eval_shape(Llama(tiny.CONFIG, attention="fsued").init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32))
 
 
-def test_generation_without_padding_gives_the_kernel_no_mask(monkeypatch):
-    without_cudnn(monkeypatch)
-    asked = []
-    real = fused_attention.jax.nn.dot_product_attention
-    monkeypatch.setattr(
-        jax.nn, "dot_product_attention", lambda *x, **y: asked.append(y["is_causal"]) or real(*x, **y)
-    )
-    monkeypatch.setitem(fused_attention.KERNELS, "cpu", "cudnn")
-    model = Llama(tiny.CONFIG, attention="fused")
-    tokens = jax.random.randint(jax.random.key(0), (2, 8), 0, tiny.CONFIG.vocab_size)
-    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), model.init(jax.random.key(1), tokens)["params"])
-    for mask in (None, np.ones((2, 8), bool)):
-        generate(model, params, tokens, attention_mask=mask, max_new_tokens=2)
-        assert set(asked) == {mask is None}
-        asked.clear()
+@pytest.mark.parametrize("mask", [None, np.ones((2, 8), bool)])
+def test_generation_without_padding_gives_the_kernel_no_mask(fused, mask):
+    model, params, tokens, asked = fused
+    generate(model, params, tokens, attention_mask=mask, max_new_tokens=2)
+    assert set(asked) == {mask is None}

@@ -1,0 +1,189 @@
+"""One decoder layer in Flax Linen: norms, projections with their adapters, attention, gated feed-forward.
+
+Weights keep the orientation of Hugging Face files, ``[out, in]``.
+
+Axis legend: B batch, T query, S key, D embed, F feed-forward, K kv heads, G query heads per kv head, H head
+dim, r rank, N adapters, k in-features, d out-features, P positions of a table.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nlsr_jax.models.attention import attend
+from nlsr_jax.models.config import ModelConfig
+from nlsr_jax.models.fused_attention import attend_fused
+from nlsr_jax.models.projection import adapted, beside, joined_name, thin
+from nlsr_jax.models.rope import inverse_frequencies
+from nlsr_jax.nlsr.statistics import batch_statistics
+from nlsr_jax.parallel import Layout
+
+
+class Context(NamedTuple):
+    """What every layer sees alike.
+
+    Attributes:
+      cos, sin: ``[B, T, 1, H/2]`` float32 rotary embedding.
+      mask: ``[B, T, S]`` bool, True where a query may attend.
+      near: ``[B, T, S]`` bool, True inside the attention window; None without windows.
+      keep: ``[B, T]`` bool response positions for the statistics; None for all.
+    """
+
+    cos: jax.Array
+    sin: jax.Array
+    mask: jax.Array
+    near: jax.Array | None
+    keep: jax.Array | None
+
+
+def rotary_embedding(config: ModelConfig, positions) -> tuple[jax.Array, jax.Array]:
+    """Return cosine and sine ``[..., H/2]`` float32 of the angles of positions ``[...]``."""
+    angles = positions[..., None].astype(jnp.float32) * inverse_frequencies(config.rope, config.head_dim)
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def _rotate(x, context: Context):
+    """Apply the rotary embedding to ``[B, T, heads, H]``: the two halves of a head are one complex number."""
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    turned = [first * context.cos - second * context.sin, second * context.cos + first * context.sin]
+    return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+
+
+def place(layout: Layout | None, leaf, split: int | None = None):
+    """Lay activations over the mesh, where there is one; see ``Layout.place``."""
+    return leaf if layout is None else layout.place(leaf, split)
+
+
+class Norm(nn.Module):
+    """RMS norm over the last axis, computed in float32."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x):
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        wide = x.astype(jnp.float32)
+        wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps)
+        return wide.astype(x.dtype) * scale
+
+
+class Projection(nn.Module):
+    """``y = W x + b``, plus ``B A x`` where the ``lora`` collection has factors for it.
+
+    Factors of several adapters, ``[N, r, k]`` and ``[N, d, r]``, go each with an N-th of the rows.
+    """
+
+    features: int
+    bias: bool = False
+
+    @nn.compact
+    def __call__(self, x, keep=None):
+        kernel = self.param("kernel", nn.initializers.normal(0.02), (self.features, x.shape[-1]))
+        several = self.adapters()
+        if self.has_variable("lora", "a") and several is None:
+            a: jax.Array = self.get_variable("lora", "a")
+            y = adapted(x, kernel, a, self.get_variable("lora", "b"))
+            if self.is_mutable_collection("statistics"):
+                flat = x.reshape(-1, x.shape[-1])
+                self._capture(flat, thin(flat, a), keep)
+        else:
+            y = jnp.einsum("...k,dk->...d", x, kernel)
+            if several is not None:
+                y = y + beside(x, *several).astype(y.dtype)
+        return y + self.param("bias", nn.initializers.zeros, (self.features,)) if self.bias else y
+
+    def adapters(self) -> tuple[jax.Array, jax.Array] | None:
+        """Return the factors of several adapters, ``[N, r, k]`` and ``[N, d, r]``, where there are some."""
+        if not self.has_variable("lora", "a") or self.get_variable("lora", "a").ndim == 2:
+            return None
+        return self.get_variable("lora", "a"), self.get_variable("lora", "b")
+
+    def _capture(self, x, z, keep):
+        root = self.get_variable("statistics", "root") if self.has_variable("statistics", "root") else None
+        keep = jnp.ones(x.shape[:-1], bool) if keep is None else keep
+        for name, value in batch_statistics(x, z, keep, root).items():
+            self.put_variable("statistics", name, value)
+
+
+class Block(nn.Module):
+    """One decoder layer: attention and gated feed-forward, each with a residual.
+
+    Attributes:
+      config, layout: see ``Llama``.
+      kernel: of fused attention; None for plain attention.
+      ordered: whether a query may attend to itself and all before, and nothing else is masked.
+    """
+
+    config: ModelConfig
+    layout: Layout | None = None
+    kernel: str | None = None
+    ordered: bool = False
+
+    def setup(self):
+        c = self.config
+        for name, (_, features) in c.projections().items():
+            bias = c.mlp_bias if name in ("gate_proj", "up_proj", "down_proj") else c.qkv_bias
+            bias = c.out_bias if name == "o_proj" else bias
+            setattr(self, name, Projection(features, bias))
+        self.input_norm, self.post_norm = Norm(c.eps), Norm(c.eps)
+        if c.qk_norm:
+            self.q_norm, self.k_norm = Norm(c.eps), Norm(c.eps)
+
+    def __call__(self, carry, layer, windowed, context: Context):
+        x, cache = carry
+        before = x
+        attended, cache = self._attention(self.input_norm(x), cache, layer, windowed, context)
+        if self.has_variable("probes", "attention"):
+            attended = attended + self.get_variable("probes", "attention").astype(attended.dtype)
+        x = x + attended
+        gate, up = self._products(("gate_proj", "up_proj"), self.post_norm(x), context.keep)
+        (h,) = self._products(("down_proj",), place(self.layout, nn.silu(gate) * up), context.keep)
+        h = place(self.layout, h)
+        if self.is_mutable_collection("representations"):
+            self.put_variable("representations", "input", before)
+            self.put_variable("representations", "feed_forward", h)
+        return (x + h, cache), None
+
+    def _products(self, names: tuple[str, ...], x, keep) -> tuple[jax.Array, ...]:
+        """Return what projections of one input put out, by one product where they are joined; see ``join``."""
+        name = joined_name(names)
+        if not self.has_variable("joined", name):
+            return tuple(getattr(self, one)(x, keep) for one in names)
+        y = x @ self.get_variable("joined", name)
+        if self.has_variable("joined", f"{name}_bias"):
+            y = y + self.get_variable("joined", f"{name}_bias")
+        widths = [self.config.projections()[one][1] for one in names]
+        parts = jnp.split(y, np.cumsum(widths[:-1]), axis=-1)
+        for i, one in enumerate(names):
+            if factors := getattr(self, one).adapters():
+                parts[i] = parts[i] + beside(x, *factors).astype(y.dtype)
+        return tuple(parts)
+
+    def _attention(self, x, cache, layer, windowed, context):
+        c = self.config
+        batch, length, _ = x.shape
+        axis = 2 if self.layout and self.layout.tensor_divides(c.num_kv_heads) else None
+
+        def split(y, heads):
+            return place(self.layout, y.reshape(batch, length, heads, c.head_dim), axis)
+
+        q, k, v = self._products(("q_proj", "k_proj", "v_proj"), x, context.keep)
+        q, k, v = split(q, c.num_heads), split(k, c.num_kv_heads), split(v, c.num_kv_heads)
+        if c.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = _rotate(q, context), _rotate(k, context)
+        k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
+        mask = context.mask if context.near is None else context.mask & (context.near | ~windowed)
+        q = q.reshape(batch, length, c.num_kv_heads, -1, c.head_dim)
+        if cache is not None:
+            cache = cache.extended(layer, k, v)
+            if mask.shape[-1] != length:  # what starts an empty cache sees only itself
+                k, v = cache.seen(layer)
+        fused = None if length == 1 else attend_fused(self.kernel, q, k, v, None if self.ordered else mask)
+        out = attend(q, k, v, mask) if fused is None else fused
+        out = place(self.layout, out.reshape(batch, length, -1))
+        (out,) = self._products(("o_proj",), out, context.keep)
+        return place(self.layout, out), cache
