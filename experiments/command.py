@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
+from experiments.compiled import keep_compiled
+
 
 def run(main: Callable[[Sequence[str]], None], positional: int = 0) -> None:
     """Run an absl main; bad input ends it with one line on standard error and status 1.
@@ -19,6 +21,7 @@ def run(main: Callable[[Sequence[str]], None], positional: int = 0) -> None:
     def guarded(arguments):
         # Imports and traces make many objects and little garbage: the default looks through them again and again.
         gc.set_threshold(100_000)
+        keep_compiled()
         try:
             from nlsr_jax.errors import InputError
         except ValueError as error:  # a limit that the environment sets to no number

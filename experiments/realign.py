@@ -11,11 +11,13 @@ calibration data. To repeat a run to the same bytes:
   python -m experiments.realign --from_record DIR/realignment.json --output NEW_DIR
 """
 
+import pathlib
 from typing import Any
 
 from absl import flags
 
 from experiments import command, mesh_flags, method_flags
+from experiments.digesting import digesting
 
 method_flags.define_identification_flags()
 mesh_flags.define_mesh_flag()
@@ -64,13 +66,26 @@ _AUTOMATIC = (
 
 def main(_) -> None:
     """Run one realignment from flags."""
+    with digesting(_large_inputs()) as digests:
+        _realign(digests)
+
+
+def _large_inputs() -> list[pathlib.Path]:
+    """The files of the flags that take long to digest."""
+    adapters = [pathlib.Path(path) for name in ("aligned", "weak", "finetuned") if (path := FLAGS[name].value)]
+    masks = [pathlib.Path(FLAGS.masks)] if FLAGS.masks else []
+    names = ("adapter_model.safetensors", "masks.safetensors")
+    return [*(path / names[0] for path in adapters), *masks, *(path / names[1] for path in masks)]
+
+
+def _realign(digests) -> None:
     from nlsr_jax.errors import InputError
     from nlsr_jax.parallel import is_first, wait_for_all
     from nlsr_jax.pipeline import Stages, realign_files
 
     if not FLAGS.output:
         raise InputError("--output is missing; name the folder to write")
-    options: dict[str, Any] = {"overwrite": FLAGS.overwrite, "automatic": _choice()}
+    options: dict[str, Any] = {"overwrite": FLAGS.overwrite, "automatic": _choice(), "digests": digests}
     if FLAGS.from_record:
         settings, before = _recorded_settings()
         options |= {"recorded": before["inputs"], "chosen": before.get("automatic")}

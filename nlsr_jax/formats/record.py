@@ -35,23 +35,37 @@ _PACKAGES = (
 
 
 class Digests:
-    """Digests of input files, computed by a thread while the run goes on."""
+    """Digests of input files, computed by a thread while the run goes on.
 
-    def __init__(self):
+    Args:
+      begun: ``{resolved path: future of the SHA-256}`` of files that another thread digests already.
+    """
+
+    def __init__(self, begun: Mapping[pathlib.Path, concurrent.futures.Future] | None = None):
+        self._begun = begun or {}
         self._pool = concurrent.futures.ThreadPoolExecutor(1)
         self._found: dict[str, tuple[str, dict[str, concurrent.futures.Future]]] = {}
 
     def add(self, name: str, path: str | os.PathLike, files: list[pathlib.Path]) -> None:
         """Start to digest ``files``, the parts of the input ``name`` that was given as ``path``."""
-        started = {file.name: self._pool.submit(sha256, file) for file in files}
+        started = {file.name: self._begun.get(file.resolve()) or self._pool.submit(sha256, file) for file in files}
         self._found[name] = (str(path), started)
 
     def result(self) -> dict[str, dict]:
-        """Return ``{name: {"path", "files": {file name: sha256}}}``."""
-        return {
-            name: {"path": path, "files": {file: future.result() for file, future in sorted(files.items())}}
-            for name, (path, files) in self._found.items()
-        }
+        """Return ``{name: {"path", "files": {file name: sha256}}}``.
+
+        Raises:
+          InputError: a file that cannot be read.
+        """
+        found: dict[str, dict] = {}
+        for name, (path, files) in self._found.items():
+            found[name] = {"path": path, "files": {}}
+            for file, future in sorted(files.items()):
+                try:
+                    found[name]["files"][file] = future.result()
+                except OSError as error:
+                    raise InputError(f"{path}: {file} cannot be read ({error.strerror or error})") from error
+        return found
 
     def close(self) -> None:
         """Drop what has not been started."""

@@ -13,24 +13,34 @@ import numpy as np
 
 from nlsr_jax.adapter import Adapter, PerModule, check_same_structure, layer_indices, module_names
 from nlsr_jax.nlsr.layerwise import map_layers
-from nlsr_jax.nlsr.similarity import scale_factors
+from nlsr_jax.nlsr.similarity import is_sound, scale_factor
 
 RELATED = 0.1
 """Least cosine of a factor that has kept its rank axis; chance is about 1 / sqrt(its size)."""
 
 
 def _cosine(first, second):
+    """Cosine of two factors as they are, 0 where one is zero, and whether nothing over- or underflowed."""
+
     def inner(x, y):
         return jnp.sum(jnp.sum(x * y, axis=0))
 
-    square = inner(first, first) * inner(second, second)
-    return jnp.where(square > 0, inner(first, second) * jax.lax.rsqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+    first, second = first.astype(jnp.float32), second.astype(jnp.float32)
+    squares = jnp.stack([inner(first, first), inner(second, second)])
+    square = jnp.prod(squares)
+    cosine = inner(first, second) * jax.lax.rsqrt(jnp.where(square > 0, square, 1.0))
+    return jnp.where(square > 0, cosine, 0.0), is_sound(squares)
 
 
 @jax.jit
 def _stack_cosines(stack, other):
     """Cosines ``[L]`` of two stacks of one factor; a program for a shape, whatever module it is of."""
-    return map_layers(lambda *pair: _cosine(*scale_factors(pair)), stack, other)
+    cosine, sound = map_layers(_cosine, stack, other)
+    return jax.lax.cond(
+        jnp.all(sound),
+        lambda: cosine,
+        lambda: map_layers(lambda *pair: _cosine(*map(scale_factor, pair))[0], stack, other),
+    )
 
 
 def lineage(aligned: Adapter, finetuned: Adapter) -> dict[str, PerModule]:

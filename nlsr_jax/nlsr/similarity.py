@@ -6,6 +6,8 @@ Axis legend: L layers, r rank, k in-features, d out-features.
 Source: NLSR, restoration, equation of S_j.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -16,66 +18,89 @@ from nlsr_jax.nlsr.statistics import matmul
 
 _SOUND = 1e12
 """Between its inverse and it, the squared norms of factors leave room for their products in float32."""
+_PIECE = 2048
+"""So many rows of B, or columns of A, stay in a core's own cache from their masking to their last product."""
+_CONTRACTED = {"a": 1, "b": 0}
 
 
-def scale_factors(factors):
-    """Scale both factors to a largest entry of 1 (0 stays 0), so that no product over- or underflows."""
-
-    def scale(leaf):
-        leaf = leaf.astype(jnp.float32)
-        # Columns first: that sum order vectorises on a CPU.
-        largest = jnp.max(jnp.max(jnp.abs(leaf), axis=0))
-        return leaf * jnp.where(largest > 0, 1 / jnp.where(largest > 0, largest, 1.0), 0.0)
-
-    return jax.tree.map(scale, factors)
+def is_sound(squares: jax.Array):
+    """Whether products of these squared norms of factors neither over- nor underflow in float32."""
+    return jnp.all((squares > 1 / _SOUND) & (squares < _SOUND))
 
 
-def _cosine(first, second):
+def scale_factor(factor):
+    """Scale a factor to a largest entry of 1 (0 stays 0), so that no product over- or underflows; float32."""
+    factor = factor.astype(jnp.float32)
+    # Columns first: that sum order vectorises on a CPU.
+    largest = jnp.max(jnp.max(jnp.abs(factor), axis=0))
+    return factor * jnp.where(largest > 0, 1 / jnp.where(largest > 0, largest, 1.0), 0.0)
+
+
+def _products(prepare, leaves, axis: int):
+    """``⟨x, x⟩``, ``⟨y, y⟩``, ``⟨x, y⟩`` over ``axis`` of the factors ``x, y = prepare(*leaves)``, each [r, r]."""
+
+    def whole(*parts):
+        # Each factor enters two products: the barrier keeps its masking from being done twice.
+        x, y = jax.lax.optimization_barrier(tuple(leaf.astype(jnp.float32) for leaf in prepare(*parts)))
+        pairs = (x, x), (y, y), (x, y)
+        return [matmul(one.T, other) if axis == 0 else matmul(one, other.T) for one, other in pairs]
+
+    size = leaves[0].shape[axis]
+    count = _count_pieces(leaves, size)
+    if count < 2:
+        return whole(*leaves)
+
+    def add(number, sums):
+        piece = [jax.lax.dynamic_slice_in_dim(leaf, number * _PIECE, _PIECE, axis) for leaf in leaves]
+        return jax.tree.map(jnp.add, sums, whole(*piece))
+
+    # What is left over after whole pieces comes first.
+    rest = [jax.lax.slice_in_dim(leaf, count * _PIECE, size, axis=axis) for leaf in leaves]
+    return jax.lax.fori_loop(0, count, add, whole(*rest))
+
+
+def _count_pieces(leaves, size: int) -> int:
+    """How many pieces to multiply one by one: none on accelerators, nor of types that the CPU converts first."""
+    plain = all(leaf.dtype in (jnp.float32, jnp.bool_) for leaf in leaves)
+    return size // _PIECE if plain and jax.default_backend() == "cpu" else 0
+
+
+def _cosine(prepare, *layers):
     """Cosine of the products of two layers, 0 where one of them is zero; whether that is so; whether it is sound.
 
     It is sound where no product over- or underflows.
     """
-    # Each factor enters two products: the barrier keeps its masking from being done twice.
-    first, second = jax.lax.optimization_barrier((first, second))
-    grams, other_grams = _grams(first, first), _grams(second, second)
-    square, other_square = jnp.sum(grams[0] * grams[1]), jnp.sum(other_grams[0] * other_grams[1])
+    found = {f: _products(prepare, [layer[f] for layer in layers], axis) for f, axis in _CONTRACTED.items()}
+    square, other_square, inner = (jnp.sum(b * a) for b, a in zip(found["b"], found["a"], strict=True))
     zero = (square <= 0) | (other_square <= 0)
-    inner = jnp.sum(jnp.multiply(*_grams(first, second)))
     for one in (square, other_square):
         inner = inner * jax.lax.rsqrt(jnp.where(zero, 1.0, one))
-    traces = jnp.stack([jnp.trace(gram) for gram in (*grams, *other_grams)])
-    sound = jnp.all((traces > 1 / _SOUND) & (traces < _SOUND))
+    sound = is_sound(jnp.stack([jnp.trace(gram) for grams in found.values() for gram in grams[:2]]))
     return jnp.where(zero, 0.0, jnp.clip(inner, -1.0, 1.0)), zero, sound
 
 
-def _grams(first, second) -> tuple[jax.Array, jax.Array]:
-    """``B₁ᵀB₂`` and ``A₁A₂ᵀ``, both ``[r, r]``: the sum of their entrywise product is ``⟨B₁A₁, B₂A₂⟩_F``."""
-    return matmul(first["b"].T, second["b"]), matmul(first["a"], second["a"].T)
-
-
 def _cosines(prepare, *trees) -> tuple[PerModule, PerModule]:
-    """Cosines of the pairs that ``prepare`` makes of a layer's leaves, and whether one of a pair is zero.
+    """Cosines of the pairs of factors that ``prepare`` makes of leaves, and whether one of a pair is zero.
 
     Factors are scaled first only in modules where something would over- or underflow.
     """
 
-    def pair(*leaves):
-        return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), prepare(*leaves))
-
     def one_module(*stacks):
-        cosine, zero, sound = map_layers(lambda *leaves: _cosine(*pair(*leaves)), *stacks)
-        return jax.lax.cond(
-            jnp.all(sound),
-            lambda: (cosine, zero),
-            lambda: map_layers(lambda *leaves: _cosine(*map(scale_factors, pair(*leaves)))[:2], *stacks),
-        )
+        cosine, zero, sound = map_layers(functools.partial(_cosine, prepare), *stacks)
+
+        def again(*layers):
+            pairs = {f: tuple(map(scale_factor, prepare(*(layer[f] for layer in layers)))) for f in _CONTRACTED}
+            first, second = ({f: pair[i] for f, pair in pairs.items()} for i in (0, 1))
+            return _cosine(lambda *pair: pair, first, second)[:2]
+
+        return jax.lax.cond(jnp.all(sound), lambda: (cosine, zero), lambda: map_layers(again, *stacks))
 
     found = {name: one_module(*(tree[name] for tree in trees)) for name in module_names(trees[0])}
     return {m: cosine for m, (cosine, _) in found.items()}, {m: zero for m, (_, zero) in found.items()}
 
 
-def _masked(factors, mask):
-    return jax.tree.map(lambda leaf, m: jnp.where(m, leaf, 0), factors, mask)
+def _masked(reference, finetuned, mask):
+    return jnp.where(mask, reference, 0), jnp.where(mask, finetuned, 0)
 
 
 @jax.jit
@@ -89,7 +114,7 @@ def masked_cosine(reference: Adapter, finetuned: Adapter, masks) -> tuple[PerMod
     Returns:
       ``({module: [L] float32}, {module: [L] bool})``.
     """
-    return _cosines(lambda e, t, m: (_masked(e, m), _masked(t, m)), reference.factors, finetuned.factors, masks)
+    return _cosines(_masked, reference.factors, finetuned.factors, masks)
 
 
 @jax.jit

@@ -56,6 +56,7 @@ def realign_files(
     chosen: Mapping[str, Any] | None = None,
     stages: Stages | None = None,
     mesh: Mesh | None = None,
+    digests: Mapping[pathlib.Path, concurrent.futures.Future] | None = None,
 ) -> dict:
     """Realign a fine-tuned adapter on disk.
 
@@ -72,6 +73,7 @@ def realign_files(
       chosen: the ``automatic`` of a record that this run repeats.
       stages: where to report progress.
       mesh: lay the base over these devices; None for one. Of several processes, the first one writes.
+      digests: ``{resolved path: future of the SHA-256}`` of inputs whose digests have been begun.
 
     Returns:
       The record, as written to ``realignment.json``.
@@ -87,13 +89,13 @@ def realign_files(
     check_settings(settings)
     check_free(output, overwrite)
     settings = with_absolute_paths(settings)
-    digests = records.Digests()
+    found = records.Digests(digests)
     try:
         return _realign_files(
-            settings, pathlib.Path(output), overwrite, recorded, automatic, chosen, stages, digests, mesh
+            settings, pathlib.Path(output), overwrite, recorded, automatic, chosen, stages, found, mesh
         )
     finally:
-        digests.close()
+        found.close()
 
 
 def _realign_files(settings, output, overwrite, recorded, automatic, chosen, stages, digests, mesh):
@@ -116,24 +118,33 @@ def _realign_files(settings, output, overwrite, recorded, automatic, chosen, sta
     if chosen is not None:
         warnings += _note_choice(chosen)
     masks = obtain_masks(settings, sources, key, digests, stages, data)
-    with stages("compare"):
-        pruning_key = stream(key, "pruning")
-        found = compare(masks.masks, sources, settings, known)
-        if known is None:
-            _check_lineage(settings, sources.target.shapes(), found.lineage, warnings, stages)
-        decision = decide(pruning_key, found, sources, settings)
-    _note_decision(settings, decision, warnings)
-    with stages("digest inputs"):
-        inputs = digests.result()
-        if recorded is not None:
-            records.check_digests(recorded, inputs, "record")
-    record = _describe(settings, key, pruning_key, inputs, masks, sources, found.lineage, decision, warnings)
-    if chosen is not None:
-        record["automatic"] = chosen
-    for warning in warnings:
-        stages.say(f"note: {warning}")
-    if is_first():
-        _write(settings, output, overwrite, record, masks, decision, sources, pruning_key, stages)
+    pruning_key = stream(key, "pruning")
+
+    def decided() -> tuple[dict, Decision]:
+        with stages("compare"):
+            found = compare(masks.masks, sources, settings, known)
+            if known is None:
+                _check_lineage(settings, sources.target.shapes(), found.lineage, warnings, stages)
+            decision = decide(pruning_key, found, sources, settings)
+        _note_decision(settings, decision, warnings)
+        with stages("digest inputs"):
+            inputs = digests.result()
+            if recorded is not None:
+                records.check_digests(recorded, inputs, "record")
+        record = _describe(settings, key, pruning_key, inputs, masks, sources, found.lineage, decision, warnings)
+        if chosen is not None:
+            record["automatic"] = chosen
+        for warning in warnings:
+            stages.say(f"note: {warning}")
+        return record, decision
+
+    if not is_first():
+        return decided()[0]
+    with whole_directory(output, overwrite=overwrite) as folder, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        # The disk takes them while the processor compares.
+        kept = pool.submit(_keep_masks, folder, settings, masks, sources.target.shapes(), pruning_key)
+        record, decision = decided()
+        _write(folder, settings, record, masks, kept, decision, sources, stages)
     return record
 
 
@@ -310,32 +321,30 @@ def _describe_modules(shapes: Adapter, cosines, decision: Decision) -> list[dict
     return sorted(entries, key=lambda entry: entry["layer"])
 
 
-def _write(settings, output, overwrite, record, masks: Masks, decision, sources, pruning_key, stages):
+def _write(folder, settings, record, masks: Masks, kept: concurrent.futures.Future, decision, sources, stages):
     from nlsr_jax.report import draw_figures, write_report
 
-    layers = {m: layer_indices(sources.target.shapes(), m) for m in decision.similarity}
+    with stages("write"):
+        figures = _DRAWING.submit(draw_figures, record)
+        digests = write_restored(folder, decision, masks.masks, sources, settings) | kept.result()
+    with stages("digest outputs"):
+        record["outputs"] = records.digest_folder(folder, digests)
+    with stages("report"):
+        # Without the seconds and Orbax's files, which hold the time: the same run gives the same page.
+        fixed = {name: digest for name, digest in record["outputs"].items() if "/" not in name}
+        write_report({**record, "outputs": fixed}, folder / "report.html", figures.result())
+        record["outputs"]["report.html"] = sha256(folder / "report.html")
+    record["seconds"] = dict(stages.seconds)
+    record["seal"] = records.seal(record)
+    write_text(folder / records.FILE, records.dump(record))
 
-    def keep_masks():
-        digest = _write_masks(settings, masks, layers, folder / MASKS_FILE)
-        save_checkpoint(folder / "checkpoint", masks.masks, pruning_key)
-        return {MASKS_FILE: digest}
 
-    with whole_directory(output, overwrite=overwrite) as folder, concurrent.futures.ThreadPoolExecutor(1) as pool:
-        with stages("write"):
-            others = pool.submit(keep_masks)
-            figures = _DRAWING.submit(draw_figures, record)
-            digests = write_restored(folder, decision, masks.masks, sources, settings)
-            digests |= others.result()
-        with stages("digest outputs"):
-            record["outputs"] = records.digest_folder(folder, digests)
-        with stages("report"):
-            # Without the seconds and Orbax's files, which hold the time: the same run gives the same page.
-            fixed = {name: digest for name, digest in record["outputs"].items() if "/" not in name}
-            write_report({**record, "outputs": fixed}, folder / "report.html", figures.result())
-            record["outputs"]["report.html"] = sha256(folder / "report.html")
-        record["seconds"] = dict(stages.seconds)
-        record["seal"] = records.seal(record)
-        write_text(folder / records.FILE, records.dump(record))
+def _keep_masks(folder, settings, masks: Masks, shapes: Adapter, pruning_key) -> dict[str, str]:
+    """Write masks and checkpoint; returns the digest of the masks by file name."""
+    layers = {m: layer_indices(shapes, m) for m in module_names(shapes.factors)}
+    digest = _write_masks(settings, masks, layers, folder / MASKS_FILE)
+    save_checkpoint(folder / "checkpoint", masks.masks, pruning_key)
+    return {MASKS_FILE: digest}
 
 
 def _write_masks(settings, masks: Masks, layers, path) -> str:
