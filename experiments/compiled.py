@@ -34,14 +34,22 @@ def keep_compiled() -> None:
     if given != str(folder) or os.environ.get("JAX_ENABLE_COMPILATION_CACHE", "").lower() in ("false", "0"):
         return
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_own(folder)
         tidy(folder)
         mark, handle = _mark(folder)
-    except OSError:  # a home that cannot be written to
+    except OSError:  # a home that cannot be written to, or that is not one's own
         del os.environ["JAX_COMPILATION_CACHE_DIR"]
         return
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", LEAST_SECONDS)
     atexit.register(_unmark, mark, handle, os.getpid())
+
+
+def _check_own(folder: pathlib.Path) -> None:
+    """Raise OSError where another user could put programs into the folder: they are run as they lie there."""
+    found = folder.stat()
+    if found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise PermissionError(f"{folder} can be written to by others")
 
 
 def default_folder() -> pathlib.Path:

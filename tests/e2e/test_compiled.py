@@ -69,6 +69,15 @@ def test_a_home_that_cannot_be_written_to_is_no_error(files, tmp_path):
     assert "compil" not in done.stderr
 
 
+def test_a_folder_that_others_can_write_to_is_not_used(files, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    folder = compiled.default_folder()
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    realign(files, tmp_path / "out", tmp_path / "home")
+    assert not list(folder.iterdir())
+
+
 def entry(folder, name, days):
     """A file that was last used so many days ago."""
     path = folder / name
