@@ -147,7 +147,7 @@ class Bench:
     def __init__(self, sizes: Sizes, attention: str):
         self.sizes, config = sizes, sizes.config
         self.key = jax.random.key(0)
-        self.model, self.attention = Llama(config, attention=attention), {"attention": attention}
+        self.model, self.labels = Llama(config, attention=attention), {"attention": attention}
         self.params = random_params(stream(self.key, "base"), self.model)
         self.weak, self.aligned, self.finetuned = (
             random_adapter(stream(self.key, name), config=config, rank=sizes.rank)
@@ -183,7 +183,7 @@ class Bench:
         weights, factors = projection_flops(s.config, s.rank)
         gram = 2 * s.rank**2 * len(s.config.projections()) * s.config.num_layers
         token = weights + factors + gram + attention_flops(s.config, s.length)
-        apart = {"masks": round(ended - between, 3), "tokens": count * s.batch * s.length, **self.attention}
+        apart = {"masks": round(ended - between, 3), "tokens": count * s.batch * s.length, **self.labels}
         return ended - started, float(token * count * s.batch * s.length), apart
 
     def _identify(self, found: Statistics):
@@ -217,7 +217,7 @@ class Bench:
         head = 2 * s.config.hidden_size * s.config.vocab_size
         token = 2 * (weights + head) + 3 * (factors + attention_flops(s.config, s.train_length))
         apart = {"tokens": s.train_rows * s.train_length, "first_loss": losses[0], "last_loss": losses[-1]}
-        apart |= self.attention
+        apart |= self.labels
         return statistics.median(times[1:]), float(token * s.train_rows * s.train_length), apart
 
     def generation(self, rounds: int) -> tuple[float, float, dict]:
@@ -233,7 +233,7 @@ class Bench:
         cache = slots * sum(range(s.prompt_length, s.prompt_length + s.new_tokens))
         read = (size_of(self.params) + size_of(self.finetuned)) * s.new_tokens + cache
         same = bool(np.array_equal(first, np.asarray(call())))
-        return spent, float(read), {"tokens": s.prompts * s.new_tokens, "repeats": same, **self.attention}
+        return spent, float(read), {"tokens": s.prompts * s.new_tokens, "repeats": same, **self.labels}
 
     def realignment(self, rounds: int) -> tuple[float, float, dict]:
         """Time the realignment of the adapter on the device; returns seconds and the bytes that it has to touch.

@@ -28,14 +28,18 @@ class Run(NamedTuple):
     peak: int
 
 
-def run_process(command: list[str]) -> Run:
+def run_process(command: list[str], **env: str) -> Run:
     """Run a command to its end.
+
+    Args:
+      command: with its arguments.
+      **env: what its environment has beside this process's.
 
     Raises:
       RuntimeError: it failed; with the end of what it printed.
     """
     start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, **env})
     assert process.stdout is not None
     with process.stdout:
         printed = process.stdout.read()

@@ -1,8 +1,9 @@
 """Programs that JAX has compiled, kept from one command to the next.
 
-They lie in ``$XDG_CACHE_HOME/nlsr_jax`` (``~/.cache/nlsr_jax``), apart for every version of JAX and kind of
-processor, and go after a month without use. ``JAX_COMPILATION_CACHE_DIR`` names another folder, which is left to
-JAX; with ``JAX_ENABLE_COMPILATION_CACHE=false`` nothing is kept.
+They lie in ``$XDG_CACHE_HOME/nlsr_jax`` (``~/.cache/nlsr_jax``), apart for every version of jaxlib and kind of
+processor. JAX writes them in place: a killed run or a full disk leaves a part of one, which it would stumble over
+from then on. Hence every run has a folder of its own, with links to what is kept. What it has compiled anew is
+checked at its end and put beside the rest as a whole.
 """
 
 import atexit
@@ -13,6 +14,9 @@ import importlib.metadata
 import os
 import pathlib
 import platform
+import shutil
+import stat
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,105 +25,133 @@ LEAST_SECONDS = "0.05"
 """What took less long to compile is not kept."""
 MOST_DAYS = 30
 _CPU = pathlib.Path("/proc/cpuinfo")
-_MARK = "running-"
+_ENTRY = "-cache"  # how JAX ends the name of a program's file
+_KEPT, _RUN = "jaxlib-", "run-"
+_OFF = ("0", "false", "f", "no", "n", "off")
 
 
 def keep_compiled() -> None:
     """Have JAX keep what it compiles, unless the environment says otherwise; to be called before its import."""
-    try:
-        folder = default_folder()
-    except RuntimeError:  # nobody's home
-        return
-    given = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
-    if given != str(folder) or os.environ.get("JAX_ENABLE_COMPILATION_CACHE", "").lower() in ("false", "0"):
+    off = os.environ.get("JAX_ENABLE_COMPILATION_CACHE", "").lower() in _OFF
+    if off or "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _check_own(folder)
-        tidy(folder)
-        mark, handle = _mark(folder)
-    except OSError:  # a home that cannot be written to, or that is not one's own
-        del os.environ["JAX_COMPILATION_CACHE_DIR"]
+        root = home()
+        _make_own(root)
+        tidy(root)
+        kept = root / f"{_KEPT}{importlib.metadata.version('jaxlib')}-{processor()}"
+        kept.mkdir(mode=0o700, exist_ok=True)
+        run, handle = _open_run(root)
+    except (OSError, RuntimeError):  # nobody's home, or one that cannot be written to, or that others can write to
         return
+    for entry in _entries(kept):
+        with contextlib.suppress(OSError):  # a file system without links
+            os.link(entry, run / entry.name)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(run)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", LEAST_SECONDS)
-    atexit.register(_unmark, mark, handle, os.getpid())
+    # A GPU's tuning would lie in the folder too, whose name would then be a part of every program's.
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES", "none")
+    atexit.register(_close_run, run, kept, handle, os.getpid())
 
 
-def _check_own(folder: pathlib.Path) -> None:
-    """Raise OSError where another user could put programs into the folder: they are run as they lie there."""
-    found = folder.stat()
-    if found.st_uid != os.getuid() or found.st_mode & 0o022:
-        raise PermissionError(f"{folder} can be written to by others")
+def home() -> pathlib.Path:
+    """Return the folder of this user.
+
+    Raises:
+      RuntimeError: the user has no home.
+    """
+    given = os.environ.get("XDG_CACHE_HOME")
+    return (pathlib.Path(given) if given else pathlib.Path.home() / ".cache") / "nlsr_jax"
 
 
-def default_folder() -> pathlib.Path:
-    """Return the folder for this user, version of JAX and kind of processor."""
-    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    kind = hashlib.sha256(_processor().encode()).hexdigest()[:12]
-    return pathlib.Path(home) / "nlsr_jax" / f"jaxlib-{importlib.metadata.version('jaxlib')}-{kind}"
-
-
-def _processor() -> str:
-    """What a compiled program may depend on: the architecture and, on Linux, the instructions that there are."""
-    found = [platform.machine()]
+def processor() -> str:
+    """Return a name of all that a compiled program may depend on: instructions, and how many cores there are."""
+    found = [platform.machine(), str(len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count())]
     with contextlib.suppress(OSError):
         lines = _CPU.read_text().splitlines()
         found += sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
-    return "\n".join(found)
+    return hashlib.sha256("\n".join(found).encode()).hexdigest()[:12]
 
 
-def tidy(folder: pathlib.Path) -> None:
-    """Delete what nobody has used for long, and what a run that was killed may have left half-written.
+def _make_own(root: pathlib.Path) -> None:
+    """Make the folder; raise OSError where another user could put something into it that would then be run."""
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    own, above = root.stat(), root.parent.stat()
+    shared = above.st_mode & 0o022 and not above.st_mode & stat.S_ISVTX
+    if own.st_uid != os.getuid() or own.st_mode & 0o022 or above.st_uid not in (0, os.getuid()) or shared:
+        raise PermissionError(f"{root} can be written to by others")
 
-    JAX writes a program in place and reads a half-written one with a warning, each time.
+
+def tidy(root: pathlib.Path) -> None:
+    """Delete the folders of runs that were killed, and what nobody has used for long.
 
     Args:
-      folder: of compiled programs, with a mark for every run, which holds a lock on it until it ends.
-
-    Raises:
-      OSError: it cannot be read.
+      root: the user's folder.
     """
-    files = list(_files(folder))
-    dead = {path: stat.st_mtime for path, stat in files if path.name.startswith(_MARK) and _is_free(path)}
-    suspect = min(dead.values(), default=float("inf"))
     long_ago = time.time() - MOST_DAYS * 24 * 3600
-    for path, stat in files:
-        unused = max(stat.st_atime, stat.st_mtime) < long_ago
-        if not path.name.startswith(_MARK) and (unused or stat.st_mtime >= suspect):
-            path.unlink(missing_ok=True)
-    for path in dead:  # last: should this run be killed as well, the next one goes on
-        path.unlink(missing_ok=True)
-
-
-def _files(folder: pathlib.Path) -> Iterator[tuple[pathlib.Path, os.stat_result]]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
+    for folder in _folders(root):
+        if folder.name.startswith(_RUN):
+            _delete_if_dead(folder)
+            continue
+        for entry in _entries(folder):
             with contextlib.suppress(FileNotFoundError):  # another run has just deleted it
-                yield pathlib.Path(entry.path), entry.stat(follow_symlinks=False)
+                found = entry.stat()
+                if max(found.st_atime, found.st_mtime) < long_ago:
+                    entry.unlink()
+        with contextlib.suppress(OSError):  # it is not empty
+            folder.rmdir()
 
 
-def _mark(folder: pathlib.Path) -> tuple[pathlib.Path, int]:
-    """Make the mark of this run; returns it and the open handle that holds its lock."""
-    handle, path = tempfile.mkstemp(prefix=_MARK, dir=folder)
-    with contextlib.suppress(OSError):  # a file system without locks
-        fcntl.flock(handle, fcntl.LOCK_EX)
-    return pathlib.Path(path), handle
+def _folders(root: pathlib.Path) -> list[pathlib.Path]:
+    return [path for path in root.iterdir() if path.name.startswith((_KEPT, _RUN)) and path.is_dir()]
 
 
-def _is_free(mark: pathlib.Path) -> bool:
-    """Whether the run of this mark has ended; no where the file system has no locks."""
+def _entries(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    return (path for path in folder.glob(f"*{_ENTRY}") if path.is_file())
+
+
+def _open_run(root: pathlib.Path) -> tuple[pathlib.Path, int]:
+    """Make the folder of this run; returns it and the open handle that holds its lock."""
+    while True:
+        run = pathlib.Path(tempfile.mkdtemp(prefix=_RUN, dir=root))
+        with contextlib.suppress(FileNotFoundError):  # another run took it for one that was left
+            handle = os.open(run, os.O_RDONLY)
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if run.exists():
+                return run, handle
+            os.close(handle)
+
+
+def _delete_if_dead(run: pathlib.Path) -> None:
+    """Delete the folder of a run that has ended without doing so; on file systems without locks it is left."""
     with contextlib.suppress(OSError):
-        handle = os.open(mark, os.O_RDWR)
+        handle = os.open(run, os.O_RDONLY)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
+            shutil.rmtree(run, ignore_errors=True)
         finally:
             os.close(handle)
-    return False
 
 
-def _unmark(mark: pathlib.Path, handle: int, process: int) -> None:
-    if os.getpid() == process:  # and not a fork of it
-        with contextlib.suppress(OSError):
-            mark.unlink()
-        os.close(handle)
+def _close_run(run: pathlib.Path, kept: pathlib.Path, handle: int, process: int) -> None:
+    """Keep what is new, and delete the folder."""
+    if os.getpid() != process:  # a fork of the run
+        return
+    with contextlib.suppress(OSError):
+        kept.mkdir(mode=0o700, exist_ok=True)
+        for entry in _entries(run):
+            if not (kept / entry.name).exists() and _is_whole(entry):
+                entry.rename(kept / entry.name)
+    shutil.rmtree(run, ignore_errors=True)
+    os.close(handle)
+
+
+def _is_whole(entry: pathlib.Path) -> bool:
+    """Whether JAX can read a program that it has written."""
+    from jax._src.compilation_cache import decompress_executable
+
+    try:
+        return bool(decompress_executable(entry.read_bytes()))
+    except Exception:  # whichever library compresses has errors of its own
+        return False

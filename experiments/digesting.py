@@ -6,35 +6,39 @@ import hashlib
 import pathlib
 import stat
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 
 _PIECE = 2**20
 
 
 @contextlib.contextmanager
-def digesting(files: Iterable[pathlib.Path]) -> Iterator[dict[pathlib.Path, Future[str]]]:
+def digesting(files: Iterable[pathlib.Path]) -> Iterator[Callable[[pathlib.Path], Future[str] | None]]:
     """Digest files one after the other in a thread that ends with the block.
 
     Args:
       files: what is no regular file is left out.
 
     Yields:
-      ``{resolved path: future of the SHA-256}``; what is not done at the end of the block is cancelled.
+      A function that returns the future SHA-256 of a file, None of one that is not among these or that has changed.
     """
     stop = threading.Event()
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        begun = {identity: pool.submit(_sha256, path, stop) for path in files if (identity := _identity(path))}
         try:
-            yield {path.resolve(): pool.submit(_sha256, path, stop) for path in files if _is_regular(path)}
+            yield lambda path: begun.get(_identity(path) or ())
         finally:
             stop.set()
+            pool.shutdown(cancel_futures=True)
 
 
-def _is_regular(path: pathlib.Path) -> bool:
+def _identity(path: pathlib.Path) -> tuple[int, ...] | None:
+    """What changes when a file does; None for what is no regular file."""
     try:
-        return stat.S_ISREG(path.stat().st_mode)
+        found = path.stat()
     except (OSError, ValueError):  # whoever reads it says what is wrong
-        return False
+        return None
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
 
 
 def _sha256(path: pathlib.Path, stop: threading.Event) -> str:

@@ -3,7 +3,7 @@
 Weights keep the orientation of Hugging Face files, ``[out, in]``.
 
 Axis legend: B batch, T query, S key, D embed, F feed-forward, K kv heads, G query heads per kv head, H head
-dim, r rank, N adapters, k in-features, d out-features, P positions of a table.
+dim, r rank, N adapters, k in-features, d out-features.
 """
 
 from typing import NamedTuple

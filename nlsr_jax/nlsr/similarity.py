@@ -23,13 +23,13 @@ _PIECE = 2048
 _CONTRACTED = {"a": 1, "b": 0}
 
 
-def is_sound(squares: jax.Array):
-    """Whether products of these squared norms of factors neither over- nor underflow in float32."""
+def is_sound(squares: jax.Array) -> jax.Array:
+    """Whether products of these squared norms ``[n]`` neither over- nor underflow in float32; a bool scalar."""
     return jnp.all((squares > 1 / _SOUND) & (squares < _SOUND))
 
 
 def scale_factor(factor):
-    """Scale a factor to a largest entry of 1 (0 stays 0), so that no product over- or underflows; float32."""
+    """Scale ``[m, n]`` to a largest entry of 1 (0 stays 0), so that no product over- or underflows; float32."""
     factor = factor.astype(jnp.float32)
     # Columns first: that sum order vectorises on a CPU.
     largest = jnp.max(jnp.max(jnp.abs(factor), axis=0))

@@ -56,7 +56,7 @@ def realign_files(
     chosen: Mapping[str, Any] | None = None,
     stages: Stages | None = None,
     mesh: Mesh | None = None,
-    digests: Mapping[pathlib.Path, concurrent.futures.Future] | None = None,
+    digests: records.Begun = lambda _: None,
 ) -> dict:
     """Realign a fine-tuned adapter on disk.
 
@@ -73,7 +73,7 @@ def realign_files(
       chosen: the ``automatic`` of a record that this run repeats.
       stages: where to report progress.
       mesh: lay the base over these devices; None for one. Of several processes, the first one writes.
-      digests: ``{resolved path: future of the SHA-256}`` of inputs whose digests have been begun.
+      digests: returns the future SHA-256 of an input whose digest has been begun, None of others.
 
     Returns:
       The record, as written to ``realignment.json``.
@@ -144,6 +144,8 @@ def _realign_files(settings, output, overwrite, recorded, automatic, chosen, sta
         # The disk takes them while the processor compares.
         kept = pool.submit(_keep_masks, folder, settings, masks, sources.target.shapes(), pruning_key)
         record, decision = decided()
+        if kept.done():
+            kept.result()  # an error, before the rest is written for nothing
         _write(folder, settings, record, masks, kept, decision, sources, stages)
     return record
 

@@ -1,22 +1,24 @@
 """What commands keep compiled from one run to the next, and digest before they have imported what reads it."""
 
 import concurrent.futures
-import fcntl
+import functools
 import hashlib
 import json
 import os
+import pathlib
 import time
 
 import pytest
+from jax._src import compilation_cache
 
 from experiments import compiled
 from experiments.digesting import digesting
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.record import Digests
 from tests.adapter_files import flags, save_family
-from tests.e2e.command import contents, run
+from tests.e2e.command import contents, python, run
 
-OURS = {"JAX_COMPILATION_CACHE_DIR": "", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+WHERE = "JAX_COMPILATION_CACHE_DIR"
 
 
 @pytest.fixture(scope="module")
@@ -26,16 +28,18 @@ def files(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(autouse=True)
+def no_other_cache(monkeypatch):
+    """As in a user's environment, which says nothing of the cache; all programs are kept."""
+    for name in (WHERE, "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+
 def realign(files, output, home, **env):
-    """Realign with the caches of a user whose home is ``home``."""
+    """Realign with the cache of a user whose ``XDG_CACHE_HOME`` is ``home``."""
     arguments = [*flags(files, "aligned", "finetuned"), "--method", "magnitude", "--output", output]
-    given = {name: value for name, value in (OURS | env).items() if value}
-    cleared = [name for name, value in (OURS | env).items() if not value]
-    before = {name: os.environ.pop(name, None) for name in cleared}
-    try:
-        return run("realign", *arguments, env={"XDG_CACHE_HOME": str(home), **given})
-    finally:
-        os.environ.update({name: value for name, value in before.items() if value is not None})
+    return run("realign", *arguments, env={"XDG_CACHE_HOME": str(home), **env})
 
 
 def programs(home):
@@ -43,109 +47,154 @@ def programs(home):
 
 
 def test_the_second_run_compiles_nothing_and_gives_the_same_bytes(files, tmp_path):
-    home = tmp_path / "home"
-    realign(files, tmp_path / "first", home)
-    kept = programs(home)
-    assert any("_compare" in name for name in kept)
-    assert not list(home.rglob("running-*"))
-    written = {path: path.stat().st_mtime_ns for path in home.rglob("*-cache")}
-    realign(files, tmp_path / "second", home)
-    assert {path: path.stat().st_mtime_ns for path in home.rglob("*-cache")} == written
-    first, second = contents(tmp_path / "first"), contents(tmp_path / "second")
+    home, told = tmp_path / "home", {"JAX_EXPLAIN_CACHE_MISSES": "1"}
+    first = realign(files, tmp_path / "first", home, **told)
+    assert "COMPILATION CACHE MISS for 'jit__compare'" in first.stderr
+    assert any(name.startswith("jit__compare-") for name in programs(home))
+    second = realign(files, tmp_path / "second", home, **told)
+    assert "COMPILATION CACHE MISS" not in second.stderr
+    assert "cpu_aot_loader" not in second.stderr  # of a processor that is another than it was compiled for
+    assert [path.name for path in (home / "nlsr_jax").iterdir() if path.name.startswith("run-")] == []
+    found = [contents(tmp_path / name) for name in ("first", "second")]
     for name in ("adapter_model.safetensors", "masks.safetensors", "report.html"):
-        assert first[name] == second[name]
+        assert found[0][name] == found[1][name]
 
 
 def test_another_folder_and_none_at_all(files, tmp_path):
-    realign(files, tmp_path / "out", tmp_path / "home", JAX_COMPILATION_CACHE_DIR=str(tmp_path / "mine"))
+    realign(files, tmp_path / "out", tmp_path / "home", **{WHERE: str(tmp_path / "mine")})
     assert programs(tmp_path / "mine")
     realign(files, tmp_path / "other", tmp_path / "home", JAX_ENABLE_COMPILATION_CACHE="false")
     assert not (tmp_path / "home" / "nlsr_jax").exists()
 
 
-def test_a_home_that_cannot_be_written_to_is_no_error(files, tmp_path):
-    (tmp_path / "home").write_text("a file")
-    done = realign(files, tmp_path / "out", tmp_path / "home")
-    assert "compil" not in done.stderr
+@pytest.fixture
+def started(tmp_path, monkeypatch):
+    """Start a run of the user whose folder is ``root``; returns how it ends."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    ends = []
+    monkeypatch.setattr(compiled.atexit, "register", lambda *call: ends.append(functools.partial(*call)))
+
+    def start():
+        monkeypatch.delenv(WHERE, raising=False)
+        compiled.keep_compiled()
+        return ends.pop() if ends else None
+
+    yield start
+    monkeypatch.delenv(WHERE, raising=False)
 
 
-def test_a_folder_that_others_can_write_to_is_not_used(files, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    folder = compiled.default_folder()
-    folder.mkdir(parents=True)
-    folder.chmod(0o777)
-    realign(files, tmp_path / "out", tmp_path / "home")
-    assert not list(folder.iterdir())
-
-
-def entry(folder, name, days):
-    """A file that was last used so many days ago."""
-    path = folder / name
-    path.write_bytes(b"program")
-    os.utime(path, (time.time() - days * 24 * 3600,) * 2)
+def kept(root, name):
+    (path,) = root.glob(f"jaxlib-*/{name}")
     return path
 
 
-def test_what_a_killed_run_may_have_left_goes(tmp_path):
-    before, after = entry(tmp_path, "jit_before-cache", 3), entry(tmp_path, "jit_after-cache", 1)
-    mark = entry(tmp_path, "running-killed", 2)
+def test_what_a_run_has_compiled_is_there_for_the_next(tmp_path, started):
+    content = compilation_cache.compress_executable(b"a program")
+    end = started()
+    pathlib.Path(os.environ[WHERE], "jit_one-cache").write_bytes(content)
+    end()
+    assert kept(tmp_path / "nlsr_jax", "jit_one-cache").read_bytes() == content
+    end = started()
+    assert pathlib.Path(os.environ[WHERE], "jit_one-cache").read_bytes() == content
+    end()
+    assert kept(tmp_path / "nlsr_jax", "jit_one-cache").read_bytes() == content
+    assert not list((tmp_path / "nlsr_jax").glob("run-*"))
+
+
+def test_half_a_program_is_not_kept(tmp_path, started):
+    content = compilation_cache.compress_executable(bytes(range(256)) * 100)
+    end = started()
+    for name, part in (("jit_half-cache", content[: len(content) // 2]), ("jit_none-cache", b"")):
+        pathlib.Path(os.environ[WHERE], name).write_bytes(part)
+    end()
+    assert programs(tmp_path / "nlsr_jax") == set()
+
+
+def test_what_a_killed_run_left_goes_and_what_a_live_one_holds_stays(tmp_path, started):
+    end = started()
+    live, root = pathlib.Path(os.environ[WHERE]), tmp_path / "nlsr_jax"
+    dead = root / "run-dead"
+    dead.mkdir()
+    (dead / "jit_half-cache").write_bytes(b"half")
+    compiled.tidy(root)
+    assert not dead.exists()
+    assert live.exists()
+    end()
+
+
+def test_what_nobody_uses_goes_after_a_month_whatever_the_version(tmp_path):
+    for name, days in (("old", 31), ("new", 29)):
+        folder = tmp_path / f"jaxlib-{name}-0123"
+        folder.mkdir()
+        (folder / "jit_it-cache").write_bytes(b"program")
+        os.utime(folder / "jit_it-cache", (time.time() - days * 24 * 3600,) * 2)
+    (tmp_path / "mine").mkdir()
     compiled.tidy(tmp_path)
-    assert before.exists()
-    assert not after.exists()
-    assert not mark.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"jaxlib-new-0123", "mine"}
+    assert programs(tmp_path) == {"jit_it-cache"}
 
 
-def test_a_run_under_way_keeps_its_programs(tmp_path):
-    after = entry(tmp_path, "jit_after-cache", 1)
-    mark = entry(tmp_path, "running-now", 2)
-    with mark.open("r+") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        compiled.tidy(tmp_path)
-    assert after.exists()
-    assert mark.exists()
+@pytest.mark.parametrize(("place", "mode"), [("nlsr_jax", 0o777), (".", 0o777)])
+def test_a_folder_that_others_can_write_to_is_not_used(tmp_path, started, place, mode):
+    (tmp_path / "nlsr_jax").mkdir()
+    (tmp_path / place).chmod(mode)
+    assert started() is None
+    assert WHERE not in os.environ
+    (tmp_path / place).chmod(0o755)
+    started()()
 
 
-def test_what_nobody_uses_goes_after_a_month(tmp_path):
-    old, new = entry(tmp_path, "jit_old-cache", 31), entry(tmp_path, "jit_new-cache", 29)
-    compiled.tidy(tmp_path)
-    assert not old.exists()
-    assert new.exists()
+def test_a_home_that_cannot_be_written_to_is_no_error(tmp_path, started):
+    (tmp_path / "nlsr_jax").write_text("a file")
+    assert started() is None
+    assert WHERE not in os.environ
 
 
 def test_processors_have_folders_of_their_own(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    folders = set()
+    monkeypatch.setattr(compiled, "_CPU", tmp_path / "cpuinfo")
+    found = set()
     for flag in ("avx2", "avx512f"):
         (tmp_path / "cpuinfo").write_text(f"processor: 0\ncpu MHz: 2000\nflags: sse {flag}\n")
-        monkeypatch.setattr(compiled, "_CPU", tmp_path / "cpuinfo")
-        folders.add(compiled.default_folder())
-    assert len(folders) == 2
+        found.add(compiled.processor())
+    assert len(found) == 2
     (tmp_path / "cpuinfo").write_text("processor: 1\ncpu MHz: 3000\nflags: sse avx512f\n")
-    assert compiled.default_folder() in folders
+    assert compiled.processor() in found
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 4, 5, 6}, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    assert compiled.processor() not in found
 
 
 def test_digests_are_begun_and_used(tmp_path):
-    (tmp_path / "weights").write_bytes(b"a" * 3_000_000)
+    content = b"a" * 3_000_000
+    (tmp_path / "weights").write_bytes(content)
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
-    paths = [tmp_path / name for name in ("weights", "folder", "pipe", "missing")]
-    with digesting(paths) as begun:
-        assert list(begun) == [(tmp_path / "weights").resolve()]
-        digests = Digests(begun)
-        digests.add("masks", "given", [tmp_path / "folder" / ".." / "weights"])
-        found = digests.result()
-        digests.close()
-    expected = hashlib.sha256(b"a" * 3_000_000).hexdigest()
-    assert found == {"masks": {"path": "given", "files": {"weights": expected}}}
+    with digesting([tmp_path / name for name in ("weights", "folder", "pipe", "missing")]) as begun:
+        given = [begun(tmp_path / name) for name in ("folder", "pipe", "missing", "other")]
+        assert given == [None] * 4
+        assert begun(tmp_path / "folder" / ".." / "weights").result() == hashlib.sha256(content).hexdigest()
 
 
 def test_a_file_that_another_thread_digests_is_not_digested_again(tmp_path):
     future: concurrent.futures.Future = concurrent.futures.Future()
     future.set_result("begun")
-    digests = Digests({tmp_path.resolve() / "absent": future})
-    digests.add("masks", "given", [tmp_path / "absent"])
-    assert digests.result()["masks"]["files"] == {"absent": "begun"}
+    (tmp_path / "other").write_bytes(b"")
+    digests = Digests({tmp_path / "one": future}.get)
+    digests.add("masks", "given", [tmp_path / "one", tmp_path / "other"])
+    found = digests.result()["masks"]["files"]
+    assert found == {"one": "begun", "other": hashlib.sha256(b"").hexdigest()}
     digests.close()
+
+
+def test_a_file_that_has_changed_is_digested_again(tmp_path):
+    (tmp_path / "weights").write_bytes(b"before")
+    with digesting([tmp_path / "weights"]) as begun:
+        begun(tmp_path / "weights").result()
+        (tmp_path / "weights").write_bytes(b"after it")
+        digests = Digests(begun)
+        digests.add("masks", "given", [tmp_path / "weights"])
+        assert digests.result()["masks"]["files"] == {"weights": hashlib.sha256(b"after it").hexdigest()}
+        digests.close()
 
 
 def test_a_file_that_cannot_be_digested_is_named(tmp_path):
@@ -157,17 +206,41 @@ def test_a_file_that_cannot_be_digested_is_named(tmp_path):
 
 
 def test_digesting_ends_with_its_block(tmp_path):
-    with (tmp_path / "huge").open("wb") as file:
-        file.truncate(2**40)
+    for name in ("huge", "next"):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(2**40)
     started = time.monotonic()
-    with digesting([tmp_path / "huge", tmp_path / "huge" / ".." / "huge"]) as begun:
-        pass
+    with digesting([tmp_path / "huge", tmp_path / "next"]) as begun:
+        futures = [begun(tmp_path / name) for name in ("huge", "next")]
     assert time.monotonic() - started < 30
-    assert all(isinstance(future.exception(), concurrent.futures.CancelledError) for future in begun.values())
+    with pytest.raises(concurrent.futures.CancelledError):
+        futures[0].result()
+    assert futures[1].cancelled()
+
+
+_LISTS = """
+import contextlib
+from absl import flags
+from experiments import realign
+
+@contextlib.contextmanager
+def listed(paths):
+    print(*paths, sep="\\n")
+    yield None
+
+realign.digesting, realign._realign = listed, print
+flags.FLAGS(["realign", "--aligned=A", "--finetuned=B", "--masks=C"])
+realign.main(None)
+"""
+
+
+def test_the_command_digests_its_adapters_and_masks_early():
+    adapters = [f"{folder}/adapter_model.safetensors" for folder in "AB"]
+    assert python("-c", _LISTS).stdout.split() == [*adapters, "C", "C/masks.safetensors", "None"]
 
 
 def test_the_command_records_the_digests_of_its_inputs(files, tmp_path):
-    run("realign", *flags(files, "aligned", "finetuned"), "--method", "magnitude", "--output", tmp_path / "out")
+    realign(files, tmp_path / "out", tmp_path / "home")
     record = json.loads((tmp_path / "out" / "realignment.json").read_text())
     for name in ("aligned", "finetuned"):
         content = (files / name / "adapter_model.safetensors").read_bytes()

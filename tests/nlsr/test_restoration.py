@@ -12,12 +12,13 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from nlsr_jax.adapter import Adapter, delta
 from nlsr_jax.errors import InputError
+from nlsr_jax.nlsr import similarity as similarities
 from nlsr_jax.nlsr.correction import correct
 from nlsr_jax.nlsr.identify import identify
 from nlsr_jax.nlsr.lineage import lineage, unrelated_modules
 from nlsr_jax.nlsr.pruning import draw_pruned, pruning_probability, similarity_rank
 from nlsr_jax.nlsr.realign import realign
-from nlsr_jax.nlsr.similarity import similarity
+from nlsr_jax.nlsr.similarity import product_cosine, similarity
 from tests.oracles import cosine, mixed, random_adapter
 
 ALIGNED = random_adapter(0)
@@ -56,6 +57,35 @@ def test_one_layer_out_of_range_leaves_the_others_as_they_are():
     other = jax.tree.map(lambda x: scale * x, FINETUNED)
     for module, values in similarity(REFERENCE, other, MASKS).items():
         assert_allclose(values, ordinary[module], atol=1e-6)
+
+
+@pytest.fixture
+def short_pieces(monkeypatch):
+    """Similarities by pieces of 8 rows or columns."""
+    monkeypatch.setattr(similarities, "_PIECE", 8)
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("size", [15, 16, 17, 40])
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("rank", [1, 6])
+def test_similarity_by_pieces_is_the_cosine(short_pieces, size, layers, rank):
+    sizes = {"q_proj": (size, size + 3), "v_proj": (size + 25, 4)}
+    first, other = (random_adapter(seed, layers=layers, rank=rank, sizes=sizes) for seed in (0, 1))
+    second = mixed(first, other, 0.7)
+    masks = jax.tree.map(lambda x: x > -0.3, other.factors)
+    found, wider = similarity(first, second, masks), random_adapter(2, layers=layers, rank=rank + 2, sizes=sizes)
+    products = product_cosine(first, wider)
+    for module in sizes:
+        e, t, m, w = (x[module] for x in (first.factors, second.factors, masks, wider.factors))
+        for layer in range(layers):
+            masked = [x[f][layer] * m[f][layer] for x in (e, t) for f in "ba"]
+            whole = [x[f][layer] for x in (e, w) for f in "ba"]
+            # r × r float32 sums of at most 65 terms.
+            assert_allclose(found[module][layer], cosine(*masked), atol=1e-6)
+            assert_allclose(products[module][layer], cosine(*whole), atol=1e-6)
 
 
 def test_zero_norm_gives_zero_and_says_so():
@@ -215,6 +245,19 @@ def test_lineage_tells_descendants_from_strangers_and_rotations():
     )
     assert_allclose(cosines["down_proj"]["a"][2], expected, atol=1e-5)
     assert unrelated_modules(one, cosines) == ["layer 2 down_proj"]
+
+
+def test_lineage_is_the_cosine_of_the_factors_at_any_scale():
+    scales = np.array([1.0, 1e-25, 1e25], np.float32)[:, None, None]
+    other = jax.tree.map(lambda x: scales * x, FINETUNED)
+    other.factors["v_proj"]["b"][0] = 0
+    for module, pair in lineage(ALIGNED, other).items():
+        for factor, values in pair.items():
+            for layer in range(3):
+                x, y = (np.float64(t.factors[module][factor][layer]).ravel() for t in (ALIGNED, other))
+                norm = np.linalg.norm(x) * np.linalg.norm(y)
+                # Float32 sums of at most 320 terms.
+                assert_allclose(values[layer], x @ y / norm if norm else 0.0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
