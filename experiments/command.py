@@ -1,5 +1,7 @@
 """What every command shares: absl start-up, and one clear line for bad input."""
 
+import atexit
+import contextlib
 import gc
 import pathlib
 import sys
@@ -10,18 +12,28 @@ from absl import app, flags, logging
 from experiments.compiled import keep_compiled
 
 
-def run(main: Callable[[Sequence[str]], None], positional: int = 0) -> None:
+def run(
+    main: Callable[..., None],
+    positional: int = 0,
+    begin: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
+) -> None:
     """Run an absl main; bad input ends it with one line on standard error and status 1.
 
     Args:
-      main: takes the arguments that are not flags.
+      main: takes the arguments that are not flags, and what ``begin`` yields, where that is given.
       positional: how many there may be, beside the program's name.
+      begin: makes what is entered before the first slow import, and left at the end.
     """
 
     def guarded(arguments):
         # Imports and traces make many objects and little garbage: the default looks through them again and again.
         gc.set_threshold(100_000)
+        atexit.register(gc.freeze)  # and Python once more at its end
         keep_compiled()
+        with begin() as begun:
+            checked(arguments, *(() if begin is contextlib.nullcontext else (begun,)))
+
+    def checked(arguments, *begun):
         try:
             from nlsr_jax.errors import InputError
         except ValueError as error:  # a limit that the environment sets to no number
@@ -35,7 +47,7 @@ def run(main: Callable[[Sequence[str]], None], positional: int = 0) -> None:
             sys.stdout.reconfigure(errors="backslashreplace")  # where the locale lacks a letter
         try:
             _check_text(*sys.argv, str(pathlib.Path.cwd()))
-            main(arguments)
+            main(arguments, *begun)
         except InputError as error:
             sys.exit("error: " + " ".join(str(error).split()))
         except OSError as error:

@@ -3,13 +3,15 @@
 import concurrent.futures
 import contextlib
 import hashlib
+import os
 import pathlib
 import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 
-_PIECE = 2**20
+_PIECE = 2**25
+"""After every piece the thread waits for the one that imports: the less often, the better."""
 
 
 @contextlib.contextmanager
@@ -42,8 +44,9 @@ def _identity(path: pathlib.Path) -> tuple[int, ...] | None:
 
 
 def _sha256(path: pathlib.Path, stop: threading.Event) -> str:
-    digest, buffer = hashlib.sha256(), memoryview(bytearray(_PIECE))
+    digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
+        buffer = memoryview(bytearray(min(_PIECE, os.fstat(file.fileno()).st_size + 1)))
         while count := file.readinto(buffer):
             if stop.is_set():
                 raise concurrent.futures.CancelledError

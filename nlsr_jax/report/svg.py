@@ -54,8 +54,11 @@ def to_svg(figure, name: str, label: str) -> str:
       name: prefix of all ids, so that several figures can stand in one page.
       label: what a screen reader says; plain text without markup.
     """
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
     file = io.StringIO()
-    figure.savefig(file, format="svg", metadata=_NO_METADATA, transparent=False)
+    # ``savefig`` gives the same, and lays everything out once more before.
+    FigureCanvasSVG(figure).print_svg(file, metadata=_NO_METADATA)
     text = file.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
