@@ -115,12 +115,14 @@ class Block(nn.Module):
       config, layout: see ``Llama``.
       kernel: of fused attention; None for plain attention.
       ordered: whether a query may attend to itself and all before, and nothing else is masked.
+      last: put out the last position alone; no other is taken further than to the keys and values.
     """
 
     config: ModelConfig
     layout: Layout | None = None
     kernel: str | None = None
     ordered: bool = False
+    last: bool = False
 
     def setup(self):
         c = self.config
@@ -136,6 +138,7 @@ class Block(nn.Module):
         x, cache = carry
         before = x
         attended, cache = self._attention(self.input_norm(x), cache, layer, windowed, context)
+        x = x[:, -1:] if self.last else x
         if self.has_variable("probes", "attention"):
             attended = attended + self.get_variable("probes", "attention").astype(attended.dtype)
         x = x + attended
@@ -185,5 +188,6 @@ class Block(nn.Module):
         fused = None if length == 1 else attend_fused(self.kernel, q, k, v, None if self.ordered else mask)
         out = attend(q, k, v, mask) if fused is None else fused
         out = place(self.layout, out.reshape(batch, length, -1))
+        out = out[:, -1:] if self.last else out
         (out,) = self._products(("o_proj",), out, context.keep)
         return place(self.layout, out), cache

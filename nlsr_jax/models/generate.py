@@ -64,7 +64,7 @@ def generate(
     if temperature > 0 and key is None:
         raise InputError("sampling needs a PRNG key: give key=jax.random.key(seed), or temperature=0")
     mask = jnp.ones(prompts.shape, bool) if attention_mask is None else jnp.asarray(attention_mask, bool)
-    if not bool(jnp.all(mask[:, -1])):
+    if attention_mask is not None and not bool(jnp.all(mask[:, -1])):
         raise InputError("attention_mask ends with padding; prompts must be padded on the left")
     prompts, several = jnp.asarray(prompts, jnp.int32), 0
     adapter = one_or_several(adapter)
@@ -114,16 +114,16 @@ def _first_greatest(scores):
 
 
 def _take_apart(collections, cache: Cache) -> tuple[dict, Cache]:
-    """Cut stacked weights and caches into layers once, which would else be copied out at every step."""
+    """Cut stacked norms, factors and caches into layers once, which would else be copied out at every step."""
     params, joined = collections["params"], collections["joined"]
-    norms = {name: leaf for name, leaf in params["layers"].items() if name.endswith("norm")}
-    stack = {"params": norms, "joined": joined["layers"]}
+    stack = {"params": {name: leaf for name, leaf in params["layers"].items() if name.endswith("norm")}}
     if "lora" in collections:
         stack["lora"] = collections["lora"]["layers"]
-    layers = range(cache.k.shape[0])
-    loose = tuple(jax.tree.map(lambda leaf, i=i: leaf[i], stack) for i in layers)
+    loose = tuple(
+        {**jax.tree.map(lambda leaf, i=i: leaf[i], stack), "joined": one} for i, one in enumerate(joined["layers"])
+    )
     rest = {name: leaf for name, leaf in params.items() if name != "layers"}
-    cache = cache._replace(k=tuple(cache.k[i] for i in layers), v=tuple(cache.v[i] for i in layers))
+    cache = cache._replace(k=tuple(cache.k), v=tuple(cache.v))
     return {"params": rest, "joined": {"head": joined["head"]}, "loose": {"layers": loose}}, cache
 
 
@@ -136,7 +136,8 @@ def _generate(
     if not several:
         params, lora = merge_adapter(params, lora, batch * (length + steps))
     collections = variables(params, lora)
-    if (lora is None or several) and model.layout is None and steps > 1 and (found := join(params, c.tied)):
+    apart = c.num_layers <= _APART
+    if (lora is None or several) and model.layout is None and steps > 1 and (found := join(params, c.tied, apart)):
         collections["joined"] = found
     shape, slots = (c.num_layers, batch, c.num_kv_heads), length + steps
     kind = params["embed"].dtype
@@ -178,10 +179,10 @@ def _generate(
         out = jax.lax.dynamic_update_slice(out, tokens[:, None], (0, step))
         return step + 1, tokens, cache, done | ended(tokens), out
 
+    if "joined" in collections and apart:
+        collections, cache = _take_apart(collections, cache)
     # A fused kernel without a mask is faster than with one of ones.
     scores, cache = model.apply(collections, prompts, None if ordered else mask, cache=cache, output="last")
-    if "joined" in collections and c.num_layers <= _APART:
-        collections, cache = _take_apart(collections, cache)
     rotary = rotary_embedding(c, jnp.arange(slots))
     first = choose(scores, 0)
     out = jnp.full((batch, steps), pad_id, jnp.int32).at[:, 0].set(first)

@@ -92,8 +92,12 @@ class Llama(nn.Module):
             block = nn.map_variables(block, "params", trans_in_fn=self.layout.gather_layer)
         if cache is None:
             block = nn.remat(block, prevent_cse=False, policy=None if self.remat else self.keep)
+        if self.attention not in ATTENTION:
+            raise InputError(f"attention is {self.attention!r}; expected one of {', '.join(ATTENTION)}")
+        kernel = KERNELS.get(jax.default_backend()) if self.attention == "fused" else None
+        ordered = attention_mask is None and keys is None and c.window is None
         if self.has_variable("loose", "layers"):
-            x, cache = self._one_by_one(x, cache, windowed, context)
+            x, cache = self._one_by_one(x, cache, windowed, context, kernel, ordered, output)
             return self._head(x, embed, output), cache._replace(slot=cache.slot + tokens.shape[1])
         stack = nn.scan(
             block,
@@ -109,10 +113,6 @@ class Llama(nn.Module):
             in_axes=(0, 0, nn.broadcast),
             length=c.num_layers,
         )
-        if self.attention not in ATTENTION:
-            raise InputError(f"attention is {self.attention!r}; expected one of {', '.join(ATTENTION)}")
-        kernel = KERNELS.get(jax.default_backend()) if self.attention == "fused" else None
-        ordered = attention_mask is None and keys is None and c.window is None
         stacked = stack(c, self.layout, kernel, ordered, name="layers")
         (x, cache), _ = stacked((x, cache), layers, windowed, context)
         x = self._head(x, embed, output)
@@ -120,11 +120,13 @@ class Llama(nn.Module):
             return x
         return x, cache._replace(slot=cache.slot + tokens.shape[1])
 
-    def _one_by_one(self, x, cache, windowed, context):
+    def _one_by_one(self, x, cache, windowed, context, kernel: str | None, ordered: bool, output: str):
         """Run layers whose weights and caches come apart: nothing is copied out of a stack at every step."""
-        block, found = Block(self.config, self.layout, parent=None), []
+        found: list[LayerCache] = []
         layers: Any = self.get_variable("loose", "layers")
         for i, (weights, k, v) in enumerate(zip(layers, cache.k, cache.v, strict=True)):
+            last = output == "last" and i + 1 == len(layers)
+            block = Block(self.config, self.layout, kernel, ordered, last, parent=None)
             (x, one), _ = block.apply(weights, (x, LayerCache(k, v, cache.slot)), i, windowed[i], context)
             found.append(one)
         return x, cache._replace(k=tuple(one.k for one in found), v=tuple(one.v for one in found))

@@ -102,7 +102,7 @@ def joined_name(names: Iterable[str]) -> str:
     return "+".join(names)
 
 
-def join(params, tied: bool) -> dict[str, Any]:
+def join(params, tied: bool, apart: bool = False) -> dict[str, Any]:
     """Return the weights as generation reads them: ``[..., in, out]``, projections of one input side by side.
 
     A few rows times weights that lie so take half the time on a CPU.
@@ -110,21 +110,32 @@ def join(params, tied: bool) -> dict[str, Any]:
     Args:
       params: of the model; kernels ``[L, d, k]``.
       tied: whether the output head is the embedding.
+      apart: give ``layers`` as a tuple of theirs instead of a stack.
 
     Returns:
       The collection ``joined``; empty where the weights are too large to be in memory twice.
     """
     layers, head = params["layers"], params["embed" if tied else "lm_head"]
-    kernels = {name: layers[name]["kernel"] for names in _JOINED for name in names}
-    if sum(leaf.nbytes for leaf in (head, *kernels.values())) > MERGED_BYTES:
+    parts = {name: layers[name] for names in _JOINED for name in names}
+    if sum(leaf.nbytes for leaf in (head, *(part["kernel"] for part in parts.values()))) > MERGED_BYTES:
         return {}
+    if not apart:
+        return {"layers": _join(parts), "head": head.T}
+    count = parts["q_proj"]["kernel"].shape[0]
+    ones = (jax.tree.map(lambda leaf, i=i: leaf[i], parts) for i in range(count))
+    return {"layers": tuple(map(_join, ones)), "head": head.T}
+
+
+def _join(parts) -> dict[str, jax.Array]:
+    """Join the kernels ``[..., d, k]`` and biases of one layer or a stack of them."""
     found = {}
     for names in _JOINED:
-        parts = [jnp.swapaxes(kernels[name], -1, -2) for name in names]
-        found[joined_name(names)] = jnp.concatenate(parts, axis=-1)
-        if "bias" in layers[names[0]]:
-            found[f"{joined_name(names)}_bias"] = jnp.concatenate([layers[n]["bias"] for n in names], axis=-1)
-    return {"layers": found, "head": head.T}
+        kernels = [jnp.swapaxes(parts[name]["kernel"], -1, -2) for name in names]
+        found[joined_name(names)] = jnp.concatenate(kernels, axis=-1)
+        if "bias" in parts[names[0]]:
+            biases = [parts[name]["bias"] for name in names]
+            found[f"{joined_name(names)}_bias"] = jnp.concatenate(biases, axis=-1)
+    return found
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
