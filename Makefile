@@ -41,7 +41,7 @@ bench: setup ## Run the benchmarks and write their table
 	$(RUN) -m benchmarks.sweep_1000 --rounds 2
 	$(RUN) -m benchmarks.many_adapters --rounds 2
 	$(RUN) -m benchmarks.realign_8b --rounds 2
-	$(RUN) -m benchmarks.realign_8b --rounds 1 --dtype bfloat16
+	$(RUN) -m benchmarks.realign_8b --rounds 2 --dtype bfloat16
 	$(RUN) -m benchmarks.table README.md BUILD.md
 
 quickstart: setup ## Align, break and repair the tiny model; two minutes

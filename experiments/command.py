@@ -1,7 +1,6 @@
 """What every command shares: absl start-up, and one clear line for bad input."""
 
 import atexit
-import contextlib
 import gc
 import pathlib
 import sys
@@ -12,17 +11,12 @@ from absl import app, flags, logging
 from experiments.compiled import keep_compiled
 
 
-def run(
-    main: Callable[..., None],
-    positional: int = 0,
-    begin: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
-) -> None:
+def run(main: Callable[[Sequence[str]], None], positional: int = 0) -> None:
     """Run an absl main; bad input ends it with one line on standard error and status 1.
 
     Args:
-      main: takes the arguments that are not flags, and what ``begin`` yields, where that is given.
+      main: takes the arguments that are not flags.
       positional: how many there may be, beside the program's name.
-      begin: makes what is entered before the first slow import, and left at the end.
     """
 
     def guarded(arguments):
@@ -30,14 +24,6 @@ def run(
         gc.set_threshold(100_000)
         atexit.register(gc.freeze)  # and Python once more at its end
         keep_compiled()
-        with begin() as begun:
-            checked(arguments, *(() if begin is contextlib.nullcontext else (begun,)))
-
-    def checked(arguments, *begun):
-        try:
-            from nlsr_jax.errors import InputError
-        except ValueError as error:  # a limit that the environment sets to no number
-            sys.exit(f"error: {error}")
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
         if len(arguments) > 1 + positional:
@@ -47,8 +33,10 @@ def run(
             sys.stdout.reconfigure(errors="backslashreplace")  # where the locale lacks a letter
         try:
             _check_text(*sys.argv, str(pathlib.Path.cwd()))
-            main(arguments, *begun)
-        except InputError as error:
+            main(arguments)
+        except ValueError as error:
+            if not _is_input_error(error):
+                raise
             sys.exit("error: " + " ".join(str(error).split()))
         except OSError as error:
             sys.exit(f"error: {error.filename or 'file system'}: {error.strerror or error}")
@@ -58,6 +46,15 @@ def run(
             sys.exit("error: interrupted")
 
     app.run(guarded)
+
+
+def _is_input_error(error: ValueError) -> bool:
+    """Whether the user gave what caused it; only now is the package imported, should ``main`` not have done so."""
+    try:
+        from nlsr_jax.errors import InputError
+    except ValueError:  # a limit that the environment sets to no number
+        return True
+    return isinstance(error, InputError)
 
 
 def _check_text(*names: str) -> None:

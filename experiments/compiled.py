@@ -4,6 +4,8 @@ They lie in ``$XDG_CACHE_HOME/nlsr_jax`` (``~/.cache/nlsr_jax``), apart for ever
 processor. JAX writes them in place: a killed run or a full disk leaves a part of one, which it would stumble over
 from then on. Hence every run has a folder of its own, with links to what is kept. What it has compiled anew is
 checked at its end and put beside the rest as a whole.
+
+Nothing of ``nlsr_jax`` is used here: to import it imports JAX, which reads the environment then.
 """
 
 import atexit

@@ -64,20 +64,21 @@ _AUTOMATIC = (
 )  # fmt: skip
 
 
-def digest_inputs():
-    """Begin to digest the files of the flags that take long; see ``digesting``."""
+def main(_) -> None:
+    """Run one realignment from flags."""
+    with digesting(_large_inputs()) as digests:
+        _realign(digests)
+
+
+def _large_inputs() -> list[pathlib.Path]:
+    """The files of the flags that take long to digest."""
     adapters = [pathlib.Path(path) for name in ("aligned", "weak", "finetuned") if (path := FLAGS[name].value)]
     masks = [pathlib.Path(FLAGS.masks)] if FLAGS.masks else []
     names = ("adapter_model.safetensors", "masks.safetensors")
-    return digesting([*(path / names[0] for path in adapters), *masks, *(path / names[1] for path in masks)])
+    return [*(path / names[0] for path in adapters), *masks, *(path / names[1] for path in masks)]
 
 
-def main(_, digests) -> None:
-    """Run one realignment from flags.
-
-    Args:
-      digests: what ``digest_inputs`` yields.
-    """
+def _realign(digests) -> None:
     from nlsr_jax.errors import InputError
     from nlsr_jax.parallel import is_first, wait_for_all
     from nlsr_jax.pipeline import Stages, realign_files
@@ -164,4 +165,4 @@ def _recorded_settings():
 
 
 if __name__ == "__main__":
-    command.run(main, begin=digest_inputs)
+    command.run(main)

@@ -35,16 +35,21 @@ _PACKAGES = (
 
 
 Begun = Callable[[pathlib.Path], concurrent.futures.Future[str] | None]
+"""Returns the future SHA-256 of a file that another thread digests already, None of others."""
+
+
+def nothing_begun(_: pathlib.Path) -> None:
+    """No digest has been begun."""
 
 
 class Digests:
     """Digests of input files, computed by a thread while the run goes on.
 
     Args:
-      begun: returns the future SHA-256 of a file that another thread digests already, None of others.
+      begun: finds digests that have been begun.
     """
 
-    def __init__(self, begun: Begun = lambda _: None):
+    def __init__(self, begun: Begun = nothing_begun):
         self._begun = begun
         self._pool = concurrent.futures.ThreadPoolExecutor(1)
         self._found: dict[str, tuple[str, dict[str, concurrent.futures.Future]]] = {}

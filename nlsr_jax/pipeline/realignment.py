@@ -56,7 +56,7 @@ def realign_files(
     chosen: Mapping[str, Any] | None = None,
     stages: Stages | None = None,
     mesh: Mesh | None = None,
-    digests: records.Begun = lambda _: None,
+    digests: records.Begun = records.nothing_begun,
 ) -> dict:
     """Realign a fine-tuned adapter on disk.
 
@@ -73,7 +73,7 @@ def realign_files(
       chosen: the ``automatic`` of a record that this run repeats.
       stages: where to report progress.
       mesh: lay the base over these devices; None for one. Of several processes, the first one writes.
-      digests: returns the future SHA-256 of an input whose digest has been begun, None of others.
+      digests: finds digests of inputs that have been begun.
 
     Returns:
       The record, as written to ``realignment.json``.
