@@ -158,7 +158,8 @@ def open_checked(path: str | os.PathLike) -> SafetensorsFile:
         raise InputError(f"{path}: the file is empty; expected safetensors weights")
     if start == _LFS:
         raise InputError(f"{path}: a Git-LFS pointer, not the weights; run 'git lfs pull'")
-    if start.startswith(_PICKLE):
+    # The length of a header may begin as a pickle does: then the header itself tells, after eight bytes.
+    if start.startswith(_PICKLE) and start[8:9] != b"{":
         raise InputError(f"{path}: a pickle, not safetensors; convert it with safetensors.torch.save_file")
     _check_header(path)
     try:

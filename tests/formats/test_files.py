@@ -1,6 +1,7 @@
 """Broken files of every kind: one clear line that names the file and what to do."""
 
 import json
+import pickle
 import shutil
 
 import ml_dtypes
@@ -108,6 +109,25 @@ def test_broken_adapters(adapter, break_it, message):
     assert message in str(caught.value)
     assert adapter.name in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [0x280, 0x480, 0x580, 0x10480])
+def test_a_header_whose_length_begins_as_a_pickle_does_is_read(tmp_path, size):
+    value = np.arange(6, dtype=np.float32)
+    path = tmp_path / "model.safetensors"
+    save_file({"x": value}, path, metadata={"text": ""})
+    short = int.from_bytes(path.read_bytes()[:8], "little")
+    save_file({"x": value}, path, metadata={"text": "t" * (size - short)})
+    assert path.read_bytes()[:8] == size.to_bytes(8, "little")
+    np.testing.assert_array_equal(open_checked(path).read("x"), value)
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_a_pickle_is_told_from_weights(tmp_path, protocol):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(pickle.dumps({"x": [1.0] * 9}, protocol))
+    with pytest.raises(InputError, match="a pickle, not safetensors"):
+        open_checked(path)
 
 
 def test_the_same_factor_twice(adapter):
