@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
@@ -24,6 +25,8 @@ def run(main: Callable[[Sequence[str]], None], positional: int = 0) -> None:
         gc.set_threshold(100_000)
         atexit.register(gc.freeze)  # and Python once more at its end
         keep_compiled()
+        # JAX factorises small matrices on its own threads: those of OpenBLAS would fight them for the cores.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
         if len(arguments) > 1 + positional:

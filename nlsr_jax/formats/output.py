@@ -1,5 +1,6 @@
 """Output folders and files that appear whole or not at all."""
 
+import concurrent.futures
 import contextlib
 import errno
 import hashlib
@@ -158,7 +159,7 @@ class LargeFile:
     """A file written mostly front to back: digested on the way, brought to the disk piece by piece.
 
     What is on the disk is let go of from memory, so that many gigabytes neither fill the page cache nor are
-    read again for their digest.
+    read again for their digest. The disk takes a piece while the next one is written.
 
     Args:
       path: the file; what it holds is lost.
@@ -176,6 +177,8 @@ class LargeFile:
         self._place = self._unsettled = 0
         self._digest = hashlib.sha256()
         self._in_order = True
+        self._pool = concurrent.futures.ThreadPoolExecutor(1)
+        self._settling: concurrent.futures.Future[None] | None = None
         self._file = self.path.open("wb", buffering=0)
         try:
             self._file.truncate(size)
@@ -200,17 +203,24 @@ class LargeFile:
                 self._settle()
 
     def _settle(self) -> None:
-        os.fsync(self._file.fileno())
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        """Have the disk take what has been written; raise what went wrong with the piece before."""
+        self._wait()
+        self._settling = self._pool.submit(_bring_to_disk, self._file.fileno())
         self._unsettled = 0
+
+    def _wait(self) -> None:
+        settling, self._settling = self._settling, None
+        if settling is not None:
+            settling.result()
 
     def close(self) -> None:
         """Bring the rest to the disk and close the file."""
         if not self._file.closed:
             try:
                 self._settle()
+                self._wait()
             finally:
+                self._pool.shutdown()
                 self._file.close()
 
     def sha256(self) -> str:
@@ -218,6 +228,12 @@ class LargeFile:
         if self._in_order and self._place == self._size:
             return self._digest.hexdigest()
         return sha256(self.path)
+
+
+def _bring_to_disk(handle: int) -> None:
+    os.fsync(handle)
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def copy_digested(source: str | os.PathLike, target: str | os.PathLike) -> str:

@@ -2,10 +2,12 @@
 
 import errno
 import hashlib
+import os
 
 import pytest
 
 from nlsr_jax.errors import InputError
+from nlsr_jax.formats import output
 from nlsr_jax.formats.output import (
     LargeFile,
     check_free,
@@ -128,6 +130,28 @@ def test_a_large_file_that_was_left_short_has_the_digest_of_what_is_there(tmp_pa
     file.write(b"ab")
     file.close()
     assert file.sha256() == hashlib.sha256(b"ab\0\0").hexdigest()
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3])
+def test_a_disk_that_does_not_take_a_piece_is_told_of(tmp_path, monkeypatch, failing):
+    calls = []
+
+    def sync(handle):
+        calls.append(os.fstat(handle).st_size)
+        if len(calls) == failing:
+            raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(LargeFile, "_PIECE", 100)
+    monkeypatch.setattr(output.os, "fsync", sync)
+    file = LargeFile(tmp_path / "x", 250)
+    with pytest.raises(OSError, match="no space"):
+        try:
+            for _ in range(25):
+                file.write(bytes(10))
+        finally:
+            file.close()
+    assert file._file.closed
+    assert len(calls) in (failing, failing + 1)
 
 
 def test_a_copy_is_digested(tmp_path):
