@@ -13,6 +13,7 @@ A run that was killed goes on where it was when it is started again.
 from absl import flags
 
 from experiments import command, mesh_flags, study_flags, training_flags
+from nlsr_jax.errors import InputError
 
 study_flags.define_study_flags("Folder to write the PEFT adapter to.")
 mesh_flags.define_mesh_flag()
@@ -27,7 +28,6 @@ def main(_) -> None:
     """Train and write an aligned adapter."""
     import dataclasses
 
-    from nlsr_jax.errors import InputError
     from nlsr_jax.laboratory.study import alignment_rows, stage_key
     from nlsr_jax.training.settings import check_training
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from absl import app, flags, logging
 
 from experiments.compiled import keep_compiled
+from nlsr_jax.errors import InputError
 
 
 def run(main: Callable[[Sequence[str]], None], positional: int = 0) -> None:
@@ -37,9 +38,7 @@ def run(main: Callable[[Sequence[str]], None], positional: int = 0) -> None:
         try:
             _check_text(*sys.argv, str(pathlib.Path.cwd()))
             main(arguments)
-        except ValueError as error:
-            if not _is_input_error(error):
-                raise
+        except InputError as error:
             sys.exit("error: " + " ".join(str(error).split()))
         except OSError as error:
             sys.exit(f"error: {error.filename or 'file system'}: {error.strerror or error}")
@@ -51,19 +50,8 @@ def run(main: Callable[[Sequence[str]], None], positional: int = 0) -> None:
     app.run(guarded)
 
 
-def _is_input_error(error: ValueError) -> bool:
-    """Whether the user gave what caused it; only now is the package imported, should ``main`` not have done so."""
-    try:
-        from nlsr_jax.errors import InputError
-    except ValueError:  # a limit that the environment sets to no number
-        return True
-    return isinstance(error, InputError)
-
-
 def _check_text(*names: str) -> None:
     """Refuse paths that could not be written into a record; Python decodes them as the locale says."""
-    from nlsr_jax.errors import InputError
-
     for name in names:
         try:
             name.encode()
@@ -84,8 +72,6 @@ def numbers(name: str, kind: type, texts: Sequence[str]) -> tuple:
     Raises:
       InputError: one that is no number.
     """
-    from nlsr_jax.errors import InputError
-
     try:
         return tuple(kind(text) for text in texts)
     except ValueError:

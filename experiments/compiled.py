@@ -5,7 +5,7 @@ processor. JAX writes them in place: a killed run or a full disk leaves a part o
 from then on. Hence every run has a folder of its own, with links to what is kept. What it has compiled anew is
 checked at its end and put beside the rest as a whole.
 
-Nothing of ``nlsr_jax`` is used here: to import it imports JAX, which reads the environment then.
+JAX reads the environment when it is imported: nothing is used here that imports it.
 """
 
 import atexit

@@ -22,6 +22,7 @@ from typing import Any
 from absl import flags
 
 from experiments import command, mesh_flags, study_flags
+from nlsr_jax.errors import InputError
 
 study_flags.define_study_flags("JSON file to write.")
 mesh_flags.define_mesh_flag()
@@ -68,8 +69,6 @@ def main(_) -> None:
 
 def exam_settings(settings):
     """Return the config's exam with what the flags change."""
-    from nlsr_jax.errors import InputError
-
     given: dict[str, Any] = {name: FLAGS[name].value for name in COUNTS if FLAGS[name].value is not None}
     for name, value in given.items():
         if value < 1:
@@ -92,7 +91,6 @@ def check_flags(config) -> None:
     Raises:
       InputError: a value that is not known, flags that the world has no use for, or an output that exists.
     """
-    from nlsr_jax.errors import InputError
     from nlsr_jax.evaluation.tasks import TASKS
     from nlsr_jax.formats.output import check_free_file
     from nlsr_jax.laboratory.evaluation import NO_TASK

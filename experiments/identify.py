@@ -12,6 +12,7 @@ from typing import Any
 from absl import flags
 
 from experiments import command, mesh_flags, method_flags
+from nlsr_jax.errors import InputError
 
 method_flags.define_identification_flags()
 mesh_flags.define_mesh_flag()
@@ -22,7 +23,6 @@ FLAGS = flags.FLAGS
 
 def main(_) -> None:
     """Run one identification from flags."""
-    from nlsr_jax.errors import InputError
     from nlsr_jax.parallel import is_first, wait_for_all
     from nlsr_jax.pipeline import Settings, Stages, identify_files
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from absl import flags
 
+from nlsr_jax.errors import InputError
+
 FLAGS = flags.FLAGS
 
 PLACES = {
@@ -49,7 +51,6 @@ def open_runner():
       InputError: a config, judge or data set that cannot be used, or a folder that holds rows of another study.
     """
     from experiments import configs
-    from nlsr_jax.errors import InputError
     from nlsr_jax.laboratory.cells import CellStore
     from nlsr_jax.laboratory.judging import RULES, JudgeSettings, check_judge
     from nlsr_jax.laboratory.sweeping import CellRunner, describe_study
@@ -147,8 +148,6 @@ def spawn_on_ray(arguments: Sequence[str], count: int, address: str) -> None:
     Raises:
       InputError: Ray is not installed, or no cluster is there.
     """
-    from nlsr_jax.errors import InputError
-
     try:
         import ray
     except ImportError:

@@ -2,6 +2,8 @@
 
 from absl import flags
 
+from nlsr_jax.errors import InputError
+
 FLAGS = flags.FLAGS
 
 
@@ -26,8 +28,6 @@ def open_mesh():
     Raises:
       InputError: flags that do not go together, processes that cannot be joined, or devices that are not there.
     """
-    from nlsr_jax.errors import InputError
-
     several = "distributed" in FLAGS and _join()
     shape = mesh_shape()
     if shape is None:
@@ -45,8 +45,6 @@ def mesh_shape() -> tuple[int, int, int] | None:
     Raises:
       InputError: a flag that is no mesh.
     """
-    from nlsr_jax.errors import InputError
-
     if FLAGS.mesh is None:
         return None
     if len(FLAGS.mesh) != 3 or not all(text.strip().isdecimal() and int(text) > 0 for text in FLAGS.mesh):
@@ -57,8 +55,6 @@ def mesh_shape() -> tuple[int, int, int] | None:
 
 def _join() -> bool:
     """Join the other processes; returns whether there are any."""
-    from nlsr_jax.errors import InputError
-
     details = {name: FLAGS[name].value for name in ("coordinator", "processes", "process")}
     given = [name for name, value in details.items() if value is not None]
     if FLAGS.distributed and given:

@@ -11,6 +11,7 @@ What XLA needs for itself comes on top: leave a fifth of the memory free.
 from absl import flags
 
 from experiments import command, mesh_flags
+from nlsr_jax.errors import InputError
 
 flags.DEFINE_string("model", None, "A published model, as llama3_8b, or a Hugging Face directory.", required=True)
 mesh_flags.define_mesh_flag()
@@ -27,7 +28,6 @@ def main(_) -> None:
     """Plan and print."""
     import pathlib
 
-    from nlsr_jax.errors import InputError
     from nlsr_jax.formats.hugging_face import read_config
     from nlsr_jax.models.known import KNOWN, known_config
     from nlsr_jax.planning import Load, plan

@@ -20,6 +20,7 @@ from typing import Any
 from absl import flags
 
 from experiments import command, study_flags, training_flags
+from nlsr_jax.errors import InputError
 
 study_flags.define_study_flags("Folder to write the base to (Hugging Face format).")
 training_flags.define_training_flags()
@@ -71,7 +72,6 @@ def changed_pretraining():
 
     from nlsr_jax.data.sources import find
     from nlsr_jax.data.text_tokenizer import check_vocabulary
-    from nlsr_jax.errors import InputError
 
     config = study_flags.get_config()
     for name in ("base", "dtype"):

@@ -12,6 +12,7 @@ seed of the run (30 seconds more).
 from absl import flags
 
 from experiments import command
+from nlsr_jax.errors import InputError
 
 flags.DEFINE_string("output", "checkpoints/runs/quickstart", "Folder to write; it appears whole or not at all.")
 flags.DEFINE_bool("overwrite", False, "Replace an output that exists.")
@@ -29,7 +30,6 @@ def main(_) -> None:
     from experiments import configs
     from experiments.configs.tiny import SHIPPED
     from nlsr_jax.data.poison import share
-    from nlsr_jax.errors import InputError
     from nlsr_jax.formats.output import check_free, whole_directory
     from nlsr_jax.formats.peft import load_adapter, save_adapter
     from nlsr_jax.laboratory import study

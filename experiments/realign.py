@@ -18,6 +18,7 @@ from absl import flags
 
 from experiments import command, mesh_flags, method_flags
 from experiments.digesting import digesting
+from nlsr_jax.errors import InputError
 
 method_flags.define_identification_flags()
 mesh_flags.define_mesh_flag()
@@ -79,13 +80,18 @@ def _large_inputs() -> list[pathlib.Path]:
 
 
 def _realign(digests) -> None:
-    from nlsr_jax.errors import InputError
+    from experiments.drawing import draw
     from nlsr_jax.parallel import is_first, wait_for_all
     from nlsr_jax.pipeline import Stages, realign_files
 
     if not FLAGS.output:
         raise InputError("--output is missing; name the folder to write")
-    options: dict[str, Any] = {"overwrite": FLAGS.overwrite, "automatic": _choice(), "digests": digests}
+    options: dict[str, Any] = {
+        "overwrite": FLAGS.overwrite,
+        "automatic": _choice(),
+        "digests": digests,
+        "draw": draw,
+    }
     if FLAGS.from_record:
         settings, before = _recorded_settings()
         options |= {"recorded": before["inputs"], "chosen": before.get("automatic")}
@@ -107,8 +113,6 @@ def _realign(digests) -> None:
 
 def _choice() -> dict[str, float] | None:
     """What the automatic choice is asked for; None where there is none."""
-    from nlsr_jax.errors import InputError
-
     if not FLAGS.automatic:
         given = [name for name in _CHOICE if FLAGS[name].present]
         if given:
@@ -132,8 +136,6 @@ def _settings():
 
 def _layers(texts):
     """Read layer numbers and ranges: ``["8-11", "20"]`` → (8, 9, 10, 11, 20)."""
-    from nlsr_jax.errors import InputError
-
     if texts is None:
         return None
     layers = set()
@@ -152,7 +154,6 @@ def _recorded_settings():
     """Settings of the record, and the record; paths given as flags replace the recorded ones."""
     import dataclasses
 
-    from nlsr_jax.errors import InputError
     from nlsr_jax.formats.record import read_record
     from nlsr_jax.pipeline.settings import PATHS, from_record
 

@@ -24,6 +24,7 @@ what earlier settings give on seeds 0 to 9 had been seen before.
 from absl import flags
 
 from experiments import command
+from nlsr_jax.errors import InputError
 
 flags.DEFINE_string("output", "checkpoints/runs/tiny", "Folder to write; it appears whole or not at all.")
 flags.DEFINE_bool("overwrite", False, "Replace an output that exists.")
@@ -83,7 +84,6 @@ def _everything() -> None:
     import sys
 
     from experiments.laboratory_flags import QUICK_FIGURES, QUICK_TABLES
-    from nlsr_jax.errors import InputError
 
     study = pathlib.Path(FLAGS.output)
     laboratory = study.with_name(f"{study.name}-laboratory")

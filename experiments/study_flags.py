@@ -6,6 +6,7 @@ import sys
 from absl import flags
 
 from experiments import mesh_flags
+from nlsr_jax.errors import InputError
 
 FLAGS = flags.FLAGS
 
@@ -34,7 +35,6 @@ def get_config():
       InputError: there is none, or a seed that is no seed.
     """
     from experiments import configs
-    from nlsr_jax.errors import InputError
 
     if not 0 <= FLAGS.seed < 2**32:
         raise InputError(f"--seed is {FLAGS.seed}; expected 0 to {2**32 - 1}")
@@ -45,7 +45,6 @@ def get_config():
 def sources() -> dict[str, str]:
     """Read ``--data NAME=PATH``."""
     from nlsr_jax.data.sources import DATA_SETS
-    from nlsr_jax.errors import InputError
 
     found = {}
     for text in FLAGS.data:
@@ -75,7 +74,6 @@ def open_world(config, **options):
       InputError: a tokenizer that cannot be used, or one of another world.
     """
     from nlsr_jax.data.calibration import load_tokenizer
-    from nlsr_jax.errors import InputError
     from nlsr_jax.laboratory.real import RealWorld
     from nlsr_jax.laboratory.toy import ToyWorld
 

@@ -18,6 +18,7 @@ cluster one call does all of it: --workers 8 --ray auto.
 from absl import flags
 
 from experiments import command, laboratory_flags
+from nlsr_jax.errors import InputError
 
 laboratory_flags.define_laboratory_flags("Folder of the rows; it is gone on with where it exists.")
 flags.DEFINE_list(
@@ -58,7 +59,6 @@ def _cells():
     """Return the cells that the flags ask for, in order."""
     import itertools
 
-    from nlsr_jax.errors import InputError
     from nlsr_jax.formats.json_files import read_json
     from nlsr_jax.laboratory.cells import cells_from_json, make_cell, settings_of
 
@@ -88,8 +88,6 @@ def _setting(text: str):
     """Read ``"beta=0,0.9"`` as ``("beta", [0, 0.9])``."""
     import json
 
-    from nlsr_jax.errors import InputError
-
     name, equals, values = text.partition("=")
     if not equals or not name or not values:
         raise InputError(f"--vary has {text!r}; expected a setting and its values, such as beta=0,0.9")
@@ -104,8 +102,6 @@ def _setting(text: str):
 
 
 def _share(text: str) -> tuple[int, int]:
-    from nlsr_jax.errors import InputError
-
     number, slash, count = text.partition("/")
     if not slash or not number.isdecimal() or not count.isdecimal() or not 1 <= int(number) <= int(count):
         raise InputError(f"--share is {text!r}; expected a part such as 2/8")

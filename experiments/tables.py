@@ -13,6 +13,7 @@ which tables share: 10 minutes for table 5 with five seeds, hours for all.
 from absl import flags
 
 from experiments import command, laboratory_flags
+from nlsr_jax.errors import InputError
 
 laboratory_flags.define_laboratory_flags("Folder of rows, tables and page; it is gone on with where it exists.")
 flags.DEFINE_list("table", None, "Numbers of the tables, such as 1,5; all for all of them.", required=True)
@@ -22,7 +23,6 @@ FLAGS = flags.FLAGS
 
 def main(_) -> None:
     """Make the tables."""
-    from nlsr_jax.errors import InputError
     from nlsr_jax.paper import skills
     from nlsr_jax.paper.analyses import identification_seconds
     from nlsr_jax.paper.generations import GENERATIONS, generate

@@ -8,6 +8,7 @@ from typing import Any
 from absl import flags
 
 from experiments import study_flags
+from nlsr_jax.errors import InputError
 
 FLAGS = flags.FLAGS
 TRAINING = (
@@ -68,8 +69,6 @@ def changed_stage(stage):
     Raises:
       InputError: a setting that cannot be used.
     """
-    from nlsr_jax.errors import InputError
-
     rows = stage.rows if FLAGS.rows is None else FLAGS.rows
     if rows < 1:
         raise InputError(f"--rows is {rows}; expected at least 1")
@@ -82,7 +81,6 @@ def changed_lora(lora):
     Raises:
       InputError: settings that cannot be used, or settings of a new adapter together with ``--start``.
     """
-    from nlsr_jax.errors import InputError
     from nlsr_jax.training.settings import check_lora
 
     given = [name for name in LORA if FLAGS[name].value is not None]
@@ -104,8 +102,6 @@ def changed_config():
     Raises:
       InputError: there is none, or flags that cannot be used with it.
     """
-    from nlsr_jax.errors import InputError
-
     config = study_flags.get_config()
     if study_flags.sources() and config.world == "toy":
         raise InputError(f"--data is for real data; --config {config.name} is a toy world that makes its own rows")
@@ -118,8 +114,6 @@ def output_folder() -> str:
     Raises:
       InputError: it is missing.
     """
-    from nlsr_jax.errors import InputError
-
     if not FLAGS.output:
         raise InputError("--output is missing; name the folder to write")
     return FLAGS.output

@@ -13,6 +13,7 @@ import sys
 from absl import flags
 
 from experiments import command
+from nlsr_jax.errors import InputError
 
 INPUTS = ("base", "aligned", "finetuned", "weak", "calibration", "masks")
 flags.DEFINE_bool("recompute", False, "Run it again and compare.")
@@ -23,7 +24,6 @@ FLAGS = flags.FLAGS
 
 def main(arguments) -> None:
     """Check one output."""
-    from nlsr_jax.errors import InputError
     from nlsr_jax.pipeline import Stages
     from nlsr_jax.pipeline.verification import verify
 

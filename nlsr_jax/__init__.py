@@ -2,30 +2,37 @@
 
 The method is a handful of pure functions over adapters, which are small pytrees of stacked LoRA
 factors; see ``Adapter``. Files, models and experiments stand around that core.
+
+Each name is imported when it is first asked for: who needs no model waits for none of its libraries.
 """
 
-from nlsr_jax.adapter import MODULES, Adapter, check_adapter, concatenate, delta, truncate
-from nlsr_jax.errors import InputError
-from nlsr_jax.formats.mask_files import load_masks, save_masks
-from nlsr_jax.formats.peft import load_adapter, save_adapter
-from nlsr_jax.models import (
-    collect_gradients,
-    collect_loss_gradient,
-    collect_statistics,
-    generate,
-    load_model,
-    logits,
-)
-from nlsr_jax.nlsr.amplify import amplify
-from nlsr_jax.nlsr.correction import correct
-from nlsr_jax.nlsr.identify import identify
-from nlsr_jax.nlsr.lineage import lineage, unrelated_modules
-from nlsr_jax.nlsr.low_rank import project_low_rank
-from nlsr_jax.nlsr.many import realign_many
-from nlsr_jax.nlsr.pruning import draw_pruned, pruning_probability
-from nlsr_jax.nlsr.realign import Realigned, realign
-from nlsr_jax.nlsr.similarity import similarity
-from nlsr_jax.nlsr.statistics import Statistics, init_statistics, merge, statistics_from_activations
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nlsr_jax.adapter import Adapter, check_adapter, concatenate, delta, truncate
+    from nlsr_jax.errors import InputError
+    from nlsr_jax.formats.mask_files import load_masks, save_masks
+    from nlsr_jax.formats.peft import load_adapter, save_adapter
+    from nlsr_jax.models import (
+        collect_gradients,
+        collect_loss_gradient,
+        collect_statistics,
+        generate,
+        load_model,
+        logits,
+    )
+    from nlsr_jax.modules import MODULES
+    from nlsr_jax.nlsr.amplify import amplify
+    from nlsr_jax.nlsr.correction import correct
+    from nlsr_jax.nlsr.identify import identify
+    from nlsr_jax.nlsr.lineage import lineage, unrelated_modules
+    from nlsr_jax.nlsr.low_rank import project_low_rank
+    from nlsr_jax.nlsr.many import realign_many
+    from nlsr_jax.nlsr.pruning import draw_pruned, pruning_probability
+    from nlsr_jax.nlsr.realign import Realigned, realign
+    from nlsr_jax.nlsr.similarity import similarity
+    from nlsr_jax.nlsr.statistics import Statistics, init_statistics, merge, statistics_from_activations
 
 __version__ = "0.1.0"
 
@@ -64,3 +71,42 @@ __all__ = [
     "truncate",
     "unrelated_modules",
 ]
+
+_NAMES_OF = {
+    "nlsr_jax.adapter": "Adapter check_adapter concatenate delta truncate",
+    "nlsr_jax.errors": "InputError",
+    "nlsr_jax.formats.mask_files": "load_masks save_masks",
+    "nlsr_jax.formats.peft": "load_adapter save_adapter",
+    "nlsr_jax.models": "collect_gradients collect_loss_gradient collect_statistics generate load_model logits",
+    "nlsr_jax.modules": "MODULES",
+    "nlsr_jax.nlsr.amplify": "amplify",
+    "nlsr_jax.nlsr.correction": "correct",
+    "nlsr_jax.nlsr.identify": "identify",
+    "nlsr_jax.nlsr.lineage": "lineage unrelated_modules",
+    "nlsr_jax.nlsr.low_rank": "project_low_rank",
+    "nlsr_jax.nlsr.many": "realign_many",
+    "nlsr_jax.nlsr.pruning": "draw_pruned pruning_probability",
+    "nlsr_jax.nlsr.realign": "Realigned realign",
+    "nlsr_jax.nlsr.similarity": "similarity",
+    "nlsr_jax.nlsr.statistics": "Statistics init_statistics merge statistics_from_activations",
+}
+_MODULE_OF = {name: module for module, names in _NAMES_OF.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name, or a module of the package, when it is first asked for."""
+    if name in _MODULE_OF:
+        value = globals()[name] = getattr(importlib.import_module(_MODULE_OF[name]), name)
+        return value
+    if not name.startswith("_"):
+        module = f"{__name__}.{name}"
+        try:
+            return importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name != module:
+                raise
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

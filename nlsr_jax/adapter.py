@@ -13,9 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nlsr_jax.errors import InputError
-
-MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""Names of the projections of a decoder layer, in module order (ties are broken by it)."""
+from nlsr_jax.modules import MODULES
 
 Factors = dict[str, dict[str, jax.Array]]
 PerModule = dict[str, jax.Array]

@@ -9,10 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from nlsr_jax.adapter import MODULES
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.paths import is_folder
 from nlsr_jax.formats.safetensors_files import open_checked, write_checked
+from nlsr_jax.modules import MODULES
 
 FILE = "masks.safetensors"
 

@@ -7,10 +7,10 @@ import dataclasses
 import math
 from typing import Any, NamedTuple
 
-from nlsr_jax.adapter import MODULES
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.peft_config import LoraConfig
 from nlsr_jax.formats.peft_matching import Matcher, endings
+from nlsr_jax.modules import MODULES
 
 _ANY_LAYER = r".*?\.[^.]*\.(?P<idx>\d+)\."
 

@@ -5,7 +5,7 @@ import dataclasses
 import math
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -29,6 +29,7 @@ from nlsr_jax.pipeline.restoration import Decision, compare, decide, write_resto
 from nlsr_jax.pipeline.settings import Settings, check_settings, with_absolute_paths
 from nlsr_jax.pipeline.stages import Stages
 from nlsr_jax.random_streams import describe_key, stream
+from nlsr_jax.report import draw_figures, write_report
 
 AUTOMATIC: dict[str, Any] = {
     "method": "gain",
@@ -57,6 +58,7 @@ def realign_files(
     stages: Stages | None = None,
     mesh: Mesh | None = None,
     digests: records.Begun = records.nothing_begun,
+    draw: Callable[[dict], dict] = draw_figures,
 ) -> dict:
     """Realign a fine-tuned adapter on disk.
 
@@ -74,6 +76,7 @@ def realign_files(
       stages: where to report progress.
       mesh: lay the base over these devices; None for one. Of several processes, the first one writes.
       digests: finds digests of inputs that have been begun.
+      draw: draws the figures of the report from the record, in a thread.
 
     Returns:
       The record, as written to ``realignment.json``.
@@ -92,13 +95,13 @@ def realign_files(
     found = records.Digests(digests)
     try:
         return _realign_files(
-            settings, pathlib.Path(output), overwrite, recorded, automatic, chosen, stages, found, mesh
+            settings, pathlib.Path(output), overwrite, recorded, automatic, chosen, stages, found, mesh, draw
         )
     finally:
         found.close()
 
 
-def _realign_files(settings, output, overwrite, recorded, automatic, chosen, stages, digests, mesh):
+def _realign_files(settings, output, overwrite, recorded, automatic, chosen, stages, digests, mesh, draw):
     key = jax.random.key(settings.seed)
     warnings: list[str] = []
     with stages("read adapters"):
@@ -146,7 +149,7 @@ def _realign_files(settings, output, overwrite, recorded, automatic, chosen, sta
         record, decision = decided()
         if kept.done():
             kept.result()  # an error, before the rest is written for nothing
-        _write(folder, settings, record, masks, kept, decision, sources, stages)
+        _write(folder, settings, record, masks, kept, decision, sources, stages, draw)
     return record
 
 
@@ -323,11 +326,11 @@ def _describe_modules(shapes: Adapter, cosines, decision: Decision) -> list[dict
     return sorted(entries, key=lambda entry: entry["layer"])
 
 
-def _write(folder, settings, record, masks: Masks, kept: concurrent.futures.Future, decision, sources, stages):
-    from nlsr_jax.report import draw_figures, write_report
-
+def _write(
+    folder, settings, record, masks: Masks, kept: concurrent.futures.Future, decision, sources, stages, draw
+):
     with stages("write"):
-        figures = _DRAWING.submit(draw_figures, record)
+        figures = _DRAWING.submit(draw, record)
         digests = write_restored(folder, decision, masks.masks, sources, settings) | kept.result()
     with stages("digest outputs"):
         record["outputs"] = records.digest_folder(folder, digests)

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from nlsr_jax.adapter import Adapter, PerModule
@@ -86,6 +85,7 @@ def compare(
       settings: the settings.
       known: the lineage, where it has been measured.
     """
+    beta = np.float32(settings.beta)
 
     def read(chunk: Chunk):
         return read_pieces(sources, chunk), read_finetuned(sources, chunk, settings), mask_piece(masks, chunk)
@@ -95,7 +95,7 @@ def compare(
             nameless_pieces(pieces),
             nameless(finetuned),
             {ANY: mask},
-            jnp.float32(settings.beta),
+            beta,
             space=settings.amplification_space,
             rank=settings.rank,
         )
@@ -153,7 +153,7 @@ def write_restored(
     Returns:
       The SHA-256 of the weights by file name.
     """
-    product = settings.space == "product"
+    product, beta = settings.space == "product", np.float32(settings.beta)
     shapes = sources.target.shapes()
 
     def left_alone(chunk: Chunk) -> bool:
@@ -177,7 +177,7 @@ def write_restored(
                 nameless(finetuned),
                 {ANY: mask},
                 {ANY: decision.pruned[chunk.module][chunk.rows]},
-                jnp.float32(settings.beta),
+                beta,
                 amplification_space=settings.amplification_space,
                 rank=settings.rank,
                 space=settings.space,

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from nlsr_jax.adapter import MODULES
+from nlsr_jax.modules import MODULES
 from nlsr_jax.report.reading import ATTENTION, Module
 from nlsr_jax.report.svg import INK, drawing, new_figure, to_svg
 

@@ -5,8 +5,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from nlsr_jax.adapter import MODULES
 from nlsr_jax.errors import InputError
+from nlsr_jax.modules import MODULES
 
 ATTENTION = MODULES[:4]
 

@@ -4,8 +4,8 @@ import dataclasses
 import math
 from typing import Any
 
-from nlsr_jax.adapter import MODULES
 from nlsr_jax.errors import InputError
+from nlsr_jax.modules import MODULES
 
 OBJECTIVES = ("sft", "dpo", "orpo", "kto", "simpo")
 _BETA = {"sft": 0.0, "dpo": 0.1, "orpo": 0.1, "kto": 0.1, "simpo": 2.0}

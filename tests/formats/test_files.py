@@ -111,6 +111,27 @@ def test_broken_adapters(adapter, break_it, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
+def test_entries_that_are_not_finite_are_found_in_every_type(adapter, kind, bad):
+    limits = ml_dtypes.finfo(kind)
+    large = [limits.max, limits.min, -limits.tiny, 0]
+
+    def change(entries):
+        def poked(tensors):
+            for name, value in tensors.items():
+                tensors[name] = value.astype(kind)
+            tensors[Q0].flat[: len(entries)] = np.array(entries, kind)
+
+        change_weights(adapter, poked)
+
+    change(large)
+    nlsr_jax.load_adapter(adapter)
+    change([bad, *large, bad])
+    with pytest.raises(InputError, match="holds 2 entries that are NaN or infinite"):
+        nlsr_jax.load_adapter(adapter)
+
+
 @pytest.mark.parametrize("size", [0x280, 0x480, 0x580, 0x10480])
 def test_a_header_whose_length_begins_as_a_pickle_does_is_read(tmp_path, size):
     value = np.arange(6, dtype=np.float32)

@@ -144,12 +144,16 @@ def test_a_disk_that_does_not_take_a_piece_is_told_of(tmp_path, monkeypatch, fai
     monkeypatch.setattr(LargeFile, "_PIECE", 100)
     monkeypatch.setattr(output.os, "fsync", sync)
     file = LargeFile(tmp_path / "x", 250)
-    with pytest.raises(OSError, match="no space"):
+
+    def write_all():
         try:
             for _ in range(25):
                 file.write(bytes(10))
         finally:
             file.close()
+
+    with pytest.raises(OSError, match="no space"):
+        write_all()
     assert file._file.closed
     assert len(calls) in (failing, failing + 1)
 
