@@ -6,6 +6,7 @@ import pathlib
 import platform
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,8 +22,18 @@ def define_flags(rounds: int) -> None:
     flags.DEFINE_string("results", "benchmarks/results", "Folder of the results file.")
 
 
+_LAUNCHER = """
+import json, resource, subprocess, sys, time
+start = time.perf_counter()
+done = subprocess.run(sys.argv[1:], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+seconds = time.perf_counter() - start
+peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+print(json.dumps([done.returncode, seconds, peak, done.stdout.decode(errors="replace")[-2000:]]))
+"""
+
+
 class Run(NamedTuple):
-    """One finished process: wall seconds and peak resident bytes."""
+    """One finished command: wall seconds, and peak resident bytes of the largest of its processes."""
 
     seconds: float
     peak: int
@@ -31,6 +42,8 @@ class Run(NamedTuple):
 def run_process(command: list[str], **env: str) -> Run:
     """Run a command to its end.
 
+    A small process starts it: the peak that Linux counts for a process begins with what its parent had.
+
     Args:
       command: with its arguments.
       **env: what its environment has beside this process's.
@@ -38,17 +51,12 @@ def run_process(command: list[str], **env: str) -> Run:
     Raises:
       RuntimeError: it failed; with the end of what it printed.
     """
-    start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, **env})
-    assert process.stdout is not None
-    with process.stdout:
-        printed = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - start
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{printed.decode(errors='replace')[-2000:]}")
-    return Run(seconds, usage.ru_maxrss * 1024)
+    launcher = [sys.executable, "-I", "-c", _LAUNCHER, *command]
+    found = subprocess.run(launcher, stdout=subprocess.PIPE, check=True, env={**os.environ, **env})
+    status, seconds, peak, printed = json.loads(found.stdout)
+    if status:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{printed}")
+    return Run(seconds, peak)
 
 
 def seconds(function: Callable[[], Any]) -> float:

@@ -11,7 +11,6 @@ cache and leaves the compiled programs that later ones find (see ``experiments.c
 """
 
 import json
-import multiprocessing
 import pathlib
 import sys
 import tempfile
@@ -104,12 +103,7 @@ def measure(work: pathlib.Path) -> None:
 def main(_) -> None:
     """Prepare the files and measure."""
     with tempfile.TemporaryDirectory(dir=FLAGS.work) as folder:
-        # A child's peak memory begins with its parent's: this process holds no adapter.
-        child = multiprocessing.get_context("fork").Process(target=prepare, args=(pathlib.Path(folder),))
-        child.start()
-        child.join()
-        if child.exitcode:
-            sys.exit("error: the files could not be written")
+        prepare(pathlib.Path(folder))
         measure(pathlib.Path(folder))
 
 

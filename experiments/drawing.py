@@ -14,6 +14,8 @@ from nlsr_jax.report import draw_figures
 
 _LARGE = 2**27
 """So many entries take longer to write than Python and matplotlib to start."""
+_LONGEST = 300
+"""Seconds to wait for that process; it takes one or two."""
 
 
 def draw(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,14 +34,21 @@ def draw_apart(record: Mapping[str, Any]) -> dict[str, Any]:
     """Draw in another process, or in this one where that fails; arguments and result as of ``draw``."""
     from markupsafe import Markup
 
+    try:
+        found = json.loads(_run(json.dumps(record)))
+        return {name: (number, Markup(svg)) for name, (number, svg) in found.items()}
+    except Exception:  # whatever it is: this process can draw as well
+        return draw_figures(record)
+
+
+def _run(text: str) -> str:
+    """Return what the other process makes of its input."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     command = [sys.executable, "-m", "experiments.drawing"]
-    try:
-        done = subprocess.run(command, input=json.dumps(record).encode(), capture_output=True, check=True, env=env)
-        found = json.loads(done.stdout)
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return draw_figures(record)
-    return {name: (number, Markup(svg)) for name, (number, svg) in found.items()}
+    return subprocess.run(
+        command, input=text, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True, env=env,
+        timeout=_LONGEST,
+    ).stdout  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ factors; see ``Adapter``. Files, models and experiments stand around that core.
 Each name is imported when it is first asked for: who needs no model waits for none of its libraries.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from nlsr_jax.lazy import lazily
 
 if TYPE_CHECKING:
     from nlsr_jax.adapter import Adapter, check_adapter, concatenate, delta, truncate
@@ -72,41 +73,24 @@ __all__ = [
     "unrelated_modules",
 ]
 
-_NAMES_OF = {
-    "nlsr_jax.adapter": "Adapter check_adapter concatenate delta truncate",
-    "nlsr_jax.errors": "InputError",
-    "nlsr_jax.formats.mask_files": "load_masks save_masks",
-    "nlsr_jax.formats.peft": "load_adapter save_adapter",
-    "nlsr_jax.models": "collect_gradients collect_loss_gradient collect_statistics generate load_model logits",
-    "nlsr_jax.modules": "MODULES",
-    "nlsr_jax.nlsr.amplify": "amplify",
-    "nlsr_jax.nlsr.correction": "correct",
-    "nlsr_jax.nlsr.identify": "identify",
-    "nlsr_jax.nlsr.lineage": "lineage unrelated_modules",
-    "nlsr_jax.nlsr.low_rank": "project_low_rank",
-    "nlsr_jax.nlsr.many": "realign_many",
-    "nlsr_jax.nlsr.pruning": "draw_pruned pruning_probability",
-    "nlsr_jax.nlsr.realign": "Realigned realign",
-    "nlsr_jax.nlsr.similarity": "similarity",
-    "nlsr_jax.nlsr.statistics": "Statistics init_statistics merge statistics_from_activations",
-}
-_MODULE_OF = {name: module for module, names in _NAMES_OF.items() for name in names.split()}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name, or a module of the package, when it is first asked for."""
-    if name in _MODULE_OF:
-        value = globals()[name] = getattr(importlib.import_module(_MODULE_OF[name]), name)
-        return value
-    if not name.startswith("_"):
-        module = f"{__name__}.{name}"
-        try:
-            return importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name != module:
-                raise
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "nlsr_jax.adapter": "Adapter check_adapter concatenate delta truncate",
+        "nlsr_jax.errors": "InputError",
+        "nlsr_jax.formats.mask_files": "load_masks save_masks",
+        "nlsr_jax.formats.peft": "load_adapter save_adapter",
+        "nlsr_jax.models": "collect_gradients collect_loss_gradient collect_statistics generate load_model logits",
+        "nlsr_jax.modules": "MODULES",
+        "nlsr_jax.nlsr.amplify": "amplify",
+        "nlsr_jax.nlsr.correction": "correct",
+        "nlsr_jax.nlsr.identify": "identify",
+        "nlsr_jax.nlsr.lineage": "lineage unrelated_modules",
+        "nlsr_jax.nlsr.low_rank": "project_low_rank",
+        "nlsr_jax.nlsr.many": "realign_many",
+        "nlsr_jax.nlsr.pruning": "draw_pruned pruning_probability",
+        "nlsr_jax.nlsr.realign": "Realigned realign",
+        "nlsr_jax.nlsr.similarity": "similarity",
+        "nlsr_jax.nlsr.statistics": "Statistics init_statistics merge statistics_from_activations",
+    },
+)

@@ -2,19 +2,23 @@
 
 import ast
 import pathlib
+import pkgutil
 import subprocess
 import sys
 
 import pytest
 
+import benchmarks
+import experiments
 import nlsr_jax
 
 
 def test_every_name_is_what_type_checkers_are_told():
     told = {}
-    for node in ast.walk(ast.parse(pathlib.Path(nlsr_jax.__file__).read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module.startswith("nlsr_jax."):
-            told |= {name.name: node.module for name in node.names}
+    tree = ast.parse(pathlib.Path(nlsr_jax.__file__).read_text(encoding="utf-8"))
+    (checking,) = [node for node in tree.body if isinstance(node, ast.If)]
+    for node in checking.body:
+        told |= {name.name: node.module for name in node.names}
     assert set(told) == set(nlsr_jax.__all__)
     for name, module in told.items():
         assert getattr(nlsr_jax, name) is getattr(sys.modules[module], name)
@@ -41,3 +45,40 @@ def test_who_needs_no_model_waits_for_none_of_its_libraries(statement, others):
     check = f"import sys\n{statement}\nprint(sorted(set(sys.modules) & set({others})))"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout == "[]\n"
+
+
+def test_no_name_is_a_modules():
+    modules = {module.name for module in pkgutil.iter_modules(nlsr_jax.__path__)}
+    assert not modules & set(nlsr_jax.__all__)
+
+
+_IMPORT = """
+import importlib, os, sys
+import flax.linen, jax, matplotlib, optax, orbax.checkpoint, safetensors.numpy, transformers
+failed = []
+for name in sys.argv[1:]:
+    child = os.fork()
+    if not child:
+        try:
+            importlib.import_module(name)
+        except SystemExit:
+            pass
+        except BaseException as error:
+            print(name, repr(error), flush=True)
+            os._exit(1)
+        os._exit(0)
+    failed += [name] if os.waitpid(child, 0)[1] else []
+print(failed)
+"""
+
+
+def test_every_module_can_be_the_first_to_be_imported():
+    names = [
+        found.name
+        for package in (nlsr_jax, experiments, benchmarks)
+        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+        if not found.name.endswith("__main__")
+    ]
+    assert len(names) > 200
+    done = subprocess.run([sys.executable, "-c", _IMPORT, *names], capture_output=True, text=True, timeout=600)
+    assert done.stdout == "[]\n", done.stderr

@@ -1,7 +1,7 @@
 """How much is read of files that others wrote, and how to change it.
 
 Every limit is set by an environment variable, ``NLSR_MAX_`` and its name in capitals, such as
-``NLSR_MAX_JSON_BYTES=1000000``, when the library is imported. They are stated in SECURITY.md.
+``NLSR_MAX_JSON_BYTES=1000000``, before the first file is read. They are stated in SECURITY.md.
 """
 
 import dataclasses

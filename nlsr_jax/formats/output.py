@@ -205,8 +205,14 @@ class LargeFile:
     def _settle(self) -> None:
         """Have the disk take what has been written; raise what went wrong with the piece before."""
         self._wait()
-        self._settling = self._pool.submit(_bring_to_disk, self._file.fileno())
+        self._settling = self._pool.submit(self._bring_to_disk)
         self._unsettled = 0
+
+    def _bring_to_disk(self) -> None:
+        handle = self._file.fileno()
+        os.fsync(handle)
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def _wait(self) -> None:
         settling, self._settling = self._settling, None
@@ -228,12 +234,6 @@ class LargeFile:
         if self._in_order and self._place == self._size:
             return self._digest.hexdigest()
         return sha256(self.path)
-
-
-def _bring_to_disk(handle: int) -> None:
-    os.fsync(handle)
-    if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def copy_digested(source: str | os.PathLike, target: str | os.PathLike) -> str:

@@ -234,7 +234,7 @@ class SafetensorsWriter:
         self._file = LargeFile(self.path, start + end)
         try:
             self._file.write(len(text).to_bytes(8, "little") + text)
-        except OSError:
+        except BaseException:
             self._file.close()
             raise
 

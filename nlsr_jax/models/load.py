@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.hugging_face import read_config, read_params, resolve, save_params
+from nlsr_jax.formats import hugging_face  # whole, because it imports this package in turn
 from nlsr_jax.models.fused_attention import check_attention
 from nlsr_jax.models.llama import Llama
 from nlsr_jax.parallel import layout_of
@@ -33,10 +33,10 @@ def load_model(path: str | os.PathLike, dtype=jnp.float32, mesh=None, attention:
       InputError: a model, a dtype or an attention that is not supported, or files that are missing or damaged.
     """
     dtype = _float_type(dtype)
-    folder = resolve(path)
-    config = read_config(folder)
+    folder = hugging_face.resolve(path)
+    config = hugging_face.read_config(folder)
     check_attention(attention, config, dtype, mesh)
-    params = read_params(folder, config, dtype, mesh)
+    params = hugging_face.read_params(folder, config, dtype, mesh)
     return Llama(config, layout=layout_of(params), attention=attention), params
 
 
@@ -57,4 +57,4 @@ def save_model(model: Llama, params, path: str | os.PathLike, *, overwrite: bool
     Raises:
       InputError: the directory exists and ``overwrite`` is False, or it cannot be written.
     """
-    save_params(params, model.config, path, overwrite=overwrite)
+    hugging_face.save_params(params, model.config, path, overwrite=overwrite)

@@ -20,9 +20,27 @@ def test_another_process_draws_the_same(record, monkeypatch):
     assert [type(svg) for _, svg in found.values()] == [type(svg) for _, svg in expected.values()]
 
 
-@pytest.mark.parametrize("python", ["", "/nothing/python", "true", "false"])
+@pytest.mark.parametrize("python", [None, "", "/nothing/python", "true", "false"])
 def test_where_it_cannot_this_one_does(record, monkeypatch, python):
     monkeypatch.setattr(drawing.sys, "executable", python)
+    assert drawing.draw_apart(record) == draw_figures(record)
+
+
+@pytest.mark.parametrize("printed", ["1", '{"similarity": 1}', "{", "a line\n{}"])
+def test_what_is_no_figures_is_drawn_here(record, monkeypatch, tmp_path, printed):
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\ncat > /dev/null\ncat <<'END'\n{printed}\nEND\n")
+    python.chmod(0o700)
+    monkeypatch.setattr(drawing.sys, "executable", str(python))
+    assert drawing.draw_apart(record) == draw_figures(record)
+
+
+def test_nobody_waits_for_ever(record, monkeypatch, tmp_path):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexec sleep 60\n")
+    python.chmod(0o700)
+    monkeypatch.setattr(drawing.sys, "executable", str(python))
+    monkeypatch.setattr(drawing, "_LONGEST", 0.2)
     assert drawing.draw_apart(record) == draw_figures(record)
 
 
