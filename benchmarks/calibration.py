@@ -86,7 +86,7 @@ def run(batch: int, length: int, count: int, rounds: int) -> dict[str, dict]:
         folder = pathlib.Path(work)
         write_models(folder, 16)
         time_ = overhead(folder, batch, length, count, rounds)
-        memory_ = memory(folder, batch, length, count, min(rounds, 3))
+        memory_ = memory(folder, batch, length, count, rounds)
     return {
         "calibration_overhead": {**time_, **shape, "unit": "s"},
         "calibration_memory": {**memory_, **shape, "more": MORE, "unit": "GB"},
