@@ -18,7 +18,7 @@ from nlsr_jax.nlsr.statistics import matmul
 
 _SOUND = 1e12
 """Between its inverse and it, the squared norms of factors leave room for their products in float32."""
-_PIECE = 2048
+_PIECE = 1024
 """So many rows of B, or columns of A, stay in a core's own cache from their masking to their last product."""
 _CONTRACTED = {"a": 1, "b": 0}
 
@@ -42,8 +42,12 @@ def _products(prepare, leaves, axis: int):
     def whole(*parts):
         # Each factor enters two products: the barrier keeps its masking from being done twice.
         x, y = jax.lax.optimization_barrier(tuple(leaf.astype(jnp.float32) for leaf in prepare(*parts)))
-        pairs = (x, x), (y, y), (x, y)
-        return [matmul(one.T, other) if axis == 0 else matmul(one, other.T) for one, other in pairs]
+        if axis == 1:
+            return [matmul(one, other.T) for one, other in ((x, x), (y, y), (x, y))]
+        turned = x.T, y.T
+        if count > 1:  # turned once, not anew for every product
+            turned = jax.lax.optimization_barrier(turned)
+        return [matmul(one, other) for one, other in ((turned[0], x), (turned[1], y), (turned[0], y))]
 
     size = leaves[0].shape[axis]
     count = _count_pieces(leaves, size)
