@@ -9,7 +9,6 @@ import pytest
 
 _COUNT = """
 import os
-import pathlib
 from experiments import command
 
 def main(_):
