@@ -4,7 +4,7 @@
 
 Time: `collect_statistics` over batches against the logits of the same model, adapter and batches, in turn in one
 process, compilation excluded. Memory: whole processes that collect statistics over the batches, and over 16 times
-as many, read and let go of one at a time; peak resident bytes. Run time: a minute and a half on two cores.
+as many, read and let go of one at a time; peak resident bytes. Run time: two minutes on two cores.
 """
 
 import pathlib
