@@ -18,7 +18,14 @@ import jax.numpy as jnp
 
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.nlsr.layerwise import map_layers
-from nlsr_jax.nlsr.statistics import Statistics, cholesky_root, matmul, update_root
+from nlsr_jax.nlsr.statistics import (
+    Statistics,
+    branches,
+    cholesky_root,
+    matmul,
+    update_root,
+    well_conditioned,
+)
 
 _MATCH = 1e-3
 
@@ -43,20 +50,55 @@ def _project_a(a, root, kept):
 def _project_b(b, root, kept):
     b_root = update_root(jnp.zeros_like(root), b)
     _, s, vt = jnp.linalg.svd(matmul(b_root, root.T), full_matrices=False)
-    s, vt = s[:kept], vt[:kept]
-    # A direction without response (fewer positions than r*, a zero factor) belongs to no projector.
-    inverse = jnp.where(s > jnp.finfo(s.dtype).eps * s[0], 1 / jnp.where(s > 0, s, 1.0), 0.0)
-    u = matmul(b, matmul(root.T, vt.T) * inverse)
+    u = matmul(b, matmul(root.T, vt[:kept].T) * _inverse(s[:kept]))
     return matmul(u, matmul(u.T, b))
+
+
+def _inverse(s):
+    """Invert singular values; a direction without response (few positions, a zero factor) is in no projector."""
+    return jnp.where(s > jnp.finfo(s.dtype).eps * s[0], 1 / jnp.where(s > 0, s, 1.0), 0.0)
+
+
+def _project_large(a, b, gram, root, kept):
+    """``_project_a`` and ``_project_b`` by one product with a factor, or two thin ones.
+
+    With U' the first left singular vectors of ``M = R_B Rᵀ`` the projector of B is ``B (R_B⁻¹ U') (U'ᵀ R_B)``.
+    Eigenvectors of the r × r matrices ``G`` and ``M Mᵀ`` do where these are well-conditioned.
+    """
+    values, vectors = jnp.linalg.eigh(gram)
+    top = jax.lax.cond(
+        well_conditioned(values),
+        lambda: vectors[:, -kept:],
+        lambda: jnp.linalg.svd(root, full_matrices=False)[2][:kept].T,
+    )
+    b_root = update_root(jnp.zeros_like(root), b)
+    product = matmul(b_root, root.T)
+    values, vectors = jnp.linalg.eigh(matmul(product, product.T))
+
+    def from_eigenvectors():
+        u = vectors[:, -kept:]
+        return jax.scipy.linalg.solve_triangular(b_root, u), u
+
+    def from_singular_vectors():
+        u, s, vt = jnp.linalg.svd(product, full_matrices=False)
+        return matmul(root.T, vt[:kept].T) * _inverse(s[:kept]), u[:, :kept]
+
+    left, u = jax.lax.cond(well_conditioned(values), from_eigenvectors, from_singular_vectors)
+    right = matmul(u.T, b_root)
+    if 2 * kept > len(root):
+        return matmul(matmul(top, top.T), a), matmul(b, matmul(left, right))
+    return matmul(top, matmul(top.T, a)), matmul(matmul(b, left), right)
 
 
 def project_layer(factors, gram, root, kept):
     """Return ``{"a": Â [r, k], "b": B̂ [d, r]}`` of one layer, float32."""
     root = _trusted_root(root, gram)
-    return {
-        "a": _project_a(factors["a"].astype(jnp.float32), root, kept),
-        "b": _project_b(factors["b"].astype(jnp.float32), root, kept),
-    }
+    a, b = factors["a"].astype(jnp.float32), factors["b"].astype(jnp.float32)
+    if branches(len(root)):
+        a, b = _project_large(a, b, gram, root, kept)
+    else:
+        a, b = _project_a(a, root, kept), _project_b(b, root, kept)
+    return {"a": a, "b": b}
 
 
 @functools.partial(jax.jit, static_argnames="sparsity")

@@ -24,6 +24,9 @@ from nlsr_jax.nlsr.layerwise import map_layers, map_modules
 
 _EPS = float(jnp.finfo(jnp.float32).eps)
 _TINY = float(jnp.finfo(jnp.float32).tiny)
+_LARGE_RANK = 64
+_LARGE = 2**18
+_WELL_CONDITIONED = 64.0
 matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -76,7 +79,8 @@ def update_root(root: jax.Array, rows: jax.Array) -> jax.Array:
     """Fold new rows into a triangular root: the ``R`` of a QR of ``[root; rows]``.
 
     Shifted Cholesky QR: a first root of the plain Gram matrix whitens the rows, the well-conditioned
-    Gram matrix of the whitened rows corrects it. Matrix products and two r × r factorisations only.
+    Gram matrix of the whitened rows corrects it. Matrix products and two r × r factorisations only. Where there are
+    many rows, a root of the plain Gram matrix that turns out well-conditioned is left as it is.
 
     Args:
       root: ``[r, r]`` float32, the root so far (zeros for none).
@@ -87,11 +91,46 @@ def update_root(root: jax.Array, rows: jax.Array) -> jax.Array:
       error of its small singular values is about float32's, down to 1e-6 of the largest.
     """
     rank = root.shape[-1]
-    first = cholesky_root(matmul(root.T, root) + matmul(rows.T, rows))
-    whiten = jax.scipy.linalg.solve_triangular(first, jnp.eye(rank, dtype=root.dtype))
-    old, new = matmul(root, whiten), matmul(rows, whiten)
-    second = cholesky_root(matmul(old.T, old) + matmul(new.T, new), _EPS / rank)
-    return matmul(second, first)
+    gram = matmul(root.T, root) + matmul(rows.T, rows)
+
+    def corrected():
+        first = cholesky_root(gram)
+        whiten = jax.scipy.linalg.solve_triangular(first, jnp.eye(rank, dtype=root.dtype))
+        old, new = matmul(root, whiten), matmul(rows, whiten)
+        second = cholesky_root(matmul(old.T, old) + matmul(new.T, new), _EPS / rank)
+        return matmul(second, first)
+
+    if rows.size < _LARGE or not branches(rank):
+        return corrected()
+    plain = cholesky_root(gram, _EPS / rank)
+    return jax.lax.cond(_condition(plain, gram) <= _WELL_CONDITIONED, lambda: plain, corrected)
+
+
+def branches(rank: int) -> bool:
+    """Whether to ask of r × r matrices, at run time, if they are so well-conditioned that less work will do.
+
+    Below rank 64 the work is small, and results are published to the byte. Off the CPU layers go in batches, of
+    which both branches would be computed.
+    """
+    return rank >= _LARGE_RANK and jax.default_backend() == "cpu"
+
+
+def well_conditioned(values: jax.Array) -> jax.Array:
+    """Whether the eigenvalues ``[r]`` of a positive semi-definite matrix, smallest first, lie close together."""
+    return values[0] * _WELL_CONDITIONED >= values[-1]
+
+
+def _condition(root, gram):
+    """Return no less than the condition number of ``gram = rootᵀ root``, and no more than √r times it."""
+    inverse = jax.scipy.linalg.solve_triangular(root, jnp.eye(len(root), dtype=root.dtype))
+    return _norm(gram) * _norm(matmul(inverse, inverse.T))
+
+
+def _norm(x):
+    """Return no less than the largest eigenvalue of a symmetric matrix, and no more than r to the 1/4 times it."""
+    level = jnp.trace(x)
+    x = x / level
+    return level * jnp.linalg.norm(matmul(x, x)) ** 0.5
 
 
 def batch_statistics(

@@ -11,6 +11,7 @@ from nlsr_jax.nlsr.identify import identify
 from nlsr_jax.nlsr.low_rank import kept_rank, project_low_rank
 from nlsr_jax.nlsr.statistics import (
     Statistics,
+    cholesky_root,
     init_statistics,
     merge,
     statistics_from_activations,
@@ -29,7 +30,8 @@ def errors(reference, inputs, statistics, sparsity):
         for layer in range(leaf["a"].shape[0]):
             a, b, x = leaf["a"][layer], leaf["b"][layer], inputs[module][layer]
             kept = kept_rank(a.shape[0], sparsity)
-            z = np.float64(x) @ np.float64(a).T
+            # The Q of a QR turns no left singular vector.
+            z = np.linalg.qr(np.float64(x) @ np.float64(a).T, mode="r")
             for weight, data, name in ((a, x, "a"), (b, z, "b")):
                 expected = project(weight, data, kept)
                 got = np.float64(found.factors[module][name][layer])
@@ -194,3 +196,77 @@ def test_root_is_triangular_for_any_number_of_rows():
         assert_allclose(np.tril(root, -1), 0)
         gram = np.float64(data).T @ np.float64(data)
         assert_allclose(root.T @ root, gram, atol=1e-5 * max(1.0, gram.max()))
+
+
+def spread(seed, rows, rank, condition):
+    """Rows ``[rows, rank]`` of float64 with singular values from 1 down to ``1 / condition``."""
+    rng = np.random.default_rng(seed)
+    left, right = (np.linalg.qr(rng.normal(size=(n, rank)))[0] for n in (rows, rank))
+    return left * np.geomspace(1, 1 / condition, rank) @ right.T
+
+
+@pytest.mark.parametrize("condition", [1.5, 5.0, 20.0, 1e3, 1e5])
+def test_root_of_many_rows_is_accurate_whatever_their_condition(condition):
+    rows = spread(0, 4100, 64, condition)
+    root = np.asarray(update_root(jnp.zeros((64, 64)), jnp.asarray(rows, jnp.float32)), np.float64)
+    assert_allclose(np.tril(root, -1), 0)
+    found, expected = (np.linalg.svd(x, compute_uv=False) for x in (root, rows.astype(np.float32)))
+    # Float32's rounding, 6e-8 of the largest, beside the smallest.
+    assert_allclose(found, expected, rtol=2e-5 if condition < 100 else 1e-6 * condition)
+    # Rows in two parts, and after an ill-conditioned beginning.
+    halves = update_root(update_root(jnp.zeros((64, 64)), rows[:2000].astype(np.float32)), rows[2000:])
+    assert_allclose(np.abs(halves), np.abs(root), atol=1e-5)
+
+
+@pytest.mark.parametrize("condition", [2.0, 300.0])
+def test_root_is_corrected_where_its_gram_matrix_is_ill_conditioned(condition, monkeypatch):
+    rows = jnp.asarray(spread(1, 4100, 64, condition), jnp.float32)
+    found = np.asarray(update_root(jnp.zeros((64, 64)), rows))
+    monkeypatch.setattr("nlsr_jax.nlsr.statistics.branches", lambda rank: False)
+    corrected = np.asarray(update_root(jnp.zeros((64, 64)), rows))
+    plain = np.asarray(cholesky_root(rows.T @ rows, float(jnp.finfo(jnp.float32).eps) / 64))
+    nearer, other = (plain, corrected) if condition == 2 else (corrected, plain)
+    assert np.abs(found - nearer).max() < 0.3 * np.abs(found - other).max()
+
+
+@pytest.mark.parametrize("sparsity", [0.2, 0.8])
+@pytest.mark.parametrize(("condition_a", "condition_b"), [(3, 3), (3, 1e4), (1e4, 3), (1e3, 1e2)])
+def test_projection_of_large_ranks(condition_a, condition_b, sparsity):
+    reference = random_adapter(5, layers=2, rank=64, sizes={"q_proj": (96, 4200), "down_proj": (96, 80)})
+    for leaf in reference.factors.values():
+        leaf["b"] = np.stack([spread(i, x.shape[0], 64, condition_b) for i, x in enumerate(leaf["b"])])
+        leaf["b"] = leaf["b"].astype(np.float32)
+    inputs = {}
+    for module, leaf in reference.factors.items():
+        z = np.stack([spread(9 + i, 4300, 64, condition_a) for i in range(2)])
+        inputs[module] = (z @ np.linalg.pinv(np.float64(leaf["a"])).transpose(0, 2, 1)).astype(np.float32)
+    statistics = statistics_from_activations(reference, inputs)
+    assert max(errors(reference, inputs, statistics, sparsity)) < 3e-5
+    # Layers in a program of their own, as a run on files has them.
+    masks = identify(reference, statistics, sparsity=sparsity)
+    scores = project_low_rank(reference, statistics, sparsity=sparsity).factors
+    for module, leaf in masks.items():
+        for name, mask in leaf.items():
+            for marked, score in zip(np.asarray(mask), np.abs(scores[module][name]), strict=True):
+                count = round((1 - sparsity) * marked.size)
+                assert marked.sum() == count
+                assert np.mean((score >= np.sort(score, axis=None)[-count]) == marked) > 0.999
+
+
+@pytest.mark.parametrize("sparsity", [0.2, 0.8])
+def test_large_rank_without_data_or_factor_stays_finite(sparsity):
+    reference = random_adapter(7, layers=1, rank=64, sizes={"q_proj": (96, 4200)})
+    inputs = activations(8, reference, 5)
+    statistics = statistics_from_activations(reference, inputs)
+    found = project_low_rank(reference, statistics, sparsity=sparsity)
+    # Five positions excite five directions.
+    for leaf in found.factors.values():
+        assert np.linalg.matrix_rank(np.float64(leaf["b"][0]), tol=1e-3) <= max(5, kept_rank(64, sparsity))
+        assert np.isfinite(leaf["a"]).all()
+        assert np.isfinite(leaf["b"]).all()
+    reference.factors["q_proj"]["b"][:] = 0
+    empty = Statistics(*jax.tree.map(jnp.zeros_like, tuple(statistics)))
+    for one in (statistics, empty):
+        found = project_low_rank(reference, one, sparsity=sparsity)
+        assert not found.factors["q_proj"]["b"].any()
+        assert np.isfinite(found.factors["q_proj"]["a"]).all()
