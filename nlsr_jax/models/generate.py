@@ -63,7 +63,7 @@ def generate(
         raise InputError(f"temperature is {temperature}; expected 0 (greedy) or more")
     if temperature > 0 and key is None:
         raise InputError("sampling needs a PRNG key: give key=jax.random.key(seed), or temperature=0")
-    mask = jnp.ones(prompts.shape, bool) if attention_mask is None else jnp.asarray(attention_mask, bool)
+    mask = np.ones(prompts.shape, bool) if attention_mask is None else jnp.asarray(attention_mask, bool)
     if attention_mask is not None and not bool(jnp.all(mask[:, -1])):
         raise InputError("attention_mask ends with padding; prompts must be padded on the left")
     prompts, several = jnp.asarray(prompts, jnp.int32), 0
@@ -79,9 +79,9 @@ def generate(
         lora,
         prompts,
         mask,
-        jax.random.key(0) if key is None else key,
-        jnp.float32(temperature),
-        jnp.int32(pad_id),
+        key if temperature > 0 else None,
+        np.float32(temperature),
+        np.int32(pad_id),
         steps=int(max_new_tokens),
         ends=_end_ids(eos_id),
         sample=temperature > 0,
@@ -181,9 +181,10 @@ def _generate(
 
     if "joined" in collections and apart:
         collections, cache = _take_apart(collections, cache)
-    # A fused kernel without a mask is faster than with one of ones.
-    scores, cache = model.apply(collections, prompts, None if ordered else mask, cache=cache, output="last")
     rotary = rotary_embedding(c, jnp.arange(slots))
+    # A fused kernel without a mask is faster than with one of ones.
+    attend = None if ordered else mask
+    scores, cache = model.apply(collections, prompts, attend, cache=cache, rotary=rotary, output="last")
     first = choose(scores, 0)
     out = jnp.full((batch, steps), pad_id, jnp.int32).at[:, 0].set(first)
     state = (jnp.int32(1), first, cache, ended(first), out)

@@ -64,12 +64,16 @@ def expand(adapter: Adapter, num_layers: int):
     return {"layers": tree}
 
 
+_expanded = jax.jit(expand, static_argnames="num_layers")
+"""``expand`` in one program: a call of a small model is not kept waiting by a dozen small ones."""
+
+
 def prepare(model: Llama, adapter: Adapter | None):
     """Check an adapter against a model and expand it; None stays None."""
     if adapter is None:
         return None
     check_adapter_fits(adapter, model.config)
-    return expand(adapter, model.config.num_layers)
+    return _expanded(adapter, num_layers=model.config.num_layers)
 
 
 def one_or_several(adapter) -> Adapter | tuple[Adapter, ...] | None:
@@ -115,7 +119,7 @@ def prepare_several(model: Llama, adapters: Sequence[Adapter]):
     for number, adapter in enumerate(adapters):
         check_adapter_fits(adapter, model.config, f"adapter {number}")
     count, sizes = model.config.num_layers, model.config.projections()
-    trees = [expand(adapter, count)["layers"] for adapter in adapters]
+    trees = [_expanded(adapter, num_layers=count)["layers"] for adapter in adapters]
     stacked = {}
     for module in [name for name in sizes if any(name in tree for tree in trees)]:
         k, d = sizes[module]

@@ -65,8 +65,7 @@ def _products(prepare, leaves, axis: int):
 
 def _count_pieces(leaves, size: int) -> int:
     """How many pieces to multiply one by one: none on accelerators, nor of types that the CPU converts first."""
-    plain = all(leaf.dtype in (jnp.float32, jnp.bool_) for leaf in leaves)
-    return size // _PIECE if plain and jax.default_backend() == "cpu" else 0
+    return size // _PIECE if jax.default_backend() == "cpu" else 0
 
 
 def _cosine(prepare, *layers):
