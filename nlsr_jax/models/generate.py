@@ -59,6 +59,8 @@ def generate(
     check_tokens(model, prompts, attention_mask)
     if not _is_whole(max_new_tokens) or max_new_tokens < 1:
         raise InputError(f"max_new_tokens is {max_new_tokens!r}; expected a whole number, at least 1")
+    if not isinstance(pad_id, jax.Array) and not (_is_whole(pad_id) and abs(int(pad_id)) <= _NONE):
+        raise InputError(f"pad_id is {pad_id!r}; expected a token id")
     if not 0 <= temperature < float("inf"):
         raise InputError(f"temperature is {temperature}; expected 0 (greedy) or more")
     if temperature > 0 and key is None:
@@ -81,7 +83,7 @@ def generate(
         mask,
         key if temperature > 0 else None,
         np.float32(temperature),
-        np.int32(pad_id),
+        jnp.int32(pad_id),
         steps=int(max_new_tokens),
         ends=_end_ids(eos_id),
         sample=temperature > 0,

@@ -51,21 +51,47 @@ def expand(adapter: Adapter, num_layers: int):
     Returns:
       ``{"layers": {module: {"a": [L, r, k], "b": [L, d, r]}}}`` float32, the scaling folded into ``b``.
     """
+    factors, scalings, places = _parts(adapter)
+    return {"layers": _expand(factors, scalings, places, num_layers)}
+
+
+def _parts(adapter: Adapter):
+    """Return factors, scalings ``[L]`` and decoder layers of the modules: arrays, arrays, and what is hashable."""
+    factors = {m: {f: adapter.factors[m][f] for f in "ab"} for m in module_names(adapter.factors)}
+    scalings = {m: layer_scaling(adapter, m) for m in factors}
+    return factors, scalings, tuple((m, tuple(map(int, layer_indices(adapter, m)))) for m in factors)
+
+
+def _expand(factors, scalings, places, num_layers: int):
+    def whole(leaf, layers):
+        if len(layers) == num_layers:
+            return leaf
+        return jnp.zeros((num_layers, *leaf.shape[1:]), leaf.dtype).at[np.asarray(layers)].set(leaf)
+
     tree = {}
-    for module in module_names(adapter.factors):
-        a = jnp.asarray(adapter.factors[module]["a"], jnp.float32)
-        b = jnp.asarray(adapter.factors[module]["b"], jnp.float32) * layer_scaling(adapter, module)[:, None, None]
-        layers = layer_indices(adapter, module)
-        if len(layers) < num_layers:
-            index = np.asarray(layers)
-            a = jnp.zeros((num_layers, *a.shape[1:]), a.dtype).at[index].set(a)
-            b = jnp.zeros((num_layers, *b.shape[1:]), b.dtype).at[index].set(b)
-        tree[module] = {"a": a, "b": b}
+    for module, layers in places:
+        leaves = {f: jnp.asarray(leaf, jnp.float32) for f, leaf in factors[module].items()}
+        leaves["b"] = leaves["b"] * scalings[module][:, None, None]
+        tree[module] = {f: whole(leaf, layers) for f, leaf in leaves.items()}
+    return tree
+
+
+_expand_at_once = jax.jit(_expand, static_argnames=("places", "num_layers"))
+
+
+def _expanded(adapter: Adapter, num_layers: int):
+    """``expand`` by one program: a call of a small model does not wait for a dozen of them."""
+    factors, scalings, places = _parts(adapter)
+    as_they_are = [
+        module
+        for module, layers in places
+        if isinstance(a := factors[module]["a"], jax.Array) and a.dtype == jnp.float32 and len(layers) == num_layers
+    ]
+    kept = {module: factors[module].pop("a") for module in as_they_are}
+    tree = _expand_at_once(factors, scalings, places, num_layers)
+    for module, a in kept.items():
+        tree[module]["a"] = a
     return {"layers": tree}
-
-
-_expanded = jax.jit(expand, static_argnames="num_layers")
-"""``expand`` in one program: a call of a small model is not kept waiting by a dozen small ones."""
 
 
 def prepare(model: Llama, adapter: Adapter | None):
@@ -73,7 +99,7 @@ def prepare(model: Llama, adapter: Adapter | None):
     if adapter is None:
         return None
     check_adapter_fits(adapter, model.config)
-    return _expanded(adapter, num_layers=model.config.num_layers)
+    return _expanded(adapter, model.config.num_layers)
 
 
 def one_or_several(adapter) -> Adapter | tuple[Adapter, ...] | None:
@@ -119,7 +145,7 @@ def prepare_several(model: Llama, adapters: Sequence[Adapter]):
     for number, adapter in enumerate(adapters):
         check_adapter_fits(adapter, model.config, f"adapter {number}")
     count, sizes = model.config.num_layers, model.config.projections()
-    trees = [_expanded(adapter, num_layers=count)["layers"] for adapter in adapters]
+    trees = [_expanded(adapter, count)["layers"] for adapter in adapters]
     stacked = {}
     for module in [name for name in sizes if any(name in tree for tree in trees)]:
         k, d = sizes[module]

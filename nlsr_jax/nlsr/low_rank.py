@@ -50,13 +50,14 @@ def _project_a(a, root, kept):
 def _project_b(b, root, kept):
     b_root = update_root(jnp.zeros_like(root), b)
     _, s, vt = jnp.linalg.svd(matmul(b_root, root.T), full_matrices=False)
-    u = matmul(b, matmul(root.T, vt[:kept].T) * _inverse(s[:kept]))
+    u = matmul(b, matmul(root.T, vt[:kept].T) * _inverse(s)[:kept])
     return matmul(u, matmul(u.T, b))
 
 
 def _inverse(s):
-    """Invert singular values; a direction without response (few positions, a zero factor) is in no projector."""
-    return jnp.where(s > jnp.finfo(s.dtype).eps * s[0], 1 / jnp.where(s > 0, s, 1.0), 0.0)
+    """Invert the singular values ``[r]`` of a matrix, largest first; 0 for those that are its rounding alone."""
+    least = len(s) * jnp.finfo(s.dtype).eps * s[0]
+    return jnp.where(s > least, 1 / jnp.where(s > 0, s, 1.0), 0.0)
 
 
 def _project_large(a, b, gram, root, kept):
@@ -65,7 +66,7 @@ def _project_large(a, b, gram, root, kept):
     With U' the first left singular vectors of ``M = R_B Rᵀ`` the projector of B is ``B (R_B⁻¹ U') (U'ᵀ R_B)``.
     Eigenvectors of the r × r matrices ``G`` and ``M Mᵀ`` do where these are well-conditioned.
     """
-    values, vectors = jnp.linalg.eigh(gram)
+    values, vectors = jnp.linalg.eigh(gram.astype(root.dtype))
     top = jax.lax.cond(
         well_conditioned(values),
         lambda: vectors[:, -kept:],
@@ -81,7 +82,7 @@ def _project_large(a, b, gram, root, kept):
 
     def from_singular_vectors():
         u, s, vt = jnp.linalg.svd(product, full_matrices=False)
-        return matmul(root.T, vt[:kept].T) * _inverse(s[:kept]), u[:, :kept]
+        return matmul(root.T, vt[:kept].T) * _inverse(s)[:kept], u[:, :kept]
 
     left, u = jax.lax.cond(well_conditioned(values), from_eigenvectors, from_singular_vectors)
     right = matmul(u.T, b_root)

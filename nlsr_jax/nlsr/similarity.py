@@ -50,7 +50,7 @@ def _products(prepare, leaves, axis: int):
         return [matmul(one, other) for one, other in ((turned[0], x), (turned[1], y), (turned[0], y))]
 
     size = leaves[0].shape[axis]
-    count = _count_pieces(leaves, size)
+    count = _count_pieces(size)
     if count < 2:
         return whole(*leaves)
 
@@ -63,8 +63,8 @@ def _products(prepare, leaves, axis: int):
     return jax.lax.fori_loop(0, count, add, whole(*rest))
 
 
-def _count_pieces(leaves, size: int) -> int:
-    """How many pieces to multiply one by one: none on accelerators, nor of types that the CPU converts first."""
+def _count_pieces(size: int) -> int:
+    """How many pieces to multiply one by one: none on accelerators."""
     return size // _PIECE if jax.default_backend() == "cpu" else 0
 
 

@@ -3,7 +3,7 @@
 With ``z = A x`` at the response positions, ``G = Σ_t z_t z_tᵀ`` gives the left singular vectors both
 of ``A X`` (those of ``G``) and of ``B A X`` (through a thin QR of ``B``), so the activations are never
 stored. Forming ``G`` squares the condition number; its triangular root ``R`` (``RᵀR = G``), updated
-by a Cholesky QR done twice, keeps the small directions too, at the price of matrix products.
+by a Cholesky QR done twice where that matters, keeps the small directions too, at the price of matrix products.
 
 Axis legend: L layers, B batch, T positions, r rank, k in-features.
 
@@ -25,8 +25,11 @@ from nlsr_jax.nlsr.layerwise import map_layers, map_modules
 _EPS = float(jnp.finfo(jnp.float32).eps)
 _TINY = float(jnp.finfo(jnp.float32).tiny)
 _LARGE_RANK = 64
-_LARGE = 2**18
+"""See ``branches``."""
+_MANY_ENTRIES = 2**18
+"""A second pass over rows of fewer entries costs less than asking whether it is needed."""
 _WELL_CONDITIONED = 64.0
+"""Where the eigenvalues of a Gram matrix lie within this factor, float32's rounding takes 1e-5 of none."""
 matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -75,12 +78,19 @@ def cholesky_root(gram: jax.Array, shift: float | None = None) -> jax.Array:
     return jnp.linalg.cholesky(gram + level * jnp.eye(rank, dtype=gram.dtype), upper=True)
 
 
+def _semidefinite_root(gram):
+    """Return an upper triangular root like Cholesky's of what is semi-definite up to rounding."""
+    values, vectors = jnp.linalg.eigh(gram)
+    root = jnp.linalg.qr(jnp.sqrt(jnp.maximum(values, 0.0))[:, None] * vectors.T, mode="r")
+    return root * jnp.where(jnp.diagonal(root) < 0, -1.0, 1.0)[:, None]
+
+
 def update_root(root: jax.Array, rows: jax.Array) -> jax.Array:
     """Fold new rows into a triangular root: the ``R`` of a QR of ``[root; rows]``.
 
     Shifted Cholesky QR: a first root of the plain Gram matrix whitens the rows, the well-conditioned
-    Gram matrix of the whitened rows corrects it. Matrix products and two r × r factorisations only. Where there are
-    many rows, a root of the plain Gram matrix that turns out well-conditioned is left as it is.
+    Gram matrix of the whitened rows corrects it. Matrix products and two r × r factorisations only. Of large arrays
+    of rows the root of the plain Gram matrix is left as it is where that turns out well-conditioned.
 
     Args:
       root: ``[r, r]`` float32, the root so far (zeros for none).
@@ -97,13 +107,18 @@ def update_root(root: jax.Array, rows: jax.Array) -> jax.Array:
         first = cholesky_root(gram)
         whiten = jax.scipy.linalg.solve_triangular(first, jnp.eye(rank, dtype=root.dtype))
         old, new = matmul(root, whiten), matmul(rows, whiten)
-        second = cholesky_root(matmul(old.T, old) + matmul(new.T, new), _EPS / rank)
-        return matmul(second, first)
+        whitened = matmul(old.T, old) + matmul(new.T, new)
+        second = cholesky_root(whitened, _EPS / rank)
+        # Rows of a lower rank leave eigenvalues of 0, which rounding can take below.
+        whole = jnp.all(jnp.isfinite(second))
+        return matmul(jax.lax.cond(whole, lambda: second, lambda: _semidefinite_root(whitened)), first)
 
-    if rows.size < _LARGE or not branches(rank):
+    if rows.size < _MANY_ENTRIES or not branches(rank):
         return corrected()
     plain = cholesky_root(gram, _EPS / rank)
-    return jax.lax.cond(_condition(plain, gram) <= _WELL_CONDITIONED, lambda: plain, corrected)
+    # Tiny rows have a root of the least shift in place of their own.
+    enough = (jnp.trace(gram) * (_EPS / rank) > _TINY**0.5) & (_condition(plain, gram) <= _WELL_CONDITIONED)
+    return jax.lax.cond(enough, lambda: plain, corrected)
 
 
 def branches(rank: int) -> bool:
@@ -116,12 +131,18 @@ def branches(rank: int) -> bool:
 
 
 def well_conditioned(values: jax.Array) -> jax.Array:
-    """Whether the eigenvalues ``[r]`` of a positive semi-definite matrix, smallest first, lie close together."""
-    return values[0] * _WELL_CONDITIONED >= values[-1]
+    """Whether the eigenvalues ``[r]`` of a positive semi-definite matrix, smallest first, lie close together.
+
+    Those of no data, and those so small that float32 has lost digits of them, do not.
+    """
+    return (values[0] * _WELL_CONDITIONED >= values[-1]) & (values[-1] > _TINY / _EPS)
 
 
 def _condition(root, gram):
-    """Return no less than the condition number of ``gram = rootᵀ root``, and no more than √r times it."""
+    """Return no less than the condition number of ``gram``, and no more than √r times it.
+
+    ``root`` is its Cholesky root, whose shift has to be lost in its rounding.
+    """
     inverse = jax.scipy.linalg.solve_triangular(root, jnp.eye(len(root), dtype=root.dtype))
     return _norm(gram) * _norm(matmul(inverse, inverse.T))
 

@@ -70,11 +70,11 @@ def short_pieces(monkeypatch):
 
 @pytest.mark.parametrize("size", [15, 16, 17, 40])
 @pytest.mark.parametrize("layers", [1, 3])
-@pytest.mark.parametrize("rank", [1, 6])
-def test_similarity_by_pieces_is_the_cosine(short_pieces, size, layers, rank):
+@pytest.mark.parametrize(("rank", "dtype"), [(1, "float32"), (6, "float32"), (6, "bfloat16")])
+def test_similarity_by_pieces_is_the_cosine(short_pieces, size, layers, rank, dtype):
     sizes = {"q_proj": (size, size + 3), "v_proj": (size + 25, 4)}
     first, other = (random_adapter(seed, layers=layers, rank=rank, sizes=sizes) for seed in (0, 1))
-    second = mixed(first, other, 0.7)
+    second = jax.tree.map(lambda x: jnp.asarray(x, dtype), mixed(first, other, 0.7))
     masks = jax.tree.map(lambda x: x > -0.3, other.factors)
     found, wider = similarity(first, second, masks), random_adapter(2, layers=layers, rank=rank + 2, sizes=sizes)
     products = product_cosine(first, wider)
