@@ -108,10 +108,10 @@ def update_root(root: jax.Array, rows: jax.Array) -> jax.Array:
         whiten = jax.scipy.linalg.solve_triangular(first, jnp.eye(rank, dtype=root.dtype))
         old, new = matmul(root, whiten), matmul(rows, whiten)
         whitened = matmul(old.T, old) + matmul(new.T, new)
-        second = cholesky_root(whitened, _EPS / rank)
+        found = matmul(cholesky_root(whitened, _EPS / rank), first)
         # Rows of a lower rank leave eigenvalues of 0, which rounding can take below.
-        whole = jnp.all(jnp.isfinite(second))
-        return matmul(jax.lax.cond(whole, lambda: second, lambda: _semidefinite_root(whitened)), first)
+        whole = jnp.all(jnp.isfinite(found))
+        return jax.lax.cond(whole, lambda: found, lambda: matmul(_semidefinite_root(whitened), first))
 
     if rows.size < _MANY_ENTRIES or not branches(rank):
         return corrected()
