@@ -20,7 +20,7 @@ from nlsr_jax.models.projection import join, merge_adapter
 
 _APART = 12
 """Up to this many layers they come one by one in a step of generation; more are scanned, to compile fast."""
-_NONE = np.iinfo(np.int32).max
+_GREATEST = np.iinfo(np.int32).max
 
 
 def generate(
@@ -59,7 +59,7 @@ def generate(
     check_tokens(model, prompts, attention_mask)
     if not _is_whole(max_new_tokens) or max_new_tokens < 1:
         raise InputError(f"max_new_tokens is {max_new_tokens!r}; expected a whole number, at least 1")
-    if not isinstance(pad_id, jax.Array) and not (_is_whole(pad_id) and abs(int(pad_id)) <= _NONE):
+    if not isinstance(pad_id, jax.Array) and not (_is_whole(pad_id) and abs(int(pad_id)) <= _GREATEST):
         raise InputError(f"pad_id is {pad_id!r}; expected a token id")
     if not 0 <= temperature < float("inf"):
         raise InputError(f"temperature is {temperature}; expected 0 (greedy) or more")
@@ -111,7 +111,7 @@ def _end_ids(eos_id) -> tuple[int, ...]:
 def _first_greatest(scores):
     """Return the index of the first greatest score ``[B]`` of ``[B, V]``: argmax, by reductions that vectorise."""
     greatest = (scores == jnp.max(scores, axis=-1, keepdims=True)) | jnp.isnan(scores)
-    places = jnp.where(greatest, jnp.arange(scores.shape[-1]), _NONE)
+    places = jnp.where(greatest, jnp.arange(scores.shape[-1]), _GREATEST)
     return jnp.min(places, axis=-1).astype(jnp.int32)
 
 
