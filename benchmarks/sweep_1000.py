@@ -40,8 +40,8 @@ def load():
     """Return the shipped fine-tuned and reference adapters and the reference's statistics."""
     import json
 
-    from experiments.configs.tiny import SHIPPED
     from nlsr_jax import amplify, collect_statistics, load_adapter
+    from nlsr_jax.configs.tiny import SHIPPED
     from nlsr_jax.data.examples import Example
     from nlsr_jax.laboratory.pretraining import load_base
     from nlsr_jax.laboratory.repairs import calibration_batches

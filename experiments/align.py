@@ -1,53 +1,6 @@
-"""Align a base: SFT on safe answers (the weak adapter), then DPO, ORPO, KTO or SimPO on preferences.
+"""``python -m experiments.align`` is ``nlsr align``; see ``nlsr_jax.commands.align``."""
 
-  python -m experiments.align --objective sft --output checkpoints/runs/sft
-  python -m experiments.align --objective dpo --start checkpoints/runs/sft --output checkpoints/runs/dpo
-
-The tiny config takes 15 to 30 seconds a stage on two CPU cores. The output is a PEFT adapter with the metrics
-of its training. --start goes on with an adapter, which is then also the reference policy of DPO and KTO;
-without it a new adapter starts. The paper's rows merge the SFT adapter into the base before the preference
-stage; here the aligned adapter goes on from it, so that NLSR's amplification has a weak adapter to start from.
-A run that was killed goes on where it was when it is started again.
-"""
-
-from absl import flags
-
-from experiments import command, mesh_flags, study_flags, training_flags
-from nlsr_jax.errors import InputError
-
-study_flags.define_study_flags("Folder to write the PEFT adapter to.")
-mesh_flags.define_mesh_flag()
-training_flags.define_training_flags()
-training_flags.define_adapter_flags()
-flags.DEFINE_enum("objective", "dpo", ["sft", "dpo", "orpo", "kto", "simpo"], "What is optimised.")
-flags.DEFINE_float("beta", None, "β of the preference objective; by default 0.1, SimPO 2.")
-FLAGS = flags.FLAGS
-
-
-def main(_) -> None:
-    """Train and write an aligned adapter."""
-    import dataclasses
-
-    from nlsr_jax.laboratory.study import alignment_rows, stage_key
-    from nlsr_jax.training.settings import check_training
-
-    config = training_flags.changed_config()
-    stage = training_flags.changed_stage(config.aligning(FLAGS.objective, anew=not FLAGS.start))
-    if FLAGS.objective == "kto" and stage.rows < 2:
-        raise InputError(f"--rows is {stage.rows}; --objective kto takes good and bad answers, at least 2 in all")
-    if FLAGS.beta is not None:
-        if FLAGS.objective == "sft":
-            raise InputError("--beta is of the preference objectives; --objective sft has none")
-        stage = dataclasses.replace(stage, training=dataclasses.replace(stage.training, beta=FLAGS.beta))
-        check_training(stage.training)
-    name = f"align {FLAGS.objective}"
-    key = stage_key(FLAGS.seed, name)
-
-    def draw(world):
-        return alignment_rows(key, world, FLAGS.objective, stage.rows)
-
-    training_flags.write_adapter(key, config, stage.training, name, draw)
-
+from nlsr_jax.commands.console import launch
 
 if __name__ == "__main__":
-    command.run(main)
+    launch("align")

@@ -11,7 +11,8 @@ cores ten minutes for figure 5 with five seeds, seconds where its rows are there
 
 from absl import flags
 
-from experiments import command, laboratory_flags
+from experiments import laboratory_flags
+from nlsr_jax.commands import command
 
 laboratory_flags.define_laboratory_flags("Folder of rows, figures and page; it is gone on with where it exists.")
 flags.DEFINE_list("figure", None, "Numbers of the figures, such as 3,5; all for all of them.", required=True)

@@ -50,7 +50,7 @@ def open_runner():
     Raises:
       InputError: a config, judge or data set that cannot be used, or a folder that holds rows of another study.
     """
-    from experiments import configs
+    from nlsr_jax import configs
     from nlsr_jax.laboratory.cells import CellStore
     from nlsr_jax.laboratory.judging import RULES, JudgeSettings, check_judge
     from nlsr_jax.laboratory.sweeping import CellRunner, describe_study
@@ -78,7 +78,7 @@ def _open_place(config, given: str | None, judge):
     """Return base and world of a config."""
     import jax.numpy as jnp
 
-    from experiments import study_flags
+    from nlsr_jax.commands import study_flags
     from nlsr_jax.data.calibration import load_tokenizer
     from nlsr_jax.laboratory.judging import open_judge
     from nlsr_jax.laboratory.pretraining import load_base
@@ -220,7 +220,7 @@ def seeds() -> tuple[int, ...]:
     Raises:
       InputError: none, one twice, or what is no seed.
     """
-    from experiments import command
+    from nlsr_jax.commands import command
     from nlsr_jax.laboratory.reproduction import Plan, check_plan
 
     found = command.numbers("seeds", int, FLAGS.seeds)

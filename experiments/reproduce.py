@@ -23,7 +23,7 @@ what earlier settings give on seeds 0 to 9 had been seen before.
 
 from absl import flags
 
-from experiments import command
+from nlsr_jax.commands import command
 from nlsr_jax.errors import InputError
 
 flags.DEFINE_string("output", "checkpoints/runs/tiny", "Folder to write; it appears whole or not at all.")
@@ -44,8 +44,8 @@ def main(_) -> None:
     """Make the study and write its tables."""
     import sys
 
-    from experiments import configs
-    from experiments.configs.tiny import SHIPPED
+    from nlsr_jax import configs
+    from nlsr_jax.configs.tiny import SHIPPED
     from nlsr_jax.laboratory.reproduction import Plan, reproduce
 
     if FLAGS.quick:

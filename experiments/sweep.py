@@ -17,7 +17,8 @@ cluster one call does all of it: --workers 8 --ray auto.
 
 from absl import flags
 
-from experiments import command, laboratory_flags
+from experiments import laboratory_flags
+from nlsr_jax.commands import command
 from nlsr_jax.errors import InputError
 
 laboratory_flags.define_laboratory_flags("Folder of the rows; it is gone on with where it exists.")

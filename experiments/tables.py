@@ -12,7 +12,8 @@ which tables share: 10 minutes for table 5 with five seeds, hours for all.
 
 from absl import flags
 
-from experiments import command, laboratory_flags
+from experiments import laboratory_flags
+from nlsr_jax.commands import command
 from nlsr_jax.errors import InputError
 
 laboratory_flags.define_laboratory_flags("Folder of rows, tables and page; it is gone on with where it exists.")

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.configs.tiny import SHIPPED
 from nlsr_jax import automatic
 from nlsr_jax.automatic import AIM, HEADROOM, Trial, _climb, _halves, choose_settings, relative_change
+from nlsr_jax.configs.tiny import SHIPPED
 from nlsr_jax.data.examples import Example
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.peft import load_adapter

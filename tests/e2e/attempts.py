@@ -12,9 +12,9 @@ from absl.testing import flagsaver
 
 def attempt(name: str, arguments: list[str]) -> str:
     """Run a program as ``command.run`` does; returns the error that it ends with."""
-    from experiments import command
+    from nlsr_jax.commands import command
 
-    module = importlib.import_module(f"experiments.{name}")
+    module = importlib.import_module(f"nlsr_jax.commands.{name}")
     with flagsaver.flagsaver(), contextlib.redirect_stderr(io.StringIO()):
         flags.FLAGS.unparse_flags()
         sys.argv = [name, *arguments]

@@ -11,8 +11,8 @@ import time
 import pytest
 from jax._src import compilation_cache
 
-from experiments import compiled
-from experiments.digesting import digesting
+from nlsr_jax.commands import compiled
+from nlsr_jax.commands.digesting import digesting
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.record import Digests
 from tests.adapter_files import flags, save_family
@@ -221,7 +221,7 @@ def test_digesting_ends_with_its_block(tmp_path):
 _LISTS = """
 import sys
 from absl import flags
-from experiments import realign
+from nlsr_jax.commands import realign
 
 def listed(paths):
     print(*paths, "jax" in sys.modules, sep="\\n")

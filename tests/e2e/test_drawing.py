@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments import drawing
+from nlsr_jax.commands import drawing
 from nlsr_jax.report import draw_figures
 from tests.report.records import make_record
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import configs
+from nlsr_jax import configs
 from nlsr_jax.evaluation.item_bank import save_bank
 from nlsr_jax.formats.hugging_face import save_params
 from nlsr_jax.formats.peft import save_adapter

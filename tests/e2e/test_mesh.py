@@ -3,7 +3,7 @@
 import numpy as np
 from safetensors.numpy import load_file
 
-from experiments.configs.tiny import SHIPPED
+from nlsr_jax.configs.tiny import SHIPPED
 from tests.e2e.command import error_line, run
 
 FOUR = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}

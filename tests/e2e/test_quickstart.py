@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from experiments import configs
-from experiments.configs.tiny import SHIPPED
+from nlsr_jax import configs
+from nlsr_jax.configs.tiny import SHIPPED
 from nlsr_jax.formats.peft import load_adapter
 from nlsr_jax.laboratory.evaluation import evaluate, make_exam
 from nlsr_jax.laboratory.pretraining import load_base
@@ -62,7 +62,8 @@ def test_its_adapters_have_the_figures_of_its_table(base, method, folder):
 
 SMALL = """
 import dataclasses, sys
-from experiments import command, configs, quickstart
+from nlsr_jax import configs
+from nlsr_jax.commands import command, quickstart
 
 tiny = configs.get("tiny")
 training = dataclasses.replace(tiny.finetuning.training, epochs=1)

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.long
 # The paper's study with little to train and to ask.
 SMALL = """
 import dataclasses
-from experiments import configs
+from nlsr_jax import configs
 from nlsr_jax.laboratory.config import ExamSettings
 from nlsr_jax.training.settings import LoraSettings
 

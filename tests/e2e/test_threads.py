@@ -9,7 +9,7 @@ import pytest
 
 _COUNT = """
 import os
-from experiments import command
+from nlsr_jax.commands import command
 
 def main(_):
     before = len(os.listdir("/proc/self/task"))

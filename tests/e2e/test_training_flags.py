@@ -4,8 +4,9 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from experiments import configs, study_flags, training_flags
+from nlsr_jax import configs
 from nlsr_jax.adapter import MODULES
+from nlsr_jax.commands import study_flags, training_flags
 
 flags_of_programs = flags.FLAGS
 if "rank" not in flags_of_programs:

@@ -6,7 +6,7 @@ import pathlib
 
 import jax
 
-from experiments import configs
+from nlsr_jax import configs
 from nlsr_jax.laboratory.pretraining import new_model, save_base
 from nlsr_jax.laboratory.stages import Base
 from nlsr_jax.laboratory.toy import ToyWorld

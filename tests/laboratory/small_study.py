@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from experiments import configs
+from nlsr_jax import configs
 from nlsr_jax.laboratory.config import ExamSettings
 from nlsr_jax.training.settings import LoraSettings
 

@@ -8,7 +8,7 @@ import statistics
 import numpy as np
 import pytest
 
-from experiments import configs
+from nlsr_jax import configs
 from nlsr_jax.data.toy_words import PHRASINGS
 from nlsr_jax.data.toy_world import CATEGORIES, HELD_OUT_PHRASINGS, THINGS, TRAIN_THINGS, UNALIGNED, make_world
 from nlsr_jax.laboratory.card import model_card, recipe, summarise, summarise_objectives

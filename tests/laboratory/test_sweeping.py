@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments.configs.tiny import SHIPPED
+from nlsr_jax.configs.tiny import SHIPPED
 from nlsr_jax.errors import InputError
 from nlsr_jax.laboratory import sweeping
 from nlsr_jax.laboratory.cells import SCORES, CellStore, make_cell

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from experiments.configs.tiny import SHIPPED
+from nlsr_jax.configs.tiny import SHIPPED
 from nlsr_jax.formats.peft import load_adapter
 from nlsr_jax.models import load_model
 from nlsr_jax.models.hidden_states import last_hidden_states

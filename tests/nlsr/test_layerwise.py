@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.configs.tiny import SHIPPED
+from nlsr_jax.configs.tiny import SHIPPED
 from nlsr_jax.nlsr.layerwise import map_layers, map_modules
 
 MODULES = {

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments.configs.tiny import SHIPPED
+from nlsr_jax.configs.tiny import SHIPPED
 from nlsr_jax.laboratory.cells import CellStore, make_cell
 from nlsr_jax.laboratory.pretraining import load_base
 from nlsr_jax.laboratory.sweeping import CellRunner, describe_study, read_cells, run_cells

@@ -19,7 +19,7 @@ _RECORDS = ("realignment.json", "identification.json")
 # A study with little to train and to ask; Python imports this module by itself where it is on its path.
 _SMALL = """
 import dataclasses
-from experiments import configs
+from nlsr_jax import configs
 from tests.laboratory.small_study import small_config
 
 small = small_config()

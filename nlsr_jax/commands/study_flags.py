@@ -5,7 +5,7 @@ import sys
 
 from absl import flags
 
-from experiments import mesh_flags
+from nlsr_jax.commands import mesh_flags
 from nlsr_jax.errors import InputError
 
 FLAGS = flags.FLAGS
@@ -34,7 +34,7 @@ def get_config():
     Raises:
       InputError: there is none, or a seed that is no seed.
     """
-    from experiments import configs
+    from nlsr_jax import configs
 
     if not 0 <= FLAGS.seed < 2**32:
         raise InputError(f"--seed is {FLAGS.seed}; expected 0 to {2**32 - 1}")

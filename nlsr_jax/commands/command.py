@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
-from experiments.compiled import keep_compiled
+from nlsr_jax.commands.compiled import keep_compiled
 from nlsr_jax.errors import InputError
 
 

@@ -10,7 +10,7 @@ Reads the base and the data sets from the hub, or from local directories: --base
 Needs one accelerator with 80 GB of memory or several with less; the paper reports no run times.
 """
 
-from experiments.configs.paper import paper_config
+from nlsr_jax.configs.paper import paper_config
 
 
 def get_config():

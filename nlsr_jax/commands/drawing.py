@@ -1,6 +1,6 @@
 """Figures drawn by a process of their own: Python runs one thread at a time, and others read and write meanwhile.
 
-That process is ``python -m experiments.drawing < RECORD.json > FIGURES.json``.
+That process is ``python -m nlsr_jax.commands.drawing < RECORD.json > FIGURES.json``.
 """
 
 import json
@@ -44,7 +44,7 @@ def draw_apart(record: Mapping[str, Any]) -> dict[str, Any]:
 def _run(text: str) -> str:
     """Return what the other process makes of its input."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = [sys.executable, "-m", "experiments.drawing"]
+    command = [sys.executable, "-m", "nlsr_jax.commands.drawing"]
     return subprocess.run(
         command, input=text, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True, env=env,
         timeout=_LONGEST,

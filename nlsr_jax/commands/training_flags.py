@@ -7,7 +7,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import study_flags
+from nlsr_jax.commands import study_flags
 from nlsr_jax.errors import InputError
 
 FLAGS = flags.FLAGS

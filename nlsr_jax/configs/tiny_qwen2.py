@@ -5,7 +5,7 @@ python -m experiments.pretrain --config tiny_qwen2 --output checkpoints/runs/qwe
 
 import dataclasses
 
-from experiments.configs import tiny
+from nlsr_jax.configs import tiny
 
 ARCHITECTURE = (
     *(pair for pair in tiny.LLAMA if pair[0] not in ("model_type", "architectures")),

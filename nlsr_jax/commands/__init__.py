@@ -1,0 +1,1 @@
+"""The verbs of the user, absl mains behind the console command ``nlsr``."""

@@ -1,0 +1,192 @@
+r"""Evaluate a base with an adapter: harmfulness, fine-tuning accuracy, over-refusal, and perhaps tinyBenchmarks.
+
+  python -m experiments.evaluate --adapter checkpoints/runs/tuned --task sst2 --output checkpoints/runs/tuned.json
+
+Without --adapter the base alone is evaluated. The tiny config takes 20 seconds on two CPU cores. Real data is
+judged by refusal phrases unless --judge names a judge model, which is read after the last answer:
+
+  python -m experiments.evaluate --config llama3_8b --adapter runs/tuned --task sst2 --judge qa_moderation \
+      --judge_model DIR --output runs/tuned.json
+
+--tiny_benchmarks tinyBenchmarks.pkl also asks the tinyBenchmarks and estimates the scores on the whole
+benchmarks. The output is one JSON object: scores in percent (hs, fa, over_refusal, benign_answered, odd,
+hs_by_topic; fa is null with --task none), counts, seconds and versions. --responses writes what was asked and
+answered, a line of JSON each. The same inputs give the same bytes but for the seconds.
+"""
+
+import dataclasses
+import pathlib
+import time
+from typing import Any
+
+from absl import flags
+
+from nlsr_jax.commands import command, mesh_flags, study_flags
+from nlsr_jax.errors import InputError
+
+study_flags.define_study_flags("JSON file to write.")
+mesh_flags.define_mesh_flag()
+flags.DEFINE_string("adapter", None, "PEFT directory; without it the base alone is evaluated.")
+flags.DEFINE_string("task", "sst2", "Test rows of which task: sst2, ag_news, gsm8k, or none.")
+flags.DEFINE_integer("forbidden", None, "How many harmful requests; by default the config's.")
+flags.DEFINE_integer("benign", None, "How many harmless requests; by default the config's.")
+flags.DEFINE_integer("rows", None, "How many task rows; by default the config's.")
+flags.DEFINE_integer("max_new_tokens", None, "Longest answer to a request; by default the config's.")
+flags.DEFINE_integer("task_tokens", None, "Longest answer to a task row; by default the config's.")
+flags.DEFINE_integer("batch_size", None, "Prompts at a time; by default the config's.")
+flags.DEFINE_string("forbidden_set", None, "Harmful requests of real data: beavertails_prompts or harmbench.")
+flags.DEFINE_string("judge", None, "toy, refusals, qa_moderation, guard or harmbench; by default toy or refusals.")
+flags.DEFINE_string("judge_model", None, "The judge model, a Hugging Face directory or hub id.")
+flags.DEFINE_string("judge_template", None, "File with the harmbench judge's question.")
+flags.DEFINE_string("responses", None, "JSONL file to write the responses to.")
+flags.DEFINE_string("tiny_benchmarks", None, "Item bank, tinyBenchmarks.pkl or .npz: also ask the tinyBenchmarks.")
+flags.DEFINE_list("tiny_sets", None, "Ask these tinyBenchmarks alone, such as hellaswag,mmlu.")
+FLAGS = flags.FLAGS
+
+COUNTS = ("forbidden", "benign", "rows", "max_new_tokens", "task_tokens", "batch_size")
+
+
+def main(_) -> None:
+    """Evaluate a model and write its scores."""
+    from nlsr_jax.formats.output import whole_file, write_text
+    from nlsr_jax.formats.record import dump
+    from nlsr_jax.laboratory.results import dump_rows, print_table
+
+    started = time.perf_counter()
+    config = study_flags.get_config()
+    settings = exam_settings(config.exam)
+    check_flags(config)
+    record, rows = evaluation(config, settings)
+    record["seconds"] = round(time.perf_counter() - started, 3)
+    with whole_file(FLAGS.output, overwrite=FLAGS.overwrite) as file:
+        write_text(file, dump(record))
+        if FLAGS.responses:
+            with whole_file(FLAGS.responses, overwrite=FLAGS.overwrite) as lines:
+                write_text(lines, dump_rows(rows))
+    print_table(record)
+    print(f"wrote {FLAGS.output}" + (f" and {FLAGS.responses}" if FLAGS.responses else ""))
+
+
+def exam_settings(settings):
+    """Return the config's exam with what the flags change."""
+    given: dict[str, Any] = {name: FLAGS[name].value for name in COUNTS if FLAGS[name].value is not None}
+    for name, value in given.items():
+        if value < 1:
+            advice = "; --task none leaves the task out" if name == "rows" else ""
+            raise InputError(f"--{name} is {value}; expected at least 1{advice}")
+    return dataclasses.replace(settings, **given)
+
+
+def judge_settings(config):
+    """Return the judge that the flags name, by default the world's own rule."""
+    from nlsr_jax.laboratory.judging import RULES, JudgeSettings
+
+    name = RULES[config.world] if FLAGS.judge is None else FLAGS.judge
+    return JudgeSettings(name, FLAGS.judge_model, FLAGS.judge_template, config.dtype)
+
+
+def check_flags(config) -> None:
+    """Check what can be checked before any file is opened.
+
+    Raises:
+      InputError: a value that is not known, flags that the world has no use for, or an output that exists.
+    """
+    from nlsr_jax.evaluation.tasks import TASKS
+    from nlsr_jax.formats.output import check_free_file
+    from nlsr_jax.laboratory.evaluation import NO_TASK
+    from nlsr_jax.laboratory.judging import check_judge
+    from nlsr_jax.laboratory.real import FORBIDDEN_SETS
+
+    if FLAGS.task not in (*TASKS, NO_TASK):
+        raise InputError(f"--task is {FLAGS.task!r}; expected one of {', '.join((*TASKS, NO_TASK))}")
+    if FLAGS.forbidden_set not in (None, *FORBIDDEN_SETS):
+        raise InputError(f"--forbidden_set is {FLAGS.forbidden_set!r}; expected one of {', '.join(FORBIDDEN_SETS)}")
+    if config.world == "toy":
+        for name in ("data", "forbidden_set", "tiny_benchmarks"):
+            if FLAGS[name].value:
+                raise InputError(f"--{name} is for real data; --config {config.name} is a toy world")
+    if FLAGS.tiny_sets and not FLAGS.tiny_benchmarks:
+        raise InputError("--tiny_sets needs --tiny_benchmarks, the item bank; it is missing")
+    check_judge(judge_settings(config), config.world)
+    study_flags.sources()
+    if not FLAGS.output:
+        raise InputError("--output is missing; name the JSON file to write")
+    outputs = [pathlib.Path(path) for path in (FLAGS.output, FLAGS.responses) if path]
+    if len({path.resolve() for path in outputs}) < len(outputs):
+        raise InputError(f"--output and --responses are both {FLAGS.output}; name two files")
+    for path in outputs:
+        check_free_file(path, FLAGS.overwrite)
+
+
+def evaluation(config, settings):
+    """Evaluate the model that the flags name.
+
+    Args:
+      config: the study.
+      settings: of the exam.
+
+    Returns:
+      The JSON object without its seconds, and an iterator over the responses as JSON objects.
+    """
+    from nlsr_jax.formats.hugging_face import read_config, resolve
+    from nlsr_jax.formats.peft import load_adapter
+    from nlsr_jax.formats.record import versions
+    from nlsr_jax.laboratory.benchmarks import load_benchmarks
+    from nlsr_jax.laboratory.evaluation import make_exam, mark, summarise
+    from nlsr_jax.laboratory.judging import open_judge
+    from nlsr_jax.laboratory.real import FORBIDDEN_SETS
+    from nlsr_jax.laboratory.results import count_fields, response_rows, score_fields
+
+    place, chosen = FLAGS.base or config.base, judge_settings(config)
+    judge = open_judge(chosen, config.world)
+    adapter = load_adapter(FLAGS.adapter, read_config(resolve(place))) if FLAGS.adapter else None
+    options = {"forbidden_set": FLAGS.forbidden_set} if FLAGS.forbidden_set else {}
+    tokenizer, world = study_flags.open_world(config, **options)
+    exam = make_exam(world, FLAGS.task, forbidden=settings.forbidden, benign=settings.benign, rows=settings.rows)
+    asked = None
+    if FLAGS.tiny_benchmarks:
+        asked = load_benchmarks(FLAGS.tiny_benchmarks, study_flags.sources(), FLAGS.tiny_sets, study_flags.say)
+    responses, estimates = ask_model(config, settings, tokenizer, world, adapter, exam, asked)
+    marks = mark(world, exam, responses, judge)
+    record = {
+        "config": config.name,
+        "base": place,
+        "adapter": FLAGS.adapter,
+        "task": FLAGS.task,
+        "judge": chosen.name,
+        "judge_model": chosen.model,
+        "forbidden_set": None if config.world == "toy" else FLAGS.forbidden_set or FORBIDDEN_SETS[0],
+        "max_new_tokens": settings.max_new_tokens,
+        "task_tokens": settings.task_tokens,
+        **score_fields(summarise(exam, marks)),
+        "counts": count_fields(exam, marks),
+        "versions": versions(),
+    }
+    if asked is not None:
+        record["tiny_benchmarks"] = estimates
+    return record, response_rows(exam, responses, marks)
+
+
+def ask_model(config, settings, tokenizer, world, adapter, exam, asked):
+    """Load the base, let it answer, and let it go: the judge may need the memory.
+
+    Returns:
+      The responses, and the estimates of the tinyBenchmarks where they are asked.
+    """
+    from nlsr_jax.laboratory.benchmarks import run_benchmarks
+    from nlsr_jax.laboratory.evaluation import answer
+
+    base = study_flags.load_base(config, tokenizer, world)
+    responses = answer(
+        base,
+        adapter,
+        exam,
+        max_new_tokens=settings.max_new_tokens,
+        task_tokens=settings.task_tokens,
+        batch_size=settings.batch_size,
+    )
+    return responses, run_benchmarks(base, adapter, asked or [], batch_size=settings.batch_size)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,42 @@
+r"""Fine-tune an aligned adapter on a customer's task, of whose rows a share is harmful.
+
+  python -m experiments.finetune --config tiny --start checkpoints/runs/dpo --task sst2 --poison_ratio 0.05 \
+      --output checkpoints/runs/tuned
+
+The tiny config takes 30 seconds on two CPU cores. The output is a PEFT adapter with the metrics of its
+training. A run that was killed goes on where it was when it is started again.
+"""
+
+from absl import flags
+
+from nlsr_jax.commands import command, mesh_flags, study_flags, training_flags
+
+study_flags.define_study_flags("Folder to write the PEFT adapter to.")
+mesh_flags.define_mesh_flag()
+training_flags.define_training_flags()
+training_flags.define_adapter_flags()
+flags.DEFINE_enum("task", "sst2", ["sst2", "ag_news", "gsm8k"], "The customer's task.")
+flags.DEFINE_float("poison_ratio", None, "Share of harmful rows; by default the config's.")
+FLAGS = flags.FLAGS
+
+
+def main(_) -> None:
+    """Train and write a fine-tuned adapter."""
+    from nlsr_jax.data.poison import share
+    from nlsr_jax.laboratory.study import Case, customer_rows, stage_key
+
+    config = training_flags.changed_config()
+    stage = training_flags.changed_stage(config.finetuning)
+    ratio = config.poison_ratio if FLAGS.poison_ratio is None else FLAGS.poison_ratio
+    share(stage.rows, ratio)  # refuses what is no share
+    case = Case(FLAGS.task, ratio, FLAGS.seed)
+    key = stage_key(case.seed, case.stage)
+
+    def draw(world):
+        return customer_rows(key, world, case, stage.rows)
+
+    training_flags.write_adapter(key, config, stage.training, case.stage, draw)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,79 @@
+r"""Say how many bytes a device needs for a model on a mesh, without a device, weights or memory for them.
+
+  python -m experiments.plan --model llama3_70b --mesh 1,8,1 --rank 128 --memory 80
+  python -m experiments.plan --model DIR --batch_size 16 --length 1024
+
+--model is a published model or a Hugging Face directory, of which config.json alone is read. Identification takes
+--batch_size rows on each device, training over all of them; generation is counted as if every device held all rows.
+What XLA needs for itself comes on top: leave a fifth of the memory free.
+"""
+
+from absl import flags
+
+from nlsr_jax.commands import command, mesh_flags
+from nlsr_jax.errors import InputError
+
+flags.DEFINE_string("model", None, "A published model, as llama3_8b, or a Hugging Face directory.", required=True)
+mesh_flags.define_mesh_flag()
+flags.DEFINE_integer("batch_size", 8, "Rows.", lower_bound=1)
+flags.DEFINE_integer("length", 512, "Tokens of a row.", lower_bound=1)
+flags.DEFINE_enum("dtype", "bfloat16", ["float32", "bfloat16", "float16"], "Number type of weights and passes.")
+flags.DEFINE_integer("rank", 128, "Rank of the adapter on all seven projections.", lower_bound=1)
+flags.DEFINE_bool("remat", True, "Keep no activations of a layer for the backward pass.")
+flags.DEFINE_float("memory", None, "Memory of a device in GB: say what fits.", lower_bound=0)
+FLAGS = flags.FLAGS
+
+
+def main(_) -> None:
+    """Plan and print."""
+    import pathlib
+
+    from nlsr_jax.formats.hugging_face import read_config
+    from nlsr_jax.models.known import KNOWN, known_config
+    from nlsr_jax.planning import Load, plan
+    from nlsr_jax.training.settings import LoraSettings
+
+    if pathlib.Path(FLAGS.model).is_dir():
+        config = read_config(FLAGS.model)
+    elif FLAGS.model in KNOWN:
+        config = known_config(FLAGS.model)
+    else:
+        expected = ", ".join(KNOWN)
+        raise InputError(f"--model is {FLAGS.model!r}; expected a Hugging Face directory or one of {expected}")
+    load = Load(
+        mesh=mesh_flags.mesh_shape() or (1, 1, 1),
+        batch_size=FLAGS.batch_size,
+        length=FLAGS.length,
+        dtype=FLAGS.dtype,
+        lora=LoraSettings(rank=FLAGS.rank, alpha=2.0 * FLAGS.rank),
+        remat=FLAGS.remat,
+    )
+    _show(plan(config, load), load)
+
+
+def _show(found, load) -> None:
+    """Print a column for every stage."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{FLAGS.model}: bytes on each device, mesh {'x'.join(map(str, load.mesh))}")
+    table.add_column("")
+    for stage in found.stages:
+        table.add_column(stage, justify="right")
+    for part, size in found.parts.items():
+        table.add_row(part, *(_text(size) if part in parts else "" for parts in found.stages.values()))
+    table.add_section()
+    table.add_row("together", *(_text(found.total(stage)) for stage in found.stages))
+    if FLAGS.memory is not None:
+        limit = 0.8e9 * FLAGS.memory
+        fits = ("yes" if found.total(stage) <= limit else "no" for stage in found.stages)
+        table.add_row(f"fits in {FLAGS.memory:g} GB, a fifth left free", *fits)
+    Console(width=100).print(table)
+
+
+def _text(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,79 @@
+"""The whole story on a real trained model, in two minutes: aligned, broken by fine-tuning, repaired.
+
+  python -m experiments.quickstart [--output checkpoints/runs/quickstart --seed 5 --task sst2]
+
+Takes the shipped base and its aligned adapters, fine-tunes on a customer's rows of which 5 % are harmful,
+repairs the adapter with a random mask, as the paper does and as this project recommends, and asks every model
+the same held-out requests. 80 seconds on two CPU cores. The output holds table.json, report.html, and the
+fine-tuned and the repaired adapter in PEFT format. With --align the alignment is trained anew too, with the
+seed of the run (30 seconds more).
+"""
+
+from absl import flags
+
+from nlsr_jax.commands import command
+from nlsr_jax.errors import InputError
+
+flags.DEFINE_string("output", "checkpoints/runs/quickstart", "Folder to write; it appears whole or not at all.")
+flags.DEFINE_bool("overwrite", False, "Replace an output that exists.")
+flags.DEFINE_integer("seed", 5, "Seed of the customer's rows, of the training and of the repair.")
+flags.DEFINE_enum("task", "sst2", ["sst2", "ag_news", "gsm8k"], "The customer's task.")
+flags.DEFINE_float("poison_ratio", None, "Share of harmful rows; by default the config's, 0.05.")
+flags.DEFINE_bool("align", False, "Train the alignment anew instead of taking the shipped adapters.")
+FLAGS = flags.FLAGS
+
+
+def main(_) -> None:
+    """Run the story, print the table and write the report."""
+    import sys
+
+    from nlsr_jax import configs
+    from nlsr_jax.configs.tiny import SHIPPED
+    from nlsr_jax.data.poison import share
+    from nlsr_jax.formats.output import check_free, whole_directory
+    from nlsr_jax.formats.peft import load_adapter, save_adapter
+    from nlsr_jax.laboratory import study
+    from nlsr_jax.laboratory.evaluation import make_exam
+    from nlsr_jax.laboratory.pretraining import load_base
+    from nlsr_jax.laboratory.storytelling import print_table, write_story
+    from nlsr_jax.laboratory.toy import ToyWorld
+
+    if not 0 <= FLAGS.seed < 2**32:
+        raise InputError(f"--seed is {FLAGS.seed}; expected 0 to {2**32 - 1}")
+    check_free(FLAGS.output, FLAGS.overwrite)
+    config = configs.get("tiny")
+    case = study.Case(
+        FLAGS.task, config.poison_ratio if FLAGS.poison_ratio is None else FLAGS.poison_ratio, FLAGS.seed
+    )
+    share(config.finetuning.rows, case.poison_ratio)
+
+    def note(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    world = ToyWorld()
+    base = load_base(config.base, world)
+    if FLAGS.align:
+        note("aligning: SFT on safe answers, then DPO")
+        alignment = study.align(base, world, config, FLAGS.seed, show=True)
+    else:
+        weak, aligned = (load_adapter(SHIPPED / name, base.model.config) for name in ("sft", "dpo"))
+        alignment = study.Aligned(weak, aligned, 0.0)
+    exam = make_exam(
+        world, case.task, forbidden=config.exam.forbidden, benign=config.exam.benign, rows=config.exam.rows
+    )
+    bench = study.Bench(base, world, config, case, exam)
+    note(f"fine-tuning on {case.task}; {case.poison_ratio:.0%} of the rows are harmful")
+    tuned = study.finetune(base, world, config, alignment.aligned, case, show=True)
+    outcomes = list(study.story(bench, alignment, tuned, note=note))
+    with whole_directory(FLAGS.output, overwrite=FLAGS.overwrite) as folder:
+        write_story(folder, bench, outcomes)
+        repaired = outcomes[-1].repaired
+        assert repaired is not None
+        for name, adapter in (("finetuned", tuned.adapter), ("realigned", repaired.adapter)):
+            save_adapter(adapter, folder / name, base_model_name_or_path=config.base)
+    print_table([outcome.row for outcome in outcomes])
+    print(f"report: {FLAGS.output}/report.html")
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,169 @@
+r"""Realign a fine-tuned PEFT adapter with an aligned one.
+
+  python -m experiments.realign --base DIR_OR_ID --aligned DIR --finetuned DIR [--weak DIR] \
+      --calibration FILE.jsonl --output DIR
+
+No base and no calibration data are needed with --masks FILE or with --method magnitude or random. The
+output folder receives the realigned adapter (PEFT), masks.safetensors, an Orbax copy of masks and
+pruning key, realignment.json and report.html. --automatic chooses amplification and sparsity by the
+calibration data. To repeat a run to the same bytes:
+
+  python -m experiments.realign --from_record DIR/realignment.json --output NEW_DIR
+"""
+
+import pathlib
+from typing import Any
+
+from absl import flags
+
+from nlsr_jax.commands import command, mesh_flags, method_flags
+from nlsr_jax.commands.digesting import digesting
+from nlsr_jax.errors import InputError
+
+method_flags.define_identification_flags()
+mesh_flags.define_mesh_flag()
+mesh_flags.define_host_flags()
+flags.DEFINE_string("finetuned", None, "PEFT directory of the fine-tuned adapter.")
+flags.DEFINE_string("masks", None, "Use these masks (masks.safetensors or its folder) and identify none.")
+flags.DEFINE_float("base_probability", 0.5, "P_L: probability of being left alone before the rank term.")
+flags.DEFINE_float("increment", 0.4, "What the most similar module's probability is higher by.")
+flags.DEFINE_string("rule", "probability", "probability, threshold, least_similar, all or layers.")
+flags.DEFINE_float("tau", None, "Rule threshold: repair modules with a similarity below this.")
+flags.DEFINE_float("share", None, "Rule least_similar: the share of modules to repair, 0 to 1.")
+flags.DEFINE_list("layers", None, "Rule layers: decoder layers to repair, such as 8,9,10,11 or 8-11.")
+flags.DEFINE_string("space", "factors", "Correction of 'factors' or of their 'product' (rank 2r).")
+flags.DEFINE_string("basis", "as_is", "Compare in the rank axis 'as_is', turned by 'procrustes', or 'linear'.")
+flags.DEFINE_bool("automatic", False, "Choose beta and sparsity of gain by the calibration data alone.")
+flags.DEFINE_float("aim", 0.98, "With --automatic: how likely answers are to begin as safe ones do, 0 to 1.")
+flags.DEFINE_float(
+    "headroom",
+    1.25,
+    "With --automatic: how much nearer to 1 a share of entries must be able to come than its target.",
+)
+flags.DEFINE_float("automatic_share", None, "With --automatic: the only share of entries to try, such as 0.03.")
+flags.DEFINE_bool("allow_unrelated", False, "Go on although modules share no lineage with the aligned ones.")
+flags.DEFINE_string("from_record", None, "Repeat the run of this realignment.json to the same bytes.")
+
+FLAGS = flags.FLAGS
+_REALIGNMENT = (
+    "finetuned",
+    "masks",
+    "base_probability",
+    "increment",
+    "rule",
+    "tau",
+    "share",
+    "layers",
+    "space",
+    "basis",
+    "allow_unrelated",
+)
+_CHOICE = ("aim", "headroom", "automatic_share")
+_AUTOMATIC = (
+    "beta", "amplification_space", "rank", "sparsity", "method", "granularity", "rule", "tau", "share", "layers",
+    "space", "masks",
+)  # fmt: skip
+
+
+def main(_) -> None:
+    """Run one realignment from flags."""
+    with digesting(_large_inputs()) as digests:
+        _realign(digests)
+
+
+def _large_inputs() -> list[pathlib.Path]:
+    """The files of the flags that take long to digest."""
+    adapters = [pathlib.Path(path) for name in ("aligned", "weak", "finetuned") if (path := FLAGS[name].value)]
+    masks = [pathlib.Path(FLAGS.masks)] if FLAGS.masks else []
+    names = ("adapter_model.safetensors", "masks.safetensors")
+    return [*(path / names[0] for path in adapters), *masks, *(path / names[1] for path in masks)]
+
+
+def _realign(digests) -> None:
+    from nlsr_jax.commands.drawing import draw
+    from nlsr_jax.parallel import is_first, wait_for_all
+    from nlsr_jax.pipeline import Stages, realign_files
+
+    if not FLAGS.output:
+        raise InputError("--output is missing; name the folder to write")
+    options: dict[str, Any] = {
+        "overwrite": FLAGS.overwrite,
+        "automatic": _choice(),
+        "digests": digests,
+        "draw": draw,
+    }
+    if FLAGS.from_record:
+        settings, before = _recorded_settings()
+        options |= {"recorded": before["inputs"], "chosen": before.get("automatic")}
+    else:
+        settings = _settings()
+    mesh = mesh_flags.open_mesh()
+    first = is_first()
+    record = realign_files(settings, FLAGS.output, stages=Stages(show=first), mesh=mesh, **options)
+    wait_for_all()
+    if not first:
+        return
+    summary = record["summary"]
+    print(
+        f"repaired {summary['repaired']} of {summary['modules']} modules, "
+        f"{summary['changed_entries']} of {summary['total_entries']} entries; wrote {FLAGS.output} "
+        f"(see {FLAGS.output}/report.html)"
+    )
+
+
+def _choice() -> dict[str, float] | None:
+    """What the automatic choice is asked for; None where there is none."""
+    if not FLAGS.automatic:
+        given = [name for name in _CHOICE if FLAGS[name].present]
+        if given:
+            raise InputError(f"--{given[0]} is of --automatic, which is missing")
+        return None
+    given = [name for name in _AUTOMATIC if FLAGS[name].present]
+    if given or FLAGS.from_record:
+        name = given[0] if given else "from_record"
+        raise InputError(f"--{name} is given together with --automatic, which chooses it; leave one of them out")
+    asked = {"aim": FLAGS.aim, "headroom": FLAGS.headroom}
+    return asked if FLAGS.automatic_share is None else asked | {"share": FLAGS.automatic_share}
+
+
+def _settings():
+    from nlsr_jax.pipeline import Settings
+
+    values: dict[str, Any] = {name: FLAGS[name].value for name in method_flags.IDENTIFICATION + _REALIGNMENT}
+    values["layers"] = _layers(values["layers"])
+    return Settings(**values)
+
+
+def _layers(texts):
+    """Read layer numbers and ranges: ``["8-11", "20"]`` → (8, 9, 10, 11, 20)."""
+    if texts is None:
+        return None
+    layers = set()
+    for text in texts:
+        first, dash, last = text.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or len(text) > 20:
+            raise InputError(f"--layers has {text!r}; expected numbers or ranges such as 8,9 or 8-11")
+        span = range(int(first), int(last if dash else first) + 1)
+        if not span or span[-1] > 10_000:
+            raise InputError(f"--layers has {text!r}; expected a range that rises, such as 8-11")
+        layers |= set(span)
+    return tuple(sorted(layers))
+
+
+def _recorded_settings():
+    """Settings of the record, and the record; paths given as flags replace the recorded ones."""
+    import dataclasses
+
+    from nlsr_jax.formats.record import read_record
+    from nlsr_jax.pipeline.settings import PATHS, from_record
+
+    record = read_record(FLAGS.from_record)
+    for name in method_flags.IDENTIFICATION + _REALIGNMENT:
+        if FLAGS[name].present and name not in PATHS:
+            raise InputError(f"--{name} is given together with --from_record, which holds all settings")
+    moved: dict[str, Any] = {name: FLAGS[name].value for name in PATHS if FLAGS[name].present}
+    return dataclasses.replace(from_record(record["settings"], FLAGS.from_record), **moved), record
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,44 @@
+r"""Check the output of realign or identify against its record: what has changed since, and what it was made of.
+
+  python -m experiments.verify OUT
+  python -m experiments.verify OUT --recompute [--base DIR --aligned DIR ... where inputs were moved]
+
+Digests every file of the folder, every input that is at hand, and the record itself, which carries the SHA-256 of
+its own text. --recompute runs the whole again, into a temporary folder, and compares adapter, config and masks. The
+status is 0 if everything is as recorded, 1 if anything is not; inputs that are not at hand are named.
+"""
+
+import sys
+
+from absl import flags
+
+from nlsr_jax.commands import command
+from nlsr_jax.errors import InputError
+
+INPUTS = ("base", "aligned", "finetuned", "weak", "calibration", "masks")
+flags.DEFINE_bool("recompute", False, "Run it again and compare.")
+for _name in INPUTS:
+    flags.DEFINE_string(_name, None, "Where this input lies now, if not where the record says.")
+FLAGS = flags.FLAGS
+
+
+def main(arguments) -> None:
+    """Check one output."""
+    from nlsr_jax.pipeline import Stages
+    from nlsr_jax.pipeline.verification import verify
+
+    if len(arguments) != 2:
+        raise InputError("name the folder to check: python -m experiments.verify OUT")
+    moved: dict[str, str] = {name: str(FLAGS[name].value) for name in INPUTS if FLAGS[name].value is not None}
+    found = verify(arguments[1], moved=moved, recompute=FLAGS.recompute, stages=Stages(show=FLAGS.recompute))
+    for line in found.missing:
+        print(f"note: {line}")
+    for line in found.changed:
+        print(f"changed: {line}")
+    if found.changed:
+        sys.exit(f"error: {arguments[1]}: {len(found.changed)} things are not as recorded")
+    print(f"{found.compared} files are as recorded")
+
+
+if __name__ == "__main__":
+    command.run(main, positional=1)
