@@ -127,6 +127,28 @@ def check_weights(path: str | os.PathLike, config: ModelConfig) -> None:
     _find_weights(pathlib.Path(path), weight_table(config), config)
 
 
+def open_projections(path: str | os.PathLike, config: ModelConfig) -> dict[str, list[tuple[SafetensorsFile, str]]]:
+    """Open the weights of a local model directory, and return where the projections' matrices lie.
+
+    Args:
+      path: the directory.
+      config: its config.
+
+    Returns:
+      ``{module: [(file, name in the file), one per layer]}``; each matrix is ``[d, k]``.
+
+    Raises:
+      InputError: see ``read_params``.
+    """
+    table = weight_table(config)
+    files = _find_weights(pathlib.Path(path), table, config)
+    return {
+        weight.path[1]: [files[name] for name in weight.names]
+        for weight in table
+        if weight.path[0] == "layers" and weight.path[-1] == "kernel"
+    }
+
+
 def _find_weights(folder: pathlib.Path, table: list[Weight], config: ModelConfig):
     """Return where every weight of the table lies, all checked."""
     files = _match_names(folder, _locate(folder), table, config)
