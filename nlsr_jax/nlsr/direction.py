@@ -5,12 +5,13 @@ Source: Halko, Martinsson and Tropp 2011 for the randomised decomposition; LoX (
 """
 
 import functools
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from nlsr_jax.adapter import Adapter, PerModule
+from nlsr_jax.adapter import Adapter
 from nlsr_jax.nlsr.statistics import matmul
 
 EXACT_SIZE = 512
@@ -30,7 +31,7 @@ class Direction(NamedTuple):
     """
 
     adapter: Adapter
-    residual: PerModule
+    residual: Mapping[str, Any]
 
 
 @functools.partial(jax.jit, static_argnames="rank")
