@@ -91,9 +91,12 @@ def _open_place(config, given: str | None, judge):
         world = ToyWorld()
         return load_base(given or config.base, world), world
     tokenizer = load_tokenizer(given or config.base)
-    options: dict[str, Any] = {"sources": study_flags.sources(), "judge": open_judge(judge, config.world)}
+    options: dict[str, Any] = {
+        "sources": study_flags.sources(),
+        "judge": open_judge(judge, config.world, study_flags.note),
+    }
     real = RealWorld(tokenizer, config.template, note=study_flags.say, **options)
-    model, params = load_model(given or config.base, dtype=jnp.dtype(config.dtype))
+    model, params = load_model(given or config.base, dtype=jnp.dtype(config.dtype), note=study_flags.note)
     return Base(model, params, tokenizer, real.special_tokens), real
 
 

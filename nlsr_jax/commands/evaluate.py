@@ -138,7 +138,8 @@ def evaluation(config, settings):
     from nlsr_jax.laboratory.results import count_fields, response_rows, score_fields
 
     place, chosen = FLAGS.base or config.base, judge_settings(config)
-    judge = open_judge(chosen, config.world)
+    warnings: list[str] = []
+    judge = open_judge(chosen, config.world, study_flags.noted(warnings))
     adapter = load_adapter(FLAGS.adapter, read_config(resolve(place))) if FLAGS.adapter else None
     options = {"forbidden_set": FLAGS.forbidden_set} if FLAGS.forbidden_set else {}
     tokenizer, world = study_flags.open_world(config, **options)
@@ -146,7 +147,7 @@ def evaluation(config, settings):
     asked = None
     if FLAGS.tiny_benchmarks:
         asked = load_benchmarks(FLAGS.tiny_benchmarks, study_flags.sources(), FLAGS.tiny_sets, study_flags.say)
-    responses, estimates = ask_model(config, settings, tokenizer, world, adapter, exam, asked)
+    responses, estimates = ask_model(config, settings, tokenizer, world, adapter, exam, asked, warnings)
     marks = mark(world, exam, responses, judge)
     record = {
         "config": config.name,
@@ -162,13 +163,15 @@ def evaluation(config, settings):
         "counts": count_fields(exam, marks),
         "versions": versions(),
     }
+    if warnings:
+        record["warnings"] = warnings
     if asked is not None:
         record["tiny_benchmarks"] = estimates
     return record, response_rows(exam, responses, marks)
 
 
-def ask_model(config, settings, tokenizer, world, adapter, exam, asked):
-    """Load the base, let it answer, and let it go: the judge may need the memory.
+def ask_model(config, settings, tokenizer, world, adapter, exam, asked, warnings):
+    """Load the base, let it answer, and let it go: the judge may need the memory; notes on it go to ``warnings``.
 
     Returns:
       The responses, and the estimates of the tinyBenchmarks where they are asked.
@@ -176,7 +179,7 @@ def ask_model(config, settings, tokenizer, world, adapter, exam, asked):
     from nlsr_jax.laboratory.benchmarks import run_benchmarks
     from nlsr_jax.laboratory.evaluation import answer
 
-    base = study_flags.load_base(config, tokenizer, world)
+    base = study_flags.load_base(config, tokenizer, world, study_flags.noted(warnings))
     responses = answer(
         base,
         adapter,

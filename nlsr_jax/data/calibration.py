@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nlsr_jax.data.encoding import encode_prompts
+from nlsr_jax.data.encoding import check_vocabulary, encode_prompts
 from nlsr_jax.data.examples import Encoded
 from nlsr_jax.data.rows import read_rows
 from nlsr_jax.data.templates import apply_template
@@ -69,7 +69,13 @@ def _is_plain(folder: pathlib.Path) -> bool:
 
 
 def load_calibration(
-    source: str, tokenizer, *, max_length: int, template: str = "none", preference: bool = False
+    source: str,
+    tokenizer,
+    *,
+    max_length: int,
+    template: str = "none",
+    preference: bool = False,
+    vocabulary: int | None = None,
 ) -> Calibration:
     """Read and encode calibration rows.
 
@@ -83,12 +89,13 @@ def load_calibration(
       max_length: longest sequence in tokens.
       template: how a prompt is rendered; see ``apply_template``.
       preference: also encode ``rejected``.
+      vocabulary: how many tokens the model's embedding has; None leaves them unchecked.
 
     Returns:
       A ``Calibration``.
 
     Raises:
-      InputError: unreadable rows, or none whose prompt fits.
+      InputError: unreadable rows, none whose prompt fits, or one with a token that the embedding has not.
     """
     if max_length < 2:
         raise InputError(f"max_length is {max_length}; expected at least 2 tokens")
@@ -110,6 +117,8 @@ def load_calibration(
         encoded = tuple(
             Encoded(np.asarray((prompt + answer)[:max_length], np.int32), len(prompt)) for answer in answers
         )
+        for one in encoded:
+            check_vocabulary(one.ids, tokenizer, vocabulary, f"{source}: row {counts['rows']}")
         counts["used"] += 1
         counts["response_positions"] += len(encoded[0].ids) - len(prompt)
         rows.append(encoded)

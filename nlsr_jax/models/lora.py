@@ -170,19 +170,36 @@ def check_array(value, name: str) -> None:
 
 
 def check_tokens(model: Llama, tokens, attention_mask=None) -> None:
-    """Raise InputError unless tokens are ``[B, T]`` integers and the mask has their shape."""
+    """Raise InputError unless tokens are ``[B, T]`` integers of the vocabulary and the mask has their shape.
+
+    Inside a transformation of JAX there are no values to look at: there the shapes alone are checked.
+    """
     check_array(tokens, "tokens")
     if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer) or 0 in tokens.shape:
         raise InputError(f"tokens are {tokens.dtype} {list(tokens.shape)}; expected integers [B, T], not empty")
-    if isinstance(tokens, np.ndarray) and (tokens.min() < 0 or tokens.max() >= model.config.vocab_size):
-        raise InputError(
-            f"tokens run from {tokens.min()} to {tokens.max()}; the vocabulary has {model.config.vocab_size}"
-        )
+    for part in _values(tokens):
+        low, high = part.min(), part.max()
+        if low < 0 or high >= model.config.vocab_size:
+            raise InputError(f"tokens run from {low} to {high}; the vocabulary has {model.config.vocab_size}")
     if attention_mask is None:
         return
     check_array(attention_mask, "attention_mask")
     if attention_mask.shape != tokens.shape:
         raise InputError(f"attention_mask is {list(attention_mask.shape)}; expected {list(tokens.shape)} as tokens")
+
+
+def _values(tokens) -> list[np.ndarray]:
+    """Return the values of an array that this process can see, none of one that is traced.
+
+    They are copied to the host: a reduction on the device would wait for all that it has still to do.
+    """
+    if isinstance(tokens, np.ndarray):
+        return [tokens]
+    if isinstance(tokens, jax.core.Tracer):
+        return []
+    if tokens.is_fully_addressable:
+        return [np.asarray(tokens)]
+    return [np.asarray(shard.data) for shard in tokens.addressable_shards]
 
 
 def logits(model: Llama, params, tokens, adapter: Adapter | Sequence[Adapter] | None = None, attention_mask=None):

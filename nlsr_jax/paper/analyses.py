@@ -190,7 +190,8 @@ def probes(runner: CellRunner, seeds: Sequence[int]) -> dict[str, Any]:
 
 def _states(base, adapter, prompts: Sequence[str]) -> np.ndarray:
     """Hidden states ``[L + 1, n, D]`` at the last token of every prompt."""
-    ids = encode_prompts(prompts, base.tokenizer, special_tokens=base.special_tokens)
+    options = {"special_tokens": base.special_tokens, "vocabulary": len(base.params["embed"])}
+    ids = encode_prompts(prompts, base.tokenizer, **options)
     lengths = np.array([len(row) for row in ids])
     tokens = np.zeros((len(ids), 8 * -(-int(lengths.max()) // 8)), np.int32)
     for row, found in zip(tokens, ids, strict=True):

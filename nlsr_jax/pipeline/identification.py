@@ -52,26 +52,36 @@ class CalibrationData:
       digests: where the files are added.
       stages: where to report progress.
       mesh: what the base is laid over; None for one device.
+
+    Attributes:
+      notes: what a user should know of the base and its tokenizer, as far as they have been read.
     """
 
     def __init__(self, settings: Settings, digests: Digests, stages: Stages, mesh: Mesh | None = None):
         self._settings, self._digests, self._stages, self._mesh = settings, digests, stages, mesh
+        self.notes: list[str] = []
 
     @functools.cached_property
     def rows(self):
         """The encoded rows and their counts."""
         from nlsr_jax.data.calibration import load_calibration, load_tokenizer
+        from nlsr_jax.data.encoding import note_surplus
+        from nlsr_jax.formats.hugging_face import read_config, resolve
 
         settings = self._settings
         assert settings.base is not None
         assert settings.calibration is not None
         with self._stages("read calibration data"):
+            tokenizer = load_tokenizer(settings.base)
+            vocabulary = read_config(resolve(settings.base)).vocab_size
+            self.notes += [f"{settings.base}: {text}" for text in note_surplus(tokenizer, vocabulary)]
             data = load_calibration(
                 settings.calibration,
-                load_tokenizer(settings.base),
+                tokenizer,
                 max_length=settings.max_length,
                 template=settings.template,
                 preference=settings.method == "preference_snip",
+                vocabulary=vocabulary,
             )
             path = pathlib.Path(settings.calibration)
             self._digests.add("calibration", settings.calibration, [path] if path.is_file() else [])
@@ -86,7 +96,8 @@ class CalibrationData:
         settings = self._settings
         assert settings.base is not None
         with self._stages("read base model"):
-            found = load_model(settings.base, dtype=jnp.dtype(settings.dtype), mesh=self._mesh)
+            dtype = jnp.dtype(settings.dtype)
+            found = load_model(settings.base, dtype=dtype, mesh=self._mesh, note=self.notes.append)
             self._digests.add("base", settings.base, _base_files(settings.base))
         return found
 

@@ -66,6 +66,8 @@ def _identify_files(settings, output, overwrite, stages, digests, mesh):
         reference = reference_shapes(sources, settings)
     data = CalibrationData(settings, digests, stages, mesh)
     found = obtain_masks(settings, sources, key, digests, stages, data)
+    for note in data.notes:
+        stages.say(f"note: {note}")
     record = {
         "format": FORMAT,
         "format_version": records.VERSION,
@@ -80,6 +82,8 @@ def _identify_files(settings, output, overwrite, stages, digests, mesh):
         "device": records.device(),
         "seconds": {},
     }
+    if data.notes:
+        record["warnings"] = data.notes
     layers = {m: layer_indices(reference, m) for m in reference.factors}
     metadata = {"method": found.method, "sparsity": settings.sparsity}
     if not is_first():

@@ -121,6 +121,7 @@ def _realign_files(settings, output, overwrite, recorded, automatic, chosen, sta
     if chosen is not None:
         warnings += _note_choice(chosen)
     masks = obtain_masks(settings, sources, key, digests, stages, data)
+    warnings += data.notes
     pruning_key = stream(key, "pruning")
 
     def decided() -> tuple[dict, Decision]:

@@ -259,8 +259,6 @@ def first_shard(folder):
         (drop_norm, "weight model.norm.weight is missing (1 of"),
         (lambda f: edit_index(f, lambda m: m.update({"x": "../secret.safetensors"})), "of this folder"),
         (lambda f: edit_index(f, lambda m: m.update({"x": "/etc/passwd"})), "of this folder"),
-        (lambda f: edit_index(f, lambda m: m.update({"x": next(iter(m.values()))})), "no tensor x"),
-        (lambda f: edit_index(f, lambda m: m.pop("model.norm.weight")), "which the index does not name"),
         (
             lambda f: edit_shard(f, lambda t: t.update({n: v.astype(np.int8) for n, v in t.items()})),
             "quantised weights are not supported",
