@@ -56,6 +56,7 @@ def main(_) -> None:
     config = study_flags.get_config()
     settings = exam_settings(config.exam)
     check_flags(config)
+    mesh_flags.open_mesh()  # which is opened again with the base: now, whether it can be
     record, rows = evaluation(config, settings)
     record["seconds"] = round(time.perf_counter() - started, 3)
     with whole_file(FLAGS.output, overwrite=FLAGS.overwrite) as file:

@@ -38,11 +38,13 @@ def main(_) -> None:
     """Train and write a base."""
     import jax
 
+    from nlsr_jax.devices import open_devices
     from nlsr_jax.laboratory.pretraining import pretrain, pretrain_on_texts, save_base, text_rows
     from nlsr_jax.laboratory.toy import ToyWorld
     from nlsr_jax.training.publishing import published, training_folder
 
     pretraining = changed_pretraining()
+    open_devices()
     key = jax.random.key(FLAGS.seed)
     with training_folder(training_flags.output_folder(), overwrite=FLAGS.overwrite) as work:
         options: dict[str, Any] = {

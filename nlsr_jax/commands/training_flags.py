@@ -7,7 +7,7 @@ from typing import Any
 
 from absl import flags
 
-from nlsr_jax.commands import study_flags
+from nlsr_jax.commands import mesh_flags, study_flags
 from nlsr_jax.errors import InputError
 
 FLAGS = flags.FLAGS
@@ -151,6 +151,7 @@ def write_adapter(key, config, training, description: str, draw) -> None:
     from nlsr_jax.training.initial import new_adapter
     from nlsr_jax.training.publishing import published, training_folder
 
+    mesh_flags.open_mesh()  # which is opened again with the base: now, whether it can be
     with training_folder(output_folder(), overwrite=FLAGS.overwrite) as work:
         start = open_start(config)
         base, world = study_flags.open_base(config)
