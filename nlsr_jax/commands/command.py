@@ -59,36 +59,35 @@ def _one_line() -> Iterator[None]:
     try:
         yield
     except SystemExit as end:
-        lost = None if end.code else streams.failure()
-        if lost is not None:
-            sys.exit(f"error: standard output: {lost.strerror}; what was printed is lost, all else is done")
+        if not end.code:
+            streams.check_printed()
         raise
-    except InputError as error:
-        if isinstance(error.__cause__, KeyboardInterrupt):
-            _end_interrupted(error.__cause__, str(error))
-        sys.exit("error: " + " ".join(str(error).split()))
-    except OSError as error:
-        sys.exit(f"error: {error.filename or 'file system'}: {error.strerror or error}")
-    except MemoryError:
-        sys.exit("error: not enough memory for these inputs")
-    except KeyboardInterrupt as error:
-        _end_interrupted(error, "interrupted")
-    except Exception as error:
-        line = _missing_device(error)
+    except BaseException as error:
+        # What is being imported turns an interruption into an error of its own.
+        if isinstance(error, KeyboardInterrupt) or ending.received() is not None:
+            _end_interrupted(ending.received() or signal.SIGINT, error)
+        line = _explain(error)
         if line is None:
             raise
         sys.exit(f"error: {line}")
 
 
-def _end_interrupted(error: KeyboardInterrupt, line: str) -> NoReturn:
+def _end_interrupted(number: int, error: BaseException) -> NoReturn:
     """End as shells say that a signal has ended a program; for a child its parent says it."""
+    told = isinstance(error, InputError) and isinstance(error.__cause__, KeyboardInterrupt)
     if not ending.is_child():
-        print(f"error: {line}", file=sys.stderr)
-    sys.exit(128 + getattr(error, "number", signal.SIGINT))
+        print(f"error: {error if told else 'interrupted'}", file=sys.stderr)
+    sys.exit(128 + number)
 
 
-def _missing_device(error: Exception) -> str | None:
-    """Say which device is missing, None where the error is another."""
+def _explain(error: BaseException) -> str | None:
+    """Return the line that says what is wrong, None where that is this project's fault."""
+    if isinstance(error, InputError):
+        return " ".join(str(error).split())
+    if isinstance(error, OSError):
+        return f"{error.filename or 'file system'}: {error.strerror or error}"
+    if isinstance(error, MemoryError):
+        return "not enough memory for these inputs"
     if "jax" not in sys.modules:
         return None
     from nlsr_jax.devices import check_opened

@@ -31,9 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given[:1] == ["help"] and len(given) > 1:
         given = [given[1], "--help"]
     if not given or given[0] in _HELP:
-        print(_help())
+        _print(_help())
     elif given[0] in ("--version", "version"):
-        print(f"nlsr {_version()}")
+        _print(f"nlsr {_version()}")
     elif given[0] in VERBS:
         launch(given[0], given[1:])
     else:
@@ -49,6 +49,11 @@ def launch(verb: str, arguments: Sequence[str] | None = None) -> None:
     """
     sys.argv[1:] = sys.argv[1:] if arguments is None else arguments
     runpy.run_module(f"nlsr_jax.commands.{verb}", run_name="__main__", alter_sys=True)
+
+
+def _print(text: str) -> None:
+    print(text)
+    streams.check_printed()
 
 
 def _help() -> str:

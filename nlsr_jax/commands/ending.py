@@ -19,6 +19,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -36,12 +37,15 @@ _TIE = "NLSR_JAX_TIED_TO"
 
 
 class _Watch:
-    """Handles signals in the main thread, and watches from a second one that it does."""
+    """Handles signals in the main thread, and sees to it from a second one that they are heeded."""
 
     def __init__(self, tie: int | None):
         self.is_child = tie is not None
+        self.active = False
+        self.number: int | None = None
         self._tie = tie
         self._begun = threading.Event()
+        self._error: Callable[[], Interrupted | None] = lambda: None
         self._last = -_AGAIN
         self._wake, wake = os.pipe()
         os.set_blocking(wake, False)
@@ -50,15 +54,21 @@ class _Watch:
 
     def end(self, number: int, _) -> None:
         """Handle a signal."""
+        self.number = self.number or number
         self._begun.set()
-        if time.monotonic() - self._last >= _AGAIN:
+        if self._error() is None or time.monotonic() - self._last >= _AGAIN:
             self._last = time.monotonic()
-            raise Interrupted(number)
+            raise self._interrupted(number)
+
+    def _interrupted(self, number: int) -> Interrupted:
+        error = Interrupted(number)
+        self._error = weakref.ref(error)  # which lives as long as it unwinds the stack
+        return error
 
     def _watch(self) -> None:
         handles = [self._wake] if self._tie is None else [self._wake, self._tie]
         while True:
-            ready = select.select(handles, [], [])[0]
+            ready = select.select(handles, [], [], _AGAIN if self.number else None)[0]
             if self._wake in ready:
                 for number in os.read(self._wake, 64):
                     if number in SIGNALS and not self._begun.wait(PATIENCE):
@@ -67,6 +77,9 @@ class _Watch:
                 handles.remove(self._tie)
                 threading.Thread(target=self._leave, name="orphan", daemon=True).start()
                 os.kill(os.getpid(), signal.SIGTERM)
+            if not ready and self.active and self.number and self._error() is None:
+                self._begun.clear()  # a destructor or an import has swallowed it
+                os.kill(os.getpid(), self.number)
 
     def _give_up(self, number: int) -> NoReturn:
         if not self.is_child:
@@ -93,13 +106,20 @@ def watched() -> Iterator[None]:
         return
     if not _watches:
         _watches.append(_Watch(_given_tie()))
+    _watches[0].number, _watches[0].active = None, True
     heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, _watches[0].end) for number in heeded}
     try:
         yield
     finally:
+        _watches[0].active = False
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def received() -> int | None:
+    """Return the number of the signal that asked this program to end, None where none has."""
+    return next((one.number for one in _watches), None)
 
 
 def is_child() -> bool:

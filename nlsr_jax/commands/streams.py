@@ -96,13 +96,12 @@ def _patient(stream: TextIO | None, handle: int) -> TextIO:
     )
 
 
-def failure() -> OSError | None:
-    """Return why what was printed on standard output is lost; None where it is not, or where nobody reads it."""
+def check_printed() -> None:
+    """End the program with a line where what was printed is lost although somebody wanted it."""
     stream = sys.stdout
     if not isinstance(stream, io.TextIOWrapper):
-        return None
-    raw = getattr(stream.buffer, "raw", stream.buffer)
-    if not isinstance(raw, Stream):
-        return None
+        return
     stream.flush()
-    return raw.failure
+    raw = getattr(stream.buffer, "raw", stream.buffer)
+    if isinstance(raw, Stream) and raw.failure is not None:
+        sys.exit(f"error: standard output: {raw.failure.strerror}; what was printed is lost, all else is done")
