@@ -82,6 +82,7 @@ def _open_place(config, given: str | None, judge):
     import jax.numpy as jnp
 
     from nlsr_jax.commands import study_flags
+    from nlsr_jax.configs import base_of
     from nlsr_jax.data.calibration import load_tokenizer
     from nlsr_jax.laboratory.judging import open_judge
     from nlsr_jax.laboratory.pretraining import load_base
@@ -92,11 +93,12 @@ def _open_place(config, given: str | None, judge):
 
     if config.world == "toy":
         world = ToyWorld()
-        return load_base(given or config.base, world), world
-    tokenizer = load_tokenizer(given or config.base)
+        return load_base(base_of(config, given), world), world
+    place = base_of(config, given)
+    tokenizer = load_tokenizer(place)
     options: dict[str, Any] = {"sources": study_flags.sources(), "judge": open_judge(judge, config.world)}
     real = RealWorld(tokenizer, config.template, note=study_flags.say, **options)
-    model, params = load_model(given or config.base, dtype=jnp.dtype(config.dtype))
+    model, params = load_model(place, dtype=jnp.dtype(config.dtype))
     return Base(model, params, tokenizer, real.special_tokens), real
 
 

@@ -1,6 +1,6 @@
 """The whole story on a real trained model, in two minutes: aligned, broken by fine-tuning, repaired.
 
-  python -m experiments.quickstart [--output checkpoints/runs/quickstart --seed 5 --task sst2]
+  nlsr quickstart [--output checkpoints/runs/quickstart --seed 5 --task sst2]
 
 Takes the shipped base and its aligned adapters, fine-tunes on a customer's rows of which 5 % are harmful,
 repairs the adapter with a random mask, as the paper does and as this project recommends, and asks every model

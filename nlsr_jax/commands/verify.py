@@ -1,7 +1,7 @@
 r"""Check the output of realign or identify against its record: what has changed since, and what it was made of.
 
-  python -m experiments.verify OUT
-  python -m experiments.verify OUT --recompute [--base DIR --aligned DIR ... where inputs were moved]
+  nlsr verify OUT
+  nlsr verify OUT --recompute [--base DIR --aligned DIR ... where inputs were moved]
 
 Digests every file of the folder, every input that is at hand, and the record itself, which carries the SHA-256 of
 its own text. --recompute runs the whole again, into a temporary folder, and compares adapter, config and masks. The
