@@ -1,11 +1,11 @@
 r"""Evaluate a base with an adapter: harmfulness, fine-tuning accuracy, over-refusal, and perhaps tinyBenchmarks.
 
-  python -m experiments.evaluate --adapter checkpoints/runs/tuned --task sst2 --output checkpoints/runs/tuned.json
+  nlsr evaluate --adapter checkpoints/runs/tuned --task sst2 --output checkpoints/runs/tuned.json
 
 Without --adapter the base alone is evaluated. The tiny config takes 20 seconds on two CPU cores. Real data is
 judged by refusal phrases unless --judge names a judge model, which is read after the last answer:
 
-  python -m experiments.evaluate --config llama3_8b --adapter runs/tuned --task sst2 --judge qa_moderation \
+  nlsr evaluate --config llama3_8b --adapter runs/tuned --task sst2 --judge qa_moderation \
       --judge_model DIR --output runs/tuned.json
 
 --tiny_benchmarks tinyBenchmarks.pkl also asks the tinyBenchmarks and estimates the scores on the whole
@@ -56,6 +56,7 @@ def main(_) -> None:
     config = study_flags.get_config()
     settings = exam_settings(config.exam)
     check_flags(config)
+    mesh_flags.open_mesh()  # which is opened again with the base: now, whether it can be
     record, rows = evaluation(config, settings)
     record["seconds"] = round(time.perf_counter() - started, 3)
     with whole_file(FLAGS.output, overwrite=FLAGS.overwrite) as file:
@@ -128,6 +129,7 @@ def evaluation(config, settings):
     Returns:
       The JSON object without its seconds, and an iterator over the responses as JSON objects.
     """
+    from nlsr_jax.configs import base_of
     from nlsr_jax.formats.hugging_face import read_config, resolve
     from nlsr_jax.formats.peft import load_adapter
     from nlsr_jax.formats.record import versions
@@ -137,7 +139,7 @@ def evaluation(config, settings):
     from nlsr_jax.laboratory.real import FORBIDDEN_SETS
     from nlsr_jax.laboratory.results import count_fields, response_rows, score_fields
 
-    place, chosen = FLAGS.base or config.base, judge_settings(config)
+    place, chosen = base_of(config, FLAGS.base), judge_settings(config)
     warnings: list[str] = []
     judge = open_judge(chosen, config.world, study_flags.noted(warnings))
     adapter = load_adapter(FLAGS.adapter, read_config(resolve(place))) if FLAGS.adapter else None

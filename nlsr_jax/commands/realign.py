@@ -1,6 +1,6 @@
 r"""Realign a fine-tuned PEFT adapter with an aligned one.
 
-  python -m experiments.realign --base DIR_OR_ID --aligned DIR --finetuned DIR [--weak DIR] \
+  nlsr realign --base DIR_OR_ID --aligned DIR --finetuned DIR [--weak DIR] \
       --calibration FILE.jsonl --output DIR
 
 No base and no calibration data are needed with --masks FILE or with --method magnitude or random. The
@@ -8,7 +8,7 @@ output folder receives the realigned adapter (PEFT), masks.safetensors, an Orbax
 pruning key, realignment.json and report.html. --automatic chooses amplification and sparsity by the
 calibration data. To repeat a run to the same bytes:
 
-  python -m experiments.realign --from_record DIR/realignment.json --output NEW_DIR
+  nlsr realign --from_record DIR/realignment.json --output NEW_DIR
 """
 
 import pathlib

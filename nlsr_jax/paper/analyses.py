@@ -208,9 +208,7 @@ def skills(runner: CellRunner, seeds: Sequence[int]) -> dict[str, Any]:
     cells = {name: cell for name, cell in MODELS.items() if name != "random"}
     base, world = runner.base(runner.own), runner.world(runner.own)
     if not isinstance(world, ToyWorld):
-        raise InputError(
-            "skills are of the toy world; real bases are asked the tinyBenchmarks, see experiments.evaluate"
-        )
+        raise InputError("skills are of the toy world; real bases are asked the tinyBenchmarks, see nlsr evaluate")
     found: dict[str, list[dict[str, float]]] = {}
     for name, cell in cells.items():
         found[name] = [

@@ -114,7 +114,7 @@ def _check_inputs(settings, realign):
     if not realign and settings.method in NEEDS_FINETUNED:
         raise InputError(
             f"--method {settings.method} compares with a fine-tuned adapter, which masks alone do not have; "
-            "give it to experiments.realign"
+            "give it to nlsr realign"
         )
     if settings.needs_base:
         for name in ("base", "calibration"):
