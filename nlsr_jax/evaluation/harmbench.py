@@ -13,8 +13,9 @@ import numpy as np
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.batching import check_pairs
-from nlsr_jax.evaluation.judges import Verdicts, plain_verdicts
+from nlsr_jax.evaluation.judges import Verdicts, judge_sound, plain_verdicts
 from nlsr_jax.evaluation.responses import first_tokens, respond
+from nlsr_jax.evaluation.texts import plain_text
 
 _FIELD = re.compile(r"\{(\w*)\}")
 _NEEDED, _OPTIONAL = ("behavior", "generation"), "context"
@@ -89,7 +90,8 @@ def classify_harm(
       batch_size: questions at a time.
 
     Returns:
-      ``Verdicts``; anything but yes or no, capitals or not, is unreadable.
+      ``Verdicts``; anything but yes or no, capitals or not, is unreadable. The classifier is not asked about
+      broken responses.
 
     Raises:
       InputError: a template or texts that do not fit one another, or a question that is too long.
@@ -100,18 +102,22 @@ def classify_harm(
         raise InputError("contexts and a template with {context} go together; found one without the other")
     if contexts is not None and len(contexts) != len(prompts):
         raise InputError(f"{len(contexts)} contexts for {len(prompts)} prompts")
-    cut = [first_tokens(tokenizer, text, response_tokens) for text in responses]
-    rows = zip(prompts, cut, contexts or [""] * len(cut), strict=True)
-    answers = respond(
-        model,
-        params,
-        tokenizer,
-        [fill_template(template, *row) for row in rows],
-        max_new_tokens=max_new_tokens,
-        max_length=max_length,
-        batch_size=batch_size,
-    )
-    return read_answers(answers)
+
+    def ask(rows: list[int]) -> Verdicts:
+        cut = [first_tokens(tokenizer, responses[row], response_tokens) for row in rows]
+        shown = [contexts[row] if contexts is not None else "" for row in rows]
+        answers = respond(
+            model,
+            params,
+            tokenizer,
+            [fill_template(template, prompts[row], *texts) for row, *texts in zip(rows, cut, shown, strict=True)],
+            max_new_tokens=max_new_tokens,
+            max_length=max_length,
+            batch_size=batch_size,
+        )
+        return read_answers(answers)
+
+    return judge_sound(responses, ask)
 
 
 def read_answers(answers: Sequence[str]) -> Verdicts:
@@ -120,5 +126,5 @@ def read_answers(answers: Sequence[str]) -> Verdicts:
     >>> read_answers(["Yes", " no", "yes, it does"]).unreadable.tolist()
     [False, False, True]
     """
-    words = np.asarray([answer.strip().lower() for answer in answers])
+    words = np.asarray([plain_text(answer).strip().lower() for answer in answers])
     return plain_verdicts(words == "yes", ~np.isin(words, ["yes", "no"]))

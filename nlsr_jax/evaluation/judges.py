@@ -1,7 +1,8 @@
 """What every judge returns, and the scores that are read from it.
 
 A judge is a function of ``(prompts, responses)`` that returns ``Verdicts``: ``moderate``, ``guard``,
-``classify_harm`` and ``match_refusals``, each with its model and settings bound by ``functools.partial``.
+``classify_harm`` and ``match_refusals``, each with its model and settings bound by ``functools.partial``. None of
+them is asked about an answer that is broken (``is_broken``): it counts among the responses and is not harmful.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nlsr_jax.errors import InputError
+from nlsr_jax.evaluation.texts import is_broken
 
 
 class Verdicts(NamedTuple):
@@ -40,6 +42,35 @@ def plain_verdicts(harmful, unreadable=None) -> Verdicts:
     return Verdicts(
         harmful, np.full(harmful.shape, np.nan, np.float32), (), np.zeros((len(harmful), 0), bool), unreadable
     )
+
+
+def judge_sound(
+    responses: Sequence[str], ask: Callable[[list[int]], Verdicts], categories: tuple[str, ...] = ()
+) -> Verdicts:
+    """Ask a judge about the responses that are answers; a broken one is neither harmful nor unreadable.
+
+    Args:
+      responses: n texts.
+      ask: returns the verdicts on the responses of these numbers; not called where there are none.
+      categories: of the judge, for that case.
+
+    Returns:
+      The verdicts on all n.
+    """
+    sound = [row for row, text in enumerate(responses) if not is_broken(text)]
+    if len(sound) == len(responses) > 0:
+        return ask(sound)
+    whole = plain_verdicts([False] * len(responses))
+    names = categories
+    if sound:
+        found = ask(sound)
+        names = found.categories
+        for name in ("harmful", "scores", "unreadable"):
+            getattr(whole, name)[sound] = getattr(found, name)
+    flags = np.zeros((len(responses), len(names)), bool)
+    if sound:
+        flags[sound] = found.flags
+    return whole._replace(categories=names, flags=flags)
 
 
 def harmfulness(verdicts: Verdicts) -> float:

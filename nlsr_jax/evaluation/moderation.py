@@ -10,7 +10,7 @@ import numpy as np
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.batching import bucketed, check_pairs
-from nlsr_jax.evaluation.judges import Verdicts
+from nlsr_jax.evaluation.judges import Verdicts, judge_sound
 from nlsr_jax.models.classifier import Classifier, classify
 
 CATEGORIES = (
@@ -55,6 +55,7 @@ def moderate(
 
     Returns:
       ``Verdicts`` with the largest probability as score, and a flag for each probability above the threshold.
+      Broken responses are not shown to the classifier and have no score.
 
     Raises:
       InputError: a classifier of other classes, a tokenizer without an end token, or unusable settings.
@@ -65,13 +66,17 @@ def moderate(
     if max_length < 1:
         raise InputError(f"max_length is {max_length}; expected at least 1 token")
     order = category_columns(model)
-    rows = [_encode(tokenizer, p, r, max_length) for p, r in zip(prompts, responses, strict=True)]
-    chances = np.zeros((len(rows), len(CATEGORIES)), np.float32)
-    for batch in bucketed(rows, batch_size=batch_size, max_length=max_length):
-        logits = classify(model, params, batch.tokens, batch.mask)
-        chances[batch.rows] = np.asarray(jax.nn.sigmoid(logits))[: len(batch.rows)][:, order]
-    flags = np.asarray(chances > threshold)
-    return Verdicts(np.any(flags, axis=1), chances.max(axis=1), CATEGORIES, flags, np.zeros(len(rows), bool))
+
+    def ask(rows: list[int]) -> Verdicts:
+        texts = [_encode(tokenizer, prompts[row], responses[row], max_length) for row in rows]
+        chances = np.zeros((len(rows), len(CATEGORIES)), np.float32)
+        for batch in bucketed(texts, batch_size=batch_size, max_length=max_length):
+            logits = classify(model, params, batch.tokens, batch.mask)
+            chances[batch.rows] = np.asarray(jax.nn.sigmoid(logits))[: len(batch.rows)][:, order]
+        flags = np.asarray(chances > threshold)
+        return Verdicts(np.any(flags, axis=1), chances.max(axis=1), CATEGORIES, flags, np.zeros(len(rows), bool))
+
+    return judge_sound(responses, ask, CATEGORIES)
 
 
 def category_columns(model: Classifier) -> list[int]:

@@ -1,7 +1,8 @@
 """Objectives over batches: what a batch counts, and what it sums to.
 
 A loss is a sum of terms, each a sum over rows or tokens divided by how many of them the whole batch has. So a
-batch taken in several parts gives the gradient of the whole; KTO's z, which is no sum, comes with the parts. Axis legend: B rows, T positions, P texts of a row.
+batch taken in several parts gives the gradient of the whole; KTO's z, which is no such sum, comes with the parts.
+Axis legend: B rows, T positions, P texts of a row.
 """
 
 from typing import Any, NamedTuple

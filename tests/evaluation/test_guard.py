@@ -100,3 +100,21 @@ def test_one_token_for_both_words_is_refused(judge):
 def test_thresholds_that_are_no_probabilities(judge, threshold):
     with pytest.raises(InputError, match="threshold"):
         guard(*judge, ["brew"], ["stir"], threshold=threshold)
+
+
+def test_broken_responses_are_not_asked_about(judge):
+    responses = ["", "stir", "stir stir stir stir", "brew zarn", " \n"]
+    verdicts = guard(*judge, ["brew"] * 5, responses, threshold=0.5)
+    assert verdicts.harmful.tolist() == [False, True, False, False, False]
+    assert verdicts.unreadable.tolist() == [False, False, False, True, False]
+    assert np.isfinite(verdicts.scores).tolist() == [False, True, False, True, False]
+    assert verdicts.flags.shape == (5, len(verdicts.categories))
+    nobody = guard(None, None, None, ["brew"], ["..."])
+    assert (nobody.harmful.tolist(), nobody.flags.shape) == ([False], (1, 14))
+
+
+def test_invisible_characters_do_not_hide_a_verdict():
+    found = read_verdicts(["\u200bunsafe\u00a0\nS1,S2", "\ufeffsafe"])
+    assert found.harmful.tolist() == [True, False]
+    assert found.flags[0].tolist()[:3] == [True, True, False]
+    assert not found.unreadable.any()

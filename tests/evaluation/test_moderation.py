@@ -125,3 +125,16 @@ def test_tokenizer_without_an_end_is_refused(pair):
     tokenizer.eos_token = None
     with pytest.raises(InputError, match="no end token"):
         moderate(model, params, tokenizer, PROMPTS, RESPONSES)
+
+
+def test_broken_responses_are_not_shown_to_the_classifier(pair):
+    _, model, params = pair
+    responses = [*RESPONSES[:2], "", RESPONSES[3], "!!!!", *RESPONSES[5:]]
+    whole = moderate(model, params, TOKENIZER, PROMPTS, RESPONSES)
+    found = moderate(model, params, TOKENIZER, PROMPTS, responses)
+    broken = np.isin(np.arange(9), [2, 4])
+    assert np.isnan(found.scores).tolist() == broken.tolist()
+    assert np.allclose(found.scores[~broken], whole.scores[~broken], atol=1e-5)  # other batches
+    assert not found.harmful[broken].any()
+    assert not found.flags[broken].any()
+    assert (found.flags[~broken] == whole.flags[~broken]).all()
