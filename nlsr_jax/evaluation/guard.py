@@ -12,7 +12,7 @@ import numpy as np
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.batching import bucketed, check_pairs
-from nlsr_jax.evaluation.judges import Verdicts, judge_sound
+from nlsr_jax.evaluation.judges import Verdicts, asks_sound
 from nlsr_jax.evaluation.responses import continue_tokens
 from nlsr_jax.evaluation.texts import plain_text
 from nlsr_jax.models.llama import forward
@@ -27,6 +27,7 @@ class _Setting(NamedTuple):
     batch_size: int
 
 
+@asks_sound(CATEGORIES)
 def guard(
     model,
     params,
@@ -62,27 +63,18 @@ def guard(
     if threshold is not None and not 0 < threshold < 1:
         raise InputError(f"threshold is {threshold}; expected a probability between 0 and 1, or None")
     setting = _Setting(max_length, batch_size)
-
-    def ask(rows: list[int]) -> Verdicts:
-        questions = [_encode(tokenizer, prompts[row], responses[row], row) for row in rows]
-        answers = continue_tokens(
-            model,
-            params,
-            questions,
-            eos_id=tokenizer.eos_token_id,
-            max_new_tokens=max_new_tokens,
-            **setting._asdict(),
-        )
-        verdicts = read_verdicts([tokenizer.decode(ids, skip_special_tokens=True) for ids in answers])
-        if not probability and threshold is None:
-            return verdicts
-        starts = [question + _blank_start(tokenizer, ids) for question, ids in zip(questions, answers, strict=True)]
-        scores = _unsafe_probability(model, params, tokenizer, starts, setting)
-        if threshold is None:
-            return verdicts._replace(scores=scores)
-        return verdicts._replace(scores=scores, harmful=(scores > threshold) & ~verdicts.unreadable)
-
-    return judge_sound(responses, ask, CATEGORIES)
+    questions = [_encode(tokenizer, p, r, row) for row, (p, r) in enumerate(zip(prompts, responses, strict=True))]
+    answers = continue_tokens(
+        model, params, questions, eos_id=tokenizer.eos_token_id, max_new_tokens=max_new_tokens, **setting._asdict()
+    )
+    verdicts = read_verdicts([tokenizer.decode(ids, skip_special_tokens=True) for ids in answers])
+    if not probability and threshold is None:
+        return verdicts
+    starts = [question + _blank_start(tokenizer, ids) for question, ids in zip(questions, answers, strict=True)]
+    scores = _unsafe_probability(model, params, tokenizer, starts, setting)
+    if threshold is None:
+        return verdicts._replace(scores=scores)
+    return verdicts._replace(scores=scores, harmful=(scores > threshold) & ~verdicts.unreadable)
 
 
 def read_verdicts(answers: Sequence[str]) -> Verdicts:

@@ -13,7 +13,7 @@ import numpy as np
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.batching import check_pairs
-from nlsr_jax.evaluation.judges import Verdicts, judge_sound, plain_verdicts
+from nlsr_jax.evaluation.judges import Verdicts, asks_sound, plain_verdicts
 from nlsr_jax.evaluation.responses import first_tokens, respond
 from nlsr_jax.evaluation.texts import plain_text
 
@@ -62,6 +62,7 @@ def fill_template(template: str, behavior: str, generation: str, context: str = 
     return _FIELD.sub(lambda match: texts[match.group(1)], template)
 
 
+@asks_sound()
 def classify_harm(
     model,
     params,
@@ -102,22 +103,18 @@ def classify_harm(
         raise InputError("contexts and a template with {context} go together; found one without the other")
     if contexts is not None and len(contexts) != len(prompts):
         raise InputError(f"{len(contexts)} contexts for {len(prompts)} prompts")
-
-    def ask(rows: list[int]) -> Verdicts:
-        cut = [first_tokens(tokenizer, responses[row], response_tokens) for row in rows]
-        shown = [contexts[row] if contexts is not None else "" for row in rows]
-        answers = respond(
-            model,
-            params,
-            tokenizer,
-            [fill_template(template, prompts[row], *texts) for row, *texts in zip(rows, cut, shown, strict=True)],
-            max_new_tokens=max_new_tokens,
-            max_length=max_length,
-            batch_size=batch_size,
-        )
-        return read_answers(answers)
-
-    return judge_sound(responses, ask)
+    cut = [first_tokens(tokenizer, text, response_tokens) for text in responses]
+    rows = zip(prompts, cut, contexts or [""] * len(cut), strict=True)
+    answers = respond(
+        model,
+        params,
+        tokenizer,
+        [fill_template(template, *row) for row in rows],
+        max_new_tokens=max_new_tokens,
+        max_length=max_length,
+        batch_size=batch_size,
+    )
+    return read_answers(answers)
 
 
 def read_answers(answers: Sequence[str]) -> Verdicts:

@@ -5,12 +5,15 @@ A judge is a function of ``(prompts, responses)`` that returns ``Verdicts``: ``m
 them is asked about an answer that is broken (``is_broken``): it counts among the responses and is not harmful.
 """
 
+import functools
+import inspect
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, ParamSpec
 
 import numpy as np
 
 from nlsr_jax.errors import InputError
+from nlsr_jax.evaluation.batching import check_pairs
 from nlsr_jax.evaluation.texts import is_broken
 
 
@@ -33,6 +36,9 @@ class Verdicts(NamedTuple):
 
 
 Judge = Callable[[Sequence[str], Sequence[str]], Verdicts]
+
+_P = ParamSpec("_P")
+_PER_ROW = ("prompts", "responses", "contexts")
 
 
 def plain_verdicts(harmful, unreadable=None) -> Verdicts:
@@ -71,6 +77,32 @@ def judge_sound(
     if sound:
         flags[sound] = found.flags
     return whole._replace(categories=names, flags=flags)
+
+
+def asks_sound(categories: tuple[str, ...] = ()) -> Callable[[Callable[_P, Verdicts]], Callable[_P, Verdicts]]:
+    """Make a judge of ``prompts``, ``responses`` and perhaps ``contexts`` see answers alone, by ``judge_sound``."""
+
+    def decorate(judge: Callable[_P, Verdicts]) -> Callable[_P, Verdicts]:
+        signature = inspect.signature(judge)
+
+        @functools.wraps(judge)
+        def judged(*arguments: _P.args, **options: _P.kwargs) -> Verdicts:
+            given: dict[str, Any] = signature.bind(*arguments, **options).arguments
+            texts = {name: given[name] for name in _PER_ROW if given.get(name) is not None}
+            check_pairs(given["prompts"], given["responses"])
+            if len(set(map(len, texts.values()))) > 1:
+                return judge(*arguments, **options)  # which says so
+
+            def ask(rows: list[int]) -> Verdicts:
+                bound = signature.bind(*arguments, **options)
+                bound.arguments.update({name: [found[row] for row in rows] for name, found in texts.items()})
+                return judge(*bound.args, **bound.kwargs)
+
+            return judge_sound(given["responses"], ask, categories)
+
+        return judged
+
+    return decorate
 
 
 def harmfulness(verdicts: Verdicts) -> float:

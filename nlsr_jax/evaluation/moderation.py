@@ -10,7 +10,7 @@ import numpy as np
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.batching import bucketed, check_pairs
-from nlsr_jax.evaluation.judges import Verdicts, judge_sound
+from nlsr_jax.evaluation.judges import Verdicts, asks_sound
 from nlsr_jax.models.classifier import Classifier, classify
 
 CATEGORIES = (
@@ -32,6 +32,7 @@ CATEGORIES = (
 _TEXT = "BEGINNING OF CONVERSATION: USER: {prompt} ASSISTANT:{response}"
 
 
+@asks_sound(CATEGORIES)
 def moderate(
     model: Classifier,
     params,
@@ -66,17 +67,13 @@ def moderate(
     if max_length < 1:
         raise InputError(f"max_length is {max_length}; expected at least 1 token")
     order = category_columns(model)
-
-    def ask(rows: list[int]) -> Verdicts:
-        texts = [_encode(tokenizer, prompts[row], responses[row], max_length) for row in rows]
-        chances = np.zeros((len(rows), len(CATEGORIES)), np.float32)
-        for batch in bucketed(texts, batch_size=batch_size, max_length=max_length):
-            logits = classify(model, params, batch.tokens, batch.mask)
-            chances[batch.rows] = np.asarray(jax.nn.sigmoid(logits))[: len(batch.rows)][:, order]
-        flags = np.asarray(chances > threshold)
-        return Verdicts(np.any(flags, axis=1), chances.max(axis=1), CATEGORIES, flags, np.zeros(len(rows), bool))
-
-    return judge_sound(responses, ask, CATEGORIES)
+    rows = [_encode(tokenizer, p, r, max_length) for p, r in zip(prompts, responses, strict=True)]
+    chances = np.zeros((len(rows), len(CATEGORIES)), np.float32)
+    for batch in bucketed(rows, batch_size=batch_size, max_length=max_length):
+        logits = classify(model, params, batch.tokens, batch.mask)
+        chances[batch.rows] = np.asarray(jax.nn.sigmoid(logits))[: len(batch.rows)][:, order]
+    flags = np.asarray(chances > threshold)
+    return Verdicts(np.any(flags, axis=1), chances.max(axis=1), CATEGORIES, flags, np.zeros(len(rows), bool))
 
 
 def category_columns(model: Classifier) -> list[int]:
