@@ -61,6 +61,7 @@ class CalibrationData:
     def rows(self):
         """The encoded rows and their counts."""
         from nlsr_jax.data.calibration import load_calibration, load_tokenizer
+        from nlsr_jax.data.row_shapes import Fields
 
         settings = self._settings
         assert settings.base is not None
@@ -72,6 +73,8 @@ class CalibrationData:
                 max_length=settings.max_length,
                 template=settings.template,
                 preference=settings.method == "preference_snip",
+                fields=Fields(settings.prompt_field, settings.response_field, settings.rejected_field),
+                note=self._stages.say,
             )
             path = pathlib.Path(settings.calibration)
             self._digests.add("calibration", settings.calibration, [path] if path.is_file() else [])
