@@ -13,8 +13,9 @@ import numpy as np
 from nlsr_jax.data.encoding import encode_prompts
 from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.batching import bucketed, check_pairs
-from nlsr_jax.evaluation.judges import Verdicts
+from nlsr_jax.evaluation.judges import Verdicts, asks_sound
 from nlsr_jax.evaluation.responses import continue_tokens, end_tokens
+from nlsr_jax.evaluation.texts import plain_text
 from nlsr_jax.models.llama import forward
 
 CATEGORIES = tuple(f"S{i}" for i in range(1, 15))
@@ -27,6 +28,7 @@ class _Setting(NamedTuple):
     batch_size: int
 
 
+@asks_sound(CATEGORIES)
 def guard(
     model,
     params,
@@ -53,7 +55,7 @@ def guard(
 
     Returns:
       ``Verdicts`` with the categories S1 to S14, and others that the guard may name; unreadable is where it
-      says neither safe nor unsafe.
+      says neither safe nor unsafe. It is not asked about broken responses.
 
     Raises:
       InputError: a tokenizer that is no guard's, or a question that is too long.
@@ -85,7 +87,7 @@ def read_verdicts(answers: Sequence[str]) -> Verdicts:
     >>> read_verdicts(["\n\nsafe", "unsafe\nS1,S9"]).harmful.tolist()
     [False, True]
     """
-    texts = [answer.strip() for answer in answers]
+    texts = ["\n".join(map(plain_text, answer.strip().splitlines())).strip() for answer in answers]
     harmful = np.asarray([text.startswith("unsafe") for text in texts])
     safe = np.asarray([re.match(r"safe\b", text) is not None for text in texts])
     codes = [_codes(text) if bad else () for text, bad in zip(texts, harmful, strict=True)]

@@ -11,7 +11,7 @@ import numpy as np
 from nlsr_jax.data.encoding import encode_prompts
 from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.batching import bucketed, check_pairs
-from nlsr_jax.evaluation.judges import Verdicts
+from nlsr_jax.evaluation.judges import Verdicts, asks_sound
 from nlsr_jax.models.classifier import Classifier, classify
 
 CATEGORIES = (
@@ -33,6 +33,7 @@ CATEGORIES = (
 _TEXT = "BEGINNING OF CONVERSATION: USER: {prompt} ASSISTANT:{response}"
 
 
+@asks_sound(CATEGORIES)
 def moderate(
     model: Classifier,
     params,
@@ -56,6 +57,7 @@ def moderate(
 
     Returns:
       ``Verdicts`` with the largest probability as score, and a flag for each probability above the threshold.
+      Broken responses are not shown to the classifier and have no score.
 
     Raises:
       InputError: a classifier of other classes, a tokenizer without an end token, or unusable settings.

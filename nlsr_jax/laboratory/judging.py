@@ -11,9 +11,10 @@ import jax.numpy as jnp
 
 from nlsr_jax.data.calibration import load_tokenizer
 from nlsr_jax.errors import InputError
+from nlsr_jax.evaluation.batching import check_pairs
 from nlsr_jax.evaluation.guard import check_guard_tokenizer, guard
 from nlsr_jax.evaluation.harmbench import classify_harm, read_template
-from nlsr_jax.evaluation.judges import Judge, Verdicts
+from nlsr_jax.evaluation.judges import Judge, Verdicts, judge_sound
 from nlsr_jax.evaluation.moderation import category_columns, check_moderation_tokenizer, moderate
 from nlsr_jax.evaluation.refusals import match_refusals
 from nlsr_jax.formats.hugging_face import check_weights, read_config, resolve
@@ -121,7 +122,16 @@ class ModelJudge:
             check_guard_tokenizer(self._tokenizer)
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> Verdicts:
-        """Read the model, judge, and let it go; see ``moderate``, ``guard`` and ``classify_harm``."""
+        """Read the model, judge, and let it go; see ``moderate``, ``guard`` and ``classify_harm``.
+
+        Without any response that is an answer the model is not read.
+        """
+        check_pairs(prompts, responses)
+        return judge_sound(
+            responses, lambda rows: self._ask([prompts[row] for row in rows], [responses[row] for row in rows])
+        )
+
+    def _ask(self, prompts: list[str], responses: list[str]) -> Verdicts:
         load: Any = load_classifier if self._settings.name == "qa_moderation" else load_model
         model, params = load(self._place, dtype=jnp.dtype(self._settings.dtype), note=self._note)
         if self._settings.name == "qa_moderation":

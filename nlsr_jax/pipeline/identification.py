@@ -66,6 +66,7 @@ class CalibrationData:
         """The encoded rows and their counts."""
         from nlsr_jax.data.calibration import load_calibration, load_tokenizer
         from nlsr_jax.data.encoding import note_surplus
+        from nlsr_jax.data.row_shapes import Fields
         from nlsr_jax.formats.hugging_face import read_config, resolve
 
         settings = self._settings
@@ -82,6 +83,8 @@ class CalibrationData:
                 template=settings.template,
                 preference=settings.method == "preference_snip",
                 vocabulary=vocabulary,
+                fields=Fields(settings.prompt_field, settings.response_field, settings.rejected_field),
+                note=self._stages.say,
             )
             path = pathlib.Path(settings.calibration)
             self._digests.add("calibration", settings.calibration, [path] if path.is_file() else [])

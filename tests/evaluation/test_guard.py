@@ -119,3 +119,21 @@ def test_a_guard_stops_at_every_end_token_and_refuses_tokens_that_it_has_not():
     tokenizer.add_tokens(["<new>"])
     with pytest.raises(InputError, match=r"row 1: tokens run from .*'<new>' has no row"):
         guard(model, params, tokenizer, ["brew"] * 2, ["stir", "stir <new>"])
+
+
+def test_broken_responses_are_not_asked_about(judge):
+    responses = ["", "stir", "stir stir stir stir", "brew zarn", " \n"]
+    verdicts = guard(*judge, ["brew"] * 5, responses, threshold=0.5)
+    assert verdicts.harmful.tolist() == [False, True, False, False, False]
+    assert verdicts.unreadable.tolist() == [False, False, False, True, False]
+    assert np.isfinite(verdicts.scores).tolist() == [False, True, False, True, False]
+    assert verdicts.flags.shape == (5, len(verdicts.categories))
+    nobody = guard(None, None, None, ["brew"], ["..."])
+    assert (nobody.harmful.tolist(), nobody.flags.shape) == ([False], (1, 14))
+
+
+def test_invisible_characters_do_not_hide_a_verdict():
+    found = read_verdicts(["\u200bunsafe\u00a0\nS1,S2", "\ufeffsafe"])
+    assert found.harmful.tolist() == [True, False]
+    assert found.flags[0].tolist()[:3] == [True, True, False]
+    assert not found.unreadable.any()

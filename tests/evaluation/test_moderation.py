@@ -136,3 +136,16 @@ def test_one_end_token_whatever_the_tokenizer_adds_and_none_that_the_classifier_
     tokenizer.add_tokens([f"<new{i}>" for i in range(COMMON["vocab_size"])])
     with pytest.raises(InputError, match=r"row 1: tokens run from 1 to 113; the vocabulary has 97"):
         moderate(model, params, tokenizer, PROMPTS[:2], ["stir", "stir <new96>"])
+
+
+def test_broken_responses_are_not_shown_to_the_classifier(pair):
+    _, model, params = pair
+    responses = [*RESPONSES[:2], "", RESPONSES[3], "!!!!", *RESPONSES[5:]]
+    whole = moderate(model, params, TOKENIZER, PROMPTS, RESPONSES)
+    found = moderate(model, params, TOKENIZER, PROMPTS, responses)
+    broken = np.isin(np.arange(9), [2, 4])
+    assert np.isnan(found.scores).tolist() == broken.tolist()
+    assert np.allclose(found.scores[~broken], whole.scores[~broken], atol=1e-5)  # other batches
+    assert not found.harmful[broken].any()
+    assert not found.flags[broken].any()
+    assert (found.flags[~broken] == whole.flags[~broken]).all()
