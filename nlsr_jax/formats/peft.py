@@ -14,6 +14,7 @@ import numpy as np
 from nlsr_jax.adapter import Adapter, check_adapter, layer_indices, module_names
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.output import whole_directory, write_text
+from nlsr_jax.formats.peft_carried_writing import Passage, check_written, path_fields
 from nlsr_jax.formats.peft_file import CONFIG, WEIGHTS, AdapterFile, PeftLayout
 from nlsr_jax.formats.peft_weights import MAX_LAYERS
 from nlsr_jax.formats.peft_writing import PREFIX, config_fields, peft_prefix, structure, tensor_name
@@ -71,7 +72,7 @@ class AdapterWriter:
     Args:
       shapes: the adapter, with arrays or ``jax.ShapeDtypeStruct`` leaves.
       folder: a folder that exists.
-      layout: write in the way of an adapter that was read.
+      layout: write in the way of an adapter that was read, with what is carried from its file.
       base_model_name_or_path: the base model that the config names.
     """
 
@@ -87,14 +88,21 @@ class AdapterWriter:
         _check_writable(shapes)
         config: dict[str, Any] = dict(layout.config) if layout else dict(_NEW)
         prefix = peft_prefix(layout.prefix) if layout else PREFIX
+        carried = layout.carried if layout else None
         if layout is None or structure(shapes) != structure(layout.shapes):
-            config |= config_fields(shapes, rslora=bool(config.get("use_rslora")), prefix=prefix)
+            rslora = bool(config.get("use_rslora"))
+            if carried and carried.targets:
+                config |= path_fields(shapes, carried, rslora=rslora)
+            else:
+                config |= config_fields(shapes, rslora=rslora, prefix=prefix)
         config |= {"inference_mode": True}
+        if carried:
+            check_written(config, shapes, carried, str(folder / CONFIG))
         if base_model_name_or_path is not None:
             config["base_model_name_or_path"] = base_model_name_or_path
         # Patterns keep their order: the first that matches counts.
         write_text(folder / CONFIG, json.dumps(dict(sorted(config.items())), indent=2, allow_nan=False) + "\n")
-        tensors: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
+        tensors: dict[str, tuple[np.dtype, tuple[int, ...]]] = carried.layout() if carried else {}
         self._names: dict[tuple[str, str], list[str]] = {}
         for module in module_names(shapes.factors):
             for factor, leaf in shapes.factors[module].items():
@@ -102,12 +110,14 @@ class AdapterWriter:
                 names = self._names[module, factor] = [tensor_name(prefix, i, module, factor) for i in layers]
                 tensors |= {name: (np.dtype(leaf.dtype), leaf.shape[1:]) for name in names}
         self._file = SafetensorsWriter(folder / WEIGHTS, tensors, {"format": "pt"})
+        self._passage = Passage(carried, self._file)
 
     def write(self, module: str, factors: Mapping[str, Any], rows: slice = slice(None)) -> None:
         """Write ``rows`` of the leading axis of one module's factors ``{"a", "b"}``."""
         for factor, leaf in factors.items():
             host = np.asarray(leaf)
             for name, value in zip(self._names[module, factor][rows], host, strict=True):
+                self._passage.until(name)
                 self._file.write(name, value)
 
     def order(self) -> list[tuple[str, int]]:
@@ -128,8 +138,12 @@ class AdapterWriter:
     def __enter__(self) -> "AdapterWriter":
         return self
 
-    def __exit__(self, *error) -> None:
-        self._file.__exit__(*error)
+    def __exit__(self, kind=None, *error) -> None:
+        try:
+            if kind is None:
+                self._passage.until()
+        finally:
+            self._file.__exit__(kind, *error)
 
 
 def write_adapter_files(
@@ -176,7 +190,7 @@ def save_adapter(
       path: the folder.
       base_model_name_or_path: the base model that the config names.
       layout: write in the way of an adapter that was read (``read_layout``): its other config fields, its
-        tensor names.
+        tensor names, and what its file holds beside the factors of the decoder's projections, copied from there.
       overwrite: replace a folder that exists.
 
     Raises:

@@ -31,15 +31,15 @@ _INERT = {
         "alpha_pattern",
     ),
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
+    # Read by ``peft_extras``.
+    *("modules_to_save", "trainable_token_indices"),
 }
 _REASONS = {
     "use_dora": "DoRA rescales the base weights, which factors alone cannot hold",
     "lora_bias": "a bias of the factors cannot be held",
-    "modules_to_save": "fully trained modules are no LoRA factors",
     "fan_in_fan_out": "transposed (Conv1D) layers do not occur in Llama-family models",
     "layer_replication": "replicated layers change the base model",
     "megatron_config": "Megatron layers are not those of the base model",
-    "trainable_token_indices": "trained tokens are no LoRA factors",
     "target_parameters": "adapted bare parameters are not projections",
     "use_qalora": "QA-LoRA pools the inputs",
     "alora_invocation_tokens": "activated LoRA depends on the position of a token",
@@ -157,8 +157,8 @@ def _check_kind(config, where):
 
 def _check_fields(config, where):
     bias = config.get("bias", "none")
-    if bias not in ("none", None):
-        raise InputError(f"{where}: bias is {_short(bias)}; trained biases are no LoRA factors, expected 'none'")
+    if bias not in ("none", "all", "lora_only", None):
+        raise InputError(f"{where}: bias is {_short(bias)}; expected 'none', 'all' or 'lora_only'")
     for name, value in config.items():
         if name in _INERT or name == "bias" or not value:
             continue

@@ -11,8 +11,11 @@ import numpy as np
 from nlsr_jax.adapter import Adapter, module_names
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.json_files import read_json_object
+from nlsr_jax.formats.peft_carried import HEAD, Carried, find_carried
+from nlsr_jax.formats.peft_carried_checks import check_carried, note_of
 from nlsr_jax.formats.peft_config import LoraConfig, parse_adapter_config
-from nlsr_jax.formats.peft_targets import Target, select_targets
+from nlsr_jax.formats.peft_extras import read_extras
+from nlsr_jax.formats.peft_targets import Target, Targets, select_targets
 from nlsr_jax.formats.peft_weights import find_factors, read_stack, stacked_dtype, stacked_shapes
 from nlsr_jax.formats.peft_writing import model_prefix
 from nlsr_jax.formats.safetensors_files import open_checked
@@ -29,11 +32,13 @@ class PeftLayout:
       config: the whole ``adapter_config.json``.
       prefix: what stands before ``layers`` in the tensor names.
       shapes: the adapter's structure, with ``jax.ShapeDtypeStruct`` leaves.
+      carried: what its file holds beside; read from there again when it is written.
     """
 
     config: dict[str, Any]
     prefix: str
     shapes: Adapter
+    carried: Carried | None = None
 
 
 class AdapterFile:
@@ -47,6 +52,7 @@ class AdapterFile:
 
     Attributes:
       layout: how it was written.
+      carried: what it holds beside the factors of the decoder's projections.
       notes: what a user should know, such as target names that match nothing.
     """
 
@@ -59,10 +65,18 @@ class AdapterFile:
         self._file = open_checked(path / WEIGHTS)
         self._found = find_factors(self._file)
         shapes = stacked_shapes(self._file, self._found)
+        prefix, extras = model_prefix(self._found.prefix), read_extras(raw, self._where)
+        self.carried = find_carried(self._file, self._found.others, prefix, self._found.adapter, extras)
         count = 1 + max(layer for layers in self._found.keys.values() for layer in layers)
-        targets, unmatched = self._targets(count)
+        selected = self._targets(count)
+        targets, unmatched = selected.modules, selected.unmatched
+        check_carried(self.carried, selected)
+        self.carried.targets = selected.carried
         _check_against_config(self._file.path, shapes, self._found.keys, targets)
         self.notes = [f"{path}: target_modules names {name}, which the model does not have" for name in unmatched]
+        if self.carried:
+            self.carried.note = note_of(self.carried, str(path))
+            self.notes.append(self.carried.note)
         factors = {
             module: {
                 f: jax.ShapeDtypeStruct(shape, stacked_dtype(self._file, self._found.keys[module], f))
@@ -71,10 +85,15 @@ class AdapterFile:
             for module, pair in shapes.items()
         }
         self._shapes = Adapter(factors, _scaling(targets), _layers(config, targets))
-        self.layout = PeftLayout(raw, self._found.prefix, self._shapes)
+        self.layout = PeftLayout(raw, self._found.prefix, self._shapes, self.carried or None)
 
-    def _targets(self, num_layers: int):
-        return select_targets(self._config, num_layers, self._where, model_prefix(self._found.prefix))
+    def _targets(self, num_layers: int) -> Targets:
+        carried = self.carried
+        head = carried.named(HEAD)
+        tied = carried.extras.tying and carried.of(f"{carried.prefix}embed_tokens", "embedding")
+        return select_targets(
+            self._config, num_layers, self._where, carried.prefix, carried.factored(), (head,) if tied and head else ()
+        )
 
     def check_layers(self, num_layers: int) -> None:
         """Check that every layer that the config adapts in a model of ``num_layers`` is in the file.
@@ -83,8 +102,7 @@ class AdapterFile:
           InputError: naming the first that is not.
         """
         shapes = {m: {f: leaf.shape for f, leaf in pair.items()} for m, pair in self._shapes.factors.items()}
-        targets, _ = self._targets(num_layers)
-        _check_against_config(self._file.path, shapes, self._found.keys, targets)
+        _check_against_config(self._file.path, shapes, self._found.keys, self._targets(num_layers).modules)
 
     def shapes(self) -> Adapter:
         """Return the adapter with ``jax.ShapeDtypeStruct`` leaves."""

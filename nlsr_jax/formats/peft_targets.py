@@ -5,6 +5,7 @@ The rules are PEFT's, applied to the module paths of such a model.
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from nlsr_jax.errors import InputError
@@ -28,10 +29,12 @@ class Targets(NamedTuple):
     Attributes:
       modules: ``{module: {layer: Target}}``.
       unmatched: names in ``target_modules`` that no module of the model has (PEFT ignores them).
+      carried: ``{path: Target}`` of other modules that have factors.
     """
 
     modules: dict[str, dict[int, Target]]
     unmatched: tuple[str, ...]
+    carried: dict[str, Target] = {}
 
 
 def module_path(layer: int, module: str, prefix: str = "model.") -> str:
@@ -48,7 +51,14 @@ def _other_paths(num_layers: int, prefix: str) -> list[str]:
     return whole + outside + [f"{prefix}layers.{i}" for i in range(num_layers)] + inside
 
 
-def select_targets(config: LoraConfig, num_layers: int, where: str, prefix: str = "model.") -> Targets:
+def select_targets(
+    config: LoraConfig,
+    num_layers: int,
+    where: str,
+    prefix: str = "model.",
+    others: Iterable[str] = (),
+    following: Iterable[str] = (),
+) -> Targets:
     """Select the projections that a config adapts, as PEFT does on a Llama-family model.
 
     Args:
@@ -56,14 +66,17 @@ def select_targets(config: LoraConfig, num_layers: int, where: str, prefix: str 
       num_layers: decoder layers of the model.
       where: the config's file, for messages.
       prefix: what stands before ``layers`` in the model's module paths.
+      others: paths of modules that are no projections of the decoder and that there are factors of.
+      following: paths among these that are adapted with another module, whatever the config says of them.
 
     Returns:
       A ``Targets``.
 
     Raises:
-      InputError: it adapts something that is no projection (``lm_head``, ``embed_tokens`` …), nothing at all,
-        or its regular expressions are wrong or too slow.
+      InputError: it adapts something that is neither a projection nor among ``others``, nothing at all, or its
+        regular expressions are wrong or too slow.
     """
+    linear = config.all_linear
     if config.all_linear:
         # Every linear layer but the output head, which leaves the projections.
         config = dataclasses.replace(config, targets=MODULES)
@@ -74,18 +87,23 @@ def select_targets(config: LoraConfig, num_layers: int, where: str, prefix: str 
             path = module_path(layer, module, prefix)
             if selector.selects(path):
                 found.setdefault(module, {})[layer] = selector.target(path)
+    carried = {
+        path: selector.target(path)
+        for path in others
+        if path in following or selector.selects(path) or (linear and not path.endswith("lm_head"))
+    }
     for path in _other_paths(num_layers, prefix):
-        if selector.selects(path):
+        if path not in carried and selector.selects(path):
             raise InputError(
-                f"{where}: target_modules adapts {path}, which is none of the projections {', '.join(MODULES)}; "
-                "train an adapter of those alone"
+                f"{where}: target_modules adapts {path}, which is none of the projections {', '.join(MODULES)}, and "
+                "of which there are no factors; the config belongs to another adapter"
             )
     if not found:
         raise InputError(
             f"{where}: target_modules {str(config.targets)[:120]} matches no projection of a Llama-family model "
             f"of {num_layers} layers"
         )
-    return Targets(found, () if config.all_linear else _unmatched(config, found, prefix))
+    return Targets(found, () if linear else _unmatched(config, found, prefix, carried), carried)
 
 
 class _Selector:
@@ -142,9 +160,10 @@ def _as_set(names: tuple[str, ...] | str) -> frozenset[str] | str:
     return names if isinstance(names, str) else frozenset(names)
 
 
-def _unmatched(config: LoraConfig, found, prefix: str) -> tuple[str, ...]:
+def _unmatched(config: LoraConfig, found, prefix: str, carried: Iterable[str]) -> tuple[str, ...]:
     if isinstance(config.targets, str):
         return ()
     paths = [module_path(layer, module, prefix) for module, layers in found.items() for layer in layers]
+    paths += carried
     matched = {name for path in paths for name in endings(path)}
     return tuple(name for name in config.targets if name not in matched)

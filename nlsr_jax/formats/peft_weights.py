@@ -19,17 +19,6 @@ _KEY = re.compile(
     r"(?:self_attn|mlp)\.(?P<module>[a-z]+_proj)\.lora_(?P<factor>[AB])(?:\.(?P<adapter>[^.]+))?\.weight"
 )
 _PARENT = {module: "self_attn" if module[0] in "qkvo" else "mlp" for module in MODULES}
-_KINDS = {
-    "lora_magnitude_vector": "a DoRA magnitude",
-    "lora_embedding": "a factor of an embedding",
-    "modules_to_save": "a weight of a fully trained module",
-    "base_layer": "a weight of the base model",
-    "bias": "a bias",
-    "lora_": "a factor of something else",
-    "layers.": "a weight of the base model",
-    "lm_head": "a weight of a fully trained module",
-    "embed_tokens": "a weight of a fully trained module",
-}
 
 
 class StackedKeys(NamedTuple):
@@ -38,30 +27,37 @@ class StackedKeys(NamedTuple):
     Attributes:
       prefix: what stands before ``layers`` in every key.
       keys: ``{module: {layer: {"a": key, "b": key}}}``, modules in module order, layers rising.
+      adapter: the name of the adapter in every key; None where it is left out.
+      others: all other tensors.
     """
 
     prefix: str
     keys: dict[str, dict[int, dict[str, str]]]
+    adapter: str | None = None
+    others: tuple[str, ...] = ()
 
 
 def find_factors(file: SafetensorsFile) -> StackedKeys:
     """Sort the tensors of a PEFT file into factors.
 
     Raises:
-      InputError: a tensor that is no LoRA factor of a projection, two adapters in one file, a factor without
-        its partner, or no factors.
+      InputError: two adapters in one file, a factor without its partner, or no factors.
     """
     where, names = file.path, file.names()
     if len(names) > MAX_TENSORS:
         raise InputError(f"{where}: {len(names)} tensors; expected at most {MAX_TENSORS}")
     keys: dict[str, dict[int, dict[str, str]]] = {}
     prefixes, adapters = set(), set()
+    others: list[str] = []
     for name in names:
         match = _KEY.fullmatch(name)
-        if not match or match["module"] not in MODULES or f".{_PARENT[match['module']]}." not in f".{name}":
+        if not match or match["module"] not in MODULES:
+            others.append(name)
+            continue
+        if f".{_PARENT[match['module']]}." not in f".{name}":
             raise InputError(
-                f"{where}: tensor {name[:120]!r} is {_kind(name)}, no LoRA factor of a projection "
-                f"({', '.join(MODULES)}); train plain LoRA on those alone"
+                f"{where}: tensor {name[:120]!r} is no LoRA factor of a projection; {match['module']} belongs below "
+                f"{_PARENT[match['module']]}"
             )
         if int(match["layer"]) >= MAX_LAYERS:
             raise InputError(f"{where}: tensor {name!r} is of layer {match['layer']}; expected below {MAX_LAYERS}")
@@ -88,11 +84,7 @@ def find_factors(file: SafetensorsFile) -> StackedKeys:
                     f"{where}: layer {layer} {module} has {next(iter(pair.values()))!r} alone; {other} is missing"
                 )
     ordered = {module: dict(sorted(keys[module].items())) for module in module_names(keys)}
-    return StackedKeys(prefixes.pop(), ordered)
-
-
-def _kind(name: str) -> str:
-    return next((kind for part, kind in _KINDS.items() if part in name), "unknown")
+    return StackedKeys(prefixes.pop(), ordered, adapters.pop(), tuple(others))
 
 
 def stacked_shapes(file: SafetensorsFile, found: StackedKeys) -> dict[str, dict[str, tuple[int, ...]]]:
@@ -159,13 +151,13 @@ def read_stack(
             file.read(name, stack[i])
         else:
             stack[i] = file.read(name)
-        bad = _count_not_finite(stack[i])
+        bad = count_not_finite(stack[i])
         if bad:
             raise InputError(f"{file.path}: {name!r} holds {bad} entries that are NaN or infinite")
     return stack
 
 
-def _count_not_finite(array: np.ndarray) -> int:
+def count_not_finite(array: np.ndarray) -> int:
     """Count NaN and infinite entries; an array without any takes one dot product, or two maxima of its bits."""
     if array.dtype == np.float32:
         flat = array.reshape(-1)
