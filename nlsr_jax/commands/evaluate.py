@@ -129,7 +129,7 @@ def evaluation(config, settings):
       The JSON object without its seconds, and an iterator over the responses as JSON objects.
     """
     from nlsr_jax.formats.hugging_face import read_config, resolve
-    from nlsr_jax.formats.peft import load_adapter
+    from nlsr_jax.formats.peft import load_adapter, load_carried
     from nlsr_jax.formats.record import versions
     from nlsr_jax.laboratory.benchmarks import load_benchmarks
     from nlsr_jax.laboratory.evaluation import make_exam, mark, summarise
@@ -140,18 +140,20 @@ def evaluation(config, settings):
     place, chosen = FLAGS.base or config.base, judge_settings(config)
     judge = open_judge(chosen, config.world)
     adapter = load_adapter(FLAGS.adapter, read_config(resolve(place))) if FLAGS.adapter else None
+    carried = load_carried(FLAGS.adapter) if FLAGS.adapter else None
     options = {"forbidden_set": FLAGS.forbidden_set} if FLAGS.forbidden_set else {}
     tokenizer, world = study_flags.open_world(config, **options)
     exam = make_exam(world, FLAGS.task, forbidden=settings.forbidden, benign=settings.benign, rows=settings.rows)
     asked = None
     if FLAGS.tiny_benchmarks:
         asked = load_benchmarks(FLAGS.tiny_benchmarks, study_flags.sources(), FLAGS.tiny_sets, study_flags.say)
-    responses, estimates = ask_model(config, settings, tokenizer, world, adapter, exam, asked)
+    responses, estimates = ask_model(config, settings, tokenizer, world, adapter, carried, exam, asked)
     marks = mark(world, exam, responses, judge)
     record = {
         "config": config.name,
         "base": place,
         "adapter": FLAGS.adapter,
+        **({"carried": carried.describe()} if carried else {}),
         "task": FLAGS.task,
         "judge": chosen.name,
         "judge_model": chosen.model,
@@ -167,8 +169,8 @@ def evaluation(config, settings):
     return record, response_rows(exam, responses, marks)
 
 
-def ask_model(config, settings, tokenizer, world, adapter, exam, asked):
-    """Load the base, let it answer, and let it go: the judge may need the memory.
+def ask_model(config, settings, tokenizer, world, adapter, carried, exam, asked):
+    """Load the base with what the adapter's file carries, let it answer, let it go: a judge may need the memory.
 
     Returns:
       The responses, and the estimates of the tinyBenchmarks where they are asked.
@@ -176,7 +178,7 @@ def ask_model(config, settings, tokenizer, world, adapter, exam, asked):
     from nlsr_jax.laboratory.benchmarks import run_benchmarks
     from nlsr_jax.laboratory.evaluation import answer
 
-    base = study_flags.load_base(config, tokenizer, world)
+    base = with_carried(study_flags.load_base(config, tokenizer, world), carried)
     responses = answer(
         base,
         adapter,
@@ -186,6 +188,18 @@ def ask_model(config, settings, tokenizer, world, adapter, exam, asked):
         batch_size=settings.batch_size,
     )
     return responses, run_benchmarks(base, adapter, asked or [], batch_size=settings.batch_size)
+
+
+def with_carried(base, carried):
+    """Return a base with what an adapter's file carries besides its factors; say what of it is left out."""
+    from nlsr_jax.models.carried import apply_carried, note_left_out
+
+    if not carried:
+        return base
+    for note in note_left_out(carried, base.model.config, FLAGS.adapter):
+        study_flags.say(f"note: {note}")
+    model, params = apply_carried(base.model, base.params, carried)
+    return base._replace(model=model, params=params)
 
 
 if __name__ == "__main__":

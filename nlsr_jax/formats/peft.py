@@ -14,6 +14,7 @@ import numpy as np
 from nlsr_jax.adapter import Adapter, check_adapter, layer_indices, module_names
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.output import whole_directory, write_text
+from nlsr_jax.formats.peft_carried import Carried
 from nlsr_jax.formats.peft_carried_writing import Passage, check_written, path_fields
 from nlsr_jax.formats.peft_file import CONFIG, WEIGHTS, AdapterFile, PeftLayout
 from nlsr_jax.formats.peft_weights import MAX_LAYERS
@@ -59,6 +60,19 @@ def load_adapter(path: str | os.PathLike, config=None) -> Adapter:
         check_adapter_fits(file.shapes(), config, str(path))
         file.check_layers(config.num_layers)
     return file.load()
+
+
+def load_carried(path: str | os.PathLike) -> Carried:
+    """Return what a PEFT directory holds that an ``Adapter`` cannot: all but factors of the decoder's projections.
+
+    That is factors or copies of embedding and output head, rows of single tokens, biases and norms that were
+    trained, and tensors of other towers. ``apply_carried`` puts it into a model, ``save_adapter`` with the
+    directory's layout writes it again. It is false where there is nothing of the kind.
+
+    Raises:
+      InputError: see ``load_adapter``.
+    """
+    return open_adapter(path).carried
 
 
 def read_layout(path: str | os.PathLike) -> PeftLayout:

@@ -91,7 +91,7 @@ class Carried:
         return tuple(dict.fromkeys(tensor.module for tensor in self.tensors.values() if tensor.kind in kinds))
 
     def text_name(self, module: str) -> str | None:
-        """Return what a module is called in a model of text alone, such as ``model.norm``; None of another tower."""
+        """Return what a module is called in a model of text alone, as ``model.norm``; None of another tower."""
         parent, _, last = module.rpartition(".")
         if last == "lm_head" and f"{self.prefix}".startswith(f"{parent}." if parent else ""):
             return last
@@ -186,7 +186,9 @@ def find_carried(
     for key in names:
         tensor = _sort(file, key, adapter)
         if tensor.name in found:
-            raise InputError(f"{file.path}: {found[tensor.name].key!r} and {key!r} are the same tensor of two adapters")
+            raise InputError(
+                f"{file.path}: {found[tensor.name].key!r} and {key!r} are the same tensor of two adapters"
+            )
         found[tensor.name] = tensor
     return Carried(file, list(found.values()), prefix, extras)
 
@@ -196,8 +198,8 @@ def _sort(file: SafetensorsFile, key: str, adapter: str | None) -> CarriedTensor
     for part, reason in _REFUSED:
         if part in path:
             raise InputError(
-                f"{file.path}: tensor {key[:120]!r} is {reason}; it can neither be repaired nor carried, so merge the "
-                "adapter into its base"
+                f"{file.path}: tensor {key[:120]!r} is {reason}; it can neither be repaired nor carried, so merge "
+                "the adapter into its base"
             )
     kind, match = next(((kind, match) for kind, one in _PARTS if (match := one.fullmatch(path))), ("", None))
     if match is None or not _PRINTABLE.fullmatch(key) or (kind in ("copy", "under") and ".lora_" in f".{path}"):
@@ -211,8 +213,8 @@ def _sort(file: SafetensorsFile, key: str, adapter: str | None) -> CarriedTensor
     if groups.get("adapter") not in (None, adapter):
         several = ", ".join(sorted(map(str, (adapter, groups["adapter"]))))
         raise InputError(
-            f"{file.path}: tensors of several adapters or models ({several}); expected one, save each in a folder of "
-            "its own"
+            f"{file.path}: tensors of several adapters or models ({several}); expected one, save each in a folder "
+            "of its own"
         )
     name = _WRAPPER + (path if groups.get("adapter") is None else _without_adapter(match))
     return CarriedTensor(key, name, groups["module"], kind, groups["which"], groups.get("inside") or "")

@@ -53,8 +53,8 @@ def _check_factors(carried: Carried, module: str, targets: Targets) -> None:
         )
     if a[0] != rank:
         raise InputError(
-            f"{carried.where}: {module} has rank {a[0]}, the config says {rank}; correct r or rank_pattern, or take "
-            "the config that was saved with these weights"
+            f"{carried.where}: {module} has rank {a[0]}, the config says {rank}; correct r or rank_pattern, or "
+            "take the config that was saved with these weights"
         )
 
 
@@ -63,12 +63,13 @@ def _check_rows(carried: Carried, module: str) -> None:
         ids, shape = carried.row_ids(module), carried.shape(tensor)
         if ids is None:
             raise InputError(
-                f"{carried.where}: holds trained rows of {module}, which trainable_token_indices does not name; {_ADVICE}"
+                f"{carried.where}: holds trained rows of {module}, which trainable_token_indices does not name; "
+                f"{_ADVICE}"
             )
         if len(shape) != 2 or shape[0] != len(ids):
             raise InputError(
-                f"{carried.where}: {tensor.key!r} is {list(shape)}; trainable_token_indices names {len(ids)} tokens of "
-                f"{module}"
+                f"{carried.where}: {tensor.key!r} is {list(shape)}; trainable_token_indices names {len(ids)} "
+                f"tokens of {module}"
             )
 
 
@@ -110,18 +111,23 @@ def _check_missing(carried: Carried) -> None:
         )
 
 
-def note_of(carried: Carried, where: str) -> str:
+def note_of(carried: Carried, where: str, *, written: bool = True) -> str:
     """Return what a user should know of carried tensors.
 
     Args:
       carried: of a file.
       where: the adapter's folder.
+      written: whether an adapter is written that receives them.
     """
     total = sum(map(carried.size, carried.tensors.values()))
     return (
         f"{where}: holds {summary(carried)} beside the factors of the decoder's projections ({_count(carried)}, "
-        f"{_bytes(total)}); this is carried unchanged, neither compared nor repaired, so that what training taught it "
-        "stays"
+        f"{_bytes(total)}); "
+        + (
+            "this is carried unchanged, neither compared nor repaired, so that what training taught it stays"
+            if written
+            else "this is neither compared nor written: only what the fine-tuned adapter holds is carried"
+        )
     )
 
 
@@ -150,8 +156,10 @@ def _word(tensor: CarriedTensor, carried: Carried) -> str:
     if tensor.kind == "rows":
         ids = carried.row_ids(tensor.module) or ()
         return f"{len(ids)} trained {'row' if len(ids) == 1 else 'rows'}"
-    return {"weight": "whole", "bias": "bias"}.get(tensor.which, tensor.which) if tensor.kind == "copy" else (
-        "base weight" if tensor.which == "weight" else tensor.which
+    return (
+        {"weight": "whole", "bias": "bias"}.get(tensor.which, tensor.which)
+        if tensor.kind == "copy"
+        else ("base weight" if tensor.which == "weight" else tensor.which)
     )
 
 

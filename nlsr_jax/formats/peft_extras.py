@@ -42,11 +42,13 @@ def read_extras(config: Mapping[str, Any], where: str) -> Extras:
     for name, ids in rows.items():
         if not isinstance(ids, list) or not ids or not all(type(i) is int and 0 <= i < 2**31 for i in ids):
             raise InputError(
-                f"{where}: trainable_token_indices is {_short(given)}; expected a list of token ids, or one for each "
-                "name of an embedding"
+                f"{where}: trainable_token_indices is {_short(given)}; expected a list of token ids, or one for "
+                "each name of an embedding"
             )
         if len(set(ids)) < len(ids):
-            raise InputError(f"{where}: trainable_token_indices names a token twice{f' for {name}' if name else ''}")
+            raise InputError(
+                f"{where}: trainable_token_indices names a token twice{f' for {name}' if name else ''}"
+            )
     tying = config.get("ensure_weight_tying")
     if tying not in (None, True, False):
         raise InputError(f"{where}: ensure_weight_tying is {_short(tying)}; expected true or false")

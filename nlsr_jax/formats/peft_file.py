@@ -77,6 +77,7 @@ class AdapterFile:
         if self.carried:
             self.carried.note = note_of(self.carried, str(path))
             self.notes.append(self.carried.note)
+        self.path = path
         factors = {
             module: {
                 f: jax.ShapeDtypeStruct(shape, stacked_dtype(self._file, self._found.keys[module], f))
@@ -87,12 +88,22 @@ class AdapterFile:
         self._shapes = Adapter(factors, _scaling(targets), _layers(config, targets))
         self.layout = PeftLayout(raw, self._found.prefix, self._shapes, self.carried or None)
 
+    def notes_of_source(self) -> list[str]:
+        """Return the notes on an adapter that is read and not written."""
+        unwritten = note_of(self.carried, str(self.path), written=False) if self.carried else ""
+        return [unwritten if note == self.carried.note else note for note in self.notes]
+
     def _targets(self, num_layers: int) -> Targets:
         carried = self.carried
         head = carried.named(HEAD)
         tied = carried.extras.tying and carried.of(f"{carried.prefix}embed_tokens", "embedding")
         return select_targets(
-            self._config, num_layers, self._where, carried.prefix, carried.factored(), (head,) if tied and head else ()
+            self._config,
+            num_layers,
+            self._where,
+            carried.prefix,
+            carried.factored(),
+            (head,) if tied and head else (),
         )
 
     def check_layers(self, num_layers: int) -> None:

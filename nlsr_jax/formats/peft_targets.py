@@ -5,7 +5,8 @@ The rules are PEFT's, applied to the module paths of such a model.
 
 import dataclasses
 import math
-from collections.abc import Iterable
+import types
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from nlsr_jax.errors import InputError
@@ -34,7 +35,7 @@ class Targets(NamedTuple):
 
     modules: dict[str, dict[int, Target]]
     unmatched: tuple[str, ...]
-    carried: dict[str, Target] = {}
+    carried: Mapping[str, Target] = types.MappingProxyType({})
 
 
 def module_path(layer: int, module: str, prefix: str = "model.") -> str:
@@ -95,8 +96,8 @@ def select_targets(
     for path in _other_paths(num_layers, prefix):
         if path not in carried and selector.selects(path):
             raise InputError(
-                f"{where}: target_modules adapts {path}, which is none of the projections {', '.join(MODULES)}, and "
-                "of which there are no factors; the config belongs to another adapter"
+                f"{where}: target_modules adapts {path}, which is none of the projections {', '.join(MODULES)}, "
+                "and of which there are no factors; the config belongs to another adapter"
             )
     if not found:
         raise InputError(

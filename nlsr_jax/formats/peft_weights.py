@@ -56,8 +56,8 @@ def find_factors(file: SafetensorsFile) -> StackedKeys:
             continue
         if f".{_PARENT[match['module']]}." not in f".{name}":
             raise InputError(
-                f"{where}: tensor {name[:120]!r} is no LoRA factor of a projection; {match['module']} belongs below "
-                f"{_PARENT[match['module']]}"
+                f"{where}: tensor {name[:120]!r} is no LoRA factor of a projection; {match['module']} belongs "
+                f"below {_PARENT[match['module']]}"
             )
         if int(match["layer"]) >= MAX_LAYERS:
             raise InputError(f"{where}: tensor {name!r} is of layer {match['layer']}; expected below {MAX_LAYERS}")

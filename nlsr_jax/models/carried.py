@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.hugging_face import weight_table
+from nlsr_jax.formats import hugging_face  # whole, because it imports this package in turn
 from nlsr_jax.formats.peft_carried import Carried, CarriedTensor
 from nlsr_jax.formats.peft_carried_checks import summary
 from nlsr_jax.models.carried_ends import ENDS, Ends, read, vocabulary
@@ -22,9 +22,10 @@ from nlsr_jax.parallel import layout_of
 def apply_carried(model: Llama, params, carried: Carried) -> tuple[Llama, Any]:
     """Put what an adapter's file carries into a model, as PEFT does: copies, rows, and products of factors.
 
-    Factors of the embedding and of the output head are merged into their weights, in the type of the base. The head
-    of a tied base comes apart from its embedding where one of them changes alone. A copy with more or fewer rows than
-    the base has, of a resized vocabulary, brings its own. What the model has no place for is left out: ``left_out``.
+    Factors of the embedding and of the output head are merged into their weights, in the type of the base. The
+    head of a tied base comes apart from its embedding where one of them changes alone. A copy with more or fewer
+    rows than the base has, of a resized vocabulary, brings its own. What the model has no place for is left out,
+    see ``left_out``.
 
     Args:
       model, params: from ``load_model``; they stay as they are.
@@ -60,7 +61,9 @@ def left_out(carried: Carried, config: ModelConfig) -> list[CarriedTensor]:
         name = carried.text_name(tensor.module)
         if name in ENDS.values():
             weight = tensor.kind not in ("copy", "under") or tensor.which == "weight"
-            return weight and (tensor.kind != "rows" or config.tied or carried.own_row_ids(tensor.module) is not None)
+            return weight and (
+                tensor.kind != "rows" or config.tied or carried.own_row_ids(tensor.module) is not None
+            )
         return tensor.kind in ("copy", "under") and f"{name}.{tensor.which}" in known
 
     return [tensor for tensor in carried.tensors.values() if not fits(tensor)]
@@ -80,7 +83,7 @@ def note_left_out(carried: Carried, config: ModelConfig, where: str) -> list[str
 def _places(config: ModelConfig) -> dict[str, tuple[tuple[str, ...], int | None, tuple[int, ...]]]:
     """Return where a weight of this name lies in the parameter tree: its path, its layer and its shape."""
     found: dict[str, tuple[tuple[str, ...], int | None, tuple[int, ...]]] = {}
-    for weight in weight_table(config):
+    for weight in hugging_face.weight_table(config):
         stacked = weight.path[0] == "layers"
         shape = weight.shape[1:] if stacked else weight.shape
         found |= {name: (weight.path, i if stacked else None, shape) for i, name in enumerate(weight.names)}
@@ -97,7 +100,9 @@ def _check_shapes(carried: Carried, config: ModelConfig) -> None:
         if name in ENDS.values():
             wide = {("embedding", "A"): None, ("factor", "B"): None, ("embedding", "B"): 0}
             axis = wide.get((tensor.kind, tensor.which), 1)
-            expected = f"a matrix of {config.hidden_size} columns" if axis else f"a matrix of width {config.hidden_size}"
+            expected = (
+                f"a matrix of {config.hidden_size} columns" if axis else f"a matrix of width {config.hidden_size}"
+            )
             fits = len(shape) == 2 and (axis is None or shape[axis] == config.hidden_size)
         else:
             expected = str(list(places[f"{name}.{tensor.which}"][2]))
@@ -113,7 +118,9 @@ def _replace_weights(params: dict[str, Any], config: ModelConfig, carried: Carri
     """Put copies of norms, biases and projections in the place of the base's."""
     places = _places(config)
     found: dict[tuple[str, ...], dict[int | None, CarriedTensor]] = {}
-    for tensor in sorted(carried.tensors.values(), key=lambda one: one.kind == "copy"):  # those count over the base's
+    for tensor in sorted(
+        carried.tensors.values(), key=lambda one: one.kind == "copy"
+    ):  # those count over the base's
         name = carried.text_name(tensor.module)
         place = places.get(f"{name}.{tensor.which}")
         if tensor.kind in ("copy", "under") and place is not None and name not in ENDS.values():

@@ -136,8 +136,8 @@ def vocabulary(carried: Carried, config: ModelConfig) -> int:
     for name, end in used.items():
         if size > config.vocab_size and not (written or end.base or end.copy):
             raise InputError(
-                f"{carried.where}: its vocabulary has {size} tokens, the base's {config.vocab_size}, and the file does "
-                f"not hold the {name} of the others; give the base as it was resized for training"
+                f"{carried.where}: its vocabulary has {size} tokens, the base's {config.vocab_size}, and the file "
+                f"does not hold the {name} of the others; give the base as it was resized for training"
             )
     return size
 
@@ -179,15 +179,14 @@ class Ends:
         embed, head = self._plan.embed.base, self._plan.lm_head.base
         if embed and head and self._plan.tied and not self._equal(embed, head):
             raise InputError(
-                f"{self._carried.where}: {embed.key!r} and {head.key!r} differ, and the base ties its output head to its "
-                "embedding; give the base that the adapter was trained on"
+                f"{self._carried.where}: {embed.key!r} and {head.key!r} differ, and the base ties its output head "
+                "to its embedding; give the base that the adapter was trained on"
             )
-        if self._plan.tied and (embed or head):
-            self._embed = self._placed("embed", embed or head)
-            return
         if embed:
             self._embed = self._placed("embed", embed)
-        if head:
+        elif head and self._plan.tied:
+            self._embed = self._placed("embed", head)
+        if head and not self._plan.tied:
             self._head = self._placed("lm_head", head)
 
     def _equal(self, one: CarriedTensor, other: CarriedTensor) -> bool:

@@ -65,6 +65,15 @@ def open_sources(settings: Settings, digests: Digests) -> Sources:
     return Sources(**found)
 
 
+def source_notes(sources: Sources) -> list[str]:
+    """Return what a user should know of the adapters; what the fine-tuned one carries alone is written."""
+    notes = []
+    for source in sources:
+        if source is not None:
+            notes += source.notes if source is sources.finetuned else source.notes_of_source()
+    return notes
+
+
 class Chunk(NamedTuple):
     """Some layers of one module name: ``rows`` of its leading axis."""
 
