@@ -1,9 +1,10 @@
 """PEFT adapter directories, both ways, without loss.
 
-``adapter_config.json`` and ``adapter_model.safetensors`` ↔ ``Adapter``.
+``adapter_config.json`` and ``adapter_model.safetensors`` ↔ ``Adapter``. Adapters of MLX-LM are read as well.
 """
 
 import json
+import logging
 import os
 import pathlib
 from collections.abc import Mapping
@@ -13,12 +14,15 @@ import numpy as np
 
 from nlsr_jax.adapter import Adapter, check_adapter, layer_indices, module_names
 from nlsr_jax.errors import InputError
+from nlsr_jax.formats.adapter_folder import CONFIG, WEIGHTS
 from nlsr_jax.formats.output import whole_directory, write_text
-from nlsr_jax.formats.peft_file import CONFIG, WEIGHTS, AdapterFile, PeftLayout
+from nlsr_jax.formats.peft_checking import check_written, describes
+from nlsr_jax.formats.peft_file import AdapterFile, PeftLayout
 from nlsr_jax.formats.peft_weights import MAX_LAYERS
-from nlsr_jax.formats.peft_writing import PREFIX, config_fields, peft_prefix, structure, tensor_name
+from nlsr_jax.formats.peft_writing import PLAIN_STACK, config_fields, structure, tensor_name
 from nlsr_jax.formats.safetensors_files import SafetensorsWriter
 
+_LOG = logging.getLogger(__name__)
 _DTYPES = ("float32", "float16", "bfloat16")
 _NEW = {
     "peft_type": "LORA",
@@ -37,10 +41,10 @@ def open_adapter(path: str | os.PathLike) -> AdapterFile:
 
 
 def load_adapter(path: str | os.PathLike, config=None) -> Adapter:
-    """Read a PEFT directory.
+    """Read a PEFT directory, or one of MLX-LM; what a user should know of it is logged as a warning.
 
     Args:
-      path: folder with ``adapter_config.json`` and ``adapter_model.safetensors``.
+      path: folder with ``adapter_config.json`` and ``adapter_model.safetensors`` (or ``adapters.safetensors``).
       config: a model's config (``load_model(…)[0].config``) that the adapter must fit; None to check the
         adapter by itself.
 
@@ -57,6 +61,8 @@ def load_adapter(path: str | os.PathLike, config=None) -> Adapter:
 
         check_adapter_fits(file.shapes(), config, str(path))
         file.check_layers(config.num_layers)
+    for note in file.notes:
+        _LOG.warning("note: %s", note)
     return file.load()
 
 
@@ -73,6 +79,9 @@ class AdapterWriter:
       folder: a folder that exists.
       layout: write in the way of an adapter that was read.
       base_model_name_or_path: the base model that the config names.
+
+    Raises:
+      InputError: when the block ends, names in the file that PEFT would not look for by the config.
     """
 
     def __init__(
@@ -86,9 +95,9 @@ class AdapterWriter:
         check_adapter(shapes)
         _check_writable(shapes)
         config: dict[str, Any] = dict(layout.config) if layout else dict(_NEW)
-        prefix = peft_prefix(layout.prefix) if layout else PREFIX
-        if layout is None or structure(shapes) != structure(layout.shapes):
-            config |= config_fields(shapes, rslora=bool(config.get("use_rslora")), prefix=prefix)
+        stack = layout.stack if layout else PLAIN_STACK
+        if layout is None or structure(shapes) != structure(layout.shapes) or not describes(config, shapes, stack):
+            config |= config_fields(shapes, rslora=bool(config.get("use_rslora")), stack=stack)
         config |= {"inference_mode": True}
         if base_model_name_or_path is not None:
             config["base_model_name_or_path"] = base_model_name_or_path
@@ -99,8 +108,9 @@ class AdapterWriter:
         for module in module_names(shapes.factors):
             for factor, leaf in shapes.factors[module].items():
                 layers = layer_indices(shapes, module)
-                names = self._names[module, factor] = [tensor_name(prefix, i, module, factor) for i in layers]
+                names = self._names[module, factor] = [tensor_name(stack, i, module, factor) for i in layers]
                 tensors |= {name: (np.dtype(leaf.dtype), leaf.shape[1:]) for name in names}
+        self._shapes, self._folder = shapes, folder
         self._file = SafetensorsWriter(folder / WEIGHTS, tensors, {"format": "pt"})
 
     def write(self, module: str, factors: Mapping[str, Any], rows: slice = slice(None)) -> None:
@@ -128,8 +138,10 @@ class AdapterWriter:
     def __enter__(self) -> "AdapterWriter":
         return self
 
-    def __exit__(self, *error) -> None:
-        self._file.__exit__(*error)
+    def __exit__(self, kind=None, *error) -> None:
+        self._file.__exit__(kind, *error)
+        if kind is None:
+            check_written(self._folder, self._shapes)
 
 
 def write_adapter_files(

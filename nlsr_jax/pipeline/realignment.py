@@ -23,7 +23,14 @@ from nlsr_jax.nlsr.lineage import unrelated_modules
 from nlsr_jax.nlsr.pruning import unclipped_probability
 from nlsr_jax.nlsr.realign import repaired_layers
 from nlsr_jax.parallel import is_first
-from nlsr_jax.pipeline.adapters import Lineage, check_reference, measure_lineage, open_sources, whole_finetuned
+from nlsr_jax.pipeline.adapters import (
+    Lineage,
+    check_base,
+    check_reference,
+    measure_lineage,
+    open_sources,
+    whole_finetuned,
+)
 from nlsr_jax.pipeline.identification import CalibrationData, Masks, obtain_masks
 from nlsr_jax.pipeline.restoration import Decision, compare, decide, write_restored
 from nlsr_jax.pipeline.settings import Settings, check_settings, with_absolute_paths
@@ -107,6 +114,7 @@ def _realign_files(settings, output, overwrite, recorded, automatic, chosen, sta
     with stages("read adapters"):
         sources = open_sources(settings, digests)
         check_reference(sources, settings)
+        check_base(sources, settings)
         if settings.layers is not None:
             repaired_layers(sources.target.shapes(), settings.layers)
         warnings += [note for source in sources if source is not None for note in source.notes]
