@@ -129,7 +129,7 @@ def evaluation(config, settings):
       The JSON object without its seconds, and an iterator over the responses as JSON objects.
     """
     from nlsr_jax.formats.hugging_face import read_config, resolve
-    from nlsr_jax.formats.peft import load_adapter, load_carried
+    from nlsr_jax.formats.peft import open_fitting
     from nlsr_jax.formats.record import versions
     from nlsr_jax.laboratory.benchmarks import load_benchmarks
     from nlsr_jax.laboratory.evaluation import make_exam, mark, summarise
@@ -139,8 +139,8 @@ def evaluation(config, settings):
 
     place, chosen = FLAGS.base or config.base, judge_settings(config)
     judge = open_judge(chosen, config.world)
-    adapter = load_adapter(FLAGS.adapter, read_config(resolve(place))) if FLAGS.adapter else None
-    carried = load_carried(FLAGS.adapter) if FLAGS.adapter else None
+    file = open_fitting(FLAGS.adapter, read_config(resolve(place))) if FLAGS.adapter else None
+    adapter, carried = (file.load(), file.carried) if file else (None, None)
     options = {"forbidden_set": FLAGS.forbidden_set} if FLAGS.forbidden_set else {}
     tokenizer, world = study_flags.open_world(config, **options)
     exam = make_exam(world, FLAGS.task, forbidden=settings.forbidden, benign=settings.benign, rows=settings.rows)

@@ -15,12 +15,14 @@ import numpy as np
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.peft_extras import Extras
-from nlsr_jax.formats.peft_targets import Target
+from nlsr_jax.formats.peft_fields import PLAIN
+from nlsr_jax.formats.peft_keys import WRAPPER, Stack, plain_path
+from nlsr_jax.formats.peft_targets import Others, Target
+from nlsr_jax.formats.peft_weights import StackedKeys
 from nlsr_jax.formats.safetensors_files import SafetensorsFile
 
 EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
 """What input and output embedding are called in a model of text alone."""
-_WRAPPER = "base_model.model."
 _NAME = r"(?:\.(?P<adapter>[^.]+))?"
 _PARTS = (
     ("factor", re.compile(rf"(?P<module>.+)\.lora_(?P<which>[AB]){_NAME}\.weight")),
@@ -65,18 +67,23 @@ class Carried:
 
     Attributes:
       tensors: what is carried, by name.
-      prefix: what stands before ``layers`` in the module paths of the text model.
+      stack: the list of layers of the text model.
       targets: rank and scaling of the modules that have factors here.
       extras: what the config says of them.
       note: what a user should know of them; empty where there are none.
     """
 
-    def __init__(self, file: SafetensorsFile, tensors: list[CarriedTensor], prefix: str, extras: Extras):
+    def __init__(self, file: SafetensorsFile, tensors: list[CarriedTensor], stack: Stack, extras: Extras):
         self._file = file
         self.tensors = {tensor.name: tensor for tensor in sorted(tensors, key=lambda tensor: tensor.name)}
-        self.prefix, self.extras = prefix, extras
+        self.stack, self.extras = stack, extras
         self.targets: Mapping[str, Target] = {}
         self.note = ""
+
+    @property
+    def prefix(self) -> str:
+        """What stands before the list of layers in the module paths of the text model."""
+        return self.stack.prefix
 
     def __bool__(self) -> bool:
         return bool(self.tensors)
@@ -167,47 +174,50 @@ class Carried:
         }
 
 
-def find_carried(
-    file: SafetensorsFile, names: tuple[str, ...], prefix: str, adapter: str | None, extras: Extras
-) -> Carried:
-    """Sort the tensors that are no factors of the decoder's projections.
+def find_carried(file: SafetensorsFile, found: StackedKeys, extras: Extras) -> Carried:
+    """Sort the tensors that are no factors of the decoder's layers.
 
     Args:
       file: the open file.
-      names: theirs.
-      prefix: what stands before ``layers`` in the module paths of the text model.
-      adapter: the name of the adapter in the names of the factors; None where it is left out.
+      found: its tensors, the factors among them sorted out.
       extras: what the config says.
 
     Raises:
       InputError: a tensor that cannot be carried, of another adapter, or that is there twice.
     """
-    found: dict[str, CarriedTensor] = {}
-    for key in names:
-        tensor = _sort(file, key, adapter)
-        if tensor.name in found:
+    tensors: dict[str, CarriedTensor] = {}
+    for key in found.others:
+        tensor = _sort(file, key, found.adapter)
+        if tensor.name in tensors:
             raise InputError(
-                f"{file.path}: {found[tensor.name].key!r} and {key!r} are the same tensor of two adapters"
+                f"{file.path}: {tensors[tensor.name].key!r} and {key!r} are the same tensor of two adapters"
             )
-        found[tensor.name] = tensor
-    return Carried(file, list(found.values()), prefix, extras)
+        tensors[tensor.name] = tensor
+    return Carried(file, list(tensors.values()), found.stack, extras)
+
+
+def others_of(carried: Carried) -> Others:
+    """Return the modules that have factors here, and those that follow another one in a tied model."""
+    head = carried.named(HEAD)
+    tied = carried.extras.tying and carried.of(f"{carried.prefix}embed_tokens", "embedding")
+    return Others(carried.factored(), (head,) if tied and head else ())
 
 
 def _sort(file: SafetensorsFile, key: str, adapter: str | None) -> CarriedTensor:
-    path = key.removeprefix(_WRAPPER)
+    path = plain_path(key)
     for part, reason in _REFUSED:
         if part in path:
             raise InputError(
-                f"{file.path}: tensor {key[:120]!r} is {reason}; it can neither be repaired nor carried, so merge "
-                "the adapter into its base"
+                f"{file.path}: tensor {key[:120]!r} is {reason}; it can neither be repaired nor carried: {PLAIN}"
             )
     kind, match = next(((kind, match) for kind, one in _PARTS if (match := one.fullmatch(path))), ("", None))
-    if match is None or not _PRINTABLE.fullmatch(key) or (kind in ("copy", "under") and ".lora_" in f".{path}"):
-        raise InputError(f"{file.path}: tensor {key[:120]!r} is no tensor that PEFT's LoRA saves; it is not known")
+    known = match is not None and _PRINTABLE.fullmatch(key)
+    if match is None or not known or (kind in ("copy", "under") and ".lora_" in f".{path}"):
+        raise InputError(f"{file.path}: tensor {key[:120]!r} is unknown: it is nothing that PEFT saves of a LoRA")
     groups = match.groupdict()
     if _HEADS.fullmatch(groups["module"]):
         raise InputError(
-            f"{file.path}: tensor {key[:120]!r} is a trained head of another task; only adapters of a model that "
+            f"{file.path}: tensor {key[:120]!r} is a weight of a trained head; only adapters of a model that "
             "writes text can be realigned"
         )
     if groups.get("adapter") not in (None, adapter):
@@ -216,7 +226,7 @@ def _sort(file: SafetensorsFile, key: str, adapter: str | None) -> CarriedTensor
             f"{file.path}: tensors of several adapters or models ({several}); expected one, save each in a folder "
             "of its own"
         )
-    name = _WRAPPER + (path if groups.get("adapter") is None else _without_adapter(match))
+    name = WRAPPER + (path if groups.get("adapter") is None else _without_adapter(match))
     return CarriedTensor(key, name, groups["module"], kind, groups["which"], groups.get("inside") or "")
 
 

@@ -5,13 +5,13 @@ from collections.abc import Iterable
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.peft_carried import EMBEDDING, HEAD, Carried, CarriedTensor
-from nlsr_jax.formats.peft_targets import Targets, module_path
+from nlsr_jax.formats.peft_targets import InFile, module_path
 
 _NUMBER = re.compile(r"\.\d+\.")
 _ADVICE = "the config belongs to another adapter"
 
 
-def check_carried(carried: Carried, targets: Targets) -> None:
+def check_carried(carried: Carried, targets: InFile) -> None:
     """Check that PEFT would load every carried tensor with this config, and misses none.
 
     Args:
@@ -22,7 +22,7 @@ def check_carried(carried: Carried, targets: Targets) -> None:
       InputError: naming the first tensor or module that does not fit.
     """
     decoder = {
-        module_path(layer, module, carried.prefix) for module, layers in targets.modules.items() for layer in layers
+        module_path(layer, module, carried.stack) for module, layers in targets.modules.items() for layer in layers
     }
     for module in dict.fromkeys(tensor.module for tensor in carried.tensors.values()):
         _check_factors(carried, module, targets)
@@ -33,7 +33,7 @@ def check_carried(carried: Carried, targets: Targets) -> None:
     _check_missing(carried)
 
 
-def _check_factors(carried: Carried, module: str, targets: Targets) -> None:
+def _check_factors(carried: Carried, module: str, targets: InFile) -> None:
     found = {tensor.which: carried.shape(tensor) for tensor in carried.of(module, "factor", "embedding")}
     if not found:
         return

@@ -7,9 +7,7 @@ from typing import Any
 
 from nlsr_jax.adapter import Adapter, layer_indices, module_names
 from nlsr_jax.formats.peft_carried import Carried
-from nlsr_jax.formats.peft_carried_checks import check_carried
-from nlsr_jax.formats.peft_config import parse_adapter_config
-from nlsr_jax.formats.peft_targets import Target, module_path, select_targets
+from nlsr_jax.formats.peft_targets import Target, module_path
 from nlsr_jax.formats.peft_writing import exact_alpha, scalings
 from nlsr_jax.formats.safetensors_files import SafetensorsWriter
 
@@ -28,7 +26,7 @@ def path_fields(adapter: Adapter, carried: Carried, *, rslora: bool) -> dict[str
     for module in module_names(adapter.factors):
         rank = int(adapter.factors[module]["a"].shape[1])
         for layer, scaling in zip(layer_indices(adapter, module), scalings(adapter, module), strict=True):
-            targets[module_path(layer, module, carried.prefix)] = Target(rank, scaling)
+            targets[module_path(layer, module, carried.stack)] = Target(rank, scaling)
     alphas = {path: exact_alpha(target.scaling, target.rank, rslora) for path, target in targets.items()}
     rank = collections.Counter(target.rank for target in targets.values()).most_common(1)[0][0]
     alpha = collections.Counter(alphas.values()).most_common(1)[0][0]
@@ -43,18 +41,6 @@ def path_fields(adapter: Adapter, carried: Carried, *, rslora: bool) -> dict[str
         "layers_to_transform": None,
         "layers_pattern": None,
     }
-
-
-def check_written(config: dict[str, Any], adapter: Adapter, carried: Carried, where: str) -> None:
-    """Check that PEFT would load what is carried with the config that is written.
-
-    Raises:
-      InputError: it would not, because the adapter has not the modules that the carried tensors go with.
-    """
-    count = 1 + max(max(layer_indices(adapter, module)) for module in module_names(adapter.factors))
-    parsed = parse_adapter_config(config, where)
-    followers = tuple(carried.targets)
-    check_carried(carried, select_targets(parsed, count, where, carried.prefix, carried.factored(), followers))
 
 
 class Passage:

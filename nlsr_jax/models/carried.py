@@ -39,7 +39,7 @@ def apply_carried(model: Llama, params, carried: Carried) -> tuple[Llama, Any]:
     """
     if not carried:
         return model, params
-    _check_shapes(carried, model.config)
+    check_carried_fits(carried, model.config)
     size = vocabulary(carried, model.config)
     found = dict(params)
     _replace_weights(found, model.config, carried)
@@ -90,8 +90,13 @@ def _places(config: ModelConfig) -> dict[str, tuple[tuple[str, ...], int | None,
     return found
 
 
-def _check_shapes(carried: Carried, config: ModelConfig) -> None:
-    """Check the shapes of all that is applied, before any of it is read."""
+def check_carried_fits(carried: Carried, config: ModelConfig) -> None:
+    """Check the shapes of all that is applied to a model, before any of it is read.
+
+    Raises:
+      InputError: naming the first tensor that does not fit.
+    """
+    vocabulary(carried, config)
     places, ignored = _places(config), left_out(carried, config)
     for tensor in carried.tensors.values():
         if tensor in ignored:

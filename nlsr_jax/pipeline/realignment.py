@@ -25,6 +25,7 @@ from nlsr_jax.nlsr.realign import repaired_layers
 from nlsr_jax.parallel import is_first
 from nlsr_jax.pipeline.adapters import (
     Lineage,
+    check_base,
     check_reference,
     measure_lineage,
     open_sources,
@@ -114,6 +115,7 @@ def _realign_files(settings, output, overwrite, recorded, automatic, chosen, sta
     with stages("read adapters"):
         sources = open_sources(settings, digests)
         check_reference(sources, settings)
+        check_base(sources, settings)
         if settings.layers is not None:
             repaired_layers(sources.target.shapes(), settings.layers)
         warnings += source_notes(sources)
