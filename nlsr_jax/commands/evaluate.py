@@ -131,7 +131,7 @@ def evaluation(config, settings):
     """
     from nlsr_jax.configs import base_of
     from nlsr_jax.formats.hugging_face import read_config, resolve
-    from nlsr_jax.formats.peft import load_adapter
+    from nlsr_jax.formats.peft import open_fitting
     from nlsr_jax.formats.record import versions
     from nlsr_jax.laboratory.benchmarks import load_benchmarks
     from nlsr_jax.laboratory.evaluation import make_exam, mark, summarise
@@ -142,19 +142,21 @@ def evaluation(config, settings):
     place, chosen = base_of(config, FLAGS.base), judge_settings(config)
     warnings: list[str] = []
     judge = open_judge(chosen, config.world, study_flags.noted(warnings))
-    adapter = load_adapter(FLAGS.adapter, read_config(resolve(place))) if FLAGS.adapter else None
+    file = open_fitting(FLAGS.adapter, read_config(resolve(place))) if FLAGS.adapter else None
+    adapter, carried = (file.load(), file.carried) if file else (None, None)
     options = {"forbidden_set": FLAGS.forbidden_set} if FLAGS.forbidden_set else {}
     tokenizer, world = study_flags.open_world(config, **options)
     exam = make_exam(world, FLAGS.task, forbidden=settings.forbidden, benign=settings.benign, rows=settings.rows)
     asked = None
     if FLAGS.tiny_benchmarks:
         asked = load_benchmarks(FLAGS.tiny_benchmarks, study_flags.sources(), FLAGS.tiny_sets, study_flags.say)
-    responses, estimates = ask_model(config, settings, tokenizer, world, adapter, exam, asked, warnings)
+    responses, estimates = ask_model(config, settings, tokenizer, world, adapter, carried, exam, asked, warnings)
     marks = mark(world, exam, responses, judge)
     record = {
         "config": config.name,
         "base": place,
         "adapter": FLAGS.adapter,
+        **({"carried": carried.describe()} if carried else {}),
         "task": FLAGS.task,
         "judge": chosen.name,
         "judge_model": chosen.model,
@@ -172,8 +174,10 @@ def evaluation(config, settings):
     return record, response_rows(exam, responses, marks)
 
 
-def ask_model(config, settings, tokenizer, world, adapter, exam, asked, warnings):
-    """Load the base, let it answer, and let it go: the judge may need the memory; notes on it go to ``warnings``.
+def ask_model(config, settings, tokenizer, world, adapter, carried, exam, asked, warnings):
+    """Load the base with what the adapter's file carries, let it answer, let it go: a judge may need the memory.
+
+    Notes on the base go to ``warnings``.
 
     Returns:
       The responses, and the estimates of the tinyBenchmarks where they are asked.
@@ -181,7 +185,7 @@ def ask_model(config, settings, tokenizer, world, adapter, exam, asked, warnings
     from nlsr_jax.laboratory.benchmarks import run_benchmarks
     from nlsr_jax.laboratory.evaluation import answer
 
-    base = study_flags.load_base(config, tokenizer, world, study_flags.noted(warnings))
+    base = with_carried(study_flags.load_base(config, tokenizer, world, study_flags.noted(warnings)), carried)
     responses = answer(
         base,
         adapter,
@@ -191,6 +195,18 @@ def ask_model(config, settings, tokenizer, world, adapter, exam, asked, warnings
         batch_size=settings.batch_size,
     )
     return responses, run_benchmarks(base, adapter, asked or [], batch_size=settings.batch_size)
+
+
+def with_carried(base, carried):
+    """Return a base with what an adapter's file carries besides its factors; say what of it is left out."""
+    from nlsr_jax.models.carried import apply_carried, note_left_out
+
+    if not carried:
+        return base
+    for note in note_left_out(carried, base.model.config, FLAGS.adapter):
+        study_flags.say(f"note: {note}")
+    model, params = apply_carried(base.model, base.params, carried)
+    return base._replace(model=model, params=params)
 
 
 if __name__ == "__main__":

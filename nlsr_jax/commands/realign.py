@@ -75,8 +75,9 @@ def _large_inputs() -> list[pathlib.Path]:
     """The files of the flags that take long to digest."""
     adapters = [pathlib.Path(path) for name in ("aligned", "weak", "finetuned") if (path := FLAGS[name].value)]
     masks = [pathlib.Path(FLAGS.masks)] if FLAGS.masks else []
-    names = ("adapter_model.safetensors", "masks.safetensors")
-    return [*(path / names[0] for path in adapters), *masks, *(path / names[1] for path in masks)]
+    weights = ("adapter_model.safetensors", "adapters.safetensors")
+    files = [path / name for path in adapters for name in weights]
+    return [*files, *masks, *(path / "masks.safetensors" for path in masks)]
 
 
 def _realign(digests) -> None:

@@ -127,10 +127,19 @@ def open_start(config):
     """
     from nlsr_jax.configs import base_of
     from nlsr_jax.formats.hugging_face import read_config, resolve
-    from nlsr_jax.formats.peft import load_adapter
+    from nlsr_jax.formats.peft import load_adapter, load_carried
+    from nlsr_jax.formats.peft_carried_checks import summary
 
     model_config = read_config(resolve(base_of(config, FLAGS.base)))
-    return load_adapter(FLAGS.start, model_config) if FLAGS.start else None
+    if not FLAGS.start:
+        return None
+    carried = load_carried(FLAGS.start)
+    if carried:
+        raise InputError(
+            f"--start: {FLAGS.start} holds {summary(carried)} beside the factors of the decoder's projections, "
+            "which training would lose; start from an adapter of these factors alone"
+        )
+    return load_adapter(FLAGS.start, model_config)
 
 
 def write_adapter(key, config, training, description: str, draw) -> None:
