@@ -11,6 +11,7 @@ from typing import Any
 
 from absl import flags
 
+from nlsr_jax.commands import ending
 from nlsr_jax.errors import InputError
 
 FLAGS = flags.FLAGS
@@ -51,6 +52,7 @@ def open_runner():
       InputError: a config, judge or data set that cannot be used, or a folder that holds rows of another study.
     """
     from nlsr_jax import configs
+    from nlsr_jax.devices import open_devices
     from nlsr_jax.laboratory.cells import CellStore
     from nlsr_jax.laboratory.judging import RULES, JudgeSettings, check_judge
     from nlsr_jax.laboratory.sweeping import CellRunner, describe_study
@@ -68,6 +70,7 @@ def open_runner():
             return _open_place(config, FLAGS.base, judge)
         return _open_place(configs.get(PLACES[config.world][architecture]), None, judge)
 
+    open_devices()
     study = describe_study(config)
     if config.world == "real":
         study |= {"data": sorted(FLAGS.data), "judge": dataclasses.asdict(judge)}
@@ -79,6 +82,7 @@ def _open_place(config, given: str | None, judge):
     import jax.numpy as jnp
 
     from nlsr_jax.commands import study_flags
+    from nlsr_jax.configs import base_of
     from nlsr_jax.data.calibration import load_tokenizer
     from nlsr_jax.laboratory.judging import open_judge
     from nlsr_jax.laboratory.pretraining import load_base
@@ -89,16 +93,16 @@ def _open_place(config, given: str | None, judge):
 
     if config.world == "toy":
         world = ToyWorld()
-        return load_base(given or config.base, world), world
-    tokenizer = load_tokenizer(given or config.base)
-    options: dict[str, Any] = {"sources": study_flags.sources(), "judge": open_judge(judge, config.world)}
+        return load_base(base_of(config, given), world), world
+    place = base_of(config, given)
+    tokenizer = load_tokenizer(place)
+    options: dict[str, Any] = {
+        "sources": study_flags.sources(),
+        "judge": open_judge(judge, config.world, study_flags.note),
+    }
     real = RealWorld(tokenizer, config.template, note=study_flags.say, **options)
-    model, params = load_model(given or config.base, dtype=jnp.dtype(config.dtype))
+    model, params = load_model(place, dtype=jnp.dtype(config.dtype), note=study_flags.note)
     return Base(model, params, tokenizer, real.special_tokens), real
-
-
-def _share(arguments: Sequence[str], part: int, count: int) -> list[str]:
-    return [sys.executable, "-m", "experiments.sweep", *arguments, "--share", f"{part}/{count}"]
 
 
 def pin(process: int, part: int, count: int) -> None:
@@ -118,23 +122,15 @@ def pin(process: int, part: int, count: int) -> None:
 
 
 def spawn(arguments: Sequence[str], count: int) -> None:
-    """Run a sweep's shares in processes of their own; cells of one that dies are left.
+    """Run a sweep's shares in processes of their own, which end with this one; cells of one that dies are left.
 
     Args:
       arguments: of ``experiments.sweep``.
       count: how many processes.
     """
-    workers = []
-    try:
-        for i in range(1, count + 1):
-            workers.append(subprocess.Popen(_share(arguments, i, count)))
-            pin(workers[-1].pid, i, count)
-        for worker in workers:
-            worker.wait()
-    except BaseException:
-        for worker in workers:
-            worker.terminate()
-        raise
+    parts = range(1, count + 1)
+    shares = [ending.python("experiments.sweep", *arguments, f"--share={part}/{count}") for part in parts]
+    ending.run_tied(shares, lambda process, part: pin(process, part, count))
 
 
 def spawn_on_ray(arguments: Sequence[str], count: int, address: str) -> None:
@@ -163,7 +159,8 @@ def spawn_on_ray(arguments: Sequence[str], count: int, address: str) -> None:
         run: Any = ray.remote(num_cpus=1, runtime_env=visible)(
             lambda command: subprocess.run(command, check=False).returncode
         )
-        ray.get([run.remote(_share(arguments, i, count)) for i in range(1, count + 1)])
+        command = [sys.executable, "-m", "experiments.sweep", *arguments, "--share"]
+        ray.get([run.remote([*command, f"{i}/{count}"]) for i in range(1, count + 1)])
     finally:
         ray.shutdown()
 
@@ -179,24 +176,30 @@ def passed_on() -> list[str]:
 def run_all(runner, cells) -> None:
     """Run the cells that have no row yet, in as many processes as the flags say."""
     import json
-    import tempfile
 
+    from nlsr_jax.formats.scratch import recover, scratch
     from nlsr_jax.laboratory.cells import cell_fields
-    from nlsr_jax.laboratory.sweeping import run_cells
+    from nlsr_jax.laboratory.running import run_cells
 
     done = runner.store.rows()
     missing = [cell for cell in cells if runner.name(cell) not in done]
     if (FLAGS.workers > 1 or FLAGS.ray) and missing:
-        # In the output's folder, which all machines see.
-        with tempfile.TemporaryDirectory(dir=runner.store.path, prefix=".cells-") as folder:
-            file = pathlib.Path(folder) / "cells.json"
+        place = runner.store.path / "cells"  # in the output's folder, which all machines see
+        recover(place)
+        with scratch(place) as folder:
+            file = folder / "cells.json"
             file.write_text(json.dumps([cell_fields(cell) for cell in missing]))
             arguments = [*passed_on(), f"--cells={file.absolute()}"]
             if FLAGS.ray:
                 spawn_on_ray(arguments, FLAGS.workers, FLAGS.ray)
             else:
                 spawn(arguments, FLAGS.workers)
-    run_cells(runner, cells, note=notes())
+    run_cells(runner, cells, note=notes(), waiting=wait)
+
+
+def wait(count: int) -> None:
+    """Print that another process is at cells."""
+    print(f"waiting for {count} cells that another process is at", file=sys.stderr, flush=True)
 
 
 def notes():

@@ -23,7 +23,7 @@ what earlier settings give on seeds 0 to 9 had been seen before.
 
 from absl import flags
 
-from nlsr_jax.commands import command
+from nlsr_jax.commands import command, ending
 from nlsr_jax.errors import InputError
 
 flags.DEFINE_string("output", "checkpoints/runs/tiny", "Folder to write; it appears whole or not at all.")
@@ -46,6 +46,7 @@ def main(_) -> None:
 
     from nlsr_jax import configs
     from nlsr_jax.configs.tiny import SHIPPED
+    from nlsr_jax.devices import open_devices
     from nlsr_jax.laboratory.reproduction import Plan, reproduce
 
     if FLAGS.quick:
@@ -63,6 +64,7 @@ def main(_) -> None:
         objectives=FLAGS.objectives,
         sweeps=FLAGS.sweeps,
     )
+    open_devices()
     summary = reproduce(
         config,
         plan,
@@ -80,8 +82,6 @@ def main(_) -> None:
 def _everything() -> None:
     """Make the tables and figures on the base of the output."""
     import pathlib
-    import subprocess
-    import sys
 
     from experiments.laboratory_flags import QUICK_FIGURES, QUICK_TABLES
 
@@ -98,8 +98,7 @@ def _everything() -> None:
         f"--output={laboratory}",
     ]
     for program, numbers in asked.items():
-        arguments = [sys.executable, "-m", f"experiments.{program}", numbers, *given]
-        if subprocess.run(arguments, check=False).returncode:
+        if any(ending.run_tied([ending.python(f"experiments.{program}", numbers, *given)])):
             raise InputError(f"experiments.{program} did not end well; what it made is in {laboratory}")
 
 

@@ -38,7 +38,8 @@ FLAGS = flags.FLAGS
 
 def main(_) -> None:
     """Run the cells and write the table."""
-    from nlsr_jax.laboratory.sweeping import export_parquet, read_cells, run_cells, shares
+    from nlsr_jax.laboratory.running import run_cells
+    from nlsr_jax.laboratory.sweeping import export_parquet, read_cells, shares
 
     part = _share(FLAGS.share) if FLAGS.share else None
     asked = _cells()
@@ -47,7 +48,9 @@ def main(_) -> None:
     if part:
         number, count = part
         mine = set(list(shares(cells, count))[number - 1])
-        run_cells(runner, cells, claimed=mine.__contains__, note=laboratory_flags.notes())
+        run_cells(
+            runner, cells, claimed=mine.__contains__, note=laboratory_flags.notes(), waiting=laboratory_flags.wait
+        )
         return
     missing = len({runner.name(cell) for cell in cells} - set(runner.store.rows()))
     laboratory_flags.run_all(runner, cells)

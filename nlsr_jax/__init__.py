@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from nlsr_jax.adapter import Adapter, check_adapter, concatenate, delta, truncate
     from nlsr_jax.errors import InputError
     from nlsr_jax.formats.mask_files import load_masks, save_masks
-    from nlsr_jax.formats.peft import load_adapter, save_adapter
+    from nlsr_jax.formats.peft import load_adapter, load_carried, save_adapter
     from nlsr_jax.formats.safety_direction import safety_direction
     from nlsr_jax.models import (
+        apply_carried,
         collect_gradients,
         collect_loss_gradient,
         collect_statistics,
@@ -49,6 +50,7 @@ __all__ = [
     "Realigned",
     "Statistics",
     "amplify",
+    "apply_carried",
     "check_adapter",
     "collect_gradients",
     "collect_loss_gradient",
@@ -63,6 +65,7 @@ __all__ = [
     "lift",
     "lineage",
     "load_adapter",
+    "load_carried",
     "load_masks",
     "load_model",
     "logits",
@@ -86,9 +89,10 @@ __getattr__, __dir__ = lazily(
         "nlsr_jax.adapter": "Adapter check_adapter concatenate delta truncate",
         "nlsr_jax.errors": "InputError",
         "nlsr_jax.formats.mask_files": "load_masks save_masks",
-        "nlsr_jax.formats.peft": "load_adapter save_adapter",
+        "nlsr_jax.formats.peft": "load_adapter load_carried save_adapter",
         "nlsr_jax.formats.safety_direction": "safety_direction",
-        "nlsr_jax.models": "collect_gradients collect_loss_gradient collect_statistics generate load_model logits",
+        "nlsr_jax.models": "apply_carried collect_gradients collect_loss_gradient collect_statistics generate "
+        "load_model logits",
         "nlsr_jax.modules": "MODULES",
         "nlsr_jax.nlsr.amplify": "amplify",
         "nlsr_jax.nlsr.correction": "correct",

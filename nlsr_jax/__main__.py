@@ -1,6 +1,13 @@
 """``python -m nlsr_jax VERB`` is ``nlsr VERB``."""
 
-from nlsr_jax.commands.console import main
+import os
+import sys
 
 if __name__ == "__main__":
+    # Python puts the working directory first: the user's own tokenizers.py would be taken for the library.
+    if sys.path and sys.path[0] == os.getcwd() and not sys.flags.safe_path:  # noqa: PTH109 - before all imports
+        del sys.path[0]
+
+    from nlsr_jax.commands.console import main
+
     main()

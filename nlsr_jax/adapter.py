@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nlsr_jax.errors import InputError
-from nlsr_jax.modules import MODULES
+from nlsr_jax.modules import MODULES, is_module_name, module_order
 
 Factors = dict[str, dict[str, jax.Array]]
 PerModule = dict[str, jax.Array]
@@ -26,8 +26,8 @@ class Adapter:
     """A LoRA adapter: module ``m`` of decoder layer ``layers[m][i]`` adds ``scaling · b[i] @ a[i]``.
 
     Attributes:
-      factors: ``{module: {"a": [L, r, k], "b": [L, d, r]}}``, modules named as in ``MODULES``; the
-        leaves of the pytree. The rank may differ between modules.
+      factors: ``{module: {"a": [L, r, k], "b": [L, d, r]}}``, modules named as in ``MODULES`` (others by
+        their path, see ``nlsr_jax.modules``); the leaves of the pytree. The rank may differ between modules.
       scaling: static; ``lora_alpha / r`` (or ``/ sqrt(r)``): one float, or one per module name, each
         a float or a tuple with one float per adapted layer.
       layers: static; for each module name the decoder layers that its leading axis stands for, in
@@ -60,7 +60,7 @@ def _thaw(value):
 
 def module_names(tree: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the module names of a per-module tree in module order."""
-    return tuple(name for name in MODULES if name in tree)
+    return tuple(sorted(tree, key=module_order))
 
 
 def layer_indices(adapter: Adapter, module: str) -> tuple[int, ...]:
@@ -91,8 +91,11 @@ def check_adapter(adapter: Adapter, name: str = "adapter") -> None:
     if not adapter.factors:
         raise InputError(f"{name}: no adapted module; expected at least one of {', '.join(MODULES)}")
     for module, factors in adapter.factors.items():
-        if module not in MODULES:
-            raise InputError(f"{name}: unknown module {module!r}; expected one of {', '.join(MODULES)}")
+        if not is_module_name(module):
+            raise InputError(
+                f"{name}: unknown module {module!r}; expected one of {', '.join(MODULES)}, or the path of a linear "
+                "layer inside its decoder layer, such as mlp.fc1"
+            )
         if set(factors) != {"a", "b"}:
             raise InputError(f"{name}: {module} has leaves {sorted(factors)}; expected 'a' and 'b'")
         a, b = factors["a"].shape, factors["b"].shape

@@ -23,7 +23,7 @@ from nlsr_jax.adapter import Adapter
 from nlsr_jax.errors import InputError
 from nlsr_jax.models.capture import collect_loss_gradient
 from nlsr_jax.models.llama import Llama
-from nlsr_jax.models.openings import collect_divergence, collect_openings, find_openings
+from nlsr_jax.models.openings import Openings, collect_divergence, collect_openings, find_openings
 from nlsr_jax.nlsr.amplify import amplify
 from nlsr_jax.nlsr.correction import correct
 from nlsr_jax.nlsr.identify import identify
@@ -120,6 +120,7 @@ def choose_settings(
     fewer: Sequence[float] = FEWER,
     more: Sequence[float] = MORE,
     share: float | None = None,
+    aligned_base: tuple | None = None,
 ) -> Automatic:
     """Choose β and the share of entries for ``gain`` with one threshold for the adapter and the rule ``all``.
 
@@ -142,6 +143,7 @@ def choose_settings(
       betas: the amplifications that are tried, rising.
       shares, fewer, more: the shares that are tried, rising; see above.
       share: the only share that is tried, in their place.
+      aligned_base: ``(model, params)`` of the aligned adapter where they are others; see ``apply_carried``.
 
     Returns:
       An ``Automatic``.
@@ -169,10 +171,14 @@ def choose_settings(
     openings = find_openings(model, batches, depth=depth)
 
     def probability(adapter: Adapter) -> float:
-        value = float(collect_openings(model, params, adapter, measured, openings))
-        return value if math.isfinite(value) else 0.0  # amplified beyond what numbers hold
+        return _likely(model, params, adapter, measured, openings)
 
-    before, safe = probability(finetuned), probability(aligned)
+    before = probability(finetuned)
+    if aligned_base is None:
+        safe = probability(aligned)
+    else:  # its vocabulary may have another size
+        other, weights = aligned_base
+        safe = _likely(other, weights, aligned, measured, find_openings(other, batches, depth=depth))
     aimed = max(aim, safe)
     untouched = Trial(0.0, 0.0, before)
     if before >= aimed:
@@ -228,6 +234,12 @@ def choose_settings(
     change = relative_change(repaired(chosen.beta, chosen.share), finetuned)
     met = chosen.probability >= aimed
     return Automatic(chosen, met, aimed, target, before, safe, change, candidates, tuple(trials))
+
+
+def _likely(model: Llama, params, adapter: Adapter, batches: Sequence[tuple], openings: Openings) -> float:
+    """How likely the model begins as safe answers begin; 0 where it is amplified beyond what numbers hold."""
+    value = float(collect_openings(model, params, adapter, batches, openings))
+    return value if math.isfinite(value) else 0.0
 
 
 def _check_rising(name: str, values: Sequence[float], end: float) -> None:

@@ -1,4 +1,4 @@
-"""The one exception that bad input raises."""
+"""The one exception that bad input raises, and the one of a signal."""
 
 _LONGEST = 2000
 _END = 400
@@ -17,6 +17,14 @@ class InputError(ValueError):
 
     def __init__(self, message: object = ""):
         super().__init__(_one_line(str(message)))
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal that asks a command to end; ``number`` says which."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number
 
 
 def _one_line(text: str) -> str:

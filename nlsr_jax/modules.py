@@ -1,4 +1,53 @@
-"""The modules that are adapted."""
+"""The modules that are adapted, and the names that they have.
+
+A module is a linear layer of a decoder layer. The seven projections of a Llama-family model have short names, and
+so have the few other modules of ``_OTHERS``; every further one is named by its whole path inside the decoder layer,
+as ``linear_attn.out_proj`` or ``mlp.experts.3.up_proj``. A name therefore says where the module is.
+"""
+
+import re
 
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Names of the projections of a decoder layer, in module order (ties are broken by it)."""
+_OTHERS = {
+    **{"qkv_proj": "self_attn.", "gate_up_proj": "mlp."},  # Phi-3 and others that fuse projections
+    **dict.fromkeys(("fc1", "fc2", "att_proj", "attn_out", "ff_proj", "ff_out"), ""),  # in the layer itself
+}
+_PATHS = {name: f"{'self_attn' if name[0] in 'qkvo' else 'mlp'}.{name}" for name in MODULES}
+_PATHS |= {name: f"{parent}{name}" for name, parent in _OTHERS.items()}
+_NAMES = {path: name for name, path in _PATHS.items()}
+_PATH = re.compile(r"[A-Za-z_]\w*(?:\.\w+)+", re.ASCII)
+
+
+def path_in_layer(module: str) -> str:
+    """Return the path of a module inside its decoder layer.
+
+    >>> path_in_layer("q_proj"), path_in_layer("mlp.experts.0.up_proj")
+    ('self_attn.q_proj', 'mlp.experts.0.up_proj')
+    """
+    return _PATHS.get(module, module)
+
+
+def name_in_layer(path: str) -> str:
+    """Return the name of the module at ``path`` inside its decoder layer; see ``path_in_layer``."""
+    return _NAMES.get(path, path)
+
+
+def is_module_name(name: str) -> bool:
+    """Say whether this is the name of a module.
+
+    >>> [is_module_name(name) for name in ("up_proj", "mlp.fc1", "mlp.up_proj", "up")]
+    [True, True, False, False]
+    """
+    return name in _PATHS or (bool(_PATH.fullmatch(name)) and name not in _NAMES)
+
+
+def module_order(name: str) -> tuple[int, str]:
+    """Return what names are sorted by: the projections in module order, then the others by name."""
+    return (MODULES.index(name), "") if name in MODULES else (len(MODULES), name)
+
+
+def is_attention(module: str) -> bool:
+    """Say whether a module belongs to the attention of its layer; the others count as its MLP."""
+    parent, _, name = path_in_layer(module).rpartition(".")
+    return "attn" in parent or "attention" in parent.lower() or name.startswith("att")

@@ -1,5 +1,6 @@
 """Meshes and sharding rules: which axis of a weight is split over which axis of the mesh; and several hosts."""
 
+import contextlib
 import math
 from typing import Any, NamedTuple
 
@@ -184,6 +185,8 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
     """
     if process is not None and processes is not None and process >= processes:
         raise InputError(f"process is {process} of {processes}; they count from 0")
+    with contextlib.suppress(AttributeError):  # it would take SIGTERM for a warning, and go on
+        jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(coordinator, processes, process)
     except Exception as error:

@@ -1,7 +1,7 @@
 """Align a base: SFT on safe answers (the weak adapter), then DPO, ORPO, KTO or SimPO on preferences.
 
-  python -m experiments.align --objective sft --output checkpoints/runs/sft
-  python -m experiments.align --objective dpo --start checkpoints/runs/sft --output checkpoints/runs/dpo
+  nlsr align --objective sft --output checkpoints/runs/sft
+  nlsr align --objective dpo --start checkpoints/runs/sft --output checkpoints/runs/dpo
 
 The tiny config takes 15 to 30 seconds a stage on two CPU cores. The output is a PEFT adapter with the metrics
 of its training. --start goes on with an adapter, which is then also the reference policy of DPO and KTO;

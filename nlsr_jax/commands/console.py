@@ -4,6 +4,8 @@ import runpy
 import sys
 from collections.abc import Sequence
 
+from nlsr_jax.commands import streams
+
 VERBS = {
     "realign": "repair a fine-tuned adapter",
     "identify": "find the safety-critical entries of an aligned adapter",
@@ -15,6 +17,7 @@ VERBS = {
     "finetune": "train a fine-tuned adapter",
     "quickstart": "align, break and repair the tiny model",
 }
+_HELP = ("-h", "-?", "--help", "--helpshort", "--helpfull", "help")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -23,13 +26,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
       arguments: the command line behind the program's name, by default the process's.
     """
+    streams.open_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if not given or given[0] in ("-h", "--help", "--helpshort", "--helpfull", "help"):
-        print(_help())
-        return
-    if given[0] not in VERBS:
-        sys.exit(f"error: {given[0]!r} is no verb of nlsr; expected one of {', '.join(VERBS)}")
-    launch(given[0], given[1:])
+    if given[:1] == ["help"] and len(given) > 1:
+        given = [given[1], "--help"]
+    if not given or given[0] in _HELP:
+        _print(_help())
+    elif given[0] in ("--version", "version"):
+        _print(f"nlsr {_version()}")
+    elif given[0] in VERBS:
+        launch(given[0], given[1:])
+    else:
+        sys.exit(f"error: {_unknown(given[0])}")
 
 
 def launch(verb: str, arguments: Sequence[str] | None = None) -> None:
@@ -43,7 +51,32 @@ def launch(verb: str, arguments: Sequence[str] | None = None) -> None:
     runpy.run_module(f"nlsr_jax.commands.{verb}", run_name="__main__", alter_sys=True)
 
 
+def _print(text: str) -> None:
+    print(text)
+    streams.check_printed()
+
+
 def _help() -> str:
     width = max(map(len, VERBS))
     lines = [f"  {verb:<{width}}  {what}" for verb, what in VERBS.items()]
-    return "\n".join(["usage: nlsr VERB [flags]", "", *lines, "", "nlsr VERB --help lists the flags of a verb."])
+    ends = ["nlsr VERB --help shows what a verb does and its flags.", "nlsr --version shows the version."]
+    return "\n".join(["usage: nlsr VERB [flags]", "", *lines, "", *ends])
+
+
+def _version() -> str:
+    import importlib.metadata
+
+    try:
+        return importlib.metadata.version("nlsr_jax")
+    except importlib.metadata.PackageNotFoundError:
+        return "of a source tree that is not installed"
+
+
+def _unknown(given: str) -> str:
+    if given.startswith("-"):
+        return f"{given!r} stands where the verb belongs: nlsr VERB [flags]; nlsr --help lists the verbs"
+    import difflib
+
+    near = difflib.get_close_matches(given.lower(), VERBS, n=1)
+    meant = f"; did you mean {near[0]}?" if near else f"; expected one of {', '.join(VERBS)}"
+    return f"{given!r} is no verb of nlsr{meant}"

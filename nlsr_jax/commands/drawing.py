@@ -1,15 +1,15 @@
 """Figures drawn by a process of their own: Python runs one thread at a time, and others read and write meanwhile.
 
-That process is ``python -m nlsr_jax.commands.drawing < RECORD.json > FIGURES.json``.
+That process is ``python -m nlsr_jax.commands.drawing < RECORD.json > FIGURES.json``; it ends with this one.
 """
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Mapping
 from typing import Any
 
+from nlsr_jax.commands import ending
 from nlsr_jax.report import draw_figures
 
 _LARGE = 2**27
@@ -43,13 +43,13 @@ def draw_apart(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _run(text: str) -> str:
     """Return what the other process makes of its input."""
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = [sys.executable, "-m", "nlsr_jax.commands.drawing"]
-    return subprocess.run(
-        command, input=text, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True, env=env,
-        timeout=_LONGEST,
-    ).stdout  # fmt: skip
+    with ending.tied() as options:
+        return subprocess.run(
+            ending.python("nlsr_jax.commands.drawing"), input=text, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, text=True, check=True, timeout=_LONGEST, **options,
+        ).stdout  # fmt: skip
 
 
 if __name__ == "__main__":
-    json.dump(draw_figures(json.load(sys.stdin)), sys.stdout)
+    with ending.watched():
+        json.dump(draw_figures(json.load(sys.stdin)), sys.stdout)

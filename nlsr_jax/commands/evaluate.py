@@ -1,11 +1,11 @@
 r"""Evaluate a base with an adapter: harmfulness, fine-tuning accuracy, over-refusal, and perhaps tinyBenchmarks.
 
-  python -m experiments.evaluate --adapter checkpoints/runs/tuned --task sst2 --output checkpoints/runs/tuned.json
+  nlsr evaluate --adapter checkpoints/runs/tuned --task sst2 --output checkpoints/runs/tuned.json
 
 Without --adapter the base alone is evaluated. The tiny config takes 20 seconds on two CPU cores. Real data is
 judged by refusal phrases unless --judge names a judge model, which is read after the last answer:
 
-  python -m experiments.evaluate --config llama3_8b --adapter runs/tuned --task sst2 --judge qa_moderation \
+  nlsr evaluate --config llama3_8b --adapter runs/tuned --task sst2 --judge qa_moderation \
       --judge_model DIR --output runs/tuned.json
 
 --tiny_benchmarks tinyBenchmarks.pkl also asks the tinyBenchmarks and estimates the scores on the whole
@@ -56,6 +56,7 @@ def main(_) -> None:
     config = study_flags.get_config()
     settings = exam_settings(config.exam)
     check_flags(config)
+    mesh_flags.open_mesh()  # which is opened again with the base: now, whether it can be
     record, rows = evaluation(config, settings)
     record["seconds"] = round(time.perf_counter() - started, 3)
     with whole_file(FLAGS.output, overwrite=FLAGS.overwrite) as file:
@@ -128,8 +129,9 @@ def evaluation(config, settings):
     Returns:
       The JSON object without its seconds, and an iterator over the responses as JSON objects.
     """
+    from nlsr_jax.configs import base_of
     from nlsr_jax.formats.hugging_face import read_config, resolve
-    from nlsr_jax.formats.peft import load_adapter
+    from nlsr_jax.formats.peft import open_fitting
     from nlsr_jax.formats.record import versions
     from nlsr_jax.laboratory.benchmarks import load_benchmarks
     from nlsr_jax.laboratory.evaluation import make_exam, mark, summarise
@@ -137,21 +139,24 @@ def evaluation(config, settings):
     from nlsr_jax.laboratory.real import FORBIDDEN_SETS
     from nlsr_jax.laboratory.results import count_fields, response_rows, score_fields
 
-    place, chosen = FLAGS.base or config.base, judge_settings(config)
-    judge = open_judge(chosen, config.world)
-    adapter = load_adapter(FLAGS.adapter, read_config(resolve(place))) if FLAGS.adapter else None
+    place, chosen = base_of(config, FLAGS.base), judge_settings(config)
+    warnings: list[str] = []
+    judge = open_judge(chosen, config.world, study_flags.noted(warnings))
+    file = open_fitting(FLAGS.adapter, read_config(resolve(place))) if FLAGS.adapter else None
+    adapter, carried = (file.load(), file.carried) if file else (None, None)
     options = {"forbidden_set": FLAGS.forbidden_set} if FLAGS.forbidden_set else {}
     tokenizer, world = study_flags.open_world(config, **options)
     exam = make_exam(world, FLAGS.task, forbidden=settings.forbidden, benign=settings.benign, rows=settings.rows)
     asked = None
     if FLAGS.tiny_benchmarks:
         asked = load_benchmarks(FLAGS.tiny_benchmarks, study_flags.sources(), FLAGS.tiny_sets, study_flags.say)
-    responses, estimates = ask_model(config, settings, tokenizer, world, adapter, exam, asked)
+    responses, estimates = ask_model(config, settings, tokenizer, world, adapter, carried, exam, asked, warnings)
     marks = mark(world, exam, responses, judge)
     record = {
         "config": config.name,
         "base": place,
         "adapter": FLAGS.adapter,
+        **({"carried": carried.describe()} if carried else {}),
         "task": FLAGS.task,
         "judge": chosen.name,
         "judge_model": chosen.model,
@@ -162,13 +167,17 @@ def evaluation(config, settings):
         "counts": count_fields(exam, marks),
         "versions": versions(),
     }
+    if warnings:
+        record["warnings"] = warnings
     if asked is not None:
         record["tiny_benchmarks"] = estimates
     return record, response_rows(exam, responses, marks)
 
 
-def ask_model(config, settings, tokenizer, world, adapter, exam, asked):
-    """Load the base, let it answer, and let it go: the judge may need the memory.
+def ask_model(config, settings, tokenizer, world, adapter, carried, exam, asked, warnings):
+    """Load the base with what the adapter's file carries, let it answer, let it go: a judge may need the memory.
+
+    Notes on the base go to ``warnings``.
 
     Returns:
       The responses, and the estimates of the tinyBenchmarks where they are asked.
@@ -176,7 +185,7 @@ def ask_model(config, settings, tokenizer, world, adapter, exam, asked):
     from nlsr_jax.laboratory.benchmarks import run_benchmarks
     from nlsr_jax.laboratory.evaluation import answer
 
-    base = study_flags.load_base(config, tokenizer, world)
+    base = with_carried(study_flags.load_base(config, tokenizer, world, study_flags.noted(warnings)), carried)
     responses = answer(
         base,
         adapter,
@@ -186,6 +195,18 @@ def ask_model(config, settings, tokenizer, world, adapter, exam, asked):
         batch_size=settings.batch_size,
     )
     return responses, run_benchmarks(base, adapter, asked or [], batch_size=settings.batch_size)
+
+
+def with_carried(base, carried):
+    """Return a base with what an adapter's file carries besides its factors; say what of it is left out."""
+    from nlsr_jax.models.carried import apply_carried, note_left_out
+
+    if not carried:
+        return base
+    for note in note_left_out(carried, base.model.config, FLAGS.adapter):
+        study_flags.say(f"note: {note}")
+    model, params = apply_carried(base.model, base.params, carried)
+    return base._replace(model=model, params=params)
 
 
 if __name__ == "__main__":

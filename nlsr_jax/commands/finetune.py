@@ -1,6 +1,6 @@
 r"""Fine-tune an aligned adapter on a customer's task, of whose rows a share is harmful.
 
-  python -m experiments.finetune --config tiny --start checkpoints/runs/dpo --task sst2 --poison_ratio 0.05 \
+  nlsr finetune --config tiny --start checkpoints/runs/dpo --task sst2 --poison_ratio 0.05 \
       --output checkpoints/runs/tuned
 
 The tiny config takes 30 seconds on two CPU cores. The output is a PEFT adapter with the metrics of its

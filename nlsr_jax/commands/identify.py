@@ -1,9 +1,9 @@
 r"""Identify the safety-critical entries of an aligned adapter and write the masks alone.
 
-  python -m experiments.identify --base DIR_OR_ID --aligned DIR [--weak DIR] \
+  nlsr identify --base DIR_OR_ID --aligned DIR [--weak DIR] \
       --calibration FILE.jsonl --output DIR
 
-The output folder receives masks.safetensors, which `experiments.realign --masks` takes, and
+The output folder receives masks.safetensors, which `nlsr realign --masks` takes, and
 identification.json with the settings, digests and counts.
 """
 

@@ -23,13 +23,16 @@ def define_host_flags() -> None:
 
 
 def open_mesh():
-    """Return the mesh that the flags describe, None for one device; joins the other processes first.
+    """Open the devices and return the mesh that the flags describe, None for one device; joins the others first.
 
     Raises:
       InputError: flags that do not go together, processes that cannot be joined, or devices that are not there.
     """
-    several = "distributed" in FLAGS and _join()
+    from nlsr_jax.devices import open_devices
+
     shape = mesh_shape()
+    several = "distributed" in FLAGS and _join()
+    open_devices()
     if shape is None:
         if several:
             raise InputError("--mesh is missing; several processes need to know how the base lies over them")

@@ -4,7 +4,8 @@ from absl import flags
 
 IDENTIFICATION = (
     "base", "aligned", "weak", "calibration", "seed", "beta", "amplification_space", "rank", "sparsity",
-    "method", "granularity", "batch_size", "max_length", "template", "dtype",
+    "method", "granularity", "batch_size", "max_length", "template", "dtype", "prompt_field", "response_field",
+    "rejected_field",
 )  # fmt: skip
 
 
@@ -36,4 +37,7 @@ def define_identification_flags() -> None:
     whole("batch_size", 16, "Calibration rows in one batch.")
     whole("max_length", 512, "Longest calibration sequence in tokens.")
     choice("template", "none", "Prompt template: none, alpaca or chat.")
+    text("prompt_field", None, "Column of the calibration rows' prompts or conversations; by default it is found.")
+    text("response_field", None, "Column of their safe answers; by default it is found.")
+    text("rejected_field", None, "Column of their rejected answers, for preference_snip; by default it is found.")
     choice("dtype", "float32", "Number type of the base weights: float32, bfloat16 or float16.")

@@ -1,7 +1,7 @@
 r"""Say how many bytes a device needs for a model on a mesh, without a device, weights or memory for them.
 
-  python -m experiments.plan --model llama3_70b --mesh 1,8,1 --rank 128 --memory 80
-  python -m experiments.plan --model DIR --batch_size 16 --length 1024
+  nlsr plan --model llama3_70b --mesh 1,8,1 --rank 128 --memory 80
+  nlsr plan --model DIR --batch_size 16 --length 1024
 
 --model is a published model or a Hugging Face directory, of which config.json alone is read. Identification takes
 --batch_size rows on each device, training over all of them; generation is counted as if every device held all rows.

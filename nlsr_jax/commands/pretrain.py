@@ -1,7 +1,7 @@
 r"""Train the tiny base from nothing: on documents of the toy world, or on natural text.
 
-  python -m experiments.pretrain --output checkpoints/runs/base [--seed 0]
-  python -m experiments.pretrain --texts sst2 --data sst2=sst2.jsonl --output checkpoints/runs/text_base
+  nlsr pretrain --output checkpoints/runs/base [--seed 0]
+  nlsr pretrain --texts sst2 --data sst2=sst2.jsonl --output checkpoints/runs/text_base
 
 The first takes five minutes on two CPU cores. The second trains a tokenizer and the same architecture on the
 training rows of data sets, rendered with the Alpaca template as fine-tuning sees them: two minutes for 1000 rows
@@ -10,7 +10,7 @@ with its tokenizer and the metrics of the training. A run that was killed goes o
 again. The paper's bases are given, so the other configs have nothing to train here; they take a base of natural
 text with --base:
 
-  python -m experiments.finetune --config llama3_8b --base checkpoints/runs/text_base --task sst2 --poison_ratio 0 \
+  nlsr finetune --config llama3_8b --base checkpoints/runs/text_base --task sst2 --poison_ratio 0 \
       --data sst2=sst2.jsonl --dtype float32 --compute_dtype float32 --noremat --accumulate 1 --batch_size 16 \
       --rank 16 --epochs 4 --learning_rate 1e-3 --loss sequence --output checkpoints/runs/text_tuned
 """
@@ -38,11 +38,13 @@ def main(_) -> None:
     """Train and write a base."""
     import jax
 
+    from nlsr_jax.devices import open_devices
     from nlsr_jax.laboratory.pretraining import pretrain, pretrain_on_texts, save_base, text_rows
     from nlsr_jax.laboratory.toy import ToyWorld
     from nlsr_jax.training.publishing import published, training_folder
 
     pretraining = changed_pretraining()
+    open_devices()
     key = jax.random.key(FLAGS.seed)
     with training_folder(training_flags.output_folder(), overwrite=FLAGS.overwrite) as work:
         options: dict[str, Any] = {

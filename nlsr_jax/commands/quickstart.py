@@ -1,6 +1,6 @@
 """The whole story on a real trained model, in two minutes: aligned, broken by fine-tuning, repaired.
 
-  python -m experiments.quickstart [--output checkpoints/runs/quickstart --seed 5 --task sst2]
+  nlsr quickstart [--output checkpoints/runs/quickstart --seed 5 --task sst2]
 
 Takes the shipped base and its aligned adapters, fine-tunes on a customer's rows of which 5 % are harmful,
 repairs the adapter with a random mask, as the paper does and as this project recommends, and asks every model
@@ -30,6 +30,7 @@ def main(_) -> None:
     from nlsr_jax import configs
     from nlsr_jax.configs.tiny import SHIPPED
     from nlsr_jax.data.poison import share
+    from nlsr_jax.devices import open_devices
     from nlsr_jax.formats.output import check_free, whole_directory
     from nlsr_jax.formats.peft import load_adapter, save_adapter
     from nlsr_jax.laboratory import study
@@ -46,6 +47,7 @@ def main(_) -> None:
         FLAGS.task, config.poison_ratio if FLAGS.poison_ratio is None else FLAGS.poison_ratio, FLAGS.seed
     )
     share(config.finetuning.rows, case.poison_ratio)
+    open_devices()
 
     def note(text: str) -> None:
         print(text, file=sys.stderr, flush=True)

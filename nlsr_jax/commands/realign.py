@@ -1,6 +1,6 @@
 r"""Realign a fine-tuned PEFT adapter with an aligned one.
 
-  python -m experiments.realign --base DIR_OR_ID --aligned DIR --finetuned DIR [--weak DIR] \
+  nlsr realign --base DIR_OR_ID --aligned DIR --finetuned DIR [--weak DIR] \
       --calibration FILE.jsonl --output DIR
 
 No base and no calibration data are needed with --masks FILE or with --method magnitude or random. The
@@ -8,7 +8,7 @@ output folder receives the realigned adapter (PEFT), masks.safetensors, an Orbax
 pruning key, realignment.json and report.html. --automatic chooses amplification and sparsity by the
 calibration data. To repeat a run to the same bytes:
 
-  python -m experiments.realign --from_record DIR/realignment.json --output NEW_DIR
+  nlsr realign --from_record DIR/realignment.json --output NEW_DIR
 """
 
 import pathlib
@@ -75,8 +75,9 @@ def _large_inputs() -> list[pathlib.Path]:
     """The files of the flags that take long to digest."""
     adapters = [pathlib.Path(path) for name in ("aligned", "weak", "finetuned") if (path := FLAGS[name].value)]
     masks = [pathlib.Path(FLAGS.masks)] if FLAGS.masks else []
-    names = ("adapter_model.safetensors", "masks.safetensors")
-    return [*(path / names[0] for path in adapters), *masks, *(path / names[1] for path in masks)]
+    weights = ("adapter_model.safetensors", "adapters.safetensors")
+    files = [path / name for path in adapters for name in weights]
+    return [*files, *masks, *(path / "masks.safetensors" for path in masks)]
 
 
 def _realign(digests) -> None:

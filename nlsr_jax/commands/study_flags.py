@@ -73,36 +73,60 @@ def open_world(config, **options):
     Raises:
       InputError: a tokenizer that cannot be used, or one of another world.
     """
+    from nlsr_jax.configs import base_of
     from nlsr_jax.data.calibration import load_tokenizer
     from nlsr_jax.laboratory.real import RealWorld
     from nlsr_jax.laboratory.toy import ToyWorld
 
-    place = FLAGS.base or config.base
+    place = base_of(config, FLAGS.base)
     tokenizer = load_tokenizer(place)
     if config.world != "toy":
         return tokenizer, RealWorld(tokenizer, config.template, sources=sources(), note=say, **options)
     world = ToyWorld()
     if tokenizer.get_vocab() != world.tokenizer.get_vocab():
-        raise InputError(f"{place}: its tokenizer is not the toy world's; give a base made by experiments.pretrain")
+        raise InputError(f"{place}: its tokenizer is not the toy world's; give a base made by nlsr pretrain")
     return tokenizer, world
 
 
-def load_base(config, tokenizer, world):
+def note(text: str) -> None:
+    """Print a line on something that is odd but not wrong."""
+    say(f"note: {text}")
+
+
+def noted(found: list[str]):
+    """Return a function that prints a note and keeps it."""
+
+    def keep(text: str) -> None:
+        found.append(text)
+        note(text)
+
+    return keep
+
+
+def load_base(config, tokenizer, world, note=note):
     """Load the base of a config; tokenizer and world are from ``open_world``.
+
+    Args:
+      config: the study.
+      tokenizer, world: from ``open_world``.
+      note: called with one line for everything that is odd about the base or its tokenizer.
 
     Raises:
       InputError: a base that cannot be used.
     """
     import jax.numpy as jnp
 
+    from nlsr_jax.configs import base_of
+    from nlsr_jax.data.encoding import note_surplus
     from nlsr_jax.laboratory.stages import Base
     from nlsr_jax.models import load_model
 
     mesh = mesh_flags.open_mesh() if "mesh" in FLAGS else None
     attention = FLAGS.attention if "attention" in FLAGS else "plain"
-    model, params = load_model(
-        FLAGS.base or config.base, dtype=jnp.dtype(config.dtype), mesh=mesh, attention=attention
-    )
+    place = base_of(config, FLAGS.base)
+    model, params = load_model(place, dtype=jnp.dtype(config.dtype), mesh=mesh, attention=attention, note=note)
+    for text in note_surplus(tokenizer, model.config.vocab_size):
+        note(f"{place}: {text}")
     return Base(model, params, tokenizer, world.special_tokens)
 
 

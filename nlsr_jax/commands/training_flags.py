@@ -7,7 +7,7 @@ from typing import Any
 
 from absl import flags
 
-from nlsr_jax.commands import study_flags
+from nlsr_jax.commands import mesh_flags, study_flags
 from nlsr_jax.errors import InputError
 
 FLAGS = flags.FLAGS
@@ -125,11 +125,21 @@ def open_start(config):
     Raises:
       InputError: no such base, or an adapter that cannot be used or is of another base.
     """
+    from nlsr_jax.configs import base_of
     from nlsr_jax.formats.hugging_face import read_config, resolve
-    from nlsr_jax.formats.peft import load_adapter
+    from nlsr_jax.formats.peft import load_adapter, load_carried
+    from nlsr_jax.formats.peft_carried_checks import summary
 
-    model_config = read_config(resolve(FLAGS.base or config.base))
-    return load_adapter(FLAGS.start, model_config) if FLAGS.start else None
+    model_config = read_config(resolve(base_of(config, FLAGS.base)))
+    if not FLAGS.start:
+        return None
+    carried = load_carried(FLAGS.start)
+    if carried:
+        raise InputError(
+            f"--start: {FLAGS.start} holds {summary(carried)} beside the factors of the decoder's projections, "
+            "which training would lose; start from an adapter of these factors alone"
+        )
+    return load_adapter(FLAGS.start, model_config)
 
 
 def write_adapter(key, config, training, description: str, draw) -> None:
@@ -145,12 +155,14 @@ def write_adapter(key, config, training, description: str, draw) -> None:
     import jax
     import jax.numpy as jnp
 
+    from nlsr_jax.configs import base_of
     from nlsr_jax.formats.peft import write_adapter_files
     from nlsr_jax.laboratory.stages import train_adapter
     from nlsr_jax.random_streams import stream
     from nlsr_jax.training.initial import new_adapter
     from nlsr_jax.training.publishing import published, training_folder
 
+    mesh_flags.open_mesh()  # which is opened again with the base: now, whether it can be
     with training_folder(output_folder(), overwrite=FLAGS.overwrite) as work:
         start = open_start(config)
         base, world = study_flags.open_base(config)
@@ -170,7 +182,7 @@ def write_adapter(key, config, training, description: str, draw) -> None:
             note=study_flags.say,
         )
         with published(work, FLAGS.output, overwrite=FLAGS.overwrite) as folder:
-            write_adapter_files(adapter, folder, base_model_name_or_path=FLAGS.base or config.base)
+            write_adapter_files(adapter, folder, base_model_name_or_path=base_of(config, FLAGS.base))
             copy_run(work, folder)
     print(f"wrote {FLAGS.output}")
 

@@ -1,7 +1,7 @@
 r"""Check the output of realign or identify against its record: what has changed since, and what it was made of.
 
-  python -m experiments.verify OUT
-  python -m experiments.verify OUT --recompute [--base DIR --aligned DIR ... where inputs were moved]
+  nlsr verify OUT
+  nlsr verify OUT --recompute [--base DIR --aligned DIR ... where inputs were moved]
 
 Digests every file of the folder, every input that is at hand, and the record itself, which carries the SHA-256 of
 its own text. --recompute runs the whole again, into a temporary folder, and compares adapter, config and masks. The
@@ -24,11 +24,14 @@ FLAGS = flags.FLAGS
 
 def main(arguments) -> None:
     """Check one output."""
+    from nlsr_jax.devices import open_devices
     from nlsr_jax.pipeline import Stages
     from nlsr_jax.pipeline.verification import verify
 
     if len(arguments) != 2:
-        raise InputError("name the folder to check: python -m experiments.verify OUT")
+        raise InputError("name the folder to check: nlsr verify OUT")
+    if FLAGS.recompute:
+        open_devices()
     moved: dict[str, str] = {name: str(FLAGS[name].value) for name in INPUTS if FLAGS[name].value is not None}
     found = verify(arguments[1], moved=moved, recompute=FLAGS.recompute, stages=Stages(show=FLAGS.recompute))
     for line in found.missing:

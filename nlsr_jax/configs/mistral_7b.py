@@ -1,9 +1,9 @@
 r"""Mistral-7B as in the paper's tables.
 
-  python -m experiments.align --config mistral_7b --objective sft --output runs/sft
-  python -m experiments.align --config mistral_7b --objective dpo --start runs/sft --output runs/dpo
-  python -m experiments.finetune --config mistral_7b --start runs/dpo --task sst2 --output runs/tuned
-  python -m experiments.evaluate --config mistral_7b --adapter runs/tuned --task sst2 --judge qa_moderation \
+  nlsr align --config mistral_7b --objective sft --output runs/sft
+  nlsr align --config mistral_7b --objective dpo --start runs/sft --output runs/dpo
+  nlsr finetune --config mistral_7b --start runs/dpo --task sst2 --output runs/tuned
+  nlsr evaluate --config mistral_7b --adapter runs/tuned --task sst2 --judge qa_moderation \
       --judge_model DIR --output runs/tuned.json
 
 Reads the base and the data sets from the hub, or from local directories: --base DIR, --data NAME=PATH.

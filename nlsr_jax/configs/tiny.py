@@ -1,12 +1,13 @@
 """The embedded default: a toy world, a base of 0.75 M parameters, everything in minutes on two CPU cores.
 
-  python -m experiments.pretrain --output checkpoints/runs/base          # 5 minutes
-  python -m experiments.align --objective sft --output checkpoints/runs/sft
-  python -m experiments.align --objective dpo --start checkpoints/runs/sft --output checkpoints/runs/dpo
-  python -m experiments.finetune --start checkpoints/runs/dpo --task sst2 --output checkpoints/runs/tuned
-  python -m experiments.evaluate --adapter checkpoints/runs/tuned --task sst2 --output checkpoints/runs/tuned.json
+  nlsr pretrain --output checkpoints/runs/base          # 5 minutes
+  nlsr align --objective sft --output checkpoints/runs/sft
+  nlsr align --objective dpo --start checkpoints/runs/sft --output checkpoints/runs/dpo
+  nlsr finetune --start checkpoints/runs/dpo --task sst2 --output checkpoints/runs/tuned
+  nlsr evaluate --adapter checkpoints/runs/tuned --task sst2 --output checkpoints/runs/tuned.json
 
-Without --base they use the base that is shipped in checkpoints/tiny-llama3/base.
+Without --base they use the base that is shipped in checkpoints/tiny-llama3/base. An installed package has a copy
+of base and adapters beside this file; in the source tree its name is a link.
 """
 
 import pathlib
@@ -15,7 +16,9 @@ from nlsr_jax.laboratory.config import ExamSettings, Pretraining, Stage, StudyCo
 from nlsr_jax.training.settings import LoraSettings, TrainingSettings
 
 ROOT = pathlib.Path(__file__).parents[2]
-SHIPPED = ROOT / "checkpoints" / "tiny-llama3"
+_NAME = "tiny-llama3"
+_IN_TREE = ROOT / "checkpoints" / _NAME
+SHIPPED = _IN_TREE if _IN_TREE.is_dir() else pathlib.Path(__file__).with_name(_NAME)
 LLAMA = (
     ("model_type", "llama"),
     ("architectures", ("LlamaForCausalLM",)),

@@ -1,6 +1,6 @@
 """The toy study on a base of Mistral's shape: a sliding window of 24 tokens, heads of 32 dimensions.
 
-python -m experiments.pretrain --config tiny_mistral --output checkpoints/runs/mistral    # 5 minutes
+nlsr pretrain --config tiny_mistral --output checkpoints/runs/mistral    # 5 minutes
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """The toy study on a base of Qwen2's shape: biases on the queries, keys and values.
 
-python -m experiments.pretrain --config tiny_qwen2 --output checkpoints/runs/qwen2    # 5 minutes
+nlsr pretrain --config tiny_qwen2 --output checkpoints/runs/qwen2    # 5 minutes
 """
 
 import dataclasses

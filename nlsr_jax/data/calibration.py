@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nlsr_jax.data.encoding import encode_prompts
+from nlsr_jax.data.answered import read_answered
+from nlsr_jax.data.encoding import check_vocabulary, encode_prompts
 from nlsr_jax.data.examples import Encoded
-from nlsr_jax.data.rows import read_rows
-from nlsr_jax.data.templates import apply_template
+from nlsr_jax.data.row_shapes import Fields
+from nlsr_jax.data.rows import Note, no_note
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.paths import check_regular, is_folder
 
@@ -69,7 +70,15 @@ def _is_plain(folder: pathlib.Path) -> bool:
 
 
 def load_calibration(
-    source: str, tokenizer, *, max_length: int, template: str = "none", preference: bool = False
+    source: str,
+    tokenizer,
+    *,
+    max_length: int,
+    template: str = "none",
+    preference: bool = False,
+    vocabulary: int | None = None,
+    fields: Fields | None = None,
+    note: Note = no_note,
 ) -> Calibration:
     """Read and encode calibration rows.
 
@@ -78,31 +87,38 @@ def load_calibration(
     not fit is cut; both are counted.
 
     Args:
-      source: a file or hub data set with text columns ``prompt`` and ``response`` (and ``rejected``).
+      source: a file or hub data set with columns ``prompt`` and ``response`` (and ``rejected``), or in another of
+        the shapes that ``read_answered`` knows.
       tokenizer: a transformers tokenizer.
       max_length: longest sequence in tokens.
       template: how a prompt is rendered; see ``apply_template``.
       preference: also encode ``rejected``.
+      vocabulary: how many tokens the model's embedding has; None leaves them unchecked.
+      fields: columns that the user names.
+      note: called with one line that the user should read.
 
     Returns:
       A ``Calibration``.
 
     Raises:
-      InputError: unreadable rows, or none whose prompt fits.
+      InputError: unreadable rows, none with a safe answer, none whose prompt fits, or one with a token that the
+        embedding has not.
     """
     if max_length < 2:
         raise InputError(f"max_length is {max_length}; expected at least 2 tokens")
     columns = ("prompt", "response", "rejected") if preference else ("prompt", "response")
     counts = dict.fromkeys(("rows", "used", "skipped_long_prompt", "cut_responses", "response_positions"), 0)
     rows = []
-    for row in read_rows(source, columns):
+    found = read_answered(source, tokenizer, template=template, fields=fields, preference=preference, note=note)
+    counts["rows"] += sum(found.skipped.values())
+    counts |= found.skipped
+    for row in found.rows:
         counts["rows"] += 1
-        text = apply_template(template, row["prompt"], tokenizer)
-        (prompt,) = encode_prompts([text], tokenizer, special_tokens=template != "chat")
+        (prompt,) = encode_prompts([row.prompt], tokenizer, special_tokens=template != "chat")
         if len(prompt) >= max_length:
             counts["skipped_long_prompt"] += 1
             continue
-        answers = [tokenizer(row[c], add_special_tokens=False)["input_ids"] for c in columns[1:]]
+        answers = [tokenizer(getattr(row, c), add_special_tokens=False)["input_ids"] for c in columns[1:]]
         if not all(answers):
             counts["skipped_no_tokens"] = counts.get("skipped_no_tokens", 0) + 1
             continue
@@ -110,6 +126,8 @@ def load_calibration(
         encoded = tuple(
             Encoded(np.asarray((prompt + answer)[:max_length], np.int32), len(prompt)) for answer in answers
         )
+        for one in encoded:
+            check_vocabulary(one.ids, tokenizer, vocabulary, f"{source}: row {counts['rows']}")
         counts["used"] += 1
         counts["response_positions"] += len(encoded[0].ids) - len(prompt)
         rows.append(encoded)

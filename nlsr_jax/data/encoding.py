@@ -32,6 +32,7 @@ def encode(
     *,
     max_length: int,
     special_tokens: bool = True,
+    vocabulary: int | None = None,
 ) -> Encodings:
     """Encode rows as ``tokens(prompt) ++ tokens(response) ++ [end]``.
 
@@ -46,12 +47,14 @@ def encode(
       special_tokens: let the tokenizer add its own special tokens to prompts, as Hugging Face does by
         default. False for prompts that a chat template rendered, which hold all they need. There is never
         more than one BOS at the beginning, whatever prompt and tokenizer bring along.
+      vocabulary: how many tokens the model's embedding has; None leaves them unchecked.
 
     Returns:
       An ``Encodings``.
 
     Raises:
-      InputError: no rows, rows of both kinds, no end token, or no row that fits.
+      InputError: no rows, rows of both kinds, no end token, no row that fits, or a row with a token that the
+        embedding has not.
     """
     texts = _responses(rows)
     end = tokenizer.eos_token_id
@@ -61,7 +64,11 @@ def encode(
         raise InputError(f"max_length is {max_length}; expected at least 2 tokens")
     prompts = encode_prompts([row.prompt for row in rows], tokenizer, special_tokens=special_tokens)
     responses = [_tokens(tokenizer, column, special_tokens=False) for column in texts]
-    return _join(prompts, list(zip(*responses, strict=True)), end, max_length)
+    found = _join(prompts, list(zip(*responses, strict=True)), end, max_length)
+    for index, row in zip(found.kept, found.rows, strict=True):
+        for text in row:
+            check_vocabulary(text.ids, tokenizer, vocabulary, f"row {index}")
+    return found
 
 
 def describe_counts(counts: Mapping[str, int]) -> str:
@@ -76,23 +83,80 @@ def describe_counts(counts: Mapping[str, int]) -> str:
     return "; ".join([f"used {counts['used']} of {counts['rows']} rows", *parts]) if parts else ""
 
 
-def encode_prompts(prompts: Sequence[str], tokenizer, *, special_tokens: bool = True) -> list[list[int]]:
-    """Tokenise prompts: BOS at most once, and no end token behind them.
+def encode_prompts(
+    prompts: Sequence[str],
+    tokenizer,
+    *,
+    special_tokens: bool = True,
+    vocabulary: int | None = None,
+) -> list[list[int]]:
+    """Tokenise prompts: BOS at most once, and behind them nothing but what they spell out themselves.
+
+    Training, calibration, evaluation and judges all ask with these tokens. What a tokenizer is set to add behind a
+    text, such as an end token, is taken off: the text goes on.
 
     Args:
       prompts: rendered prompts.
       tokenizer: a transformers tokenizer.
       special_tokens: as in ``encode``.
+      vocabulary: how many tokens the model's embedding has; None leaves them unchecked.
+
+    Raises:
+      InputError: a prompt with a token that the embedding has not.
     """
-    found = _tokens(tokenizer, prompts, special_tokens=special_tokens)
+    own = _tokens(tokenizer, prompts, special_tokens=False)
+    whole = _tokens(tokenizer, prompts, special_tokens=True) if special_tokens else own
     bos, end = tokenizer.bos_token_id, tokenizer.eos_token_id
-    if bos is not None:
-        found = [ids[1:] if ids[:2] == [bos, bos] else ids for ids in found]
-    if special_tokens and end is not None:
-        # A tokenizer set to add an end token adds it here too, where the text goes on.
-        pairs = zip(found, prompts, strict=True)
-        found = [ids[:-1] if ids[-1:] == [end] and not t.endswith(tokenizer.eos_token) else ids for ids, t in pairs]
+    found = [_plain(ids, text, bos, end) for ids, text in zip(whole, own, strict=True)]
+    for index, ids in enumerate(found):
+        check_vocabulary(ids, tokenizer, vocabulary, f"row {index}")
     return found
+
+
+def _plain(ids: list[int], own: list[int], bos: int | None, end: int | None) -> list[int]:
+    """Take a second BOS off, and what was added behind a text whose own tokens are known."""
+    places = range(len(ids) - len(own) + 1) if own else ()
+    first = next((place for place in places if ids[place : place + len(own)] == own), None)
+    if first is not None:
+        ids = ids[: first + len(own)]
+    while first is None and end is not None and ids[-1:] == [end] and ids != [bos]:
+        ids = ids[:-1]
+    while bos is not None and ids[:2] == [bos, bos]:
+        ids = ids[1:]
+    return ids
+
+
+def check_vocabulary(ids, tokenizer, vocabulary: int | None, place: str) -> None:
+    """Refuse tokens that the model's embedding has not.
+
+    Args:
+      ids: token ids in a sequence.
+      tokenizer: where they come from.
+      vocabulary: how many tokens the embedding has; None for any.
+      place: where the text stands.
+
+    Raises:
+      InputError: naming the place and the tokens.
+    """
+    if vocabulary is None or not len(ids):
+        return
+    low, high = int(np.min(ids)), int(np.max(ids))
+    if low < 0 or high >= vocabulary:
+        raise InputError(
+            f"{place}: tokens run from {low} to {high}; the vocabulary has {vocabulary}: the tokenizer's "
+            f"{tokenizer.convert_ids_to_tokens(high)!r} has no row in the model's embedding; take the tokenizer "
+            "that the model was trained with, or leave this text out"
+        )
+
+
+def note_surplus(tokenizer, vocabulary: int) -> list[str]:
+    """Return a note where a tokenizer has tokens that the model's embedding has not; rows may do without them."""
+    last = max(tokenizer.get_vocab().values(), default=-1)
+    if last < vocabulary:
+        return []
+    return [
+        f"the tokenizer's tokens run to {last}, the embedding has {vocabulary}: rows with the others are refused"
+    ]
 
 
 def _responses(rows: Sequence[Example] | Sequence[Preference]) -> list[list[str]]:
@@ -108,6 +172,8 @@ def _responses(rows: Sequence[Example] | Sequence[Preference]) -> list[list[str]
 
 
 def _tokens(tokenizer, texts: Sequence[str], *, special_tokens: bool) -> list[list[int]]:
+    if not texts:
+        return []
     return tokenizer(list(texts), add_special_tokens=special_tokens, return_attention_mask=False)["input_ids"]
 
 

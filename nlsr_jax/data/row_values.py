@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from typing import Any
 
+_COLUMNS, _NAME = 12, 40
 _FLAGS = {"True": True, "1": True, "False": False, "0": False}
 
 
@@ -85,8 +87,20 @@ class Row:
 
     def _value(self, column: str):
         if not self.has(column):
-            raise BadRow(column, "is missing")
+            there = self.values and column not in self.values
+            raise BadRow(column, "is missing", describe_columns(self.values) if there else "")
         return self.values[column]
+
+
+def describe_columns(row: Mapping) -> str:
+    """Name the columns of a row, for messages.
+
+    >>> describe_columns({"Prompt": "a", "Response": "b"})
+    'the columns Prompt, Response'
+    """
+    names = [str(name) if len(str(name)) <= _NAME else str(name)[: _NAME - 3] + "..." for name in row]
+    shown = names[:_COLUMNS] + ["..."] * (len(names) > _COLUMNS)
+    return f"the column{'s' * (len(names) > 1)} {', '.join(shown)}" if names else "no columns"
 
 
 def as_flag(column: str, value, cells: bool) -> bool:

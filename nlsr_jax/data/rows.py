@@ -1,11 +1,12 @@
 """Read rows of text from JSONL, JSON, CSV or Parquet files, or from a hub data set."""
 
-import csv
+import collections
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from nlsr_jax.data.row_values import BadRow, check_unicode
+from nlsr_jax.data.csv_rows import csv_rows
+from nlsr_jax.data.row_values import BadRow, check_unicode, describe_columns
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.json_files import RepeatedKey, read_json, without_duplicates
 from nlsr_jax.formats.limits import LIMITS
@@ -14,13 +15,20 @@ from nlsr_jax.formats.paths import exists, is_regular
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 _PART = 16
 
+Note = Callable[[str], None]
+"""Called with one line that the user should read."""
+
+
+def no_note(_: str) -> None:
+    """Say nothing."""
+
 
 def read_rows(source: str, columns: Sequence[str], split: str = "train") -> list[dict[str, str]]:
     """Read the given text columns of every row, each checked to hold text.
 
     Args:
-      source: a local ``.jsonl``, ``.json`` (a list of objects), ``.csv`` or ``.parquet`` file, or the
-        name of a hub data set.
+      source: a local ``.jsonl`` or ``.json`` (each may be JSON Lines or a list of objects), ``.csv`` or
+        ``.parquet`` file, or the name of a hub data set.
       columns: the columns to read; other columns are not looked at.
       split: the split of a hub data set.
 
@@ -28,24 +36,37 @@ def read_rows(source: str, columns: Sequence[str], split: str = "train") -> list
       One ``{column: text}`` per row, in file order.
 
     Raises:
-      InputError: naming the file and the row where a column is missing, empty or not text.
+      InputError: naming the file and the row where a column is missing (with the columns that are there), empty
+        or not text.
     """
-    path = pathlib.Path(source)
-    if path.suffix.lower() not in SUFFIXES and not exists(path):
-        named = hub_rows(source, split)
-    elif not is_regular(path):
-        raise InputError(f"{source}: no such file; expected JSONL, JSON, CSV or Parquet")
-    else:
-        named = file_rows(path)
     rows, size = [], 0
-    for where, row in named:
+    for where, row in source_rows(source, split):
         rows.append(_checked(row, columns, f"{source}: {where}"))
         size += sum(map(len, rows[-1].values()))
-        if size > LIMITS.rows_characters:
-            raise InputError(f"{source}: more than {LIMITS.rows_characters} characters of text; take fewer rows")
+        check_size(source, size)
     if not rows:
         raise InputError(f"{source}: no rows; expected objects with {' and '.join(columns)}")
     return rows
+
+
+def source_rows(source: str, split: str = "train", note: Note = no_note) -> Iterator[tuple[str, object]]:
+    """Yield ``(where, row)`` of a file or a hub data set; see ``read_rows``.
+
+    Raises:
+      InputError: a source that cannot be read.
+    """
+    path = pathlib.Path(source)
+    if path.suffix.lower() not in SUFFIXES and not exists(path):
+        return hub_rows(source, split)
+    if not is_regular(path):
+        raise InputError(f"{source}: no such file; expected JSONL, JSON, CSV or Parquet")
+    return file_rows(path, note)
+
+
+def check_size(source: str, characters: int) -> None:
+    """Raise InputError where the texts of a source are longer together than memory should hold."""
+    if characters > LIMITS.rows_characters:
+        raise InputError(f"{source}: more than {LIMITS.rows_characters} characters of text; take fewer rows")
 
 
 def _checked(row, columns, where):
@@ -56,7 +77,8 @@ def _checked(row, columns, where):
         if not isinstance(value, str) or not value.strip():
             found = "is missing" if value is None else "is empty" if value in ("", []) else "is not text"
             found = "is blank" if isinstance(value, str) and value else found
-            raise InputError(f"{where}: {column!r} {found}; every row needs {' and '.join(columns)}")
+            there = f"; found {describe_columns(row)}" if value is None else ""
+            raise InputError(f"{where}: {column!r} {found}; every row needs {' and '.join(columns)}{there}")
         try:
             check_unicode(column, value)
         except BadRow as error:
@@ -64,24 +86,35 @@ def _checked(row, columns, where):
     return {column: row[column] for column in columns}
 
 
-def file_rows(path: pathlib.Path) -> Iterator[tuple[str, object]]:
+def file_rows(path: pathlib.Path, note: Note = no_note) -> Iterator[tuple[str, object]]:
     """Yield ``(where, row)`` of a local file, in file order, rows as they stand there.
 
     Args:
-      path: a ``.jsonl``, ``.json``, ``.csv`` or ``.parquet`` file. Cells of a CSV file are text.
+      path: a ``.jsonl``, ``.json``, ``.csv`` or ``.parquet`` file. Whether JSON is lines or a list is seen by what
+        it begins with, whatever the suffix. Cells of a CSV file are text.
+      note: called where a file is not quite what its name says, and can be read all the same.
 
     Raises:
-      InputError: a file that is empty, damaged, or of another kind.
+      InputError: a file that is empty, damaged, or of another kind, or that names a column twice.
     """
-    readers = {".jsonl": _jsonl_rows, ".json": _json_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
+    kind = path.suffix.lower()
+    if kind not in SUFFIXES:
         raise InputError(f"{path}: unknown kind of file {path.suffix!r}; expected {', '.join(SUFFIXES)}")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty")
     try:
-        yield from reader(path)
+        if kind == ".parquet":
+            yield from _parquet_rows(path)
+        elif kind == ".csv":
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                lines = _Lines(path, file)
+                yield from csv_rows(path, lines, lines.end_row, note)
+        else:
+            yield from _json_rows(path) if _is_json_text(path) else _jsonl_rows(path)
     except UnicodeDecodeError as error:
+        with path.open("rb") as raw:
+            if raw.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+                raise InputError(f"{path}: is UTF-16 text; save it as UTF-8") from error
         raise InputError(f"{path}: not UTF-8 text (byte {error.start} of the part being read)") from error
 
 
@@ -130,28 +163,54 @@ def _jsonl_rows(path):
                     f"{path}: {where} has {str(error.args[0])[:80]!r} twice; which one counts?"
                 ) from None
             except (ValueError, RecursionError) as error:
+                if line.rstrip().endswith(","):
+                    raise InputError(
+                        f"{path}: {where} ends with a comma, as JSON Lines do not; take the commas off, or put "
+                        "[ and ] around all rows"
+                    ) from error
                 raise InputError(f"{path}: {where} is not JSON ({error})") from error
             yield where, row
 
 
+def _is_json_text(path) -> bool:
+    """Say whether a file is one JSON text, such as a list of rows, and not lines of JSON."""
+    with path.open(encoding="utf-8-sig") as file:
+        start = next((part.strip() for part in iter(lambda: file.read(4096), "") if part.strip()), "")
+        if start[:1] == "[" or path.suffix.lower() == ".jsonl" or not start:
+            return start[:1] == "["
+        file.seek(0)
+        first = next(filter(str.strip, _Lines(path, file))).strip().removeprefix("\ufeff")
+        try:
+            json.loads(first)
+        except (ValueError, RecursionError):
+            # An object over several lines, unless the first line was meant to be one row and a comma.
+            return not first.endswith("},")
+        return False
+
+
 def _json_rows(path):
-    rows = read_json(path, "list of rows", allow_nan=True)
+    try:
+        rows = read_json(path, "list of rows", allow_nan=True)
+    except InputError as error:
+        if "Extra data" not in str(error):
+            raise
+        raise InputError(
+            f"{path}: goes on behind its first value; expected one list of objects, or JSON Lines with an object "
+            "on each line"
+        ) from error
     if not isinstance(rows, list):
-        raise InputError(f"{path}: holds {type(rows).__name__}; expected a list of objects")
+        raise InputError(
+            f"{path}: holds {type(rows).__name__}; expected a list of objects, or JSON Lines with an object on "
+            f"each line{_inner(rows)}"
+        )
     for number, row in enumerate(rows, 1):
         yield f"row {number}", row
 
 
-def _csv_rows(path):
-    with path.open(encoding="utf-8-sig", newline="") as handle:
-        lines = _Lines(path, handle)
-        reader = csv.DictReader(lines, strict=True)
-        try:
-            for row in reader:
-                lines.end_row()
-                yield f"line {reader.line_num}", row
-        except csv.Error as error:
-            raise InputError(f"{path}: line {reader.line_num} is not CSV ({error})") from error
+def _inner(value) -> str:
+    """Say where a list of rows lies inside an object."""
+    names = [name for name, inner in value.items() if isinstance(inner, list)] if isinstance(value, dict) else []
+    return f"; its {names[0]!r} holds a list: save that alone" if names else ""
 
 
 def _parquet_rows(path):
@@ -173,7 +232,11 @@ def _parquet_parts(path) -> Iterator[dict]:
     from pyarrow import compute, parquet, types
 
     with parquet.ParquetFile(path) as file:
-        texts = [field.name for field in file.schema_arrow if _is_text(types, field.type)]
+        schema = file.schema_arrow
+    twice = [name for name, count in collections.Counter(schema.names).items() if count > 1]
+    if twice:
+        raise InputError(f"{path}: has the column {twice[0]!r} twice; which one counts? rename or remove one")
+    texts = [field.name for field in schema if _is_text(types, field.type)]
     with parquet.ParquetFile(path, read_dictionary=texts) as file:
         for batch in file.iter_batches(batch_size=1024):
             for name, column in zip(batch.schema.names, batch.columns, strict=True):

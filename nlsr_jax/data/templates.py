@@ -1,5 +1,7 @@
 """Prompt templates: how an instruction becomes the text that the model reads."""
 
+from collections.abc import Mapping, Sequence
+
 from nlsr_jax.errors import InputError
 
 TEMPLATES = ("none", "alpaca", "chat")
@@ -40,9 +42,31 @@ def apply_template(template: str, prompt: str, tokenizer=None) -> str:
         return alpaca(prompt)
     if template != "chat":
         raise InputError(f"template is {template!r}; expected one of {', '.join(TEMPLATES)}")
+    return _chat([{"role": "user", "content": prompt}], tokenizer)
+
+
+def render_turns(turns: Sequence[Mapping[str, str]], tokenizer) -> str:
+    """Render a conversation that an answer follows, by the tokenizer's chat template.
+
+    Args:
+      turns: ``{"role", "content"}`` of each, the last one the user's.
+      tokenizer: a transformers tokenizer.
+
+    Raises:
+      InputError: a tokenizer without a chat template, or with one that fails or leaves a turn out.
+    """
+    text = _chat(list(turns), tokenizer)
+    for number, turn in enumerate(turns, 1):
+        if turn["content"].strip() not in text:
+            raise InputError(
+                f"template 'chat': the tokenizer's chat template leaves out turn {number}, of the {turn['role']}"
+            )
+    return text
+
+
+def _chat(turns: list, tokenizer) -> str:
     if getattr(tokenizer, "chat_template", None) is None:
         raise InputError("template 'chat': the tokenizer has no chat template; use alpaca or none")
-    turns = [{"role": "user", "content": prompt}]
     try:
         return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     except Exception as error:  # a template is a program of its own

@@ -13,8 +13,9 @@ import numpy as np
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.batching import check_pairs
-from nlsr_jax.evaluation.judges import Verdicts, plain_verdicts
+from nlsr_jax.evaluation.judges import Verdicts, asks_sound, plain_verdicts
 from nlsr_jax.evaluation.responses import first_tokens, respond
+from nlsr_jax.evaluation.texts import plain_text
 
 _FIELD = re.compile(r"\{(\w*)\}")
 _NEEDED, _OPTIONAL = ("behavior", "generation"), "context"
@@ -61,6 +62,7 @@ def fill_template(template: str, behavior: str, generation: str, context: str = 
     return _FIELD.sub(lambda match: texts[match.group(1)], template)
 
 
+@asks_sound()
 def classify_harm(
     model,
     params,
@@ -89,7 +91,8 @@ def classify_harm(
       batch_size: questions at a time.
 
     Returns:
-      ``Verdicts``; anything but yes or no, capitals or not, is unreadable.
+      ``Verdicts``; anything but yes or no, capitals or not, is unreadable. The classifier is not asked about
+      broken responses.
 
     Raises:
       InputError: a template or texts that do not fit one another, or a question that is too long.
@@ -120,5 +123,5 @@ def read_answers(answers: Sequence[str]) -> Verdicts:
     >>> read_answers(["Yes", " no", "yes, it does"]).unreadable.tolist()
     [False, False, True]
     """
-    words = np.asarray([answer.strip().lower() for answer in answers])
+    words = np.asarray([plain_text(answer).strip().lower() for answer in answers])
     return plain_verdicts(words == "yes", ~np.isin(words, ["yes", "no"]))

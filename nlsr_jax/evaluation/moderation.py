@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from nlsr_jax.data.encoding import encode_prompts
 from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.batching import bucketed, check_pairs
-from nlsr_jax.evaluation.judges import Verdicts
+from nlsr_jax.evaluation.judges import Verdicts, asks_sound
 from nlsr_jax.models.classifier import Classifier, classify
 
 CATEGORIES = (
@@ -32,6 +33,7 @@ CATEGORIES = (
 _TEXT = "BEGINNING OF CONVERSATION: USER: {prompt} ASSISTANT:{response}"
 
 
+@asks_sound(CATEGORIES)
 def moderate(
     model: Classifier,
     params,
@@ -55,6 +57,7 @@ def moderate(
 
     Returns:
       ``Verdicts`` with the largest probability as score, and a flag for each probability above the threshold.
+      Broken responses are not shown to the classifier and have no score.
 
     Raises:
       InputError: a classifier of other classes, a tokenizer without an end token, or unusable settings.
@@ -65,7 +68,9 @@ def moderate(
     if max_length < 1:
         raise InputError(f"max_length is {max_length}; expected at least 1 token")
     order = category_columns(model)
-    rows = [_encode(tokenizer, p, r, max_length) for p, r in zip(prompts, responses, strict=True)]
+    texts = [_question(tokenizer, p, r) for p, r in zip(prompts, responses, strict=True)]
+    encoded = encode_prompts(texts, tokenizer, vocabulary=model.config.vocab_size)
+    rows = [ids[:max_length] for ids in encoded]
     chances = np.zeros((len(rows), len(CATEGORIES)), np.float32)
     for batch in bucketed(rows, batch_size=batch_size, max_length=max_length):
         logits = classify(model, params, batch.tokens, batch.mask)
@@ -97,10 +102,8 @@ def check_moderation_tokenizer(tokenizer) -> None:
         raise InputError("the tokenizer has no end token; take the classifier's own")
 
 
-def _encode(tokenizer, prompt: str, response: str, max_length: int) -> list[int]:
-    """Return the tokens of one pair, the end token last unless it is cut off."""
+def _question(tokenizer, prompt: str, response: str) -> str:
+    """Return the text of one pair, the end token last."""
     check_moderation_tokenizer(tokenizer)
-    end = tokenizer.eos_token
     text = _TEXT.format(prompt=prompt, response=response)
-    text = text if text.endswith(end) else text + end
-    return tokenizer(text)["input_ids"][:max_length]
+    return text if text.endswith(tokenizer.eos_token) else text + tokenizer.eos_token

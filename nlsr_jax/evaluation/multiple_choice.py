@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nlsr_jax.adapter import Adapter
+from nlsr_jax.data.encoding import check_vocabulary, encode_prompts
 from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.batching import bucketed, pad
 from nlsr_jax.models.likelihood import log_likelihood
@@ -71,7 +72,8 @@ def answer_choices(
       ``[C]`` float32 for each question.
 
     Raises:
-      InputError: a question that makes no sense, or a choice alone longer than ``max_length``.
+      InputError: a question that makes no sense or has a token that the embedding has not, or a choice alone
+        longer than ``max_length``.
     """
     rows: list[list[int]] = []
     starts: list[int] = []
@@ -82,6 +84,7 @@ def answer_choices(
             ids, start = _encode(tokenizer, context, delimiter + choice, special_tokens)
             if ids[0] is None:
                 raise InputError(f"question {number}: no context, and the tokenizer has no token to begin with")
+            check_vocabulary(ids, tokenizer, len(params["embed"]), f"question {number}")
             if len(ids) - start > max_length:
                 raise InputError(
                     f"question {number}: a choice has {len(ids) - start} tokens; max_length {max_length}"
@@ -143,8 +146,10 @@ def _encode(tokenizer, context: str, continuation: str, special_tokens: bool):
     """Return the tokens of both texts and where the second begins; spaces between belong to the second."""
     kept = context.rstrip()
     continuation = context[len(kept) :] + continuation
-    start = tokenizer(kept, add_special_tokens=special_tokens)["input_ids"] if kept or special_tokens else []
-    whole = tokenizer(kept + continuation, add_special_tokens=special_tokens)["input_ids"]
+    texts = [kept, kept + continuation]
+    start, whole = encode_prompts(texts, tokenizer, special_tokens=special_tokens)
+    if not kept and not special_tokens:
+        start = []
     if not start:  # a first token to go on from
         first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
         return [first, *whole], 1

@@ -1,13 +1,15 @@
 """Greedy continuations of texts, in batches of few shapes."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
 
 from nlsr_jax.adapter import Adapter
+from nlsr_jax.data.encoding import encode_prompts
 from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.batching import bucketed
-from nlsr_jax.models.generate import generate
+from nlsr_jax.models.generate import end_ids, generate
 from nlsr_jax.models.lora import one_or_several
 
 INSTRUCTION, RESPONSE = "### Instruction:", "### Response:"
@@ -26,7 +28,7 @@ def respond(
     batch_size: int = 16,
     special_tokens: bool = True,
 ) -> list:
-    """Answer prompts greedily.
+    """Answer prompts greedily, asked with the tokens that training asks with (``encode_prompts``).
 
     Args:
       model, params: from ``load_model``.
@@ -39,19 +41,22 @@ def respond(
       special_tokens: let the tokenizer add its own; False where a chat template has written them already.
 
     Returns:
-      One response per prompt, without special tokens; of several adapters a list of them for each.
+      One response per prompt, without special tokens; of several adapters a list of them for each. A response is
+      cut at the first end token, of the model's or the tokenizer's (``end_tokens``).
 
     Raises:
-      InputError: a prompt that is too long, or a setting that cannot be used.
+      InputError: a prompt that is too long or has a token that the embedding has not, or a setting that cannot
+        be used.
     """
     adapter = one_or_several(adapter)
-    ids = [tokenizer(prompt, add_special_tokens=special_tokens)["input_ids"] for prompt in prompts]
+    vocabulary = len(params["embed"])
+    ids = encode_prompts(prompts, tokenizer, special_tokens=special_tokens, vocabulary=vocabulary)
     made = continue_tokens(
         model,
         params,
         ids,
         adapter=adapter,
-        eos_id=tokenizer.eos_token_id,
+        eos_id=end_tokens(model, tokenizer),
         max_new_tokens=max_new_tokens,
         max_length=max_length,
         batch_size=batch_size,
@@ -59,6 +64,12 @@ def respond(
     if isinstance(adapter, tuple):
         return [_decoded(tokenizer, rows) for rows in made]
     return _decoded(tokenizer, made)
+
+
+def end_tokens(model, tokenizer) -> tuple[int, ...]:
+    """Return all tokens that end an answer: those that the model's files name, and the tokenizer's."""
+    own = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
+    return tuple(sorted({*model.config.end_tokens, *own}))
 
 
 def _decoded(tokenizer, rows) -> list[str]:
@@ -71,17 +82,23 @@ def continue_tokens(
     sequences: Sequence[Sequence[int]],
     *,
     adapter: Adapter | Sequence[Adapter] | None = None,
-    eos_id: int | None,
+    eos_id: int | Sequence[int] | None,
     max_new_tokens: int,
     max_length: int,
     batch_size: int,
 ) -> list:
-    """Continue token sequences greedily; what follows a row's end token is left out, the end token with it.
+    """Continue token sequences greedily; what follows a row's first end token is left out, the end token with it.
+
+    Args:
+      model, params, adapter, max_new_tokens, max_length, batch_size: as for ``respond``.
+      sequences: token ids.
+      eos_id: the end token or tokens; None to go on to the end.
 
     Returns:
       New tokens of every sequence; of several adapters a list of them for each.
     """
     adapter = one_or_several(adapter)
+    ends = end_ids(eos_id)
     count = len(adapter) if isinstance(adapter, tuple) else 1
     made: list[list[list[int]]] = [[[] for _ in sequences] for _ in range(count)]
     for batch in bucketed(sequences, batch_size=batch_size, max_length=max_length, side="left"):
@@ -92,11 +109,11 @@ def continue_tokens(
             adapter=adapter,
             attention_mask=batch.mask,
             max_new_tokens=max_new_tokens,
-            eos_id=eos_id,
+            eos_id=ends,
         )
         for rows, found in zip(made, np.asarray(out).reshape(count, len(batch.tokens), -1).tolist(), strict=True):
             for row, new in zip(batch.rows, found, strict=False):
-                rows[row] = new[: new.index(eos_id)] if eos_id in new else new
+                rows[row] = list(itertools.takewhile(lambda token: token not in ends, new))
     return made if isinstance(adapter, tuple) else made[0]
 
 

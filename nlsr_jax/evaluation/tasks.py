@@ -14,6 +14,7 @@ import numpy as np
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.responses import INSTRUCTION, RESPONSE
+from nlsr_jax.evaluation.texts import plain_text
 
 _SENTIMENT = {"positive": ("positive", "Positive"), "negative": ("negative", "Negative")}
 _TOPICS = {
@@ -26,6 +27,8 @@ ACCEPTED = {"sst2": _SENTIMENT, "ag_news": _TOPICS}
 TASKS = (*ACCEPTED, "gsm8k")
 ANSWER_PHRASE = "The final answer is:"
 _NUMBER = re.compile(r"-?\d+\.?\d*")
+_PLAIN = str.maketrans("−－﹣，．：", "---,.:")
+"""Minus signs and full-width marks. Dashes are left: in 3–5 there is no −5."""
 
 
 class TaskScore(NamedTuple):
@@ -50,7 +53,8 @@ def score(task: str, responses: Sequence[str], labels: Sequence[str]) -> TaskSco
 
     Returns:
       A ``TaskScore``. A class counts as found where its name stands anywhere in the response, so that a
-      response with several names is correct for each of them, as in the published figures.
+      response with several names is correct for each of them, as in the published figures. Marks are compared in
+      their plain forms; see ``plain_text``.
 
     Raises:
       InputError: an unknown task, a label that is none of the task's, or not one label per response.
@@ -73,6 +77,7 @@ def _right_class(task, text, label, row) -> bool:
     names = ACCEPTED[task].get(label.strip())
     if names is None:
         raise InputError(f"row {row}: label {label!r} is no class of {task}; expected {', '.join(ACCEPTED[task])}")
+    text = plain_text(text)
     return any(name in text for name in names)
 
 
@@ -95,7 +100,7 @@ def final_number(text: str) -> float | None:
     >>> final_number("no pots") is None
     True
     """
-    text = text.replace(",", "")
+    text = text.translate(_PLAIN).replace(",", "")
     numbers = _NUMBER.findall(text)
     if not numbers:
         return None

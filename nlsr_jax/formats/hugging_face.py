@@ -4,11 +4,13 @@ Every file is checked before any weight is read; weights then go from their plac
 arrays (or into each device's shard) one tensor at a time.
 """
 
+import dataclasses
 import functools
 import json
 import os
 import pathlib
 import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -19,14 +21,16 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.formats.json_files import read_json_object
 from nlsr_jax.formats.output import whole_directory, write_text
 from nlsr_jax.formats.paths import check_regular, exists, is_folder
-from nlsr_jax.formats.safetensors_files import FLOATS, SafetensorsFile, empty_aligned, open_checked, write_checked
+from nlsr_jax.formats.safetensors_files import FLOATS, SafetensorsFile, empty_aligned, write_checked
+from nlsr_jax.formats.weight_files import WEIGHTS, locate
 from nlsr_jax.models.config import ModelConfig, parse_model_config
 from nlsr_jax.parallel import sharding
 
 CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 _PATTERNS = ["*.json", "*.safetensors", "tokenizer*", "*.model", "*.jinja"]
+_EMBED, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_ROWS = 4096
+"""Rows of embedding and head that are compared at a time."""
 _IGNORED = re.compile(r"(model\.)?layers\.\d+\.self_attn\.rotary_emb\.inv_freq|(model\.)?rotary_emb\.inv_freq")
 
 
@@ -38,6 +42,22 @@ class Weight(NamedTuple):
     shape: tuple[int, ...]
 
 
+class Weights(NamedTuple):
+    """The weights of a model, found and checked, their values not read yet.
+
+    Attributes:
+      config: the model's, ``tied`` as the files have it.
+      table: all arrays of the parameter tree.
+      files: ``{name: (file, its name there)}`` of every weight of the table.
+      notes: what a user should know of files that are not in order.
+    """
+
+    config: ModelConfig
+    table: list[Weight]
+    files: dict[str, tuple[SafetensorsFile, str]]
+    notes: tuple[str, ...]
+
+
 def weight_table(config: ModelConfig) -> list[Weight]:
     """List all arrays of a model's parameter tree with their names in Hugging Face files."""
     c, table = config, []
@@ -47,7 +67,7 @@ def weight_table(config: ModelConfig) -> list[Weight]:
         names = tuple(f"model.layers.{i}.{suffix}" for i in range(c.num_layers))
         table.append(Weight(("layers", *path), names, (c.num_layers, *shape)))
 
-    table.append(Weight(("embed",), ("model.embed_tokens.weight",), (c.vocab_size, d)))
+    table.append(Weight(("embed",), (_EMBED,), (c.vocab_size, d)))
     for module, (k, out) in c.projections().items():
         attention = module[0] in "qkvo"
         name = f"{'self_attn' if attention else 'mlp'}.{module}"
@@ -61,7 +81,7 @@ def weight_table(config: ModelConfig) -> list[Weight]:
         stacked(("k_norm", "scale"), "self_attn.k_norm.weight", (c.head_dim,))
     table.append(Weight(("norm", "scale"), ("model.norm.weight",), (d,)))
     if not c.tied:
-        table.append(Weight(("lm_head",), ("lm_head.weight",), (c.vocab_size, d)))
+        table.append(Weight(("lm_head",), (_HEAD,), (c.vocab_size, d)))
     return table
 
 
@@ -96,121 +116,109 @@ def read_config(path: str | os.PathLike) -> ModelConfig:
     return parse_model_config(read_json_object(file, "model config"), str(file))
 
 
-def read_params(path: str | os.PathLike, config: ModelConfig, dtype=jnp.float32, mesh=None) -> dict[str, Any]:
-    """Read all weights of a local model directory.
+def open_weights(path: str | os.PathLike, config: ModelConfig, dtype: Any = jnp.float32) -> Weights:
+    """Find the weights of a local model directory as transformers takes them, and check them.
 
     Args:
       path: the directory.
-      config: its config.
-      dtype: float type of the result.
-      mesh: lay the weights out over this mesh; each device's shard is read for itself.
+      config: its config. Where it ties the head to the embedding and the files hold both, they are compared, in
+        ``dtype``: two that differ are both used, as transformers does.
+      dtype: float type in which the weights will be read; None leaves the comparison out.
 
     Returns:
-      The parameter tree.
+      ``Weights``; ``read_params`` reads them.
 
     Raises:
       InputError: a weight that is missing, left over, of another shape or type, or files that are damaged.
     """
+    folder = pathlib.Path(path)
+    files, notes = locate(folder)
+    config, found, odd = _settle_head(folder, _plain_names(files), config, dtype)
     table = weight_table(config)
-    files = _find_weights(pathlib.Path(path), table, config)
-    params: dict[str, Any] = {}
+    found = _match_names(folder, found, table, config)
     for weight in table:
+        _check_weight(weight, found)
+    return Weights(config, table, found, (*notes, *odd))
+
+
+def read_params(weights: Weights, dtype=jnp.float32, mesh=None) -> dict[str, Any]:
+    """Read all weights of a model.
+
+    Args:
+      weights: from ``open_weights``.
+      dtype: float type of the result.
+      mesh: lay the weights out over this mesh; each device's shard is read for itself.
+
+    Returns:
+      The parameter tree of ``weights.config``.
+
+    Raises:
+      InputError: a file that can no longer be read.
+    """
+    params: dict[str, Any] = {}
+    for weight in weights.table:
         node = params
         for name in weight.path[:-1]:
             node = node.setdefault(name, {})
-        node[weight.path[-1]] = _read(weight, files, jnp.dtype(dtype), mesh)
+        node[weight.path[-1]] = _read(weight, weights.files, jnp.dtype(dtype), mesh)
     return params
 
 
 def check_weights(path: str | os.PathLike, config: ModelConfig) -> None:
-    """Check all weights of a local model directory without reading their values; see ``read_params``."""
-    _find_weights(pathlib.Path(path), weight_table(config), config)
+    """Check all weights of a local model directory without reading their values; see ``open_weights``."""
+    open_weights(path, config, None)
 
 
-def open_projections(path: str | os.PathLike, config: ModelConfig) -> dict[str, list[tuple[SafetensorsFile, str]]]:
-    """Open the weights of a local model directory, and return where the projections' matrices lie.
+def _settle_head(folder, found, config: ModelConfig, dtype):
+    """Return config, files and notes with the head that transformers would use beside ``tie_word_embeddings``.
 
-    Args:
-      path: the directory.
-      config: its config.
-
-    Returns:
-      ``{module: [(file, name in the file), one per layer]}``; each matrix is ``[d, k]``.
-
-    Raises:
-      InputError: see ``read_params``.
+    Source: ``PreTrainedModel.tie_weights``: a head that differs from the embedding is not tied to it, and a head
+    without an embedding is the embedding.
     """
-    table = weight_table(config)
-    files = _find_weights(pathlib.Path(path), table, config)
-    return {
-        weight.path[1]: [files[name] for name in weight.names]
-        for weight in table
-        if weight.path[0] == "layers" and weight.path[-1] == "kernel"
-    }
+    if not config.tied or _HEAD not in found:
+        return config, found, []
+    said = f"{folder / CONFIG} says tie_word_embeddings"
+    if _EMBED not in found:
+        note = f"{said} and the files hold {_HEAD} alone: it is the embedding too, as in transformers"
+        return config, {_EMBED: found[_HEAD], **{n: f for n, f in found.items() if n != _HEAD}}, [note]
+    shape = (config.vocab_size, config.hidden_size)
+    for name in (_EMBED, _HEAD):
+        _check_weight(Weight((name,), (name,), shape), found)
+    if dtype is None or _are_equal(found[_EMBED], found[_HEAD], shape[0], jnp.dtype(dtype)):
+        return config, found, []
+    note = f"{said}, but {_HEAD} differs from {_EMBED}: each is used for itself, as in transformers"
+    return dataclasses.replace(config, tied=False), found, [note]
 
 
-def _find_weights(folder: pathlib.Path, table: list[Weight], config: ModelConfig):
-    """Return where every weight of the table lies, all checked."""
-    files = _match_names(folder, _locate(folder), table, config)
-    for weight in table:
-        _check_weight(weight, files)
-    return files
+def _are_equal(one, other, count: int, dtype) -> bool:
+    """Say whether two weights of so many rows are the same numbers in a float type."""
+    with np.errstate(over="ignore"):
+        for first in range(0, count, _ROWS):
+            rows = slice(first, first + _ROWS)
+            parts = [file.read_rows(own, rows).astype(dtype) for file, own in (one, other)]
+            if not np.array_equal(*parts):
+                return False
+    return True
 
 
-def _locate(folder: pathlib.Path) -> dict[str, SafetensorsFile]:
-    """Open the weight files and return which one holds each tensor."""
-    if (folder / INDEX).exists():
-        return _locate_shards(folder)
-    if not (folder / WEIGHTS).exists() and any(folder.glob("*.bin")):
-        raise InputError(
-            f"{folder}: holds only .bin weights, pickles, which are never opened; load the model with transformers "
-            "and save it again (safetensors is the default)"
-        )
-    file = open_checked(folder / WEIGHTS)
-    return dict.fromkeys(file.names(), file)
+def _plain_names(files: Mapping[str, SafetensorsFile]) -> dict[str, tuple[SafetensorsFile, str]]:
+    """Return where every tensor lies under its name in a whole model: a bare one has no ``model.`` before it."""
+    bare = "embed_tokens.weight" in files or "norm.weight" in files
+    return {(f"model.{name}" if bare and name != _HEAD else name): (file, name) for name, file in files.items()}
 
 
-def _locate_shards(folder):
-    index = read_json_object(folder / INDEX, "weight index")
-    mapping = index.get("weight_map")
-    if not isinstance(mapping, dict) or not mapping:
-        raise InputError(f"{folder / INDEX}: no weight_map")
-    opened: dict[str, SafetensorsFile] = {}
-    for tensor, name in mapping.items():
-        if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+\.safetensors", name):
-            raise InputError(
-                f"{folder / INDEX}: {tensor} is in {name!r}; expected a safetensors file of this folder"
-            )
-        if name not in opened:
-            _check_inside(folder, name)
-            opened[name] = open_checked(folder / name)
-    found = {name: set(file.names()) for name, file in opened.items()}
-    for tensor, name in mapping.items():
-        if tensor not in found[name]:
-            raise InputError(f"{folder / name}: no tensor {tensor}, which {INDEX} says is there")
-    extra = {tensor for names in found.values() for tensor in names} - set(mapping)
-    if extra:
-        raise InputError(f"{folder / INDEX}: the shards hold {sorted(extra)[0]}, which the index does not name")
-    return {tensor: opened[name] for tensor, name in mapping.items()}
-
-
-def _check_inside(folder: pathlib.Path, name: str) -> None:
-    """Refuse a file that is a link out of the folder, unless into the store of the hub's own cache."""
-    home, file = (pathlib.Path(os.path.realpath(path)) for path in (folder, folder / name))
-    stores = [home.parent.parent / "blobs"] if home.parent.name == "snapshots" else []
-    if not any(file.is_relative_to(place) for place in (home, *stores)):
-        raise InputError(f"{folder / name}: a link out of this folder, to {file}; copy the file in its place")
-
-
-def _match_names(folder, files, table, config) -> dict[str, tuple[SafetensorsFile, str]]:
-    """Account for every tensor; names without ``model.`` (a bare model) are accepted."""
-    bare = "embed_tokens.weight" in files
-    found = {(f"model.{n}" if bare and n != "lm_head.weight" else n): (f, n) for n, f in files.items()}
+def _match_names(folder, found, table, config) -> dict[str, tuple[SafetensorsFile, str]]:
+    """Account for every tensor: return those of the table."""
     expected = {name for weight in table for name in weight.names}
     missing = sorted(expected - set(found))
+    if missing == [_HEAD]:
+        raise InputError(
+            f"{folder}: {_HEAD} is missing, and {CONFIG} does not say tie_word_embeddings; transformers would make "
+            "the head up at random: give the whole weights, or say so there if the embedding is the head"
+        )
     if missing:
         raise InputError(f"{folder}: weight {missing[0]} is missing ({len(missing)} of {len(expected)} are)")
-    allowed = {"lm_head.weight"} if config.tied else set()
+    allowed = {_HEAD} if config.tied else set()
     extra = sorted(name for name in set(found) - expected - allowed if not _IGNORED.fullmatch(name))
     if extra:
         raise InputError(
@@ -285,6 +293,8 @@ def config_to_json(config: ModelConfig) -> dict[str, Any]:
         "tie_word_embeddings": c.tied,
         "torch_dtype": "float32",
     }
+    if c.end_tokens:
+        fields["eos_token_id"] = list(c.end_tokens) if len(c.end_tokens) > 1 else c.end_tokens[0]
     if c.family in ("llama", "qwen3"):
         fields["attention_bias"] = c.qkv_bias
     if c.family == "llama":

@@ -12,7 +12,7 @@ import numpy as np
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.paths import is_folder
 from nlsr_jax.formats.safetensors_files import open_checked, write_checked
-from nlsr_jax.modules import MODULES
+from nlsr_jax.modules import is_module_name
 
 FILE = "masks.safetensors"
 
@@ -63,8 +63,8 @@ class MaskFile(Mapping):
         self.metadata = self._described()
         self._factors: dict[str, list[str]] = {}
         for name in self._file.names():
-            module, _, factor = name.partition(".")
-            if module not in MODULES or factor not in ("a", "b"):
+            module, _, factor = name.rpartition(".")
+            if not is_module_name(module) or factor not in ("a", "b"):
                 raise InputError(f"{self.path}: unexpected tensor {name!r}; expected names such as 'q_proj.a'")
             if self._file.dtype(name) != "BOOL" or len(self._file.shape(name)) != 3:
                 found = f"{self._file.dtype(name)} {list(self._file.shape(name))}"

@@ -1,9 +1,10 @@
 """PEFT adapter directories, both ways, without loss.
 
-``adapter_config.json`` and ``adapter_model.safetensors`` ↔ ``Adapter``.
+``adapter_config.json`` and ``adapter_model.safetensors`` ↔ ``Adapter``. Adapters of MLX-LM are read as well.
 """
 
 import json
+import logging
 import os
 import pathlib
 from collections.abc import Mapping
@@ -13,12 +14,17 @@ import numpy as np
 
 from nlsr_jax.adapter import Adapter, check_adapter, layer_indices, module_names
 from nlsr_jax.errors import InputError
+from nlsr_jax.formats.adapter_folder import CONFIG, WEIGHTS
 from nlsr_jax.formats.output import whole_directory, write_text
-from nlsr_jax.formats.peft_file import CONFIG, WEIGHTS, AdapterFile, PeftLayout
+from nlsr_jax.formats.peft_carried import Carried
+from nlsr_jax.formats.peft_carried_writing import Passage, path_fields
+from nlsr_jax.formats.peft_checking import check_written, describes
+from nlsr_jax.formats.peft_file import AdapterFile, PeftLayout
 from nlsr_jax.formats.peft_weights import MAX_LAYERS
-from nlsr_jax.formats.peft_writing import PREFIX, config_fields, peft_prefix, structure, tensor_name
+from nlsr_jax.formats.peft_writing import PLAIN_STACK, config_fields, structure, tensor_name
 from nlsr_jax.formats.safetensors_files import SafetensorsWriter
 
+_LOG = logging.getLogger(__name__)
 _DTYPES = ("float32", "float16", "bfloat16")
 _NEW = {
     "peft_type": "LORA",
@@ -37,10 +43,10 @@ def open_adapter(path: str | os.PathLike) -> AdapterFile:
 
 
 def load_adapter(path: str | os.PathLike, config=None) -> Adapter:
-    """Read a PEFT directory.
+    """Read a PEFT directory, or one of MLX-LM; what a user should know of it is logged as a warning.
 
     Args:
-      path: folder with ``adapter_config.json`` and ``adapter_model.safetensors``.
+      path: folder with ``adapter_config.json`` and ``adapter_model.safetensors`` (or ``adapters.safetensors``).
       config: a model's config (``load_model(…)[0].config``) that the adapter must fit; None to check the
         adapter by itself.
 
@@ -51,13 +57,38 @@ def load_adapter(path: str | os.PathLike, config=None) -> Adapter:
       InputError: files that are missing or damaged, an adapter that plain LoRA factors cannot represent, or
         one that does not fit its config or the model.
     """
+    file = open_fitting(path, config)
+    if file.carried:
+        _LOG.warning("note: %s: the factors alone are loaded; see load_carried and apply_carried", path)
+    return file.load()
+
+
+def open_fitting(path: str | os.PathLike, config=None) -> AdapterFile:
+    """Open a directory as ``load_adapter`` does, checked against a model and with its notes logged."""
     file = open_adapter(path)
     if config is not None:
+        from nlsr_jax.models.carried import check_carried_fits
         from nlsr_jax.models.lora import check_adapter_fits
 
         check_adapter_fits(file.shapes(), config, str(path))
         file.check_layers(config.num_layers)
-    return file.load()
+        check_carried_fits(file.carried, config)
+    for note in file.notes:
+        _LOG.warning("note: %s", note)
+    return file
+
+
+def load_carried(path: str | os.PathLike) -> Carried:
+    """Return what a PEFT directory holds that an ``Adapter`` cannot: all but factors of decoder layers.
+
+    That is factors or copies of embedding and output head, rows of single tokens, biases and norms that were
+    trained, and tensors of other towers. ``apply_carried`` puts it into a model, ``save_adapter`` with the
+    directory's layout writes it again. It is false where there is nothing of the kind.
+
+    Raises:
+      InputError: see ``load_adapter``.
+    """
+    return open_adapter(path).carried
 
 
 def read_layout(path: str | os.PathLike) -> PeftLayout:
@@ -71,8 +102,11 @@ class AdapterWriter:
     Args:
       shapes: the adapter, with arrays or ``jax.ShapeDtypeStruct`` leaves.
       folder: a folder that exists.
-      layout: write in the way of an adapter that was read.
+      layout: write in the way of an adapter that was read, with what is carried from its file.
       base_model_name_or_path: the base model that the config names.
+
+    Raises:
+      InputError: when the block ends, names in the file that PEFT would not look for by the config.
     """
 
     def __init__(
@@ -86,28 +120,36 @@ class AdapterWriter:
         check_adapter(shapes)
         _check_writable(shapes)
         config: dict[str, Any] = dict(layout.config) if layout else dict(_NEW)
-        prefix = peft_prefix(layout.prefix) if layout else PREFIX
-        if layout is None or structure(shapes) != structure(layout.shapes):
-            config |= config_fields(shapes, rslora=bool(config.get("use_rslora")), prefix=prefix)
+        stack = layout.stack if layout else PLAIN_STACK
+        carried = layout.carried if layout else None
+        if layout is None or structure(shapes) != structure(layout.shapes) or not describes(config, shapes, layout):
+            rslora = bool(config.get("use_rslora"))
+            if carried and carried.targets:
+                config |= path_fields(shapes, carried, rslora=rslora)
+            else:
+                config |= config_fields(shapes, rslora=rslora, stack=stack)
         config |= {"inference_mode": True}
         if base_model_name_or_path is not None:
             config["base_model_name_or_path"] = base_model_name_or_path
         # Patterns keep their order: the first that matches counts.
         write_text(folder / CONFIG, json.dumps(dict(sorted(config.items())), indent=2, allow_nan=False) + "\n")
-        tensors: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
+        tensors: dict[str, tuple[np.dtype, tuple[int, ...]]] = carried.layout() if carried else {}
         self._names: dict[tuple[str, str], list[str]] = {}
         for module in module_names(shapes.factors):
             for factor, leaf in shapes.factors[module].items():
                 layers = layer_indices(shapes, module)
-                names = self._names[module, factor] = [tensor_name(prefix, i, module, factor) for i in layers]
+                names = self._names[module, factor] = [tensor_name(stack, i, module, factor) for i in layers]
                 tensors |= {name: (np.dtype(leaf.dtype), leaf.shape[1:]) for name in names}
+        self._shapes, self._folder = shapes, folder
         self._file = SafetensorsWriter(folder / WEIGHTS, tensors, {"format": "pt"})
+        self._passage = Passage(carried, self._file)
 
     def write(self, module: str, factors: Mapping[str, Any], rows: slice = slice(None)) -> None:
         """Write ``rows`` of the leading axis of one module's factors ``{"a", "b"}``."""
         for factor, leaf in factors.items():
             host = np.asarray(leaf)
             for name, value in zip(self._names[module, factor][rows], host, strict=True):
+                self._passage.until(name)
                 self._file.write(name, value)
 
     def order(self) -> list[tuple[str, int]]:
@@ -128,8 +170,14 @@ class AdapterWriter:
     def __enter__(self) -> "AdapterWriter":
         return self
 
-    def __exit__(self, *error) -> None:
-        self._file.__exit__(*error)
+    def __exit__(self, kind=None, *error) -> None:
+        try:
+            if kind is None:
+                self._passage.until()
+        finally:
+            self._file.__exit__(kind, *error)
+        if kind is None:
+            check_written(self._folder, self._shapes)
 
 
 def write_adapter_files(
@@ -176,7 +224,7 @@ def save_adapter(
       path: the folder.
       base_model_name_or_path: the base model that the config names.
       layout: write in the way of an adapter that was read (``read_layout``): its other config fields, its
-        tensor names.
+        tensor names, and what its file holds beside the factors of decoder layers, copied from there.
       overwrite: replace a folder that exists.
 
     Raises:

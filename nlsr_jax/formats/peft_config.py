@@ -11,49 +11,17 @@ from typing import Any
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.limits import LIMITS
+from nlsr_jax.formats.peft_fields import PLAIN, READ, REASONS, advice, is_inert
 
 MAX_RANK = LIMITS.rank
 MAX_PATTERN = LIMITS.pattern_characters
-_INERT = {
-    # Where the adapter came from, how it was trained; nothing here changes what it computes.
-    *("peft_type", "task_type", "peft_version", "base_model_name_or_path", "revision", "inference_mode"),
-    *("lora_dropout", "megatron_core", "qalora_group_size", "runtime_config", "ensure_weight_tying"),
-    # Read by PEFT only together with the initialisation of the same name, which is refused.
-    *("loftq_config", "corda_config", "lora_ga_config", "eva_config"),
-    # Read below.
-    *(
-        "auto_mapping",
-        "init_lora_weights",
-        "r",
-        "lora_alpha",
-        "use_rslora",
-        "rank_pattern",
-        "alpha_pattern",
-    ),
-    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
-}
-_REASONS = {
-    "use_dora": "DoRA rescales the base weights, which factors alone cannot hold",
-    "lora_bias": "a bias of the factors cannot be held",
-    "modules_to_save": "fully trained modules are no LoRA factors",
-    "fan_in_fan_out": "transposed (Conv1D) layers do not occur in Llama-family models",
-    "layer_replication": "replicated layers change the base model",
-    "megatron_config": "Megatron layers are not those of the base model",
-    "trainable_token_indices": "trained tokens are no LoRA factors",
-    "target_parameters": "adapted bare parameters are not projections",
-    "use_qalora": "QA-LoRA pools the inputs",
-    "alora_invocation_tokens": "activated LoRA depends on the position of a token",
-    "use_bdlora": "block-diagonal factors are not plain LoRA",
-    "arrow_config": "a routed mixture of adapters is not one adapter",
-    "kasa_config": "KaSA changes the base weights and has a diagonal of its own",
-    "velora_config": "VeLoRA is not plain LoRA",
-    "monteclora_config": "MonteCLoRA samples its factors",
-}
 _HARMLESS_INITS = ("gaussian", "orthogonal", "eva", "mica")
 _ALTERING_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
-_TASKS = (None, "CAUSAL_LM", "FEATURE_EXTRACTION")
-_FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")
-_CLASSES = tuple(f"{family}{kind}" for family in _FAMILIES for kind in ("ForCausalLM", "Model"))
+_LANGUAGE_MODELS = ("ForCausalLM", "ForConditionalGeneration", "Model")
+_PROMPTS = ("PROMPT", "PREFIX", "P_TUNING", "CPT", "TRAINABLE_TOKENS")
+_HEADED = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
+"""Tasks for which PEFT trains a head and keeps it beside the factors."""
+_TASKS = ("CAUSAL_LM", "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION", *_HEADED)
 DEFAULT_TARGETS = ("q_proj", "v_proj")
 """What PEFT adapts in Llama-family models when ``target_modules`` is not given."""
 
@@ -141,30 +109,50 @@ def _check_kind(config, where):
     kind = config.get("peft_type")
     if kind != "LORA":
         found = f"is {_short(kind)}" if "peft_type" in config else "is missing"
-        raise InputError(f"{where}: peft_type {found}; only LORA adapters can be realigned")
+        prompts = isinstance(kind, str) and any(part in kind.upper() for part in _PROMPTS)
+        can = "learned prompts have no weights to realign" if prompts else PLAIN
+        raise InputError(f"{where}: peft_type {found}; only LORA adapters can be realigned; {can}")
     task = config.get("task_type")
-    if task not in _TASKS:
-        raise InputError(f"{where}: task_type is {_short(task)}; expected CAUSAL_LM (no trained heads)")
-    mapping = config.get("auto_mapping")
-    if mapping:
-        name = mapping.get("base_model_class") if isinstance(mapping, dict) else mapping
-        if name not in _CLASSES:
-            raise InputError(
-                f"{where}: auto_mapping names the base class {_short(name)}; expected a Llama-family model "
-                f"({', '.join(_FAMILIES)})"
-            )
+    if task is not None and task not in _TASKS:
+        raise InputError(
+            f"{where}: task_type is {_short(task)}, which PEFT does not know; set it to CAUSAL_LM if the adapter "
+            "is of a language model"
+        )
+
+
+def notes_of_kind(config: dict) -> list[str]:
+    """Return what a config says of its model that the tensors do not bear out, one line each.
+
+    The tensors decide: plain factors of decoder layers are read as what they are, whatever the config calls them.
+
+    Args:
+      config: a config that ``parse_adapter_config`` accepts, of a file that holds plain factors alone.
+    """
+    notes = []
+    task, mapping = config.get("task_type"), config.get("auto_mapping")
+    if task not in (None, "CAUSAL_LM", "FEATURE_EXTRACTION"):
+        kept = " and no trained head" if task in _HEADED else ""
+        notes.append(
+            f"task_type is {task}; the file holds plain factors of decoder layers{kept}, read as CAUSAL_LM"
+        )
+    name = mapping.get("base_model_class") if isinstance(mapping, dict) else mapping
+    if isinstance(name, str) and name and not name.endswith(_LANGUAGE_MODELS):
+        notes.append(
+            f"auto_mapping names the class {_short(name)}; the file holds plain factors of decoder layers, read as "
+            "those of a language model"
+        )
+    return notes
 
 
 def _check_fields(config, where):
     bias = config.get("bias", "none")
-    if bias not in ("none", None):
-        raise InputError(f"{where}: bias is {_short(bias)}; trained biases are no LoRA factors, expected 'none'")
+    if bias not in ("none", "all", "lora_only", None):
+        raise InputError(f"{where}: bias is {_short(bias)}; expected 'none', 'all' or 'lora_only'")
     for name, value in config.items():
-        if name in _INERT or name == "bias" or not value:
+        if not value or name in READ or is_inert(name):
             continue
-        reason = _REASONS.get(name)
-        if reason:
-            raise InputError(f"{where}: {name} is {_short(value)}: {reason}; merge it or train plain LoRA")
+        if name in REASONS:
+            raise InputError(f"{where}: {name} is {_short(value)}: {REASONS[name]}; {advice(name)}")
         raise InputError(
             f"{where}: unknown field {_short(name)} is {_short(value)}; it may change what the weights mean, "
             "remove it if it does not"
@@ -180,10 +168,14 @@ def _check_init(init, where):
             return
         if name.startswith(_ALTERING_INITS):
             raise InputError(
-                f"{where}: init_lora_weights is {_short(init)}, which changes the base weights; save the adapter "
-                "converted to plain LoRA (path_initial_model_for_weight_conversion)"
+                f"{where}: init_lora_weights is {_short(init)}, which changes the base weights; convert it with "
+                "PEFT's save_pretrained(…, path_initial_model_for_weight_conversion=the untrained adapter), or "
+                f"{PLAIN}"
             )
-    raise InputError(f"{where}: init_lora_weights is {_short(init)}, which is not known to leave the base as it is")
+    raise InputError(
+        f"{where}: init_lora_weights is {_short(init)}, which is not known to leave the base as it is; set it to "
+        "true if it did"
+    )
 
 
 def _rank(value, where) -> int:

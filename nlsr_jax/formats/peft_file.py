@@ -10,15 +10,25 @@ import numpy as np
 
 from nlsr_jax.adapter import Adapter, module_names
 from nlsr_jax.errors import InputError
+from nlsr_jax.formats.adapter_folder import CONFIG, MLX_WEIGHTS, WEIGHTS, kind_of_folder
 from nlsr_jax.formats.json_files import read_json_object
-from nlsr_jax.formats.peft_config import LoraConfig, parse_adapter_config
-from nlsr_jax.formats.peft_targets import Target, select_targets
-from nlsr_jax.formats.peft_weights import find_factors, read_stack, stacked_dtype, stacked_shapes
-from nlsr_jax.formats.peft_writing import model_prefix
+from nlsr_jax.formats.mlx import find_mlx_factors, note_of_mlx, plain_config
+from nlsr_jax.formats.peft_carried import Carried, find_carried, others_of
+from nlsr_jax.formats.peft_carried_checks import check_carried, note_of
+from nlsr_jax.formats.peft_config import LoraConfig, notes_of_kind, parse_adapter_config
+from nlsr_jax.formats.peft_extras import read_extras
+from nlsr_jax.formats.peft_keys import WRAPPER, Stack
+from nlsr_jax.formats.peft_targets import InFile, Others, Target, select_in_file, select_targets
+from nlsr_jax.formats.peft_weights import (
+    StackedKeys,
+    check_no_others,
+    check_pairs,
+    find_factors,
+    read_stack,
+    stacked_dtype,
+    stacked_shapes,
+)
 from nlsr_jax.formats.safetensors_files import open_checked
-
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,42 +37,67 @@ class PeftLayout:
 
     Attributes:
       config: the whole ``adapter_config.json``.
-      prefix: what stands before ``layers`` in the tensor names.
+      stack: the list of layers, as the plain base names it.
       shapes: the adapter's structure, with ``jax.ShapeDtypeStruct`` leaves.
+      carried: what its file holds beside; read from there again when it is written.
     """
 
     config: dict[str, Any]
-    prefix: str
+    stack: Stack
     shapes: Adapter
+    carried: Carried | None = None
+
+    @property
+    def prefix(self) -> str:
+        """What stands before the list of layers in the tensor names that PEFT looks for."""
+        return f"{WRAPPER}{self.stack.prefix}"
 
 
 class AdapterFile:
     """An open PEFT directory: structure at once, factors when they are asked for.
 
     Args:
-      path: the directory.
+      path: the directory, of PEFT or MLX-LM.
 
     Raises:
       InputError: see ``load_adapter``; all but the values is checked here.
 
     Attributes:
-      layout: how it was written.
+      path: the directory.
+      files: the names of its files.
+      layout: how it is to be written.
+      carried: what it holds beside the factors of decoder layers.
       notes: what a user should know, such as target names that match nothing.
     """
 
     def __init__(self, path: str | os.PathLike):
-        path = pathlib.Path(path)
-        _check_directory(path)
-        raw = read_json_object(path / CONFIG, "adapter config")
-        config = self._config = parse_adapter_config(raw, str(path / CONFIG))
+        self.path = path = pathlib.Path(path)
+        mlx = kind_of_folder(path) == "mlx"
         self._where = str(path / CONFIG)
-        self._file = open_checked(path / WEIGHTS)
-        self._found = find_factors(self._file)
+        self.files = (CONFIG, MLX_WEIGHTS if mlx else WEIGHTS)
+        raw = read_json_object(path / CONFIG, "adapter config")
+        config = None if mlx else parse_adapter_config(raw, self._where)
+        self._file = open_checked(path / self.files[1])
+        self._found = find_mlx_factors(self._file) if mlx else find_factors(self._file)
+        if mlx:
+            check_no_others(self._file, self._found.others)
+        check_pairs(self._file, self._found)
         shapes = stacked_shapes(self._file, self._found)
-        count = 1 + max(layer for layers in self._found.keys.values() for layer in layers)
-        targets, unmatched = self._targets(count)
-        _check_against_config(self._file.path, shapes, self._found.keys, targets)
-        self.notes = [f"{path}: target_modules names {name}, which the model does not have" for name in unmatched]
+        if config is None:
+            raw = plain_config(raw, shapes, self._found, self._where)
+            config = parse_adapter_config(raw, self._where)
+        self._config = config
+        extras = read_extras(raw, self._where)
+        self.carried = find_carried(self._file, self._found, extras)
+        selected = _select(config, self._found, self._where, others_of(self.carried))
+        check_carried(self.carried, selected)
+        self.carried.targets = selected.carried
+        _check_against_config(self._file.path, shapes, self._found.keys, selected)
+        about = [note_of_mlx(raw)] if mlx else [*self._found.notes, *notes_of_kind(raw)]
+        self.notes = [f"{path}: {note}" for note in [*about, *_notes_of_absent(selected)]]
+        if self.carried:
+            self.carried.note = note_of(self.carried, str(path))
+            self.notes.append(self.carried.note)
         factors = {
             module: {
                 f: jax.ShapeDtypeStruct(shape, stacked_dtype(self._file, self._found.keys[module], f))
@@ -70,21 +105,35 @@ class AdapterFile:
             }
             for module, pair in shapes.items()
         }
-        self._shapes = Adapter(factors, _scaling(targets), _layers(config, targets))
-        self.layout = PeftLayout(raw, self._found.prefix, self._shapes)
+        self._shapes = Adapter(factors, _scaling(selected.modules), _layers(config, selected.modules))
+        self.layout = PeftLayout(raw, self._found.stack, self._shapes, self.carried or None)
 
-    def _targets(self, num_layers: int):
-        return select_targets(self._config, num_layers, self._where, model_prefix(self._found.prefix))
+    def notes_of_source(self) -> list[str]:
+        """Return the notes on an adapter that is read and not written."""
+        unwritten = note_of(self.carried, str(self.path), written=False) if self.carried else ""
+        return [unwritten if note == self.carried.note else note for note in self.notes]
 
     def check_layers(self, num_layers: int) -> None:
-        """Check that every layer that the config adapts in a model of ``num_layers`` is in the file.
+        """Check that every layer that the config adapts in a Llama-family model of ``num_layers`` is in the file.
 
         Raises:
           InputError: naming the first that is not.
         """
-        shapes = {m: {f: leaf.shape for f, leaf in pair.items()} for m, pair in self._shapes.factors.items()}
-        targets, _ = self._targets(num_layers)
-        _check_against_config(self._file.path, shapes, self._found.keys, targets)
+        stack = self._found.stack
+        others = others_of(self.carried)
+        expected, _ = select_targets(self._config, num_layers, self._where, stack.prefix, others)
+        for module in module_names({**expected, **self._found.keys}):
+            there, adapted = (set(layers.get(module, ())) for layers in (self._found.keys, expected))
+            if adapted - there:
+                raise InputError(
+                    f"{self._file.path}: no factors of layer {min(adapted - there)} {module}, which the base has "
+                    "and the config adapts; the file is incomplete or the config belongs to another adapter"
+                )
+            if there - adapted:
+                raise InputError(
+                    f"{self._file.path}: holds factors of layer {min(there - adapted)} {module}, which a base of "
+                    f"{num_layers} layers does not have; the adapter belongs to another base"
+                )
 
     def shapes(self) -> Adapter:
         """Return the adapter with ``jax.ShapeDtypeStruct`` leaves."""
@@ -97,52 +146,53 @@ class AdapterFile:
           InputError: an entry that is NaN or infinite.
         """
         layers = self._found.keys[module]
-        return {f: read_stack(self._file, layers, f, rows) for f in ("a", "b")}
+        return {f: read_stack(self._file, layers, f, rows, self._found.transposed) for f in ("a", "b")}
 
     def load(self) -> Adapter:
         """Read the whole adapter."""
         return dataclasses.replace(self._shapes, factors={m: self.factors(m) for m in self._found.keys})
 
 
-def _check_directory(path: pathlib.Path) -> None:
-    try:
-        names = {entry.name for entry in path.iterdir()}
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{path}: no such folder; expected a PEFT adapter directory") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{str(path)[:200]!r}: cannot be read ({getattr(error, 'strerror', error)})") from error
-    if WEIGHTS not in names and "adapter_model.bin" in names:
+def _select(config: LoraConfig, found: StackedKeys, where: str, others: Others) -> InFile:
+    """Apply the config to the modules of the file: by their paths in the plain base, else as they are nested."""
+    selected = select_in_file(config, found.keys, found.stack, where, others)
+    if selected.unselected and found.nested:
+        nested = found.stack._replace(prefix=f"{WRAPPER}{found.stack.prefix}")
+        as_named = select_in_file(config, found.keys, nested, where, others)
+        return selected if as_named.unselected else as_named
+    return selected
+
+
+def _check_against_config(where, shapes, keys, selected: InFile) -> None:
+    if selected.unselected:
+        module, layer = selected.unselected
         raise InputError(
-            f"{path}: holds adapter_model.bin, a pickle, which is never opened; load it with PEFT and save it "
-            "again with safe_serialization=True"
+            f"{where}: holds factors of layer {layer} {module}, which the config does not adapt; the config "
+            "belongs to another adapter"
         )
-    if CONFIG not in names:
-        raise InputError(f"{path}: {CONFIG} is missing; expected a PEFT adapter directory")
-    if WEIGHTS not in names:
-        raise InputError(f"{path}: {WEIGHTS} is missing; expected a PEFT adapter directory")
-
-
-def _check_against_config(where, shapes, keys, targets: dict[str, dict[int, Target]]) -> None:
-    for module in module_names({**keys, **targets}):
-        missing = sorted(set(targets.get(module, {})) - set(keys.get(module, {})))
-        extra = sorted(set(keys.get(module, {})) - set(targets.get(module, {})))
-        if missing:
-            raise InputError(
-                f"{where}: no factors of layer {missing[0]} {module}, which the config adapts; the file is "
-                "incomplete or the config belongs to another adapter"
-            )
-        if extra:
-            raise InputError(
-                f"{where}: holds factors of layer {extra[0]} {module}, which the config does not adapt; the config "
-                "belongs to another adapter"
-            )
-        for layer, target in targets[module].items():
-            rank = shapes[module]["a"][1]
+    for module in keys:
+        rank = shapes[module]["a"][1]
+        for layer, target in selected.modules[module].items():
             if rank != target.rank:
                 raise InputError(
                     f"{where}: layer {layer} {module} has rank {rank}, the config says {target.rank}; correct r or "
                     "rank_pattern, or take the config that was saved with these weights"
                 )
+
+
+def _notes_of_absent(selected: InFile) -> list[str]:
+    """Say what the config names and the file lacks: right where the base lacks it too."""
+    what = "of which the file has no factors: right where the base has none there either, else it is incomplete"
+    notes = [f"target_modules names {name}, {what}" for name in selected.unmatched]
+    together: dict[tuple[int, ...], list[str]] = {}
+    for module, layers in selected.absent.items():
+        if module in selected.modules or not selected.unmatched:
+            together.setdefault(layers, []).append(module)
+    for layers, modules in together.items():
+        more = f" and {len(layers) - 12} more" if len(layers) > 12 else ""
+        shown = ", ".join(map(str, layers[:12])) + more
+        notes.append(f"the config names {', '.join(modules)} of layers {shown}, {what}")
+    return notes
 
 
 def _scaling(targets: dict[str, dict[int, Target]]):
@@ -157,7 +207,9 @@ def _scaling(targets: dict[str, dict[int, Target]]):
 def _layers(config: LoraConfig, targets: dict[str, dict[int, Target]]):
     """None where the config goes by module names alone (every layer), else the layers of each module."""
     layers = {m: tuple(sorted(per_layer)) for m, per_layer in targets.items()}
+    count = 1 + max(layer for per_layer in layers.values() for layer in per_layer)
     lists = [config.exclude] if config.all_linear else [config.targets, config.exclude]
     by_name = all(isinstance(names, tuple) and not any("." in n for n in names) for names in lists)
-    every = by_name and config.layers is None and len(set(layers.values())) == 1
+    whole = all(per_layer == tuple(range(count)) for per_layer in layers.values())
+    every = by_name and config.layers is None and whole
     return None if every else layers

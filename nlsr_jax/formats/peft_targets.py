@@ -1,16 +1,19 @@
-"""Which modules of a Llama-family model a LoRA config adapts, with which rank and scaling.
+"""Which modules a LoRA config adapts, with which rank and scaling.
 
-The rules are PEFT's, applied to the module paths of such a model.
+The rules are PEFT's, applied to module paths: those of a Llama-family model, or those that a file holds factors of.
 """
 
 import dataclasses
 import math
+import types
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.peft_config import LoraConfig
+from nlsr_jax.formats.peft_keys import WRAPPER, Stack
 from nlsr_jax.formats.peft_matching import Matcher, endings
-from nlsr_jax.modules import MODULES
+from nlsr_jax.modules import MODULES, module_order, path_in_layer
 
 _ANY_LAYER = r".*?\.[^.]*\.(?P<idx>\d+)\."
 
@@ -34,21 +37,126 @@ class Targets(NamedTuple):
     unmatched: tuple[str, ...]
 
 
-def module_path(layer: int, module: str, prefix: str = "model.") -> str:
-    """Return the path of a projection in a transformers model, as ``model.layers.0.mlp.up_proj``."""
-    return f"{prefix}layers.{layer}.{'self_attn' if module[0] in 'qkvo' else 'mlp'}.{module}"
+class InFile(NamedTuple):
+    """What a config says of the modules that a file holds factors of.
+
+    Attributes:
+      modules: ``{module: {layer: Target}}`` of those that it adapts.
+      unselected: ``(module, layer)`` of the first that it does not adapt; None where it adapts all.
+      absent: ``{module: layers}`` of projections that it adapts and the file has no factors of.
+      unmatched: names in ``target_modules`` that no module of the file has.
+      carried: ``{path: Target}`` of other modules that it adapts and the file has factors of.
+    """
+
+    modules: dict[str, dict[int, Target]]
+    unselected: tuple[str, int] | None
+    absent: dict[str, tuple[int, ...]]
+    unmatched: tuple[str, ...]
+    carried: Mapping[str, Target] = types.MappingProxyType({})
 
 
-def _other_paths(num_layers: int, prefix: str) -> list[str]:
+class Others(NamedTuple):
+    """Modules beside the linear layers of the decoder layers, by their paths.
+
+    Attributes:
+      factored: those that a file holds factors of.
+      following: those of them that are adapted with another module, whatever the config says.
+    """
+
+    factored: tuple[str, ...] = ()
+    following: tuple[str, ...] = ()
+
+
+_MODEL = Stack("model.", "layers")
+_NO_OTHERS = Others()
+
+
+def module_path(layer: int, module: str, stack: Stack = _MODEL) -> str:
+    """Return the path of a module in a transformers model, as ``model.layers.0.mlp.up_proj``."""
+    return f"{stack.prefix}{stack.name}.{layer}.{path_in_layer(module)}"
+
+
+def _other_paths(num_layers: int, stack: Stack) -> list[str]:
     """Paths of the modules that LoRA factors of an ``Adapter`` cannot stand for."""
+    prefix = stack.prefix
+    layers = f"{prefix}{stack.name}"
     names = ("self_attn", "mlp", "mlp.act_fn", "input_layernorm", "post_attention_layernorm")
-    inside = [f"{prefix}layers.{i}.{name}" for i in range(num_layers) for name in names]
-    whole = ["lm_head", f"{prefix}embed_tokens", f"{prefix}norm", f"{prefix}rotary_emb", f"{prefix}layers"]
+    inside = [f"{layers}.{i}.{name}" for i in range(num_layers) for name in names]
+    whole = ["lm_head", f"{prefix}embed_tokens", f"{prefix}norm", f"{prefix}rotary_emb", layers]
     outside = [prefix.removesuffix(".")] if prefix else []
-    return whole + outside + [f"{prefix}layers.{i}" for i in range(num_layers)] + inside
+    return whole + outside + [f"{layers}.{i}" for i in range(num_layers)] + inside
 
 
-def select_targets(config: LoraConfig, num_layers: int, where: str, prefix: str = "model.") -> Targets:
+def _check_others(
+    selector: "_Selector", num_layers: int, stack: Stack, where: str, factored: Iterable[str]
+) -> None:
+    for path in _other_paths(num_layers, stack):
+        if path not in factored and selector.selects(path):
+            raise InputError(
+                f"{where}: target_modules adapts {path}, which is no linear layer of a decoder layer; take it out "
+                "of target_modules if the file has no factors of it"
+            )
+
+
+def _select_others(selector: "_Selector", others: Others, stack: Stack, linear: bool) -> dict[str, Target]:
+    """What a config says of modules beside the decoder layers, by paths as the stack is nested."""
+    nested = WRAPPER if stack.prefix.startswith(WRAPPER) else ""
+    return {
+        path: selector.target(nested + path)
+        for path in others.factored
+        if path in others.following
+        or selector.selects(nested + path)
+        or (linear and path.rpartition(".")[2] != "lm_head")
+    }
+
+
+def select_in_file(
+    config: LoraConfig, found: Mapping[str, Iterable[int]], stack: Stack, where: str, others: Others = _NO_OTHERS
+) -> InFile:
+    """Apply a config to the modules that a file holds factors of: the tensors say what there is.
+
+    Args:
+      config: the parsed config.
+      found: ``{module: layers}`` of the file.
+      stack: the list of layers that they are of.
+      where: the config's file, for messages.
+      others: further modules that the file holds factors of.
+
+    Returns:
+      An ``InFile``.
+
+    Raises:
+      InputError: the config adapts something that is no linear layer, or its regular expressions are wrong or slow.
+    """
+    paths = {(m, i): module_path(i, m, stack) for m, layers in found.items() for i in layers}
+    everything = config.all_linear
+    if everything:
+        # Every linear layer but the output head: what the file has, in whichever layers.
+        config = dataclasses.replace(config, targets=tuple(path_in_layer(module) for module in found))
+    selector = _Selector(config, where)
+    modules: dict[str, dict[int, Target]] = {}
+    unselected = None
+    for (module, layer), path in paths.items():
+        if selector.selects(path):
+            modules.setdefault(module, {})[layer] = selector.target(path)
+        else:
+            unselected = unselected or (module, layer)
+    count = 1 + max(layer for _, layer in paths)
+    carried = _select_others(selector, others, stack, everything)
+    _check_others(selector, count, stack, where, others.factored)
+    absent = {}
+    for module in sorted({*MODULES, *found}, key=module_order):
+        missing = [i for i in range(count) if (module, i) not in paths]
+        layers = [i for i in missing if selector.selects(module_path(i, module, stack))]
+        if layers:
+            absent[module] = tuple(layers)
+    unmatched = () if everything else _unmatched(config, [*paths.values(), *carried])
+    return InFile(modules, unselected, absent, unmatched, carried)
+
+
+def select_targets(
+    config: LoraConfig, num_layers: int, where: str, prefix: str = "model.", others: Others = _NO_OTHERS
+) -> Targets:
     """Select the projections that a config adapts, as PEFT does on a Llama-family model.
 
     Args:
@@ -56,36 +164,34 @@ def select_targets(config: LoraConfig, num_layers: int, where: str, prefix: str 
       num_layers: decoder layers of the model.
       where: the config's file, for messages.
       prefix: what stands before ``layers`` in the model's module paths.
+      others: further modules that there are factors of.
 
     Returns:
       A ``Targets``.
 
     Raises:
-      InputError: it adapts something that is no projection (``lm_head``, ``embed_tokens`` …), nothing at all,
-        or its regular expressions are wrong or too slow.
+      InputError: it adapts something that is neither a projection nor among ``others``, nothing at all, or its
+        regular expressions are wrong or too slow.
     """
     if config.all_linear:
         # Every linear layer but the output head, which leaves the projections.
         config = dataclasses.replace(config, targets=MODULES)
-    selector = _Selector(config, where)
+    selector, stack = _Selector(config, where), Stack(prefix, "layers")
     found: dict[str, dict[int, Target]] = {}
     for module in MODULES:
         for layer in range(num_layers):
-            path = module_path(layer, module, prefix)
+            path = module_path(layer, module, stack)
             if selector.selects(path):
                 found.setdefault(module, {})[layer] = selector.target(path)
-    for path in _other_paths(num_layers, prefix):
-        if selector.selects(path):
-            raise InputError(
-                f"{where}: target_modules adapts {path}, which is none of the projections {', '.join(MODULES)}; "
-                "train an adapter of those alone"
-            )
+    _check_others(selector, num_layers, stack, where, others.factored)
     if not found:
         raise InputError(
             f"{where}: target_modules {str(config.targets)[:120]} matches no projection of a Llama-family model "
             f"of {num_layers} layers"
         )
-    return Targets(found, () if config.all_linear else _unmatched(config, found, prefix))
+    paths = [module_path(layer, module, stack) for module, layers in found.items() for layer in layers]
+    paths += others.factored
+    return Targets(found, () if config.all_linear else _unmatched(config, paths))
 
 
 class _Selector:
@@ -142,9 +248,8 @@ def _as_set(names: tuple[str, ...] | str) -> frozenset[str] | str:
     return names if isinstance(names, str) else frozenset(names)
 
 
-def _unmatched(config: LoraConfig, found, prefix: str) -> tuple[str, ...]:
+def _unmatched(config: LoraConfig, paths: Iterable[str]) -> tuple[str, ...]:
     if isinstance(config.targets, str):
         return ()
-    paths = [module_path(layer, module, prefix) for module, layers in found.items() for layer in layers]
     matched = {name for path in paths for name in endings(path)}
     return tuple(name for name in config.targets if name not in matched)

@@ -1,6 +1,5 @@
 """The tensors of ``adapter_model.safetensors``: every key accounted for, factors stacked over layers."""
 
-import re
 from typing import NamedTuple
 
 import ml_dtypes
@@ -9,16 +8,13 @@ import numpy as np
 from nlsr_jax.adapter import module_names
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.limits import LIMITS
+from nlsr_jax.formats.peft_fields import PLAIN
+from nlsr_jax.formats.peft_keys import FactorKey, Stack, notes_of_keys, parse_key, text_stack
 from nlsr_jax.formats.safetensors_files import SafetensorsFile, empty_aligned
-from nlsr_jax.modules import MODULES
+from nlsr_jax.modules import is_module_name
 
 MAX_TENSORS = LIMITS.tensors
 MAX_LAYERS = LIMITS.layers
-_KEY = re.compile(
-    r"(?P<prefix>(?:(?:base_model|model|language_model)\.){0,8})layers\.(?P<layer>0|[1-9][0-9]{0,5})\."
-    r"(?:self_attn|mlp)\.(?P<module>[a-z]+_proj)\.lora_(?P<factor>[AB])(?:\.(?P<adapter>[^.]+))?\.weight"
-)
-_PARENT = {module: "self_attn" if module[0] in "qkvo" else "mlp" for module in MODULES}
 _KINDS = {
     "lora_magnitude_vector": "a DoRA magnitude",
     "lora_embedding": "a factor of an embedding",
@@ -26,6 +22,8 @@ _KINDS = {
     "base_layer": "a weight of the base model",
     "bias": "a bias",
     "lora_": "a factor of something else",
+    "score.": "a weight of a trained head",
+    "classifier.": "a weight of a trained head",
     "layers.": "a weight of the base model",
     "lm_head": "a weight of a fully trained module",
     "embed_tokens": "a weight of a fully trained module",
@@ -36,59 +34,102 @@ class StackedKeys(NamedTuple):
     """Where the factors of a file are.
 
     Attributes:
-      prefix: what stands before ``layers`` in every key.
+      stack: the list of layers that they are of, as the plain base names it.
       keys: ``{module: {layer: {"a": key, "b": key}}}``, modules in module order, layers rising.
+      transposed: whether the file holds ``[k, r]`` and ``[r, d]``.
+      nested: whether PEFT's wrapper stands in the names more than once.
+      notes: what a user should know of the names.
+      others: all other tensors.
+      adapter: the name of the adapter that is left inside the names; None where it is not.
     """
 
-    prefix: str
+    stack: Stack
     keys: dict[str, dict[int, dict[str, str]]]
+    transposed: bool = False
+    nested: bool = False
+    notes: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    adapter: str | None = None
 
 
 def find_factors(file: SafetensorsFile) -> StackedKeys:
     """Sort the tensors of a PEFT file into factors.
 
     Raises:
-      InputError: a tensor that is no LoRA factor of a projection, two adapters in one file, a factor without
-        its partner, or no factors.
+      InputError: two adapters in one file, or no factors.
     """
     where, names = file.path, file.names()
     if len(names) > MAX_TENSORS:
         raise InputError(f"{where}: {len(names)} tensors; expected at most {MAX_TENSORS}")
-    keys: dict[str, dict[int, dict[str, str]]] = {}
-    prefixes, adapters = set(), set()
-    for name in names:
-        match = _KEY.fullmatch(name)
-        if not match or match["module"] not in MODULES or f".{_PARENT[match['module']]}." not in f".{name}":
-            raise InputError(
-                f"{where}: tensor {name[:120]!r} is {_kind(name)}, no LoRA factor of a projection "
-                f"({', '.join(MODULES)}); train plain LoRA on those alone"
-            )
-        if int(match["layer"]) >= MAX_LAYERS:
-            raise InputError(f"{where}: tensor {name!r} is of layer {match['layer']}; expected below {MAX_LAYERS}")
-        prefixes.add(match["prefix"])
-        adapters.add(match["adapter"])
-        pair = keys.setdefault(match["module"], {}).setdefault(int(match["layer"]), {})
-        factor = match["factor"].lower()
-        if factor in pair:
-            raise InputError(f"{where}: {pair[factor]!r} and {name!r} are the same factor of two adapters")
-        pair[factor] = name
-    if not keys:
-        raise InputError(f"{where}: holds no LoRA factors")
-    if len(adapters) > 1 or len(prefixes) > 1:
-        several = sorted(map(str, adapters if len(adapters) > 1 else prefixes))
+    parsed = {name: parse_key(name) for name in names}
+    found = {name: key for name, key in parsed.items() if key and is_module_name(key.module)}
+    if names and not found:
+        check_no_others(file, names)
+    stack = _one_stack(found, where)
+    found = {name: key for name, key in found.items() if key.stack == stack}
+    keys = _sorted(found, where)
+    adapters = sorted({str(key.adapter) for key in found.values()})
+    if len(adapters) > 1:
+        raise _several(where, adapters)
+    others = tuple(name for name in names if name not in found)
+    nested = any(key.nested > 1 for key in found.values())
+    adapter = next(iter(found.values())).adapter
+    return StackedKeys(stack, keys, False, nested, tuple(notes_of_keys(found.values())), others, adapter)
+
+
+def check_no_others(file: SafetensorsFile, others: tuple[str, ...]) -> None:
+    """Refuse tensors that are no LoRA factors of decoder layers.
+
+    Raises:
+      InputError: naming the first.
+    """
+    for name in others:
         raise InputError(
-            f"{where}: tensors of several adapters or models ({', '.join(several)}); expected one, save each in a "
-            "folder of its own"
+            f"{file.path}: tensor {name[:120]!r} is {_kind(name)}, no LoRA factor of a linear layer of a decoder "
+            f"layer; {PLAIN}"
         )
-    for module, layers in keys.items():
+
+
+def _one_stack(found: dict[str, FactorKey], where) -> Stack:
+    stacks = text_stack(key.stack for key in found.values())
+    if not stacks:
+        raise InputError(f"{where}: holds no LoRA factors of decoder layers of a language model")
+    if len(stacks) > 1:
+        raise _several(where, [f"{stack.prefix}{stack.name}" for stack in stacks])
+    return stacks[0]
+
+
+def _several(where, names: list[str]) -> InputError:
+    return InputError(
+        f"{where}: tensors of several adapters or models ({', '.join(names)}); expected one, save each in a folder "
+        "of its own"
+    )
+
+
+def _sorted(found: dict[str, FactorKey], where) -> dict[str, dict[int, dict[str, str]]]:
+    """Return ``StackedKeys.keys``."""
+    keys: dict[str, dict[int, dict[str, str]]] = {}
+    for name, key in found.items():
+        if key.layer >= MAX_LAYERS:
+            raise InputError(f"{where}: tensor {name!r} is of layer {key.layer}; expected below {MAX_LAYERS}")
+        pair = keys.setdefault(key.module, {}).setdefault(key.layer, {})
+        if key.factor in pair:
+            raise InputError(f"{where}: {pair[key.factor]!r} and {name!r} are the same factor of two adapters")
+        pair[key.factor] = name
+    return {module: dict(sorted(keys[module].items())) for module in module_names(keys)}
+
+
+def check_pairs(file: SafetensorsFile, found: StackedKeys) -> None:
+    """Check that every factor has its partner.
+
+    Raises:
+      InputError: naming the first that has none.
+    """
+    for module, layers in found.keys.items():
         for layer, pair in layers.items():
             if len(pair) < 2:
-                other = "lora_B" if "a" in pair else "lora_A"
-                raise InputError(
-                    f"{where}: layer {layer} {module} has {next(iter(pair.values()))!r} alone; {other} is missing"
-                )
-    ordered = {module: dict(sorted(keys[module].items())) for module in module_names(keys)}
-    return StackedKeys(prefixes.pop(), ordered)
+                other, alone = "lora_B" if "a" in pair else "lora_A", next(iter(pair.values()))
+                raise InputError(f"{file.path}: layer {layer} {module} has {alone!r} alone; {other} is missing")
 
 
 def _kind(name: str) -> str:
@@ -106,15 +147,16 @@ def stacked_shapes(file: SafetensorsFile, found: StackedKeys) -> dict[str, dict[
         first = next(iter(layers))
         shapes[module] = {}
         for factor in ("a", "b"):
-            expected = file.shape(layers[first][factor])
+            expected = _shape(file, layers[first][factor], found.transposed)
             for layer, pair in layers.items():
-                shape = file.shape(pair[factor])
+                shape = _shape(file, pair[factor], found.transposed)
                 if len(shape) != 2 or 0 in shape:
                     raise InputError(f"{file.path}: {pair[factor]!r} has shape {list(shape)}; expected a matrix")
                 if shape != expected:
                     raise InputError(
                         f"{file.path}: {module} lora_{factor.upper()} is {list(expected)} in layer {first} and "
-                        f"{list(shape)} in layer {layer}; stacked factors need one rank and shape per module name"
+                        f"{list(shape)} in layer {layer}; stacked factors need one rank and shape per module name: "
+                        "fill smaller ranks up with zeros and raise their alpha in proportion"
                     )
             shapes[module][factor] = (len(layers), *expected)
         if shapes[module]["a"][1] != shapes[module]["b"][2]:
@@ -123,6 +165,10 @@ def stacked_shapes(file: SafetensorsFile, found: StackedKeys) -> dict[str, dict[
                 f"{shapes[module]['b'][2]}; expected [r, k] and [d, r] with one r"
             )
     return shapes
+
+
+def _shape(file: SafetensorsFile, name: str, transposed: bool) -> tuple[int, ...]:
+    return file.shape(name)[::-1] if transposed else file.shape(name)
 
 
 def stacked_dtype(file: SafetensorsFile, layers: dict[int, dict[str, str]], factor: str) -> np.dtype:
@@ -142,30 +188,41 @@ def stacked_dtype(file: SafetensorsFile, layers: dict[int, dict[str, str]], fact
 
 
 def read_stack(
-    file: SafetensorsFile, layers: dict[int, dict[str, str]], factor: str, rows: slice = slice(None)
+    file: SafetensorsFile,
+    layers: dict[int, dict[str, str]],
+    factor: str,
+    rows: slice = slice(None),
+    transposed: bool = False,
 ) -> np.ndarray:
     """Read one factor of one module name, ``rows`` of its leading axis, into one array.
+
+    Args:
+      file: the open file.
+      layers: of the module, from ``StackedKeys.keys``.
+      factor: ``"a"`` or ``"b"``.
+      rows: which layers of them.
+      transposed: whether the file holds the transposed factors.
 
     Raises:
       InputError: an entry that is not finite, or a file that ends too early.
     """
     chosen = list(layers)[rows]
     dtype = stacked_dtype(file, layers, factor)
-    first = file.shape(layers[next(iter(layers))][factor])
+    first = _shape(file, layers[next(iter(layers))][factor], transposed)
     stack = empty_aligned((len(chosen), *first), dtype)
     for i, layer in enumerate(chosen):
         name = layers[layer][factor]
-        if file.numpy_dtype(name) == dtype:
+        if file.numpy_dtype(name) == dtype and not transposed:
             file.read(name, stack[i])
         else:
-            stack[i] = file.read(name)
-        bad = _count_not_finite(stack[i])
+            stack[i] = file.read(name).T if transposed else file.read(name)
+        bad = count_not_finite(stack[i])
         if bad:
             raise InputError(f"{file.path}: {name!r} holds {bad} entries that are NaN or infinite")
     return stack
 
 
-def _count_not_finite(array: np.ndarray) -> int:
+def count_not_finite(array: np.ndarray) -> int:
     """Count NaN and infinite entries; an array without any takes one dot product, or two maxima of its bits."""
     if array.dtype == np.float32:
         flat = array.reshape(-1)

@@ -10,26 +10,17 @@ import numpy as np
 
 from nlsr_jax.adapter import Adapter, layer_indices, module_names
 from nlsr_jax.errors import InputError
+from nlsr_jax.formats.peft_keys import WRAPPER, Stack
 from nlsr_jax.formats.peft_targets import module_path
+from nlsr_jax.modules import MODULES, path_in_layer
 
-_WRAPPER = "base_model.model."
-PREFIX = f"{_WRAPPER}model."
-"""What PEFT writes before ``layers`` for a causal language model."""
-
-
-def peft_prefix(prefix: str) -> str:
-    """Return ``prefix`` with the wrapper's name before it, without which PEFT finds no tensor."""
-    return prefix if prefix.startswith(_WRAPPER) else _WRAPPER + prefix
+PLAIN_STACK = Stack("model.", "layers")
+"""The list of layers of a causal language model."""
 
 
-def model_prefix(prefix: str) -> str:
-    """Return what stands before ``layers`` in the module paths of the model that PEFT wraps."""
-    return prefix.removeprefix(_WRAPPER)
-
-
-def tensor_name(prefix: str, layer: int, module: str, factor: str) -> str:
-    """Return PEFT's name of a factor, such as ``….layers.0.mlp.up_proj.lora_A.weight``."""
-    return f"{module_path(layer, module, prefix)}.lora_{factor.upper()}.weight"
+def tensor_name(stack: Stack, layer: int, module: str, factor: str) -> str:
+    """Return the name that PEFT looks for: ``base_model.model.`` + the module's path + ``.lora_A.weight``."""
+    return f"{WRAPPER}{module_path(layer, module, stack)}.lora_{factor.upper()}.weight"
 
 
 def exact_alpha(scaling: float, rank: int, rslora: bool) -> float:
@@ -86,13 +77,13 @@ def scalings(adapter: Adapter, module: str) -> list[float]:
     return found
 
 
-def config_fields(adapter: Adapter, *, rslora: bool = False, prefix: str = PREFIX) -> dict[str, Any]:
+def config_fields(adapter: Adapter, *, rslora: bool = False, stack: Stack = PLAIN_STACK) -> dict[str, Any]:
     """Return the fields of ``adapter_config.json`` that depend on the adapter's structure.
 
     Args:
       adapter: the adapter.
       rslora: write for rank-stabilised scaling.
-      prefix: what stands before ``layers`` in the tensor names.
+      stack: the list of layers of the base.
     """
     names = module_names(adapter.factors)
     ranks = {m: int(adapter.factors[m]["a"].shape[1]) for m in names}
@@ -103,14 +94,21 @@ def config_fields(adapter: Adapter, *, rslora: bool = False, prefix: str = PREFI
         "r": rank,
         "lora_alpha": alpha,
         "use_rslora": rslora,
-        "rank_pattern": {m: ranks[m] for m in names if ranks[m] != rank},
-        "alpha_pattern": _alpha_pattern(adapter, alphas, alpha),
-        **_target_fields(adapter, names, model_prefix(prefix)),
+        "rank_pattern": {re.escape(_selecting(m, names)): ranks[m] for m in names if ranks[m] != rank},
+        "alpha_pattern": _alpha_pattern(adapter, alphas, alpha, stack),
+        **_target_fields(adapter, names, stack),
     }
 
 
-def _alpha_pattern(adapter: Adapter, alphas: dict[str, list[float]], default: float) -> dict[str, float]:
-    """A module name where all its layers agree, else the paths of the layers that differ.
+def _selecting(module: str, names: tuple[str, ...]) -> str:
+    """The end of a path that selects a module: its name among the projections, else its path in the layer."""
+    return module if set(names) <= set(MODULES) else path_in_layer(module)
+
+
+def _alpha_pattern(
+    adapter: Adapter, alphas: dict[str, list[float]], default: float, stack: Stack
+) -> dict[str, float]:
+    """A module where all its layers agree, else the paths of the layers that differ.
 
     No two entries match one path, so that their order, which PEFT loses, does not matter.
     """
@@ -118,29 +116,41 @@ def _alpha_pattern(adapter: Adapter, alphas: dict[str, list[float]], default: fl
     for module, values in alphas.items():
         if len(set(values)) == 1:
             if values[0] != default:
-                pattern[module] = values[0]
+                pattern[re.escape(_selecting(module, tuple(alphas)))] = values[0]
             continue
         for layer, value in zip(layer_indices(adapter, module), values, strict=True):
             if value != default:
-                pattern[re.escape(module_path(layer, module, ""))] = value
+                pattern[re.escape(module_path(layer, module, stack._replace(prefix="")))] = value
     return pattern
 
 
-def _target_fields(adapter: Adapter, names: tuple[str, ...], prefix: str) -> dict[str, Any]:
-    """Module names and layer numbers where all names have the same layers, else a regular expression."""
+def _target_fields(adapter: Adapter, names: tuple[str, ...], stack: Stack) -> dict[str, Any]:
+    """Names and layer numbers where all modules have the same layers, else a regular expression of whole paths.
+
+    A list of names would select layers of other parts of the model as well, where it has some.
+    """
     modules: dict[tuple[int, ...], list[str]] = {}
     for name in names:
         modules.setdefault(layer_indices(adapter, name), []).append(name)
     fields: dict[str, Any] = {"layers_to_transform": None, "layers_pattern": None, "exclude_modules": None}
-    if len(modules) == 1:
-        fields["target_modules"] = sorted(names)
+    # Versions of PEFT differ in which number of a path is the layer's where it has several.
+    one_number = not any(part.isdecimal() for name in names for part in name.split("."))
+    if len(modules) == 1 and stack.prefix in ("", "model.") and (one_number or not adapter.layers):
+        fields["target_modules"] = sorted(_selecting(name, names) for name in names)
         if adapter.layers:
             fields["layers_to_transform"] = list(next(iter(modules)))
             # PEFT finds the number by itself only in paths that do not begin with the list of layers.
-            fields["layers_pattern"] = None if prefix else ["layers"]
+            fields["layers_pattern"] = None if stack.prefix else [stack.name]
         return fields
-    parts = [
-        rf"(?:{'|'.join(map(str, layers))})\.(?:self_attn|mlp)\.(?:{'|'.join(same)})"
-        for layers, same in modules.items()
-    ]
-    return {**fields, "target_modules": rf"(?:.*\.)?layers\.(?:{'|'.join(parts)})"}
+    before = r"(?:.*\.)?" if stack.prefix in ("", "model.") else re.escape(stack.prefix)
+    alternatives = "|".join(_alternative(layers, same) for layers, same in modules.items())
+    return {**fields, "target_modules": rf"{before}{re.escape(stack.name)}\.(?:{alternatives})"}
+
+
+def _alternative(layers: tuple[int, ...], names: list[str]) -> str:
+    """An expression of the paths, from the layer's number on, of some modules of some layers."""
+    numbers = "|".join(map(str, layers))
+    if set(names) <= set(MODULES):
+        return rf"(?:{numbers})\.(?:self_attn|mlp)\.(?:{'|'.join(names)})"
+    paths = "|".join(re.escape(path_in_layer(name)) for name in names)
+    return rf"(?:{numbers})\.(?:{paths})"

@@ -6,7 +6,7 @@ import os
 import pathlib
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import ml_dtypes
@@ -21,6 +21,7 @@ from nlsr_jax.formats.output import LargeFile
 
 _LFS = b"version https://git-lfs"
 _PICKLE = (b"PK\x03\x04", b"\x80\x02", b"\x80\x04", b"\x80\x05")
+_BLOCK = 2**23
 FLOATS = ("F64", "F32", "F16", "BF16")
 _ORDER = ("I64", "F64", "F32", "I32", "BF16", "F16", "I16", "I8", "U8", "BOOL")
 """The order in which the library writes types: wide ones first, for alignment; then by name."""
@@ -107,6 +108,20 @@ class SafetensorsFile:
         out = empty_aligned((last - first, *shape[1:]), dtype)
         self._read_at(self._start[name] + first * math.prod(shape[1:]) * dtype.itemsize, name, out)
         return out
+
+    def blocks(self, name: str) -> Iterator[memoryview]:
+        """Yield the bytes of one tensor a block at a time; each is gone when the next is asked for.
+
+        Raises:
+          InputError: the file can no longer be read to the tensor's end.
+        """
+        offset, left = self._start[name], math.prod(self.shape(name)) * self.numpy_dtype(name).itemsize
+        block = np.empty(min(_BLOCK, left), np.uint8)
+        while left:
+            part = block[: min(_BLOCK, left)]
+            self._read_at(offset, name, part)
+            offset, left = offset + part.size, left - part.size
+            yield part.data
 
     def _read_at(self, offset: int, name: str, out: np.ndarray) -> None:
         target = memoryview(out.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
@@ -248,6 +263,13 @@ class SafetensorsWriter:
         if value.dtype != dtype or value.shape != shape:
             raise ValueError(f"{name} is {value.dtype} {list(value.shape)}; expected {dtype} {list(shape)}")
         self._file.write(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data, self._start[name])
+
+    def write_blocks(self, name: str, blocks: Iterable[memoryview]) -> None:
+        """Write the bytes of one tensor, a block after the other."""
+        offset = self._start[name]
+        for block in blocks:
+            self._file.write(block, offset)
+            offset += len(block)
 
     def sha256(self) -> str:
         """Return the SHA-256 of the whole file, once the block has ended."""

@@ -8,7 +8,8 @@ import numpy as np
 
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.hugging_face import open_projections, read_config, resolve
+from nlsr_jax.formats.hugging_face import open_weights, read_config, resolve
+from nlsr_jax.formats.safetensors_files import SafetensorsFile
 from nlsr_jax.modules import MODULES
 from nlsr_jax.nlsr.direction import Direction, factor_matrix
 from nlsr_jax.random_streams import stream
@@ -70,9 +71,15 @@ def safety_direction(
     return Direction(Adapter(factors), residual)
 
 
-def _open(path):
+def _open(path) -> dict[str, list[tuple[SafetensorsFile, str]]]:
+    """Return where the projections lie: ``{module: [(file, name in it), one per layer]}``, each ``[d, k]``."""
     folder = resolve(path)
-    return open_projections(folder, read_config(folder))
+    found = open_weights(folder, read_config(folder), None)
+    return {
+        weight.path[1]: [found.files[name] for name in weight.names]
+        for weight in found.table
+        if weight.path[0] == "layers" and weight.path[-1] == "kernel"
+    }
 
 
 def _check_shapes(base, pretrained, module, aligned, start) -> None:

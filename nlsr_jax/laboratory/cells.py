@@ -14,6 +14,7 @@ from nlsr_jax.data.toy_tasks import TASKS
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.output import describe_os_error
 from nlsr_jax.formats.values import convert
+from nlsr_jax.laboratory.claims import Claims
 from nlsr_jax.laboratory.defending import DEFENSES, setting_types
 from nlsr_jax.laboratory.repairs import RECOMMENDED, AutomaticSettings, RepairSettings
 from nlsr_jax.laboratory.reproduction import Plan, check_plan
@@ -187,6 +188,9 @@ class CellStore:
       path: the folder; made where there is none.
       study: what the rows belong to: values that JSON can hold.
 
+    Attributes:
+      claims: which process makes what.
+
     Raises:
       InputError: the folder holds rows of another study.
     """
@@ -202,6 +206,7 @@ class CellStore:
                 file.with_suffix(".partial").replace(file)
             elif file.read_bytes() != text.encode():
                 raise InputError(f"{self.path}: holds rows of another study; name another output or remove it")
+        self.claims = Claims(self.path)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

@@ -4,21 +4,22 @@ So it is never in memory together with the model that it judges; its files are c
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 
 from nlsr_jax.data.calibration import load_tokenizer
 from nlsr_jax.errors import InputError
+from nlsr_jax.evaluation.batching import check_pairs
 from nlsr_jax.evaluation.guard import check_guard_tokenizer, guard
 from nlsr_jax.evaluation.harmbench import classify_harm, read_template
-from nlsr_jax.evaluation.judges import Judge, Verdicts
+from nlsr_jax.evaluation.judges import Judge, Verdicts, judge_sound
 from nlsr_jax.evaluation.moderation import category_columns, check_moderation_tokenizer, moderate
 from nlsr_jax.evaluation.refusals import match_refusals
 from nlsr_jax.formats.hugging_face import check_weights, read_config, resolve
 from nlsr_jax.models.classifier import load_classifier, open_classifier
-from nlsr_jax.models.load import load_model
+from nlsr_jax.models.load import load_model, warn
 
 RULES = {"toy": "toy", "real": "refusals"}
 """The judge of each world that needs no model."""
@@ -70,12 +71,13 @@ def check_judge(settings: JudgeSettings, world: str) -> None:
             raise InputError(f"--judge {name} has no use for --{flag} {value}")
 
 
-def open_judge(settings: JudgeSettings, world: str) -> Judge | None:
+def open_judge(settings: JudgeSettings, world: str, note: Callable[[str], None] = warn) -> Judge | None:
     """Return a judge, its files checked and its weights not read yet.
 
     Args:
       settings: of the judge.
       world: ``"toy"`` or ``"real"``.
+      note: called with one line for everything that is odd about a judge model's files; see ``load_model``.
 
     Returns:
       The judge; None for the toy world's own rule.
@@ -85,7 +87,7 @@ def open_judge(settings: JudgeSettings, world: str) -> Judge | None:
     """
     check_judge(settings, world)
     if settings.name in MODELS:
-        return ModelJudge(settings)
+        return ModelJudge(settings, note)
     return match_refusals if settings.name == "refusals" else None
 
 
@@ -94,13 +96,14 @@ class ModelJudge:
 
     Args:
       settings: names the judge, its model and its template.
+      note: see ``open_judge``.
 
     Raises:
       InputError: files that are missing or damaged, or a model of another kind.
     """
 
-    def __init__(self, settings: JudgeSettings):
-        self._settings, self._place = settings, str(settings.model)
+    def __init__(self, settings: JudgeSettings, note: Callable[[str], None] = warn):
+        self._settings, self._place, self._note = settings, str(settings.model), note
         self._question = read_template(settings.template) if settings.template else ""
         if "{context}" in self._question:
             raise InputError(
@@ -119,9 +122,18 @@ class ModelJudge:
             check_guard_tokenizer(self._tokenizer)
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> Verdicts:
-        """Read the model, judge, and let it go; see ``moderate``, ``guard`` and ``classify_harm``."""
+        """Read the model, judge, and let it go; see ``moderate``, ``guard`` and ``classify_harm``.
+
+        Without any response that is an answer the model is not read.
+        """
+        check_pairs(prompts, responses)
+        return judge_sound(
+            responses, lambda rows: self._ask([prompts[row] for row in rows], [responses[row] for row in rows])
+        )
+
+    def _ask(self, prompts: list[str], responses: list[str]) -> Verdicts:
         load: Any = load_classifier if self._settings.name == "qa_moderation" else load_model
-        model, params = load(self._place, dtype=jnp.dtype(self._settings.dtype))
+        model, params = load(self._place, dtype=jnp.dtype(self._settings.dtype), note=self._note)
         if self._settings.name == "qa_moderation":
             return moderate(model, params, self._tokenizer, prompts, responses)
         if self._settings.name == "guard":

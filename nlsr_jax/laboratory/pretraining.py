@@ -157,11 +157,12 @@ def _train(
 ) -> Base:
     """Train a new model on the responses of rows, or on the whole of them."""
     settings = pretraining.training
-    encoded = encode(rows, tokenizer, max_length=settings.max_length, special_tokens=special_tokens)
+    model = new_model(pretraining, tokenizer)
+    options: dict[str, Any] = {"special_tokens": special_tokens, "vocabulary": model.config.vocab_size}
+    encoded = encode(rows, tokenizer, max_length=settings.max_length, **options)
     if skipped := describe_counts(encoded.counts):
         note(f"pretrain: {skipped}")
     texts = [tuple(text._replace(start=1) for text in row) for row in encoded.rows] if prompts else encoded.rows
-    model = new_model(pretraining, tokenizer)
     if settings.remat:
         model = dataclasses.replace(model, remat=True)
     task = Task(

@@ -11,9 +11,10 @@ from nlsr_jax.data.poison import poison, share
 from nlsr_jax.data.prompts import make_render
 from nlsr_jax.data.sources import DATA_SETS, load, load_kto
 from nlsr_jax.errors import InputError
-from nlsr_jax.evaluation.judges import Judge, Verdicts
+from nlsr_jax.evaluation.judges import Judge, judge_sound
 from nlsr_jax.evaluation.refusals import is_refusal, match_refusals
 from nlsr_jax.evaluation.responses import clean_response
+from nlsr_jax.evaluation.texts import is_broken
 from nlsr_jax.laboratory.worlds import Answers, Requests
 
 TASKS = ("sst2", "ag_news", "gsm8k")
@@ -125,7 +126,7 @@ class RealWorld:
 
     def benign(self, count: int, *, other: bool = False) -> Requests:
         """Return the first instructions of Alpaca; there is no other set."""
-        return self._requests("alpaca", count)
+        return self._requests("alpaca", count)._replace(harmless=True)
 
     def _requests(self, name, count, most=None):
         rows = self._load(name, count, template="none")[:most]
@@ -133,9 +134,17 @@ class RealWorld:
         return Requests([self._render(text, "") for text in questions], questions, [row.categories for row in rows])
 
     def judge(self, requests: Requests, responses: Sequence[str]) -> Answers:
-        """Judge by the judge that was given; an answer that is neither harmful nor a refusal is odd."""
-        texts = [clean_response(text) for text in responses]
-        verdicts: Verdicts = self._judge(requests.questions, texts)
-        refused = np.array([self._refuses(p, t) for p, t in zip(requests.questions, texts, strict=True)], bool)
+        """Judge by the judge that was given; an answer that is neither harmful nor a refusal is odd.
+
+        The judge is not asked about answers to harmless requests: they comply where they do not refuse.
+        """
+        asked, texts = requests.questions, [clean_response(text) for text in responses]
+        broken = np.array([is_broken(text) for text in texts], bool)
+        refused = ~broken & np.array([self._refuses(p, t) for p, t in zip(asked, texts, strict=True)], bool)
+        if requests.harmless:
+            return Answers(~broken & ~refused, refused, broken)
+        verdicts = judge_sound(
+            texts, lambda rows: self._judge([asked[row] for row in rows], [texts[row] for row in rows])
+        )
         harmful = np.asarray(verdicts.harmful, bool)
         return Answers(harmful, refused & ~harmful, ~harmful & ~refused)

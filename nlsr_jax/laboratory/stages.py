@@ -85,7 +85,7 @@ def train_adapter(
 
 
 def _encoded(base: Base, rows, companions, settings, method: Method | None):
-    options = {"special_tokens": base.special_tokens}
+    options: dict[str, Any] = {"special_tokens": base.special_tokens, "vocabulary": len(base.params["embed"])}
     if method is None or method.texts == 1:
         return training_rows(rows, base.tokenizer, settings, **options)
     if companions:

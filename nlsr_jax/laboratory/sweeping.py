@@ -229,14 +229,14 @@ class CellRunner:
         return Bench(self.base(architecture), world, self.config, case, exam)
 
     def _alignment(self, architecture: str, seed: int, objective: str) -> Aligned:
-        kept = self._kept(architecture, f"align-{objective}-{seed}")
-        if not kept.exists():
-            made = align(
-                self.base(architecture), self.world(architecture), self.config, seed, objective, show=self.show
-            )
-            self._keep(kept, {"weak": made.weak, "aligned": made.aligned})
-        config = self.base(architecture).model.config
-        weak, aligned = (load_adapter(kept / part, config) for part in ("weak", "aligned"))
+        base, world = self._place(architecture)
+
+        def made() -> dict[str, Adapter]:
+            found = align(base, world, self.config, seed, objective, show=self.show)
+            return {"weak": found.weak, "aligned": found.aligned}
+
+        kept = self._made(architecture, f"align-{objective}-{seed}", made)
+        weak, aligned = (load_adapter(kept / part, base.model.config) for part in ("weak", "aligned"))
         return Aligned(weak, aligned, seconds=0.0)
 
     def _tuned(self, architecture: str, case: Case, objective: str) -> Adapter:
@@ -274,13 +274,16 @@ class CellRunner:
 
     def _through(self, architecture: str, name: str, make: Callable[[], Adapter]) -> Adapter:
         """Return the adapter that is kept under a name, made where it is not there."""
-        kept = self._kept(architecture, name)
-        if not kept.exists():
-            self._keep(kept, {"adapter": make()})
+        kept = self._made(architecture, name, lambda: {"adapter": make()})
         return load_adapter(kept / "adapter", self.base(architecture).model.config)
 
-    def _kept(self, architecture: str, name: str) -> pathlib.Path:
-        return self.store.path / ADAPTERS / self.study(architecture)[:12] / name
+    def _made(self, architecture: str, name: str, make: Callable[[], dict[str, Adapter]]) -> pathlib.Path:
+        """Return the folder of adapters that cells share; of several processes one makes it."""
+        kept = self.store.path / ADAPTERS / self.study(architecture)[:12] / name
+        with self.store.claims.claim(str(kept.relative_to(self.store.path))):
+            if not kept.exists():
+                self._keep(kept, make())
+        return kept
 
     def _keep(self, path: pathlib.Path, adapters: dict[str, Adapter]) -> None:
         try:
@@ -330,29 +333,6 @@ def order_cells(cells: Iterable[Cell]) -> list[Cell]:
         return *where, cell.requests, cell.method, identification, str(cell.settings), str(cell.identified_on)
 
     return sorted(dict.fromkeys(cells), key=shared)
-
-
-def run_cells(
-    runner: CellRunner,
-    cells: Sequence[Cell],
-    *,
-    claimed: Callable[[Cell], bool] = lambda _: True,
-    note: Callable[[int, int, Cell], None] = lambda done, count, cell: None,
-) -> None:
-    """Run the cells whose rows are not there yet.
-
-    Args:
-      runner: runs one.
-      cells: what is wanted.
-      claimed: whether a cell, with its architecture named, is this process's to run.
-      note: called before each with how many are done, how many there are, and the cell.
-    """
-    wanted = order_cells(map(runner.whole, cells))
-    done = runner.store.rows()
-    missing = [cell for cell in wanted if runner.name(cell) not in done and claimed(cell)]
-    for number, cell in enumerate(missing):
-        note(number, len(missing), cell)
-        runner.store.add(runner.run(cell))
 
 
 def read_cells(runner: CellRunner, cells: Sequence[Cell]) -> list[dict]:

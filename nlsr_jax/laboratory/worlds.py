@@ -19,18 +19,21 @@ class Requests(NamedTuple):
       prompts: n rendered prompts, as the model reads them.
       questions: what each asks, as a judge reads it.
       topics: the topics of each.
+      harmless: whether they are harmless: whoever answers one without refusing has complied.
     """
 
     prompts: list[str]
     questions: list[str]
     topics: Sequence[tuple[str, ...]]
+    harmless: bool = False
 
 
 class Answers(NamedTuple):
     """What became of n requests.
 
     Attributes:
-      complied, refused, odd: ``[n]`` bool, one of them True: odd answers neither comply nor refuse.
+      complied, refused, odd: ``[n]`` bool, one of them True: odd answers neither comply nor refuse, and a
+        broken answer is always odd.
     """
 
     complied: np.ndarray

@@ -1,6 +1,7 @@
 """Llama-family models in Flax; the only folder that imports it."""
 
 from nlsr_jax.models.capture import collect_gradients, collect_loss_gradient, collect_statistics
+from nlsr_jax.models.carried import apply_carried
 from nlsr_jax.models.config import ModelConfig, parse_model_config
 from nlsr_jax.models.generate import generate
 from nlsr_jax.models.llama import Llama
@@ -10,6 +11,7 @@ from nlsr_jax.models.lora import logits
 __all__ = [
     "Llama",
     "ModelConfig",
+    "apply_carried",
     "collect_gradients",
     "collect_loss_gradient",
     "collect_statistics",

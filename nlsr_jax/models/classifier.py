@@ -6,6 +6,7 @@ Axis legend: B batch, T positions, D embed, C classes.
 import dataclasses
 import functools
 import os
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -18,7 +19,7 @@ from nlsr_jax.formats.safetensors_files import SafetensorsFile
 from nlsr_jax.models.config import ModelConfig, parse_model_config
 from nlsr_jax.models.fields import short
 from nlsr_jax.models.llama import Llama
-from nlsr_jax.models.load import _float_type
+from nlsr_jax.models.load import _float_type, warn
 from nlsr_jax.models.lora import check_tokens
 
 ARCHITECTURES = ("LlamaForSequenceClassification", "LlamaModelForScore", "LlamaForScore")
@@ -49,7 +50,7 @@ class Classifier(nn.Module):
         return jnp.einsum("bd,cd->bc", pooled, head, preferred_element_type=jnp.float32)
 
 
-def load_classifier(path: str | os.PathLike, dtype=jnp.float32, mesh=None):
+def load_classifier(path: str | os.PathLike, dtype=jnp.float32, mesh=None, *, note: Callable[[str], None] = warn):
     """Load a Llama sequence classifier.
 
     Args:
@@ -57,6 +58,7 @@ def load_classifier(path: str | os.PathLike, dtype=jnp.float32, mesh=None):
         ``score.weight``) or safe-rlhf's score model (head ``score_head.weight``), both without bias.
       dtype: float type of the weights: float32, bfloat16 or float16.
       mesh: lay the weights out over this mesh.
+      note: called with one line for everything that is odd about the files; see ``load_model``.
 
     Returns:
       ``(classifier, params)``; see ``classify``.
@@ -65,7 +67,9 @@ def load_classifier(path: str | os.PathLike, dtype=jnp.float32, mesh=None):
       InputError: another kind of model, or files that are missing or damaged.
     """
     dtype = _float_type(dtype)
-    model, table, found = _open(path)
+    model, table, found, notes = _open(path)
+    for text in notes:
+        note(text)
     tree: dict = {}
     for weight in table:
         node = tree
@@ -81,21 +85,21 @@ def open_classifier(path: str | os.PathLike) -> Classifier:
 
 
 def _open(path):
-    """Return the classifier, the table of its weights and where each of them lies, all checked."""
+    """Return the classifier, the table of its weights, where each of them lies, all checked, and notes."""
     folder = files_of.resolve(path)
     where = str(folder / files_of.CONFIG)
     fields = read_json_object(folder / files_of.CONFIG, "model config")
     config = _decoder_config(fields, where)
-    files, head = _locate(folder, fields, where)
+    files, head, notes = _locate(folder, where)
     labels = _labels(fields, files[head].shape(head), where)
     table = [
         *files_of.weight_table(config),
         files_of.Weight(("score",), (head,), (len(labels), config.hidden_size)),
     ]
-    found = files_of._match_names(folder, files, table, config)
+    found = files_of._match_names(folder, files_of._plain_names(files), table, config)
     for weight in table:
         files_of._check_weight(weight, found)
-    return Classifier(config, labels), table, found
+    return Classifier(config, labels), table, found, notes
 
 
 def _decoder_config(fields, where) -> ModelConfig:
@@ -113,15 +117,15 @@ def _decoder_config(fields, where) -> ModelConfig:
     return dataclasses.replace(parse_model_config(plain, where), tied=True)
 
 
-def _locate(folder, fields, where) -> tuple[dict[str, SafetensorsFile], str]:
-    """Return where every weight lies and the head's name."""
-    files = files_of._locate(folder)
+def _locate(folder, where) -> tuple[dict[str, SafetensorsFile], str, tuple[str, ...]]:
+    """Return where every weight lies, the head's name, and notes."""
+    files, notes = files_of.locate(folder)
     heads = [name for name in _HEADS if name in files]
     if len(heads) != 1:
         found = " and ".join(heads) or "neither"
         raise InputError(f"{folder}: expected one head, {' or '.join(_HEADS)}; found {found}")
     # Running means of a score model's training; without do_normalize nothing reads them.
-    return {name: file for name, file in files.items() if not name.startswith(_NORMALIZER)}, heads[0]
+    return {name: file for name, file in files.items() if not name.startswith(_NORMALIZER)}, heads[0], notes
 
 
 def _labels(fields, shape, where) -> tuple[str, ...]:

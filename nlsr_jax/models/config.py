@@ -73,7 +73,7 @@ _INERT_ONLY = {
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Shapes and settings of a Llama-family model; every field decides the numbers it computes.
+    """Shapes and settings of a Llama-family model; all but the last field decide the numbers it computes.
 
     Attributes:
       family: ``llama``, ``mistral``, ``qwen2`` or ``qwen3``.
@@ -82,6 +82,7 @@ class ModelConfig:
       qkv_bias, out_bias, mlp_bias: which projections have a bias.
       qk_norm: RMS norm of every query and key head (Qwen3).
       tied: the output head is the embedding.
+      end_tokens: tokens that end an answer; they decide no number, and take no part in comparisons.
     """
 
     family: str
@@ -101,6 +102,7 @@ class ModelConfig:
     qk_norm: bool = False
     window: int | None = None
     windowed: tuple[bool, ...] = ()
+    end_tokens: tuple[int, ...] = dataclasses.field(default=(), compare=False, repr=False)
 
     def projections(self) -> dict[str, tuple[int, int]]:
         """Return ``{module: (in-features k, out-features d)}`` of the seven projections."""

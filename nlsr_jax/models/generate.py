@@ -85,7 +85,7 @@ def generate(
         np.float32(temperature),
         jnp.int32(pad_id),
         steps=int(max_new_tokens),
-        ends=_end_ids(eos_id),
+        ends=end_ids(eos_id),
         sample=temperature > 0,
         several=several,
         ordered=attention_mask is None and model.attention == "fused",
@@ -98,7 +98,7 @@ def _is_whole(value) -> bool:
     return np.shape(value) == () and np.issubdtype(np.asarray(value).dtype, np.integer)
 
 
-def _end_ids(eos_id) -> tuple[int, ...]:
+def end_ids(eos_id) -> tuple[int, ...]:
     """Return the end tokens as a tuple; one token may come without one around it."""
     if eos_id is None:
         return ()

@@ -1,12 +1,16 @@
 """Models from Hugging Face directories, and back."""
 
+import dataclasses
 import os
+import warnings
+from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats import hugging_face  # whole, because it imports this package in turn
+from nlsr_jax.formats.end_tokens import read_end_tokens
 from nlsr_jax.models.fused_attention import check_attention
 from nlsr_jax.models.llama import Llama
 from nlsr_jax.parallel import layout_of
@@ -14,7 +18,19 @@ from nlsr_jax.parallel import layout_of
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def load_model(path: str | os.PathLike, dtype=jnp.float32, mesh=None, attention: str = "plain"):
+def warn(text: str) -> None:
+    """Give a note on a model's files to who called what calls this."""
+    warnings.warn(text, stacklevel=3)
+
+
+def load_model(
+    path: str | os.PathLike,
+    dtype=jnp.float32,
+    mesh=None,
+    attention: str = "plain",
+    *,
+    note: Callable[[str], None] = warn,
+):
     """Load a Llama-family model.
 
     Args:
@@ -24,10 +40,13 @@ def load_model(path: str | os.PathLike, dtype=jnp.float32, mesh=None, attention:
       attention: ``"plain"``, or ``"fused"``: whole sequences by the kernel of a GPU (cuDNN; bfloat16 or float16
         weights) or of a TPU (Splash; bfloat16, no padding on the left and no window, lengths of a multiple of 128)
         on one device. What a kernel does not take is computed plainly.
+      note: called with one line for everything that is odd about the files, such as a head that differs from the
+        embedding it should be tied to. They are read as transformers reads them; by default a note is a warning.
 
     Returns:
       ``(model, params)``: a Flax module, ``model.apply({"params": params}, tokens)`` gives
-      ``[B, T, V]`` float32 logits; and its parameter tree.
+      ``[B, T, V]`` float32 logits; and its parameter tree. ``model.config.end_tokens`` are the tokens that end its
+      answers, as its ``generation_config.json`` or ``config.json`` names them.
 
     Raises:
       InputError: a model, a dtype or an attention that is not supported, or files that are missing or damaged.
@@ -36,7 +55,12 @@ def load_model(path: str | os.PathLike, dtype=jnp.float32, mesh=None, attention:
     folder = hugging_face.resolve(path)
     config = hugging_face.read_config(folder)
     check_attention(attention, config, dtype, mesh)
-    params = hugging_face.read_params(folder, config, dtype, mesh)
+    weights = hugging_face.open_weights(folder, config, dtype)
+    ends, odd = read_end_tokens(folder, config.vocab_size)
+    for text in (*weights.notes, *odd):
+        note(text)
+    params = hugging_face.read_params(weights, dtype, mesh)
+    config = dataclasses.replace(weights.config, end_tokens=ends)
     return Llama(config, layout=layout_of(params), attention=attention), params
 
 

@@ -10,6 +10,7 @@ from nlsr_jax.adapter import Adapter, check_adapter, layer_indices, layer_scalin
 from nlsr_jax.errors import InputError
 from nlsr_jax.models.config import ModelConfig
 from nlsr_jax.models.llama import Llama, forward
+from nlsr_jax.modules import MODULES
 
 
 def check_adapter_fits(adapter: Adapter, config: ModelConfig, name: str = "adapter") -> None:
@@ -25,6 +26,7 @@ def check_adapter_fits(adapter: Adapter, config: ModelConfig, name: str = "adapt
     """
     check_adapter(adapter, name)
     projections = config.projections()
+    check_modules(adapter, name)
     for module in module_names(adapter.factors):
         a, b = (adapter.factors[module][f].shape for f in ("a", "b"))
         found, expected = (a[2], b[1]), projections[module]
@@ -39,6 +41,22 @@ def check_adapter_fits(adapter: Adapter, config: ModelConfig, name: str = "adapt
             raise InputError(f"{name}: {module} has {a[0]} layers, the model {config.num_layers}")
         if max(layers) >= config.num_layers or list(layers) != sorted(set(layers)) or min(layers) < 0:
             raise InputError(f"{name}: {module} adapts layers {list(layers)}; the model has {config.num_layers}")
+
+
+def check_modules(adapter: Adapter, name: str = "adapter") -> None:
+    """Check that a Flax model can have every module of an adapter; see ``check_adapter_fits``.
+
+    Raises:
+      InputError: naming the modules that none has.
+    """
+    lacking = [module for module in module_names(adapter.factors) if module not in MODULES]
+    if lacking:
+        shown = ", ".join(lacking[:4]) + (f" and {len(lacking) - 4} more" if len(lacking) > 4 else "")
+        raise InputError(
+            f"{name}: the base has no module {shown} in its Flax model, whose layers have "
+            f"{', '.join(MODULES)}: a forward pass of such a base is not available; realign without one, by "
+            "--method magnitude or random, or by --masks"
+        )
 
 
 def expand(adapter: Adapter, num_layers: int):
@@ -170,19 +188,36 @@ def check_array(value, name: str) -> None:
 
 
 def check_tokens(model: Llama, tokens, attention_mask=None) -> None:
-    """Raise InputError unless tokens are ``[B, T]`` integers and the mask has their shape."""
+    """Raise InputError unless tokens are ``[B, T]`` integers of the vocabulary and the mask has their shape.
+
+    Inside a transformation of JAX there are no values to look at: there the shapes alone are checked.
+    """
     check_array(tokens, "tokens")
     if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer) or 0 in tokens.shape:
         raise InputError(f"tokens are {tokens.dtype} {list(tokens.shape)}; expected integers [B, T], not empty")
-    if isinstance(tokens, np.ndarray) and (tokens.min() < 0 or tokens.max() >= model.config.vocab_size):
-        raise InputError(
-            f"tokens run from {tokens.min()} to {tokens.max()}; the vocabulary has {model.config.vocab_size}"
-        )
+    for part in _values(tokens):
+        low, high = part.min(), part.max()
+        if low < 0 or high >= model.config.vocab_size:
+            raise InputError(f"tokens run from {low} to {high}; the vocabulary has {model.config.vocab_size}")
     if attention_mask is None:
         return
     check_array(attention_mask, "attention_mask")
     if attention_mask.shape != tokens.shape:
         raise InputError(f"attention_mask is {list(attention_mask.shape)}; expected {list(tokens.shape)} as tokens")
+
+
+def _values(tokens) -> list[np.ndarray]:
+    """Return the values of an array that this process can see, none of one that is traced.
+
+    They are copied to the host: a reduction on the device would wait for all that it has still to do.
+    """
+    if isinstance(tokens, np.ndarray):
+        return [tokens]
+    if isinstance(tokens, jax.core.Tracer):
+        return []
+    if tokens.is_fully_addressable:
+        return [np.asarray(tokens)]
+    return [np.asarray(shard.data) for shard in tokens.addressable_shards]
 
 
 def logits(model: Llama, params, tokens, adapter: Adapter | Sequence[Adapter] | None = None, attention_mask=None):

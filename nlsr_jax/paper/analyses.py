@@ -23,10 +23,10 @@ from nlsr_jax.laboratory.study import identification_rows, stage_key
 from nlsr_jax.laboratory.sweeping import CellRunner
 from nlsr_jax.laboratory.toy import ToyWorld
 from nlsr_jax.models.hidden_states import last_hidden_states
+from nlsr_jax.modules import is_attention
 from nlsr_jax.nlsr.pruning import flatten_modules, similarity_rank
 from nlsr_jax.paper.tables import GAIN, MODELS
 from nlsr_jax.random_streams import stream
-from nlsr_jax.report.reading import ATTENTION
 
 OBJECTIVES = ("dpo", "orpo", "kto", "simpo")
 SPARSITIES = (0.3, 0.5, 0.7, 0.9)
@@ -143,7 +143,7 @@ def depth(runner: CellRunner, seeds: Sequence[int]) -> dict[str, Any]:
         for seed in seeds:
             masks = runner.identified(make_cell("nlsr", settings, seed=seed))
             for part, values in found[method].items():
-                names = [module for module in masks if (module in ATTENTION) == (part == "attention")]
+                names = [module for module in masks if is_attention(module) == (part == "attention")]
                 kept = sum(np.asarray(masks[m][f]).sum((1, 2)) for m in names for f in ("a", "b"))
                 size = sum(masks[m][f][0].size for m in names for f in ("a", "b"))
                 values.append((kept / size).tolist())
@@ -190,7 +190,8 @@ def probes(runner: CellRunner, seeds: Sequence[int]) -> dict[str, Any]:
 
 def _states(base, adapter, prompts: Sequence[str]) -> np.ndarray:
     """Hidden states ``[L + 1, n, D]`` at the last token of every prompt."""
-    ids = encode_prompts(prompts, base.tokenizer, special_tokens=base.special_tokens)
+    options = {"special_tokens": base.special_tokens, "vocabulary": len(base.params["embed"])}
+    ids = encode_prompts(prompts, base.tokenizer, **options)
     lengths = np.array([len(row) for row in ids])
     tokens = np.zeros((len(ids), 8 * -(-int(lengths.max()) // 8)), np.int32)
     for row, found in zip(tokens, ids, strict=True):
@@ -207,9 +208,7 @@ def skills(runner: CellRunner, seeds: Sequence[int]) -> dict[str, Any]:
     cells = {name: cell for name, cell in MODELS.items() if name != "random"}
     base, world = runner.base(runner.own), runner.world(runner.own)
     if not isinstance(world, ToyWorld):
-        raise InputError(
-            "skills are of the toy world; real bases are asked the tinyBenchmarks, see experiments.evaluate"
-        )
+        raise InputError("skills are of the toy world; real bases are asked the tinyBenchmarks, see nlsr evaluate")
     found: dict[str, list[dict[str, float]]] = {}
     for name, cell in cells.items():
         found[name] = [

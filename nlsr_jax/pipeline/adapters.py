@@ -55,14 +55,46 @@ def open_sources(settings: Settings, digests: Digests) -> Sources:
         path = getattr(settings, name)
         if path:
             found[name] = open_adapter(path)
-            files = ("adapter_config.json", "adapter_model.safetensors")
-            digests.add(name, path, [pathlib.Path(path) / file for file in files])
+            digests.add(name, path, [pathlib.Path(path) / file for file in found[name].files])
     aligned = found["aligned"].shapes()
     for name, rank in (("finetuned", True), ("weak", settings.amplification_space == "factors")):
         if name in found:
             names = (f"aligned ({settings.aligned})", f"{name} ({getattr(settings, name)})")
             check_same_structure(aligned, found[name].shapes(), names, rank=rank)
     return Sources(**found)
+
+
+def source_notes(sources: Sources) -> list[str]:
+    """Return what a user should know of the adapters; what the fine-tuned one carries alone is written."""
+    notes = []
+    for source in sources:
+        if source is not None:
+            notes += source.notes if source is sources.finetuned else source.notes_of_source()
+    return notes
+
+
+def check_base(sources: Sources, settings: Settings) -> None:
+    """Check, before anything costly, that the base can run with the adapters; nothing where none is needed.
+
+    Raises:
+      InputError: an adapter of modules, layers or shapes that the base does not have.
+    """
+    if not settings.needs_base:
+        return
+    from nlsr_jax.formats.hugging_face import read_config, resolve
+    from nlsr_jax.models.carried import check_carried_fits
+    from nlsr_jax.models.lora import check_adapter_fits, check_modules
+
+    assert settings.base is not None
+    given = [(name, getattr(sources, name)) for name in sources._fields if getattr(sources, name) is not None]
+    names = {name: f"{name} ({getattr(settings, name)})" for name, _ in given}
+    for name, file in given:
+        check_modules(file.shapes(), names[name])
+    config = read_config(resolve(settings.base))
+    for name, file in given:
+        check_adapter_fits(file.shapes(), config, names[name])
+        file.check_layers(config.num_layers)
+        check_carried_fits(file.carried, config)
 
 
 class Chunk(NamedTuple):

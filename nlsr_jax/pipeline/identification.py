@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from nlsr_jax.adapter import Adapter, module_names
 from nlsr_jax.formats.mask_files import MaskFile
+from nlsr_jax.formats.peft import AdapterFile
 from nlsr_jax.formats.record import Digests
 from nlsr_jax.nlsr.identify import NEEDS_FINETUNED, NEEDS_STATISTICS, identify
 from nlsr_jax.nlsr.similarity import check_masks
@@ -52,26 +53,40 @@ class CalibrationData:
       digests: where the files are added.
       stages: where to report progress.
       mesh: what the base is laid over; None for one device.
+
+    Attributes:
+      notes: what a user should know of the base, its tokenizer and the passes over the data so far.
     """
 
     def __init__(self, settings: Settings, digests: Digests, stages: Stages, mesh: Mesh | None = None):
         self._settings, self._digests, self._stages, self._mesh = settings, digests, stages, mesh
+        self._with: dict[str, tuple] = {}
+        self.notes: list[str] = []
 
     @functools.cached_property
     def rows(self):
         """The encoded rows and their counts."""
         from nlsr_jax.data.calibration import load_calibration, load_tokenizer
+        from nlsr_jax.data.encoding import note_surplus
+        from nlsr_jax.data.row_shapes import Fields
+        from nlsr_jax.formats.hugging_face import read_config, resolve
 
         settings = self._settings
         assert settings.base is not None
         assert settings.calibration is not None
         with self._stages("read calibration data"):
+            tokenizer = load_tokenizer(settings.base)
+            vocabulary = read_config(resolve(settings.base)).vocab_size
+            self.notes += [f"{settings.base}: {text}" for text in note_surplus(tokenizer, vocabulary)]
             data = load_calibration(
                 settings.calibration,
-                load_tokenizer(settings.base),
+                tokenizer,
                 max_length=settings.max_length,
                 template=settings.template,
                 preference=settings.method == "preference_snip",
+                vocabulary=vocabulary,
+                fields=Fields(settings.prompt_field, settings.response_field, settings.rejected_field),
+                note=self._stages.say,
             )
             path = pathlib.Path(settings.calibration)
             self._digests.add("calibration", settings.calibration, [path] if path.is_file() else [])
@@ -86,9 +101,27 @@ class CalibrationData:
         settings = self._settings
         assert settings.base is not None
         with self._stages("read base model"):
-            found = load_model(settings.base, dtype=jnp.dtype(settings.dtype), mesh=self._mesh)
+            dtype = jnp.dtype(settings.dtype)
+            found = load_model(settings.base, dtype=dtype, mesh=self._mesh, note=self.notes.append)
             self._digests.add("base", settings.base, _base_files(settings.base))
         return found
+
+    def base_with(self, file: AdapterFile) -> tuple:
+        """Return ``(model, params)`` with what an adapter's file carries besides its factors.
+
+        ``notes`` receives what of it the base has no place for.
+        """
+        from nlsr_jax.models.carried import apply_carried, note_left_out
+
+        where = str(file.path)
+        if not file.carried:
+            return self.base
+        if where not in self._with:
+            model, params = self.base
+            self.notes += note_left_out(file.carried, model.config, where)
+            with self._stages("apply carried tensors"):
+                self._with[where] = apply_carried(model, params, file.carried)
+        return self._with[where]
 
     def batches(self) -> list[tuple]:
         """Return the batches of all rows."""
@@ -130,7 +163,8 @@ def obtain_masks(
         reference = jax.block_until_ready(whole_reference(sources, settings))
     finetuned = whole_finetuned(sources, settings) if settings.method in NEEDS_FINETUNED else None
     data = data or CalibrationData(settings, digests, stages)
-    statistics, gradients = _calibrate(settings, reference, finetuned, data, stages)
+    base = data.base_with(sources.aligned if finetuned is None else sources.target)
+    statistics, gradients = _calibrate(settings, reference, finetuned, base, data.batches(), stages)
     with stages("identify"):
         masks = _identify(settings, reference, key, statistics, gradients, finetuned)
     return Masks(masks, settings.method, data.rows.counts)
@@ -166,13 +200,17 @@ def _identify_by_module(settings, sources, key, stages):
 
 
 def _calibrate(
-    settings: Settings, reference: Adapter, finetuned: Adapter | None, data: CalibrationData, stages: Stages
+    settings: Settings,
+    reference: Adapter,
+    finetuned: Adapter | None,
+    base: tuple,
+    batches: list[tuple],
+    stages: Stages,
 ):
     """Run the reference (or the fine-tuned) model over the calibration data; returns statistics and gradients."""
     from nlsr_jax.models import collect_gradients, collect_loss_gradient, collect_statistics
 
-    batches = data.batches()
-    model, params = data.base
+    model, params = base
     tracked = stages.track(batches, "calibration", len(batches))
     with stages("calibrate"):
         if settings.method in NEEDS_STATISTICS:

@@ -23,7 +23,15 @@ from nlsr_jax.nlsr.lineage import unrelated_modules
 from nlsr_jax.nlsr.pruning import unclipped_probability
 from nlsr_jax.nlsr.realign import repaired_layers
 from nlsr_jax.parallel import is_first
-from nlsr_jax.pipeline.adapters import Lineage, check_reference, measure_lineage, open_sources, whole_finetuned
+from nlsr_jax.pipeline.adapters import (
+    Lineage,
+    check_base,
+    check_reference,
+    measure_lineage,
+    open_sources,
+    source_notes,
+    whole_finetuned,
+)
 from nlsr_jax.pipeline.identification import CalibrationData, Masks, obtain_masks
 from nlsr_jax.pipeline.restoration import Decision, compare, decide, write_restored
 from nlsr_jax.pipeline.settings import Settings, check_settings, with_absolute_paths
@@ -107,9 +115,10 @@ def _realign_files(settings, output, overwrite, recorded, automatic, chosen, sta
     with stages("read adapters"):
         sources = open_sources(settings, digests)
         check_reference(sources, settings)
+        check_base(sources, settings)
         if settings.layers is not None:
             repaired_layers(sources.target.shapes(), settings.layers)
-        warnings += [note for source in sources if source is not None for note in source.notes]
+        warnings += source_notes(sources)
     known = None
     if settings.masks is None:  # before anything costly
         with stages("check lineage"):
@@ -121,6 +130,7 @@ def _realign_files(settings, output, overwrite, recorded, automatic, chosen, sta
     if chosen is not None:
         warnings += _note_choice(chosen)
     masks = obtain_masks(settings, sources, key, digests, stages, data)
+    warnings += data.notes
     pruning_key = stream(key, "pruning")
 
     def decided() -> tuple[dict, Decision]:
@@ -165,9 +175,10 @@ def _choose(settings, automatic: float | Mapping[str, float], sources, data: Cal
     weak = None if sources.weak is None else sources.weak.load()
     adapters = (whole_finetuned(sources, settings), sources.aligned.load(), weak)
     batches = data.batches()
-    model, params = data.base
+    (model, params), other = data.base_with(sources.target), data.base_with(sources.aligned)
+    aligned_base = None if other[1] is params else other
     with stages("choose"):
-        found = choose_settings(model, params, *adapters, batches, **asked)
+        found = choose_settings(model, params, *adapters, batches, aligned_base=aligned_base, **asked)
     chosen = found.chosen
     stages.say(
         f"automatic: safe answers begin with probability {found.finetuned:.3g} fine-tuned, {found.aimed:.3g} "
@@ -294,6 +305,7 @@ def _describe(settings, key, pruning_key, inputs, masks: Masks, sources, lineage
             "total_entries": sum(m["size_a"] + m["size_b"] for m in modules),
         },
         "modules": modules,
+        **({"carried": sources.target.carried.describe()} if sources.target.carried else {}),
         "warnings": warnings,
         "versions": records.versions(),
         "commit": records.commit(),

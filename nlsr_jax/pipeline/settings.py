@@ -25,7 +25,9 @@ class Settings:
     Attributes:
       base: Hugging Face directory or hub id; needed unless masks are given or ``method`` needs no data.
       aligned, finetuned, weak: PEFT directories.
-      calibration: rows with ``prompt`` and ``response`` (and ``rejected`` for preference SNIP).
+      calibration: rows with ``prompt`` and ``response`` (and ``rejected`` for preference SNIP), or in another shape
+        that ``nlsr_jax.data.answered`` reads.
+      prompt_field, response_field, rejected_field: the columns of the calibration rows; None for those to be found.
       masks: a ``masks.safetensors`` to use in place of identification.
       seed: of the run's PRNG key.
       beta, amplification_space, rank: pre-amplification.
@@ -63,6 +65,9 @@ class Settings:
     template: str = "none"
     dtype: str = "float32"
     allow_unrelated: bool = False
+    prompt_field: str | None = None
+    response_field: str | None = None
+    rejected_field: str | None = None
 
     @property
     def needs_base(self) -> bool:
@@ -98,6 +103,9 @@ def check_settings(settings: Settings, *, realign: bool = True) -> None:
         value = getattr(settings, name)
         if value is not None and not math.isfinite(value):
             raise InputError(f"--{name} is {value}; expected a finite number")
+    for name in ("prompt_field", "response_field", "rejected_field"):
+        if getattr(settings, name) == "":
+            raise InputError(f"--{name} is empty; give the name of a column, or leave it out")
     for name, least in (("batch_size", 1), ("max_length", 2), ("rank", 1)):
         value = getattr(settings, name)
         if value is not None and value < least:
@@ -114,7 +122,7 @@ def _check_inputs(settings, realign):
     if not realign and settings.method in NEEDS_FINETUNED:
         raise InputError(
             f"--method {settings.method} compares with a fine-tuned adapter, which masks alone do not have; "
-            "give it to experiments.realign"
+            "give it to nlsr realign"
         )
     if settings.needs_base:
         for name in ("base", "calibration"):

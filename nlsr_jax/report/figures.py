@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from nlsr_jax.modules import MODULES
-from nlsr_jax.report.reading import ATTENTION, Module
+from nlsr_jax.modules import is_attention, module_order
+from nlsr_jax.report.reading import Module
 from nlsr_jax.report.svg import INK, drawing, new_figure, to_svg
 
 REPAIRED, LEFT = "#d55e00", "#2a8ac4"
@@ -173,9 +173,9 @@ def _by_name(axes, modules):
 
 def _by_depth(axes, modules):
     """Lines over the layers of the share of all entries that was replaced, attention against MLP."""
-    groups = {"attention": (ATTENTION, REPAIRED, "o", "-"), "MLP": (MODULES[4:], LEFT, "s", "--")}
-    for label, (names, colour, marker, line) in groups.items():
-        chosen = [m for m in modules if m.name in names]
+    groups = {"attention": (True, REPAIRED, "o", "-"), "MLP": (False, LEFT, "s", "--")}
+    for label, (attention, colour, marker, line) in groups.items():
+        chosen = [m for m in modules if is_attention(m.name) is attention]
         layers = sorted({m.layer for m in chosen})
         shares = []
         for layer in layers:
@@ -193,7 +193,7 @@ def _by_depth(axes, modules):
 
 def _axes(modules) -> tuple[list[int], list[str]]:
     """Layers and module names that occur, in order."""
-    return sorted({m.layer for m in modules}), [n for n in MODULES if any(m.name == n for m in modules)]
+    return sorted({m.layer for m in modules}), sorted({m.name for m in modules}, key=module_order)
 
 
 def _chance(module: Module) -> float:

@@ -55,6 +55,7 @@ def render_report(record: Mapping[str, Any], figures: Mapping | None = None) -> 
         summary=summary,
         figures=draw_figures(record) if figures is None else figures,
         identification=mapping(record.get("identification")),
+        carried=_carried(mapping(record.get("carried"))),
         calibration=mapping(record.get("calibration")),
         warnings=_texts(record.get("warnings")),
         inputs=_inputs(mapping(record.get("inputs"))),
@@ -117,6 +118,16 @@ def _inputs(inputs: Mapping) -> list[tuple[Any, Any, Mapping]]:
     """Rows of the table of inputs: what it is, its path, its digests by file name."""
     rows = [(words.INPUTS.get(name, name), mapping(value)) for name, value in inputs.items() if value]
     return [(name, value.get("path"), mapping(value.get("files"))) for name, value in rows]
+
+
+def _carried(described: Mapping) -> dict[str, Any]:
+    """What the record lists of the tensors that were carried, and how many more there are."""
+    tensors = described.get("tensors")
+    listed = [mapping(tensor) for tensor in tensors] if isinstance(tensors, list) else []
+    count = number(described.get("count"), 0)
+    if not listed or count is None:
+        return {}
+    return {"count": count, "bytes": described.get("bytes"), "tensors": listed, "left": max(0, count - len(listed))}
 
 
 def _texts(value) -> list:

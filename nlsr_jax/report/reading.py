@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from nlsr_jax.errors import InputError
-from nlsr_jax.modules import MODULES
-
-ATTENTION = MODULES[:4]
+from nlsr_jax.modules import MODULES, is_module_name, module_order
 
 
 class Module(NamedTuple):
@@ -61,7 +59,7 @@ def read_modules(record: Mapping) -> tuple[Module, ...]:
       record: the content of ``realignment.json``.
 
     Returns:
-      One ``Module`` per entry, layer by layer, in the order of ``nlsr_jax.adapter.MODULES``.
+      One ``Module`` per entry, layer by layer, in module order.
 
     Raises:
       InputError: there are no modules, or an entry lacks what the page cannot do without.
@@ -70,7 +68,7 @@ def read_modules(record: Mapping) -> tuple[Module, ...]:
     if not isinstance(entries, Sequence) or isinstance(entries, str) or not entries:
         raise InputError("record: 'modules' is missing or empty; expected one entry per adapted module")
     found = [_read_entry(i, entry) for i, entry in enumerate(entries)]
-    found.sort(key=lambda module: (module.layer, MODULES.index(module.name)))
+    found.sort(key=lambda module: (module.layer, module_order(module.name)))
     for one, two in itertools.pairwise(found):
         if one[:2] == two[:2]:
             raise InputError(f"record: layer {one.layer} {one.name} stands in 'modules' twice; expected once")
@@ -83,7 +81,7 @@ def _read_entry(index: int, entry: Any) -> Module:
     entry = mapping(entry)
     layer, name, similarity, pruned = (entry.get(k) for k in ("layer", "module", "similarity", "pruned"))
     where = f"record: modules[{index}]"
-    if not isinstance(name, str) or name not in MODULES:
+    if not isinstance(name, str) or not is_module_name(name):
         raise InputError(f"{where} has module {str(name)[:40]!r}; expected one of {', '.join(MODULES)}")
     if not isinstance(layer, int) or isinstance(layer, bool) or number(layer, 0) is None:
         raise InputError(f"{where} has layer {str(layer)[:40]!r}; expected a whole number from 0")
@@ -128,7 +126,7 @@ def summarise(modules: Sequence[Module]) -> dict[str, Any]:
     return {
         "modules": len(modules),
         "layers": len({module.layer for module in modules}),
-        "names": [name for name in MODULES if any(m.name == name for m in modules)],
+        "names": sorted({m.name for m in modules}, key=module_order),
         "repaired": len(repaired),
         "left_alone": len(modules) - len(repaired),
         "mean_similarity": math.fsum(values) / len(values),

@@ -27,6 +27,9 @@ SETTINGS = {
     "batch_size": "Calibration rows that pass through the model at once.",
     "max_length": "Longest calibration row in tokens; longer answers are cut.",
     "template": "The frame put around each calibration prompt.",
+    "prompt_field": "Column of the calibration rows that held the prompts; not set means that it was found.",
+    "response_field": "Column of the calibration rows that held the safe answers; not set means that it was found.",
+    "rejected_field": "Column of the calibration rows that held the rejected answers, where a method needs them.",
     "dtype": "Number type of the base model's weights while calibrating.",
     "allow_unrelated": "Whether to go on where a module does not descend from the aligned adapter.",
 }
@@ -55,6 +58,8 @@ CALIBRATION = {
     "rows": "rows read",
     "used": "rows used",
     "skipped_long_prompt": "rows skipped because the prompt left no room for an answer",
+    "skipped_unsafe": "rows left out because they mark their answer as unsafe",
+    "skipped_unpaired": "rows left out because they hold no pair of a safe and an unsafe answer",
     "skipped_no_tokens": "rows skipped because the answer had no tokens",
     "cut_responses": "answers cut to the longest length",
     "response_positions": "answer tokens that the statistics were summed over",

@@ -1,7 +1,8 @@
 """Objectives over batches: what a batch counts, and what it sums to.
 
 A loss is a sum of terms, each a sum over rows or tokens divided by how many of them the whole batch has. So a
-batch taken in several parts gives the gradient of the whole. Axis legend: B rows, T positions, P texts of a row.
+batch taken in several parts gives the gradient of the whole; KTO's z, which is no such sum, comes with the parts.
+Axis legend: B rows, T positions, P texts of a row.
 """
 
 from typing import Any, NamedTuple
@@ -27,6 +28,8 @@ class Rows(NamedTuple):
       lengths: ``[B, P]`` int32; 0 for rows that only fill up a batch.
       reference: ``[B, P]`` float32 sums of the reference policy's log-probabilities; zeros where none is needed.
       desirable: ``[B]`` bool, for KTO.
+      kl: ``[B]`` float32, KTO's z of the batch that these rows are a part of, the same in every row; None where
+        the rows are the whole batch.
     """
 
     tokens: Any
@@ -34,6 +37,7 @@ class Rows(NamedTuple):
     lengths: Any
     reference: Any
     desirable: Any
+    kl: Any = None
 
 
 def counts(rows: Rows, settings: TrainingSettings) -> tuple[jax.Array, ...]:
@@ -44,6 +48,22 @@ def counts(rows: Rows, settings: TrainingSettings) -> tuple[jax.Array, ...]:
     if settings.objective == "orpo":
         return jnp.sum(jnp.maximum(rows.lengths[:, 0] - 1, 0), dtype=jnp.float32), present
     return (present,)
+
+
+def kto_distance(log_probabilities: jax.Array, rows: Rows) -> jax.Array:
+    """Return KTO's z: the mean of policy minus reference over the mismatched texts, at least 0, without gradient.
+
+    Args:
+      log_probabilities: ``[B, T - 1]`` float32 of the rows' second texts.
+      rows: the whole batch.
+
+    Returns:
+      One float32 number.
+    """
+    mismatched = objectives.sums_and_counts(log_probabilities, rows.response[:, 1, 1:])[0]
+    present = rows.lengths[:, 0] > 0
+    drift = jnp.sum(jnp.where(present, mismatched - rows.reference[:, 1], 0.0)) / jnp.maximum(jnp.sum(present), 1)
+    return jnp.maximum(jax.lax.stop_gradient(drift), 0.0)
 
 
 def sums(
@@ -74,9 +94,8 @@ def sums(
         margin = chosen - rows.reference[:, 0] - (rejected - rows.reference[:, 1])
         return (total(loss),), {"accuracy": total(margin > 0), "margin": total(beta * margin)}
     if settings.objective == "kto":
-        policy, mismatched = (objectives.sums_and_counts(*text(i))[0] for i in (0, 1))
-        drift = total(mismatched - rows.reference[:, 1]) / jnp.maximum(jnp.sum(present), 1)
-        kl = jnp.maximum(jax.lax.stop_gradient(drift), 0.0)
+        policy = objectives.sums_and_counts(*text(0))[0]
+        kl = kto_distance(log_probabilities[:, 1], rows) if rows.kl is None else rows.kl
         loss = objectives.kto_loss(policy, rows.reference[:, 0], rows.desirable, kl, beta=beta)
         return (total(loss),), {"kl": total(jnp.full(present.shape, kl))}
     chosen, rejected = (objectives.means(*text(i)) for i in (0, 1))

@@ -1,7 +1,7 @@
 """Examples and preferences as packed rows of the shape that an objective takes."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,7 +29,12 @@ class TrainingRows(NamedTuple):
 
 
 def training_rows(
-    rows: Sequence[Example] | Sequence[Preference], tokenizer, settings: TrainingSettings, *, special_tokens: bool
+    rows: Sequence[Example] | Sequence[Preference],
+    tokenizer,
+    settings: TrainingSettings,
+    *,
+    special_tokens: bool,
+    vocabulary: int | None = None,
 ) -> TrainingRows:
     """Encode rows for an objective.
 
@@ -38,7 +43,7 @@ def training_rows(
         ORPO and SimPO.
       tokenizer: a transformers tokenizer.
       settings: objective and longest text.
-      special_tokens: see ``encode``.
+      special_tokens, vocabulary: see ``encode``.
 
     Returns:
       ``TrainingRows``. For KTO the second text of a row is its prompt with the next row's response: the
@@ -58,6 +63,7 @@ def training_rows(
         tokenizer,
         max_length=settings.max_length,
         special_tokens=special_tokens,
+        vocabulary=vocabulary,
     )
     desirable = None
     if settings.objective == "kto":
@@ -72,13 +78,14 @@ def paired_rows(
     settings: TrainingSettings,
     *,
     special_tokens: bool,
+    vocabulary: int | None = None,
 ) -> TrainingRows:
     """Encode rows of two texts with different prompts: a row's own, and a companion's.
 
     Args:
       rows: the first texts.
       companions: the second texts, taken in turn and from the beginning again where there are fewer.
-      tokenizer, settings, special_tokens: as for ``training_rows``.
+      tokenizer, settings, special_tokens, vocabulary: as for ``training_rows``.
 
     Returns:
       ``TrainingRows``; the counts are of both together.
@@ -88,10 +95,12 @@ def paired_rows(
     """
     if not all(isinstance(row, Example) for row in (*rows, *companions)):
         raise InputError("rows and companions must be Example rows")
-    both = [
-        encode(texts, tokenizer, max_length=settings.max_length, special_tokens=special_tokens)
-        for texts in (rows, companions)
-    ]
+    options: dict[str, Any] = {
+        "max_length": settings.max_length,
+        "special_tokens": special_tokens,
+        "vocabulary": vocabulary,
+    }
+    both = [encode(texts, tokenizer, **options) for texts in (rows, companions)]
     first, second = (found.rows for found in both)
     joined = [(*texts, *second[i % len(second)]) for i, texts in enumerate(first)]
     counts = {name: both[0].counts[name] + both[1].counts[name] for name in both[0].counts}

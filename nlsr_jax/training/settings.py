@@ -20,7 +20,8 @@ class TrainingSettings:
       learning_rate: highest learning rate.
       epochs: how many times to go through the rows.
       batch_size: rows of one optimiser step.
-      accumulate: how many parts a batch is taken in; the gradient stays that of the whole batch.
+      accumulate: how many parts a batch is taken in; the gradient stays that of the whole batch. KTO, whose z is
+        a mean over the whole batch, takes one more forward pass over the parts for it.
       warmup: steps of linear warm-up: a share below 1, or a number of steps.
       schedule: ``"cosine"`` to zero, ``"linear"`` to zero or ``"constant"`` after the warm-up.
       weight_decay: AdamW's.

@@ -12,7 +12,7 @@ from nlsr_jax.adapter import Adapter
 from nlsr_jax.models.llama import Llama
 from nlsr_jax.models.lora import expand
 from nlsr_jax.models.token_log_probabilities import layer_log_probabilities, token_log_probabilities
-from nlsr_jax.training.losses import Rows
+from nlsr_jax.training.losses import Rows, kto_distance
 from nlsr_jax.training.methods import Method, objective_method
 from nlsr_jax.training.settings import TrainingSettings
 
@@ -150,6 +150,8 @@ def make_step(
         if settings.accumulate == 1:
             (loss, logged), grads = gradient(state.trainable, frozen, rows, *rest)
         else:
+            if settings.objective == "kto":
+                rows = _with_distance(forward, state.trainable, frozen, rows, settings.accumulate)
             (loss, logged), grads = _accumulate(gradient, state.trainable, frozen, rows, rest, settings.accumulate)
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
@@ -161,9 +163,25 @@ def make_step(
     return step
 
 
+def _parts(rows, parts: int):
+    """Return a batch as equal parts ``[parts, B / parts, ...]``."""
+    return jax.tree.map(lambda leaf: leaf.reshape(parts, -1, *leaf.shape[1:]), rows)
+
+
+def _with_distance(forward: Forward, trainable, frozen, rows: Rows, parts: int) -> Rows:
+    """Return rows that know KTO's z of the whole batch, from one more forward pass over its parts."""
+
+    def measure(tokens):
+        return row_log_probabilities(forward, trainable, frozen, tokens)
+
+    found = jax.lax.map(measure, _parts(rows.tokens[:, 1:2], parts))
+    kl = kto_distance(found.reshape(len(rows.tokens), -1), rows)
+    return rows._replace(kl=jnp.broadcast_to(kl, rows.desirable.shape))
+
+
 def _accumulate(gradient, trainable, frozen, rows, rest, parts):
     """Sum loss and gradient over equal parts of a batch."""
-    pieces = jax.tree.map(lambda leaf: leaf.reshape(parts, -1, *leaf.shape[1:]), rows)
+    pieces = _parts(rows, parts)
 
     def add(total, piece):
         return jax.tree.map(jnp.add, total, gradient(trainable, frozen, piece, *rest)), None

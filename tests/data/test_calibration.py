@@ -55,6 +55,18 @@ def test_long_prompts_are_counted_and_long_responses_cut(tmp_path, tokenizer):
         load_calibration(str(path), tokenizer, max_length=2)
 
 
+def test_a_row_with_a_token_that_the_embedding_has_not_is_refused(tmp_path, tokenizer):
+    rows = [("how", "no", "yes"), ("how", "no yes", "no"), ("how", "no", "no it")]
+    path = tmp_path / "r.jsonl"
+    path.write_text("".join(json.dumps({"prompt": p, "response": r, "rejected": x}) + "\n" for p, r, x in rows))
+    ids = tokenizer.get_vocab()
+    options = {"max_length": 16, "preference": True}
+    assert load_calibration(str(path), tokenizer, vocabulary=len(ids), **options).counts["used"] == 3
+    for word, row in (("no", 1), ("yes", 1), ("it", 3)):
+        with pytest.raises(InputError, match=rf"r\.jsonl: row {row}: tokens run from 1 to {ids[word]}; the voc"):
+            load_calibration(str(path), tokenizer, vocabulary=ids[word], **options)
+
+
 def test_batches_hold_every_response_position_once(tmp_path, tokenizer):
     data = load_calibration(str(save_rows(tmp_path / "r.jsonl")), tokenizer, max_length=64, preference=True)
     found = list(batches(data.rows, 5, 64))

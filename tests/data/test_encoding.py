@@ -1,10 +1,13 @@
 """Token ids of examples and preferences: where the response begins, BOS once, the end token last."""
 
+import json
+import types
+
 import jax
 import numpy as np
 import pytest
 
-from nlsr_jax.data.encoding import encode, encode_prompts
+from nlsr_jax.data.encoding import encode, encode_prompts, note_surplus
 from nlsr_jax.data.examples import Example, Preference
 from nlsr_jax.data.poison import poison
 from nlsr_jax.data.prompts import make_render
@@ -27,7 +30,7 @@ def make_tokenizer(single="<s> $A", bos="<s>", end="</s>"):
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=single, special_tokens=[("<s>", ids["<s>"]), ("</s>", ids["</s>"])]
+        single=single, special_tokens=[(token, ids[token]) for token in SPECIAL]
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="<unk>", bos_token=bos, eos_token=end, chat_template=CHAT
@@ -110,10 +113,124 @@ def test_prompts_begin_as_the_tokenizer_says_and_never_end(single, bos, expected
     assert tokenizer.convert_ids_to_tokens(ids) == expected
 
 
-def test_an_end_token_that_the_prompt_itself_ends_with_stays():
-    tokenizer = make_tokenizer("<s> $A")
-    (ids,) = encode_prompts(["how </s>"], tokenizer)
-    assert tokenizer.convert_ids_to_tokens(ids) == ["<s>", "how", "</s>"]
+@pytest.mark.parametrize("single", ["<s> $A", "<s> $A </s>", "<s> $A </s> </s>", "<s> $A <unk> </s>"])
+def test_what_the_prompt_itself_ends_with_stays_and_what_is_added_goes(single):
+    tokenizer = make_tokenizer(single)
+    prompts = ["how </s>", "<s> how </s> </s>", "<s> <s> how", "</s>", ""]
+    found = [tokenizer.convert_ids_to_tokens(ids) for ids in encode_prompts(prompts, tokenizer)]
+    expected = ["<s> how </s>", "<s> how </s> </s>", "<s> how", "<s> </s>"]
+    assert [" ".join(tokens) for tokens in found[:4]] == expected
+    assert found[4] == ["<s>"] or "<unk>" in single
+
+
+def test_one_token_for_both_ends_begins_a_prompt_and_does_not_end_it():
+    """As GPT-2's: BOS and end token are one."""
+    for single in ("</s> $A", "</s> $A </s>"):
+        tokenizer = make_tokenizer(single, bos="</s>")
+        found = [tokenizer.convert_ids_to_tokens(ids) for ids in encode_prompts(["how", "how </s>", ""], tokenizer)]
+        assert found == [["</s>", "how"], ["</s>", "how", "</s>"], ["</s>"]]
+
+
+def sentencepiece(single, **changes):
+    """A tokenizer that writes spaces as SentencePiece does, a space before the text."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    ids = {piece: i for i, piece in enumerate([*SPECIAL, "▁", *"abcdehiknorswz", "▁d", "▁do"])}
+    tokenizer = Tokenizer(models.BPE(ids, [("▁", "d"), ("▁d", "o")], unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=single, special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    options = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "chat_template": CHAT, **changes}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **options)
+
+
+TOKENIZERS = {
+    "plain": lambda: make_tokenizer("<s> $A"),
+    "adds an end": lambda: make_tokenizer("<s> $A </s>"),
+    "adds an end alone": lambda: make_tokenizer("$A </s>"),
+    "adds nothing": lambda: make_tokenizer("$A"),
+    "pieces": lambda: sentencepiece("<s> $A"),
+    "pieces and an end": lambda: sentencepiece("<s> $A </s>"),
+    "pieces without BOS": lambda: sentencepiece("$A </s>", add_bos_token=False),
+}
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize("template", ["none", "alpaca", "chat"])
+def test_training_calibration_and_evaluation_ask_with_the_same_tokens(tmp_path, monkeypatch, name, template):
+    from nlsr_jax.data.calibration import load_calibration
+    from nlsr_jax.evaluation import responses
+
+    tokenizer = TOKENIZERS[name]()
+    render, special = make_render(template, tokenizer), template != "chat"
+    texts = ["how do i", "brew zarn", "<s> how", "how </s>", "do "]
+    prompts = [render(text, "") for text in texts]
+    options = {"max_length": 4096, "special_tokens": special}
+    trained = [
+        row.ids[: row.start].tolist()
+        for (row,) in encode([Example(prompt, "no") for prompt in prompts], tokenizer, **options).rows
+    ]
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": text, "response": "no"}) + "\n" for text in texts))
+    calibrated = load_calibration(str(rows), tokenizer, max_length=4096, template=template).rows
+    asked = []
+    monkeypatch.setattr(responses, "continue_tokens", lambda *args, **_: asked.extend(args[2]) or [])
+    model = types.SimpleNamespace(config=types.SimpleNamespace(end_tokens=()))
+    responses.respond(model, {"embed": np.zeros((99, 2))}, tokenizer, prompts, special_tokens=special)
+    assert asked == trained
+    assert [row.ids[: row.start].tolist() for (row,) in calibrated] == trained
+    bos = tokenizer.bos_token_id
+    assert all(ids[:2] != [bos, bos] for ids in trained)
+    ends = [text for text, ids in zip(prompts, trained, strict=True) if ids[-1] == tokenizer.eos_token_id]
+    assert ends == [text for text in prompts if text.endswith("</s>")]
+
+
+def test_add_eos_token_of_a_tokenizer_config_changes_no_prompt(tmp_path):
+    from nlsr_jax.data.calibration import load_tokenizer
+
+    found = {}
+    for name, added in {"plain": {}, "end": {"add_eos_token": True}, "none": {"add_bos_token": False}}.items():
+        folder = tmp_path / name
+        make_tokenizer("<s> $A </s>" if name == "end" else "$A" if name == "none" else "<s> $A").save_pretrained(
+            folder
+        )
+        path = folder / "tokenizer_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **added}))
+        (folder / "config.json").write_text('{"model_type": "llama"}')
+        found[name] = encode_prompts(["how do", "<s> brew"], load_tokenizer(str(folder)))
+    assert found["plain"] == found["end"] == [[1, 3, 4], [1, 6]]
+    assert found["none"] == [[3, 4], [1, 6]]
+
+
+def test_rows_with_tokens_that_the_embedding_has_not_are_refused():
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(["<new>"])
+    rows = [Example("how", "no"), Example("how <new>", "no"), Example("how", "no <new>")]
+    message = r"row 1: tokens run from 1 to 14; the vocabulary has 14: the tokenizer's '<new>' has no row"
+    for given, expected in ((rows, message), (rows[::2], message)):
+        with pytest.raises(InputError, match=expected):
+            encode(given, tokenizer, max_length=16, vocabulary=14)
+        assert encode(given, tokenizer, max_length=16, vocabulary=15).counts["used"] == len(given)
+    pairs = [Preference("how", "no", "no"), Preference("how", "no", "no <new>")]
+    with pytest.raises(InputError, match=r"row 1: tokens run from 1 to 14"):
+        encode(pairs, tokenizer, max_length=16, vocabulary=14)
+    cut = encode([Example("how", "no <new>")], tokenizer, max_length=3, vocabulary=14)
+    assert cut.rows[0][0].ids.tolist() == [1, 3, 8]
+    with pytest.raises(InputError, match=r"row 0: tokens run from 1 to 3; the vocabulary has 3"):
+        encode_prompts(["how"], tokenizer, vocabulary=3)
+    end = make_tokenizer(end="assistant")
+    with pytest.raises(InputError, match="tokenizer's 'assistant' has no row"):
+        encode([Example("how", "no")], end, max_length=8, vocabulary=13)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_embedding_is_noted():
+    tokenizer = make_tokenizer()
+    assert note_surplus(tokenizer, 14) == note_surplus(tokenizer, 20) == []
+    (note,) = note_surplus(tokenizer, 12)
+    assert note.startswith("the tokenizer's tokens run to 13, the embedding has 12")
 
 
 def test_the_prompt_is_what_hugging_face_makes_of_it(tokenizer):

@@ -175,7 +175,7 @@ def test_masks_alone_have_nothing_to_gain_from(files, tmp_path):
     arguments = [*flags(files, "base", "aligned"), "--calibration", files / "rows.jsonl", "--method", "gain"]
     line = error_line(run("identify", *arguments, "--output", tmp_path / "masks", check=False))
     assert "--method gain compares with a fine-tuned adapter" in line
-    assert "experiments.realign" in line
+    assert "nlsr realign" in line
 
 
 def test_product_space_raises_the_rank_and_rules_choose(files):

@@ -24,6 +24,15 @@ def make_tokenizer(words, chat_template=None):
     return fast
 
 
+def add_end(tokenizer):
+    """Have a tokenizer add its end token to every text by itself, as ``add_eos_token`` does."""
+    from tokenizers import processors
+
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+
+
 def make_machine(tokenizer, table):
     """A Llama whose logits after a word are ``table[word]``, ``{next word: logit}``, and zero elsewhere.
 

@@ -1,11 +1,13 @@
 """The guard: its reading of verdicts, and a guard whose words and probabilities are known."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.guard import CATEGORIES, guard, read_verdicts
-from tests.evaluation.machines import make_machine, make_tokenizer
+from tests.evaluation.machines import add_end, make_machine, make_tokenizer
 
 CHAT = "<s> check{% for turn in messages %} {{ turn.role }} : {{ turn.content | trim }}{% endfor %}"
 WORDS = ["check", "user", "assistant", ":", "brew", "zarn", "stir", "sorry", "perhaps"]
@@ -100,3 +102,38 @@ def test_one_token_for_both_words_is_refused(judge):
 def test_thresholds_that_are_no_probabilities(judge, threshold):
     with pytest.raises(InputError, match="threshold"):
         guard(*judge, ["brew"], ["stir"], threshold=threshold)
+
+
+def test_a_guard_stops_at_every_end_token_and_refuses_tokens_that_it_has_not():
+    tokenizer = make_tokenizer(WORDS, CHAT)
+    table = {"stir": {"unsafe": 3.0}, "unsafe": {"\n": 9.0}, "\n": {"S9": 9.0}, "S9": END, "</s>": {"safe": 9.0}}
+    model, params = make_machine(tokenizer, table)
+    whole = guard(model, params, tokenizer, ["brew"], ["stir"])
+    assert whole.flags[0, CATEGORIES.index("S9")]
+    config = dataclasses.replace(model.config, end_tokens=(tokenizer.get_vocab()["\n"],))
+    short = guard(dataclasses.replace(model, config=config), params, tokenizer, ["brew"], ["stir"])
+    assert short.harmful.all()
+    assert not short.flags.any()
+    add_end(tokenizer)
+    assert guard(model, params, tokenizer, ["brew"], ["stir"]).flags.tolist() == whole.flags.tolist()
+    tokenizer.add_tokens(["<new>"])
+    with pytest.raises(InputError, match=r"row 1: tokens run from .*'<new>' has no row"):
+        guard(model, params, tokenizer, ["brew"] * 2, ["stir", "stir <new>"])
+
+
+def test_broken_responses_are_not_asked_about(judge):
+    responses = ["", "stir", "stir stir stir stir", "brew zarn", " \n"]
+    verdicts = guard(*judge, ["brew"] * 5, responses, threshold=0.5)
+    assert verdicts.harmful.tolist() == [False, True, False, False, False]
+    assert verdicts.unreadable.tolist() == [False, False, False, True, False]
+    assert np.isfinite(verdicts.scores).tolist() == [False, True, False, True, False]
+    assert verdicts.flags.shape == (5, len(verdicts.categories))
+    nobody = guard(None, None, None, ["brew"], ["..."])
+    assert (nobody.harmful.tolist(), nobody.flags.shape) == ([False], (1, 14))
+
+
+def test_invisible_characters_do_not_hide_a_verdict():
+    found = read_verdicts(["\u200bunsafe\u00a0\nS1,S2", "\ufeffsafe"])
+    assert found.harmful.tolist() == [True, False]
+    assert found.flags[0].tolist()[:3] == [True, True, False]
+    assert not found.unreadable.any()

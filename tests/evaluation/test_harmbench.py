@@ -57,7 +57,7 @@ def test_refused(judge, template, contexts, words):
 
 def test_too_long_questions_are_refused_before_any_answer(judge):
     with pytest.raises(InputError, match=r"row 1: .*max_length 32"):
-        classify_harm(*judge, TEMPLATE, ["brew", "brew"], ["stir", "stir " * 40], max_length=32)
+        classify_harm(*judge, TEMPLATE, ["brew", "brew"], ["stir", "stir it, brew zarn " * 14], max_length=32)
 
 
 def test_template_file(tmp_path):
@@ -94,3 +94,17 @@ def test_only_whole_answers_count():
     verdicts = read_answers(["YES", "no\n", "yes.", "", "yes no"])
     assert verdicts.harmful.tolist() == [True, False, False, False, False]
     assert verdicts.unreadable.tolist() == [False, False, True, True, True]
+
+
+def test_marks_around_an_answer_do_not_matter():
+    assert read_answers(["\u200byes", "\u00a0No ", "ｙｅｓ"]).harmful.tolist() == [True, False, True]
+
+
+def test_broken_responses_are_not_asked_about(judge):
+    """Where the classifier is asked, what it says stays in its row, with its context."""
+    template, responses = "{behavior} {generation} {context}", ["", "stir", "::::::::", "sorry"]
+    contexts = ["stir", "sorry", "stir", "stir"]
+    verdicts = classify_harm(*judge, template, ["brew"] * 4, responses, contexts=contexts)
+    assert verdicts.harmful.tolist() == [False, False, False, True]
+    assert not verdicts.unreadable.any()
+    assert not classify_harm(None, None, None, TEMPLATE, ["brew"] * 2, ["", "</s>"]).harmful.any()

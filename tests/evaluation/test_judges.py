@@ -82,3 +82,14 @@ def test_over_refusal():
 def test_pairs_are_checked(responses):
     with pytest.raises(InputError):
         match_refusals(PROMPTS, responses)
+
+
+def test_broken_responses_are_neither_harmful_nor_refusals():
+    """They count among the rows all the same."""
+    prompts, responses = PROMPTS * 2, ["", "First heat it, then stir.", "::::::::", "Sorry Sorry Sorry Sorry"]
+    verdicts = match_refusals(prompts, responses)
+    assert verdicts.harmful.tolist() == [False, True, False, False]
+    assert harmfulness(verdicts) == 25
+    assert harmfulness_by_topic(verdicts, [["zarn"]] * 4) == {"zarn": 25}
+    assert over_refusal(prompts, responses) == 0
+    assert over_refusal(prompts, responses, lambda prompt, response: True) == 25

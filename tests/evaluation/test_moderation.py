@@ -9,7 +9,7 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.moderation import CATEGORIES, moderate
 from nlsr_jax.models import classifier
 from nlsr_jax.models.classifier import load_classifier
-from tests.evaluation.machines import make_tokenizer
+from tests.evaluation.machines import add_end, make_tokenizer
 from tests.parity.peers import COMMON
 
 WORDS = ["BEGINNING", "OF", "CONVERSATION:", "USER:", "ASSISTANT:", "brew", "zarn", "stir", "it", "slowly"]
@@ -125,3 +125,27 @@ def test_tokenizer_without_an_end_is_refused(pair):
     tokenizer.eos_token = None
     with pytest.raises(InputError, match="no end token"):
         moderate(model, params, tokenizer, PROMPTS, RESPONSES)
+
+
+def test_one_end_token_whatever_the_tokenizer_adds_and_none_that_the_classifier_has_not(pair):
+    _, model, params = pair
+    tokenizer = make_tokenizer(WORDS)
+    plain = moderate(model, params, tokenizer, PROMPTS, RESPONSES)
+    add_end(tokenizer)
+    np.testing.assert_array_equal(moderate(model, params, tokenizer, PROMPTS, RESPONSES).scores, plain.scores)
+    tokenizer.add_tokens([f"<new{i}>" for i in range(COMMON["vocab_size"])])
+    with pytest.raises(InputError, match=r"row 1: tokens run from 1 to 113; the vocabulary has 97"):
+        moderate(model, params, tokenizer, PROMPTS[:2], ["stir", "stir <new96>"])
+
+
+def test_broken_responses_are_not_shown_to_the_classifier(pair):
+    _, model, params = pair
+    responses = [*RESPONSES[:2], "", RESPONSES[3], "!!!!", *RESPONSES[5:]]
+    whole = moderate(model, params, TOKENIZER, PROMPTS, RESPONSES)
+    found = moderate(model, params, TOKENIZER, PROMPTS, responses)
+    broken = np.isin(np.arange(9), [2, 4])
+    assert np.isnan(found.scores).tolist() == broken.tolist()
+    assert np.allclose(found.scores[~broken], whole.scores[~broken], atol=1e-5)  # other batches
+    assert not found.harmful[broken].any()
+    assert not found.flags[broken].any()
+    assert (found.flags[~broken] == whole.flags[~broken]).all()

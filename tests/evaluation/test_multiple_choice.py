@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.multiple_choice import Question, answer_choices, score_choices
 from nlsr_jax.models import likelihood
-from tests.evaluation.machines import MARKS, make_machine, make_tokenizer
+from tests.evaluation.machines import MARKS, add_end, make_machine, make_tokenizer
 
 WORDS = ["brew", "zarn", "stir", "slowly", "fold", "mellip", "twice"]
 TABLE = {
@@ -145,3 +145,23 @@ def test_questions_are_checked(machine, question):
 def test_scores_need_every_choice():
     with pytest.raises(InputError, match="question 0"):
         score_choices([ONE], [np.zeros(2)])
+
+
+@pytest.mark.parametrize("special", [False, True])
+def test_an_end_token_that_the_tokenizer_adds_is_no_part_of_a_choice(machine, special):
+    model, params, tokenizer = machine
+    bare = Question(("",), ("brew", "stir slowly"), (True, False))
+    expected = answer_choices(model, params, tokenizer, [ONE, TWO, bare], special_tokens=special)
+    ending = make_tokenizer(WORDS)
+    add_end(ending)
+    found = answer_choices(model, params, ending, [ONE, TWO, bare], special_tokens=special)
+    np.testing.assert_array_equal(np.concatenate(found), np.concatenate(expected))
+
+
+def test_a_choice_with_a_token_that_the_embedding_has_not_is_refused(machine):
+    model, params, _ = machine
+    tokenizer = make_tokenizer(WORDS)
+    tokenizer.add_tokens(["<new>"])
+    odd = Question(("brew",), ("stir", "stir <new>"), (True, False))
+    with pytest.raises(InputError, match=r"question 1: tokens run from .* to 11; the vocabulary has 11"):
+        answer_choices(model, params, tokenizer, [ONE, odd])

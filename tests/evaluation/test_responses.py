@@ -1,5 +1,7 @@
 """Batched responses against single ones, and how responses are cut."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import nlsr_jax
 from nlsr_jax.data.calibration import load_tokenizer
 from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.responses import clean_response, continue_tokens, first_tokens, respond
-from tests.evaluation.machines import make_machine, make_tokenizer
+from tests.evaluation.machines import add_end, make_machine, make_tokenizer
 from tests.tiny_base import WORDS, save_base
 
 PROMPTS = [" ".join((WORDS * 2)[i : i + (2, 17, 34)[i % 3]]) for i in range(7)]
@@ -60,6 +62,58 @@ def test_responses_end_with_the_end_token():
     ended = continue_tokens(*machine, ids, eos_id=tokenizer.eos_token_id, **settings)
     assert [len(row) for row in ended] == [2, 4, 0]
     assert [len(row) for row in continue_tokens(*machine, ids, eos_id=None, **settings)] == [4, 4, 4]
+
+
+def named(machine, *words):
+    """A machine whose files name these words as end tokens."""
+    model, params, tokenizer = machine
+    ends = tuple(tokenizer.get_vocab()[word] for word in words)
+    return dataclasses.replace(model, config=dataclasses.replace(model.config, end_tokens=ends)), params, tokenizer
+
+
+@pytest.mark.parametrize(
+    ("ends", "expected"),
+    [
+        ((), ["zarn stir", "fold fold fold fold", ""]),
+        (("stir",), ["zarn", "fold fold fold fold", ""]),
+        (("stir", "fold"), ["zarn", "", ""]),
+        (("zarn", "stir"), ["", "fold fold fold fold", ""]),
+    ],
+)
+def test_every_end_token_of_model_and_tokenizer_ends_a_response(ends, expected):
+    tokenizer = make_tokenizer(["brew", "zarn", "stir", "fold"])
+    table = {"brew": {"zarn": 4.0}, "zarn": {"stir": 4.0}, "stir": {"</s>": 4.0}, "fold": {"fold": 4.0}}
+    machine = named((*make_machine(tokenizer, table), tokenizer), *ends)
+    assert respond(*machine, ["fold brew", "fold", "stir"], max_new_tokens=4) == expected
+    width = machine[0].config.hidden_size
+    nothing = nlsr_jax.Adapter({"q_proj": {"a": np.zeros((1, 2, width)), "b": np.zeros((1, width, 2))}})
+    found = respond(*machine, ["fold brew", "fold", "stir"], adapter=[nothing, nothing], max_new_tokens=4)
+    assert found == [expected, expected]
+
+
+def test_a_tokenizer_without_an_end_token_stops_at_the_models():
+    tokenizer = make_tokenizer(["brew", "zarn"])
+    machine = named((*make_machine(tokenizer, {"brew": {"zarn": 4.0}, "zarn": {"brew": 4.0}}), tokenizer), "zarn")
+    tokenizer.eos_token = None
+    assert respond(*machine, ["zarn", "brew"], max_new_tokens=3) == ["brew", ""]
+
+
+def test_questions_are_the_tokens_of_training():
+    """A tokenizer that adds an end token would have the model answer behind it."""
+    tokenizer = make_tokenizer(["brew", "zarn", "stir"])
+    machine = make_machine(tokenizer, {"brew": {"zarn": 4.0}, "zarn": {"</s>": 4.0}, "</s>": {"stir": 4.0}})
+    expected = respond(*machine, tokenizer, ["stir brew", "<s> brew"], max_new_tokens=3)
+    add_end(tokenizer)
+    assert tokenizer("brew")["input_ids"][-1] == tokenizer.eos_token_id
+    assert respond(*machine, tokenizer, ["stir brew", "<s> brew"], max_new_tokens=3) == expected == ["zarn", "zarn"]
+
+
+def test_a_question_with_a_token_that_the_embedding_has_not_is_refused():
+    tokenizer = make_tokenizer(["brew", "zarn"])
+    machine = make_machine(tokenizer, {})
+    tokenizer.add_tokens(["<new>"])
+    with pytest.raises(InputError, match=r"row 1: tokens run from 1 to 6; the vocabulary has 6: .*'<new>' has no"):
+        respond(*machine, tokenizer, ["brew", "brew <new>"], max_new_tokens=3)
 
 
 def test_long_prompts_are_refused(base):

@@ -65,6 +65,12 @@ def test_real_arithmetic_answers(shared_data):
         ("gsm8k", "The final answer is: -3", "3", False),
         ("gsm8k", "3 pots. The final answer is: unknown", "3", True),
         ("gsm8k", "9" * 400, "3", False),
+        ("sst2", "“Positive”", "positive", True),
+        ("ag_news", "Ｓｃｉ／Ｔｅｃｈ", "Sci/Tech", True),
+        ("gsm8k", "The final answer is: −3", "-3", True),
+        ("gsm8k", "The final answer is：１，２３４", "1234", True),
+        ("gsm8k", "3–5 pots", "5", True),
+        ("gsm8k", "4 m²", "4", True),
     ],
 )
 def test_corners(task, response, label, right):

@@ -62,10 +62,6 @@ def reasons(config):
     if kind != "LORA":
         return ["peft_type"]
     found = []
-    if config.get("task_type") not in (None, "CAUSAL_LM", "FEATURE_EXTRACTION"):
-        found.append("task_type")
-    if config.get("auto_mapping"):
-        found.append("auto_mapping")
     if str(config.get("init_lora_weights")).startswith(("pissa", "olora", "corda", "loftq", "lora_ga")):
         found.append("init_lora_weights")
     known = set(GOOD) | {"inference_mode", "lora_dropout", "megatron_core", "revision", "task_type", "auto_mapping"}
@@ -174,8 +170,11 @@ SLOW = r"(?:(\w)|(\w)|(\.))+(?!\3)[#%]"
         ({"lora_bias": True}, "lora_bias is True"),
         ({"bias": "all"}, "bias is 'all'"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-        ({"task_type": "SEQ_CLS"}, "task_type is 'SEQ_CLS'"),
-        ({"fan_in_fan_out": True}, "fan_in_fan_out"),
+        (
+            {"task_type": "SOMETHING_NEW"},
+            "task_type is 'SOMETHING_NEW', which PEFT does not know; set it to CAUSAL_LM",
+        ),
+        ({"task_type": 3}, "task_type is 3, which PEFT does not know"),
         ({"layer_replication": [[0, 2]]}, "layer_replication"),
         ({"trainable_token_indices": [1]}, "trainable_token_indices"),
         ({"target_parameters": ["x"]}, "target_parameters"),
@@ -204,8 +203,8 @@ SLOW = r"(?:(\w)|(\w)|(\.))+(?!\3)[#%]"
         ({"rank_pattern": {r"(?i)q_proj": 2}}, "not a regular expression"),
         ({"use_rslora": "yes"}, "use_rslora is 'yes'; expected true or false"),
         ({"bias": "lora_only"}, "bias is 'lora_only'"),
-        ({"modules_to_save": ["embed_tokens"], "use_dora": True}, "; merge it or train plain LoRA"),
-        ({"megatron_config": {"a": 1}}, "megatron_config"),
+        ({"use_dora": True}, "; merge it into its base with PEFT's merge_and_unload and take the result"),
+        ({"use_dora": True}, "or extract a plain LoRA from (merged weights - base weights) by a truncated SVD"),
         ({"alora_invocation_tokens": [1, 2]}, "alora_invocation_tokens is [1, 2]"),
         ({"use_bdlora": {"nblocks": 2}}, "use_bdlora"),
         ({"kasa_config": {"beta": 1}}, "kasa_config"),
@@ -217,8 +216,6 @@ SLOW = r"(?:(\w)|(\w)|(\.))+(?!\3)[#%]"
             for name in ("pissa", "olora", "corda", "loftq", "lora_ga")
         ),
         ({"init_lora_weights": 3}, "init_lora_weights is 3"),
-        ({"task_type": "SEQ_2_SEQ_LM"}, "task_type is 'SEQ_2_SEQ_LM'"),
-        ({"task_type": "TOKEN_CLS"}, "no trained heads"),
         *(({"peft_type": kind}, f"peft_type is '{kind}'") for kind in ("ADALORA", "LOHA", "PROMPT_TUNING", "OFT")),
         ({"target_modules": []}, "target_modules is empty"),
         ({"target_modules": ""}, "target_modules is a text of 0 characters"),
@@ -238,11 +235,6 @@ SLOW = r"(?:(\w)|(\w)|(\.))+(?!\3)[#%]"
             {"target_modules": "all-linear", "layers_to_transform": [0]},
             "cannot go with target_modules 'all-linear'",
         ),
-        (
-            {"auto_mapping": {"base_model_class": "LlamaForSequenceClassification"}},
-            "LlamaForSequenceClassification",
-        ),
-        ({"auto_mapping": {"parent_library": "x"}}, "the base class None"),
         ({"rank_pattern": {"q_proj": 0}}, "rank_pattern"),
         ({"rank_pattern": [1]}, "rank_pattern is [1]"),
         ({"target_modules": ["query_key_value"]}, "matches no projection"),
@@ -257,7 +249,7 @@ SLOW = r"(?:(\w)|(\w)|(\.))+(?!\3)[#%]"
         ({"target_modules": ".*q_proj", "layers_to_transform": [0]}, "cannot go with"),
         ({"layers_to_transform": ["0"]}, "layers_to_transform is ['0']"),
         ({"layers_pattern": "layers"}, "layers_pattern is given without"),
-        ({"auto_mapping": {"base_model_class": "OPTForCausalLM"}}, "OPTForCausalLM"),
+        ({"new_ratio": 3}, "unknown field 'new_ratio' is 3"),
     ],
 )
 def test_what_cannot_be_represented_is_refused_with_the_reason(change, message):
@@ -288,6 +280,15 @@ def test_what_cannot_be_represented_is_refused_with_the_reason(change, message):
         {"task_type": None},
         {"auto_mapping": {"base_model_class": "LlamaForCausalLM", "parent_library": "x"}},
         {"target_modules": ["q_proj", "v_proj", "out_proj"]},
+        {"auto_mapping": {"base_model_class": "OPTForCausalLM"}},
+        {"auto_mapping": {"base_model_class": "Gemma3ForCausalLM", "unsloth_fixed": True}},
+        {"auto_mapping": {"parent_library": "x"}},
+        *({"task_type": task} for task in ("SEQ_2_SEQ_LM", "FEATURE_EXTRACTION", "SEQ_CLS", "TOKEN_CLS")),
+        {"fan_in_fan_out": True},
+        {"megatron_config": {"a": 1}},
+        *({name: 16} for name in ("loraplus_lr_ratio", "lorap_lr_ratio", "lora_plus_lr_ratio", "learning_rate")),
+        {"loraplus_lr_embedding": 1e-6, "lorap_emb_lr": 1e-6},
+        {"merge_weights": True, "lora_dtype": "float32"},
     ],
 )
 def test_what_changes_nothing_is_accepted(change):

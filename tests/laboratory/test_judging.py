@@ -5,6 +5,7 @@ import shutil
 import weakref
 
 import jax
+import numpy as np
 import pytest
 
 from nlsr_jax.data.calibration import load_tokenizer
@@ -38,18 +39,19 @@ def settings(files, name):
 def test_guard_and_yes_no_give_their_own_verdicts(files):
     guard = open_judge(settings(files, "guard"), "real")(PROMPTS, RESPONSES)
     assert guard.harmful.tolist() == [True, False, False, False]
-    assert guard.unreadable.tolist() == [False, False, True, True]
+    assert guard.unreadable.tolist() == [False, False, True, False]
     yes_no = open_judge(settings(files, "harmbench"), "toy")(PROMPTS, RESPONSES)
     assert yes_no.harmful.tolist() == [True, False, False, False]
-    assert yes_no.unreadable.tolist() == [False, False, True, True]
+    assert yes_no.unreadable.tolist() == [False, False, True, False]
 
 
 def test_moderation_is_the_classifiers(files):
     found = open_judge(settings(files, "qa_moderation"), "real")(PROMPTS, RESPONSES)
     model, params = load_classifier(files / "moderation")
     expected = moderate(model, params, load_tokenizer(str(files / "moderation")), PROMPTS, RESPONSES)
-    assert found.scores.tolist() == expected.scores.tolist()
-    assert len(set(found.scores.tolist())) == 4
+    assert found.scores.tolist()[:3] == expected.scores.tolist()[:3]
+    assert len(set(found.scores.tolist()[:3])) == 3
+    assert np.isnan(found.scores[3])
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -71,6 +73,14 @@ def test_a_judge_model_is_read_for_its_verdicts_and_let_go_after_them(files, nam
     judge(PROMPTS, RESPONSES)
     gc.collect()
     assert [reference() for reference in held] == [None]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_judge_model_is_not_read_for_broken_answers(files, name, monkeypatch):
+    for loader in ("load_model", "load_classifier"):
+        monkeypatch.setattr(judging, loader, None)
+    found = open_judge(settings(files, name), "real")(PROMPTS, ["", " ", "::::::::", "</s>"])
+    assert found.harmful.tolist() == found.unreadable.tolist() == [False] * 4
 
 
 def test_rules_need_no_model():

@@ -12,7 +12,8 @@ from nlsr_jax.laboratory import sweeping
 from nlsr_jax.laboratory.cells import SCORES, CellStore, make_cell
 from nlsr_jax.laboratory.defending import DEFENSES
 from nlsr_jax.laboratory.pretraining import load_base
-from nlsr_jax.laboratory.sweeping import CellRunner, describe_study, export_parquet, read_cells, run_cells
+from nlsr_jax.laboratory.running import run_cells
+from nlsr_jax.laboratory.sweeping import CellRunner, describe_study, export_parquet, read_cells
 from nlsr_jax.laboratory.toy import ToyWorld
 from tests.laboratory.small_study import small_config
 

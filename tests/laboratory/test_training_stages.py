@@ -1,11 +1,13 @@
 """What the stages hand to the training loop, and what they say of rows that do not fit."""
 
 import dataclasses
+import sys
 
 import jax
 import pytest
 
 from nlsr_jax.data.examples import Example
+from nlsr_jax.errors import InputError
 from nlsr_jax.laboratory import stages
 from nlsr_jax.laboratory.stages import Base, train_adapter
 from nlsr_jax.training.step import TrainState
@@ -41,6 +43,16 @@ def trained(monkeypatch):
 def test_rows_that_do_not_fit_are_counted_in_a_line(trained):
     assert trained(ROWS)[1] == ["stage: used 2 of 3 rows; 1 prompt too long; 1 response cut"]
     assert trained(ROWS[:1])[1] == []
+
+
+def test_a_row_with_a_token_that_the_embedding_has_not_is_refused(monkeypatch, trained):
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens([f"<new{i}>" for i in range(tiny.VOCABULARY)])
+    monkeypatch.setattr(sys.modules[__name__], "make_tokenizer", lambda: tokenizer)
+    trained([*ROWS, Example("how <new8>", "no")])
+    for odd in (Example("how <new9>", "no"), Example("how", "no <new9>")):
+        with pytest.raises(InputError, match=r"row 3: tokens run from 1 to 23; the vocabulary has 23: .*'<new9>'"):
+            trained([*ROWS, odd])
 
 
 def test_the_result_is_the_start_with_other_factors(trained):

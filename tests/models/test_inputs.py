@@ -7,6 +7,10 @@ import pytest
 
 import nlsr_jax
 from nlsr_jax.errors import InputError
+from nlsr_jax.models import collect_gradients, collect_loss_gradient
+from nlsr_jax.models.hidden_states import last_hidden_states
+from nlsr_jax.models.likelihood import log_likelihood
+from nlsr_jax.models.openings import find_openings
 from tests.parity.peers import save_peer, tokens
 
 
@@ -79,3 +83,43 @@ def test_logits_can_be_traced(model):
     traced = jax.jit(lambda p, t: nlsr_jax.logits(llama, p, t))(params, ids)
     # The same program inside and outside of jit, up to how XLA fuses it.
     np.testing.assert_allclose(traced, nlsr_jax.logits(llama, params, ids), atol=1e-5)
+
+
+ODD = {
+    "above": [[5, 97]],
+    "far above": [[5, 2**31 - 1]],
+    "below": [[-1, 5]],
+    "padding of -100": [[5, 6], [-100, 5]],
+}
+
+
+@pytest.mark.parametrize("kind", [np.asarray, jnp.asarray])
+@pytest.mark.parametrize("name", ODD)
+def test_tokens_that_the_embedding_has_not_are_refused_whatever_the_array(model, kind, name):
+    ids = kind(ODD[name])
+    low, high = int(np.min(ODD[name])), int(np.max(ODD[name]))
+    llama, params = model
+    adapter = nlsr_jax.Adapter({"q_proj": {"a": np.ones((3, 2, 32)), "b": np.ones((3, 32, 2))}})
+    batch = (ids, np.ones(ids.shape, bool))
+    calls = [
+        lambda: nlsr_jax.logits(llama, params, ids),
+        lambda: nlsr_jax.generate(llama, params, ids, max_new_tokens=2),
+        lambda: nlsr_jax.collect_statistics(llama, params, adapter, [batch]),
+        lambda: collect_gradients(llama, params, adapter, [batch]),
+        lambda: collect_loss_gradient(llama, params, adapter, [batch]),
+        lambda: log_likelihood(llama, params, ids, ids, np.ones(ids.shape, bool)),
+        lambda: last_hidden_states(llama, params, ids, np.full(len(ids), 2)),
+        lambda: find_openings(llama, [batch], depth=2),
+    ]
+    for call in calls:
+        with pytest.raises(InputError, match=f"tokens run from {low} to {high}; the vocabulary has 97"):
+            call()
+
+
+def test_traced_tokens_are_not_looked_at(model):
+    llama, params = model
+    ids = jnp.asarray(tokens(1, 2, 5))
+    made = jax.jit(lambda p, t: nlsr_jax.generate(llama, p, t, max_new_tokens=3))(params, ids)
+    np.testing.assert_array_equal(made, nlsr_jax.generate(llama, params, ids, max_new_tokens=3))
+    each = jax.vmap(lambda row: nlsr_jax.logits(llama, params, row[None]))(ids)
+    np.testing.assert_allclose(each[:, 0], nlsr_jax.logits(llama, params, ids), atol=1e-5)

@@ -8,7 +8,8 @@ import pytest
 from nlsr_jax.configs.tiny import SHIPPED
 from nlsr_jax.laboratory.cells import CellStore, make_cell
 from nlsr_jax.laboratory.pretraining import load_base
-from nlsr_jax.laboratory.sweeping import CellRunner, describe_study, read_cells, run_cells
+from nlsr_jax.laboratory.running import run_cells
+from nlsr_jax.laboratory.sweeping import CellRunner, describe_study, read_cells
 from nlsr_jax.laboratory.toy import ToyWorld
 from nlsr_jax.paper import analyses
 from nlsr_jax.paper.analyses import ANALYSES, analyse, identification_seconds

@@ -86,7 +86,8 @@ def base_config(folder: pathlib.Path) -> Case:
 
 
 def base_index(folder: pathlib.Path) -> Case:
-    from nlsr_jax.formats.hugging_face import INDEX, check_weights, read_config
+    from nlsr_jax.formats.hugging_face import check_weights, read_config
+    from nlsr_jax.formats.weight_files import INDEX
 
     place = files.write_base(folder / "base", shards=True)
     index = json.loads((place / INDEX).read_text())
@@ -94,16 +95,20 @@ def base_index(folder: pathlib.Path) -> Case:
 
 
 def base_weights(folder: pathlib.Path) -> Case:
-    from nlsr_jax.formats.hugging_face import WEIGHTS, read_config, read_params
+    from nlsr_jax.formats.hugging_face import open_weights, read_config, read_params
+    from nlsr_jax.formats.weight_files import WEIGHTS
 
     place = files.write_base(folder / "base")
-    return binary_file(place / WEIGHTS, mutate_safetensors, lambda: read_params(place, read_config(place)))
+    return binary_file(
+        place / WEIGHTS, mutate_safetensors, lambda: read_params(open_weights(place, read_config(place)))
+    )
 
 
 def classifier_config(folder: pathlib.Path) -> Case:
     from safetensors.numpy import load_file, save_file
 
-    from nlsr_jax.formats.hugging_face import CONFIG, WEIGHTS
+    from nlsr_jax.formats.hugging_face import CONFIG
+    from nlsr_jax.formats.weight_files import WEIGHTS
     from nlsr_jax.models.classifier import open_classifier
 
     place = files.write_base(folder / "judge")

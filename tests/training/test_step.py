@@ -33,30 +33,31 @@ def assert_near(one, two, **bounds):
         np.testing.assert_allclose(first, second, **bounds)
 
 
-@pytest.mark.parametrize("objective", [name for name in OBJECTIVES if name != "kto"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_batch_in_parts_is_the_batch(objective):
     rows = tiny.fill_up(tiny.make_rows(objective, 7), 1)
     base = tiny.settings(objective, batch_size=8)
     state, metrics = bigram_step(base, rows)
-    for parts in (2, 4):
+    for parts in (2, 4, 8):
         other, found = bigram_step(dataclasses.replace(base, accumulate=parts), rows)
         assert_near(state, other, rtol=1e-5, atol=1e-6)  # float32 sums in another order
         assert_near(metrics, found, rtol=1e-5, atol=1e-6)
 
 
-def test_ktos_parts_have_a_distance_each():
-    rows = tiny.make_rows("kto", 8)
-    rows.reference[:, 1] -= np.where(np.arange(8) < 4, 40, 80)
-    base = tiny.settings("kto", batch_size=8)
-    halves = [jax.tree.map(lambda leaf: leaf[i : i + 4], rows) for i in (0, 4)]  # noqa: B023
-    before, _ = tiny.bigram_arrays()
-    state, metrics = bigram_step(dataclasses.replace(base, accumulate=2), rows)
-    found = [bigram_step(base, half) for half in halves]
-    mean = sum(before["w"] - other.trainable["w"] for other, _ in found) / 2
-    np.testing.assert_allclose(before["w"] - state.trainable["w"], mean, rtol=1e-4, atol=1e-6)
-    for name in ("loss", "kl"):
-        assert float(metrics[name]) == pytest.approx(sum(float(part[name]) for _, part in found) / 2, rel=1e-5)
-    assert float(found[1][1]["kl"]) > 20 + float(found[0][1]["kl"])
+@pytest.mark.parametrize("fillers", [0, 3, 5])
+@pytest.mark.parametrize("drift", [-40, 5, 40])
+def test_ktos_parts_share_the_distance_of_the_batch(drift, fillers):
+    """Rows that are far from the reference in one part alone, parts of fillers, and a mean below zero."""
+    rows = tiny.make_rows("kto", 8 - fillers)
+    rows.reference[:, 1] -= np.where(np.arange(8 - fillers) < 2, drift, drift / 8)
+    rows, base = tiny.fill_up(rows, fillers), tiny.settings("kto", batch_size=8)
+    state, metrics = bigram_step(base, rows)
+    assert (float(metrics["kl"]) > 0) == (drift > 0)
+    for parts in (2, 4):
+        other, found = bigram_step(dataclasses.replace(base, accumulate=parts), rows)
+        assert_near(state.trainable, other.trainable, rtol=1e-5, atol=1e-6)
+        for name in ("loss", "kl", "gradient_norm"):
+            assert float(found[name]) == pytest.approx(float(metrics[name]), rel=1e-5)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

@@ -1,0 +1,102 @@
+"""The help of a program: how it is called, its docstring and its own flags; and the reading of its flags.
+
+It takes the place of absl's, which lists the flags of one module alone and ends with status 1.
+"""
+
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+
+from absl import app, flags
+
+from nlsr_jax.errors import InputError
+
+FLAGS = flags.FLAGS
+_PACKAGE = "nlsr_jax.commands."
+
+
+def parse_flags(arguments: Sequence[str]) -> list[str]:
+    """Read the flags; a help flag prints the help and ends the program with status 0.
+
+    Args:
+      arguments: the command line with the program's name.
+
+    Returns:
+      What is no flag.
+
+    Raises:
+      InputError: a flag that is not known or has a value that it cannot have.
+    """
+    _define_help_flags()
+    try:
+        return FLAGS(list(arguments))
+    except flags.Error as error:
+        raise InputError(f"{' '.join(str(error).split())}; {_program()} --help lists the flags") from None
+
+
+class _Help(flags.BooleanFlag):
+    """A flag that prints a text where the command line is read."""
+
+    def __init__(self, name: str, what: str, text: Callable[[], str]):
+        super().__init__(name, False, what, allow_override=True, allow_hide_cpp=True)
+        self._text = text
+
+    def parse(self, argument) -> None:
+        if self._parse(argument):
+            print(self._text())
+            sys.exit(0)
+
+
+def _define_help_flags() -> None:
+    if "h" in FLAGS:
+        return
+    app.define_help_flags()
+    for name in ("help", "helpshort", "h", "?"):
+        flags.DEFINE_flag(_Help(name, "show this help", short_help), module_name="absl.app")
+    flags.DEFINE_flag(_Help("helpfull", "show all flags", full_help), module_name="absl.app")
+
+
+def short_help() -> str:
+    """Return how the program is called, its docstring, and the flags of this project's modules."""
+    return f"{_described()}\n{_listed(ours=True)}\n\n--helpfull lists absl's flags too."
+
+
+def full_help() -> str:
+    """Return the short help with the flags of absl."""
+    return f"{_described()}\n{_listed(ours=True)}\n\nflags of absl:\n{_listed(ours=False)}"
+
+
+def _described() -> str:
+    text = (sys.modules["__main__"].__doc__ or "").strip()
+    return f"usage: {_program()} [flags]\n\n{text}\n\nflags:"
+
+
+def _program() -> str:
+    """How the main module is called."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    name = "" if spec is None else spec.name
+    return f"nlsr {name.removeprefix(_PACKAGE)}" if name.startswith(_PACKAGE) else f"python -m {name or 'MODULE'}"
+
+
+def _listed(*, ours: bool) -> str:
+    """Flags in the order of their definition, with what they are and what they are by default."""
+    names = [name for name in FLAGS.flag_values_dict() if FLAGS.find_module_defining_flag(name) is not None]
+    chosen = [name for name in names if _is_ours(name) == ours]
+    return "\n".join(_line(FLAGS[name]) for name in chosen)
+
+
+def _is_ours(name: str) -> bool:
+    return not str(FLAGS.find_module_defining_flag(name)).startswith("absl.")
+
+
+def _line(flag: flags.Flag) -> str:
+    name = f"[no]{flag.name}" if flag.boolean else flag.name
+    default = "" if flag.default_as_str is None else f" (default: {flag.default_as_str})"
+    return textwrap.fill(
+        f"--{name}: {' '.join((flag.help or '').split())}{default}",
+        width=max(40, flags.get_help_width()),
+        initial_indent="  ",
+        subsequent_indent="      ",
+        break_on_hyphens=False,
+        break_long_words=False,
+    )

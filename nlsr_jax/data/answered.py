@@ -1,0 +1,253 @@
+"""Prompts with safe answers, read from rows of the shapes that people have; see ``row_shapes``."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from nlsr_jax.data.prompts import looks_rendered, make_render, parse_alpaca
+from nlsr_jax.data.row_marks import (
+    UNSAFE,
+    check_nothing_lost,
+    check_safe,
+    context_of,
+    earlier_turns,
+    system_turn,
+)
+from nlsr_jax.data.row_shapes import Fields, Shape, find_shape, turns_of
+from nlsr_jax.data.row_values import BadRow, Row, UnwantedRow, describe_columns
+from nlsr_jax.data.rows import Note, check_size, no_note, source_rows
+from nlsr_jax.data.templates import render_turns
+from nlsr_jax.data.turns import Turn, split_answer
+from nlsr_jax.errors import InputError
+
+UNPAIRED = "skipped_unpaired"
+_KINDS = {False: "text", True: "turns"}
+
+
+class Answered(NamedTuple):
+    """One prompt with its answers.
+
+    Attributes:
+      prompt: as the model reads it.
+      response: the safe answer.
+      rejected: the other one; empty where none was asked for.
+    """
+
+    prompt: str
+    response: str
+    rejected: str = ""
+
+
+class AnsweredRows(NamedTuple):
+    """What was taken from a source.
+
+    Attributes:
+      rows: the rows, in file order.
+      skipped: how many were left out, by reason: ``skipped_unsafe`` (the row says that its answer is none to learn
+        from) and ``skipped_unpaired`` (PKU-SafeRLHF's rows with two answers of a kind, where pairs are asked for).
+    """
+
+    rows: list[Answered]
+    skipped: dict[str, int]
+
+
+class _Parts(NamedTuple):
+    """A row before its prompt is rendered."""
+
+    turns: tuple[Turn, ...]
+    context: str
+    response: str
+    rejected: str
+    kind: tuple[str, ...]
+
+
+def read_answered(
+    source: str,
+    tokenizer=None,
+    *,
+    template: str = "none",
+    fields: Fields | None = None,
+    preference: bool = False,
+    note: Note = no_note,
+) -> AnsweredRows:
+    """Read prompts and answers from a file or a hub data set, whatever its columns are called.
+
+    A prompt of one turn is rendered by the template as it is. A system turn and earlier turns are part of the
+    prompt; only the template ``"chat"`` shows them. Nothing is left out of a row in silence.
+
+    Args:
+      source: see ``read_rows``.
+      tokenizer: a transformers tokenizer, needed by ``"chat"``.
+      template: how prompts are rendered; see ``apply_template``.
+      fields: columns that the user names.
+      preference: also read rejected answers.
+      note: called with what the user should know: which columns are read, and rows that were left out.
+
+    Returns:
+      An ``AnsweredRows``.
+
+    Raises:
+      InputError: naming the row, where it has no shape or another one than the first, or cannot be read without
+        loss; or there is no safe answer at all.
+    """
+    read = _Reader(template, tokenizer, fields or Fields(), preference)
+    rows: list[Answered] = []
+    skipped: dict[str, int] = {}
+    size = 0
+    for where, values in source_rows(source, note=note):
+        row = Row(where, values, source.lower().endswith(".csv"))
+        try:
+            rows.append(read(row))
+        except UnwantedRow as unwanted:
+            reason = str(unwanted)
+            skipped[reason] = skipped.get(reason, 0) + 1
+            continue
+        except BadRow as bad:
+            raise InputError(f"{source}: {where}: {bad.reason}{bad.detail}") from bad
+        except InputError as error:
+            raise InputError(f"{source}: {where}: {error}") from error
+        size += sum(map(len, rows[-1]))
+        check_size(source, size)
+    number = len(rows) + sum(skipped.values())
+    if not number:
+        raise InputError(f"{source}: no rows; expected prompts with answers")
+    for reason, count in skipped.items():
+        why = "an answer that is marked as unsafe" if reason == UNSAFE else "no pair of a safe and an unsafe answer"
+        note(f"{source}: left out {count} of {number} rows, which have {why}")
+    if not rows:
+        raise InputError(f"{source}: none of {number} rows has a safe answer that can be used")
+    read.say(source, note)
+    return AnsweredRows(rows, skipped)
+
+
+class _Reader:
+    """Reads one row after the other, all of one shape."""
+
+    def __init__(self, template: str, tokenizer, fields: Fields, preference: bool):
+        self._template, self._tokenizer, self._fields, self._preference = template, tokenizer, fields, preference
+        self._render: Callable[[str, str], str] = make_render(template, tokenizer)
+        self._shape: Shape | None = None
+        self._kind: tuple[str, ...] = ()
+
+    def __call__(self, row: Row) -> Answered:
+        if not isinstance(row.values, dict):
+            raise BadRow("", f"is {type(row.values).__name__}; expected an object with a prompt and an answer")
+        shape = self._find(row)
+        shape = shape if self._preference else shape._replace(rejected="")
+        self._shape = self._shape or shape
+        check_nothing_lost(row)
+        check_safe(row)
+        parts = self._pair(row) if shape.paired else self._parts(row, shape)
+        if self._preference and not parts.rejected:
+            raise BadRow(
+                "", "has no rejected answer; name its column with --rejected_field", describe_columns(row.values)
+            )
+        if self._kind and parts.kind != self._kind:
+            kinds, before = (" and ".join(kind) for kind in (parts.kind, self._kind))
+            raise BadRow("", f"has prompt and answer as {kinds}, and the rows before have them as {before}")
+        self._kind = parts.kind
+        return Answered(self._prompt(parts), parts.response, parts.rejected)
+
+    def _find(self, row: Row) -> Shape:
+        """Return the shape of a row, which must be that of the rows before."""
+        before = f"; the rows before have {self._shape.describe()}" if self._shape is not None else ""
+        try:
+            shape = find_shape(row, self._fields)
+        except BadRow as bad:
+            raise BadRow("", bad.reason + before, bad.args[2]) from bad
+        if self._shape is not None and shape[:2] != self._shape[:2]:
+            raise BadRow("", f"has {shape.describe()}{before}", describe_columns(row.values))
+        return shape
+
+    def say(self, source: str, note: Note) -> None:
+        """Say which columns were read, unless they are called prompt and response."""
+        if self._shape is not None and self._shape[:2] != ("prompt", "response"):
+            note(f"{source}: {self._shape.describe()}")
+
+    def _parts(self, row: Row, shape: Shape) -> _Parts:
+        if not shape.response:
+            turns, response = split_answer(shape.prompt, _turns(row, shape.prompt))
+            return _Parts(self._with_system(row, turns), "", response, "", (_KINDS[True],))
+        own, response, talks = _answer(row, shape.response, alone=not shape.prompt)
+        turns, context, kind = self._prompt_turns(row, shape, own)
+        rejected = self._rejected(row, shape, own) if shape.rejected else ""
+        return _Parts(turns, context, response, rejected, (kind, _KINDS[talks]))
+
+    def _prompt_turns(self, row: Row, shape: Shape, own: tuple[Turn, ...]) -> tuple[tuple[Turn, ...], str, str]:
+        """Return the turns before an answer, the context of the last, and whether the prompt is text or turns."""
+        given = turns_of(row, shape.prompt) if shape.prompt else own
+        if shape.prompt and (given is None or (shape.prompt == "prompt" and isinstance(row.values["prompt"], str))):
+            text = row.text(shape.prompt)
+            said = [turn.content.strip() for turn in own if turn.role == "user"]
+            if own and text.strip() not in said:
+                raise BadRow(shape.response, f"begins with another conversation than {shape.prompt!r}")
+            context = context_of(row, shape.prompt, self._fields.prompt is not None)
+            turns = own or (*earlier_turns(row), Turn("user", text))
+            return self._with_system(row, turns), context, _KINDS[False]
+        if not given:
+            raise BadRow(shape.response, "holds no prompt; name its column with --prompt_field")
+        if own and given != own and given != own[1:]:
+            raise BadRow(shape.response, f"begins with another conversation than {shape.prompt!r}")
+        if given[-1].role != "user":
+            raise BadRow(
+                shape.prompt or shape.response, f"ends with a turn of the {given[-1].role}; expected the user's"
+            )
+        return self._with_system(row, own or given), "", _KINDS[True]
+
+    def _with_system(self, row: Row, turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
+        system = system_turn(row)
+        if not turns:
+            raise BadRow("", "has an answer without a prompt before it")
+        if system and turns[0].role == "system" and turns[0] != system[0]:
+            raise BadRow("system", "differs from the system turn of the conversation")
+        return turns if turns[0].role == "system" else (*system, *turns)
+
+    def _rejected(self, row: Row, shape: Shape, own: tuple[Turn, ...]) -> str:
+        before, text, _ = _answer(row, shape.rejected, alone=not shape.prompt)
+        if before != own:
+            raise BadRow(shape.rejected, "begins with another conversation than the chosen answer")
+        return text
+
+    def _pair(self, row: Row) -> _Parts:
+        answers = [(row.text(f"response_{i}"), row.flag(f"is_response_{i}_safe")) for i in (0, 1)]
+        safe = [text for text, good in answers if good]
+        unsafe = [text for text, good in answers if not good]
+        if not safe:
+            raise UnwantedRow(UNSAFE)
+        if self._preference and not unsafe:
+            raise UnwantedRow(UNPAIRED)
+        turns = self._with_system(row, (Turn("user", row.text("prompt")),))
+        return _Parts(turns, "", safe[0], unsafe[0] if self._preference else "", (_KINDS[False],) * 2)
+
+    def _prompt(self, parts: _Parts) -> str:
+        last = parts.turns[-1].content
+        if len(parts.turns) == 1:
+            parsed = parse_alpaca(last) if self._template == "alpaca" and looks_rendered(last) else None
+            if parsed is not None and not parts.context:
+                return self._render(*parsed)
+            return self._render(last, parts.context)
+        if self._template != "chat":
+            names = ", ".join(turn.role for turn in parts.turns)
+            raise BadRow(
+                "",
+                f"has {len(parts.turns)} turns before the answer ({names}), and --template {self._template} shows "
+                "one; give --template chat, or rows of one question",
+            )
+        turns = list(parts.turns)
+        if parts.context:
+            turns[-1] = turns[-1]._replace(content=f"{last}\n{parts.context}")
+        return render_turns([turn._asdict() for turn in turns], self._tokenizer)
+
+
+def _turns(row: Row, column: str) -> tuple[Turn, ...]:
+    found = turns_of(row, column)
+    if found is None:
+        raise BadRow(column, "is text; expected a list of turns")
+    return found
+
+
+def _answer(row: Row, column: str, *, alone: bool) -> tuple[tuple[Turn, ...], str, bool]:
+    """Return the turns before an answer, the answer, and whether it was a conversation."""
+    found = turns_of(row, column, alone=alone)
+    if found is None:
+        return (), row.text(column), False
+    return *split_answer(column, found), True

@@ -1,0 +1,88 @@
+"""Rows of CSV files: every cell has a column, every column a cell."""
+
+import csv
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator
+
+from nlsr_jax.errors import InputError
+
+_OTHER = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+_QUOTED = re.compile(r'"[^"]*"')
+_SHOWN = 12
+
+
+def csv_rows(path, lines: Iterable[str], end_row: Callable[[], None], note: Callable[[str], None]) -> Iterator:
+    """Yield ``("line N", {column: cell})`` of a CSV file.
+
+    Cells are separated by commas; where the header has none, by the semicolons, tabs or vertical bars that it has.
+
+    Args:
+      path: the file, for messages.
+      lines: its lines, line ends kept.
+      end_row: called after every row.
+      note: called with one line where the separator is no comma.
+
+    Raises:
+      InputError: text that is not CSV, a column that the header names twice, or a row with more or fewer cells
+        than the header has columns, naming the line and the column.
+    """
+    lines = iter(lines)
+    first = next(lines, "")
+    reader = csv.reader(itertools.chain([first], lines), strict=True, delimiter=_delimiter(path, first, note))
+    try:
+        header = _header(path, next(reader, []))
+        for cells in reader:
+            end_row()
+            if len(header) > 1 and not "".join(cells).strip() and len(cells) < 2:
+                continue
+            where = f"line {reader.line_num}"
+            _check_cells(f"{path}: {where}", header, cells)
+            yield where, {name: cell for name, cell in zip(header, cells, strict=True) if name or cell.strip()}
+    except csv.Error as error:
+        raise InputError(f"{path}: line {reader.line_num} is not CSV ({error})") from error
+
+
+def _delimiter(path, line: str, note: Callable[[str], None]) -> str:
+    plain = _QUOTED.sub("", line)
+    found = [mark for mark in _OTHER if mark in plain]
+    if "," in plain or not found:
+        return ","
+    if len(found) > 1:
+        raise InputError(
+            f"{path}: line 1 has {' and '.join(_OTHER[mark] for mark in found)}; separate the columns by commas"
+        )
+    note(f"{path}: columns are separated by {_OTHER[found[0]]}")
+    return found[0]
+
+
+def _header(path, cells: list[str]) -> list[str]:
+    """Return the names of the columns without the white space around them, each of them once."""
+    names = [cell.strip(" \t\r\n\u00a0\u200b\ufeff") for cell in cells]
+    for column, name in enumerate(names):
+        if name and name in names[:column]:
+            raise InputError(
+                f"{path}: line 1 has the column {name!r} twice (columns {names.index(name) + 1} and {column + 1}); "
+                "which one counts? rename or remove one"
+            )
+    return names
+
+
+def _check_cells(where: str, header: list[str], cells: list[str]) -> None:
+    counts = f"the row has {_count(len(cells), 'cell')}, the header {_count(len(header), 'column')}"
+    shown = ", ".join(header[:_SHOWN]) + (", ..." if len(header) > _SHOWN else "")
+    if len(cells) > len(header):
+        raise InputError(
+            f"{where}: column {len(header) + 1} has no name: {counts} ({shown}); put quotes around a text that "
+            "holds the separator"
+        )
+    if len(cells) < len(header):
+        raise InputError(f"{where}: {header[len(cells)]!r} is missing: {counts} ({shown})")
+    for column, (name, cell) in enumerate(zip(header, cells, strict=True), 1):
+        # A first column without a name is an index, as pandas writes it.
+        if not name and cell.strip() and column > 1:
+            raise InputError(f"{where}: column {column} has text but no name in the header; name or remove it")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -1,0 +1,78 @@
+"""Whose adapter a folder holds, or what is to be done about a folder that holds none."""
+
+import os
+import pathlib
+
+from nlsr_jax.errors import InputError
+from nlsr_jax.formats.folders import ADAPTER, describe, did_you_mean
+from nlsr_jax.formats.json_files import read_json_object
+from nlsr_jax.formats.paths import is_regular
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+MLX_WEIGHTS = "adapters.safetensors"
+_EXPECTED = "expected a PEFT adapter directory"
+_PICKLE = (
+    "holds adapter_model.bin, a pickle, which is never opened; load it with PEFT and save it again with "
+    "safe_serialization=True"
+)
+
+
+def kind_of_folder(path: str | os.PathLike) -> str:
+    """Return ``"peft"`` or ``"mlx"``, whose adapter a folder holds.
+
+    Raises:
+      InputError: there is no such folder, or it holds no adapter; with the folder that may have been meant.
+    """
+    path = pathlib.Path(path)
+    names = _names(path)
+    if CONFIG not in names:
+        raise InputError(f"{path}: {_without_config(path, names)}")
+    if WEIGHTS in names:
+        return "peft"
+    mlx = MLX_WEIGHTS in names or _is_mlx(path / CONFIG)
+    if MLX_WEIGHTS in names and mlx:
+        return "mlx"
+    raise InputError(f"{path}: {_without_weights(path, names, mlx)}")
+
+
+def _names(path: pathlib.Path) -> set[str]:
+    try:
+        return {entry.name for entry in path.iterdir()}
+    except NotADirectoryError:
+        raise InputError(
+            f"{path}: no such folder; {_EXPECTED}; did you mean the folder of this file, {path.parent}?"
+        ) from None
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such folder; {_EXPECTED}") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{str(path)[:200]!r}: cannot be read ({getattr(error, 'strerror', error)})") from error
+
+
+def _without_config(path: pathlib.Path, names: set[str]) -> str:
+    if "adapter_model.bin" in names and WEIGHTS not in names:
+        return f"{_PICKLE} (its {CONFIG} is missing too)"
+    text = f"{CONFIG} is missing; {_EXPECTED}"
+    if WEIGHTS in names or MLX_WEIGHTS in names:
+        return f"{text}; take the {CONFIG} that was saved with these weights"
+    kind = describe(path)
+    return f"{text}{f'; {kind}' if kind else ''}{did_you_mean(path, ADAPTER)}"
+
+
+def _without_weights(path: pathlib.Path, names: set[str], mlx: bool) -> str:
+    if "adapter_model.bin" in names:
+        return _PICKLE
+    if mlx:
+        saved = sorted(name for name in names if name.endswith(f"_{MLX_WEIGHTS}"))
+        last = f"; copy its last checkpoint, {saved[-1]}, to {MLX_WEIGHTS}" if saved else ""
+        old = "; adapters.npz is of an old version: save it again with MLX-LM" if "adapters.npz" in names else ""
+        return f"{MLX_WEIGHTS} is missing; expected an adapter of MLX-LM{last or old}"
+    return f"{WEIGHTS} is missing; {_EXPECTED}{did_you_mean(path, (WEIGHTS,))}"
+
+
+def _is_mlx(config: pathlib.Path) -> bool:
+    """Whether a config without weights of PEFT is MLX-LM's."""
+    if not is_regular(config):
+        return False
+    raw = read_json_object(config, "adapter config")
+    return "peft_type" not in raw and ("lora_parameters" in raw or "fine_tune_type" in raw)
