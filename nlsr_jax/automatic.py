@@ -27,9 +27,8 @@ from nlsr_jax.models.openings import collect_divergence, collect_openings, find_
 from nlsr_jax.nlsr.amplify import amplify
 from nlsr_jax.nlsr.correction import correct
 from nlsr_jax.nlsr.identify import identify
+from nlsr_jax.nlsr.settings import AIM, HEADROOM
 
-AIM = 0.98
-"""How likely the model is to begin as safe answers begin, by default."""
 DEPTH = 2
 """Tokens of an opening."""
 BETAS = tuple(np.geomspace(0.5, 16384, 16).round(6).tolist())
@@ -43,9 +42,6 @@ DISTURBED = 0.04
 """Nats a token, from which on requests are read otherwise than they should be."""
 MORE = (1e-2, 3e-2)
 """Shares that are tried in turn where these cannot bring back the safety that the aligned model has."""
-HEADROOM = 1.25
-"""How much nearer to certainty a share must be able to come than it is taken, as a ratio of the logarithms of the
-two probabilities: at its limit, a repair refuses what is harmless."""
 _PAST = 0.8
 _BISECTIONS = 4
 

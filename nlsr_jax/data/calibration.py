@@ -69,7 +69,13 @@ def _is_plain(folder: pathlib.Path) -> bool:
 
 
 def load_calibration(
-    source: str, tokenizer, *, max_length: int, template: str = "none", preference: bool = False
+    source: str,
+    tokenizer,
+    *,
+    max_length: int,
+    template: str = "none",
+    preference: bool = False,
+    end_token: bool = False,
 ) -> Calibration:
     """Read and encode calibration rows.
 
@@ -83,6 +89,7 @@ def load_calibration(
       max_length: longest sequence in tokens.
       template: how a prompt is rendered; see ``apply_template``.
       preference: also encode ``rejected``.
+      end_token: end responses that are not cut with the tokenizer's end token, where it has one, as training does.
 
     Returns:
       A ``Calibration``.
@@ -106,6 +113,8 @@ def load_calibration(
         if not all(answers):
             counts["skipped_no_tokens"] = counts.get("skipped_no_tokens", 0) + 1
             continue
+        if end_token and tokenizer.eos_token_id is not None:
+            answers = [[*answer, tokenizer.eos_token_id] for answer in answers]
         counts["cut_responses"] += sum(len(prompt) + len(answer) > max_length for answer in answers)
         encoded = tuple(
             Encoded(np.asarray((prompt + answer)[:max_length], np.int32), len(prompt)) for answer in answers

@@ -72,6 +72,7 @@ class CalibrationData:
                 max_length=settings.max_length,
                 template=settings.template,
                 preference=settings.method == "preference_snip",
+                end_token=settings.end_token,
             )
             path = pathlib.Path(settings.calibration)
             self._digests.add("calibration", settings.calibration, [path] if path.is_file() else [])

@@ -15,6 +15,7 @@ from nlsr_jax.formats.mask_files import save_masks
 from nlsr_jax.formats.output import check_free, whole_directory, write_text
 from nlsr_jax.parallel import is_first
 from nlsr_jax.pipeline.adapters import open_sources, reference_shapes
+from nlsr_jax.pipeline.descent import check_weak, note_base_names
 from nlsr_jax.pipeline.identification import CalibrationData, count_kept, obtain_masks
 from nlsr_jax.pipeline.settings import Settings, check_settings, with_absolute_paths
 from nlsr_jax.pipeline.stages import Stages
@@ -64,6 +65,11 @@ def _identify_files(settings, output, overwrite, stages, digests, mesh):
     with stages("read adapters"):
         sources = open_sources(settings, digests)
         reference = reference_shapes(sources, settings)
+    warnings = note_base_names(settings, sources)
+    with stages("check lineage"):
+        check_weak(settings, sources, warnings)
+    for warning in warnings:
+        stages.say(f"note: {warning}")
     data = CalibrationData(settings, digests, stages, mesh)
     found = obtain_masks(settings, sources, key, digests, stages, data)
     record = {
@@ -75,6 +81,7 @@ def _identify_files(settings, output, overwrite, stages, digests, mesh):
         "outputs": {},
         "calibration": found.calibration,
         "modules": describe_counts(reference, found.masks),
+        **({"warnings": warnings} if warnings else {}),
         "versions": records.versions(),
         "commit": records.commit(),
         "device": records.device(),

@@ -19,11 +19,12 @@ from nlsr_jax.formats.checkpoint import save_checkpoint
 from nlsr_jax.formats.mask_files import FILE as MASKS_FILE
 from nlsr_jax.formats.mask_files import MaskFile, save_masks
 from nlsr_jax.formats.output import check_free, copy_digested, sha256, whole_directory, write_text
-from nlsr_jax.nlsr.lineage import unrelated_modules
+from nlsr_jax.nlsr.lineage import Verdict
 from nlsr_jax.nlsr.pruning import unclipped_probability
 from nlsr_jax.nlsr.realign import repaired_layers
 from nlsr_jax.parallel import is_first
 from nlsr_jax.pipeline.adapters import Lineage, check_reference, measure_lineage, open_sources, whole_finetuned
+from nlsr_jax.pipeline.descent import check_lineage, check_weak, describe_module, describe_verdict, note_base_names
 from nlsr_jax.pipeline.identification import CalibrationData, Masks, obtain_masks
 from nlsr_jax.pipeline.restoration import Decision, compare, decide, write_restored
 from nlsr_jax.pipeline.settings import Settings, check_settings, with_absolute_paths
@@ -110,11 +111,20 @@ def _realign_files(settings, output, overwrite, recorded, automatic, chosen, sta
         if settings.layers is not None:
             repaired_layers(sources.target.shapes(), settings.layers)
         warnings += [note for source in sources if source is not None for note in source.notes]
-    known = None
+    bases = note_base_names(settings, sources)
+    _say_notes(bases, stages)  # at once: what follows may be refused
+    warnings += bases
+
+    def check(lineage: Lineage) -> Verdict:
+        again = recorded is not None
+        return check_lineage(settings, sources.target.shapes(), lineage, warnings, stages, repeated=again)
+
+    known = verdict = None
     if settings.masks is None:  # before anything costly
         with stages("check lineage"):
+            check_weak(settings, sources, warnings, repeated=recorded is not None)
             known = measure_lineage(sources, settings)
-            _check_lineage(settings, sources.target.shapes(), known, warnings, stages)
+            verdict = check(known)
     data = CalibrationData(settings, digests, stages, mesh)
     if automatic is not None:
         settings, chosen = _choose(settings, automatic, sources, data, stages)
@@ -126,8 +136,7 @@ def _realign_files(settings, output, overwrite, recorded, automatic, chosen, sta
     def decided() -> tuple[dict, Decision]:
         with stages("compare"):
             found = compare(masks.masks, sources, settings, known)
-            if known is None:
-                _check_lineage(settings, sources.target.shapes(), found.lineage, warnings, stages)
+            descent = verdict or check(found.lineage)
             decision = decide(pruning_key, found, sources, settings)
         _note_decision(settings, decision, warnings)
         with stages("digest inputs"):
@@ -135,10 +144,10 @@ def _realign_files(settings, output, overwrite, recorded, automatic, chosen, sta
             if recorded is not None:
                 records.check_digests(recorded, inputs, "record")
         record = _describe(settings, key, pruning_key, inputs, masks, sources, found.lineage, decision, warnings)
+        record["lineage"] = describe_verdict(descent)
         if chosen is not None:
             record["automatic"] = chosen
-        for warning in warnings:
-            stages.say(f"note: {warning}")
+        _say_notes([warning for warning in warnings if warning not in bases], stages)
         return record, decision
 
     if not is_first():
@@ -220,42 +229,9 @@ def _notes_of_choice(described: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def _check_lineage(settings, finetuned, lineage: Lineage, warnings, stages):
-    scores = np.concatenate([np.maximum(c["a"], c["b"]) for c in lineage.cosine.values()])
-    stages.say(
-        f"lineage: cosine of fine-tuned and aligned factors, "
-        f"lowest module {scores.min():.3f}, mean {scores.mean():.3f}"
-    )
-    names = unrelated_modules(finetuned, lineage.cosine)
-    if names:
-        _refuse_unrelated(settings, names, scores.size, warnings)
-    _note_zeros(finetuned, lineage, warnings)
-
-
-def _refuse_unrelated(settings, names, count, warnings):
-    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    message = f"{len(names)} of {count} modules do not descend from the aligned adapter: {shown}"
-    if not settings.allow_unrelated:
-        raise InputError(
-            f"{settings.finetuned}: {message}; their factors do not share a rank axis, so masks and "
-            "transplant mean nothing there: give the adapter that fine-tuning started from as --aligned, "
-            "or --allow_unrelated"
-        )
-    warnings.append(message)
-
-
-def _note_zeros(finetuned, lineage, warnings):
-    for name, zeros in (("aligned", lineage.zero_aligned), ("finetuned", lineage.zero_finetuned)):
-        found = [
-            f"layer {layer} {module}.{factor}"
-            for module in module_names(zeros)
-            for factor, flags in zeros[module].items()
-            for layer, zero in zip(layer_indices(finetuned, module), flags, strict=True)
-            if zero
-        ]
-        if found:
-            shown = ", ".join(found[:4]) + (f" and {len(found) - 4} more" if len(found) > 4 else "")
-            warnings.append(f"{name}: {len(found)} factors are zero throughout: {shown}")
+def _say_notes(notes, stages) -> None:
+    for note in notes:
+        stages.say(f"note: {note}")
 
 
 def _note_decision(settings, decision: Decision, warnings):
@@ -273,7 +249,7 @@ def _note_decision(settings, decision: Decision, warnings):
 
 
 def _describe(settings, key, pruning_key, inputs, masks: Masks, sources, lineage, decision, warnings) -> dict:
-    modules = _describe_modules(sources.target.shapes(), lineage.cosine, decision)
+    modules = _describe_modules(sources.target.shapes(), lineage.figures, decision)
     repaired = [m for m in modules if not m["pruned"]]
     names = ("base", "aligned", "finetuned", "weak", "calibration", "masks")
     return {
@@ -302,12 +278,11 @@ def _describe(settings, key, pruning_key, inputs, masks: Masks, sources, lineage
     }
 
 
-def _describe_modules(shapes: Adapter, cosines, decision: Decision) -> list[dict]:
+def _describe_modules(shapes: Adapter, figures, decision: Decision) -> list[dict]:
     """One entry per module, layer by layer."""
     entries = []
     for module in module_names(shapes.factors):
         for i, layer in enumerate(layer_indices(shapes, module)):
-            lineage = {f: float(cosines[module][f][i]) for f in ("a", "b")}
             entry = {
                 "layer": layer,
                 "module": module,
@@ -315,9 +290,7 @@ def _describe_modules(shapes: Adapter, cosines, decision: Decision) -> list[dict
                 "probability": float(decision.probability[module][i]),
                 "pruned": bool(decision.pruned[module][i]),
                 "zero_norm": bool(decision.zero_norm[module][i]),
-                "lineage": max(lineage.values()),
-                "lineage_a": lineage["a"],
-                "lineage_b": lineage["b"],
+                **describe_module(figures, module, i),
             }
             for factor in ("a", "b"):
                 entry[f"kept_{factor}"] = int(decision.kept[module][factor][i])

@@ -79,6 +79,8 @@ def _summary(record, summary: dict) -> dict:
             summary[name] = number(mapping(record.get("summary")).get(name), 0)
     changed, total = summary["changed_entries"], summary["total_entries"]
     summary["changed_share"] = changed / total if changed is not None and total else None
+    described = mapping(record.get("lineage"))
+    summary["lineage_means"] = {name: number(described.get(name)) for name in ("product", "b", "a", "kept")}
     return summary
 
 

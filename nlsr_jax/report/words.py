@@ -28,6 +28,7 @@ SETTINGS = {
     "max_length": "Longest calibration row in tokens; longer answers are cut.",
     "template": "The frame put around each calibration prompt.",
     "dtype": "Number type of the base model's weights while calibrating.",
+    "end_token": "Whether calibration answers ended with the end token, as they do in training.",
     "allow_unrelated": "Whether to go on where a module does not descend from the aligned adapter.",
 }
 
