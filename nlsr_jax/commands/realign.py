@@ -110,6 +110,8 @@ def _realign(digests) -> None:
     if not first:
         return
     summary = record["summary"]
+    for doubt in record.get("automatic", {}).get("doubts", []):
+        print(f"warning: {doubt}")
     print(
         f"repaired {summary['repaired']} of {summary['modules']} modules, "
         f"{summary['changed_entries']} of {summary['total_entries']} entries; wrote {FLAGS.output} "

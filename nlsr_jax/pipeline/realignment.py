@@ -23,7 +23,8 @@ from nlsr_jax.nlsr.lineage import Verdict
 from nlsr_jax.nlsr.pruning import unclipped_probability
 from nlsr_jax.nlsr.realign import repaired_layers
 from nlsr_jax.parallel import is_first
-from nlsr_jax.pipeline.adapters import Lineage, check_reference, measure_lineage, open_sources, whole_finetuned
+from nlsr_jax.pipeline.adapters import Lineage, check_reference, measure_lineage, open_sources
+from nlsr_jax.pipeline.choosing import AUTOMATIC, choose_for, describe_choice, doubt_choice, note_choice
 from nlsr_jax.pipeline.descent import check_lineage, check_weak, describe_module, describe_verdict, note_base_names
 from nlsr_jax.pipeline.identification import CalibrationData, Masks, obtain_masks
 from nlsr_jax.pipeline.restoration import Decision, compare, decide, write_restored
@@ -32,18 +33,6 @@ from nlsr_jax.pipeline.stages import Stages
 from nlsr_jax.random_streams import describe_key, stream
 from nlsr_jax.report import draw_figures, write_report
 
-AUTOMATIC: dict[str, Any] = {
-    "method": "gain",
-    "granularity": "adapter",
-    "amplification_space": "factors",
-    "rank": None,
-    "space": "factors",
-    "rule": "all",
-    "tau": None,
-    "share": None,
-    "layers": None,
-}
-"""The settings of a run whose β and sparsity are chosen."""
 _DRAWING = concurrent.futures.ThreadPoolExecutor(1)
 """One thread for all figures of a process: matplotlib keeps its fonts open for every thread that ever drew."""
 
@@ -127,9 +116,15 @@ def _realign_files(settings, output, overwrite, recorded, automatic, chosen, sta
             verdict = check(known)
     data = CalibrationData(settings, digests, stages, mesh)
     if automatic is not None:
-        settings, chosen = _choose(settings, automatic, sources, data, stages)
+        settings, chosen = choose_for(settings, automatic, sources, data, stages)
+        stages.say(describe_choice(chosen))
     if chosen is not None:
-        warnings += _note_choice(chosen)
+        doubts = doubt_choice(chosen)
+        chosen = {**chosen, "doubts": doubts}
+        for doubt in doubts:
+            stages.say(f"warning: {doubt}")
+        warnings[:0] = doubts
+        warnings += note_choice(chosen)
     masks = obtain_masks(settings, sources, key, digests, stages, data)
     pruning_key = stream(key, "pruning")
 
@@ -147,7 +142,8 @@ def _realign_files(settings, output, overwrite, recorded, automatic, chosen, sta
         record["lineage"] = describe_verdict(descent)
         if chosen is not None:
             record["automatic"] = chosen
-        _say_notes([warning for warning in warnings if warning not in bases], stages)
+        said = [*bases, *((chosen or {}).get("doubts", []))]
+        _say_notes([warning for warning in warnings if warning not in said], stages)
         return record, decision
 
     if not is_first():
@@ -160,73 +156,6 @@ def _realign_files(settings, output, overwrite, recorded, automatic, chosen, sta
             kept.result()  # an error, before the rest is written for nothing
         _write(folder, settings, record, masks, kept, decision, sources, stages, draw)
     return record
-
-
-def _choose(settings, automatic: float | Mapping[str, float], sources, data: CalibrationData, stages):
-    """Choose β and sparsity; returns the settings with them and what the record says of it."""
-    from nlsr_jax.automatic import AIM, HEADROOM, choose_settings
-
-    asked: dict[str, Any] = {"aim": AIM, "headroom": HEADROOM}
-    asked |= automatic if isinstance(automatic, Mapping) else {"aim": automatic}
-    unknown = sorted(set(asked) - {"aim", "headroom", "share"})
-    if unknown:
-        raise InputError(f"automatic has {unknown[0]!r}; expected some of aim, headroom, share")
-    weak = None if sources.weak is None else sources.weak.load()
-    adapters = (whole_finetuned(sources, settings), sources.aligned.load(), weak)
-    batches = data.batches()
-    model, params = data.base
-    with stages("choose"):
-        found = choose_settings(model, params, *adapters, batches, **asked)
-    chosen = found.chosen
-    stages.say(
-        f"automatic: safe answers begin with probability {found.finetuned:.3g} fine-tuned, {found.aimed:.3g} "
-        f"aimed at, {chosen.probability:.3g} with beta {chosen.beta:g} and {chosen.share:.4%} of the entries"
-    )
-    changes: dict = {"beta": chosen.beta, "sparsity": 1 - chosen.share}
-    if not chosen.share:
-        changes = {"rule": "least_similar", "share": 0.0}
-    trials = [trial._asdict() for trial in found.trials]
-    described: dict[str, Any] = {
-        **asked,
-        "met": found.met,
-        "aimed": found.aimed,
-        "target": found.target,
-        "finetuned": found.finetuned,
-        "aligned": found.aligned,
-        "change": found.change,
-    }
-    candidates = [candidate._asdict() for candidate in found.candidates]
-    described |= {"chosen": chosen._asdict(), "candidates": candidates, "trials": trials}
-    return dataclasses.replace(settings, **changes), described
-
-
-def _note_choice(described: Mapping[str, Any]) -> list[str]:
-    """Say where an automatic choice left safe answers less likely, or the adapter as it was.
-
-    Raises:
-      InputError: a description, out of a record, that no choice has.
-    """
-    try:
-        return _notes_of_choice(described)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError("record: 'automatic' is not the description of a choice") from error
-
-
-def _notes_of_choice(described: Mapping[str, Any]) -> list[str]:
-    chosen, notes = described["chosen"], []
-    if not described["met"]:
-        notes.append(
-            "no setting that was tried makes safe answers as likely as they should be: "
-            f"they begin with probability {chosen['probability']:.3g}, aimed at {described['aimed']:.3g}"
-        )
-    if not chosen["share"]:
-        why = (
-            "safe answers are as likely as they should be"
-            if described["met"]
-            else "no repair that was tried gains more than its headroom"
-        )
-        notes.append(f"{why}: nothing is repaired")
-    return notes
 
 
 def _say_notes(notes, stages) -> None:

@@ -49,6 +49,7 @@ def render_report(record: Mapping[str, Any], figures: Mapping | None = None) -> 
       InputError: the record has no modules or settings that can be read.
     """
     modules, summary = _read(record)
+    doubts = _texts(mapping(record.get("automatic")).get("doubts"))
     return _template().render(
         settings=record["settings"],
         modules=modules,
@@ -56,7 +57,8 @@ def render_report(record: Mapping[str, Any], figures: Mapping | None = None) -> 
         figures=draw_figures(record) if figures is None else figures,
         identification=mapping(record.get("identification")),
         calibration=mapping(record.get("calibration")),
-        warnings=_texts(record.get("warnings")),
+        doubts=doubts,
+        warnings=[warning for warning in _texts(record.get("warnings")) if warning not in doubts],
         inputs=_inputs(mapping(record.get("inputs"))),
         seed=mapping(record.get("key")).get("seed", record["settings"].get("seed")),
         pruning_key=mapping(mapping(record.get("key")).get("pruning")),
