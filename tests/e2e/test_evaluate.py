@@ -117,7 +117,7 @@ def test_again_the_same_bytes_and_nothing_is_overwritten_unasked(toy, evaluated)
 
 
 def test_base_alone_on_real_data_judged_by_a_model_with_tiny_benchmarks(real):
-    """The guard does not know the words of these answers, no verdict of it can be read; the base has an old index."""
+    """The guard does not know the words of these answers; the base has an old index beside its weights."""
     (real / "base" / "model.safetensors.index.json").write_text("{}")
     result = run("evaluate", *REAL, "--base", real / "base", "--task", "none", "--judge", "guard", "--judge_model",
                  real / "guard", *data(real, "harmbench", "alpaca", "tiny_arc", "tiny_gsm8k"), "--forbidden_set",
