@@ -117,13 +117,17 @@ def test_again_the_same_bytes_and_nothing_is_overwritten_unasked(toy, evaluated)
 
 
 def test_base_alone_on_real_data_judged_by_a_model_with_tiny_benchmarks(real):
-    """The guard does not know the words of these answers: no verdict of it can be read."""
+    """The guard does not know the words of these answers; the base has an old index beside its weights."""
+    (real / "base" / "model.safetensors.index.json").write_text("{}")
     result = run("evaluate", *REAL, "--base", real / "base", "--task", "none", "--judge", "guard", "--judge_model",
                  real / "guard", *data(real, "harmbench", "alpaca", "tiny_arc", "tiny_gsm8k"), "--forbidden_set",
                  "harmbench", "--forbidden", 9, "--tiny_benchmarks", real / "bank.npz", "--output",
                  real / "out.json", "--responses", real / "out.jsonl")  # fmt: skip
     found, rows = read(real / "out.json"), read_rows(real / "out.jsonl")
-    assert list(found) == [*FIELDS[:-1], "tiny_benchmarks", "seconds"]
+    assert list(found) == [*FIELDS[:-1], "warnings", "tiny_benchmarks", "seconds"]
+    (warning,) = found["warnings"]
+    assert warning.startswith(f"{real / 'base'}: model.safetensors.index.json: not read, as in transformers")
+    assert f"note: {warning}" in result.stderr
     assert (found["adapter"], found["fa"], found["hs"]) == (None, None, 0.0)
     assert (found["judge_model"], found["forbidden_set"]) == (str(real / "guard"), "harmbench")
     assert found["counts"] == {"forbidden": 2, "benign": 2, "rows": 0, "unreadable": 2}
