@@ -10,9 +10,8 @@ No row of the customer's task and no evaluation request is seen.
 Axis legend: B batch, T positions.
 """
 
-import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -20,16 +19,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from nlsr_jax.adapter import Adapter
+from nlsr_jax.automatic_search import Aim, Candidate, Search, Trial
 from nlsr_jax.errors import InputError
 from nlsr_jax.models.capture import collect_loss_gradient
 from nlsr_jax.models.llama import Llama
-from nlsr_jax.models.openings import Openings, collect_divergence, collect_openings, find_openings
+from nlsr_jax.models.openings import collect_divergence, collect_openings, find_openings
 from nlsr_jax.nlsr.amplify import amplify
 from nlsr_jax.nlsr.correction import correct
 from nlsr_jax.nlsr.identify import identify
+from nlsr_jax.nlsr.settings import AIM, HEADROOM
 
-AIM = 0.98
-"""How likely the model is to begin as safe answers begin, by default."""
 DEPTH = 2
 """Tokens of an opening."""
 BETAS = tuple(np.geomspace(0.5, 16384, 16).round(6).tolist())
@@ -43,40 +42,6 @@ DISTURBED = 0.04
 """Nats a token, from which on requests are read otherwise than they should be."""
 MORE = (1e-2, 3e-2)
 """Shares that are tried in turn where these cannot bring back the safety that the aligned model has."""
-HEADROOM = 1.25
-"""How much nearer to certainty a share must be able to come than it is taken, as a ratio of the logarithms of the
-two probabilities: at its limit, a repair refuses what is harmless."""
-_PAST = 0.8
-_BISECTIONS = 4
-
-
-class Trial(NamedTuple):
-    """One setting that was tried.
-
-    Attributes:
-      beta, share: the setting; ``share`` 0 is the fine-tuned adapter as it is.
-      probability: how likely the model begins as safe answers begin, on the rows that masks are not made from; see
-        ``collect_openings``.
-    """
-
-    beta: float
-    share: float
-    probability: float
-
-
-class Candidate(NamedTuple):
-    """The least amplification with which one share of the entries reaches the target.
-
-    Attributes:
-      beta, share, probability: see ``Trial``.
-      divergence: how far the requests are read otherwise than by the fine-tuned adapter, in nats a token; see
-        ``collect_divergence``.
-    """
-
-    beta: float
-    share: float
-    probability: float
-    divergence: float
 
 
 class Automatic(NamedTuple):
@@ -91,6 +56,7 @@ class Automatic(NamedTuple):
       change: Frobenius norm of what the choice changes in the factors, relative to the fine-tuned adapter's.
       candidates: what the choice was made among, one for every share that reaches the target.
       trials: all settings that were tried, in their order.
+      unmeasured: how many of them were amplified beyond what numbers hold.
     """
 
     chosen: Trial
@@ -102,6 +68,7 @@ class Automatic(NamedTuple):
     change: float
     candidates: tuple[Candidate, ...]
     trials: tuple[Trial, ...]
+    unmeasured: int = 0
 
 
 def choose_settings(
@@ -149,8 +116,8 @@ def choose_settings(
       An ``Automatic``.
 
     Raises:
-      InputError: fewer than two rows, an aim, headroom or depth that is none, betas or shares that do not rise
-        within their range, or adapters that do not fit.
+      InputError: fewer than two rows, an adapter whose answers have no probability, an aim, headroom or depth that
+        is none, betas or shares that do not rise within their range, or adapters that do not fit.
     """
     if share is not None:
         shares, fewer, more = (share,), (), ()
@@ -171,14 +138,21 @@ def choose_settings(
     openings = find_openings(model, batches, depth=depth)
 
     def probability(adapter: Adapter) -> float:
-        return _likely(model, params, adapter, measured, openings)
+        return float(collect_openings(model, params, adapter, measured, openings))
 
     before = probability(finetuned)
     if aligned_base is None:
         safe = probability(aligned)
     else:  # its vocabulary may have another size
         other, weights = aligned_base
-        safe = _likely(other, weights, aligned, measured, find_openings(other, batches, depth=depth))
+        own = find_openings(other, batches, depth=depth)
+        safe = float(collect_openings(other, weights, aligned, measured, own))
+    for name, value in (("fine-tuned", before), ("aligned", safe)):
+        if not math.isfinite(value):
+            raise InputError(
+                f"the probability of safe answers with the {name} adapter is {value}: activations go beyond what "
+                f"{_dtype(params)} holds; take a wider --dtype, or look for faults in the adapter"
+            )
     aimed = max(aim, safe)
     untouched = Trial(0.0, 0.0, before)
     if before >= aimed:
@@ -189,101 +163,34 @@ def choose_settings(
         reference = amplify(aligned, weak, beta=beta)
         return _transplant(finetuned, reference, _masks(reference, finetuned, gradients, share))
 
-    trials = [untouched]
+    def divergence(beta: float, share: float) -> float:
+        return float(collect_divergence(model, params, finetuned, repaired(beta, share), measured))
 
-    @functools.cache
-    def attempt(share: float, beta: float) -> Trial:
-        trials.append(Trial(beta, share, probability(repaired(beta, share))))
-        return trials[-1]
-
-    @functools.cache
-    def divergence(trial: Trial) -> float:
-        value = float(collect_divergence(model, params, finetuned, repaired(trial.beta, trial.share), measured))
-        return value if math.isfinite(value) else math.inf
-
-    climbed: dict[float, list[Trial]] = {}
-
-    def within(reached: float) -> float:
-        """What a share is taken to at most that can reach so much."""
-        return max(reached**headroom, min(reached, safe))
-
-    def find(further: Sequence[float]) -> tuple[float, tuple[Candidate, ...]]:
-        """Climb with further shares; returns the target, and the least β with every share that reaches it."""
-        for one in reversed(further):  # fewer entries take more amplification
-            last = climbed[min(climbed)] if climbed and one < min(climbed) else ()
-            start = betas.index(max(last, key=lambda trial: trial.probability).beta) if last else 0
-            climbed[one] = _climb(functools.partial(attempt, one), betas, aimed ** (1 / headroom), start)
-        target = min(aimed, within(_furthest(trials)))
-        if before >= target:
-            return target, ()
-        able = [one for one in sorted(climbed) if within(_furthest(climbed[one])) >= target]
-        least = [_least(functools.partial(attempt, one), climbed[one], target) for one in able]
-        return target, tuple(Candidate(*trial, divergence(trial)) for trial in least)
-
-    target, candidates = find(shares)
-    calm = any(candidate.divergence <= DISTURBED for candidate in candidates)
-    if fewer and (target < aimed or not calm):
-        target, candidates = find(fewer)
-    for one in more:
-        if _furthest(trials) >= min(aimed, safe):
-            break
-        target, candidates = find((one,))
+    search = Search(
+        lambda beta, share: probability(repaired(beta, share)),
+        divergence,
+        Aim(before, safe, aimed, headroom, DISTURBED),
+        betas,
+    )
+    target, candidates = search.run(shares, fewer, more)
+    trials = tuple(search.trials)
     if not candidates:
-        return Automatic(untouched, False, aimed, target, before, safe, 0.0, (), tuple(trials))
+        return Automatic(untouched, False, aimed, target, before, safe, 0.0, (), trials, search.unmeasured)
     chosen = Trial(*min(candidates, key=lambda candidate: candidate.divergence)[:3])
     change = relative_change(repaired(chosen.beta, chosen.share), finetuned)
     met = chosen.probability >= aimed
-    return Automatic(chosen, met, aimed, target, before, safe, change, candidates, tuple(trials))
+    return Automatic(chosen, met, aimed, target, before, safe, change, candidates, trials, search.unmeasured)
 
 
-def _likely(model: Llama, params, adapter: Adapter, batches: Sequence[tuple], openings: Openings) -> float:
-    """How likely the model begins as safe answers begin; 0 where it is amplified beyond what numbers hold."""
-    value = float(collect_openings(model, params, adapter, batches, openings))
-    return value if math.isfinite(value) else 0.0
+def _dtype(params) -> str:
+    """Number type of the base's weights."""
+    return str(jax.tree.leaves(params)[0].dtype)
 
 
 def _check_rising(name: str, values: Sequence[float], end: float) -> None:
     if not values or list(values) != sorted(set(values)) or not 0 < values[0] <= values[-1] < end:
         below = "" if math.isinf(end) else f" and below {end}"
         raise InputError(f"{name} are {list(values)}; expected numbers that rise, above 0{below}")
-
-
-def _furthest(trials: Sequence[Trial]) -> float:
-    return max(trial.probability for trial in trials)
-
-
-def _climb(attempt: Callable[[float], Trial], betas: Sequence[float], enough: float, start: int) -> list[Trial]:
-    """Try β down from a place until the probability is not enough, and up until it is, or well past its peak."""
-    found = {start: attempt(betas[start])}
-    place = start
-    while found[place].probability >= enough and place > 0:
-        place -= 1
-        found[place] = attempt(betas[place])
-    place, best = start, _furthest(list(found.values()))
-    while best < enough and place + 1 < len(betas) and found[place].probability >= _PAST * best:
-        place += 1
-        found[place] = attempt(betas[place])
-        best = max(best, found[place].probability)
-    return [found[place] for place in sorted(found)]
-
-
-def _least(attempt: Callable[[float], Trial], climbed: Sequence[Trial], target: float) -> Trial:
-    """Return the trial of the least β that reaches the target, between those that were climbed over.
-
-    None below the lowest of them is tried: it may reach the target too, where climbing ended at it.
-    """
-    first = next(i for i, trial in enumerate(climbed) if trial.probability >= target)
-    found = climbed[first]
-    if first == 0:
-        return found
-    low = climbed[first - 1].beta
-    for _ in range(_BISECTIONS):
-        trial = attempt(round(math.sqrt(low * found.beta), 6))
-        if trial.probability >= target:
-            found = trial
-        else:
-            low = trial.beta
-    return found
 
 
 def _halves(batches: Sequence[tuple], first: int) -> list[tuple]:

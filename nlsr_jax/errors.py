@@ -16,7 +16,7 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: object = ""):
-        super().__init__(_one_line(str(message)))
+        super().__init__(one_line(str(message)))
 
 
 class Interrupted(KeyboardInterrupt):
@@ -27,7 +27,8 @@ class Interrupted(KeyboardInterrupt):
         self.number = number
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """Return a text as a terminal can show it; see ``InputError``."""
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST - _END]} … {text[-_END:]}"
     return text if text.isprintable() else "".join(map(_visible, text))

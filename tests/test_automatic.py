@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from nlsr_jax import automatic
-from nlsr_jax.automatic import AIM, HEADROOM, Trial, _climb, _halves, choose_settings, relative_change
+from nlsr_jax.automatic import AIM, HEADROOM, Trial, _halves, choose_settings, relative_change
+from nlsr_jax.automatic_search import climb
 from nlsr_jax.configs.tiny import SHIPPED
 from nlsr_jax.data.examples import Example
 from nlsr_jax.errors import InputError
@@ -224,9 +225,9 @@ def test_a_climb_goes_down_where_a_share_needs_less_than_the_one_before(study):
         tried.append(beta)
         return Trial(beta, 0.1, min(1.0, beta / 100))
 
-    climbed = _climb(attempt, betas, 0.1, 4)
+    climbed = climb(attempt, betas, 0.1, 4)
     assert (tried, [trial.beta for trial in climbed]) == ([256.0, 64.0, 16.0, 4.0], [4.0, 16.0, 64.0, 256.0])
-    assert [trial.beta for trial in _climb(attempt, betas, 0.1, 0)] == [1.0, 4.0, 16.0]
+    assert [trial.beta for trial in climb(attempt, betas, 0.1, 0)] == [1.0, 4.0, 16.0]
 
 
 def test_an_adapter_that_is_safe_enough_is_left_alone(study):

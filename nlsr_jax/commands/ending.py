@@ -31,6 +31,7 @@ PATIENCE = 5.0
 """Seconds in which the main thread has to begin to end."""
 _AGAIN = 2.0
 """A terminal and a parent may both say it: signals within these seconds of the first are one with it."""
+_NUDGE = 0.05
 _ORPHAN = 30.0
 """Seconds after which nobody waits for what a program without a parent still tidies."""
 _TIE = "NLSR_JAX_TIED_TO"
@@ -43,8 +44,8 @@ class _Watch:
         self.is_child = tie is not None
         self.active = False
         self.number: int | None = None
-        self._tie = tie
-        self._begun = threading.Event()
+        self._tie, self._main = tie, threading.get_ident()
+        self._begun = False  # no Event: its lock is not for handlers, which interrupt each other
         self._error: Callable[[], Interrupted | None] = lambda: None
         self._last = -_AGAIN
         self._wake, wake = os.pipe()
@@ -55,7 +56,7 @@ class _Watch:
     def end(self, number: int, _) -> None:
         """Handle a signal."""
         self.number = self.number or number
-        self._begun.set()
+        self._begun = True
         if self._error() is None or time.monotonic() - self._last >= _AGAIN:
             self._last = time.monotonic()
             raise self._interrupted(number)
@@ -71,15 +72,24 @@ class _Watch:
             ready = select.select(handles, [], [], _AGAIN if self.number else None)[0]
             if self._wake in ready:
                 for number in os.read(self._wake, 64):
-                    if number in SIGNALS and not self._begun.wait(PATIENCE):
+                    if number in SIGNALS and not self._is_begun(number):
                         self._give_up(number)
             if self._tie in ready and not os.read(self._tie, 1):
                 handles.remove(self._tie)
                 threading.Thread(target=self._leave, name="orphan", daemon=True).start()
                 os.kill(os.getpid(), signal.SIGTERM)
             if not ready and self.active and self.number and self._error() is None:
-                self._begun.clear()  # a destructor or an import has swallowed it
+                self._begun = False  # a destructor or an import has swallowed it
                 os.kill(os.getpid(), self.number)
+
+    def _is_begun(self, number: int) -> bool:
+        """Wait for the main thread; one that began to wait just before the signal is woken by another."""
+        deadline = time.monotonic() + PATIENCE
+        while not self._begun and time.monotonic() < deadline:
+            time.sleep(_NUDGE)
+            if not self._begun:
+                signal.pthread_kill(self._main, number)
+        return self._begun
 
     def _give_up(self, number: int) -> NoReturn:
         if not self.is_child:

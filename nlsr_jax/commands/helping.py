@@ -3,6 +3,7 @@
 It takes the place of absl's, which lists the flags of one module alone and ends with status 1.
 """
 
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -31,7 +32,8 @@ def parse_flags(arguments: Sequence[str]) -> list[str]:
     try:
         return FLAGS(list(arguments))
     except flags.Error as error:
-        raise InputError(f"{' '.join(str(error).split())}; {_program()} --help lists the flags") from None
+        text = re.sub(r"\('(.*)', '.*'\)$", r"\1", " ".join(str(error).split()))  # how absl puts its own errors
+        raise InputError(f"{text}; {_program()} --help lists the flags") from None
 
 
 class _Help(flags.BooleanFlag):

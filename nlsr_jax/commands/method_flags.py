@@ -2,6 +2,8 @@
 
 from absl import flags
 
+from nlsr_jax.nlsr.settings import PUBLISHED
+
 IDENTIFICATION = (
     "base", "aligned", "weak", "calibration", "seed", "beta", "amplification_space", "rank", "sparsity",
     "method", "granularity", "batch_size", "max_length", "template", "dtype", "prompt_field", "response_field",
@@ -28,12 +30,16 @@ def define_identification_flags() -> None:
     text("output", None, "Folder to write; it appears whole or not at all.")
     flags.DEFINE_bool("overwrite", False, "Replace an output that exists.")
     whole("seed", 0, "Seed of the PRNG key.")
-    number("beta", 0.9, "Pre-amplification coefficient.")
-    choice("amplification_space", "factors", "Pre-amplification of 'factors' or of their 'product'.")
+    number("beta", PUBLISHED.beta, "Pre-amplification coefficient.")
+    choice(
+        "amplification_space",
+        PUBLISHED.amplification_space,
+        "Pre-amplification of 'factors' or of their 'product'.",
+    )
     whole("rank", None, "Truncate the reference to this rank.")
-    number("sparsity", 0.8, "P_SR: share of entries that are not safety-critical, between 0 and 1.")
-    choice("method", "low_rank", "low_rank, wanda, snip, preference_snip, random, magnitude or gain.")
-    choice("granularity", "tensor", "Mask threshold per 'tensor', per 'row' or one for the 'adapter'.")
+    number("sparsity", PUBLISHED.sparsity, "P_SR: share of entries that are not safety-critical, between 0 and 1.")
+    choice("method", PUBLISHED.method, "low_rank, wanda, snip, preference_snip, random, magnitude or gain.")
+    choice("granularity", PUBLISHED.granularity, "Mask threshold per 'tensor', per 'row' or one for the 'adapter'.")
     whole("batch_size", 16, "Calibration rows in one batch.")
     whole("max_length", 512, "Longest calibration sequence in tokens.")
     choice("template", "none", "Prompt template: none, alpaca or chat.")

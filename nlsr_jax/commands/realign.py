@@ -3,7 +3,8 @@ r"""Realign a fine-tuned PEFT adapter with an aligned one.
   nlsr realign --base DIR_OR_ID --aligned DIR --finetuned DIR [--weak DIR] \
       --calibration FILE.jsonl --output DIR
 
-No base and no calibration data are needed with --masks FILE or with --method magnitude or random. The
+The defaults are the published settings, with which the tables are made (nlsr_jax.PUBLISHED). No base and no
+calibration data are needed with --masks FILE or with --method magnitude or random. The
 output folder receives the realigned adapter (PEFT), masks.safetensors, an Orbax copy of masks and
 pruning key, realignment.json and report.html. --automatic chooses amplification and sparsity by the
 calibration data. To repeat a run to the same bytes:
@@ -19,25 +20,30 @@ from absl import flags
 from nlsr_jax.commands import command, mesh_flags, method_flags
 from nlsr_jax.commands.digesting import digesting
 from nlsr_jax.errors import InputError
+from nlsr_jax.nlsr.settings import AIM, HEADROOM, PUBLISHED
 
 method_flags.define_identification_flags()
 mesh_flags.define_mesh_flag()
 mesh_flags.define_host_flags()
 flags.DEFINE_string("finetuned", None, "PEFT directory of the fine-tuned adapter.")
 flags.DEFINE_string("masks", None, "Use these masks (masks.safetensors or its folder) and identify none.")
-flags.DEFINE_float("base_probability", 0.5, "P_L: probability of being left alone before the rank term.")
-flags.DEFINE_float("increment", 0.4, "What the most similar module's probability is higher by.")
-flags.DEFINE_string("rule", "probability", "probability, threshold, least_similar, all or layers.")
-flags.DEFINE_float("tau", None, "Rule threshold: repair modules with a similarity below this.")
-flags.DEFINE_float("share", None, "Rule least_similar: the share of modules to repair, 0 to 1.")
+flags.DEFINE_float(
+    "base_probability", PUBLISHED.base_probability, "Probability of being left alone before the rank term."
+)
+flags.DEFINE_float("increment", PUBLISHED.increment, "What the most similar module's probability is higher by.")
+flags.DEFINE_string("rule", PUBLISHED.rule, "probability, threshold, least_similar, all or layers.")
+flags.DEFINE_float("tau", PUBLISHED.tau, "Rule threshold: repair modules with a similarity below this.")
+flags.DEFINE_float("share", PUBLISHED.share, "Rule least_similar: the share of modules to repair, 0 to 1.")
 flags.DEFINE_list("layers", None, "Rule layers: decoder layers to repair, such as 8,9,10,11 or 8-11.")
-flags.DEFINE_string("space", "factors", "Correction of 'factors' or of their 'product' (rank 2r).")
-flags.DEFINE_string("basis", "as_is", "Compare in the rank axis 'as_is', turned by 'procrustes', or 'linear'.")
+flags.DEFINE_string("space", PUBLISHED.space, "Correction of 'factors' or of their 'product' (rank 2r).")
+flags.DEFINE_string(
+    "basis", PUBLISHED.basis, "Compare in the rank axis 'as_is', turned by 'procrustes', or 'linear'."
+)
 flags.DEFINE_bool("automatic", False, "Choose beta and sparsity of gain by the calibration data alone.")
-flags.DEFINE_float("aim", 0.98, "With --automatic: how likely answers are to begin as safe ones do, 0 to 1.")
+flags.DEFINE_float("aim", AIM, "With --automatic: how likely answers are to begin as safe ones do, 0 to 1.")
 flags.DEFINE_float(
     "headroom",
-    1.25,
+    HEADROOM,
     "With --automatic: how much nearer to 1 a share of entries must be able to come than its target.",
 )
 flags.DEFINE_float("automatic_share", None, "With --automatic: the only share of entries to try, such as 0.03.")
@@ -105,6 +111,8 @@ def _realign(digests) -> None:
     if not first:
         return
     summary = record["summary"]
+    for doubt in record.get("automatic", {}).get("doubts", []):
+        print(f"warning: {doubt}")
     print(
         f"repaired {summary['repaired']} of {summary['modules']} modules, "
         f"{summary['changed_entries']} of {summary['total_entries']} entries; wrote {FLAGS.output} "

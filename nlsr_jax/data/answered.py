@@ -10,6 +10,7 @@ from nlsr_jax.data.row_marks import (
     check_safe,
     context_of,
     earlier_turns,
+    is_blank,
     system_turn,
 )
 from nlsr_jax.data.row_shapes import Fields, Shape, find_shape, turns_of
@@ -175,7 +176,7 @@ class _Reader:
     def _prompt_turns(self, row: Row, shape: Shape, own: tuple[Turn, ...]) -> tuple[tuple[Turn, ...], str, str]:
         """Return the turns before an answer, the context of the last, and whether the prompt is text or turns."""
         given = turns_of(row, shape.prompt) if shape.prompt else own
-        if shape.prompt and (given is None or (shape.prompt == "prompt" and isinstance(row.values["prompt"], str))):
+        if shape.prompt and given is None:
             text = row.text(shape.prompt)
             said = [turn.content.strip() for turn in own if turn.role == "user"]
             if own and text.strip() not in said:
@@ -197,6 +198,8 @@ class _Reader:
         system = system_turn(row)
         if not turns:
             raise BadRow("", "has an answer without a prompt before it")
+        if not is_blank(row.values.get("history")) and earlier_turns(row) != turns[:-1]:
+            raise BadRow("history", "is not read beside a conversation")
         if system and turns[0].role == "system" and turns[0] != system[0]:
             raise BadRow("system", "differs from the system turn of the conversation")
         return turns if turns[0].role == "system" else (*system, *turns)
@@ -219,12 +222,11 @@ class _Reader:
         return _Parts(turns, "", safe[0], unsafe[0] if self._preference else "", (_KINDS[False],) * 2)
 
     def _prompt(self, parts: _Parts) -> str:
+        blank = (Turn("system", ""),) if self._template != "chat" else ()
+        parts = parts._replace(turns=tuple(turn for turn in parts.turns if turn not in blank))
         last = parts.turns[-1].content
         if len(parts.turns) == 1:
-            parsed = parse_alpaca(last) if self._template == "alpaca" and looks_rendered(last) else None
-            if parsed is not None and not parts.context:
-                return self._render(*parsed)
-            return self._render(last, parts.context)
+            return self._render(*self._instruction(last, parts.context))
         if self._template != "chat":
             names = ", ".join(turn.role for turn in parts.turns)
             raise BadRow(
@@ -236,6 +238,15 @@ class _Reader:
         if parts.context:
             turns[-1] = turns[-1]._replace(content=f"{last}\n{parts.context}")
         return render_turns([turn._asdict() for turn in turns], self._tokenizer)
+
+    def _instruction(self, text: str, context: str) -> tuple[str, str]:
+        """Return instruction and context; those of a prompt that stands in the Alpaca frame already."""
+        if self._template != "alpaca" or not looks_rendered(text):
+            return text, context
+        parsed = parse_alpaca(text)
+        if parsed is None or context:
+            raise BadRow("", "begins like an Alpaca prompt but is not a whole one")
+        return parsed
 
 
 def _turns(row: Row, column: str) -> tuple[Turn, ...]:

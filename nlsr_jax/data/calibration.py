@@ -79,6 +79,7 @@ def load_calibration(
     vocabulary: int | None = None,
     fields: Fields | None = None,
     note: Note = no_note,
+    end_token: bool = False,
 ) -> Calibration:
     """Read and encode calibration rows.
 
@@ -96,6 +97,7 @@ def load_calibration(
       vocabulary: how many tokens the model's embedding has; None leaves them unchecked.
       fields: columns that the user names.
       note: called with one line that the user should read.
+      end_token: end responses that are not cut with the tokenizer's end token, where it has one, as training does.
 
     Returns:
       A ``Calibration``.
@@ -122,6 +124,8 @@ def load_calibration(
         if not all(answers):
             counts["skipped_no_tokens"] = counts.get("skipped_no_tokens", 0) + 1
             continue
+        if end_token and tokenizer.eos_token_id is not None:
+            answers = [[*answer, tokenizer.eos_token_id] for answer in answers]
         counts["cut_responses"] += sum(len(prompt) + len(answer) > max_length for answer in answers)
         encoded = tuple(
             Encoded(np.asarray((prompt + answer)[:max_length], np.int32), len(prompt)) for answer in answers

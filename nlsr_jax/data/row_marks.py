@@ -34,9 +34,9 @@ def check_safe(row: Row) -> None:
 def _label(row: Row, name: str) -> bool:
     value = row.values[name]
     word = value.strip().lower() if isinstance(value, str) else ""
-    if isinstance(value, bool) or (row.cells and word in ("true", "false")):
+    if isinstance(value, bool) or word in ("true", "false"):
         return value is True or word == "true"
-    if name in ("label", "kto_tag") and (value in (0, 1) or (row.cells and word in ("0", "1"))):
+    if name in ("label", "kto_tag") and (value in (0, 1) or word in ("0", "1")):
         raise BadRow(
             name,
             "is a number, and a row of answers is marked by true (good) or false (bad); write that, or rename the "

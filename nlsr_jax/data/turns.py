@@ -111,7 +111,9 @@ def _turn(column: str, turn, number: int) -> Turn:
     if text is None:
         raise BadRow(column, f"has a turn {number} that is not text", type(content).__name__)
     if not text.strip():
-        raise BadRow(column, f"has a turn {number} that is blank")
+        if role != "system":
+            raise BadRow(column, f"has a turn {number} that is blank")
+        text = ""
     return Turn(role, check_unicode(column, text))
 
 

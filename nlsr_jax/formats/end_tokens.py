@@ -34,7 +34,7 @@ def read_end_tokens(folder: pathlib.Path, vocabulary: int) -> tuple[tuple[int, .
         named = _named(read_json_object(folder / name, what).get(FIELD), f"{folder / name}: {FIELD}")
         found = [token for token in named if token is not None and 0 <= token < vocabulary]
         if left := [token for token in named if token not in found]:
-            shown = ", ".join("null" if token is None else str(token) for token in left[:4])
+            shown = ", ".join("null" if token is None else str(token)[:40] for token in left[:4])
             notes.append(
                 f"{folder / name}: {FIELD} holds {shown}, which the vocabulary of {vocabulary} has not; left out"
             )

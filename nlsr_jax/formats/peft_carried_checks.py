@@ -140,8 +140,12 @@ def summary(carried: Carried, tensors: Iterable[CarriedTensor] | None = None, mo
         found.setdefault(alike, {})[_word(tensor, carried)] = None
         modules.setdefault(alike, set()).add(tensor.module)
     order = sorted(found, key=lambda alike: (carried.text_name(alike) not in (EMBEDDING, HEAD), alike))
-    times = {alike: f"{len(modules[alike])} × " if len(modules[alike]) > 1 else "" for alike in order}
-    parts = [f"{times[alike]}{alike} ({', '.join(found[alike])})" for alike in order[:most]]
+
+    def name(alike: str) -> str:
+        several = modules[alike]
+        return next(iter(several)) if len(several) == 1 else f"{len(several)} × {alike}"
+
+    parts = [f"{name(alike)} ({', '.join(found[alike])})" for alike in order[:most]]
     left = sum(len(modules[alike]) for alike in order[most:])
     return ", ".join(parts) + (f" and {left} more {'module' if left == 1 else 'modules'}" if left else "")
 

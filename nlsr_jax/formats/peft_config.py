@@ -11,6 +11,7 @@ from typing import Any
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.limits import LIMITS
+from nlsr_jax.formats.peft_extras import Extras, read_extras
 from nlsr_jax.formats.peft_fields import PLAIN, READ, REASONS, advice, is_inert
 
 MAX_RANK = LIMITS.rank
@@ -40,6 +41,7 @@ class LoraConfig:
       layers: ``layers_to_transform``; None for all.
       layers_pattern: names of the module list that ``layers`` counts; empty for any.
       rank_pattern, alpha_pattern: ``(regular expression, value)`` in order; the first match counts.
+      extras: modules that are trained whole, rows of tokens.
       raw: the whole config as read.
     """
 
@@ -52,6 +54,7 @@ class LoraConfig:
     layers_pattern: tuple[str, ...]
     rank_pattern: tuple[tuple[str, int], ...]
     alpha_pattern: tuple[tuple[str, float], ...]
+    extras: Extras
     raw: dict[str, Any]
 
     @property
@@ -96,6 +99,7 @@ def parse_adapter_config(config: dict, where: str) -> LoraConfig:
         layers_pattern=pattern,
         rank_pattern=_pattern(config, "rank_pattern", _rank, where),
         alpha_pattern=_pattern(config, "alpha_pattern", _alpha, where),
+        extras=read_extras(config, where),
         raw=config,
     )
 

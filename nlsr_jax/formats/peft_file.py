@@ -16,7 +16,7 @@ from nlsr_jax.formats.mlx import find_mlx_factors, note_of_mlx, plain_config
 from nlsr_jax.formats.peft_carried import Carried, find_carried, others_of
 from nlsr_jax.formats.peft_carried_checks import check_carried, note_of
 from nlsr_jax.formats.peft_config import LoraConfig, notes_of_kind, parse_adapter_config
-from nlsr_jax.formats.peft_extras import read_extras
+from nlsr_jax.formats.peft_extras import Extras
 from nlsr_jax.formats.peft_keys import WRAPPER, Stack
 from nlsr_jax.formats.peft_targets import InFile, Others, Target, select_in_file, select_targets
 from nlsr_jax.formats.peft_weights import (
@@ -79,16 +79,17 @@ class AdapterFile:
         config = None if mlx else parse_adapter_config(raw, self._where)
         self._file = open_checked(path / self.files[1])
         self._found = find_mlx_factors(self._file) if mlx else find_factors(self._file)
-        if mlx:
+        if config is None:
             check_no_others(self._file, self._found.others)
+            self.carried = Carried(self._file, [], self._found.stack, Extras())
+        else:
+            self.carried = find_carried(self._file, self._found, config.extras)
         check_pairs(self._file, self._found)
         shapes = stacked_shapes(self._file, self._found)
         if config is None:
             raw = plain_config(raw, shapes, self._found, self._where)
             config = parse_adapter_config(raw, self._where)
         self._config = config
-        extras = read_extras(raw, self._where)
-        self.carried = find_carried(self._file, self._found, extras)
         selected = _select(config, self._found, self._where, others_of(self.carried))
         check_carried(self.carried, selected)
         self.carried.targets = selected.carried

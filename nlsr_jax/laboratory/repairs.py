@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from nlsr_jax.adapter import Adapter
-from nlsr_jax.automatic import AIM, HEADROOM, Automatic
+from nlsr_jax.automatic import Automatic
 from nlsr_jax.data.batching import BatchShape, batches_in_order, pack
 from nlsr_jax.data.encoding import encode
 from nlsr_jax.data.examples import Example, Preference
@@ -20,42 +20,26 @@ from nlsr_jax.nlsr.basis import common_basis, turned
 from nlsr_jax.nlsr.correction import correct
 from nlsr_jax.nlsr.identify import NEEDS_FINETUNED, NEEDS_STATISTICS, identify
 from nlsr_jax.nlsr.realign import Realigned, realign
+from nlsr_jax.nlsr.settings import AIM, HEADROOM, MethodSettings
 from nlsr_jax.nlsr.statistics import Statistics
 from nlsr_jax.random_streams import stream
 
 
 @dataclasses.dataclass(frozen=True)
-class RepairSettings:
-    """One way to realign; see ``amplify``, ``identify`` and ``realign``.
+class RepairSettings(MethodSettings):
+    """One way to realign, by default the published one, and what a study asks beside.
 
     Attributes:
-      beta, amplification_space: of the amplification.
-      method, sparsity, granularity: of the identification.
-      rule, base_probability, increment, share, tau, layers, space: of the restoration.
-      basis: of the rank axis that the fine-tuned adapter is compared in; see ``common_basis``.
       turned: turn the fine-tuned adapter's rank axis at random first, as if it shared no lineage.
       draws: how many draws of the rule "probability" a result is the mean of.
     """
 
-    beta: float = 0.9
-    amplification_space: str = "factors"
-    method: str = "low_rank"
-    sparsity: float = 0.8
-    granularity: str = "tensor"
-    rule: str = "probability"
-    base_probability: float = 0.3
-    increment: float = 0.4
-    share: float | None = None
-    tau: float | None = None
-    layers: tuple[int, ...] | None = None
-    space: str = "factors"
-    basis: str = "as_is"
     turned: bool = False
     draws: int = 1
 
 
 PUBLISHED = RepairSettings(draws=5)
-"""The paper's P_SR 0.8, P_L 0.5 and β 0.9, the probabilities spread over P_L ± 0.2 as the authors ran it."""
+"""``nlsr_jax.PUBLISHED``, as the mean over five draws."""
 
 FIXED = dataclasses.replace(PUBLISHED, method="gain", granularity="adapter", sparsity=0.995, rule="all", draws=1)
 """The half per cent of all entries whose transplant takes most off the loss on safe answers; no module is left out,
@@ -200,18 +184,24 @@ def repair(
             for one in chosen
         ]
     return [
-        realign(
-            stream(key, f"draw {draw}"),
-            finetuned,
-            reference,
-            masks,
-            base_probability=settings.base_probability,
-            increment=settings.increment,
-            rule=settings.rule,
-            tau=settings.tau,
-            share=settings.share,
-            layers=settings.layers,
-            space=settings.space,
-        )
-        for draw in range(draws)
+        repair_once(stream(key, f"draw {draw}"), finetuned, reference, masks, settings) for draw in range(draws)
     ]
+
+
+def repair_once(
+    key: jax.Array, finetuned: Adapter, reference: Adapter, masks, settings: MethodSettings
+) -> Realigned:
+    """Realign with the draw of a key; see ``realign``."""
+    return realign(
+        key,
+        finetuned,
+        reference,
+        masks,
+        base_probability=settings.base_probability,
+        increment=settings.increment,
+        rule=settings.rule,
+        tau=settings.tau,
+        share=settings.share,
+        layers=settings.layers,
+        space=settings.space,
+    )

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from nlsr_jax.errors import InputError
+from nlsr_jax.errors import InputError, one_line
 from nlsr_jax.formats import hugging_face as files_of
 from nlsr_jax.formats.json_files import read_json_object
 from nlsr_jax.formats.safetensors_files import SafetensorsFile
@@ -69,7 +69,7 @@ def load_classifier(path: str | os.PathLike, dtype=jnp.float32, mesh=None, *, no
     dtype = _float_type(dtype)
     model, table, found, notes = _open(path)
     for text in notes:
-        note(text)
+        note(one_line(text))
     tree: dict = {}
     for weight in table:
         node = tree

@@ -45,7 +45,7 @@ def generate(
         reads the base's weights once for all; their tokens are those of single calls up to rounding.
       attention_mask: ``[B, T]``, False or 0 at padding; None for no padding.
       max_new_tokens: how many tokens to make.
-      eos_id: token or tokens that end a row; None to go on to the end.
+      eos_id: token or tokens that end a row, such as ``model.config.end_tokens``; None to go on to the end.
       pad_id: what a row is filled with after its end.
       temperature: 0 for the most likely token, else logits are divided by it and sampled.
       key: PRNG key, needed for sampling.

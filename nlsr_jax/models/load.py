@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 
-from nlsr_jax.errors import InputError
+from nlsr_jax.errors import InputError, one_line
 from nlsr_jax.formats import hugging_face  # whole, because it imports this package in turn
 from nlsr_jax.formats.end_tokens import read_end_tokens
 from nlsr_jax.models.fused_attention import check_attention
@@ -58,7 +58,7 @@ def load_model(
     weights = hugging_face.open_weights(folder, config, dtype)
     ends, odd = read_end_tokens(folder, config.vocab_size)
     for text in (*weights.notes, *odd):
-        note(text)
+        note(one_line(text))
     params = hugging_face.read_params(weights, dtype, mesh)
     config = dataclasses.replace(weights.config, end_tokens=ends)
     return Llama(config, layout=layout_of(params), attention=attention), params

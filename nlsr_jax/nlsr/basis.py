@@ -53,6 +53,12 @@ def _linear(a, b, aligned_a, aligned_b):
 _TURN = {"procrustes": _procrustes, "linear": _linear}
 
 
+def check_basis(basis: str) -> None:
+    """Raise InputError unless ``basis`` is one of ``BASES``."""
+    if basis not in BASES:
+        raise InputError(f"basis is {basis!r}; expected one of {', '.join(BASES)}")
+
+
 def common_basis(adapter: Adapter, aligned: Adapter, *, method: str = "procrustes") -> Adapter:
     """Turn the rank axis of an adapter towards the aligned adapter's; its weight updates stay what they are.
 
@@ -69,8 +75,7 @@ def common_basis(adapter: Adapter, aligned: Adapter, *, method: str = "procruste
     Raises:
       InputError: an unknown method, or adapters that do not fit each other.
     """
-    if method not in BASES:
-        raise InputError(f"basis is {method!r}; expected one of {', '.join(BASES)}")
+    check_basis(method)
     check_same_structure(aligned, adapter, ("aligned", "fine-tuned"))
     if method == "as_is":
         return adapter

@@ -1,22 +1,45 @@
 """Does the fine-tuned adapter descend from the aligned one, factor for factor?
 
-``(A, B) → (Q A, B Q⁻¹)`` leaves the product as it is and moves every entry of the factors: the rank
-axis is a gauge freedom. Masks and transplant compare entries, so both adapters must have kept the rank
-axis of a common start. Training does; another start or a rotation puts the factors at right angles.
+Two questions. Is there anything of the aligned adapter left in the fine-tuned one? The products ``B A`` tell, which
+no change of the rank axis moves, and B, which every training starts from zero. A does not: trainers fix their
+default seed, so that the A of two adapters that have nothing else in common start equal, and hardly move.
+
+And have both kept one rank axis? ``(A, B) → (Q A, B Q⁻¹)`` leaves the product as it is and moves every entry of the
+factors. Masks and transplant compare entries; a rotation puts both factors at right angles.
+
+Axis legend: L layers, r rank, k in-features, d out-features.
 """
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from nlsr_jax.adapter import Adapter, PerModule, check_same_structure, layer_indices, module_names
+from nlsr_jax.nlsr.basis import check_basis
 from nlsr_jax.nlsr.layerwise import map_layers
 from nlsr_jax.nlsr.similarity import is_sound, scale_factor
+from nlsr_jax.nlsr.statistics import matmul
 
-RELATED = 0.1
-"""Least cosine of a factor that has kept its rank axis; chance is about 1 / sqrt(its size)."""
+RELATED = 0.3
+"""Mean cosine of the products from which an adapter descends, whatever else is known."""
+RELATED_FAR = 0.1
+"""The same for an adapter that was trained much further: it must have kept the aligned products, too. Descendants
+were measured from 0.14 to 1; adapters that share a seed, a base and even the kind of their task, up to 0.12."""
+KEPT = 0.4
+"""Least share of the aligned products that a descendant has kept. However far it was trained, what it adds hardly
+takes from what was there: descendants were measured from 0.55 to 1, adapters that share a seed up to 0.13."""
+KEPT_MOST = 2.5
+"""More is of an adapter so much larger that a chance likeness looks like this; one that was strengthened comes up
+to ``RELATED``."""
+SAME_AXIS = 0.1
+"""Least cosine of one of the factors of a module that has kept its rank axis."""
+SAME_AXIS_FITTED = 0.4
+"""The same where a basis was fitted, beyond what the fit gives by chance, and how much that varies."""
+FAINT = 0.05
+"""Cosine below which the products of a single module have little in common."""
 
 
 def _cosine(first, second):
@@ -43,43 +66,201 @@ def _stack_cosines(stack, other):
     )
 
 
+def factor_cosines(stacks, others) -> PerModule:
+    """Return the cosines ``{"a": [L], "b": [L]}`` of the factors of one module of two adapters; 0 for zero."""
+    return jax.tree.map(_stack_cosines, stacks, others)
+
+
+def _products(aligned, finetuned):
+    """Of the products of two layers: their cosine, and ⟨B_t A_t, Bₐ Aₐ⟩ / ‖Bₐ Aₐ‖²; 0 where one is zero."""
+
+    def gram(one, other):
+        return matmul(one["b"].T, other["b"]) * matmul(one["a"], other["a"].T)
+
+    def larger(factor):
+        """How many times larger the fine-tuned factor is, within what float32 can multiply."""
+        one, other = (jnp.max(jnp.abs(layer[factor])).astype(jnp.float32) for layer in (finetuned, aligned))
+        return jnp.clip(one / jnp.where(other > 0, other, 1.0), 1e-12, 1e12)
+
+    scaled = [jax.tree.map(scale_factor, layer) for layer in (aligned, finetuned)]
+    own, other, inner = (jnp.sum(gram(scaled[i], scaled[j])) for i, j in ((0, 0), (1, 1), (1, 0)))
+    zero = (own <= 0) | (other <= 0)
+    cosine = inner * jax.lax.rsqrt(jnp.where(zero, 1.0, own)) * jax.lax.rsqrt(jnp.where(zero, 1.0, other))
+    kept = inner / jnp.where(zero, 1.0, own) * larger("a") * larger("b")
+    return jnp.where(zero, 0.0, jnp.clip(cosine, -1.0, 1.0)), jnp.where(zero, 0.0, kept)
+
+
+@jax.jit
+def _stack_products(stack, other):
+    return map_layers(_products, stack, other)
+
+
 def lineage(aligned: Adapter, finetuned: Adapter) -> dict[str, PerModule]:
-    """Measure the cosine of each factor of the fine-tuned adapter with the aligned one's.
+    """Measure how the fine-tuned adapter's factors and products lie to the aligned one's.
 
     Args:
       aligned: Wₐ, factors ``a [L, r, k]`` and ``b [L, d, r]``.
       finetuned: W_t, same shapes.
 
     Returns:
-      ``{module: {"a": [L], "b": [L]}}`` float32 in [−1, 1]; 0 for a factor that is zero.
+      ``{module: {"a": [L], "b": [L], "product": [L], "kept": [L]}}`` float32. The first three are cosines in
+      [−1, 1], of the factors and of the products ``B A``; ``kept`` is the share of the aligned product that is in
+      the fine-tuned one, ``⟨B_t A_t, Bₐ Aₐ⟩ / ‖Bₐ Aₐ‖²``. All are 0 for what is zero. Products are compared in
+      the rank axis: no ``[d, k]`` is formed.
 
     Raises:
       InputError: the adapters do not fit each other.
     """
     check_same_structure(aligned, finetuned, ("aligned", "fine-tuned"))
-    return {
-        module: jax.tree.map(_stack_cosines, aligned.factors[module], finetuned.factors[module])
-        for module in module_names(aligned.factors)
-    }
+    found = {}
+    for module in module_names(aligned.factors):
+        pair = aligned.factors[module], finetuned.factors[module]
+        product, kept = _stack_products(*pair)
+        found[module] = {**factor_cosines(*pair), "product": product, "kept": kept}
+    return found
 
 
-def unrelated_modules(adapter: Adapter, cosines: dict[str, PerModule]) -> list[str]:
-    """Name the modules where neither factor has kept its rank axis.
+class Verdict(NamedTuple):
+    """What the figures of ``lineage`` say of an adapter.
+
+    Attributes:
+      product, b, a: mean cosines of the modules that tell something; NaN where none does.
+      kept: median share of the aligned products that these have kept; NaN where it was not measured.
+      descends: whether the adapter as a whole does.
+      measured: how many modules tell something: those in which no product is zero.
+      unrelated: names, such as ``"layer 3 q_proj"``, of modules that have nothing of the aligned ones; all where
+        the products of the adapter as a whole have not.
+      turned: those whose products are related and whose factors have not kept the rank axis.
+      faint: those of the others whose products have little in common with the aligned ones.
+    """
+
+    product: float
+    b: float
+    a: float
+    kept: float
+    descends: bool
+    measured: int
+    unrelated: tuple[str, ...]
+    turned: tuple[str, ...]
+    faint: tuple[str, ...]
+
+
+class _Rows(NamedTuple):
+    """Every layer of every module as host arrays ``[N]``."""
+
+    names: list[str]
+    a: np.ndarray
+    b: np.ndarray
+    product: np.ndarray
+    kept: np.ndarray
+    k: np.ndarray
+    d: np.ndarray
+    rank: np.ndarray
+
+
+def _rows(adapter: Adapter, figures) -> _Rows:
+    names: list[str] = []
+    columns: list[list[np.ndarray]] = []
+    for module in module_names(figures):
+        leaf, found = adapter.factors[module], figures[module]
+        (_, rank, k), d = leaf["a"].shape, leaf["b"].shape[1]
+        layers = layer_indices(adapter, module)
+        unknown = np.full(len(layers), math.nan)
+        names += [f"layer {layer} {module}" for layer in layers]
+        values = [found["a"], found["b"], found.get("product", found["b"]), found.get("kept", unknown)]
+        sizes = [np.full(len(layers), size) for size in (k, d, rank)]
+        columns.append([*(np.asarray(value, np.float64) for value in values), *sizes])
+    return _Rows(names, *(np.concatenate(column) for column in zip(*columns, strict=True)))
+
+
+def _beyond_fit(cosine, rank, size):
+    """A cosine without what fitting a basis gives by chance: r numbers to each row of a size, r / size of it."""
+    share = np.minimum(rank / size, 1)
+    left = np.where(share < 1, (cosine**2 - share) / np.where(share < 1, 1 - share, 1), 0)
+    return np.sign(cosine) * np.sqrt(np.maximum(left, 0))
+
+
+def judge_lineage(adapter: Adapter, figures: dict[str, PerModule], *, basis: str = "as_is") -> Verdict:
+    """Judge whether an adapter descends from the aligned one.
+
+    As a whole it does where the mean cosines of the products and of B come up to ``RELATED``, or to ``RELATED_FAR``
+    where the products have kept the aligned ones (``KEPT`` to ``KEPT_MOST``); of few and small modules, up to four
+    standard deviations of chance, at most 0.5. Chance is 1 / √(d r) for a module whose A started equal. Modules in
+    which B is zero tell nothing; where all are such, the adapter does not count as a descendant. In every module
+    one of the factors must have kept its rank axis.
+
+    Where a basis was fitted, the products alone decide as a whole, which no basis moves, and the cosines of factors
+    count without what the fit of r × r numbers gives by chance: √(r / k) for A and √(r / d) for B.
+
+    Args:
+      adapter: the fine-tuned adapter, for names and sizes; arrays or ``jax.ShapeDtypeStruct`` leaves.
+      figures: from ``lineage``; cosines of B are taken for those of products where they have none.
+      basis: that of the fine-tuned factors; see ``nlsr_jax.nlsr.basis.common_basis``.
+
+    Returns:
+      A ``Verdict``.
+
+    Raises:
+      InputError: an unknown basis.
+    """
+    check_basis(basis)
+    rows, fitted = _rows(adapter, figures), basis != "as_is"
+    known = (rows.product != 0) & (rows.b != 0)
+    if not known.any():
+        nothing = math.nan
+        return Verdict(nothing, nothing, nothing, nothing, False, 0, tuple(rows.names), (), ())
+    product, b, a = (float(np.mean(values[known])) for values in (rows.product, rows.b, rows.a))
+    kept = float(np.median(rows.kept[known]))
+    chance = 1 / np.sqrt(rows.d * rows.rank)
+    spread = float(np.sqrt(np.sum(chance[known] ** 2))) / known.sum()
+    far = KEPT <= kept <= KEPT_MOST  # False of NaN
+    bound = max(RELATED_FAR if far else RELATED, min(0.5, 4 * spread))
+    related, descends = product >= bound, bool((product if fitted else min(product, b)) >= bound)
+    axis = _axis(rows, fitted)
+    faint = rows.product < np.maximum(FAINT, np.minimum(0.3, 2 * chance))
+    unrelated = (~axis & faint) | (not related)
+    turned = ~unrelated & (~axis | (not descends))
+    names = [_chosen(rows, flags) for flags in (unrelated, turned, known & faint & ~unrelated & ~turned)]
+    return Verdict(product, b, a, kept, descends, int(known.sum()), *names)
+
+
+def _axis(rows: _Rows, fitted: bool) -> np.ndarray:
+    """Whether one of the factors of each module has kept its rank axis."""
+    a, b = rows.a, rows.b
+    if fitted:
+        a, b = _beyond_fit(a, rows.rank, rows.k), _beyond_fit(b, rows.rank, rows.d)
+    size = rows.rank * np.minimum(rows.k, rows.d)
+    chance = np.maximum(4 / np.sqrt(size), 2 / rows.rank)  # of other entries, and of a random rotation
+    return np.maximum(a, b) >= np.maximum(SAME_AXIS_FITTED if fitted else SAME_AXIS, np.minimum(0.5, chance))
+
+
+def _chosen(rows: _Rows, flags) -> tuple[str, ...]:
+    return tuple(rows.names[i] for i in np.flatnonzero(flags))
+
+
+def other_axis(adapter: Adapter, figures: dict[str, PerModule]) -> list[str]:
+    """Name the modules neither factor of which has kept its rank axis, such as ``"layer 3 q_proj"``.
+
+    Args:
+      adapter: the adapter that was compared, for names and sizes.
+      figures: from ``lineage``; modules that are zero in it count as kept.
+    """
+    rows = _rows(adapter, figures)
+    return list(_chosen(rows, ~_axis(rows, fitted=False) & ((rows.a != 0) | (rows.b != 0))))
+
+
+def unrelated_modules(adapter: Adapter, figures: dict[str, PerModule], *, basis: str = "as_is") -> list[str]:
+    """Name the modules that do not descend from the aligned ones, factor for factor.
 
     Args:
       adapter: the fine-tuned adapter, for names and sizes.
-      cosines: from ``lineage``.
+      figures: from ``lineage``.
+      basis: that of the fine-tuned factors; see ``nlsr_jax.nlsr.basis.common_basis``.
 
     Returns:
-      Names such as ``"layer 3 q_proj"`` whose larger factor cosine is below ``RELATED`` (for very small
-      factors: below four standard deviations of chance, at most 0.5).
+      Names such as ``"layer 3 q_proj"`` of modules that have nothing of the aligned ones or have not kept the rank
+      axis; all of them where the adapter as a whole does not descend. See ``judge_lineage``.
     """
-    names = []
-    for module in module_names(cosines):
-        leaf = adapter.factors[module]
-        score = np.maximum(np.asarray(cosines[module]["a"]), np.asarray(cosines[module]["b"]))
-        size = min(math.prod(leaf[f].shape[1:]) for f in ("a", "b"))
-        bound = max(RELATED, min(0.5, 4 / size**0.5))
-        layers = layer_indices(adapter, module)
-        names += [f"layer {layers[i]} {module}" for i in np.flatnonzero(score < bound)]
-    return names
+    verdict = judge_lineage(adapter, figures, basis=basis)
+    found = {*verdict.unrelated, *verdict.turned}
+    return [name for name in _rows(adapter, figures).names if name in found]

@@ -62,9 +62,12 @@ def pruning_probability(similarity: PerModule, base_probability: float = 0.5, in
     r_j ranks the similarity among the N modules, 1 = least similar; ties by module order. With δ < 0
     the more similar modules are repaired more often.
 
+    The tables are made with P_L 0.3 and δ 0.4, the paper's P_L 0.5 spread to both sides as its authors run it: see
+    ``nlsr_jax.PUBLISHED``.
+
     Args:
       similarity: ``{module: [L]}`` S_j.
-      base_probability: P_L.
+      base_probability: P_L of the paper's equation.
       increment: δ.
 
     Returns:

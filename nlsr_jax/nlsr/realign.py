@@ -120,7 +120,8 @@ def realign(
       finetuned: W_t, factors ``a [L, r, k]`` and ``b [L, d, r]``.
       reference: W_e, same shapes and scaling.
       masks: bool tree of the factors; see ``identify``.
-      base_probability, increment, rule, tau, share, layers: the choice of modules; see ``choose``.
+      base_probability, increment, rule, tau, share, layers: the choice of modules; see ``choose``. The default
+        P_L is that of the paper's equation; tables and commands take ``nlsr_jax.PUBLISHED``.
       space: of the correction, ``factors`` or ``product``; see ``correct``.
 
     Returns:

@@ -165,14 +165,14 @@ def whole_finetuned(sources: Sources, settings: Settings) -> Adapter:
 
 
 class Lineage(NamedTuple):
-    """How the fine-tuned factors lie to the aligned ones, ``{module: {"a": [L], "b": [L]}}`` each.
+    """How the fine-tuned factors and products lie to the aligned ones.
 
     Attributes:
-      cosine: see ``nlsr_jax.lineage``.
-      zero_aligned, zero_finetuned: whether the factor is zero throughout.
+      figures: ``{module: {"a": [L], "b": [L], …}}``; see ``nlsr_jax.lineage``.
+      zero_aligned, zero_finetuned: ``{module: {"a": [L], "b": [L]}}``, whether the factor is zero throughout.
     """
 
-    cosine: dict[str, PerModule]
+    figures: dict[str, PerModule]
     zero_aligned: dict[str, PerModule]
     zero_finetuned: dict[str, PerModule]
 
@@ -298,7 +298,7 @@ def measure_lineage(sources: Sources, settings: Settings) -> Lineage:
 def lineage_part(module: str, aligned: Adapter, finetuned: Adapter) -> dict[str, Any]:
     """Measure the lineage of one chunk: the fields of ``Lineage`` by name."""
     return {
-        "cosine": lineage(aligned, finetuned)[module],
+        "figures": lineage(nameless(aligned), nameless(finetuned))[ANY],
         "zero_aligned": _zero_factors(aligned.factors[module]),
         "zero_finetuned": _zero_factors(finetuned.factors[module]),
     }

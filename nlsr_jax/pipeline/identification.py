@@ -87,6 +87,7 @@ class CalibrationData:
                 vocabulary=vocabulary,
                 fields=Fields(settings.prompt_field, settings.response_field, settings.rejected_field),
                 note=self._stages.say,
+                end_token=settings.end_token,
             )
             path = pathlib.Path(settings.calibration)
             self._digests.add("calibration", settings.calibration, [path] if path.is_file() else [])

@@ -15,6 +15,7 @@ from nlsr_jax.formats.mask_files import save_masks
 from nlsr_jax.formats.output import check_free, whole_directory, write_text
 from nlsr_jax.parallel import is_first
 from nlsr_jax.pipeline.adapters import check_base, open_sources, reference_shapes, source_notes
+from nlsr_jax.pipeline.descent import check_weak, note_base_names
 from nlsr_jax.pipeline.identification import CalibrationData, count_kept, obtain_masks
 from nlsr_jax.pipeline.settings import Settings, check_settings, with_absolute_paths
 from nlsr_jax.pipeline.stages import Stages
@@ -65,14 +66,16 @@ def _identify_files(settings, output, overwrite, stages, digests, mesh):
         sources = open_sources(settings, digests)
         reference = reference_shapes(sources, settings)
         check_base(sources, settings)
-    notes = source_notes(sources)
-    for note in notes:
-        stages.say(f"note: {note}")
+    warnings = source_notes(sources) + note_base_names(settings, sources)
+    with stages("check lineage"):
+        check_weak(settings, sources, warnings)
+    for warning in warnings:
+        stages.say(f"note: {warning}")
     data = CalibrationData(settings, digests, stages, mesh)
     found = obtain_masks(settings, sources, key, digests, stages, data)
     for note in data.notes:
         stages.say(f"note: {note}")
-    notes += data.notes
+    warnings += data.notes
     record = {
         "format": FORMAT,
         "format_version": records.VERSION,
@@ -80,9 +83,9 @@ def _identify_files(settings, output, overwrite, stages, digests, mesh):
         "key": {"seed": settings.seed, **describe_key(key)},
         "inputs": digests.result(),
         "outputs": {},
-        **({"warnings": notes} if notes else {}),
         "calibration": found.calibration,
         "modules": describe_counts(reference, found.masks),
+        **({"warnings": warnings} if warnings else {}),
         "versions": records.versions(),
         "commit": records.commit(),
         "device": records.device(),

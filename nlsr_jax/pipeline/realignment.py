@@ -19,7 +19,7 @@ from nlsr_jax.formats.checkpoint import save_checkpoint
 from nlsr_jax.formats.mask_files import FILE as MASKS_FILE
 from nlsr_jax.formats.mask_files import MaskFile, save_masks
 from nlsr_jax.formats.output import check_free, copy_digested, sha256, whole_directory, write_text
-from nlsr_jax.nlsr.lineage import unrelated_modules
+from nlsr_jax.nlsr.lineage import Verdict
 from nlsr_jax.nlsr.pruning import unclipped_probability
 from nlsr_jax.nlsr.realign import repaired_layers
 from nlsr_jax.parallel import is_first
@@ -30,8 +30,9 @@ from nlsr_jax.pipeline.adapters import (
     measure_lineage,
     open_sources,
     source_notes,
-    whole_finetuned,
 )
+from nlsr_jax.pipeline.choosing import AUTOMATIC, choose_for, describe_choice, doubt_choice, note_choice
+from nlsr_jax.pipeline.descent import check_lineage, check_weak, describe_module, describe_verdict, note_base_names
 from nlsr_jax.pipeline.identification import CalibrationData, Masks, obtain_masks
 from nlsr_jax.pipeline.restoration import Decision, compare, decide, write_restored
 from nlsr_jax.pipeline.settings import Settings, check_settings, with_absolute_paths
@@ -39,18 +40,6 @@ from nlsr_jax.pipeline.stages import Stages
 from nlsr_jax.random_streams import describe_key, stream
 from nlsr_jax.report import draw_figures, write_report
 
-AUTOMATIC: dict[str, Any] = {
-    "method": "gain",
-    "granularity": "adapter",
-    "amplification_space": "factors",
-    "rank": None,
-    "space": "factors",
-    "rule": "all",
-    "tau": None,
-    "share": None,
-    "layers": None,
-}
-"""The settings of a run whose β and sparsity are chosen."""
 _DRAWING = concurrent.futures.ThreadPoolExecutor(1)
 """One thread for all figures of a process: matplotlib keeps its fonts open for every thread that ever drew."""
 
@@ -119,16 +108,31 @@ def _realign_files(settings, output, overwrite, recorded, automatic, chosen, sta
         if settings.layers is not None:
             repaired_layers(sources.target.shapes(), settings.layers)
         warnings += source_notes(sources)
-    known = None
+    bases = note_base_names(settings, sources)
+    _say_notes(bases, stages)  # at once: what follows may be refused
+    warnings += bases
+
+    def check(lineage: Lineage) -> Verdict:
+        again = recorded is not None
+        return check_lineage(settings, sources.target.shapes(), lineage, warnings, stages, repeated=again)
+
+    known = verdict = None
     if settings.masks is None:  # before anything costly
         with stages("check lineage"):
+            check_weak(settings, sources, warnings, repeated=recorded is not None)
             known = measure_lineage(sources, settings)
-            _check_lineage(settings, sources.target.shapes(), known, warnings, stages)
+            verdict = check(known)
     data = CalibrationData(settings, digests, stages, mesh)
     if automatic is not None:
-        settings, chosen = _choose(settings, automatic, sources, data, stages)
+        settings, chosen = choose_for(settings, automatic, sources, data, stages)
+        stages.say(describe_choice(chosen))
     if chosen is not None:
-        warnings += _note_choice(chosen)
+        doubts = doubt_choice(chosen)
+        chosen = {**chosen, "doubts": doubts}
+        for doubt in doubts:
+            stages.say(f"warning: {doubt}")
+        warnings[:0] = doubts
+        warnings += note_choice(chosen)
     masks = obtain_masks(settings, sources, key, digests, stages, data)
     warnings += data.notes
     pruning_key = stream(key, "pruning")
@@ -136,8 +140,7 @@ def _realign_files(settings, output, overwrite, recorded, automatic, chosen, sta
     def decided() -> tuple[dict, Decision]:
         with stages("compare"):
             found = compare(masks.masks, sources, settings, known)
-            if known is None:
-                _check_lineage(settings, sources.target.shapes(), found.lineage, warnings, stages)
+            descent = verdict or check(found.lineage)
             decision = decide(pruning_key, found, sources, settings)
         _note_decision(settings, decision, warnings)
         with stages("digest inputs"):
@@ -145,10 +148,11 @@ def _realign_files(settings, output, overwrite, recorded, automatic, chosen, sta
             if recorded is not None:
                 records.check_digests(recorded, inputs, "record")
         record = _describe(settings, key, pruning_key, inputs, masks, sources, found.lineage, decision, warnings)
+        record["lineage"] = describe_verdict(descent)
         if chosen is not None:
             record["automatic"] = chosen
-        for warning in warnings:
-            stages.say(f"note: {warning}")
+        said = [*bases, *((chosen or {}).get("doubts", []))]
+        _say_notes([warning for warning in warnings if warning not in said], stages)
         return record, decision
 
     if not is_first():
@@ -163,110 +167,9 @@ def _realign_files(settings, output, overwrite, recorded, automatic, chosen, sta
     return record
 
 
-def _choose(settings, automatic: float | Mapping[str, float], sources, data: CalibrationData, stages):
-    """Choose β and sparsity; returns the settings with them and what the record says of it."""
-    from nlsr_jax.automatic import AIM, HEADROOM, choose_settings
-
-    asked: dict[str, Any] = {"aim": AIM, "headroom": HEADROOM}
-    asked |= automatic if isinstance(automatic, Mapping) else {"aim": automatic}
-    unknown = sorted(set(asked) - {"aim", "headroom", "share"})
-    if unknown:
-        raise InputError(f"automatic has {unknown[0]!r}; expected some of aim, headroom, share")
-    weak = None if sources.weak is None else sources.weak.load()
-    adapters = (whole_finetuned(sources, settings), sources.aligned.load(), weak)
-    batches = data.batches()
-    (model, params), other = data.base_with(sources.target), data.base_with(sources.aligned)
-    aligned_base = None if other[1] is params else other
-    with stages("choose"):
-        found = choose_settings(model, params, *adapters, batches, aligned_base=aligned_base, **asked)
-    chosen = found.chosen
-    stages.say(
-        f"automatic: safe answers begin with probability {found.finetuned:.3g} fine-tuned, {found.aimed:.3g} "
-        f"aimed at, {chosen.probability:.3g} with beta {chosen.beta:g} and {chosen.share:.4%} of the entries"
-    )
-    changes: dict = {"beta": chosen.beta, "sparsity": 1 - chosen.share}
-    if not chosen.share:
-        changes = {"rule": "least_similar", "share": 0.0}
-    trials = [trial._asdict() for trial in found.trials]
-    described: dict[str, Any] = {
-        **asked,
-        "met": found.met,
-        "aimed": found.aimed,
-        "target": found.target,
-        "finetuned": found.finetuned,
-        "aligned": found.aligned,
-        "change": found.change,
-    }
-    candidates = [candidate._asdict() for candidate in found.candidates]
-    described |= {"chosen": chosen._asdict(), "candidates": candidates, "trials": trials}
-    return dataclasses.replace(settings, **changes), described
-
-
-def _note_choice(described: Mapping[str, Any]) -> list[str]:
-    """Say where an automatic choice left safe answers less likely, or the adapter as it was.
-
-    Raises:
-      InputError: a description, out of a record, that no choice has.
-    """
-    try:
-        return _notes_of_choice(described)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError("record: 'automatic' is not the description of a choice") from error
-
-
-def _notes_of_choice(described: Mapping[str, Any]) -> list[str]:
-    chosen, notes = described["chosen"], []
-    if not described["met"]:
-        notes.append(
-            "no setting that was tried makes safe answers as likely as they should be: "
-            f"they begin with probability {chosen['probability']:.3g}, aimed at {described['aimed']:.3g}"
-        )
-    if not chosen["share"]:
-        why = (
-            "safe answers are as likely as they should be"
-            if described["met"]
-            else "no repair that was tried gains more than its headroom"
-        )
-        notes.append(f"{why}: nothing is repaired")
-    return notes
-
-
-def _check_lineage(settings, finetuned, lineage: Lineage, warnings, stages):
-    scores = np.concatenate([np.maximum(c["a"], c["b"]) for c in lineage.cosine.values()])
-    stages.say(
-        f"lineage: cosine of fine-tuned and aligned factors, "
-        f"lowest module {scores.min():.3f}, mean {scores.mean():.3f}"
-    )
-    names = unrelated_modules(finetuned, lineage.cosine)
-    if names:
-        _refuse_unrelated(settings, names, scores.size, warnings)
-    _note_zeros(finetuned, lineage, warnings)
-
-
-def _refuse_unrelated(settings, names, count, warnings):
-    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    message = f"{len(names)} of {count} modules do not descend from the aligned adapter: {shown}"
-    if not settings.allow_unrelated:
-        raise InputError(
-            f"{settings.finetuned}: {message}; their factors do not share a rank axis, so masks and "
-            "transplant mean nothing there: give the adapter that fine-tuning started from as --aligned, "
-            "or --allow_unrelated"
-        )
-    warnings.append(message)
-
-
-def _note_zeros(finetuned, lineage, warnings):
-    for name, zeros in (("aligned", lineage.zero_aligned), ("finetuned", lineage.zero_finetuned)):
-        found = [
-            f"layer {layer} {module}.{factor}"
-            for module in module_names(zeros)
-            for factor, flags in zeros[module].items()
-            for layer, zero in zip(layer_indices(finetuned, module), flags, strict=True)
-            if zero
-        ]
-        if found:
-            shown = ", ".join(found[:4]) + (f" and {len(found) - 4} more" if len(found) > 4 else "")
-            warnings.append(f"{name}: {len(found)} factors are zero throughout: {shown}")
+def _say_notes(notes, stages) -> None:
+    for note in notes:
+        stages.say(f"note: {note}")
 
 
 def _note_decision(settings, decision: Decision, warnings):
@@ -284,7 +187,7 @@ def _note_decision(settings, decision: Decision, warnings):
 
 
 def _describe(settings, key, pruning_key, inputs, masks: Masks, sources, lineage, decision, warnings) -> dict:
-    modules = _describe_modules(sources.target.shapes(), lineage.cosine, decision)
+    modules = _describe_modules(sources.target.shapes(), lineage.figures, decision)
     repaired = [m for m in modules if not m["pruned"]]
     names = ("base", "aligned", "finetuned", "weak", "calibration", "masks")
     return {
@@ -314,12 +217,11 @@ def _describe(settings, key, pruning_key, inputs, masks: Masks, sources, lineage
     }
 
 
-def _describe_modules(shapes: Adapter, cosines, decision: Decision) -> list[dict]:
+def _describe_modules(shapes: Adapter, figures, decision: Decision) -> list[dict]:
     """One entry per module, layer by layer."""
     entries = []
     for module in module_names(shapes.factors):
         for i, layer in enumerate(layer_indices(shapes, module)):
-            lineage = {f: float(cosines[module][f][i]) for f in ("a", "b")}
             entry = {
                 "layer": layer,
                 "module": module,
@@ -327,9 +229,7 @@ def _describe_modules(shapes: Adapter, cosines, decision: Decision) -> list[dict
                 "probability": float(decision.probability[module][i]),
                 "pruned": bool(decision.pruned[module][i]),
                 "zero_norm": bool(decision.zero_norm[module][i]),
-                "lineage": max(lineage.values()),
-                "lineage_a": lineage["a"],
-                "lineage_b": lineage["b"],
+                **describe_module(figures, module, i),
             }
             for factor in ("a", "b"):
                 entry[f"kept_{factor}"] = int(decision.kept[module][factor][i])

@@ -14,6 +14,8 @@ from nlsr_jax.nlsr.basis import BASES
 from nlsr_jax.nlsr.identify import METHODS, NEEDS_FINETUNED, NEEDS_GRADIENTS, NEEDS_STATISTICS, check_sparsity
 from nlsr_jax.nlsr.masks import GRANULARITIES
 from nlsr_jax.nlsr.pruning import check_rule
+from nlsr_jax.nlsr.settings import PUBLISHED
+from nlsr_jax.pipeline.advice import FRESH_ADVICE
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -36,6 +38,7 @@ class Settings:
       space: of the correction.
       basis: of the rank axis that the fine-tuned adapter is compared in; see ``common_basis``.
       batch_size, max_length, template, dtype: the calibration pass.
+      end_token: calibration responses end with the end token, as they do in training; without in older records.
       allow_unrelated: go on although modules do not share a lineage.
     """
 
@@ -46,24 +49,25 @@ class Settings:
     calibration: str | None = None
     masks: str | None = None
     seed: int = 0
-    beta: float = 0.9
-    amplification_space: str = "factors"
+    beta: float = PUBLISHED.beta
+    amplification_space: str = PUBLISHED.amplification_space
     rank: int | None = None
-    sparsity: float = 0.8
-    method: str = "low_rank"
-    granularity: str = "tensor"
-    base_probability: float = 0.5
-    increment: float = 0.4
-    rule: str = "probability"
-    tau: float | None = None
-    share: float | None = None
-    layers: tuple[int, ...] | None = None
-    space: str = "factors"
-    basis: str = "as_is"
+    sparsity: float = PUBLISHED.sparsity
+    method: str = PUBLISHED.method
+    granularity: str = PUBLISHED.granularity
+    base_probability: float = PUBLISHED.base_probability
+    increment: float = PUBLISHED.increment
+    rule: str = PUBLISHED.rule
+    tau: float | None = PUBLISHED.tau
+    share: float | None = PUBLISHED.share
+    layers: tuple[int, ...] | None = PUBLISHED.layers
+    space: str = PUBLISHED.space
+    basis: str = PUBLISHED.basis
     batch_size: int = 16
     max_length: int = 512
     template: str = "none"
     dtype: str = "float32"
+    end_token: bool = True
     allow_unrelated: bool = False
     prompt_field: str | None = None
     response_field: str | None = None
@@ -118,7 +122,8 @@ def _check_inputs(settings, realign):
     needed = ("aligned", "finetuned") if realign else ("aligned",)
     for name in needed:
         if not getattr(settings, name):
-            raise InputError(f"--{name} is missing; give the PEFT directory of the {name} adapter")
+            advice = f". {FRESH_ADVICE}" if name == "aligned" and realign else ""
+            raise InputError(f"--{name} is missing; give the PEFT directory of the {name} adapter{advice}")
     if not realign and settings.method in NEEDS_FINETUNED:
         raise InputError(
             f"--method {settings.method} compares with a fine-tuned adapter, which masks alone do not have; "
@@ -158,6 +163,7 @@ def from_record(stored: dict, where: str) -> Settings:
     unknown = sorted(set(stored) - set(known))
     if unknown:
         raise InputError(f"{where}: unknown setting {unknown[0]!r}; the record is of another version")
+    stored = {"end_token": False, **stored}  # records made before there was this setting
     try:
         return Settings(**{name: convert(repr(name), value, known[name]) for name, value in stored.items()})
     except InputError as error:

@@ -116,6 +116,7 @@ def _compare_inputs(record: Mapping[str, Any], moved: Mapping[str, str]) -> Find
 def _run_again(folder, file, record, moved, stages) -> Findings:
     settings = from_record(record["settings"], str(file))
     changes: dict[str, Any] = {name: moved[name] for name in PATHS if name in moved}
+    changes["allow_unrelated"] = True  # what was written is compared, not judged
     settings = dataclasses.replace(settings, **changes)
     with tempfile.TemporaryDirectory() as place:
         again = pathlib.Path(place) / "again"

@@ -49,6 +49,7 @@ def render_report(record: Mapping[str, Any], figures: Mapping | None = None) -> 
       InputError: the record has no modules or settings that can be read.
     """
     modules, summary = _read(record)
+    doubts = _texts(mapping(record.get("automatic")).get("doubts"))
     return _template().render(
         settings=record["settings"],
         modules=modules,
@@ -57,7 +58,8 @@ def render_report(record: Mapping[str, Any], figures: Mapping | None = None) -> 
         identification=mapping(record.get("identification")),
         carried=_carried(mapping(record.get("carried"))),
         calibration=mapping(record.get("calibration")),
-        warnings=_texts(record.get("warnings")),
+        doubts=doubts,
+        warnings=[warning for warning in _texts(record.get("warnings")) if warning not in doubts],
         inputs=_inputs(mapping(record.get("inputs"))),
         seed=mapping(record.get("key")).get("seed", record["settings"].get("seed")),
         pruning_key=mapping(mapping(record.get("key")).get("pruning")),
@@ -80,6 +82,8 @@ def _summary(record, summary: dict) -> dict:
             summary[name] = number(mapping(record.get("summary")).get(name), 0)
     changed, total = summary["changed_entries"], summary["total_entries"]
     summary["changed_share"] = changed / total if changed is not None and total else None
+    described = mapping(record.get("lineage"))
+    summary["lineage_means"] = {name: number(described.get(name)) for name in ("product", "b", "a", "kept")}
     return summary
 
 

@@ -19,7 +19,8 @@ class Module(NamedTuple):
       repaired: True where the entries were replaced, False where the module was left alone.
       chance: probability of repair, 1 − P_j; None where the record has none.
       zero_norm: True where a masked product was zero and the similarity was set to 0.
-      lineage: cosine of the fine-tuned and the aligned factors; None where the record has none.
+      lineage: cosine of the fine-tuned and the aligned product, in older records of the nearer factors; None where
+        the record has none.
       kept: safety-critical entries of both factors; None where the record has none.
       size: entries of both factors; None where the record has none.
     """

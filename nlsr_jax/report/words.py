@@ -31,6 +31,7 @@ SETTINGS = {
     "response_field": "Column of the calibration rows that held the safe answers; not set means that it was found.",
     "rejected_field": "Column of the calibration rows that held the rejected answers, where a method needs them.",
     "dtype": "Number type of the base model's weights while calibrating.",
+    "end_token": "Whether calibration answers ended with the end token, as they do in training.",
     "allow_unrelated": "Whether to go on where a module does not descend from the aligned adapter.",
 }
 

@@ -1,8 +1,12 @@
 """Prompts and answers from rows of every shape, and rows that would lose something on the way."""
 
 import json
+import pathlib
+import tempfile
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nlsr_jax.data.answered import read_answered
 from nlsr_jax.data.calibration import load_calibration, load_tokenizer
@@ -55,6 +59,8 @@ SHAPES = {
     "messages": {"messages": [USER, GOOD]},
     "messages of parts": {"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]}, GOOD]},
     "messages written as JSON": {"messages": json.dumps([USER, GOOD])},
+    "messages with a blank system turn": {"messages": [turn("system", ""), USER, GOOD]},
+    "prompt written as JSON": {"prompt": json.dumps([USER]), "completion": "a"},
     "messages beside their prompt": {"prompt": "q", "prompt_id": "1", "messages": [USER, GOOD]},
     "from and value": {"conversations": [HUMAN, GPT]},
     "conversation of pairs": {"conversation": [{"human": "q", "assistant": "a"}]},
@@ -162,6 +168,8 @@ LOST = {
     "no question": ({"messages": [GOOD]}, "an answer without a prompt"),
     "two answers": ({"messages": [USER, GOOD, BAD]}, "an answer behind a turn of the assistant"),
     "no turns": ({"messages": []}, "'messages' is empty"),
+    "another history": ({"messages": [USER, GOOD], "history": [["h", "i"]]}, "'history' is not read beside"),
+    "half a frame": ({"instruction": alpaca("q")[:-9], "output": "a"}, "begins like an Alpaca prompt"),
     "a tool": ({"messages": [USER, turn("tool", "x"), GOOD]}, "a turn 2 whose role is not system"),
     "a call": ({"messages": [USER, {**GOOD, "tool_calls": [1]}]}, "a turn 2 with tool_calls, which is not read"),
     "thoughts": ({"messages": [USER, {**GOOD, "reasoning_content": "x"}]}, "with reasoning_content"),
@@ -190,6 +198,7 @@ LOST = {
     "an unknown mark": ({**PLAIN, "is_safe": "maybe"}, "'is_safe' is not true or false"),
     "a mark left open": ({**PLAIN, "is_safe": None}, "'is_safe' is missing"),
     "a number as mark": ({"prompt": "q", "completion": "a", "label": 0}, "'label' is a number"),
+    "a number as text": ({"prompt": "q", "completion": "a", "label": "1"}, "'label' is a number"),
     "a blank answer": ({"prompt": "q", "response": " "}, "'response' is blank"),
     "a number as answer": ({"prompt": "q", "response": 3}, r"'response' is neither text .* \(found int\)"),
     "no object": (3, "line 1: is int; expected an object"),
@@ -199,7 +208,7 @@ LOST = {
 @pytest.mark.parametrize(("row", "message"), LOST.values(), ids=LOST)
 def test_nothing_is_lost_in_silence(tmp_path, row, message):
     with pytest.raises(InputError, match=message) as caught:
-        read(tmp_path, row)
+        read(tmp_path, row, template="alpaca" if "instruction" in str(row) else "none")
     assert "rows.jsonl: line 1" in str(caught.value)
 
 
@@ -266,6 +275,7 @@ def test_named_columns_must_be_there(tmp_path):
         ({"response_label": "safe"}, {"response_label": "Unsafe"}),
         ({"flag": "safe"}, {"flag": "unsafe"}),
         ({"label": "open_qa"}, {"label": "harmful"}),
+        ({"label": "True"}, {"label": "false"}),
     ],
 )
 def test_unsafe_answers_are_left_out_and_counted(tmp_path, good, bad):
@@ -335,3 +345,33 @@ def test_rows_left_out_are_counted(tmp_path, tokenizer):
     rows = [{**PLAIN, "response": "no", "is_safe": safe} for safe in (True, False, False)]
     counts = load_calibration(save(tmp_path, rows), tokenizer, max_length=16).counts
     assert (counts["rows"], counts["used"], counts["skipped_unsafe"]) == (3, 1, 2)
+
+
+NAMES = st.sampled_from(
+    "prompt response chosen rejected messages conversations input instruction output system history label is_safe "
+    "context completion tools response_0 response_1 is_response_0_safe is_response_1_safe".split()
+)
+TURNS = st.lists(
+    st.dictionaries(
+        st.sampled_from(["role", "from", "content", "value", "weight"]),
+        st.sampled_from(["user", "assistant", "system", "human", "gpt", "q", "", None, 0, []]),
+        max_size=3,
+    ),
+    max_size=3,
+)
+VALUES = st.none() | st.booleans() | st.integers(0, 2) | st.text(max_size=4) | TURNS | TURNS.map(json.dumps)
+VALUES |= st.sampled_from([*PAIRS, [USER, GOOD], [USER], [GOOD], USER, {"messages": [USER, GOOD]}, [["q", "a"]]])
+
+
+@settings(deadline=None)
+@given(row=st.dictionaries(NAMES, VALUES, max_size=5), preference=st.booleans())
+def test_any_row_is_read_or_refused_in_a_line(row, preference):
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            ((prompt, response, rejected),) = read(pathlib.Path(folder), row, preference=preference)
+        except InputError as error:
+            assert "\n" not in str(error)
+            return
+    assert prompt.strip()
+    assert response.strip()
+    assert bool(rejected) == preference

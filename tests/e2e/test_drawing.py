@@ -51,3 +51,12 @@ def test_only_large_adapters_are_worth_it(record, monkeypatch):
     assert drawing.draw(record) == "here"
     record["summary"]["total_entries"] = entries + 1
     assert drawing.draw(record) == "apart"
+
+
+def test_a_users_files_are_not_taken_for_the_libraries(record, monkeypatch, tmp_path):
+    expected = draw_figures(record)
+    monkeypatch.setattr(drawing, "draw_figures", None)
+    for name in ("matplotlib", "numpy", "nlsr_jax"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit")
+    monkeypatch.chdir(tmp_path)
+    assert drawing.draw_apart(record) == expected

@@ -1,10 +1,12 @@
 """The evaluate command: a model in, scores and responses out."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from nlsr_jax import configs
 from nlsr_jax.evaluation.item_bank import save_bank
@@ -15,6 +17,7 @@ from nlsr_jax.laboratory.toy import ToyWorld
 from nlsr_jax.models.config import parse_model_config
 from nlsr_jax.models.llama import Llama
 from nlsr_jax.training.initial import new_adapter, new_params
+from tests.carried_files import HEAD, add
 from tests.data.set_rows import ALPACA, HARMBENCH, write
 from tests.e2e.command import error_line, run
 from tests.judge_files import CHAT, GUARD, save_machine
@@ -117,13 +120,17 @@ def test_again_the_same_bytes_and_nothing_is_overwritten_unasked(toy, evaluated)
 
 
 def test_base_alone_on_real_data_judged_by_a_model_with_tiny_benchmarks(real):
-    """The guard does not know the words of these answers: no verdict of it can be read."""
+    """The guard does not know the words of these answers; the base has an old index beside its weights."""
+    (real / "base" / "model.safetensors.index.json").write_text("{}")
     result = run("evaluate", *REAL, "--base", real / "base", "--task", "none", "--judge", "guard", "--judge_model",
                  real / "guard", *data(real, "harmbench", "alpaca", "tiny_arc", "tiny_gsm8k"), "--forbidden_set",
                  "harmbench", "--forbidden", 9, "--tiny_benchmarks", real / "bank.npz", "--output",
                  real / "out.json", "--responses", real / "out.jsonl")  # fmt: skip
     found, rows = read(real / "out.json"), read_rows(real / "out.jsonl")
-    assert list(found) == [*FIELDS[:-1], "tiny_benchmarks", "seconds"]
+    assert list(found) == [*FIELDS[:-1], "warnings", "tiny_benchmarks", "seconds"]
+    (warning,) = found["warnings"]
+    assert warning.startswith(f"{real / 'base'}: model.safetensors.index.json: not read, as in transformers")
+    assert f"note: {warning}" in result.stderr
     assert (found["adapter"], found["fa"], found["hs"]) == (None, None, 0.0)
     assert (found["judge_model"], found["forbidden_set"]) == (str(real / "guard"), "harmbench")
     assert found["counts"] == {"forbidden": 2, "benign": 2, "rows": 0, "unreadable": 2}
@@ -164,3 +171,39 @@ def test_bad_calls_are_one_line_and_leave_nothing(toy, tmp_path, arguments, mess
     result = run("evaluate", *arguments, "--output", tmp_path / "out.json", check=False)
     assert message in error_line(result)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_an_adapter_carries_takes_part(toy, tmp_path):
+    """A head trained whole beside the factors answers as the same head in the base does."""
+    base = load_file(toy / "base" / "model.safetensors")
+    tied = "lm_head.weight" not in base
+    head = base["model.embed_tokens.weight" if tied else "lm_head.weight"][::-1].copy()
+    shutil.copytree(toy / "adapter", tmp_path / "adapter")
+    add(tmp_path / "adapter", {f"{HEAD}.weight": head}, modules_to_save=["lm_head"])
+    shutil.copytree(toy / "base", tmp_path / "base")
+    save_file({**base, "lm_head.weight": head}, tmp_path / "base" / "model.safetensors")
+    place = tmp_path / "base" / "config.json"
+    place.write_text(json.dumps({**json.loads(place.read_text()), "tie_word_embeddings": False}))
+    found = {}
+    places = {"carried": (toy / "base", tmp_path / "adapter"), "base": (tmp_path / "base", toy / "adapter")}
+    for name, (model, adapter) in places.items():
+        paths = ["--base", model, "--adapter", adapter, "--output", tmp_path / f"{name}.json"]
+        done = run("evaluate", *paths, "--responses", tmp_path / f"{name}.jsonl", *SMALL)
+        found[name] = read_rows(tmp_path / f"{name}.jsonl"), read(tmp_path / f"{name}.json"), done.stderr
+    assert found["carried"][0] == found["base"][0]
+    assert found["carried"][1]["carried"]["count"] == 1
+    assert "carried" not in found["base"][1]
+    assert "holds lm_head (whole)" in found["carried"][2]
+
+
+def test_training_does_not_start_from_what_it_would_lose(toy, tmp_path):
+    shutil.copytree(toy / "adapter", tmp_path / "adapter")
+    size = load_file(toy / "base" / "model.safetensors")["model.embed_tokens.weight"].shape
+    add(tmp_path / "adapter", {f"{HEAD}.weight": np.ones(size, np.float32)}, modules_to_save=["lm_head"])
+    flags = ["--base", toy / "base", "--start", tmp_path / "adapter", "--output", tmp_path / "out"]
+    message = error_line(run("finetune", *flags, check=False))
+    assert (
+        "holds lm_head (whole) beside the factors of the decoder's projections, which training would lose"
+        in message
+    )
+    assert not (tmp_path / "out").exists()

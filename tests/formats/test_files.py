@@ -91,7 +91,10 @@ def narrow_layer_1(tensors):
         (lambda f: change_weights(f, rename(Q0, Q0.replace("A.weight", "magnitude_vector"))), "a DoRA magnitude"),
         (lambda f: change_weights(f, rename(Q0, Q0.replace("q_proj", "z_proj"))), "alone; lora_A is missing"),
         (lambda f: change_weights(f, rename(Q0, Q0.replace("self_attn", "mlp"))), "alone; lora_A is missing"),
-        (lambda f: change_weights(f, rename(Q0, Q0.replace("layers.0.", "layers.x."))), "no LoRA factor"),
+        (
+            lambda f: change_weights(f, rename(Q0, Q0.replace("layers.0.", "layers.x."))),
+            "alone; lora_A is missing",
+        ),
         (lambda f: change_weights(f, rename(Q0, Q0.replace("A.weight", "A.other.weight"))), "several adapters"),
         (lambda f: change_weights(f, narrow_layer_1), "one rank and shape per module"),
         (lambda f: change_weights(f, cast(np.float64)), "has type F64"),

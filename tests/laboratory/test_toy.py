@@ -168,7 +168,7 @@ def test_skills_come_task_by_task_in_the_wording_of_pre_training(world):
 def test_requests_of_the_exam(world, asked, name, forbidden):
     requests = getattr(world, name)(120)
     assert len({*requests.prompts}) == len(requests.questions) == len(requests.topics) == 120
-    for prompt, question, topics in zip(*requests, strict=True):
+    for prompt, question, topics in zip(*requests[:3], strict=True):
         request = asked[prompt]
         assert question == request.text
         assert topics == (world.world.categories[request.category].name,)

@@ -1,11 +1,13 @@
 """Realignment of files whose setting is chosen, and in a common basis."""
 
+import html
 import json
 
 import jax
 import numpy as np
 import pytest
 
+from nlsr_jax import automatic
 from nlsr_jax.adapter import delta
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.peft import load_adapter, save_adapter
@@ -26,6 +28,31 @@ def files(tmp_path_factory):
 def settings(files, **changes):
     named = {name: str(files / name) for name in ("base", "aligned", "finetuned", "weak")}
     return Settings(**{**named, "calibration": str(files / "rows.jsonl"), **changes})
+
+
+def assert_doubted_first(record, path):
+    """Every doubt heads the warnings of the record, and stands on the page before anything else."""
+    doubts = record["automatic"]["doubts"]
+    assert record["warnings"][: len(doubts)] == doubts
+    page = html.unescape(path.read_text())
+    for doubt in doubts:
+        assert page.count(doubt) == 1
+        assert page.index(doubt) < page.index("<header>")
+
+
+def test_rows_that_do_not_tell_the_adapters_apart_are_said_first(files, tmp_path):
+    record = realign_files(settings(files, finetuned=str(files / "aligned")), tmp_path / "one", automatic=0.001)
+    assert "do not tell the aligned from the fine-tuned model" in record["warnings"][0]
+    assert_doubted_first(record, tmp_path / "one" / "report.html")
+
+
+def test_a_choice_that_disturbs_is_said_first(files, tmp_path, monkeypatch):
+    swapped = {"aligned": str(files / "finetuned"), "finetuned": str(files / "aligned")}
+    monkeypatch.setattr(automatic, "DISTURBED", 1e-9)
+    asked = {"aim": 0.9, "headroom": 1.01}
+    record = realign_files(settings(files, **swapped), tmp_path / "one", automatic=asked)
+    assert "over the limit of 1e-09" in record["warnings"][0]
+    assert_doubted_first(record, tmp_path / "one" / "report.html")
 
 
 def test_what_is_chosen_stands_in_the_record_and_is_repeated(files, tmp_path):
@@ -83,12 +110,16 @@ def test_one_share_can_be_asked_for(files, tmp_path):
         for name, place in {"base": "base", "aligned": "finetuned", "finetuned": "aligned", "weak": "weak"}.items()
     ]
     asked = ["--automatic", "--aim=0.95", "--headroom=1.01", "--automatic_share=0.3"]
-    run("realign", *inputs, "--calibration", files / "rows.jsonl", *asked, "--output", tmp_path / "out")
+    result = run("realign", *inputs, "--calibration", files / "rows.jsonl", *asked, "--output", tmp_path / "out")
     record = json.loads((tmp_path / "out" / "realignment.json").read_text())
     found = record["automatic"]
     assert (found["aim"], found["headroom"], found["share"]) == (0.95, 1.01, 0.3)
     assert {trial["share"] for trial in found["trials"]} == {0.0, 0.3}
     assert record["settings"]["sparsity"] == 1 - 0.3
+    doubts = found["doubts"]
+    assert doubts, "a random base reads requests otherwise at once"
+    assert result.stdout.splitlines()[: len(doubts)] == [f"warning: {doubt}" for doubt in doubts]
+    assert_doubted_first(record, tmp_path / "out" / "report.html")
 
 
 def test_an_unknown_wish_is_named(files, tmp_path):

@@ -138,3 +138,16 @@ def test_command(output):
     assert found.stdout == "changed: adapter_model.safetensors: has changed\n"
     assert error_line(found).endswith("1 things are not as recorded")
     assert "name the folder to check" in error_line(run("verify", check=False))
+
+
+def test_records_without_an_end_token_in_calibration_are_repeated_so(inputs, tmp_path):
+    """Records made before the calibration's answers ended as in training hold no such setting."""
+    old = realign_files(settings(inputs, end_token=False), tmp_path / "out")
+    new = realign_files(settings(inputs), tmp_path / "new")
+    assert old["outputs"]["masks.safetensors"] != new["outputs"]["masks.safetensors"]
+    file = tmp_path / "out" / "realignment.json"
+    record = json.loads(file.read_text())
+    del record["settings"]["end_token"], record["seal"]
+    record["seal"] = records.seal(record)
+    file.write_text(records.dump(record))
+    assert verify(tmp_path / "out", recompute=True).changed == ()

@@ -12,11 +12,10 @@ from tests.reliability.fuzz_mutations import Random, mutate_bytes, mutate_lines,
 
 def _csv(rows) -> bytes:
     text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(rows[0])
-    writer.writerows(
-        [[value if isinstance(value, str) else json.dumps(value) for value in row.values()] for row in rows]
-    )
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)))
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: x if isinstance(x, str) else json.dumps(x) for name, x in row.items()})
     return text.getvalue().encode()
 
 
