@@ -30,6 +30,9 @@ class Settings:
       calibration: rows with ``prompt`` and ``response`` (and ``rejected`` for preference SNIP), or in another shape
         that ``nlsr_jax.data.answered`` reads.
       prompt_field, response_field, rejected_field: the columns of the calibration rows; None for those to be found.
+      pretrained: the model that the base was aligned from, where ``aligned`` is None: then the base is the aligned
+        model, and the adapters are lifted; see ``nlsr_jax.lift``.
+      direction_rank: rank of the direction base − pretrained; None for the fine-tuned adapter's.
       masks: a ``masks.safetensors`` to use in place of identification.
       seed: of the run's PRNG key.
       beta, amplification_space, rank: pre-amplification.
@@ -47,6 +50,8 @@ class Settings:
     finetuned: str | None = None
     weak: str | None = None
     calibration: str | None = None
+    pretrained: str | None = None
+    direction_rank: int | None = None
     masks: str | None = None
     seed: int = 0
     beta: float = PUBLISHED.beta
@@ -78,8 +83,13 @@ class Settings:
         """Whether the base model and calibration data are read."""
         return self.masks is None and self.method in NEEDS_STATISTICS + NEEDS_GRADIENTS
 
+    @property
+    def lifts(self) -> bool:
+        """Whether the base is the aligned model, and the adapters of the run are lifted."""
+        return self.aligned is None
 
-PATHS = ("base", "aligned", "finetuned", "weak", "calibration", "masks")
+
+PATHS = ("base", "aligned", "finetuned", "weak", "pretrained", "calibration", "masks")
 
 
 def with_absolute_paths(settings: Settings) -> Settings:
@@ -110,7 +120,7 @@ def check_settings(settings: Settings, *, realign: bool = True) -> None:
     for name in ("prompt_field", "response_field", "rejected_field"):
         if getattr(settings, name) == "":
             raise InputError(f"--{name} is empty; give the name of a column, or leave it out")
-    for name, least in (("batch_size", 1), ("max_length", 2), ("rank", 1)):
+    for name, least in (("batch_size", 1), ("max_length", 2), ("rank", 1), ("direction_rank", 1)):
         value = getattr(settings, name)
         if value is not None and value < least:
             raise InputError(f"--{name} is {value}; expected at least {least}")
