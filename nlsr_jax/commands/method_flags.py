@@ -2,6 +2,8 @@
 
 from absl import flags
 
+from nlsr_jax.commands import path_flags
+
 IDENTIFICATION = (
     "base", "aligned", "weak", "calibration", "seed", "beta", "amplification_space", "rank", "sparsity",
     "method", "granularity", "batch_size", "max_length", "template", "dtype",
@@ -10,22 +12,21 @@ IDENTIFICATION = (
 
 def define_identification_flags() -> None:
     """Define the flags of reference and masks."""
-    text, number, whole, choice = (
-        flags.DEFINE_string,
-        flags.DEFINE_float,
-        flags.DEFINE_integer,
-        flags.DEFINE_string,
+    number, whole, choice = flags.DEFINE_float, flags.DEFINE_integer, flags.DEFINE_string
+    path_flags.define_input(
+        "base", None, "Base model: Hugging Face directory or hub id (for methods that need data)."
     )
-    text("base", None, "Base model: Hugging Face directory or hub id (for methods that need data).")
-    text("aligned", None, "PEFT directory of the aligned adapter.")
-    text("weak", None, "PEFT directory of the weak adapter; leave out when it was merged into the base.")
-    text(
+    path_flags.define_input("aligned", None, "PEFT directory of the aligned adapter.")
+    path_flags.define_input(
+        "weak", None, "PEFT directory of the weak adapter; leave out when it was merged into the base."
+    )
+    path_flags.define_input(
         "calibration",
         None,
         "Rows of prompt and safe response: JSONL, JSON, CSV, Parquet or a hub data set.",
     )
-    text("output", None, "Folder to write; it appears whole or not at all.")
-    flags.DEFINE_bool("overwrite", False, "Replace an output that exists.")
+    path_flags.define_output("output", None, "Folder to write; it appears whole or not at all.")
+    path_flags.define_overwrite()
     whole("seed", 0, "Seed of the PRNG key.")
     number("beta", 0.9, "Pre-amplification coefficient.")
     choice("amplification_space", "factors", "Pre-amplification of 'factors' or of their 'product'.")

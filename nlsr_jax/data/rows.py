@@ -9,7 +9,7 @@ from nlsr_jax.data.row_values import BadRow, check_unicode
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.json_files import RepeatedKey, read_json, without_duplicates
 from nlsr_jax.formats.limits import LIMITS
-from nlsr_jax.formats.paths import exists, is_regular
+from nlsr_jax.formats.paths import exists, expand_text, is_regular
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 _PART = 16
@@ -30,6 +30,7 @@ def read_rows(source: str, columns: Sequence[str], split: str = "train") -> list
     Raises:
       InputError: naming the file and the row where a column is missing, empty or not text.
     """
+    source = expand_text(source)
     path = pathlib.Path(source)
     if path.suffix.lower() not in SUFFIXES and not exists(path):
         named = hub_rows(source, split)

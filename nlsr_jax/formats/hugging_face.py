@@ -18,7 +18,8 @@ import numpy as np
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.json_files import read_json_object
 from nlsr_jax.formats.output import whole_directory, write_text
-from nlsr_jax.formats.paths import check_regular, exists, is_folder
+from nlsr_jax.formats.ownership import foreign_model
+from nlsr_jax.formats.paths import check_regular, exists, expand, is_folder
 from nlsr_jax.formats.safetensors_files import FLOATS, SafetensorsFile, empty_aligned, open_checked, write_checked
 from nlsr_jax.models.config import ModelConfig, parse_model_config
 from nlsr_jax.parallel import sharding
@@ -71,7 +72,7 @@ def resolve(path: str | os.PathLike) -> pathlib.Path:
     Raises:
       InputError: no such directory, and the hub cannot give it.
     """
-    folder = pathlib.Path(path)
+    folder = expand(path)
     if is_folder(folder):
         check_regular(folder)
         return folder
@@ -92,7 +93,7 @@ def read_config(path: str | os.PathLike) -> ModelConfig:
     Raises:
       InputError: see ``parse_model_config``.
     """
-    file = pathlib.Path(path) / CONFIG
+    file = expand(path) / CONFIG
     return parse_model_config(read_json_object(file, "model config"), str(file))
 
 
@@ -112,7 +113,7 @@ def read_params(path: str | os.PathLike, config: ModelConfig, dtype=jnp.float32,
       InputError: a weight that is missing, left over, of another shape or type, or files that are damaged.
     """
     table = weight_table(config)
-    files = _find_weights(pathlib.Path(path), table, config)
+    files = _find_weights(expand(path), table, config)
     params: dict[str, Any] = {}
     for weight in table:
         node = params
@@ -124,7 +125,7 @@ def read_params(path: str | os.PathLike, config: ModelConfig, dtype=jnp.float32,
 
 def check_weights(path: str | os.PathLike, config: ModelConfig) -> None:
     """Check all weights of a local model directory without reading their values; see ``read_params``."""
-    _find_weights(pathlib.Path(path), weight_table(config), config)
+    _find_weights(expand(path), weight_table(config), config)
 
 
 def _find_weights(folder: pathlib.Path, table: list[Weight], config: ModelConfig):
@@ -283,10 +284,10 @@ def save_params(params, config: ModelConfig, path: str | os.PathLike, *, overwri
       params: the parameter tree.
       config: its config.
       path: the directory.
-      overwrite: replace a directory that exists.
+      overwrite: replace a directory that exists, if this function or a command has written it.
 
     Raises:
-      InputError: the directory exists or cannot be written.
+      InputError: the directory exists, is another's or cannot be written.
     """
     tensors: dict[str, np.ndarray] = {}
     for weight in weight_table(config):
@@ -296,6 +297,6 @@ def save_params(params, config: ModelConfig, path: str | os.PathLike, *, overwri
         host = np.asarray(node)
         parts = host if weight.path[0] == "layers" else [host]
         tensors |= dict(zip(weight.names, parts, strict=True))
-    with whole_directory(path, overwrite=overwrite) as folder:
+    with whole_directory(path, overwrite=overwrite, foreign=foreign_model) as folder:
         write_checked(tensors, folder / WEIGHTS, {"format": "pt"})
         write_text(folder / CONFIG, json.dumps(config_to_json(config), indent=2) + "\n")

@@ -14,6 +14,8 @@ import numpy as np
 from nlsr_jax.adapter import Adapter, check_adapter, layer_indices, module_names
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.output import whole_directory, write_text
+from nlsr_jax.formats.ownership import foreign_adapter
+from nlsr_jax.formats.paths import exists
 from nlsr_jax.formats.peft_file import CONFIG, WEIGHTS, AdapterFile, PeftLayout
 from nlsr_jax.formats.peft_weights import MAX_LAYERS
 from nlsr_jax.formats.peft_writing import PREFIX, config_fields, peft_prefix, structure, tensor_name
@@ -70,7 +72,7 @@ class AdapterWriter:
 
     Args:
       shapes: the adapter, with arrays or ``jax.ShapeDtypeStruct`` leaves.
-      folder: a folder that exists.
+      folder: a folder that exists and holds neither file.
       layout: write in the way of an adapter that was read.
       base_model_name_or_path: the base model that the config names.
     """
@@ -85,6 +87,9 @@ class AdapterWriter:
     ):
         check_adapter(shapes)
         _check_writable(shapes)
+        for name in (CONFIG, WEIGHTS):
+            if exists(folder / name):
+                raise InputError(f"{folder / name}: exists; write into another folder")
         config: dict[str, Any] = dict(layout.config) if layout else dict(_NEW)
         prefix = peft_prefix(layout.prefix) if layout else PREFIX
         if layout is None or structure(shapes) != structure(layout.shapes):
@@ -177,10 +182,10 @@ def save_adapter(
       base_model_name_or_path: the base model that the config names.
       layout: write in the way of an adapter that was read (``read_layout``): its other config fields, its
         tensor names.
-      overwrite: replace a folder that exists.
+      overwrite: replace a folder that exists, if this function or a command has written it.
 
     Raises:
-      InputError: the folder exists, the disk is full, or the adapter is not well-formed.
+      InputError: the folder exists or is another's, the disk is full, or the adapter is not well-formed.
     """
-    with whole_directory(path, overwrite=overwrite) as folder:
+    with whole_directory(path, overwrite=overwrite, foreign=foreign_adapter) as folder:
         write_adapter_files(adapter, folder, layout=layout, base_model_name_or_path=base_model_name_or_path)

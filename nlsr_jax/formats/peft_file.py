@@ -11,6 +11,7 @@ import numpy as np
 from nlsr_jax.adapter import Adapter, module_names
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.json_files import read_json_object
+from nlsr_jax.formats.paths import expand
 from nlsr_jax.formats.peft_config import LoraConfig, parse_adapter_config
 from nlsr_jax.formats.peft_targets import Target, select_targets
 from nlsr_jax.formats.peft_weights import find_factors, read_stack, stacked_dtype, stacked_shapes
@@ -51,7 +52,7 @@ class AdapterFile:
     """
 
     def __init__(self, path: str | os.PathLike):
-        path = pathlib.Path(path)
+        path = expand(path)
         _check_directory(path)
         raw = read_json_object(path / CONFIG, "adapter config")
         config = self._config = parse_adapter_config(raw, str(path / CONFIG))
