@@ -38,11 +38,13 @@ FLAGS = flags.FLAGS
 
 def main(_) -> None:
     """Run the cells and write the table."""
-    from nlsr_jax.laboratory.sweeping import export_parquet, read_cells, run_cells, shares
+    from nlsr_jax.formats.output import check_free_file
+    from nlsr_jax.laboratory.sweeping import export_parquet, foreign_rows, read_cells, run_cells, shares
 
     part = _share(FLAGS.share) if FLAGS.share else None
     asked = _cells()
     runner = laboratory_flags.open_runner()
+    check_free_file(runner.store.path / "table.parquet", True, foreign=foreign_rows)
     cells = [runner.whole(cell) for cell in asked]
     if part:
         number, count = part

@@ -35,6 +35,7 @@ def main(_) -> None:
     from nlsr_jax.configs.tiny import SHIPPED
     from nlsr_jax.data.poison import share
     from nlsr_jax.formats.output import check_free, whole_directory
+    from nlsr_jax.formats.ownership import foreign_study
     from nlsr_jax.formats.peft import load_adapter, save_adapter
     from nlsr_jax.laboratory import study
     from nlsr_jax.laboratory.evaluation import make_exam
@@ -47,7 +48,8 @@ def main(_) -> None:
     config = configs.get("tiny")
     inputs: dict[str, Any] = {"base of the tiny study": config.base}
     inputs |= {} if FLAGS.align else {f"shipped adapter {name}": SHIPPED / name for name in ("sft", "dpo")}
-    check_free(FLAGS.output, FLAGS.overwrite, inputs=inputs)
+    replacing: dict[str, Any] = {"overwrite": FLAGS.overwrite, "inputs": inputs, "foreign": foreign_study}
+    check_free(FLAGS.output, **replacing)
     case = study.Case(
         FLAGS.task, config.poison_ratio if FLAGS.poison_ratio is None else FLAGS.poison_ratio, FLAGS.seed
     )
@@ -71,7 +73,7 @@ def main(_) -> None:
     note(f"fine-tuning on {case.task}; {case.poison_ratio:.0%} of the rows are harmful")
     tuned = study.finetune(base, world, config, alignment.aligned, case, show=True)
     outcomes = list(study.story(bench, alignment, tuned, note=note))
-    with whole_directory(FLAGS.output, overwrite=FLAGS.overwrite, inputs=inputs) as folder:
+    with whole_directory(FLAGS.output, **replacing) as folder:
         write_story(folder, bench, outcomes)
         repaired = outcomes[-1].repaired
         assert repaired is not None

@@ -9,7 +9,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.digests import sha256
@@ -58,12 +58,13 @@ def check_own(path: pathlib.Path, foreign: Foreign) -> None:
 
 
 def foreign_folder(folder: pathlib.Path) -> str | None:
-    """Say what of a folder is not of the command whose record it holds; see ``Foreign``."""
-    for name, say in _RECORDS.items():
-        if is_regular(folder / name):
-            return say(folder, name)
-    names = sorted(path.name for path in folder.iterdir())
-    return f"this folder holds {_shown(names)} and no record of a run"
+    """Say what of a folder is not of the realignment, identification or training whose record it holds."""
+    return _foreign(folder, _RECORDS)
+
+
+def foreign_study(folder: pathlib.Path) -> str | None:
+    """Say what of a folder is not of the study whose ``table.json`` it holds; see ``Foreign``."""
+    return _foreign(folder, {"table.json": _foreign_to_table})
 
 
 def foreign_file(file: pathlib.Path) -> str | None:
@@ -192,9 +193,16 @@ _RECORDS: dict[str, Callable[[pathlib.Path, str], str | None]] = {
     "realignment.json": _foreign_to_record("nlsr_jax.realignment"),
     "identification.json": _foreign_to_record("nlsr_jax.identification"),
     "training.json": _foreign_to_training,
-    "table.json": _foreign_to_table,
 }
 """What says of which command a folder is, and how its files are compared with it."""
+
+
+def _foreign(folder: pathlib.Path, records: Mapping[str, Callable[[pathlib.Path, str], str | None]]) -> str | None:
+    for name, say in records.items():
+        if is_regular(folder / name):
+            return say(folder, name)
+    names = sorted(path.name for path in folder.iterdir())
+    return f"this folder holds {_shown(names)} and no {' or '.join(records)}"
 
 
 def _is_pair(folder: pathlib.Path, config: str, weights: str, is_own: Callable[[dict], bool]) -> bool:

@@ -8,7 +8,12 @@ from nlsr_jax.errors import InputError
 
 def expand(path: str | os.PathLike) -> pathlib.Path:
     """Return a path that a user gives, with ``~`` as the home folder."""
-    return pathlib.Path(expand_text(os.fspath(path)))
+    text = expand_text(os.fspath(path))
+    place = pathlib.Path(text)
+    # "./~" is a name in the current folder, also when it is expanded once more.
+    return (
+        place.absolute() if place.parts[:1] != () and place.parts[0].startswith("~") and text[0] != "~" else place
+    )
 
 
 def expand_text(path: str) -> str:

@@ -16,7 +16,7 @@ from nlsr_jax.data.toy_tasks import TASKS
 from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.responses import respond
 from nlsr_jax.formats.output import whole_directory, write_text
-from nlsr_jax.formats.ownership import nothing_foreign
+from nlsr_jax.formats.ownership import foreign_study, nothing_foreign
 from nlsr_jax.formats.paths import expand
 from nlsr_jax.formats.peft import save_adapter
 from nlsr_jax.laboratory.card import figures, model_card
@@ -119,7 +119,7 @@ def reproduce(
     """
     check_plan(plan)
     output = expand(output)
-    replacing: dict[str, Any] = {"overwrite": overwrite, "inputs": {"--base": plan.base}}
+    replacing: dict[str, Any] = {"overwrite": overwrite, "inputs": {"--base": plan.base}, "foreign": foreign_study}
     with training_folder(output, **replacing) as work:
         check_run(work, {"plan": dataclasses.asdict(plan), "config": dataclasses.asdict(config)})
         return _reproduce(config, plan, work, output, replacing, show, note)

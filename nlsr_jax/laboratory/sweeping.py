@@ -54,6 +54,7 @@ ADAPTERS = "adapters"
 _KEPT = 4
 VERSION = 4
 """Of what rows mean: raised when the same cell would give another row."""
+foreign_rows = parquet_with("cell", "settings", "topics")
 _AMPLIFICATION, _BASIS = ("beta", "amplification_space"), ("basis", "turned")
 
 
@@ -381,7 +382,7 @@ def export_parquet(rows: Sequence[dict], path: str | os.PathLike) -> None:
     import pyarrow.parquet as pq
 
     flat = [{**row, "settings": json.dumps(row["settings"]), "topics": json.dumps(row["topics"])} for row in rows]
-    with whole_file(path, overwrite=True, foreign=parquet_with("cell", "settings", "topics")) as file:
+    with whole_file(path, overwrite=True, foreign=foreign_rows) as file:
         pq.write_table(pa.Table.from_pylist(flat), file)
 
 

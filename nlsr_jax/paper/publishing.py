@@ -6,10 +6,10 @@ import io
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from nlsr_jax.formats.output import whole_file, write_text
+from nlsr_jax.formats.output import check_free_file, whole_file, write_text
 from nlsr_jax.formats.ownership import check_own, foreign_file, json_with, nothing_foreign, text_with
 from nlsr_jax.formats.paths import exists, expand
 from nlsr_jax.paper import generations, results
@@ -23,6 +23,24 @@ from nlsr_jax.report.story import NAMES, Example
 PAGE, TABLES, FIGURES = "index.html", "tables", "figures"
 _TITLE = "<title>The paper's tables and figures, "
 _DOTS = 160  # per inch of a PNG
+
+
+def check_places(folder: str | os.PathLike, *, tables: Sequence[int] = (), figures: Sequence[int] = ()) -> None:
+    """Check, before they are made, that tables, figures and page are in the place of nothing else.
+
+    Args:
+      folder: of all tables and figures.
+      tables, figures: their numbers.
+
+    Raises:
+      InputError: naming the file that is in the way.
+    """
+    folder = expand(folder)
+    for number in tables:
+        _check_own(folder / TABLES, f"table_{number}", (".json", ".md", ".csv"))
+    for number in figures:
+        _check_own(folder / FIGURES, f"figure_{number}", (".json", ".svg", ".png"))
+    check_free_file(folder / PAGE, True, foreign=text_with(_TITLE))
 
 
 def publish_table(folder: str | os.PathLike, table: Table, found: Sequence[Result], seeds: Sequence[int]) -> str:
@@ -148,17 +166,21 @@ def _dump(value: Any) -> str:
     return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
+def _check_own(folder: pathlib.Path, name: str, endings: Iterable[str]) -> None:
+    page = folder / f"{name}.json"
+    known = exists(page) and json_with("number", "title")(page) is None
+    for ending in endings:
+        if exists(folder / f"{name}{ending}"):
+            check_own(folder / f"{name}{ending}", nothing_foreign if known else foreign_file)
+
+
 def _write(folder: pathlib.Path, name: str, files: Mapping[str, str | bytes]) -> None:
     """Write the files of a table or figure in place of those that are there; the JSON says whose these are.
 
     Raises:
       InputError: a file of another origin is in the way, or one cannot be written.
     """
-    page = folder / f"{name}.json"
-    known = exists(page) and json_with("number", "title")(page) is None
-    for ending in files:
-        if exists(folder / f"{name}{ending}"):
-            check_own(folder / f"{name}{ending}", nothing_foreign if known else foreign_file)
+    _check_own(folder, name, files)
     folder.mkdir(parents=True, exist_ok=True)
     for ending, content in files.items():
         with whole_file(folder / f"{name}{ending}", overwrite=True, foreign=nothing_foreign) as file:

@@ -262,7 +262,7 @@ def test_output_that_exists_is_kept(files, tmp_path):
     assert "output exists" in error_line(run("realign", *arguments, check=False))
     assert contents(tmp_path / "out") == {"mine": b"x"}
     line = error_line(run("realign", *arguments, "--overwrite", check=False))
-    assert "replaces only what nlsr_jax has written, and this folder holds mine and no record of a run" in line
+    assert "replaces only what nlsr_jax has written, and this folder holds mine and no realignment.json" in line
     assert contents(tmp_path / "out") == {"mine": b"x"}
     (tmp_path / "out" / "mine").unlink()
     for _ in range(2):

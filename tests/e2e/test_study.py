@@ -13,6 +13,7 @@ from tests.data.set_rows import BEAVERTAILS, SST2, write
 from tests.e2e.command import contents, error_line, python, run
 from tests.e2e.toy_base import QUICK, save_toy_base
 from tests.oracles import random_adapter
+from tests.own_outputs import save_training
 from tests.tiny_base import save_base as save_other_base
 
 pytestmark = pytest.mark.slow
@@ -147,11 +148,11 @@ WRONG = {
         "--base {files}/full": "{files}/full/config.json: no such file",
         "--base {files}": "{files}/out: lies in the input --base ({files}); name another output",
         "--start {files}/out.training": "{files}/out.training: no such folder; expected a PEFT adapter directory",
-        "--output {files}/base --overwrite": "{files}/base: is the input --base ({files}/base); name another output",
+        "--output {files}/base --overwrite": "{files}/base: is the input --base ({files}/base); name",
         "--output {files} --overwrite": "{files}: holds the input --base ({files}/base); name another output",
         "--output {files}/full --overwrite": (
             "{files}/full: --overwrite replaces only what nlsr_jax has written, and this folder holds mine and no "
-            "record of a run; name another output, or move what is there"
+            "realignment.json or identification.json or training.json; name another output, or move what is there"
         ),
         "--base {files}/other": "{files}/other: its tokenizer is not the toy world's; give a base made by",
         "--config big": "--config is 'big'; expected one of llama3_8b, mistral_7b, qwen2_7b, tiny",
