@@ -16,6 +16,8 @@ from nlsr_jax.adapter import Adapter, check_adapter, layer_indices, module_names
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.adapter_folder import CONFIG, WEIGHTS
 from nlsr_jax.formats.output import whole_directory, write_text
+from nlsr_jax.formats.ownership import foreign_adapter
+from nlsr_jax.formats.paths import exists
 from nlsr_jax.formats.peft_carried import Carried
 from nlsr_jax.formats.peft_carried_writing import Passage, path_fields
 from nlsr_jax.formats.peft_checking import check_written, describes
@@ -101,7 +103,7 @@ class AdapterWriter:
 
     Args:
       shapes: the adapter, with arrays or ``jax.ShapeDtypeStruct`` leaves.
-      folder: a folder that exists.
+      folder: a folder that exists and holds neither file.
       layout: write in the way of an adapter that was read, with what is carried from its file.
       base_model_name_or_path: the base model that the config names.
 
@@ -119,6 +121,9 @@ class AdapterWriter:
     ):
         check_adapter(shapes)
         _check_writable(shapes)
+        for name in (CONFIG, WEIGHTS):
+            if exists(folder / name):
+                raise InputError(f"{folder / name}: exists; write into another folder")
         config: dict[str, Any] = dict(layout.config) if layout else dict(_NEW)
         stack = layout.stack if layout else PLAIN_STACK
         carried = layout.carried if layout else None
@@ -225,10 +230,10 @@ def save_adapter(
       base_model_name_or_path: the base model that the config names.
       layout: write in the way of an adapter that was read (``read_layout``): its other config fields, its
         tensor names, and what its file holds beside the factors of decoder layers, copied from there.
-      overwrite: replace a folder that exists.
+      overwrite: replace a folder that exists, if this function or a command has written it.
 
     Raises:
-      InputError: the folder exists, the disk is full, or the adapter is not well-formed.
+      InputError: the folder exists or is another's, the disk is full, or the adapter is not well-formed.
     """
-    with whole_directory(path, overwrite=overwrite) as folder:
+    with whole_directory(path, overwrite=overwrite, foreign=foreign_adapter) as folder:
         write_adapter_files(adapter, folder, layout=layout, base_model_name_or_path=base_model_name_or_path)

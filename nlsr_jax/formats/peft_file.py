@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import pathlib
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.formats.adapter_folder import CONFIG, MLX_WEIGHTS, WEIGHTS, kind_of_folder
 from nlsr_jax.formats.json_files import read_json_object
 from nlsr_jax.formats.mlx import find_mlx_factors, note_of_mlx, plain_config
+from nlsr_jax.formats.paths import expand
 from nlsr_jax.formats.peft_carried import Carried, find_carried, others_of
 from nlsr_jax.formats.peft_carried_checks import check_carried, note_of
 from nlsr_jax.formats.peft_config import LoraConfig, notes_of_kind, parse_adapter_config
@@ -71,7 +71,7 @@ class AdapterFile:
     """
 
     def __init__(self, path: str | os.PathLike):
-        self.path = path = pathlib.Path(path)
+        self.path = path = expand(path)
         mlx = kind_of_folder(path) == "mlx"
         self._where = str(path / CONFIG)
         self.files = (CONFIG, MLX_WEIGHTS if mlx else WEIGHTS)

@@ -14,9 +14,9 @@ from typing import Any
 import jax
 
 from nlsr_jax.errors import InputError
+from nlsr_jax.formats.digests import sha256
 from nlsr_jax.formats.json_files import read_json_object
-from nlsr_jax.formats.output import sha256
-from nlsr_jax.formats.paths import is_folder
+from nlsr_jax.formats.paths import expand, is_folder
 
 FILE = "realignment.json"
 FORMAT = "nlsr_jax.realignment"
@@ -152,7 +152,7 @@ def read_record(path: str | os.PathLike) -> dict:
     Raises:
       InputError: it is missing, is not such a record, or is of a version that is not known.
     """
-    path = pathlib.Path(path)
+    path = expand(path)
     path = path / FILE if is_folder(path) else path
     record = read_json_object(path, "realignment record")
     if record.get("format") != FORMAT:

@@ -18,6 +18,7 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.formats.json_files import RepeatedKey, without_duplicates
 from nlsr_jax.formats.limits import LIMITS
 from nlsr_jax.formats.output import LargeFile
+from nlsr_jax.formats.paths import expand
 
 _LFS = b"version https://git-lfs"
 _PICKLE = (b"PK\x03\x04", b"\x80\x02", b"\x80\x04", b"\x80\x05")
@@ -159,7 +160,7 @@ def open_checked(path: str | os.PathLike) -> SafetensorsFile:
     Raises:
       InputError: the file is missing, empty, a Git-LFS pointer, a pickle, truncated or damaged.
     """
-    path = pathlib.Path(path)
+    path = expand(path)
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise OSError("not a regular file")  # a pipe that nobody writes to would be waited for

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats import record as records
+from nlsr_jax.formats.digests import sha256
 from nlsr_jax.formats.json_files import read_json_object
-from nlsr_jax.formats.output import sha256
-from nlsr_jax.formats.paths import is_folder, is_regular
+from nlsr_jax.formats.paths import expand, expand_text, is_folder, is_regular
 from nlsr_jax.pipeline.masking import FILE as IDENTIFICATION
 from nlsr_jax.pipeline.masking import FORMAT, identify_files
 from nlsr_jax.pipeline.realignment import realign_files
@@ -54,7 +54,7 @@ def verify(
     Raises:
       InputError: no record that can be read, or, to run it again, inputs that cannot be used.
     """
-    folder, moved = pathlib.Path(output), moved or {}
+    folder, moved = expand(output), {name: expand_text(path) for name, path in (moved or {}).items()}
     file, record = _read(folder)
     why = "is not what was written" if "seal" in record else "has no seal; it was removed, or never written"
     changed = [] if records.is_sealed(file) else [f"{file.name}: {why}"]
