@@ -2,15 +2,17 @@
 
 import os
 import pathlib
+import re
 
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.folders import ADAPTER, describe, did_you_mean
+from nlsr_jax.formats.folders import did_you_mean, elsewhere
 from nlsr_jax.formats.json_files import read_json_object
 from nlsr_jax.formats.paths import is_regular
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 MLX_WEIGHTS = "adapters.safetensors"
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _EXPECTED = "expected a PEFT adapter directory"
 _PICKLE = (
     "holds adapter_model.bin, a pickle, which is never opened; load it with PEFT and save it again with "
@@ -44,7 +46,8 @@ def _names(path: pathlib.Path) -> set[str]:
             f"{path}: no such folder; {_EXPECTED}; did you mean the folder of this file, {path.parent}?"
         ) from None
     except FileNotFoundError:
-        raise InputError(f"{path}: no such folder; {_EXPECTED}") from None
+        hub = "; a hub id? fetch it first, by hf download" if _HUB_ID.fullmatch(str(path)) else ""
+        raise InputError(f"{path}: no such folder; {_EXPECTED}{hub}") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{str(path)[:200]!r}: cannot be read ({getattr(error, 'strerror', error)})") from error
 
@@ -55,8 +58,7 @@ def _without_config(path: pathlib.Path, names: set[str]) -> str:
     text = f"{CONFIG} is missing; {_EXPECTED}"
     if WEIGHTS in names or MLX_WEIGHTS in names:
         return f"{text}; take the {CONFIG} that was saved with these weights"
-    kind = describe(path)
-    return f"{text}{f'; {kind}' if kind else ''}{did_you_mean(path, ADAPTER)}"
+    return text + elsewhere(path, (CONFIG,), "give the folder of the adapter itself")
 
 
 def _without_weights(path: pathlib.Path, names: set[str], mlx: bool) -> str:

@@ -70,7 +70,7 @@ def find_mlx_factors(file: SafetensorsFile) -> StackedKeys:
         for module, layers in found.keys.items()
     }
     others = tuple(renamed.original[name] for name in found.others)
-    return found._replace(keys=keys, transposed=True, nested=False, notes=(), others=others)
+    return found._replace(keys=keys, transposed=True, nested=0, notes=(), others=others)
 
 
 def plain_config(raw: Mapping[str, Any], shapes, found: StackedKeys, where: str) -> dict[str, Any]:

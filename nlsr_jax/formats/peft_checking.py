@@ -18,16 +18,21 @@ from nlsr_jax.formats.safetensors_files import open_checked
 
 
 def describes(config: Mapping[str, Any], shapes: Adapter, stack: Stack) -> bool:
-    """Say whether PEFT, given this config, adapts every module of an adapter by its path in the plain base.
+    """Say whether PEFT, given this config, loads an adapter by the paths of the plain base as what it is.
 
     Args:
       config: an ``adapter_config.json`` that was read.
       shapes: the adapter, with arrays or ``jax.ShapeDtypeStruct`` leaves.
       stack: the list of layers of the base.
     """
-    layers = {module: found for module, (_, found, _) in structure(shapes).items()}
+    expected = _structure(shapes)
     parsed = parse_adapter_config(dict(config), CONFIG)
-    return select_in_file(parsed, layers, stack, CONFIG).unselected is None
+    found = select_in_file(parsed, {module: layers for module, (_, layers, _) in expected.items()}, stack, CONFIG)
+    return not found.unselected and all(
+        {target.rank for target in found.modules[module].values()} == {sizes[0][1]}
+        and np.asarray([target.scaling for target in found.modules[module].values()], np.float32).tolist() == scales
+        for module, (sizes, _, scales) in expected.items()
+    )
 
 
 def check_written(folder: pathlib.Path, shapes: Adapter) -> None:

@@ -79,7 +79,7 @@ class AdapterFile:
             raw = plain_config(raw, shapes, self._found, self._where)
             config = parse_adapter_config(raw, self._where)
         self._config = config
-        selected = _select(config, self._found, self._where)
+        selected, self._matched = _select(config, self._found, self._where)
         _check_against_config(self._file.path, shapes, self._found.keys, selected)
         about = [note_of_mlx(raw)] if mlx else [*self._found.notes, *notes_of_kind(raw)]
         self.notes = [f"{path}: {note}" for note in [*about, *_notes_of_absent(selected)]]
@@ -99,8 +99,7 @@ class AdapterFile:
         Raises:
           InputError: naming the first that is not.
         """
-        stack = self._found.stack
-        expected, _ = select_targets(self._config, num_layers, self._where, stack.prefix)
+        expected, _ = select_targets(self._config, num_layers, self._where, self._matched.prefix)
         for module in module_names({**expected, **self._found.keys}):
             there, adapted = (set(layers.get(module, ())) for layers in (self._found.keys, expected))
             if adapted - there:
@@ -132,14 +131,17 @@ class AdapterFile:
         return dataclasses.replace(self._shapes, factors={m: self.factors(m) for m in self._found.keys})
 
 
-def _select(config: LoraConfig, found: StackedKeys, where: str) -> InFile:
-    """Apply the config to the modules of the file: by their paths in the plain base, else as they are nested."""
-    selected = select_in_file(config, found.keys, found.stack, where)
-    if selected.unselected and found.nested:
-        nested = found.stack._replace(prefix=f"{WRAPPER}{found.stack.prefix}")
-        as_named = select_in_file(config, found.keys, nested, where)
-        return selected if as_named.unselected else as_named
-    return selected
+def _select(config: LoraConfig, found: StackedKeys, where: str) -> tuple[InFile, Stack]:
+    """Apply the config to the modules of the file; also return the list of layers that gave their paths.
+
+    A nested model was trained with the paths that its names have; else they are those of the plain base.
+    """
+    if found.nested:
+        nested = found.stack._replace(prefix=WRAPPER * found.nested + found.stack.prefix)
+        selected = select_in_file(config, found.keys, nested, where)
+        if not selected.unselected:
+            return selected, nested
+    return select_in_file(config, found.keys, found.stack, where), found.stack
 
 
 def _check_against_config(where, shapes, keys, selected: InFile) -> None:

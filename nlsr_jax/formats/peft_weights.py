@@ -37,7 +37,7 @@ class StackedKeys(NamedTuple):
       stack: the list of layers that they are of, as the plain base names it.
       keys: ``{module: {layer: {"a": key, "b": key}}}``, modules in module order, layers rising.
       transposed: whether the file holds ``[k, r]`` and ``[r, d]``.
-      nested: whether PEFT's wrapper stands in the names more than once.
+      nested: how often PEFT's wrapper stands in the names beyond the one that it looks for.
       notes: what a user should know of the names.
       others: all other tensors.
     """
@@ -45,7 +45,7 @@ class StackedKeys(NamedTuple):
     stack: Stack
     keys: dict[str, dict[int, dict[str, str]]]
     transposed: bool = False
-    nested: bool = False
+    nested: int = 0
     notes: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
 
@@ -70,7 +70,7 @@ def find_factors(file: SafetensorsFile) -> StackedKeys:
     if len(adapters) > 1:
         raise _several(where, adapters)
     others = tuple(name for name in names if name not in found)
-    nested = any(key.nested > 1 for key in found.values())
+    nested = max(max(key.nested for key in found.values()) - 1, 0)
     return StackedKeys(stack, keys, nested=nested, notes=tuple(notes_of_keys(found.values())), others=others)
 
 
