@@ -30,11 +30,13 @@ def kind_of_folder(path: str | os.PathLike) -> str:
     names = _names(path)
     if CONFIG not in names:
         raise InputError(f"{path}: {_without_config(path, names)}")
+    if WEIGHTS in names and MLX_WEIGHTS not in names:
+        return "peft"
+    mlx = _is_mlx(path / CONFIG)
+    if MLX_WEIGHTS in names and (mlx or WEIGHTS not in names):
+        return "mlx"
     if WEIGHTS in names:
         return "peft"
-    mlx = MLX_WEIGHTS in names or _is_mlx(path / CONFIG)
-    if MLX_WEIGHTS in names and mlx:
-        return "mlx"
     raise InputError(f"{path}: {_without_weights(path, names, mlx)}")
 
 
@@ -73,8 +75,11 @@ def _without_weights(path: pathlib.Path, names: set[str], mlx: bool) -> str:
 
 
 def _is_mlx(config: pathlib.Path) -> bool:
-    """Whether a config without weights of PEFT is MLX-LM's."""
-    if not is_regular(config):
+    """Whether a config is MLX-LM's; one that cannot be read is nobody's, and whoever reads it says why."""
+    try:
+        if not is_regular(config):
+            return False
+        raw = read_json_object(config, "adapter config")
+    except InputError:
         return False
-    raw = read_json_object(config, "adapter config")
     return "peft_type" not in raw and ("lora_parameters" in raw or "fine_tune_type" in raw)

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -164,16 +165,19 @@ def _check_against_config(where, shapes, keys, selected: InFile) -> None:
 def _notes_of_absent(selected: InFile) -> list[str]:
     """Say what the config names and the file lacks: right where the base lacks it too."""
     what = "of which the file has no factors: right where the base has none there either, else it is incomplete"
-    notes = [f"target_modules names {name}, {what}" for name in selected.unmatched]
+    notes = [f"target_modules names {_shown(selected.unmatched)}, {what}"] if selected.unmatched else []
     together: dict[tuple[int, ...], list[str]] = {}
     for module, layers in selected.absent.items():
         if module in selected.modules or not selected.unmatched:
             together.setdefault(layers, []).append(module)
     for layers, modules in together.items():
-        more = f" and {len(layers) - 12} more" if len(layers) > 12 else ""
-        shown = ", ".join(map(str, layers[:12])) + more
-        notes.append(f"the config names {', '.join(modules)} of layers {shown}, {what}")
+        notes.append(f"the config names {_shown(modules)} of layers {_shown(layers)}, {what}")
     return notes
+
+
+def _shown(names: Sequence[Any]) -> str:
+    texts = [str(name) if str(name).isprintable() else repr(name) for name in names[:12]]
+    return ", ".join(text[:60] for text in texts) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
 
 
 def _scaling(targets: dict[str, dict[int, Target]]):
