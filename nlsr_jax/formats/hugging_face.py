@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nlsr_jax.errors import InputError
+from nlsr_jax.formats.folders import elsewhere
 from nlsr_jax.formats.json_files import read_json_object
 from nlsr_jax.formats.output import whole_directory, write_text
 from nlsr_jax.formats.paths import check_regular, exists, is_folder
@@ -93,6 +94,9 @@ def read_config(path: str | os.PathLike) -> ModelConfig:
       InputError: see ``parse_model_config``.
     """
     file = pathlib.Path(path) / CONFIG
+    if is_folder(path) and not exists(file):
+        found = elsewhere(path, (CONFIG,), "give the folder of the model itself")
+        raise InputError(f"{file}: no such file; expected the model config{found}")
     return parse_model_config(read_json_object(file, "model config"), str(file))
 
 
