@@ -43,9 +43,7 @@ def define_identification_flags() -> None:
     whole("batch_size", 16, "Calibration rows in one batch.")
     whole("max_length", 512, "Longest calibration sequence in tokens.")
     choice("template", "none", "Prompt template: none, alpaca or chat.")
-    choice(
-        "prompt_field", None, "Column of the calibration rows' prompts or conversations; by default it is found."
-    )
+    choice("prompt_field", None, "Column of the rows' prompts or conversations; by default it is found.")
     choice("response_field", None, "Column of their safe answers; by default it is found.")
     choice("rejected_field", None, "Column of their rejected answers, for preference_snip; by default it is found.")
     choice("dtype", "float32", "Number type of the base weights: float32, bfloat16 or float16.")

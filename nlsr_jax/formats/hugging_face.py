@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nlsr_jax.errors import InputError
+from nlsr_jax.formats.folders import elsewhere
 from nlsr_jax.formats.json_files import read_json_object
 from nlsr_jax.formats.output import whole_directory, write_text
 from nlsr_jax.formats.ownership import foreign_model
@@ -114,6 +115,9 @@ def read_config(path: str | os.PathLike) -> ModelConfig:
       InputError: see ``parse_model_config``.
     """
     file = expand(path) / CONFIG
+    if is_folder(file.parent) and not exists(file):
+        found = elsewhere(file.parent, (CONFIG,), "give the folder of the model itself")
+        raise InputError(f"{file}: no such file; expected the model config{found}")
     return parse_model_config(read_json_object(file, "model config"), str(file))
 
 

@@ -10,8 +10,9 @@ import jax
 import numpy as np
 
 from nlsr_jax.errors import InputError
+from nlsr_jax.formats.folders import elsewhere
 from nlsr_jax.formats.output import whole_file
-from nlsr_jax.formats.paths import expand, is_folder
+from nlsr_jax.formats.paths import exists, expand, is_folder
 from nlsr_jax.formats.safetensors_files import open_checked, write_checked
 from nlsr_jax.modules import is_module_name
 
@@ -83,6 +84,8 @@ class MaskFile(Mapping):
     def __init__(self, path: str | os.PathLike):
         path = expand(path)
         self.path = path / FILE if is_folder(path) else path
+        if is_folder(path) and not exists(self.path):
+            raise InputError(f"{path}: {FILE} is missing; expected masks{elsewhere(path, (FILE,))}")
         self._file = open_checked(self.path)
         self.metadata = self._described()
         self._factors: dict[str, list[str]] = {}

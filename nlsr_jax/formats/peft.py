@@ -22,6 +22,7 @@ from nlsr_jax.formats.peft_carried import Carried
 from nlsr_jax.formats.peft_carried_writing import Passage, path_fields
 from nlsr_jax.formats.peft_checking import check_written, describes
 from nlsr_jax.formats.peft_file import AdapterFile, PeftLayout
+from nlsr_jax.formats.peft_keys import Stack
 from nlsr_jax.formats.peft_weights import MAX_LAYERS
 from nlsr_jax.formats.peft_writing import PLAIN_STACK, config_fields, structure, tensor_name
 from nlsr_jax.formats.safetensors_files import SafetensorsWriter
@@ -75,7 +76,7 @@ def open_fitting(path: str | os.PathLike, config=None) -> AdapterFile:
         check_adapter_fits(file.shapes(), config, str(path))
         file.check_layers(config.num_layers)
         check_carried_fits(file.carried, config)
-    for note in file.notes:
+    for note in [*file.notes, *_notes_of_place(path, file.layout.stack)]:
         _LOG.warning("note: %s", note)
     return file
 
@@ -91,6 +92,16 @@ def load_carried(path: str | os.PathLike) -> Carried:
       InputError: see ``load_adapter``.
     """
     return open_adapter(path).carried
+
+
+def _notes_of_place(path: str | os.PathLike, stack: Stack) -> list[str]:
+    """Say what an ``Adapter`` does not hold: where in the base its layers are, if not where they mostly are."""
+    if stack == PLAIN_STACK:
+        return []
+    return [
+        f"{path}: its layers are in {stack.prefix}{stack.name} of the base; write it with "
+        "layout=nlsr_jax.formats.peft.read_layout(path), else PEFT finds none of them"
+    ]
 
 
 def read_layout(path: str | os.PathLike) -> PeftLayout:

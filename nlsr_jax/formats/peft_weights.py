@@ -37,7 +37,7 @@ class StackedKeys(NamedTuple):
       stack: the list of layers that they are of, as the plain base names it.
       keys: ``{module: {layer: {"a": key, "b": key}}}``, modules in module order, layers rising.
       transposed: whether the file holds ``[k, r]`` and ``[r, d]``.
-      nested: whether PEFT's wrapper stands in the names more than once.
+      nested: how often PEFT's wrapper stands in the names beyond the one that it looks for.
       notes: what a user should know of the names.
       others: all other tensors.
       adapter: the name of the adapter that is left inside the names; None where it is not.
@@ -46,7 +46,7 @@ class StackedKeys(NamedTuple):
     stack: Stack
     keys: dict[str, dict[int, dict[str, str]]]
     transposed: bool = False
-    nested: bool = False
+    nested: int = 0
     notes: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     adapter: str | None = None
@@ -72,7 +72,7 @@ def find_factors(file: SafetensorsFile) -> StackedKeys:
     if len(adapters) > 1:
         raise _several(where, adapters)
     others = tuple(name for name in names if name not in found)
-    nested = any(key.nested > 1 for key in found.values())
+    nested = max(max(key.nested for key in found.values()) - 1, 0)
     adapter = next(iter(found.values())).adapter
     return StackedKeys(stack, keys, False, nested, tuple(notes_of_keys(found.values())), others, adapter)
 

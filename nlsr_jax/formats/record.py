@@ -15,8 +15,9 @@ import jax
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.digests import sha256
+from nlsr_jax.formats.folders import elsewhere
 from nlsr_jax.formats.json_files import read_json_object
-from nlsr_jax.formats.paths import expand, is_folder
+from nlsr_jax.formats.paths import exists, expand, is_folder
 
 FILE = "realignment.json"
 FORMAT = "nlsr_jax.realignment"
@@ -153,7 +154,10 @@ def read_record(path: str | os.PathLike) -> dict:
       InputError: it is missing, is not such a record, or is of a version that is not known.
     """
     path = expand(path)
-    path = path / FILE if is_folder(path) else path
+    if is_folder(path):
+        folder, path = path, path / FILE
+        if not exists(path):
+            raise InputError(f"{path}: no such file; expected the realignment record{elsewhere(folder, (FILE,))}")
     record = read_json_object(path, "realignment record")
     if record.get("format") != FORMAT:
         raise InputError(f"{path}: not a realignment record (format is {record.get('format')!r})")
