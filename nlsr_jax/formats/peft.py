@@ -73,6 +73,7 @@ class AdapterWriter:
       folder: a folder that exists.
       layout: write in the way of an adapter that was read.
       base_model_name_or_path: the base model that the config names.
+      made: how the adapter came about, for the message where its numbers cannot be written.
     """
 
     def __init__(
@@ -82,9 +83,11 @@ class AdapterWriter:
         *,
         layout: PeftLayout | None = None,
         base_model_name_or_path: str | None = None,
+        made: str = "",
     ):
         check_adapter(shapes)
         _check_writable(shapes)
+        self._shapes, self._made = shapes, made
         config: dict[str, Any] = dict(layout.config) if layout else dict(_NEW)
         prefix = peft_prefix(layout.prefix) if layout else PREFIX
         if layout is None or structure(shapes) != structure(layout.shapes):
@@ -104,11 +107,17 @@ class AdapterWriter:
         self._file = SafetensorsWriter(folder / WEIGHTS, tensors, {"format": "pt"})
 
     def write(self, module: str, factors: Mapping[str, Any], rows: slice = slice(None)) -> None:
-        """Write ``rows`` of the leading axis of one module's factors ``{"a", "b"}``."""
+        """Write ``rows`` of the leading axis of one module's factors ``{"a", "b"}``.
+
+        Raises:
+          InputError: an entry that is NaN or infinite.
+        """
+        layers = layer_indices(self._shapes, module)[rows]
         for factor, leaf in factors.items():
-            host = np.asarray(leaf)
-            for name, value in zip(self._names[module, factor][rows], host, strict=True):
-                self._file.write(name, value)
+            names, host = self._names[module, factor][rows], np.asarray(leaf)
+            for layer, name, value in zip(layers, names, host, strict=True):
+                what = f"adapter: layer {layer} {module}.{factor}"
+                self._file.write(name, value, what=what, made=self._made)
 
     def order(self) -> list[tuple[str, int]]:
         """Return ``(module, row of the leading axis)`` of every layer in the order of the file."""
@@ -180,7 +189,8 @@ def save_adapter(
       overwrite: replace a folder that exists.
 
     Raises:
-      InputError: the folder exists, the disk is full, or the adapter is not well-formed.
+      InputError: the folder exists, the disk is full, or the adapter is not well-formed or holds entries that are
+        NaN or infinite. Nothing is written then.
     """
     with whole_directory(path, overwrite=overwrite) as folder:
         write_adapter_files(adapter, folder, layout=layout, base_model_name_or_path=base_model_name_or_path)

@@ -3,12 +3,12 @@
 import re
 from typing import NamedTuple
 
-import ml_dtypes
 import numpy as np
 
 from nlsr_jax.adapter import module_names
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.limits import LIMITS
+from nlsr_jax.formats.numbers import count_not_finite
 from nlsr_jax.formats.safetensors_files import SafetensorsFile, empty_aligned
 from nlsr_jax.modules import MODULES
 
@@ -159,23 +159,7 @@ def read_stack(
             file.read(name, stack[i])
         else:
             stack[i] = file.read(name)
-        bad = _count_not_finite(stack[i])
+        bad = count_not_finite(stack[i])
         if bad:
             raise InputError(f"{file.path}: {name!r} holds {bad} entries that are NaN or infinite")
     return stack
-
-
-def _count_not_finite(array: np.ndarray) -> int:
-    """Count NaN and infinite entries; an array without any takes one dot product, or two maxima of its bits."""
-    if array.dtype == np.float32:
-        flat = array.reshape(-1)
-        with np.errstate(over="ignore", invalid="ignore"):
-            if np.isfinite(np.dot(flat, flat)):
-                return 0
-        return int(np.count_nonzero(~np.isfinite(flat)))
-    exponent = {np.dtype(np.float16): 0x7C00, np.dtype(ml_dtypes.bfloat16): 0x7F80}[array.dtype]
-    bits = array.view(np.uint16)
-    # Read as integers, what is not finite is above all else: of the positive ones with a sign, else without.
-    if bits.view(np.int16).max(initial=0) < exponent and bits.max(initial=0) < exponent | 0x8000:
-        return 0
-    return int(np.count_nonzero((bits & exponent) == exponent))
