@@ -58,9 +58,13 @@ def write_masks(
     """Write masks to a file of a folder that is being made; see ``save_masks``.
 
     Raises:
+      InputError: masks that are not bool.
       OSError: the disk is full or the file cannot be written.
     """
     tensors = {f"{m}.{f}": np.asarray(leaf) for m in sorted(masks) for f, leaf in masks[m].items()}
+    for name, mask in tensors.items():
+        if mask.dtype != bool:
+            raise InputError(f"masks: {name} is {mask.dtype}; expected bool")
     described = {
         **(metadata or {}),
         "layers": {m: list(layers[m]) for m in sorted(layers)} if layers else None,

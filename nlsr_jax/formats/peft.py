@@ -117,6 +117,7 @@ class AdapterWriter:
       folder: a folder that exists and holds neither file.
       layout: write in the way of an adapter that was read, with what is carried from its file.
       base_model_name_or_path: the base model that the config names.
+      made: how the adapter came about, for the message where its numbers cannot be written.
 
     Raises:
       InputError: when the block ends, names in the file that PEFT would not look for by the config.
@@ -129,12 +130,14 @@ class AdapterWriter:
         *,
         layout: PeftLayout | None = None,
         base_model_name_or_path: str | None = None,
+        made: str = "",
     ):
         check_adapter(shapes)
         _check_writable(shapes)
         for name in (CONFIG, WEIGHTS):
             if exists(folder / name):
                 raise InputError(f"{folder / name}: exists; write into another folder")
+        self._made = made
         config: dict[str, Any] = dict(layout.config) if layout else dict(_NEW)
         stack = layout.stack if layout else PLAIN_STACK
         carried = layout.carried if layout else None
@@ -161,12 +164,18 @@ class AdapterWriter:
         self._passage = Passage(carried, self._file)
 
     def write(self, module: str, factors: Mapping[str, Any], rows: slice = slice(None)) -> None:
-        """Write ``rows`` of the leading axis of one module's factors ``{"a", "b"}``."""
+        """Write ``rows`` of the leading axis of one module's factors ``{"a", "b"}``.
+
+        Raises:
+          InputError: an entry that is NaN or infinite.
+        """
+        layers = layer_indices(self._shapes, module)[rows]
         for factor, leaf in factors.items():
-            host = np.asarray(leaf)
-            for name, value in zip(self._names[module, factor][rows], host, strict=True):
+            names, host = self._names[module, factor][rows], np.asarray(leaf)
+            for layer, name, value in zip(layers, names, host, strict=True):
                 self._passage.until(name)
-                self._file.write(name, value)
+                what = f"adapter: layer {layer} {module}.{factor}"
+                self._file.write(name, value, what=what, made=self._made)
 
     def order(self) -> list[tuple[str, int]]:
         """Return ``(module, row of the leading axis)`` of every layer in the order of the file."""
@@ -244,7 +253,8 @@ def save_adapter(
       overwrite: replace a folder that exists, if this function or a command has written it.
 
     Raises:
-      InputError: the folder exists or is another's, the disk is full, or the adapter is not well-formed.
+      InputError: the folder exists or is another's, the disk is full, or the adapter is not well-formed or holds
+        entries that are NaN or infinite. Nothing is written then.
     """
     with whole_directory(path, overwrite=overwrite, foreign=foreign_adapter) as folder:
         write_adapter_files(adapter, folder, layout=layout, base_model_name_or_path=base_model_name_or_path)

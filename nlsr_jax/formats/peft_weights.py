@@ -2,12 +2,12 @@
 
 from typing import NamedTuple
 
-import ml_dtypes
 import numpy as np
 
 from nlsr_jax.adapter import module_names
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.limits import LIMITS
+from nlsr_jax.formats.numbers import count_not_finite
 from nlsr_jax.formats.peft_fields import PLAIN
 from nlsr_jax.formats.peft_keys import FactorKey, Stack, notes_of_keys, parse_key, text_stack
 from nlsr_jax.formats.safetensors_files import SafetensorsFile, empty_aligned
@@ -220,19 +220,3 @@ def read_stack(
         if bad:
             raise InputError(f"{file.path}: {name!r} holds {bad} entries that are NaN or infinite")
     return stack
-
-
-def count_not_finite(array: np.ndarray) -> int:
-    """Count NaN and infinite entries; an array without any takes one dot product, or two maxima of its bits."""
-    if array.dtype == np.float32:
-        flat = array.reshape(-1)
-        with np.errstate(over="ignore", invalid="ignore"):
-            if np.isfinite(np.dot(flat, flat)):
-                return 0
-        return int(np.count_nonzero(~np.isfinite(flat)))
-    exponent = {np.dtype(np.float16): 0x7C00, np.dtype(ml_dtypes.bfloat16): 0x7F80}[array.dtype]
-    bits = array.view(np.uint16)
-    # Read as integers, what is not finite is above all else: of the positive ones with a sign, else without.
-    if bits.view(np.int16).max(initial=0) < exponent and bits.max(initial=0) < exponent | 0x8000:
-        return 0
-    return int(np.count_nonzero((bits & exponent) == exponent))

@@ -17,6 +17,7 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.formats.digests import sha256
 from nlsr_jax.formats.folders import elsewhere
 from nlsr_jax.formats.json_files import read_json_object
+from nlsr_jax.formats.numbers import find_not_finite
 from nlsr_jax.formats.paths import exists, expand, is_folder
 
 FILE = "realignment.json"
@@ -111,7 +112,13 @@ def device() -> dict:
 
 
 def dump(record: dict) -> str:
-    """Return the record as JSON text with a fixed order and layout."""
+    """Return the record as JSON text with a fixed order and layout.
+
+    Raises:
+      InputError: a number that is NaN or infinite, named by its place.
+    """
+    if found := find_not_finite(record):
+        raise InputError(f"record: {found}; expected a finite number")
     return json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 

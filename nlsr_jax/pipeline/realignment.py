@@ -248,7 +248,10 @@ def _write(
 ):
     with stages("write"):
         figures = _DRAWING.submit(draw, record)
-        digests = write_restored(folder, decision, masks.masks, sources, settings) | kept.result()
+        digests, notes = write_restored(folder, decision, masks.masks, sources, settings)
+        digests |= kept.result()
+        record["warnings"] += notes
+        _say_notes(notes, stages)
     with stages("digest outputs"):
         record["outputs"] = records.digest_folder(folder, digests)
     with stages("report"):
