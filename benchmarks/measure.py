@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import platform
 import statistics
 import subprocess
@@ -13,13 +12,17 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
+from nlsr_jax.commands import path_flags
+from nlsr_jax.formats.ownership import check_own, lines_with
+from nlsr_jax.formats.paths import expand
+
 FLAGS = flags.FLAGS
 
 
 def define_flags(rounds: int) -> None:
     """Define the flags that all benchmarks have; ``rounds`` is how often both sides run by default."""
     flags.DEFINE_integer("rounds", rounds, "How often both are run.", lower_bound=1)
-    flags.DEFINE_string("results", "benchmarks/results", "Folder of the results file.")
+    path_flags.define_output("results", "benchmarks/results", "Folder of the results file.")
 
 
 _LAUNCHER = """
@@ -89,7 +92,11 @@ def ratios(peer: list[float], ours: list[float]) -> dict:
 def append_result(
     name: str, result: dict, unit: str, folder: str | os.PathLike, file_name: str = "latest.jsonl"
 ) -> dict:
-    """Append one JSON line to a file of a folder and return it."""
+    """Append one JSON line to a file of a folder and return it.
+
+    Raises:
+      InputError: the file is there and holds other lines than results.
+    """
     from nlsr_jax.formats.record import device, versions
 
     line = {
@@ -99,7 +106,10 @@ def append_result(
         "machine": {"processor": platform.machine(), "cores": os.cpu_count(), **device()},
         "versions": versions(),
     }
-    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
-    with (pathlib.Path(folder) / file_name).open("a", encoding="utf-8") as file:
+    place = expand(folder) / file_name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.exists():
+        check_own(place, lines_with("name", "unit", "machine", "versions"))
+    with place.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
     return line

@@ -20,12 +20,13 @@ from absl import app, flags
 
 from benchmarks.measure import append_result, define_flags, ratios, run_process
 from benchmarks.shapes import SIZES
+from nlsr_jax.commands import path_flags
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("layers", 32, "Decoder layers.")
 flags.DEFINE_integer("rank", 128, "LoRA rank.")
 flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Number type of the adapters.")
-flags.DEFINE_string("work", None, "Folder for the files; a temporary one by default.")
+path_flags.define_output("work", None, "Folder for the files; a temporary one by default.")
 define_flags(rounds=3)
 
 _PEER = """

@@ -12,6 +12,11 @@ from collections.abc import Mapping
 
 from absl import app, flags
 
+from nlsr_jax.commands import path_flags
+from nlsr_jax.formats.output import whole_file, write_text
+from nlsr_jax.formats.ownership import text_with
+from nlsr_jax.formats.paths import expand
+
 FLAGS = flags.FLAGS
 BEGIN, END = "<!-- benchmarks -->", "<!-- end of benchmarks -->"
 TITLES = {
@@ -71,11 +76,14 @@ def main(arguments: list[str]) -> None:
     """Print the table and write it."""
     made = table(read_results(pathlib.Path(FLAGS.results)))
     print(made)
-    for name in arguments[1:]:
-        path = pathlib.Path(name)
-        path.write_text(replace(path.read_text(), made))
+    for path in map(expand, arguments[1:]):
+        text = replace(path.read_text(), made)
+        with whole_file(
+            path, overwrite=True, inputs={"--results": FLAGS.results}, foreign=text_with(BEGIN)
+        ) as file:
+            write_text(file, text)
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("results", "benchmarks/results/latest.jsonl", "The results file.")
+    path_flags.define_input("results", "benchmarks/results/latest.jsonl", "The results file.")
     app.run(main)

@@ -23,11 +23,12 @@ FLAGS = flags.FLAGS
 def main(_) -> None:
     """Draw the figures."""
     from nlsr_jax.paper.figures import FIGURES, Asked, get_figure
-    from nlsr_jax.paper.publishing import publish_figure, publish_page
+    from nlsr_jax.paper.publishing import check_places, publish_figure, publish_page
 
     numbers = tuple(FIGURES) if FLAGS.figure == ["all"] else command.numbers("figure", int, FLAGS.figure)
     seeds = laboratory_flags.seeds()
     figures = [get_figure(number) for number in numbers]
+    check_places(FLAGS.output, figures=numbers)
     runner = laboratory_flags.open_runner()
     for figure in figures:
         laboratory_flags.run_all(runner, figure.seeded(seeds))

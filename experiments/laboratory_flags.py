@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 from absl import flags
 
-from nlsr_jax.commands import ending
+from nlsr_jax.commands import ending, path_flags
 from nlsr_jax.errors import InputError
 
 FLAGS = flags.FLAGS
@@ -24,6 +25,8 @@ PLACES = {
 QUICK_TABLES = "4,5,8,9,10,11,14"
 QUICK_FIGURES = "1,2,4,5,10,11"
 """What takes few fine-tunings."""
+_PASSED = re.compile(r"\.cells\.[a-z0-9_]{8}\.partial")
+"""The folder of the cells that a sweep passes on to its other processes."""
 
 
 def define_laboratory_flags(output: str) -> None:
@@ -32,15 +35,15 @@ def define_laboratory_flags(output: str) -> None:
     Args:
       output: what ``--output`` is.
     """
-    flags.DEFINE_string("output", "checkpoints/runs/laboratory", output)
+    path_flags.define_output("output", "checkpoints/runs/laboratory", output)
     flags.DEFINE_string("config", "tiny", "Which study: tiny, llama3_8b, qwen2_7b or mistral_7b.")
-    flags.DEFINE_string("base", None, "The base of the study; by default the config's.")
-    flags.DEFINE_multi_string("data", [], "NAME=PATH: read a data set from a local file or folder.")
+    path_flags.define_input("base", None, "The base of the study; by default the config's.")
+    path_flags.define_named_inputs("data", "NAME=PATH: read a data set from a local file or folder.")
     flags.DEFINE_string(
         "judge", None, "toy, refusals, qa_moderation, guard or harmbench; by default toy or refusals."
     )
-    flags.DEFINE_string("judge_model", None, "The judge model, a Hugging Face directory or hub id.")
-    flags.DEFINE_string("judge_template", None, "File with the harmbench judge's question.")
+    path_flags.define_input("judge_model", None, "The judge model, a Hugging Face directory or hub id.")
+    path_flags.define_input("judge_template", None, "File with the harmbench judge's question.")
     flags.DEFINE_integer("workers", 1, "Processes, on this machine or, with --ray, on a cluster.", lower_bound=1)
     flags.DEFINE_string("ray", None, "Run the workers on a Ray cluster: its address, auto, or local for one here.")
 
@@ -74,7 +77,22 @@ def open_runner():
     study = describe_study(config)
     if config.world == "real":
         study |= {"data": sorted(FLAGS.data), "judge": dataclasses.asdict(judge)}
-    return CellRunner(place, config, CellStore(FLAGS.output, study), own=own)
+    return CellRunner(place, config, CellStore(FLAGS.output, study, _inputs(config)), own=own)
+
+
+def _inputs(config) -> dict[str, str]:
+    """What is read, but for the list of cells that another process of this sweep has put into the output."""
+    from nlsr_jax import configs
+    from nlsr_jax.commands import study_flags
+
+    found = study_flags.inputs(config)
+    others = PLACES[config.world].values()
+    found |= {f"base of --config {name}": configs.get(name).base for name in others if name != config.name}
+    cells = pathlib.Path(found.get("--cells", "")).absolute()
+    passed = (
+        bool(_PASSED.fullmatch(cells.parent.name)) and cells.parents[1] == pathlib.Path(FLAGS.output).absolute()
+    )
+    return {name: path for name, path in found.items() if name != "--cells" or not passed}
 
 
 def _open_place(config, given: str | None, judge):

@@ -23,15 +23,15 @@ what earlier settings give on seeds 0 to 9 had been seen before.
 
 from absl import flags
 
-from nlsr_jax.commands import command, ending
+from nlsr_jax.commands import command, ending, path_flags
 from nlsr_jax.errors import InputError
 
-flags.DEFINE_string("output", "checkpoints/runs/tiny", "Folder to write; it appears whole or not at all.")
-flags.DEFINE_bool("overwrite", False, "Replace an output that exists.")
+path_flags.define_output("output", "checkpoints/runs/tiny", "Folder to write; it appears whole or not at all.")
+path_flags.define_overwrite()
 flags.DEFINE_list("seeds", ["5", "6", "7"], "Seeds of alignment, customer's rows, training and repair.")
 flags.DEFINE_list("tasks", ["sst2", "ag_news", "gsm8k"], "The customers' tasks.")
 flags.DEFINE_list("poison_ratios", None, "Shares of harmful rows; by default the config's, 0.05.")
-flags.DEFINE_string("base", None, "Take this base instead of training one.")
+path_flags.define_input("base", None, "Take this base instead of training one.")
 flags.DEFINE_bool("objectives", False, "Also align the base by each of the five objectives.")
 flags.DEFINE_bool("sweeps", False, "Also vary the amplification and the sparsity of the published method.")
 flags.DEFINE_bool("everything", False, "Then make all tables and figures of the paper.")
@@ -47,6 +47,7 @@ def main(_) -> None:
     from nlsr_jax import configs
     from nlsr_jax.configs.tiny import SHIPPED
     from nlsr_jax.devices import open_devices
+    from nlsr_jax.laboratory.cells import check_store
     from nlsr_jax.laboratory.reproduction import Plan, reproduce
 
     if FLAGS.quick:
@@ -65,6 +66,8 @@ def main(_) -> None:
         sweeps=FLAGS.sweeps,
     )
     open_devices()
+    if FLAGS.everything:
+        check_store(_laboratory(), {"--base": FLAGS.base})
     summary = reproduce(
         config,
         plan,
@@ -79,14 +82,21 @@ def main(_) -> None:
         _everything()
 
 
+def _laboratory():
+    """The folder of rows, tables and figures."""
+    import pathlib
+
+    study = pathlib.Path(FLAGS.output)
+    return study.with_name(f"{study.name}-laboratory")
+
+
 def _everything() -> None:
     """Make the tables and figures on the base of the output."""
     import pathlib
 
     from experiments.laboratory_flags import QUICK_FIGURES, QUICK_TABLES
 
-    study = pathlib.Path(FLAGS.output)
-    laboratory = study.with_name(f"{study.name}-laboratory")
+    study, laboratory = pathlib.Path(FLAGS.output), _laboratory()
     asked = {
         "tables": f"--table={QUICK_TABLES if FLAGS.quick else 'all'}",
         "figures": f"--figure={QUICK_FIGURES if FLAGS.quick else 'all'}",

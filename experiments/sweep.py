@@ -18,7 +18,7 @@ cluster one call does all of it: --workers 8 --ray auto.
 from absl import flags
 
 from experiments import laboratory_flags
-from nlsr_jax.commands import command
+from nlsr_jax.commands import command, path_flags
 from nlsr_jax.errors import InputError
 
 laboratory_flags.define_laboratory_flags("Folder of the rows; it is gone on with where it exists.")
@@ -31,19 +31,21 @@ flags.DEFINE_list("poison_ratios", ["0.05"], "Shares of harmful rows.")
 flags.DEFINE_list("objectives", ["dpo"], "Objectives of the alignment.")
 flags.DEFINE_list("architectures", ["own"], "Shapes of the base: llama, qwen2, mistral, or own, the study's.")
 flags.DEFINE_list("seeds", ["0"], "Seeds.")
-flags.DEFINE_string("cells", None, "JSON file with a list of cells in place of the flags above.")
+path_flags.define_input("cells", None, "JSON file with a list of cells in place of the flags above.")
 flags.DEFINE_string("share", None, "Run this part of the cells alone, such as 2/8, and write no table.")
 FLAGS = flags.FLAGS
 
 
 def main(_) -> None:
     """Run the cells and write the table."""
+    from nlsr_jax.formats.output import check_free_file
     from nlsr_jax.laboratory.running import run_cells
-    from nlsr_jax.laboratory.sweeping import export_parquet, read_cells, shares
+    from nlsr_jax.laboratory.sweeping import export_parquet, foreign_rows, read_cells, shares
 
     part = _share(FLAGS.share) if FLAGS.share else None
     asked = _cells()
     runner = laboratory_flags.open_runner()
+    check_free_file(runner.store.path / "table.parquet", True, foreign=foreign_rows)
     cells = [runner.whole(cell) for cell in asked]
     if part:
         number, count = part

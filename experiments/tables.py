@@ -27,7 +27,13 @@ def main(_) -> None:
     from nlsr_jax.paper import skills
     from nlsr_jax.paper.analyses import identification_seconds
     from nlsr_jax.paper.generations import GENERATIONS, generate
-    from nlsr_jax.paper.publishing import publish_generations, publish_page, publish_part, publish_table
+    from nlsr_jax.paper.publishing import (
+        check_places,
+        publish_generations,
+        publish_page,
+        publish_part,
+        publish_table,
+    )
     from nlsr_jax.paper.results import summarise
     from nlsr_jax.paper.tables import TABLES, get_table
 
@@ -39,6 +45,7 @@ def main(_) -> None:
             raise InputError(f"--table has {number}; expected some of {', '.join(map(str, sorted(every)))}, or all")
     tables = [get_table(number) for number in numbers if number in TABLES]
     cells = {table.number: table.cells(seeds) for table in tables}
+    check_places(FLAGS.output, tables=numbers)
     runner = laboratory_flags.open_runner()
     for table in tables:
         laboratory_flags.run_all(runner, cells[table.number])

@@ -16,6 +16,7 @@ import importlib.metadata
 import os
 import pathlib
 import platform
+import re
 import shutil
 import stat
 import sys
@@ -29,6 +30,9 @@ MOST_DAYS = 30
 _CPU = pathlib.Path("/proc/cpuinfo")
 _ENTRY = "-cache"  # how JAX ends the name of a program's file
 _KEPT, _RUN = "jaxlib-", "run-"
+_FOLDER = re.compile(r"jaxlib-[0-9][\w.+]*-[0-9a-f]{12}|run-[a-z0-9_]{8}")
+_OF_JAX = re.compile(r".+-(cache|atime)|xla_gpu_.+")
+"""What JAX puts into the folder of a run: programs, when they were used, and the tuning of a GPU."""
 _OFF = ("0", "false", "f", "no", "n", "off")
 
 
@@ -85,7 +89,7 @@ def _make_own(root: pathlib.Path) -> None:
 
 
 def tidy(root: pathlib.Path) -> None:
-    """Delete the folders of runs that were killed, and what nobody has used for long.
+    """Delete the folders of runs that were killed, and what nobody has used for long; what is not JAX's stays.
 
     Args:
       root: the user's folder.
@@ -105,7 +109,8 @@ def tidy(root: pathlib.Path) -> None:
 
 
 def _folders(root: pathlib.Path) -> list[pathlib.Path]:
-    return [path for path in root.iterdir() if path.name.startswith((_KEPT, _RUN)) and path.is_dir()]
+    found = (path for path in root.iterdir() if _FOLDER.fullmatch(path.name))
+    return [path for path in found if path.is_dir() and not path.is_symlink()]
 
 
 def _entries(folder: pathlib.Path) -> Iterator[pathlib.Path]:
@@ -131,7 +136,7 @@ def _delete_if_dead(run: pathlib.Path) -> None:
         handle = os.open(run, os.O_RDONLY)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(run, ignore_errors=True)
+            _delete(run)
         finally:
             os.close(handle)
 
@@ -145,8 +150,15 @@ def _close_run(run: pathlib.Path, kept: pathlib.Path, handle: int, process: int)
         for entry in _entries(run):
             if not (kept / entry.name).exists() and _is_whole(entry):
                 entry.rename(kept / entry.name)
-    shutil.rmtree(run, ignore_errors=True)
+    _delete(run)
     os.close(handle)
+
+
+def _delete(run: pathlib.Path) -> None:
+    """Delete the folder of a run, unless it holds what JAX does not write."""
+    with contextlib.suppress(OSError):
+        if all(_OF_JAX.fullmatch(entry.name) for entry in run.iterdir()):
+            shutil.rmtree(run, ignore_errors=True)
 
 
 def _is_whole(entry: pathlib.Path) -> bool:

@@ -15,18 +15,17 @@ answered, a line of JSON each. The same inputs give the same bytes but for the s
 """
 
 import dataclasses
-import pathlib
 import time
 from typing import Any
 
 from absl import flags
 
-from nlsr_jax.commands import command, mesh_flags, study_flags
+from nlsr_jax.commands import command, mesh_flags, path_flags, study_flags
 from nlsr_jax.errors import InputError
 
 study_flags.define_study_flags("JSON file to write.")
 mesh_flags.define_mesh_flag()
-flags.DEFINE_string("adapter", None, "PEFT directory; without it the base alone is evaluated.")
+path_flags.define_input("adapter", None, "PEFT directory; without it the base alone is evaluated.")
 flags.DEFINE_string("task", "sst2", "Test rows of which task: sst2, ag_news, gsm8k, or none.")
 flags.DEFINE_integer("forbidden", None, "How many harmful requests; by default the config's.")
 flags.DEFINE_integer("benign", None, "How many harmless requests; by default the config's.")
@@ -36,13 +35,16 @@ flags.DEFINE_integer("task_tokens", None, "Longest answer to a task row; by defa
 flags.DEFINE_integer("batch_size", None, "Prompts at a time; by default the config's.")
 flags.DEFINE_string("forbidden_set", None, "Harmful requests of real data: beavertails_prompts or harmbench.")
 flags.DEFINE_string("judge", None, "toy, refusals, qa_moderation, guard or harmbench; by default toy or refusals.")
-flags.DEFINE_string("judge_model", None, "The judge model, a Hugging Face directory or hub id.")
-flags.DEFINE_string("judge_template", None, "File with the harmbench judge's question.")
-flags.DEFINE_string("responses", None, "JSONL file to write the responses to.")
-flags.DEFINE_string("tiny_benchmarks", None, "Item bank, tinyBenchmarks.pkl or .npz: also ask the tinyBenchmarks.")
+path_flags.define_input("judge_model", None, "The judge model, a Hugging Face directory or hub id.")
+path_flags.define_input("judge_template", None, "File with the harmbench judge's question.")
+path_flags.define_output("responses", None, "JSONL file to write the responses to.")
+path_flags.define_input(
+    "tiny_benchmarks", None, "Item bank, tinyBenchmarks.pkl or .npz: also ask the tinyBenchmarks."
+)
 flags.DEFINE_list("tiny_sets", None, "Ask these tinyBenchmarks alone, such as hellaswag,mmlu.")
 FLAGS = flags.FLAGS
 
+OUTPUTS = ("output", "responses")
 COUNTS = ("forbidden", "benign", "rows", "max_new_tokens", "task_tokens", "batch_size")
 
 
@@ -59,10 +61,10 @@ def main(_) -> None:
     mesh_flags.open_mesh()  # which is opened again with the base: now, whether it can be
     record, rows = evaluation(config, settings)
     record["seconds"] = round(time.perf_counter() - started, 3)
-    with whole_file(FLAGS.output, overwrite=FLAGS.overwrite) as file:
+    with whole_file(FLAGS.output, **replacing("output", config)) as file:
         write_text(file, dump(record))
         if FLAGS.responses:
-            with whole_file(FLAGS.responses, overwrite=FLAGS.overwrite) as lines:
+            with whole_file(FLAGS.responses, **replacing("responses", config)) as lines:
                 write_text(lines, dump_rows(rows))
     print_table(record)
     print(f"wrote {FLAGS.output}" + (f" and {FLAGS.responses}" if FLAGS.responses else ""))
@@ -90,9 +92,10 @@ def check_flags(config) -> None:
     """Check what can be checked before any file is opened.
 
     Raises:
-      InputError: a value that is not known, flags that the world has no use for, or an output that exists.
+      InputError: a value that is not known, flags that the world has no use for, or outputs that cannot be written.
     """
     from nlsr_jax.evaluation.tasks import TASKS
+    from nlsr_jax.formats.apart import check_outputs
     from nlsr_jax.formats.output import check_free_file
     from nlsr_jax.laboratory.evaluation import NO_TASK
     from nlsr_jax.laboratory.judging import check_judge
@@ -112,11 +115,26 @@ def check_flags(config) -> None:
     study_flags.sources()
     if not FLAGS.output:
         raise InputError("--output is missing; name the JSON file to write")
-    outputs = [pathlib.Path(path) for path in (FLAGS.output, FLAGS.responses) if path]
-    if len({path.resolve() for path in outputs}) < len(outputs):
-        raise InputError(f"--output and --responses are both {FLAGS.output}; name two files")
-    for path in outputs:
-        check_free_file(path, FLAGS.overwrite)
+    check_outputs({f"--{name}": FLAGS[name].value for name in OUTPUTS})
+    for name in OUTPUTS:
+        if path := FLAGS[name].value:
+            check_free_file(path, **replacing(name, config))
+
+
+def replacing(name: str, config) -> dict[str, Any]:
+    """Return what may be in the place of an output file, for ``check_free_file`` and ``whole_file``.
+
+    Args:
+      name: of the flag, one of ``OUTPUTS``.
+      config: the study.
+    """
+    from nlsr_jax.formats.ownership import json_with, lines_with
+
+    foreign = {
+        "output": json_with("config", "base", "task", "judge", "counts", "versions"),
+        "responses": lines_with("kind", "prompt", "response", "verdict"),
+    }
+    return {"overwrite": FLAGS.overwrite, "inputs": study_flags.inputs(config), "foreign": foreign[name]}
 
 
 def evaluation(config, settings):

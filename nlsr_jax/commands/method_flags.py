@@ -2,6 +2,7 @@
 
 from absl import flags
 
+from nlsr_jax.commands import path_flags
 from nlsr_jax.nlsr.settings import PUBLISHED
 
 IDENTIFICATION = (
@@ -13,22 +14,21 @@ IDENTIFICATION = (
 
 def define_identification_flags() -> None:
     """Define the flags of reference and masks."""
-    text, number, whole, choice = (
-        flags.DEFINE_string,
-        flags.DEFINE_float,
-        flags.DEFINE_integer,
-        flags.DEFINE_string,
+    number, whole, choice = flags.DEFINE_float, flags.DEFINE_integer, flags.DEFINE_string
+    path_flags.define_input(
+        "base", None, "Base model: Hugging Face directory or hub id (for methods that need data)."
     )
-    text("base", None, "Base model: Hugging Face directory or hub id (for methods that need data).")
-    text("aligned", None, "PEFT directory of the aligned adapter.")
-    text("weak", None, "PEFT directory of the weak adapter; leave out when it was merged into the base.")
-    text(
+    path_flags.define_input("aligned", None, "PEFT directory of the aligned adapter.")
+    path_flags.define_input(
+        "weak", None, "PEFT directory of the weak adapter; leave out when it was merged into the base."
+    )
+    path_flags.define_input(
         "calibration",
         None,
         "Rows of prompt and safe response: JSONL, JSON, CSV, Parquet or a hub data set.",
     )
-    text("output", None, "Folder to write; it appears whole or not at all.")
-    flags.DEFINE_bool("overwrite", False, "Replace an output that exists.")
+    path_flags.define_output("output", None, "Folder to write; it appears whole or not at all.")
+    path_flags.define_overwrite()
     whole("seed", 0, "Seed of the PRNG key.")
     number("beta", PUBLISHED.beta, "Pre-amplification coefficient.")
     choice(
@@ -43,7 +43,7 @@ def define_identification_flags() -> None:
     whole("batch_size", 16, "Calibration rows in one batch.")
     whole("max_length", 512, "Longest calibration sequence in tokens.")
     choice("template", "none", "Prompt template: none, alpaca or chat.")
-    text("prompt_field", None, "Column of the calibration rows' prompts or conversations; by default it is found.")
-    text("response_field", None, "Column of their safe answers; by default it is found.")
-    text("rejected_field", None, "Column of their rejected answers, for preference_snip; by default it is found.")
+    choice("prompt_field", None, "Column of the rows' prompts or conversations; by default it is found.")
+    choice("response_field", None, "Column of their safe answers; by default it is found.")
+    choice("rejected_field", None, "Column of their rejected answers, for preference_snip; by default it is found.")
     choice("dtype", "float32", "Number type of the base weights: float32, bfloat16 or float16.")

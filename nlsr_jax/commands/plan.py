@@ -10,10 +10,12 @@ What XLA needs for itself comes on top: leave a fifth of the memory free.
 
 from absl import flags
 
-from nlsr_jax.commands import command, mesh_flags
+from nlsr_jax.commands import command, mesh_flags, path_flags
 from nlsr_jax.errors import InputError
 
-flags.DEFINE_string("model", None, "A published model, as llama3_8b, or a Hugging Face directory.", required=True)
+path_flags.define_input(
+    "model", None, "A published model, as llama3_8b, or a Hugging Face directory.", required=True
+)
 mesh_flags.define_mesh_flag()
 flags.DEFINE_integer("batch_size", 8, "Rows.", lower_bound=1)
 flags.DEFINE_integer("length", 512, "Tokens of a row.", lower_bound=1)

@@ -19,7 +19,7 @@ from typing import Any
 
 from absl import flags
 
-from nlsr_jax.commands import command, study_flags, training_flags
+from nlsr_jax.commands import command, path_flags, study_flags, training_flags
 from nlsr_jax.errors import InputError
 
 study_flags.define_study_flags("Folder to write the base to (Hugging Face format).")
@@ -46,7 +46,8 @@ def main(_) -> None:
     pretraining = changed_pretraining()
     open_devices()
     key = jax.random.key(FLAGS.seed)
-    with training_folder(training_flags.output_folder(), overwrite=FLAGS.overwrite) as work:
+    replacing: dict[str, Any] = {"overwrite": FLAGS.overwrite, "inputs": path_flags.inputs()}
+    with training_folder(training_flags.output_folder(), **replacing) as work:
         options: dict[str, Any] = {
             "folder": work,
             "identity": {"stage": "pretrain", "seed": FLAGS.seed},
@@ -58,7 +59,7 @@ def main(_) -> None:
             base = pretrain_on_texts(key, rows, pretraining, **options)
         else:
             base = pretrain(key, ToyWorld(), pretraining, **options)
-        with published(work, FLAGS.output, overwrite=FLAGS.overwrite) as folder:
+        with published(work, FLAGS.output, **replacing) as folder:
             save_base(base, folder)
             training_flags.copy_run(work, folder)
     print(f"wrote {FLAGS.output}")

@@ -9,13 +9,17 @@ fine-tuned and the repaired adapter in PEFT format. With --align the alignment i
 seed of the run (30 seconds more).
 """
 
+from typing import Any
+
 from absl import flags
 
-from nlsr_jax.commands import command
+from nlsr_jax.commands import command, path_flags
 from nlsr_jax.errors import InputError
 
-flags.DEFINE_string("output", "checkpoints/runs/quickstart", "Folder to write; it appears whole or not at all.")
-flags.DEFINE_bool("overwrite", False, "Replace an output that exists.")
+path_flags.define_output(
+    "output", "checkpoints/runs/quickstart", "Folder to write; it appears whole or not at all."
+)
+path_flags.define_overwrite()
 flags.DEFINE_integer("seed", 5, "Seed of the customer's rows, of the training and of the repair.")
 flags.DEFINE_enum("task", "sst2", ["sst2", "ag_news", "gsm8k"], "The customer's task.")
 flags.DEFINE_float("poison_ratio", None, "Share of harmful rows; by default the config's, 0.05.")
@@ -32,6 +36,7 @@ def main(_) -> None:
     from nlsr_jax.data.poison import share
     from nlsr_jax.devices import open_devices
     from nlsr_jax.formats.output import check_free, whole_directory
+    from nlsr_jax.formats.ownership import foreign_study
     from nlsr_jax.formats.peft import load_adapter, save_adapter
     from nlsr_jax.laboratory import study
     from nlsr_jax.laboratory.evaluation import make_exam
@@ -41,8 +46,11 @@ def main(_) -> None:
 
     if not 0 <= FLAGS.seed < 2**32:
         raise InputError(f"--seed is {FLAGS.seed}; expected 0 to {2**32 - 1}")
-    check_free(FLAGS.output, FLAGS.overwrite)
     config = configs.get("tiny")
+    inputs: dict[str, Any] = {"base of the tiny study": config.base}
+    inputs |= {} if FLAGS.align else {f"shipped adapter {name}": SHIPPED / name for name in ("sft", "dpo")}
+    replacing: dict[str, Any] = {"overwrite": FLAGS.overwrite, "inputs": inputs, "foreign": foreign_study}
+    check_free(FLAGS.output, **replacing)
     case = study.Case(
         FLAGS.task, config.poison_ratio if FLAGS.poison_ratio is None else FLAGS.poison_ratio, FLAGS.seed
     )
@@ -67,7 +75,7 @@ def main(_) -> None:
     note(f"fine-tuning on {case.task}; {case.poison_ratio:.0%} of the rows are harmful")
     tuned = study.finetune(base, world, config, alignment.aligned, case, show=True)
     outcomes = list(study.story(bench, alignment, tuned, note=note))
-    with whole_directory(FLAGS.output, overwrite=FLAGS.overwrite) as folder:
+    with whole_directory(FLAGS.output, **replacing) as folder:
         write_story(folder, bench, outcomes)
         repaired = outcomes[-1].repaired
         assert repaired is not None

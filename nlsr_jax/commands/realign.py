@@ -17,7 +17,7 @@ from typing import Any
 
 from absl import flags
 
-from nlsr_jax.commands import command, mesh_flags, method_flags
+from nlsr_jax.commands import command, mesh_flags, method_flags, path_flags
 from nlsr_jax.commands.digesting import digesting
 from nlsr_jax.errors import InputError
 from nlsr_jax.nlsr.settings import AIM, HEADROOM, PUBLISHED
@@ -25,8 +25,8 @@ from nlsr_jax.nlsr.settings import AIM, HEADROOM, PUBLISHED
 method_flags.define_identification_flags()
 mesh_flags.define_mesh_flag()
 mesh_flags.define_host_flags()
-flags.DEFINE_string("finetuned", None, "PEFT directory of the fine-tuned adapter.")
-flags.DEFINE_string("masks", None, "Use these masks (masks.safetensors or its folder) and identify none.")
+path_flags.define_input("finetuned", None, "PEFT directory of the fine-tuned adapter.")
+path_flags.define_input("masks", None, "Use these masks (masks.safetensors or its folder) and identify none.")
 flags.DEFINE_float(
     "base_probability", PUBLISHED.base_probability, "Probability of being left alone before the rank term."
 )
@@ -48,7 +48,7 @@ flags.DEFINE_float(
 )
 flags.DEFINE_float("automatic_share", None, "With --automatic: the only share of entries to try, such as 0.03.")
 flags.DEFINE_bool("allow_unrelated", False, "Go on although modules share no lineage with the aligned ones.")
-flags.DEFINE_string("from_record", None, "Repeat the run of this realignment.json to the same bytes.")
+path_flags.define_input("from_record", None, "Repeat the run of this realignment.json to the same bytes.")
 
 FLAGS = flags.FLAGS
 _REALIGNMENT = (
@@ -98,6 +98,7 @@ def _realign(digests) -> None:
         "automatic": _choice(),
         "digests": digests,
         "draw": draw,
+        "read": path_flags.inputs(),
     }
     if FLAGS.from_record:
         settings, before = _recorded_settings()

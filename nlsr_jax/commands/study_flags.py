@@ -5,7 +5,7 @@ import sys
 
 from absl import flags
 
-from nlsr_jax.commands import mesh_flags
+from nlsr_jax.commands import mesh_flags, path_flags
 from nlsr_jax.errors import InputError
 
 FLAGS = flags.FLAGS
@@ -18,13 +18,15 @@ def define_study_flags(output: str) -> None:
       output: what ``--output`` is.
     """
     flags.DEFINE_string("config", "tiny", "Which study: tiny, llama3_8b, qwen2_7b or mistral_7b.")
-    flags.DEFINE_string("base", None, "Base model, a Hugging Face directory or hub id; by default the config's.")
+    path_flags.define_input(
+        "base", None, "Base model, a Hugging Face directory or hub id; by default the config's."
+    )
     flags.DEFINE_enum(
         "dtype", None, ["float32", "bfloat16", "float16"], "Of the base's weights; default: the config's."
     )
-    flags.DEFINE_multi_string("data", [], "NAME=PATH: read a data set from a local file or folder.")
-    flags.DEFINE_string("output", None, output)
-    flags.DEFINE_bool("overwrite", False, "Replace an output that exists.")
+    path_flags.define_named_inputs("data", "NAME=PATH: read a data set from a local file or folder.")
+    path_flags.define_output("output", None, output)
+    path_flags.define_overwrite()
     flags.DEFINE_integer("seed", 0, "Seed of everything random.")
 
 
@@ -40,6 +42,12 @@ def get_config():
         raise InputError(f"--seed is {FLAGS.seed}; expected 0 to {2**32 - 1}")
     config = configs.get(FLAGS.config)
     return config if FLAGS.dtype is None else dataclasses.replace(config, dtype=FLAGS.dtype)
+
+
+def inputs(config) -> dict[str, str]:
+    """Return what a command reads, by its flags; without ``--base`` that is the config's."""
+    found = path_flags.inputs()
+    return found if FLAGS.base else {**found, f"base of --config {config.name}": config.base}
 
 
 def sources() -> dict[str, str]:

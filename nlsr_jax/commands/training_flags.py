@@ -7,7 +7,7 @@ from typing import Any
 
 from absl import flags
 
-from nlsr_jax.commands import mesh_flags, study_flags
+from nlsr_jax.commands import mesh_flags, path_flags, study_flags
 from nlsr_jax.errors import InputError
 
 FLAGS = flags.FLAGS
@@ -37,7 +37,9 @@ def define_adapter_flags() -> None:
         "attention", "plain", ["plain", "fused"], "fused: the kernel of a GPU or TPU, half precision."
     )
     flags.DEFINE_integer("rows", None, "How many rows to train on; by default the config's.")
-    flags.DEFINE_string("start", None, "PEFT directory of the adapter to go on with; without it a new one starts.")
+    path_flags.define_input(
+        "start", None, "PEFT directory of the adapter to go on with; without it a new one starts."
+    )
     flags.DEFINE_integer("rank", None, "Rank of a new adapter; by default the config's.")
     flags.DEFINE_float(
         "alpha", None, "lora_alpha of a new adapter; by default twice the rank given, or the config's."
@@ -163,7 +165,8 @@ def write_adapter(key, config, training, description: str, draw) -> None:
     from nlsr_jax.training.publishing import published, training_folder
 
     mesh_flags.open_mesh()  # which is opened again with the base: now, whether it can be
-    with training_folder(output_folder(), overwrite=FLAGS.overwrite) as work:
+    replacing: dict[str, Any] = {"overwrite": FLAGS.overwrite, "inputs": study_flags.inputs(config)}
+    with training_folder(output_folder(), **replacing) as work:
         start = open_start(config)
         base, world = study_flags.open_base(config)
         rows = draw(world)
@@ -181,7 +184,7 @@ def write_adapter(key, config, training, description: str, draw) -> None:
             show=True,
             note=study_flags.say,
         )
-        with published(work, FLAGS.output, overwrite=FLAGS.overwrite) as folder:
+        with published(work, FLAGS.output, **replacing) as folder:
             write_adapter_files(adapter, folder, base_model_name_or_path=base_of(config, FLAGS.base))
             copy_run(work, folder)
     print(f"wrote {FLAGS.output}")

@@ -12,13 +12,13 @@ import sys
 
 from absl import flags
 
-from nlsr_jax.commands import command
+from nlsr_jax.commands import command, path_flags
 from nlsr_jax.errors import InputError
 
 INPUTS = ("base", "aligned", "finetuned", "weak", "calibration", "masks")
 flags.DEFINE_bool("recompute", False, "Run it again and compare.")
 for _name in INPUTS:
-    flags.DEFINE_string(_name, None, "Where this input lies now, if not where the record says.")
+    path_flags.define_input(_name, None, "Where this input lies now, if not where the record says.")
 FLAGS = flags.FLAGS
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from nlsr_jax.data.row_values import Row
 from nlsr_jax.data.rows import SUFFIXES, file_rows, hub_rows
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.paths import exists, is_folder, is_regular
+from nlsr_jax.formats.paths import exists, expand_text, is_folder, is_regular
 
 _SAVED = ("dataset_dict.json", "state.json")
 _SPLIT_WORD = re.compile(r"(?:^|[-_.])(train|test|validation|valid|val|dev)(?:[-_.]|$)")
@@ -28,6 +28,7 @@ def open_rows(source: str, split: str, config: str | None = None) -> Iterator[Ro
     Raises:
       InputError: nothing that can be read is there, or there is no such split.
     """
+    source = expand_text(source)
     path = pathlib.Path(source)
     if is_folder(path):
         return _directory_rows(path, split, config)

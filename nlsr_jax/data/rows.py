@@ -10,7 +10,7 @@ from nlsr_jax.data.row_values import BadRow, check_unicode, describe_columns
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.json_files import RepeatedKey, read_json, without_duplicates
 from nlsr_jax.formats.limits import LIMITS
-from nlsr_jax.formats.paths import exists, is_regular
+from nlsr_jax.formats.paths import exists, expand_text, is_regular
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 _PART = 16
@@ -55,6 +55,7 @@ def source_rows(source: str, split: str = "train", note: Note = no_note) -> Iter
     Raises:
       InputError: a source that cannot be read.
     """
+    source = expand_text(source)
     path = pathlib.Path(source)
     if path.suffix.lower() not in SUFFIXES and not exists(path):
         return hub_rows(source, split)

@@ -17,6 +17,7 @@ import numpy as np
 from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.item_bank import ItemBank, check_bank, save_bank
 from nlsr_jax.formats.limits import LIMITS
+from nlsr_jax.formats.paths import expand
 
 _PLAIN = re.compile(r"[biuf][1248]|[US]\d{1,4}")
 PARTS = ("lb", "mmlu")
@@ -185,7 +186,7 @@ def convert_pickle(path: str | os.PathLike, output: str | os.PathLike, bench: st
       InputError: a file that is missing, damaged or holds anything but arrays, lists and dicts; a part that
         is not there; parameters that do not fit one another; or an output that exists.
     """
-    bank = _part(_read(pathlib.Path(path)), bench, str(path))
+    bank = _part(_read(expand(path)), bench, str(path))
     save_bank(bank, output)
     return bank
 
@@ -196,7 +197,7 @@ def read_pickle(path: str | os.PathLike) -> dict[str, ItemBank]:
     Raises:
       InputError: as ``convert_pickle``, or a file with neither part.
     """
-    tree = _read(pathlib.Path(path))
+    tree = _read(expand(path))
     names = [name for name in PARTS if isinstance(tree, dict) and name in tree] or [PARTS[0]]
     return {name: _part(tree, name, str(path)) for name in names}
 

@@ -5,7 +5,6 @@ classifier was trained on (``LLAMA2_CLS_PROMPT`` of HarmBench and of NLSR's eval
 """
 
 import os
-import pathlib
 import re
 from collections.abc import Sequence
 
@@ -16,6 +15,7 @@ from nlsr_jax.evaluation.batching import check_pairs
 from nlsr_jax.evaluation.judges import Verdicts, asks_sound, plain_verdicts
 from nlsr_jax.evaluation.responses import first_tokens, respond
 from nlsr_jax.evaluation.texts import plain_text
+from nlsr_jax.formats.paths import expand
 
 _FIELD = re.compile(r"\{(\w*)\}")
 _NEEDED, _OPTIONAL = ("behavior", "generation"), "context"
@@ -30,7 +30,7 @@ def read_template(path: str | os.PathLike) -> str:
       InputError: no such file, a place that is missing, or one that is unknown.
     """
     try:
-        text = pathlib.Path(path).read_bytes().decode("utf-8-sig").replace("\r\n", "\n").rstrip("\n")
+        text = expand(path).read_bytes().decode("utf-8-sig").replace("\r\n", "\n").rstrip("\n")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; expected the HarmBench classifier's prompt as text") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -4,7 +4,6 @@ Axis legend: N items, n anchors (the items that are asked), D dimensions of abil
 """
 
 import os
-import pathlib
 import zipfile
 from typing import NamedTuple
 
@@ -12,7 +11,8 @@ import numpy as np
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.limits import LIMITS
-from nlsr_jax.formats.output import describe_os_error
+from nlsr_jax.formats.output import whole_file
+from nlsr_jax.formats.paths import exists, expand
 
 _WHOLE = ("anchors", "scenario", "subscenario")
 
@@ -66,20 +66,17 @@ def _inside(values: np.ndarray, end: float) -> bool:
 
 
 def save_bank(bank: ItemBank, path: str | os.PathLike) -> None:
-    """Write a bank as an ``.npz`` file.
+    """Write a bank as an ``.npz`` file, whole or not at all.
 
     Raises:
       InputError: the arrays do not fit one another, or the file exists or cannot be written.
     """
     check_bank(bank, "item bank")
-    try:
-        with pathlib.Path(path).open("xb") as file:
-            arrays = {name: np.asarray(value) for name, value in bank._asdict().items()}
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-    except FileExistsError:
-        raise InputError(f"{path}: exists; name another file") from None
-    except OSError as error:
-        raise InputError(describe_os_error(error, path)) from error
+    if exists(expand(path)):
+        raise InputError(f"{path}: exists; name another file")
+    with whole_file(path) as new, new.open("wb") as file:
+        arrays = {name: np.asarray(value) for name, value in bank._asdict().items()}
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def load_bank(path: str | os.PathLike) -> ItemBank:
@@ -88,6 +85,7 @@ def load_bank(path: str | os.PathLike) -> ItemBank:
     Raises:
       InputError: the file is missing or damaged, or its arrays do not fit one another.
     """
+    path = expand(path)
     try:
         with zipfile.ZipFile(path) as parts:
             size = sum(part.file_size for part in parts.infolist())

@@ -2,15 +2,17 @@
 
 import os
 import pathlib
+import re
 
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.folders import ADAPTER, describe, did_you_mean
+from nlsr_jax.formats.folders import did_you_mean, elsewhere
 from nlsr_jax.formats.json_files import read_json_object
 from nlsr_jax.formats.paths import is_regular
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 MLX_WEIGHTS = "adapters.safetensors"
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _EXPECTED = "expected a PEFT adapter directory"
 _PICKLE = (
     "holds adapter_model.bin, a pickle, which is never opened; load it with PEFT and save it again with "
@@ -28,11 +30,13 @@ def kind_of_folder(path: str | os.PathLike) -> str:
     names = _names(path)
     if CONFIG not in names:
         raise InputError(f"{path}: {_without_config(path, names)}")
+    if WEIGHTS in names and MLX_WEIGHTS not in names:
+        return "peft"
+    mlx = _is_mlx(path / CONFIG)
+    if MLX_WEIGHTS in names and (mlx or WEIGHTS not in names):
+        return "mlx"
     if WEIGHTS in names:
         return "peft"
-    mlx = MLX_WEIGHTS in names or _is_mlx(path / CONFIG)
-    if MLX_WEIGHTS in names and mlx:
-        return "mlx"
     raise InputError(f"{path}: {_without_weights(path, names, mlx)}")
 
 
@@ -44,7 +48,8 @@ def _names(path: pathlib.Path) -> set[str]:
             f"{path}: no such folder; {_EXPECTED}; did you mean the folder of this file, {path.parent}?"
         ) from None
     except FileNotFoundError:
-        raise InputError(f"{path}: no such folder; {_EXPECTED}") from None
+        hub = "; a hub id? fetch it first, by hf download" if _HUB_ID.fullmatch(str(path)) else ""
+        raise InputError(f"{path}: no such folder; {_EXPECTED}{hub}") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{str(path)[:200]!r}: cannot be read ({getattr(error, 'strerror', error)})") from error
 
@@ -55,8 +60,7 @@ def _without_config(path: pathlib.Path, names: set[str]) -> str:
     text = f"{CONFIG} is missing; {_EXPECTED}"
     if WEIGHTS in names or MLX_WEIGHTS in names:
         return f"{text}; take the {CONFIG} that was saved with these weights"
-    kind = describe(path)
-    return f"{text}{f'; {kind}' if kind else ''}{did_you_mean(path, ADAPTER)}"
+    return text + elsewhere(path, (CONFIG,), "give the folder of the adapter itself")
 
 
 def _without_weights(path: pathlib.Path, names: set[str], mlx: bool) -> str:
@@ -71,8 +75,11 @@ def _without_weights(path: pathlib.Path, names: set[str], mlx: bool) -> str:
 
 
 def _is_mlx(config: pathlib.Path) -> bool:
-    """Whether a config without weights of PEFT is MLX-LM's."""
-    if not is_regular(config):
+    """Whether a config is MLX-LM's; one that cannot be read is nobody's, and whoever reads it says why."""
+    try:
+        if not is_regular(config):
+            return False
+        raw = read_json_object(config, "adapter config")
+    except InputError:
         return False
-    raw = read_json_object(config, "adapter config")
     return "peft_type" not in raw and ("lora_parameters" in raw or "fine_tune_type" in raw)

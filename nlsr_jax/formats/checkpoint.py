@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from nlsr_jax.errors import InputError
+from nlsr_jax.formats.paths import expand
 from nlsr_jax.random_streams import describe_key, restore_key
 
 _OVERHEAD = 2**20
@@ -40,14 +41,14 @@ def save_checkpoint(path: str | os.PathLike, masks, pruning_key: jax.Array) -> N
         "pruning_key": np.asarray(described["data"], np.uint32),
         "key_implementation": np.frombuffer(described["implementation"].encode(), np.uint8).copy(),
     }
-    check_space(pathlib.Path(path).absolute().parent, sum(leaf.nbytes for leaf in jax.tree.leaves(tree)))
+    check_space(expand(path).absolute().parent, sum(leaf.nbytes for leaf in jax.tree.leaves(tree)))
     process = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
         primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"process{process}"
     )
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
     with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
-        checkpointer.save(pathlib.Path(path).absolute(), tree)
+        checkpointer.save(expand(path).absolute(), tree)
 
 
 def check_space(folder: pathlib.Path, size: int) -> None:
@@ -68,7 +69,7 @@ def restore_checkpoint(path: str | os.PathLike):
     """
     import orbax.checkpoint as ocp
 
-    path = pathlib.Path(path).absolute()
+    path = expand(path).absolute()
     if not path.is_dir():
         raise InputError(f"{path}: no checkpoint there")
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:

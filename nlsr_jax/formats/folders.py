@@ -12,8 +12,6 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.formats.json_files import read_json_object
 from nlsr_jax.formats.paths import is_folder, is_regular
 
-ADAPTER = ("adapter_config.json",)
-MODEL = ("config.json",)
 _DEPTH = 3
 _ENTRIES = 2000
 _SHOWN = 6
@@ -43,13 +41,14 @@ def _folders(folder: pathlib.Path, left: int) -> tuple[list[pathlib.Path], int]:
         entries = [entry for _, entry in zip(range(left), folder.iterdir(), strict=False)]
     except OSError:
         return [], left
-    return [entry for entry in entries if not entry.is_symlink() and is_folder(entry)], left - len(entries)
+    found = [entry for entry in entries if entry.name.isprintable() and not entry.is_symlink() and is_folder(entry)]
+    return found, left - len(entries)
 
 
 def _order(place: pathlib.PurePath):
     """Nearer folders first; of checkpoints the highest number, then by name."""
-    number = re.search(r"(\d{1,12})$", place.name)
-    return len(place.parts), place.parent.as_posix(), -int(number[1]) if number else 1, place.name
+    numbers = [re.search(r"(\d{1,12})$", part) for part in place.parts]
+    return len(place.parts), [(-int(n[1]) if n else 1, p) for n, p in zip(numbers, place.parts, strict=True)]
 
 
 def did_you_mean(path: str | os.PathLike, holding: tuple[str, ...]) -> str:
@@ -63,17 +62,28 @@ def did_you_mean(path: str | os.PathLike, holding: tuple[str, ...]) -> str:
     return f"; did you mean {found[0]}" + (f" (or {also} below it)?" if others else "?")
 
 
-def describe(path: pathlib.Path) -> str:
-    """Return what a folder holds, for a message that expected something else; empty where that is not known."""
-    kinds = {
-        "realignment.json": "",  # its adapter is beside the record
-        "adapter_config.json": "it is a PEFT adapter" + _base(path),
-        "masks.safetensors": "it holds masks",
-        "config.json": "it is a full model, or an adapter merged into one (config.json, no adapter_config.json)",
-        "checkpoint.json": "",
-        "adapter_model.bin": "it holds adapter_model.bin alone",
-    }
-    return next((text for name, text in kinds.items() if text and is_regular(path / name)), "")
+def elsewhere(path: str | os.PathLike, holding: tuple[str, ...], instead: str = "") -> str:
+    """Return what a folder is, where one with some files was expected, and which was meant; empty if not known.
+
+    Args:
+      path: the folder.
+      holding: names of files, one of which was expected.
+      instead: what to do about a folder of another kind.
+    """
+    path = pathlib.Path(path)
+    kind = _kind(path)
+    told = f"; {kind}{f': {instead}' if instead else ''}" if kind else ""
+    return told + did_you_mean(path, holding)
+
+
+def _kind(path: pathlib.Path) -> str:
+    if is_regular(path / "realignment.json"):
+        return "it is the output of a realignment"
+    if is_regular(path / "adapter_config.json"):
+        return "it is an adapter" + _base(path)
+    if is_regular(path / "config.json"):
+        return "it is a full model, or an adapter merged into one (config.json, no adapter_config.json)"
+    return "it holds masks" if is_regular(path / "masks.safetensors") else ""
 
 
 def _base(path: pathlib.Path) -> str:
@@ -81,4 +91,4 @@ def _base(path: pathlib.Path) -> str:
         base = read_json_object(path / "adapter_config.json", "adapter config").get("base_model_name_or_path")
     except InputError:
         return ""
-    return f" of {base[:200]}" if isinstance(base, str) and base else ""
+    return f" of {base[:200]}" if isinstance(base, str) and base.strip() and base.isprintable() else ""

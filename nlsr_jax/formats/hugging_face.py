@@ -18,9 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from nlsr_jax.errors import InputError
+from nlsr_jax.formats.folders import elsewhere
 from nlsr_jax.formats.json_files import read_json_object
 from nlsr_jax.formats.output import whole_directory, write_text
-from nlsr_jax.formats.paths import check_regular, exists, is_folder
+from nlsr_jax.formats.ownership import foreign_model
+from nlsr_jax.formats.paths import check_regular, exists, expand, is_folder
 from nlsr_jax.formats.safetensors_files import FLOATS, SafetensorsFile, empty_aligned, write_checked
 from nlsr_jax.formats.weight_files import WEIGHTS, locate
 from nlsr_jax.models.config import ModelConfig, parse_model_config
@@ -91,7 +93,7 @@ def resolve(path: str | os.PathLike) -> pathlib.Path:
     Raises:
       InputError: no such directory, and the hub cannot give it.
     """
-    folder = pathlib.Path(path)
+    folder = expand(path)
     if is_folder(folder):
         check_regular(folder)
         return folder
@@ -112,7 +114,10 @@ def read_config(path: str | os.PathLike) -> ModelConfig:
     Raises:
       InputError: see ``parse_model_config``.
     """
-    file = pathlib.Path(path) / CONFIG
+    file = expand(path) / CONFIG
+    if is_folder(file.parent) and not exists(file):
+        found = elsewhere(file.parent, (CONFIG,), "give the folder of the model itself")
+        raise InputError(f"{file}: no such file; expected the model config{found}")
     return parse_model_config(read_json_object(file, "model config"), str(file))
 
 
@@ -131,7 +136,7 @@ def open_weights(path: str | os.PathLike, config: ModelConfig, dtype: Any = jnp.
     Raises:
       InputError: a weight that is missing, left over, of another shape or type, or files that are damaged.
     """
-    folder = pathlib.Path(path)
+    folder = expand(path)
     files, notes = locate(folder)
     config, found, odd = _settle_head(folder, _plain_names(files), config, dtype)
     table = weight_table(config)
@@ -315,10 +320,10 @@ def save_params(params, config: ModelConfig, path: str | os.PathLike, *, overwri
       params: the parameter tree.
       config: its config.
       path: the directory.
-      overwrite: replace a directory that exists.
+      overwrite: replace a directory that exists, if this function or a command has written it.
 
     Raises:
-      InputError: the directory exists or cannot be written.
+      InputError: the directory exists, is another's or cannot be written.
     """
     tensors: dict[str, np.ndarray] = {}
     for weight in weight_table(config):
@@ -328,6 +333,6 @@ def save_params(params, config: ModelConfig, path: str | os.PathLike, *, overwri
         host = np.asarray(node)
         parts = host if weight.path[0] == "layers" else [host]
         tensors |= dict(zip(weight.names, parts, strict=True))
-    with whole_directory(path, overwrite=overwrite) as folder:
+    with whole_directory(path, overwrite=overwrite, foreign=foreign_model) as folder:
         write_checked(tensors, folder / WEIGHTS, {"format": "pt"})
         write_text(folder / CONFIG, json.dumps(config_to_json(config), indent=2) + "\n")

@@ -3,13 +3,13 @@
 import collections
 import json
 import os
-import pathlib
 import re
 import stat
 from typing import Any
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.limits import LIMITS
+from nlsr_jax.formats.paths import expand
 
 MAX_BYTES = LIMITS.json_bytes
 MAX_DEPTH = LIMITS.json_depth
@@ -53,7 +53,7 @@ def read_json(path: str | os.PathLike, what: str, max_bytes: int = MAX_BYTES, *,
       InputError: the file is missing, empty, too large, not UTF-8, not JSON, repeats a key, holds NaN or
         Infinity, nests deeper than ``MAX_DEPTH``, or has more lists and objects than memory should hold.
     """
-    text = _read_text(pathlib.Path(path), what, max_bytes)
+    text = _read_text(expand(path), what, max_bytes)
     _check_nesting(text, path, what)
 
     def refuse_constant(name):

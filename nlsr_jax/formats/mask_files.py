@@ -10,11 +10,14 @@ import jax
 import numpy as np
 
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.paths import is_folder
+from nlsr_jax.formats.folders import elsewhere
+from nlsr_jax.formats.output import whole_file
+from nlsr_jax.formats.paths import exists, expand, is_folder
 from nlsr_jax.formats.safetensors_files import open_checked, write_checked
 from nlsr_jax.modules import is_module_name
 
 FILE = "masks.safetensors"
+_ENTRY = "nlsr_jax.masks"
 
 
 def save_masks(
@@ -23,25 +26,51 @@ def save_masks(
     *,
     layers=None,
     metadata: dict[str, str] | None = None,
+    overwrite: bool = False,
 ) -> None:
-    """Write masks to a safetensors file.
+    """Write masks to a safetensors file, whole or not at all.
 
     Args:
       masks: ``{module: {"a": [L, r, k], "b": [L, d, r]}}`` bool.
       path: the file.
       layers: ``{module: decoder layers of the leading axis}``, kept in the metadata.
       metadata: further text entries, such as the method.
+      overwrite: replace a file of masks that exists.
 
     Raises:
+      InputError: the file exists or is no file of masks, the disk is full or it cannot be written.
+    """
+    with whole_file(path, overwrite=overwrite, foreign=_foreign) as file:
+        write_masks(masks, file, layers=layers, metadata=metadata)
+
+
+def _foreign(path: pathlib.Path) -> str | None:
+    try:
+        own = not path.stat().st_size or _ENTRY in open_checked(path).metadata
+    except InputError:
+        own = False
+    return None if own else "this file holds no masks"
+
+
+def write_masks(
+    masks: Mapping[str, Any], path: pathlib.Path, *, layers=None, metadata: dict[str, str] | None = None
+) -> None:
+    """Write masks to a file of a folder that is being made; see ``save_masks``.
+
+    Raises:
+      InputError: masks that are not bool.
       OSError: the disk is full or the file cannot be written.
     """
     tensors = {f"{m}.{f}": np.asarray(leaf) for m in sorted(masks) for f, leaf in masks[m].items()}
+    for name, mask in tensors.items():
+        if mask.dtype != bool:
+            raise InputError(f"masks: {name} is {mask.dtype}; expected bool")
     described = {
         **(metadata or {}),
         "layers": {m: list(layers[m]) for m in sorted(layers)} if layers else None,
     }
     # One entry: the order of several in a header changes from process to process.
-    write_checked(tensors, path, {"nlsr_jax.masks": json.dumps(described)})
+    write_checked(tensors, path, {_ENTRY: json.dumps(described)})
 
 
 class MaskFile(Mapping):
@@ -57,8 +86,10 @@ class MaskFile(Mapping):
     """
 
     def __init__(self, path: str | os.PathLike):
-        path = pathlib.Path(path)
+        path = expand(path)
         self.path = path / FILE if is_folder(path) else path
+        if is_folder(path) and not exists(self.path):
+            raise InputError(f"{path}: {FILE} is missing; expected masks{elsewhere(path, (FILE,))}")
         self._file = open_checked(self.path)
         self.metadata = self._described()
         self._factors: dict[str, list[str]] = {}
@@ -75,7 +106,7 @@ class MaskFile(Mapping):
 
     def _described(self) -> dict:
         try:
-            described = json.loads(self._file.metadata.get("nlsr_jax.masks", "{}"))
+            described = json.loads(self._file.metadata.get(_ENTRY, "{}"))
         except (ValueError, RecursionError) as error:
             raise InputError(f"{self.path}: the description of the masks is not JSON") from error
         return described if isinstance(described, dict) else {}

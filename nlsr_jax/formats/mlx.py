@@ -52,7 +52,7 @@ def find_mlx_factors(file: SafetensorsFile) -> StackedKeys:
     """
     for name in file.names():
         if _MAGNITUDE.fullmatch(name):
-            raise InputError(f"{file.path}: tensor {name[:120]!r} is a DoRA magnitude, no LoRA factor; {CONVERT}")
+            raise InputError(f"{file.path}: tensor {name[:120]!r} is a DoRA magnitude; {CONVERT}")
         if _FACTOR.fullmatch(name) and len(file.shape(name)) == 3:
             raise InputError(
                 f"{file.path}: tensor {name[:120]!r} is a factor of all experts of a layer together, no matrix; "
@@ -69,8 +69,12 @@ def find_mlx_factors(file: SafetensorsFile) -> StackedKeys:
         module: {layer: {f: renamed.original[name] for f, name in pair.items()} for layer, pair in layers.items()}
         for module, layers in found.keys.items()
     }
-    others = tuple(renamed.original[name] for name in found.others)
-    return found._replace(keys=keys, transposed=True, nested=False, notes=(), others=others)
+    for name in found.others:
+        raise InputError(
+            f"{file.path}: tensor {renamed.original[name][:120]!r} is no factor of a linear layer of a decoder "
+            f"layer; {CONVERT}"
+        )
+    return found._replace(keys=keys, transposed=True, nested=0, notes=())
 
 
 def plain_config(raw: Mapping[str, Any], shapes, found: StackedKeys, where: str) -> dict[str, Any]:
@@ -90,7 +94,7 @@ def plain_config(raw: Mapping[str, Any], shapes, found: StackedKeys, where: str)
         reason = {
             "dora": "DoRA rescales the base weights, which factors alone cannot hold",
             "full": "all weights were trained, there are no factors",
-        }.get(kind, "expected 'lora'")
+        }.get(str(kind), "expected 'lora'")
         raise InputError(f"{where}: fine_tune_type is {str(kind)[:40]!r}: {reason}; {CONVERT}")
     rank, scale = _parameters(raw.get("lora_parameters"), where)
     for module, pair in shapes.items():
@@ -128,18 +132,18 @@ def _parameters(value: Any, where: str) -> tuple[int, float]:
     """Return rank and scale."""
     if not isinstance(value, Mapping):
         raise InputError(
-            f"{where}: lora_parameters is {str(value)[:80]}; expected rank and scale, as MLX-LM writes it"
+            f"{where}: lora_parameters is {repr(value)[:80]}; expected rank and scale, as MLX-LM writes it"
         )
     rank, scale, alpha = value.get("rank"), value.get("scale"), value.get("alpha")
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-        raise InputError(f"{where}: lora_parameters.rank is {str(rank)[:40]}; expected a whole number from 1")
+        raise InputError(f"{where}: lora_parameters.rank is {repr(rank)[:40]}; expected a whole number from 1")
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not 1e-30 < abs(scale) < 1e30:
         raise InputError(
-            f"{where}: lora_parameters.scale is {str(scale)[:40]}; expected a finite number other than 0"
+            f"{where}: lora_parameters.scale is {repr(scale)[:40]}; expected a finite number other than 0"
         )
     if alpha is not None and alpha != rank:
         raise InputError(
-            f"{where}: lora_parameters has alpha {str(alpha)[:40]} beside scale {scale}; versions of early 2024 "
+            f"{where}: lora_parameters has alpha {repr(alpha)[:40]} beside scale {scale}; versions of early 2024 "
             "multiply scale by alpha / rank, later ones ignore alpha: set scale to what the training used and "
             "remove alpha"
         )

@@ -9,47 +9,77 @@ import pathlib
 from collections.abc import Callable, Iterator
 
 from nlsr_jax.errors import InputError
+from nlsr_jax.formats.apart import Inputs, check_alone, check_apart, check_within
+from nlsr_jax.formats.digests import sha256
+from nlsr_jax.formats.ownership import Foreign, check_own, foreign_file, foreign_folder
+from nlsr_jax.formats.paths import expand
 from nlsr_jax.formats.scratch import put_file, put_folder, recover, scratch
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def check_free(path: str | os.PathLike, overwrite: bool = False) -> pathlib.Path:
+def check_free(
+    path: str | os.PathLike,
+    overwrite: bool = False,
+    *,
+    inputs: Inputs | None = None,
+    foreign: Foreign = foreign_folder,
+) -> pathlib.Path:
     """Return ``path``, checked to be usable as an output folder; what a killed run left beside it is removed.
 
     Args:
       path: the folder to be; its parent is created when it is written.
-      overwrite: allow a folder that exists.
+      overwrite: allow a folder that exists, if all of it is this project's.
+      inputs: what the run reads, by the name for messages; the output may not be, hold or lie in any of it.
+      foreign: says what of a folder is not this project's.
 
     Raises:
-      InputError: it exists and ``overwrite`` is False, it is a file, or its parent cannot be written to.
+      InputError: it exists and ``overwrite`` is False or not all of it is this project's, it overlaps with an
+        input, it is a file or a folder that more hangs on, or its parent cannot be written to.
     """
-    path = pathlib.Path(path)
+    path = expand(path)
+    check_apart(path, inputs)
     recover(path)
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise InputError(f"{path}: exists and is not a folder; name another output")
-    if path.is_dir() and any(path.iterdir()) and not overwrite:
-        raise InputError(f"{path}: output exists; name another or give --overwrite")
+    check_alone(path)
+    if path.is_dir() and any(path.iterdir()):
+        if not overwrite:
+            raise InputError(f"{path}: output exists; name another or give --overwrite")
+        check_own(path, foreign)
+        check_within(path, inputs)
     _check_place(path)
     return path
 
 
-def check_free_file(path: str | os.PathLike, overwrite: bool = False) -> pathlib.Path:
+def check_free_file(
+    path: str | os.PathLike,
+    overwrite: bool = False,
+    *,
+    inputs: Inputs | None = None,
+    foreign: Foreign = foreign_file,
+) -> pathlib.Path:
     """Return ``path``, checked to be usable as an output file; what a killed run left beside it is removed.
 
     Args:
       path: the file to be; its folder is created when it is written.
-      overwrite: allow a file that exists.
+      overwrite: allow a file that exists, if it is this project's.
+      inputs: what the run reads, by the name for messages; the output may not be or lie in any of it.
+      foreign: says whether a file is not this project's.
 
     Raises:
-      InputError: it exists and ``overwrite`` is False, it is no file, or its folder cannot be written to.
+      InputError: it exists and ``overwrite`` is False or it is not this project's, it overlaps with an input, it is
+        no file, or its folder cannot be written to.
     """
-    path = pathlib.Path(path)
+    path = expand(path)
+    check_apart(path, inputs)
     recover(path)
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise InputError(f"{path}: exists and is not a file; name another output")
-    if path.exists() and not overwrite:
-        raise InputError(f"{path}: output exists; name another or give --overwrite")
+    if path.exists():
+        if not overwrite:
+            raise InputError(f"{path}: output exists; name another or give --overwrite")
+        check_own(path, foreign)
     _check_place(path)
     return path
 
@@ -69,51 +99,69 @@ def describe_os_error(error: OSError, path: str | os.PathLike) -> str:
 
 
 @contextlib.contextmanager
-def whole_directory(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[pathlib.Path]:
+def whole_directory(
+    path: str | os.PathLike,
+    *,
+    overwrite: bool = False,
+    inputs: Inputs | None = None,
+    foreign: Foreign = foreign_folder,
+) -> Iterator[pathlib.Path]:
     """Yield a temporary folder beside ``path`` that becomes ``path`` when the block ends without an error.
 
-    Of two processes that write the same output at once, the first to end wins.
+    Of two processes that write the same output at once, the first to end wins. What is checked before the block is
+    checked again after it.
 
     Args:
       path: the output folder.
       overwrite: replace a folder that exists; it stays as it is until the new one is complete.
+      inputs, foreign: see ``check_free``.
 
     Raises:
-      InputError: ``path`` exists, or cannot be written (full disk, no permission).
+      InputError: see ``check_free``, or ``path`` cannot be written (full disk, no permission).
     """
-    path = check_free(path, overwrite)
+    path = check_free(path, overwrite, inputs=inputs, foreign=foreign)
     try:
         with scratch(path) as place:
             new = place / "new"
             new.mkdir()
             yield new
             _settle(new)
-            _put(put_folder, new, check_free(path, overwrite), overwrite)
+            path = check_free(path, overwrite, inputs=inputs, foreign=foreign)
+            _put(put_folder, new, path, overwrite)
     except OSError as error:
         raise InputError(describe_os_error(error, path)) from error
 
 
 @contextlib.contextmanager
-def whole_file(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[pathlib.Path]:
+def whole_file(
+    path: str | os.PathLike,
+    *,
+    overwrite: bool = False,
+    inputs: Inputs | None = None,
+    foreign: Foreign = foreign_file,
+) -> Iterator[pathlib.Path]:
     """Yield a temporary file beside ``path`` that becomes ``path`` when the block ends without an error.
 
-    Of two processes that write the same output at once, the first to end wins.
+    Of two processes that write the same output at once, the first to end wins. What is checked before the block is
+    checked again after it.
 
     Args:
       path: the output file.
       overwrite: replace a file that exists; it stays as it is until the new one is complete.
+      inputs, foreign: see ``check_free_file``.
 
     Raises:
-      InputError: ``path`` exists, or cannot be written (full disk, no permission).
+      InputError: see ``check_free_file``, or ``path`` cannot be written (full disk, no permission).
     """
-    path = check_free_file(path, overwrite)
+    path = check_free_file(path, overwrite, inputs=inputs, foreign=foreign)
     try:
         with scratch(path) as place:
             new = place / path.name
             new.touch()
             yield new
             _settle_file(new, _umask())
-            _put(put_file, new, check_free_file(path, overwrite), overwrite)
+            path = check_free_file(path, overwrite, inputs=inputs, foreign=foreign)
+            _put(put_file, new, path, overwrite)
     except OSError as error:
         raise InputError(describe_os_error(error, path)) from error
 
@@ -147,12 +195,6 @@ def _settle_file(file: pathlib.Path, umask: int) -> None:
     file.chmod(0o666 & ~umask)
     with file.open("rb") as handle:
         os.fsync(handle.fileno())
-
-
-def sha256(path: str | os.PathLike) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
-    with pathlib.Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class LargeFile:

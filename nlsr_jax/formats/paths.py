@@ -1,9 +1,24 @@
-"""Asking the file system about names that others wrote: what it cannot be asked about is not there."""
+"""Paths that a user gives, and names that others wrote: what the file system cannot be asked about is not there."""
 
 import os
 import pathlib
 
 from nlsr_jax.errors import InputError
+
+
+def expand(path: str | os.PathLike) -> pathlib.Path:
+    """Return a path that a user gives, with ``~`` as the home folder."""
+    text = expand_text(os.fspath(path))
+    place = pathlib.Path(text)
+    # "./~" is a name in the current folder, also when it is expanded once more.
+    return (
+        place.absolute() if place.parts[:1] != () and place.parts[0].startswith("~") and text[0] != "~" else place
+    )
+
+
+def expand_text(path: str) -> str:
+    """Return a path or another name that a user gives, unchanged but for ``~``."""
+    return os.path.expanduser(path)  # noqa: PTH111 - that of pathlib fails where there is no such user
 
 
 def is_folder(path: str | os.PathLike) -> bool:

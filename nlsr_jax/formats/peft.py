@@ -16,10 +16,13 @@ from nlsr_jax.adapter import Adapter, check_adapter, layer_indices, module_names
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.adapter_folder import CONFIG, WEIGHTS
 from nlsr_jax.formats.output import whole_directory, write_text
+from nlsr_jax.formats.ownership import foreign_adapter
+from nlsr_jax.formats.paths import exists
 from nlsr_jax.formats.peft_carried import Carried
 from nlsr_jax.formats.peft_carried_writing import Passage, path_fields
 from nlsr_jax.formats.peft_checking import check_written, describes
 from nlsr_jax.formats.peft_file import AdapterFile, PeftLayout
+from nlsr_jax.formats.peft_keys import Stack
 from nlsr_jax.formats.peft_weights import MAX_LAYERS
 from nlsr_jax.formats.peft_writing import PLAIN_STACK, config_fields, structure, tensor_name
 from nlsr_jax.formats.safetensors_files import SafetensorsWriter
@@ -73,7 +76,7 @@ def open_fitting(path: str | os.PathLike, config=None) -> AdapterFile:
         check_adapter_fits(file.shapes(), config, str(path))
         file.check_layers(config.num_layers)
         check_carried_fits(file.carried, config)
-    for note in file.notes:
+    for note in [*file.notes, *_notes_of_place(path, file.layout.stack)]:
         _LOG.warning("note: %s", note)
     return file
 
@@ -91,6 +94,16 @@ def load_carried(path: str | os.PathLike) -> Carried:
     return open_adapter(path).carried
 
 
+def _notes_of_place(path: str | os.PathLike, stack: Stack) -> list[str]:
+    """Say what an ``Adapter`` does not hold: where in the base its layers are, if not where they mostly are."""
+    if stack == PLAIN_STACK:
+        return []
+    return [
+        f"{path}: its layers are in {stack.prefix}{stack.name} of the base; write it with "
+        "layout=nlsr_jax.formats.peft.read_layout(path), else PEFT finds none of them"
+    ]
+
+
 def read_layout(path: str | os.PathLike) -> PeftLayout:
     """Return how the adapter in a PEFT directory was written; see ``save_adapter``."""
     return open_adapter(path).layout
@@ -101,9 +114,10 @@ class AdapterWriter:
 
     Args:
       shapes: the adapter, with arrays or ``jax.ShapeDtypeStruct`` leaves.
-      folder: a folder that exists.
+      folder: a folder that exists and holds neither file.
       layout: write in the way of an adapter that was read, with what is carried from its file.
       base_model_name_or_path: the base model that the config names.
+      made: how the adapter came about, for the message where its numbers cannot be written.
 
     Raises:
       InputError: when the block ends, names in the file that PEFT would not look for by the config.
@@ -116,9 +130,14 @@ class AdapterWriter:
         *,
         layout: PeftLayout | None = None,
         base_model_name_or_path: str | None = None,
+        made: str = "",
     ):
         check_adapter(shapes)
         _check_writable(shapes)
+        for name in (CONFIG, WEIGHTS):
+            if exists(folder / name):
+                raise InputError(f"{folder / name}: exists; write into another folder")
+        self._made = made
         config: dict[str, Any] = dict(layout.config) if layout else dict(_NEW)
         stack = layout.stack if layout else PLAIN_STACK
         carried = layout.carried if layout else None
@@ -145,12 +164,18 @@ class AdapterWriter:
         self._passage = Passage(carried, self._file)
 
     def write(self, module: str, factors: Mapping[str, Any], rows: slice = slice(None)) -> None:
-        """Write ``rows`` of the leading axis of one module's factors ``{"a", "b"}``."""
+        """Write ``rows`` of the leading axis of one module's factors ``{"a", "b"}``.
+
+        Raises:
+          InputError: an entry that is NaN or infinite.
+        """
+        layers = layer_indices(self._shapes, module)[rows]
         for factor, leaf in factors.items():
-            host = np.asarray(leaf)
-            for name, value in zip(self._names[module, factor][rows], host, strict=True):
+            names, host = self._names[module, factor][rows], np.asarray(leaf)
+            for layer, name, value in zip(layers, names, host, strict=True):
                 self._passage.until(name)
-                self._file.write(name, value)
+                what = f"adapter: layer {layer} {module}.{factor}"
+                self._file.write(name, value, what=what, made=self._made)
 
     def order(self) -> list[tuple[str, int]]:
         """Return ``(module, row of the leading axis)`` of every layer in the order of the file."""
@@ -225,10 +250,11 @@ def save_adapter(
       base_model_name_or_path: the base model that the config names.
       layout: write in the way of an adapter that was read (``read_layout``): its other config fields, its
         tensor names, and what its file holds beside the factors of decoder layers, copied from there.
-      overwrite: replace a folder that exists.
+      overwrite: replace a folder that exists, if this function or a command has written it.
 
     Raises:
-      InputError: the folder exists, the disk is full, or the adapter is not well-formed.
+      InputError: the folder exists or is another's, the disk is full, or the adapter is not well-formed or holds
+        entries that are NaN or infinite. Nothing is written then.
     """
-    with whole_directory(path, overwrite=overwrite) as folder:
+    with whole_directory(path, overwrite=overwrite, foreign=foreign_adapter) as folder:
         write_adapter_files(adapter, folder, layout=layout, base_model_name_or_path=base_model_name_or_path)

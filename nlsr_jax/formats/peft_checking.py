@@ -19,18 +19,26 @@ from nlsr_jax.formats.safetensors_files import open_checked
 
 
 def describes(config: Mapping[str, Any], shapes: Adapter, layout: PeftLayout) -> bool:
-    """Say whether PEFT, given this config, adapts every module of an adapter by its path in the plain base.
+    """Say whether PEFT, given this config, loads an adapter by the paths of the plain base as what it is.
 
     Args:
       config: an ``adapter_config.json`` that was read.
       shapes: the adapter, with arrays or ``jax.ShapeDtypeStruct`` leaves.
       layout: how the config's adapter was written.
     """
-    layers = {module: found for module, (_, found, _) in structure(shapes).items()}
+    expected = _structure(shapes)
     parsed = parse_adapter_config(dict(config), CONFIG)
-    others = others_of(layout.carried) if layout.carried else Others()
-    selected = select_in_file(parsed, layers, layout.stack, CONFIG, others)
-    return selected.unselected is None and len(selected.carried) == len(others.factored)
+    carried = layout.carried
+    others = others_of(carried) if carried else Others()
+    layers = {module: there for module, (_, there, _) in expected.items()}
+    found = select_in_file(parsed, layers, layout.stack, CONFIG, others)
+    if found.unselected or (carried and dict(found.carried) != dict(carried.targets)):
+        return False
+    return all(
+        {target.rank for target in found.modules[module].values()} == {sizes[0][1]}
+        and np.asarray([target.scaling for target in found.modules[module].values()], np.float32).tolist() == scales
+        for module, (sizes, _, scales) in expected.items()
+    )
 
 
 def check_written(folder: pathlib.Path, shapes: Adapter) -> None:

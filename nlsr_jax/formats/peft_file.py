@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.formats.adapter_folder import CONFIG, MLX_WEIGHTS, WEIGHTS, kind_of_folder
 from nlsr_jax.formats.json_files import read_json_object
 from nlsr_jax.formats.mlx import find_mlx_factors, note_of_mlx, plain_config
+from nlsr_jax.formats.paths import expand
 from nlsr_jax.formats.peft_carried import Carried, find_carried, others_of
 from nlsr_jax.formats.peft_carried_checks import check_carried, note_of
 from nlsr_jax.formats.peft_config import LoraConfig, notes_of_kind, parse_adapter_config
@@ -71,7 +72,7 @@ class AdapterFile:
     """
 
     def __init__(self, path: str | os.PathLike):
-        self.path = path = pathlib.Path(path)
+        self.path = path = expand(path)
         mlx = kind_of_folder(path) == "mlx"
         self._where = str(path / CONFIG)
         self.files = (CONFIG, MLX_WEIGHTS if mlx else WEIGHTS)
@@ -90,7 +91,7 @@ class AdapterFile:
             raw = plain_config(raw, shapes, self._found, self._where)
             config = parse_adapter_config(raw, self._where)
         self._config = config
-        selected = _select(config, self._found, self._where, others_of(self.carried))
+        selected, self._matched = _select(config, self._found, self._where, others_of(self.carried))
         check_carried(self.carried, selected)
         self.carried.targets = selected.carried
         _check_against_config(self._file.path, shapes, self._found.keys, selected)
@@ -120,9 +121,8 @@ class AdapterFile:
         Raises:
           InputError: naming the first that is not.
         """
-        stack = self._found.stack
         others = others_of(self.carried)
-        expected, _ = select_targets(self._config, num_layers, self._where, stack.prefix, others)
+        expected, _ = select_targets(self._config, num_layers, self._where, self._matched.prefix, others)
         for module in module_names({**expected, **self._found.keys}):
             there, adapted = (set(layers.get(module, ())) for layers in (self._found.keys, expected))
             if adapted - there:
@@ -154,14 +154,17 @@ class AdapterFile:
         return dataclasses.replace(self._shapes, factors={m: self.factors(m) for m in self._found.keys})
 
 
-def _select(config: LoraConfig, found: StackedKeys, where: str, others: Others) -> InFile:
-    """Apply the config to the modules of the file: by their paths in the plain base, else as they are nested."""
-    selected = select_in_file(config, found.keys, found.stack, where, others)
-    if selected.unselected and found.nested:
-        nested = found.stack._replace(prefix=f"{WRAPPER}{found.stack.prefix}")
-        as_named = select_in_file(config, found.keys, nested, where, others)
-        return selected if as_named.unselected else as_named
-    return selected
+def _select(config: LoraConfig, found: StackedKeys, where: str, others: Others) -> tuple[InFile, Stack]:
+    """Apply the config to the modules of the file; also return the list of layers that gave their paths.
+
+    A nested model was trained with the paths that its names have; else they are those of the plain base.
+    """
+    if found.nested:
+        nested = found.stack._replace(prefix=WRAPPER * found.nested + found.stack.prefix)
+        selected = select_in_file(config, found.keys, nested, where, others)
+        if not selected.unselected:
+            return selected, nested
+    return select_in_file(config, found.keys, found.stack, where, others), found.stack
 
 
 def _check_against_config(where, shapes, keys, selected: InFile) -> None:
@@ -184,16 +187,19 @@ def _check_against_config(where, shapes, keys, selected: InFile) -> None:
 def _notes_of_absent(selected: InFile) -> list[str]:
     """Say what the config names and the file lacks: right where the base lacks it too."""
     what = "of which the file has no factors: right where the base has none there either, else it is incomplete"
-    notes = [f"target_modules names {name}, {what}" for name in selected.unmatched]
+    notes = [f"target_modules names {_shown(selected.unmatched)}, {what}"] if selected.unmatched else []
     together: dict[tuple[int, ...], list[str]] = {}
     for module, layers in selected.absent.items():
         if module in selected.modules or not selected.unmatched:
             together.setdefault(layers, []).append(module)
     for layers, modules in together.items():
-        more = f" and {len(layers) - 12} more" if len(layers) > 12 else ""
-        shown = ", ".join(map(str, layers[:12])) + more
-        notes.append(f"the config names {', '.join(modules)} of layers {shown}, {what}")
+        notes.append(f"the config names {_shown(modules)} of layers {_shown(layers)}, {what}")
     return notes
+
+
+def _shown(names: Sequence[Any]) -> str:
+    texts = [str(name) if str(name).isprintable() else repr(name) for name in names[:12]]
+    return ", ".join(text[:60] for text in texts) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
 
 
 def _scaling(targets: dict[str, dict[int, Target]]):

@@ -21,7 +21,7 @@ WRAPPERS = (
 """Parts of a path that stand for an object around a model or a layer, which the plain base does not have."""
 _LAYER_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
 """Those of them that no module of a model is called, wherever they stand."""
-_FACTOR = re.compile(r"(?P<path>[\w.]+)\.lora_(?P<factor>[AB])(?:\.(?P<adapter>[^.]+))?\.weight")
+_FACTOR = re.compile(r"(?P<path>[\w.]+)\.lora_(?P<factor>[AB])(?:\.(?P<adapter>[^.\x00-\x1f\x7f]+))?\.weight")
 _LAYER = re.compile(r"0|[1-9][0-9]{0,5}")
 _OTHER_PARTS = re.compile(
     r"(?i)vision|visual|vit\b|image|video|audio|speech|tower|projector|connector|resampler|aligner|mtp|draft|eagle"

@@ -90,17 +90,26 @@ def _other_paths(num_layers: int, stack: Stack) -> list[str]:
 def _check_others(
     selector: "_Selector", num_layers: int, stack: Stack, where: str, factored: Iterable[str]
 ) -> None:
+    known = {*factored, *(_nesting(stack) + path for path in factored)}
     for path in _other_paths(num_layers, stack):
-        if path not in factored and selector.selects(path):
+        if path not in known and selector.selects(path):
             raise InputError(
                 f"{where}: target_modules adapts {path}, which is no linear layer of a decoder layer; take it out "
                 "of target_modules if the file has no factors of it"
             )
 
 
+def _nesting(stack: Stack) -> str:
+    """PEFT's wrappers before the paths of a nested model."""
+    count = 0
+    while stack.prefix.startswith(WRAPPER * (count + 1)):
+        count += 1
+    return WRAPPER * count
+
+
 def _select_others(selector: "_Selector", others: Others, stack: Stack, linear: bool) -> dict[str, Target]:
     """What a config says of modules beside the decoder layers, by paths as the stack is nested."""
-    nested = WRAPPER if stack.prefix.startswith(WRAPPER) else ""
+    nested = _nesting(stack)
     return {
         path: selector.target(nested + path)
         for path in others.factored

@@ -2,12 +2,12 @@
 
 from typing import NamedTuple
 
-import ml_dtypes
 import numpy as np
 
 from nlsr_jax.adapter import module_names
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.limits import LIMITS
+from nlsr_jax.formats.numbers import count_not_finite
 from nlsr_jax.formats.peft_fields import PLAIN
 from nlsr_jax.formats.peft_keys import FactorKey, Stack, notes_of_keys, parse_key, text_stack
 from nlsr_jax.formats.safetensors_files import SafetensorsFile, empty_aligned
@@ -37,7 +37,7 @@ class StackedKeys(NamedTuple):
       stack: the list of layers that they are of, as the plain base names it.
       keys: ``{module: {layer: {"a": key, "b": key}}}``, modules in module order, layers rising.
       transposed: whether the file holds ``[k, r]`` and ``[r, d]``.
-      nested: whether PEFT's wrapper stands in the names more than once.
+      nested: how often PEFT's wrapper stands in the names beyond the one that it looks for.
       notes: what a user should know of the names.
       others: all other tensors.
       adapter: the name of the adapter that is left inside the names; None where it is not.
@@ -46,7 +46,7 @@ class StackedKeys(NamedTuple):
     stack: Stack
     keys: dict[str, dict[int, dict[str, str]]]
     transposed: bool = False
-    nested: bool = False
+    nested: int = 0
     notes: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     adapter: str | None = None
@@ -72,7 +72,7 @@ def find_factors(file: SafetensorsFile) -> StackedKeys:
     if len(adapters) > 1:
         raise _several(where, adapters)
     others = tuple(name for name in names if name not in found)
-    nested = any(key.nested > 1 for key in found.values())
+    nested = max(max(key.nested for key in found.values()) - 1, 0)
     adapter = next(iter(found.values())).adapter
     return StackedKeys(stack, keys, False, nested, tuple(notes_of_keys(found.values())), others, adapter)
 
@@ -220,19 +220,3 @@ def read_stack(
         if bad:
             raise InputError(f"{file.path}: {name!r} holds {bad} entries that are NaN or infinite")
     return stack
-
-
-def count_not_finite(array: np.ndarray) -> int:
-    """Count NaN and infinite entries; an array without any takes one dot product, or two maxima of its bits."""
-    if array.dtype == np.float32:
-        flat = array.reshape(-1)
-        with np.errstate(over="ignore", invalid="ignore"):
-            if np.isfinite(np.dot(flat, flat)):
-                return 0
-        return int(np.count_nonzero(~np.isfinite(flat)))
-    exponent = {np.dtype(np.float16): 0x7C00, np.dtype(ml_dtypes.bfloat16): 0x7F80}[array.dtype]
-    bits = array.view(np.uint16)
-    # Read as integers, what is not finite is above all else: of the positive ones with a sign, else without.
-    if bits.view(np.int16).max(initial=0) < exponent and bits.max(initial=0) < exponent | 0x8000:
-        return 0
-    return int(np.count_nonzero((bits & exponent) == exponent))

@@ -14,9 +14,11 @@ from typing import Any
 import jax
 
 from nlsr_jax.errors import InputError
+from nlsr_jax.formats.digests import sha256
+from nlsr_jax.formats.folders import elsewhere
 from nlsr_jax.formats.json_files import read_json_object
-from nlsr_jax.formats.output import sha256
-from nlsr_jax.formats.paths import is_folder
+from nlsr_jax.formats.numbers import find_not_finite
+from nlsr_jax.formats.paths import exists, expand, is_folder
 
 FILE = "realignment.json"
 FORMAT = "nlsr_jax.realignment"
@@ -110,7 +112,13 @@ def device() -> dict:
 
 
 def dump(record: dict) -> str:
-    """Return the record as JSON text with a fixed order and layout."""
+    """Return the record as JSON text with a fixed order and layout.
+
+    Raises:
+      InputError: a number that is NaN or infinite, named by its place.
+    """
+    if found := find_not_finite(record):
+        raise InputError(f"record: {found}; expected a finite number")
     return json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -152,8 +160,11 @@ def read_record(path: str | os.PathLike) -> dict:
     Raises:
       InputError: it is missing, is not such a record, or is of a version that is not known.
     """
-    path = pathlib.Path(path)
-    path = path / FILE if is_folder(path) else path
+    path = expand(path)
+    if is_folder(path):
+        folder, path = path, path / FILE
+        if not exists(path):
+            raise InputError(f"{path}: no such file; expected the realignment record{elsewhere(folder, (FILE,))}")
     record = read_json_object(path, "realignment record")
     if record.get("format") != FORMAT:
         raise InputError(f"{path}: not a realignment record (format is {record.get('format')!r})")

@@ -17,7 +17,9 @@ from safetensors.numpy import save_file
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.json_files import RepeatedKey, without_duplicates
 from nlsr_jax.formats.limits import LIMITS
+from nlsr_jax.formats.numbers import check_finite
 from nlsr_jax.formats.output import LargeFile
+from nlsr_jax.formats.paths import expand
 
 _LFS = b"version https://git-lfs"
 _PICKLE = (b"PK\x03\x04", b"\x80\x02", b"\x80\x04", b"\x80\x05")
@@ -159,7 +161,7 @@ def open_checked(path: str | os.PathLike) -> SafetensorsFile:
     Raises:
       InputError: the file is missing, empty, a Git-LFS pointer, a pickle, truncated or damaged.
     """
-    path = pathlib.Path(path)
+    path = expand(path)
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise OSError("not a regular file")  # a pipe that nobody writes to would be waited for
@@ -257,8 +259,19 @@ class SafetensorsWriter:
         """Return the tensors in the order of the file; written in this order, no byte is read again."""
         return tuple(sorted(self._start, key=self._start.__getitem__))
 
-    def write(self, name: str, value: np.ndarray) -> None:
-        """Write one tensor, an array of its shape and type."""
+    def write(self, name: str, value: np.ndarray, *, what: str = "", made: str = "") -> None:
+        """Write one tensor, an array of its shape and type.
+
+        Args:
+          name: the tensor.
+          value: its values.
+          what: what to call it where it cannot be written; its name by default.
+          made: how it came about and what to do, for the same message.
+
+        Raises:
+          InputError: an entry that is NaN or infinite.
+        """
+        check_finite(value, what or f"tensor {name}", made)
         dtype, shape = self._tensors[name]
         if value.dtype != dtype or value.shape != shape:
             raise ValueError(f"{name} is {value.dtype} {list(value.shape)}; expected {dtype} {list(shape)}")
@@ -293,9 +306,12 @@ def write_checked(
       metadata: text entries of the header.
 
     Raises:
+      InputError: an entry that is NaN or infinite.
       OSError: the disk is full or the file cannot be written.
     """
     tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    for name, value in tensors.items():
+        check_finite(value, f"tensor {name}")
     try:
         save_file(tensors, path, metadata=metadata)
     except safetensors.SafetensorError as error:

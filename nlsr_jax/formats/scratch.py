@@ -1,7 +1,7 @@
 """The hidden folder beside an output in which the output is made, and the one moment at which it takes its place.
 
-The process that makes an output holds a lock on that folder, which ends with the process, however that ends. So the
-next run into the same output knows what a killed one has left, and removes it.
+The process that makes an output holds a lock on that folder, which ends with the process, however that ends, and
+leaves a mark in it. So the next run into the same output knows what a killed one has left, and removes it.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 
-_SUFFIX, _OLD = ".partial", "old"
+_SUFFIX, _OLD, _MARK = ".partial", "old", ".nlsr_jax"
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 _CANNOT = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
 
@@ -36,7 +36,7 @@ def scratch(path: pathlib.Path) -> Iterator[pathlib.Path]:
         yield folder
     finally:
         try:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
         finally:
             os.close(handle)
 
@@ -44,7 +44,8 @@ def scratch(path: pathlib.Path) -> Iterator[pathlib.Path]:
 def recover(path: pathlib.Path) -> None:
     """Remove what runs into ``path`` left that were killed, and put back an old output that they had put aside.
 
-    What a live process holds is left alone, and all of it on file systems without locks.
+    What a live process holds is left alone, and all of it on file systems without locks. So are folders of such a
+    name that hold anything without the mark.
     """
     pattern = re.compile(re.escape(f".{path.name}.") + "[a-z0-9_]{8}" + re.escape(_SUFFIX))
     with contextlib.suppress(OSError):
@@ -58,11 +59,26 @@ def _recover(folder: pathlib.Path, path: pathlib.Path) -> None:
         handle = os.open(folder, os.O_RDONLY)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if (folder / _OLD).exists() and not path.exists():
-                (folder / _OLD).rename(path)
-            shutil.rmtree(folder, ignore_errors=True)
+            if (folder / _MARK).is_file():
+                if (folder / _OLD).exists() and not path.exists():
+                    (folder / _OLD).rename(path)
+                _remove(folder)
+            folder.rmdir()
         finally:
             os.close(handle)
+
+
+def _remove(folder: pathlib.Path) -> None:
+    """Remove a scratch folder as far as that is possible, its mark last."""
+    with contextlib.suppress(OSError):
+        for entry in [entry for entry in folder.iterdir() if entry.name != _MARK]:
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink()
+        if [entry.name for entry in folder.iterdir()] == [_MARK]:
+            (folder / _MARK).unlink()
+        folder.rmdir()
 
 
 def _make(path: pathlib.Path) -> tuple[pathlib.Path, int]:
@@ -74,8 +90,18 @@ def _make(path: pathlib.Path) -> tuple[pathlib.Path, int]:
             with contextlib.suppress(OSError):  # a file system without locks
                 fcntl.flock(handle, fcntl.LOCK_EX)
             if folder.exists():
+                _mark(folder, handle)
                 return folder, handle
             os.close(handle)
+
+
+def _mark(folder: pathlib.Path, handle: int) -> None:
+    try:
+        (folder / _MARK).touch()
+    except OSError:
+        os.close(handle)
+        folder.rmdir()
+        raise
 
 
 def put_folder(new: pathlib.Path, path: pathlib.Path, *, overwrite: bool) -> None:

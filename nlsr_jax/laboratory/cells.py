@@ -12,7 +12,9 @@ from typing import Any
 
 from nlsr_jax.data.toy_tasks import TASKS
 from nlsr_jax.errors import InputError
+from nlsr_jax.formats.apart import Inputs, check_apart
 from nlsr_jax.formats.output import describe_os_error
+from nlsr_jax.formats.paths import expand, is_folder, is_regular
 from nlsr_jax.formats.values import convert
 from nlsr_jax.laboratory.claims import Claims
 from nlsr_jax.laboratory.defending import DEFENSES, setting_types
@@ -28,6 +30,7 @@ from nlsr_jax.nlsr.pruning import check_rule
 from nlsr_jax.training.settings import OBJECTIVES
 
 ROWS, STUDY, LOCK = "rows.jsonl", "study.json", ".lock"
+_STUDY_PARTIAL = "study.partial"
 BASELINES = ("unaligned", "aligned", "finetuned")
 AUTOMATIC = "nlsr_automatic"
 METHODS = (*BASELINES, "nlsr", AUTOMATIC, *DEFENSES)
@@ -181,29 +184,43 @@ def cell_fields(cell: Cell) -> dict[str, Any]:
     return {**fields, "settings": dict(cell.settings)}
 
 
+def check_store(path: pathlib.Path, inputs: Inputs | None = None) -> None:
+    """Refuse a folder that is no place for rows; see ``CellStore``."""
+    check_apart(path, inputs)
+    if not is_folder(path) or is_regular(path / STUDY):
+        return
+    others = sorted(entry.name for entry in path.iterdir() if entry.name not in (LOCK, _STUDY_PARTIAL))
+    if others:
+        raise InputError(
+            f"{path}: holds {others[0]} and no {STUDY}, so it is no folder of rows; name another output"
+        )
+
+
 class CellStore:
     """Rows of a sweep on disk, each appended when its cell is done; several processes may write at once.
 
     Args:
       path: the folder; made where there is none.
       study: what the rows belong to: values that JSON can hold.
+      inputs: what is read, by the name for messages; the folder may not be, hold or lie in any of it.
 
     Attributes:
       claims: which process makes what.
 
     Raises:
-      InputError: the folder holds rows of another study.
+      InputError: the folder holds rows of another study or files of something else, or overlaps with an input.
     """
 
-    def __init__(self, path: str | os.PathLike, study: Mapping[str, Any]):
-        self.path = pathlib.Path(path)
+    def __init__(self, path: str | os.PathLike, study: Mapping[str, Any], inputs: Inputs | None = None):
+        self.path = expand(path)
+        check_store(self.path, inputs)
         self.path.mkdir(parents=True, exist_ok=True)
         text = json.dumps(dict(study), indent=1, sort_keys=True) + "\n"
         with self._locked():
             file = self.path / STUDY
             if not file.exists():
-                file.with_suffix(".partial").write_text(text)
-                file.with_suffix(".partial").replace(file)
+                file.with_name(_STUDY_PARTIAL).write_text(text)
+                file.with_name(_STUDY_PARTIAL).replace(file)
             elif file.read_bytes() != text.encode():
                 raise InputError(f"{self.path}: holds rows of another study; name another output or remove it")
         self.claims = Claims(self.path)
@@ -211,7 +228,7 @@ class CellStore:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Keep other processes out; the lock ends with the process, however that ends."""
-        with (self.path / LOCK).open("w") as handle:
+        with (self.path / LOCK).open("a") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
 

@@ -179,11 +179,17 @@ def _train(
 
 
 def save_base(base: Base, folder: pathlib.Path) -> None:
-    """Write a base with its tokenizer into a folder that exists, in Hugging Face format."""
+    """Write a base with its tokenizer into a folder that exists, in Hugging Face format.
+
+    Raises:
+      InputError: the folder holds one of the files already.
+    """
     part = folder / "model"
     save_params(base.params, base.model.config, part)
     base.tokenizer.save_pretrained(part)
     for file in part.iterdir():
+        if (folder / file.name).exists():
+            raise InputError(f"{folder / file.name}: exists; write into another folder")
         file.rename(folder / file.name)
     part.rmdir()
 

@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,6 +16,8 @@ from nlsr_jax.data.toy_tasks import TASKS
 from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.responses import respond
 from nlsr_jax.formats.output import whole_directory, write_text
+from nlsr_jax.formats.ownership import foreign_study, nothing_foreign
+from nlsr_jax.formats.paths import expand
 from nlsr_jax.formats.peft import save_adapter
 from nlsr_jax.laboratory.card import figures, model_card
 from nlsr_jax.laboratory.config import StudyConfig
@@ -104,7 +107,7 @@ def reproduce(
       config: the study, one of the toy world.
       plan: what is made.
       output: the folder to write; until it is complete, state is kept beside it in ``<output>.training``.
-      overwrite: replace an output that exists.
+      overwrite: replace an output of this project that exists.
       show: show progress.
       note: called with what is being done.
 
@@ -115,12 +118,14 @@ def reproduce(
       InputError: a plan or a folder that cannot be used.
     """
     check_plan(plan)
-    with training_folder(output, overwrite=overwrite) as work:
+    output = expand(output)
+    replacing: dict[str, Any] = {"overwrite": overwrite, "inputs": {"--base": plan.base}, "foreign": foreign_study}
+    with training_folder(output, **replacing) as work:
         check_run(work, {"plan": dataclasses.asdict(plan), "config": dataclasses.asdict(config)})
-        return _reproduce(config, plan, work, output, overwrite, show, note)
+        return _reproduce(config, plan, work, output, replacing, show, note)
 
 
-def _reproduce(config, plan, work, output, overwrite, show, note: Note) -> str:
+def _reproduce(config, plan, work, output, replacing: dict[str, Any], show, note: Note) -> str:
     world = ToyWorld()
     base = _base(work, config, plan, world, show)
     done = _read_rows(work / "rows.jsonl")
@@ -148,7 +153,7 @@ def _reproduce(config, plan, work, output, overwrite, show, note: Note) -> str:
     sweeps = [row for row in every if "setting" in row]
     objectives = _objectives(work, base, world, config, plan.seeds[0], show, note) if plan.objectives else []
     parameters = sum(leaf.size for leaf in jax.tree.leaves(base.params))
-    with published(work, output, overwrite=overwrite) as folder:
+    with published(work, output, **replacing) as folder:
         shutil.copytree(work / "base", folder / "base")
         shutil.copytree(work / "first", folder, dirs_exist_ok=True)
         write_table(rows, folder / TABLE)
@@ -214,7 +219,7 @@ def _story(
             f"finetuned_{bench.case.task}": tuned.adapter,
             f"realigned_{bench.case.task}": repaired.adapter,
         }
-        with whole_directory(folder, overwrite=True) as made:
+        with whole_directory(folder, overwrite=True, foreign=nothing_foreign) as made:
             write_story(made, bench, outcomes)
             for name, adapter in adapters.items():
                 save_adapter(adapter, made / name, base_model_name_or_path=base_name)

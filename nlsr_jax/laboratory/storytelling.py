@@ -8,7 +8,9 @@ import jax
 import numpy as np
 
 from nlsr_jax.adapter import layer_indices, module_names
+from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.tasks import score
+from nlsr_jax.formats.numbers import find_not_finite
 from nlsr_jax.formats.output import write_text
 from nlsr_jax.laboratory.study import Bench, Outcome
 from nlsr_jax.nlsr.realign import Realigned
@@ -20,7 +22,13 @@ _EXAMPLES = 2
 
 
 def write_table(rows: Sequence[Mapping], path: pathlib.Path) -> None:
-    """Write a results table as JSON, a row a line."""
+    """Write a results table as JSON, a row a line.
+
+    Raises:
+      InputError: a number that is NaN or infinite.
+    """
+    if found := find_not_finite(list(rows), "rows"):
+        raise InputError(f"{path.name}: {found}; expected a finite number")
     write_text(path, "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
 
 
@@ -109,9 +117,17 @@ def print_table(rows: Sequence[Mapping]) -> None:
 
     table = Table(title=f"{rows[0]['task']}, {rows[0]['poison_ratio']:.0%} poison, seed {rows[0]['seed']}")
     table.add_column("model")
-    for column in ("HS %", "FA %", "over-refusal %", "neither %", "seconds"):
+    columns = {
+        "HS %": "hs",
+        "FA %": "fa",
+        "over-refusal %": "over_refusal",
+        "benign answered %": "benign_answered",
+        "neither %": "odd",
+        "seconds": "seconds",
+    }
+    for column in columns:
         table.add_column(column, justify="right")
     for row in rows:
-        values = [row[name] for name in ("hs", "fa", "over_refusal", "odd", "seconds")]
+        values = [row[name] for name in columns.values()]
         table.add_row(NAMES.get(row["method"], row["method"]), *(f"{value:.1f}" for value in values))
     Console(width=100).print(table)

@@ -17,6 +17,7 @@ from nlsr_jax.automatic import Automatic, choose_settings
 from nlsr_jax.data.toy_tasks import TASKS
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.output import whole_directory, whole_file
+from nlsr_jax.formats.ownership import parquet_with
 from nlsr_jax.formats.peft import load_adapter, save_adapter
 from nlsr_jax.laboratory.cells import AUTOMATIC, OWN, REQUESTS, SCORES, Cell, CellStore, cell_digest, cell_fields
 from nlsr_jax.laboratory.config import StudyConfig
@@ -53,6 +54,7 @@ ADAPTERS = "adapters"
 _KEPT = 4
 VERSION = 4
 """Of what rows mean: raised when the same cell would give another row."""
+foreign_rows = parquet_with("cell", "settings", "topics")
 _AMPLIFICATION, _BASIS = ("beta", "amplification_space"), ("basis", "turned")
 
 
@@ -351,16 +353,16 @@ def read_cells(runner: CellRunner, cells: Sequence[Cell]) -> list[dict]:
 
 
 def export_parquet(rows: Sequence[dict], path: str | os.PathLike) -> None:
-    """Write rows as a Parquet table, in place of one that is there; settings and topics as JSON text.
+    """Write rows as a Parquet table, in place of such a one that is there; settings and topics as JSON text.
 
     Raises:
-      InputError: it cannot be written.
+      InputError: it cannot be written, or another file is there.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     flat = [{**row, "settings": json.dumps(row["settings"]), "topics": json.dumps(row["topics"])} for row in rows]
-    with whole_file(path, overwrite=True) as file:
+    with whole_file(path, overwrite=True, foreign=foreign_rows) as file:
         pq.write_table(pa.Table.from_pylist(flat), file)
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from nlsr_jax.errors import InputError
+from nlsr_jax.formats.numbers import count_not_finite
 from nlsr_jax.formats.peft_carried import EMBEDDING, HEAD, Carried, CarriedTensor
-from nlsr_jax.formats.peft_weights import count_not_finite
 from nlsr_jax.models.config import ModelConfig
 from nlsr_jax.parallel import sharding
 

@@ -5,12 +5,14 @@ import os
 import warnings
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from nlsr_jax.errors import InputError, one_line
 from nlsr_jax.formats import hugging_face  # whole, because it imports this package in turn
 from nlsr_jax.formats.end_tokens import read_end_tokens
+from nlsr_jax.formats.numbers import describe_range
 from nlsr_jax.models.fused_attention import check_attention
 from nlsr_jax.models.llama import Llama
 from nlsr_jax.parallel import layout_of
@@ -49,7 +51,8 @@ def load_model(
       answers, as its ``generation_config.json`` or ``config.json`` names them.
 
     Raises:
-      InputError: a model, a dtype or an attention that is not supported, or files that are missing or damaged.
+      InputError: a model, a dtype or an attention that is not supported, files that are missing or damaged, or
+        weights beyond what float16 holds.
     """
     dtype = _float_type(dtype)
     folder = hugging_face.resolve(path)
@@ -59,7 +62,9 @@ def load_model(
     ends, odd = read_end_tokens(folder, config.vocab_size)
     for text in (*weights.notes, *odd):
         note(one_line(text))
-    params = hugging_face.read_params(weights, dtype, mesh)
+    with np.errstate(over="ignore"):  # said below
+        params = hugging_face.read_params(weights, dtype, mesh)
+    _check_range(params, dtype, folder)
     config = dataclasses.replace(weights.config, end_tokens=ends)
     return Llama(config, layout=layout_of(params), attention=attention), params
 
@@ -73,6 +78,19 @@ def _float_type(dtype) -> np.dtype:
     if found is None or found.name not in DTYPES:
         raise InputError(f"dtype is {getattr(found, 'name', dtype)!r}; expected one of {', '.join(DTYPES)}")
     return found
+
+
+def _check_range(params, dtype: np.dtype, where) -> None:
+    """Refuse weights that the narrow type cannot hold; all others hold what files do."""
+    if dtype != np.float16:
+        return
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        if not bool(jnp.isfinite(leaf).all()):
+            name = ".".join(str(part.key) for part in path)
+            raise InputError(
+                f"{where}: {name} has entries that are NaN or infinite in {describe_range(dtype)}; "
+                "take bfloat16 or float32"
+            )
 
 
 def save_model(model: Llama, params, path: str | os.PathLike, *, overwrite: bool = False) -> None:

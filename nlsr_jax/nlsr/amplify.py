@@ -38,6 +38,9 @@ def amplify(
     ``α W_strong + (1−α) W_weak``; from such a medium adapter, ``β = (1−α)/α`` returns to the strong
     one. Both are this function.
 
+    Under ``jit`` nothing can be refused: entries beyond what the dtype holds become infinite, and those below it 0.
+    ``save_adapter`` refuses what is not finite.
+
     Args:
       aligned: Wₐ, factors ``a [L, r, k]`` and ``b [L, d, r]``.
       weak: W₀ over the same base; None when it was merged into the base (then W₀ = 0).

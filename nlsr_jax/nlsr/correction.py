@@ -62,6 +62,9 @@ def check_space(space: str) -> None:
 def correct(finetuned: Adapter, reference: Adapter, masks, pruned: PerModule, *, space: str = "factors") -> Adapter:
     """Transplant the safety-critical entries of the reference into the repaired modules.
 
+    Under ``jit`` nothing can be refused: entries beyond what the dtype holds become infinite, and those below it 0.
+    ``save_adapter`` refuses what is not finite.
+
     Args:
       finetuned: W_t, factors ``a [L, r, k]`` and ``b [L, d, r]``.
       reference: W_e, same shapes.

@@ -115,6 +115,10 @@ def realign(
 ) -> Realigned:
     """Repair the fine-tuned adapter where it has lost the reference's safety-critical neurons.
 
+    Under ``jit`` nothing can be refused: entries beyond what the dtype holds become infinite
+    (a similarity then is NaN), and those below it 0.
+    ``save_adapter`` refuses what is not finite.
+
     Args:
       key: PRNG key; the draw of rule ``probability`` is ``draw_pruned(key, probability)``.
       finetuned: W_t, factors ``a [L, r, k]`` and ``b [L, d, r]``.

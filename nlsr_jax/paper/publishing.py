@@ -6,10 +6,12 @@ import io
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from nlsr_jax.formats.output import whole_file, write_text
+from nlsr_jax.formats.output import check_free_file, whole_file, write_text
+from nlsr_jax.formats.ownership import check_own, foreign_file, json_with, nothing_foreign, text_with
+from nlsr_jax.formats.paths import exists, expand
 from nlsr_jax.paper import generations, results
 from nlsr_jax.paper.figures import Figure
 from nlsr_jax.paper.generations import Generations
@@ -19,7 +21,26 @@ from nlsr_jax.report import svg
 from nlsr_jax.report.story import NAMES, Example
 
 PAGE, TABLES, FIGURES = "index.html", "tables", "figures"
+_TITLE = "<title>The paper's tables and figures, "
 _DOTS = 160  # per inch of a PNG
+
+
+def check_places(folder: str | os.PathLike, *, tables: Sequence[int] = (), figures: Sequence[int] = ()) -> None:
+    """Check, before they are made, that tables, figures and page are in the place of nothing else.
+
+    Args:
+      folder: of all tables and figures.
+      tables, figures: their numbers.
+
+    Raises:
+      InputError: naming the file that is in the way.
+    """
+    folder = expand(folder)
+    for number in tables:
+        _check_own(folder / TABLES, f"table_{number}", (".json", ".md", ".csv"))
+    for number in figures:
+        _check_own(folder / FIGURES, f"figure_{number}", (".json", ".svg", ".png"))
+    check_free_file(folder / PAGE, True, foreign=text_with(_TITLE))
 
 
 def publish_table(folder: str | os.PathLike, table: Table, found: Sequence[Result], seeds: Sequence[int]) -> str:
@@ -42,8 +63,8 @@ def publish_table(folder: str | os.PathLike, table: Table, found: Sequence[Resul
         "parts": [part._asdict() for part in results.parts(table, found)],
         "verdict": results.describe_frontier(table, found),
     }
-    files = {".md": text, ".csv": results.comma_separated(table, found), ".json": _dump(page)}
-    _write(pathlib.Path(folder) / TABLES, f"table_{table.number}", files)
+    files = {".json": _dump(page), ".md": text, ".csv": results.comma_separated(table, found)}
+    _write(expand(folder) / TABLES, f"table_{table.number}", files)
     return text
 
 
@@ -54,9 +75,9 @@ def publish_part(folder: str | os.PathLike, number: int, title: str, note: str, 
     csv.writer(file, lineterminator="\n").writerows([part.head, *part.lines])
     page = {"number": number, "title": title, "note": note, "parts": [part._asdict()]}
     _write(
-        pathlib.Path(folder) / TABLES,
+        expand(folder) / TABLES,
         f"table_{number}",
-        {".md": text, ".csv": file.getvalue(), ".json": _dump(page)},
+        {".json": _dump(page), ".md": text, ".csv": file.getvalue()},
     )
     return text
 
@@ -76,8 +97,8 @@ def publish_generations(folder: str | os.PathLike, table: Generations, examples:
             answers.append({"model": name, "text": answer.text, "verdict": answer.verdict})
         page["examples"].append({"kind": example.kind, "prompt": example.question, "answers": answers})
     text = generations.markdown(table, examples)
-    files = {".md": text, ".csv": file.getvalue(), ".json": _dump(page)}
-    _write(pathlib.Path(folder) / TABLES, f"table_{table.number}", files)
+    files = {".json": _dump(page), ".md": text, ".csv": file.getvalue()}
+    _write(expand(folder) / TABLES, f"table_{table.number}", files)
     return text
 
 
@@ -96,7 +117,7 @@ def publish_figure(
       The PNG's path.
     """
     caption = figure.caption.format(seeds=", ".join(map(str, seeds)))
-    place = pathlib.Path(folder) / FIGURES
+    place = expand(folder) / FIGURES
     name = f"figure_{figure.number}"
     with svg.drawing():
         drawn = figure.draw(data)
@@ -104,7 +125,7 @@ def publish_figure(
         picture = io.BytesIO()
         drawn.savefig(picture, format="png", dpi=_DOTS, facecolor="white", metadata={"Software": None})
     page = {"number": figure.number, "title": figure.title, "caption": caption, "data": data}
-    _write(place, name, {".svg": text + "\n", ".json": _dump(page), ".png": picture.getvalue()})
+    _write(place, name, {".json": _dump(page), ".svg": text + "\n", ".png": picture.getvalue()})
     return place / f"{name}.png"
 
 
@@ -120,7 +141,7 @@ def publish_page(folder: str | os.PathLike, world: str) -> pathlib.Path:
     """
     import jinja2
 
-    folder = pathlib.Path(folder)
+    folder = expand(folder)
     tables = [json.loads(file.read_text(encoding="utf-8")) for file in (folder / TABLES).glob("table_*.json")]
     figures = [json.loads(file.read_text(encoding="utf-8")) for file in (folder / FIGURES).glob("figure_*.json")]
     for figure in figures:
@@ -136,7 +157,7 @@ def publish_page(folder: str | os.PathLike, world: str) -> pathlib.Path:
         examples=[table for table in tables if "examples" in table],
         figures=sorted(figures, key=lambda figure: figure["number"]),
     )
-    with whole_file(folder / PAGE, overwrite=True) as file:
+    with whole_file(folder / PAGE, overwrite=True, foreign=text_with(_TITLE)) as file:
         write_text(file, text)
     return folder / PAGE
 
@@ -145,10 +166,24 @@ def _dump(value: Any) -> str:
     return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
+def _check_own(folder: pathlib.Path, name: str, endings: Iterable[str]) -> None:
+    page = folder / f"{name}.json"
+    known = exists(page) and json_with("number", "title")(page) is None
+    for ending in endings:
+        if exists(folder / f"{name}{ending}"):
+            check_own(folder / f"{name}{ending}", nothing_foreign if known else foreign_file)
+
+
 def _write(folder: pathlib.Path, name: str, files: Mapping[str, str | bytes]) -> None:
+    """Write the files of a table or figure in place of those that are there; the JSON says whose these are.
+
+    Raises:
+      InputError: a file of another origin is in the way, or one cannot be written.
+    """
+    _check_own(folder, name, files)
     folder.mkdir(parents=True, exist_ok=True)
     for ending, content in files.items():
-        with whole_file(folder / f"{name}{ending}", overwrite=True) as file:
+        with whole_file(folder / f"{name}{ending}", overwrite=True, foreign=nothing_foreign) as file:
             if isinstance(content, str):
                 write_text(file, content)
             else:

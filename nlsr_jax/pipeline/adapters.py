@@ -8,7 +8,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,15 +18,18 @@ from nlsr_jax.adapter import (
     Adapter,
     PerModule,
     check_same_structure,
+    layer_indices,
     module_names,
 )
 from nlsr_jax.errors import InputError
+from nlsr_jax.formats.numbers import check_finite
 from nlsr_jax.formats.peft import AdapterFile, open_adapter
 from nlsr_jax.formats.record import Digests
 from nlsr_jax.formats.safetensors_files import empty_aligned
 from nlsr_jax.nlsr.amplify import amplify
 from nlsr_jax.nlsr.basis import common_basis
 from nlsr_jax.nlsr.lineage import lineage
+from nlsr_jax.pipeline.advice import SMALLER
 from nlsr_jax.pipeline.settings import Settings
 
 
@@ -195,9 +198,24 @@ def nameless_pieces(pieces: Pieces) -> Pieces:
     return Pieces(nameless(pieces.aligned), None if pieces.weak is None else nameless(pieces.weak))
 
 
-def amplify_pieces(pieces: Pieces, settings: Settings) -> Adapter:
-    """Amplify one chunk: a piece of the reference adapter."""
-    return amplify(*pieces, beta=settings.beta, space=settings.amplification_space, rank=settings.rank)
+def amplify_pieces(pieces: Pieces, settings: Settings, layers: Sequence[int]) -> Adapter:
+    """Amplify one chunk: a piece of the reference adapter.
+
+    Args:
+      pieces: of the adapters.
+      settings: the settings.
+      layers: the decoder layers of the chunk, for messages.
+
+    Raises:
+      InputError: an entry beyond what its type holds.
+    """
+    found = amplify(*pieces, beta=settings.beta, space=settings.amplification_space, rank=settings.rank)
+    ((module, leaves),) = found.factors.items()
+    for factor, leaf in leaves.items():
+        for layer, value in zip(layers, leaf, strict=True):
+            what = f"the reference's layer {layer} {module}.{factor}"
+            check_finite(value, what, f"it is made with beta {settings.beta:g}; {SMALLER}")
+    return found
 
 
 def ahead(chunks: Iterable[Chunk], read: Callable[[Chunk], Any]) -> Iterator[tuple[Chunk, Any]]:
@@ -240,7 +258,8 @@ def whole_reference(sources: Sources, settings: Settings) -> Adapter:
         for module, leaves in shapes.factors.items()
     }
     for chunk, pieces in ahead(chunks(sources.aligned.shapes()), lambda chunk: read_pieces(sources, chunk)):
-        piece = amplify_pieces(pieces, settings)
+        layers = layer_indices(sources.aligned.shapes(), chunk.module)[chunk.rows]
+        piece = amplify_pieces(pieces, settings, layers)
         for f, leaf in piece.factors[chunk.module].items():
             factors[chunk.module][f][chunk.rows] = leaf
     return dataclasses.replace(shapes, factors=factors)

@@ -6,3 +6,5 @@ FRESH_ADVICE = (
     "adapter for either side (nlsr_jax.truncate, nlsr_jax.concatenate)"
 )
 """What to do with the adapters that most people hold. The one place that says it."""
+SMALLER = "give a smaller --beta, or the adapters in a type that holds more, such as bfloat16 or float32"
+"""What to do where amplification goes beyond what a type holds."""

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from nlsr_jax.adapter import Adapter, module_names
+from nlsr_jax.adapter import Adapter, layer_indices, module_names
+from nlsr_jax.errors import InputError
 from nlsr_jax.formats.mask_files import MaskFile
 from nlsr_jax.formats.peft import AdapterFile
 from nlsr_jax.formats.record import Digests
@@ -195,7 +196,7 @@ def _identify_by_module(settings, sources, key, stages):
     with stages("identify"):
         for module in module_names(shapes.factors):
             every = Chunk(module, slice(0, shapes.factors[module]["a"].shape[0]))
-            reference = amplify_pieces(read_pieces(sources, every), settings)
+            reference = amplify_pieces(read_pieces(sources, every), settings, layer_indices(shapes, module))
             masks |= _identify(settings, reference, key)
     return masks
 
@@ -213,13 +214,32 @@ def _calibrate(
 
     model, params = base
     tracked = stages.track(batches, "calibration", len(batches))
+    statistics = gradients = None
     with stages("calibrate"):
         if settings.method in NEEDS_STATISTICS:
-            return jax.block_until_ready(collect_statistics(model, params, reference, tracked)), None
-        if finetuned is not None:
-            return None, jax.block_until_ready(collect_loss_gradient(model, params, finetuned, tracked))
-        gradients = collect_gradients(model, params, reference, tracked, objective=settings.method)
-        return None, jax.block_until_ready(gradients)
+            statistics = collect_statistics(model, params, reference, tracked)
+        elif finetuned is not None:
+            gradients = collect_loss_gradient(model, params, finetuned, tracked)
+        else:
+            gradients = collect_gradients(model, params, reference, tracked, objective=settings.method)
+        _check_pass((statistics, gradients), settings)
+    return statistics, gradients
+
+
+def _check_pass(found, settings: Settings) -> None:
+    """Refuse what a calibration pass gives where it is no number; masks of it would mean nothing.
+
+    Raises:
+      InputError: naming the module.
+    """
+    for path, leaf in jax.tree_util.tree_flatten_with_path(found)[0]:
+        if not bool(jnp.all(jnp.isfinite(leaf))):
+            names = [str(part.key) for part in path if isinstance(part, jax.tree_util.DictKey)]
+            raise InputError(
+                f"the calibration pass gives NaN or infinite numbers in {'.'.join(names) or 'its sums'}: "
+                f"activations go beyond what --dtype {settings.dtype} holds, or --beta {settings.beta:g} is too "
+                "large; take --dtype float32 or bfloat16, or a smaller --beta"
+            )
 
 
 def _say_counts(counts, stages):

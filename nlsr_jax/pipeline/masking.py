@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import os
-import pathlib
 
 import jax
 from jax.sharding import Mesh
@@ -11,13 +10,13 @@ from jax.sharding import Mesh
 from nlsr_jax.adapter import layer_indices, module_names
 from nlsr_jax.formats import record as records
 from nlsr_jax.formats.mask_files import FILE as MASKS_FILE
-from nlsr_jax.formats.mask_files import save_masks
+from nlsr_jax.formats.mask_files import write_masks
 from nlsr_jax.formats.output import check_free, whole_directory, write_text
 from nlsr_jax.parallel import is_first
 from nlsr_jax.pipeline.adapters import check_base, open_sources, reference_shapes, source_notes
 from nlsr_jax.pipeline.descent import check_weak, note_base_names
 from nlsr_jax.pipeline.identification import CalibrationData, count_kept, obtain_masks
-from nlsr_jax.pipeline.settings import Settings, check_settings, with_absolute_paths
+from nlsr_jax.pipeline.settings import Settings, check_settings, name_inputs, with_absolute_paths
 from nlsr_jax.pipeline.stages import Stages
 from nlsr_jax.random_streams import describe_key
 
@@ -39,7 +38,7 @@ def identify_files(
       settings: inputs and settings; what concerns the fine-tuned adapter is not used.
       output: the folder to write: ``masks.safetensors`` and ``identification.json``. It appears whole
         or not at all.
-      overwrite: replace an output that exists.
+      overwrite: replace an output of this project that exists.
       stages: where to report progress.
       mesh: lay the base over these devices; None for one. Of several processes, the first one writes.
 
@@ -47,20 +46,22 @@ def identify_files(
       The record, as written to ``identification.json``.
 
     Raises:
-      InputError: any input or setting that cannot be used; nothing is written then.
+      InputError: any input or setting that cannot be used, or an output that is, holds or lies in an input; nothing
+        is written then.
     """
     stages = stages or Stages(show=False)
     check_settings(settings, realign=False)
-    check_free(output, overwrite)
     settings = with_absolute_paths(settings)
+    inputs = name_inputs(settings)
+    place = check_free(output, overwrite, inputs=inputs)
     digests = records.Digests()
     try:
-        return _identify_files(settings, pathlib.Path(output), overwrite, stages, digests, mesh)
+        return _identify_files(settings, place, overwrite, inputs, stages, digests, mesh)
     finally:
         digests.close()
 
 
-def _identify_files(settings, output, overwrite, stages, digests, mesh):
+def _identify_files(settings, output, overwrite, inputs, stages, digests, mesh):
     key = jax.random.key(settings.seed)
     with stages("read adapters"):
         sources = open_sources(settings, digests)
@@ -95,9 +96,9 @@ def _identify_files(settings, output, overwrite, stages, digests, mesh):
     metadata = {"method": found.method, "sparsity": settings.sparsity}
     if not is_first():
         return record
-    with whole_directory(output, overwrite=overwrite) as folder:
+    with whole_directory(output, overwrite=overwrite, inputs=inputs) as folder:
         with stages("write"):
-            save_masks(found.masks, folder / MASKS_FILE, layers=layers, metadata=metadata)
+            write_masks(found.masks, folder / MASKS_FILE, layers=layers, metadata=metadata)
             record["outputs"] = records.digest_folder(folder)
         record["seconds"] = dict(stages.seconds)
         record["seal"] = records.seal(record)

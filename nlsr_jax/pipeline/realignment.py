@@ -2,9 +2,9 @@
 
 import concurrent.futures
 import dataclasses
+import functools
 import math
 import os
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,10 +15,12 @@ from jax.sharding import Mesh
 from nlsr_jax.adapter import Adapter, layer_indices, module_names
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats import record as records
+from nlsr_jax.formats.apart import Inputs
 from nlsr_jax.formats.checkpoint import save_checkpoint
+from nlsr_jax.formats.digests import sha256
 from nlsr_jax.formats.mask_files import FILE as MASKS_FILE
-from nlsr_jax.formats.mask_files import MaskFile, save_masks
-from nlsr_jax.formats.output import check_free, copy_digested, sha256, whole_directory, write_text
+from nlsr_jax.formats.mask_files import MaskFile, write_masks
+from nlsr_jax.formats.output import check_free, copy_digested, whole_directory, write_text
 from nlsr_jax.nlsr.lineage import Verdict
 from nlsr_jax.nlsr.pruning import unclipped_probability
 from nlsr_jax.nlsr.realign import repaired_layers
@@ -35,10 +37,10 @@ from nlsr_jax.pipeline.choosing import AUTOMATIC, choose_for, describe_choice, d
 from nlsr_jax.pipeline.descent import check_lineage, check_weak, describe_module, describe_verdict, note_base_names
 from nlsr_jax.pipeline.identification import CalibrationData, Masks, obtain_masks
 from nlsr_jax.pipeline.restoration import Decision, compare, decide, write_restored
-from nlsr_jax.pipeline.settings import Settings, check_settings, with_absolute_paths
+from nlsr_jax.pipeline.settings import Settings, check_settings, name_inputs, with_absolute_paths
 from nlsr_jax.pipeline.stages import Stages
 from nlsr_jax.random_streams import describe_key, stream
-from nlsr_jax.report import draw_figures, write_report
+from nlsr_jax.report import draw_figures, render_report
 
 _DRAWING = concurrent.futures.ThreadPoolExecutor(1)
 """One thread for all figures of a process: matplotlib keeps its fonts open for every thread that ever drew."""
@@ -55,6 +57,7 @@ def realign_files(
     stages: Stages | None = None,
     mesh: Mesh | None = None,
     digests: records.Begun = records.nothing_begun,
+    read: Inputs | None = None,
     draw: Callable[[dict], dict] = draw_figures,
 ) -> dict:
     """Realign a fine-tuned adapter on disk.
@@ -64,7 +67,7 @@ def realign_files(
       output: the folder to write: ``adapter_config.json``, ``adapter_model.safetensors``,
         ``masks.safetensors``, ``checkpoint/`` (Orbax), ``realignment.json``, ``report.html``. It
         appears whole or not at all.
-      overwrite: replace an output that exists.
+      overwrite: replace an output of this project that exists.
       recorded: the ``inputs`` of a record that this run repeats; the digests must be equal.
       automatic: choose β and the sparsity of ``gain`` by the calibration data with this aim, or with these of the
         arguments ``aim``, ``headroom`` and ``share`` of ``nlsr_jax.automatic.choose_settings``. What was chosen
@@ -73,13 +76,15 @@ def realign_files(
       stages: where to report progress.
       mesh: lay the base over these devices; None for one. Of several processes, the first one writes.
       digests: finds digests of inputs that have been begun.
+      read: what else has been read, by the name for messages, such as the record that is repeated.
       draw: draws the figures of the report from the record, in a thread.
 
     Returns:
       The record, as written to ``realignment.json``.
 
     Raises:
-      InputError: any input or setting that cannot be used; nothing is written then.
+      InputError: any input or setting that cannot be used, or an output that is, holds or lies in an input; nothing
+        is written then.
     """
     stages = stages or Stages(show=False)
     if automatic is not None:
@@ -87,18 +92,18 @@ def realign_files(
             raise InputError("--masks are given together with --automatic, which finds them; leave one of them out")
         settings = dataclasses.replace(settings, **AUTOMATIC)
     check_settings(settings)
-    check_free(output, overwrite)
     settings = with_absolute_paths(settings)
+    inputs = {**name_inputs(settings), **(read or {})}
+    place = check_free(output, overwrite, inputs=inputs)
     found = records.Digests(digests)
+    whole = functools.partial(whole_directory, place, overwrite=overwrite, inputs=inputs)
     try:
-        return _realign_files(
-            settings, pathlib.Path(output), overwrite, recorded, automatic, chosen, stages, found, mesh, draw
-        )
+        return _realign_files(settings, whole, recorded, automatic, chosen, stages, found, mesh, draw)
     finally:
         found.close()
 
 
-def _realign_files(settings, output, overwrite, recorded, automatic, chosen, stages, digests, mesh, draw):
+def _realign_files(settings, whole, recorded, automatic, chosen, stages, digests, mesh, draw):
     key = jax.random.key(settings.seed)
     warnings: list[str] = []
     with stages("read adapters"):
@@ -157,7 +162,7 @@ def _realign_files(settings, output, overwrite, recorded, automatic, chosen, sta
 
     if not is_first():
         return decided()[0]
-    with whole_directory(output, overwrite=overwrite) as folder, concurrent.futures.ThreadPoolExecutor(1) as pool:
+    with whole() as folder, concurrent.futures.ThreadPoolExecutor(1) as pool:
         # The disk takes them while the processor compares.
         kept = pool.submit(_keep_masks, folder, settings, masks, sources.target.shapes(), pruning_key)
         record, decision = decided()
@@ -243,13 +248,17 @@ def _write(
 ):
     with stages("write"):
         figures = _DRAWING.submit(draw, record)
-        digests = write_restored(folder, decision, masks.masks, sources, settings) | kept.result()
+        digests, notes = write_restored(folder, decision, masks.masks, sources, settings)
+        digests |= kept.result()
+        record["warnings"] += notes
+        _say_notes(notes, stages)
     with stages("digest outputs"):
         record["outputs"] = records.digest_folder(folder, digests)
     with stages("report"):
         # Without the seconds and Orbax's files, which hold the time: the same run gives the same page.
         fixed = {name: digest for name, digest in record["outputs"].items() if "/" not in name}
-        write_report({**record, "outputs": fixed}, folder / "report.html", figures.result())
+        page = render_report({**record, "outputs": fixed}, figures.result())
+        write_text(folder / "report.html", page)
         record["outputs"]["report.html"] = sha256(folder / "report.html")
     record["seconds"] = dict(stages.seconds)
     record["seal"] = records.seal(record)
@@ -269,5 +278,5 @@ def _write_masks(settings, masks: Masks, layers, path) -> str:
     if isinstance(masks.masks, MaskFile):
         return copy_digested(masks.masks.path, path)
     metadata = {"method": masks.method, "sparsity": settings.sparsity}
-    save_masks(masks.masks, path, layers=layers, metadata=metadata)
+    write_masks(masks.masks, path, layers=layers, metadata=metadata)
     return sha256(path)

@@ -8,9 +8,12 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from nlsr_jax.adapter import Adapter, PerModule
+from nlsr_jax.adapter import Adapter, PerModule, layer_indices, module_names
+from nlsr_jax.errors import InputError
+from nlsr_jax.formats.numbers import describe_range
 from nlsr_jax.formats.peft import AdapterWriter
 from nlsr_jax.nlsr.amplify import amplify
 from nlsr_jax.nlsr.correction import correct_checked
@@ -35,6 +38,7 @@ from nlsr_jax.pipeline.adapters import (
     read_pieces,
     unpack_lineage,
 )
+from nlsr_jax.pipeline.advice import SMALLER
 from nlsr_jax.pipeline.identification import count_kept, mask_piece
 from nlsr_jax.pipeline.settings import Settings
 
@@ -124,7 +128,11 @@ def decide(key: jax.Array, found: Comparison, sources: Sources, settings: Settin
       found: from ``compare``.
       sources: the open adapter files, for the layers' numbers.
       settings: the settings.
+
+    Raises:
+      InputError: a similarity that is no number.
     """
+    _check_similarity(found.similarity, sources, settings)
     pruned, probability = choose(
         key,
         sources.target.shapes(),
@@ -140,9 +148,22 @@ def decide(key: jax.Array, found: Comparison, sources: Sources, settings: Settin
     return Decision(found.similarity, probability, pruned, found.zero_norm, found.kept)
 
 
+def _check_similarity(similarity: PerModule, sources: Sources, settings: Settings) -> None:
+    """Refuse similarities that are no numbers: what was read is finite, what amplification makes may not be."""
+    shapes = sources.target.shapes()
+    for module in module_names(similarity):
+        bad = np.flatnonzero(~np.isfinite(similarity[module]))
+        if bad.size:
+            dtype = sources.aligned.shapes().factors[module]["a"].dtype
+            raise InputError(
+                f"layer {layer_indices(shapes, module)[bad[0]]} {module}: the similarity is no number: with beta "
+                f"{settings.beta:g} the reference goes beyond {describe_range(dtype)}; {SMALLER}"
+            )
+
+
 def write_restored(
     folder: pathlib.Path, decision: Decision, masks: Mapping[str, Any], sources: Sources, settings: Settings
-) -> dict[str, str]:
+) -> tuple[dict[str, str], list[str]]:
     """Write the realigned adapter: repaired layers corrected, all others as they are in the fine-tuned file.
 
     Args:
@@ -151,7 +172,11 @@ def write_restored(
       masks, sources, settings: as for ``compare``.
 
     Returns:
-      The SHA-256 of the weights by file name.
+      The SHA-256 of the weights by file name, and notes of what the fine-tuned adapter's type has lost.
+
+    Raises:
+      InputError: entries of the reference that the type of the fine-tuned adapter cannot hold, or a factor of which
+        nothing is left in it.
     """
     product, beta = settings.space == "product", np.float32(settings.beta)
     shapes = sources.target.shapes()
@@ -166,13 +191,15 @@ def write_restored(
         return finetuned, read_pieces(sources, chunk), mask_piece(masks, chunk)
 
     widened = _widened(shapes) if product else shapes
-    with AdapterWriter(widened, folder, layout=sources.target.layout) as writer, behind() as later:
+    lost = _Lost(shapes, settings)
+    made = f"the reference is made with beta {settings.beta:g}; {SMALLER}"
+    with AdapterWriter(widened, folder, layout=sources.target.layout, made=made) as writer, behind() as later:
         for chunk, (finetuned, pieces, mask) in ahead(itertools.starmap(one_layer, writer.order()), read):
             if pieces is None:
                 factors = finetuned.factors[chunk.module]
                 later(writer.write, chunk.module, _padded(factors) if product else factors, chunk.rows)
                 continue
-            corrected = _restore(
+            corrected, gone = _restore(
                 nameless_pieces(pieces),
                 nameless(finetuned),
                 {ANY: mask},
@@ -183,13 +210,59 @@ def write_restored(
                 space=settings.space,
             )
             later(writer.write, chunk.module, corrected.factors[ANY], chunk.rows)
-    return writer.digests()
+            later(lost.add, chunk, gone)
+    return writer.digests(), lost.notes()
 
 
 @functools.partial(jax.jit, static_argnames=("amplification_space", "rank", "space"))
 def _restore(pieces: Pieces, finetuned: Adapter, masks, pruned, beta, *, amplification_space, rank, space):
     reference = amplify(*pieces, beta=beta, space=amplification_space, rank=rank)
-    return correct_checked(finetuned, reference, masks, pruned, space=space)
+    corrected = correct_checked(finetuned, reference, masks, pruned, space=space)
+
+    def gone(e, t, m, new):
+        """How many entries of the reference become 0 in the type that is written, and whether nothing is left."""
+        if jnp.finfo(e.dtype).smallest_subnormal >= jnp.finfo(t.dtype).smallest_subnormal:
+            return None
+        zero = m & (e != 0) & (e.astype(t.dtype) == 0)
+        return jnp.count_nonzero(zero), jnp.any(zero) & ~jnp.any(new != 0)
+
+    trees = (reference.factors[ANY], finetuned.factors[ANY], masks[ANY], corrected.factors[ANY])
+    return corrected, {factor: gone(*(tree[factor] for tree in trees)) for factor in ("a", "b")}
+
+
+class _Lost:
+    """Counts the entries that underflow in the type of the fine-tuned adapter."""
+
+    def __init__(self, shapes: Adapter, settings: Settings):
+        self._shapes, self._beta, self._counts = shapes, settings.beta, dict[str, int]()
+
+    def add(self, chunk: Chunk, gone: Mapping[str, tuple | None]) -> None:
+        """Take the counts of one repaired layer.
+
+        Raises:
+          InputError: a factor of which nothing is left.
+        """
+        layer = layer_indices(self._shapes, chunk.module)[chunk.rows][0]
+        for factor, found in gone.items():
+            if found is None:
+                continue
+            count, everything = (int(value) for value in found)
+            dtype = self._shapes.factors[chunk.module][factor].dtype
+            if everything:
+                raise InputError(
+                    f"adapter: layer {layer} {chunk.module}.{factor} would be zero throughout: the {count} entries "
+                    f"of the reference, made with beta {self._beta:g}, are below what {dtype} holds; give the "
+                    "fine-tuned adapter in bfloat16 or float32"
+                )
+            self._counts[str(dtype)] = self._counts.get(str(dtype), 0) + count
+
+    def notes(self) -> list[str]:
+        """Say how many entries are 0 in the output that are not in the reference."""
+        return [
+            f"{count} entries of the reference are too small for {dtype} and are 0 in the output"
+            for dtype, count in self._counts.items()
+            if count
+        ]
 
 
 def _padded(leaf: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

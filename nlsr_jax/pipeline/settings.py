@@ -2,12 +2,13 @@
 
 import dataclasses
 import math
+import os
 import pathlib
 from typing import Any
 
 from nlsr_jax.data.templates import TEMPLATES
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.paths import exists
+from nlsr_jax.formats.paths import exists, expand_text
 from nlsr_jax.formats.values import convert
 from nlsr_jax.nlsr.amplify import SPACES
 from nlsr_jax.nlsr.basis import BASES
@@ -92,10 +93,16 @@ class Settings:
 PATHS = ("base", "aligned", "finetuned", "weak", "pretrained", "calibration", "masks")
 
 
+def name_inputs(settings: Settings) -> dict[str, str | None]:
+    """Return the inputs of the settings by the flags that give them."""
+    return {f"--{name}": getattr(settings, name) for name in PATHS}
+
+
 def with_absolute_paths(settings: Settings) -> Settings:
     """Return the settings with absolute local paths, so that a record can be repeated from anywhere."""
     values = {name: getattr(settings, name) for name in PATHS}
-    local: dict[str, Any] = {n: str(pathlib.Path(v).absolute()) for n, v in values.items() if v and exists(v)}
+    given = {name: expand_text(os.fspath(value)) for name, value in values.items() if value}
+    local: dict[str, Any] = {n: str(pathlib.Path(v).absolute()) if exists(v) else v for n, v in given.items()}
     return dataclasses.replace(settings, **local)
 
 

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats import record as records
+from nlsr_jax.formats.digests import sha256
+from nlsr_jax.formats.folders import elsewhere
 from nlsr_jax.formats.json_files import read_json_object
-from nlsr_jax.formats.output import sha256
-from nlsr_jax.formats.paths import is_folder, is_regular
+from nlsr_jax.formats.paths import expand, expand_text, is_folder, is_regular
 from nlsr_jax.pipeline.masking import FILE as IDENTIFICATION
 from nlsr_jax.pipeline.masking import FORMAT, identify_files
 from nlsr_jax.pipeline.realignment import realign_files
@@ -54,7 +55,7 @@ def verify(
     Raises:
       InputError: no record that can be read, or, to run it again, inputs that cannot be used.
     """
-    folder, moved = pathlib.Path(output), moved or {}
+    folder, moved = expand(output), {name: expand_text(path) for name, path in (moved or {}).items()}
     file, record = _read(folder)
     why = "is not what was written" if "seal" in record else "has no seal; it was removed, or never written"
     changed = [] if records.is_sealed(file) else [f"{file.name}: {why}"]
@@ -79,7 +80,8 @@ def _read(folder: pathlib.Path) -> tuple[pathlib.Path, dict[str, Any]]:
             if record.get("format") != kind or not shaped or not records.are_inputs(record["inputs"]):
                 raise InputError(f"{file}: not a record of a run (format is {record.get('format')!r})")
             return file, record
-    raise InputError(f"{folder}: no {records.FILE} and no {IDENTIFICATION}; expected the output of a run")
+    hint = elsewhere(folder, (records.FILE, IDENTIFICATION)) if is_folder(folder) else ""
+    raise InputError(f"{folder}: no {records.FILE} and no {IDENTIFICATION}; expected the output of a run{hint}")
 
 
 def _compare_outputs(folder: pathlib.Path, name: str, record: Mapping[str, Any]) -> Findings:

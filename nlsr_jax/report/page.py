@@ -13,10 +13,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.output import write_text
+from nlsr_jax.formats.output import whole_file, write_text
+from nlsr_jax.formats.ownership import text_with
 from nlsr_jax.report import words
 from nlsr_jax.report.reading import Module, mapping, number, read_modules, summarise
 
+_TITLE = "<title>Realignment: "
 _PARTS = ("device", "versions", "seconds", "key", "outputs")
 
 
@@ -26,13 +28,16 @@ def write_report(record: Mapping[str, Any], path: str | os.PathLike, figures: Ma
     Args:
       record: the content of ``realignment.json``; ``modules`` and ``settings`` are needed, the rest is
         shown where it is there.
-      path: the HTML file to write.
+      path: the HTML file to write, in place of such a page that is there.
       figures: from ``draw_figures`` of this record, where they have been drawn.
 
     Raises:
-      InputError: the record has no modules or settings that can be read.
+      InputError: the record has no modules or settings that can be read, another file is there, or it cannot be
+        written.
     """
-    write_text(path, render_report(record, figures))
+    text = render_report(record, figures)
+    with whole_file(path, overwrite=True, foreign=text_with(_TITLE)) as file:
+        write_text(file, text)
 
 
 def render_report(record: Mapping[str, Any], figures: Mapping | None = None) -> str:

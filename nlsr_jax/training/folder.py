@@ -17,6 +17,7 @@ import numpy as np
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.checkpoint import check_space
+from nlsr_jax.formats.paths import expand
 from nlsr_jax.training.step import TrainState
 
 RUN, METRICS = "run.json", "metrics.jsonl"
@@ -84,7 +85,7 @@ class RunFolder:
     def __init__(self, path: str | os.PathLike, identity: Mapping[str, Any]):
         import orbax.checkpoint as ocp
 
-        self.path = pathlib.Path(path).absolute()
+        self.path = expand(path).absolute()
         self.path.mkdir(parents=True, exist_ok=True)
         check_run(self.path, identity)
         self._metrics = self.path / METRICS

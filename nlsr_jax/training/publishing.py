@@ -2,26 +2,44 @@
 
 A run keeps its state in ``NAME.training`` beside its output ``NAME``. The output is written inside that folder
 first. Then ``run.json`` becomes ``finished.json``, the output is renamed to its place, and the folder is removed,
-``finished.json`` last.
+``finished.json`` last. Nothing is touched in a folder of that name which is not a run's, or holds other files too.
 """
 
 import contextlib
 import fcntl
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Iterator
 
 from nlsr_jax.errors import InputError
+from nlsr_jax.formats.apart import Inputs, check_apart
+from nlsr_jax.formats.json_files import read_json_object
 from nlsr_jax.formats.output import check_free, describe_os_error, whole_directory
+from nlsr_jax.formats.ownership import Foreign, foreign_folder, nothing_foreign
+from nlsr_jax.formats.paths import expand
 from nlsr_jax.training.folder import RUN
 
 SUFFIX = ".training"
 _FINISHED, _OUTPUT, _OLD = "finished.json", "output", "old"
+_STATE = re.compile(
+    r"(run|finished|objectives)\.json|(metrics|rows)\.jsonl|reference\.npy|checkpoints|output|old|"
+    r"pretraining|base|first|\..+\.partial"
+)
+"""What lies in the folder of a run: of a single training, or of a study with its base and its first case."""
+_IDENTITIES = ({"settings", "rows"}, {"plan", "config"})
+"""What says which training, or which study, a folder is of."""
 
 
 @contextlib.contextmanager
-def training_folder(output: str | os.PathLike, *, overwrite: bool = False) -> Iterator[pathlib.Path]:
+def training_folder(
+    output: str | os.PathLike,
+    *,
+    overwrite: bool = False,
+    inputs: Inputs | None = None,
+    foreign: Foreign = foreign_folder,
+) -> Iterator[pathlib.Path]:
     """Yield the run folder of an output, held by this process alone.
 
     What a run left that was killed after its output was complete is cleared away first. A folder that is still
@@ -30,24 +48,30 @@ def training_folder(output: str | os.PathLike, *, overwrite: bool = False) -> It
     Args:
       output: the output folder.
       overwrite: allow an output that exists.
+      inputs, foreign: see ``check_free``; the run folder may not overlap with inputs either.
 
     Raises:
-      InputError: the output exists, another process is training it, or the block was interrupted from the keyboard.
+      InputError: see ``check_free``; the run folder is something else's, or another process is training there; or
+        the block was interrupted from the keyboard.
     """
     output = _normal(output)
     work = output.with_name(output.name + SUFFIX)
+    check_apart(output, inputs)
+    check_apart(work, inputs)
     if not work.exists():
-        check_free(output, overwrite)
+        check_free(output, overwrite, inputs=inputs, foreign=foreign)
     elif work.is_symlink() or not work.is_dir():
         raise InputError(f"{work}: exists and is not a folder; remove it or name another output")
+    _check_state(work)
     try:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(describe_os_error(error, work)) from error
     with _held(work), contextlib.ExitStack() as stack:
         stack.callback(_remove_if_empty, work)
+        _check_state(work)
         _recover(work, output)
-        check_free(output, overwrite)
+        check_free(output, overwrite, inputs=inputs, foreign=foreign)
         try:
             yield work
         except KeyboardInterrupt as error:
@@ -56,20 +80,29 @@ def training_folder(output: str | os.PathLike, *, overwrite: bool = False) -> It
 
 
 @contextlib.contextmanager
-def published(work: pathlib.Path, output: str | os.PathLike, *, overwrite: bool = False) -> Iterator[pathlib.Path]:
+def published(
+    work: pathlib.Path,
+    output: str | os.PathLike,
+    *,
+    overwrite: bool = False,
+    inputs: Inputs | None = None,
+    foreign: Foreign = foreign_folder,
+) -> Iterator[pathlib.Path]:
     """Yield a folder that becomes the output when the block ends without an error; the run folder is then removed.
 
     Args:
       work: the run folder, as ``training_folder`` yields it.
       output: the output folder.
       overwrite: replace an output that exists; it stays in place until the new one is whole.
+      inputs, foreign: see ``check_free``.
 
     Raises:
-      InputError: the output exists or cannot be written.
+      InputError: see ``check_free``, or the output cannot be written.
     """
-    output = check_free(_normal(output), overwrite)
-    with whole_directory(work / _OUTPUT, overwrite=True) as folder:
+    output = check_free(_normal(output), overwrite, inputs=inputs, foreign=foreign)
+    with whole_directory(work / _OUTPUT, overwrite=True, foreign=nothing_foreign) as folder:
         yield folder
+    check_free(output, overwrite, inputs=inputs, foreign=foreign)
     try:
         (work / RUN).replace(work / _FINISHED)
         if output.exists():
@@ -81,7 +114,8 @@ def published(work: pathlib.Path, output: str | os.PathLike, *, overwrite: bool 
 
 
 def _normal(output) -> pathlib.Path:
-    path = pathlib.Path(os.path.abspath(output))  # noqa: PTH100 - resolve() would follow a link in the output's place
+    # resolve() would follow a link in the output's place
+    path = pathlib.Path(os.path.abspath(expand(output)))  # noqa: PTH100
     if not path.name:
         raise InputError(f"{output}: cannot be an output folder; name another output")
     return path
@@ -105,6 +139,34 @@ def _held(work: pathlib.Path) -> Iterator[None]:
         os.close(handle)
 
 
+def _check_state(work: pathlib.Path) -> None:
+    """Refuse a folder that holds more than the state of a run; one that does not exist is none.
+
+    Raises:
+      InputError: naming what else it holds.
+    """
+    names = sorted(path.name for path in work.iterdir()) if work.exists() else []
+    others = [name for name in names if not _STATE.fullmatch(name)]
+    begun = [name for name in names if name not in (RUN, _FINISHED) and not re.fullmatch(r"\..+\.partial", name)]
+    if not any(_is_identity(work / name) for name in (RUN, _FINISHED)) and (others or begun):
+        raise InputError(
+            f"{work}: holds {(others or begun)[0]} and is not the folder of a training run; remove it or name "
+            "another output"
+        )
+    if others:
+        raise InputError(
+            f"{work}: holds {others[0]}, which the training run there has not written; move it or name another "
+            "output"
+        )
+
+
+def _is_identity(file: pathlib.Path) -> bool:
+    try:
+        return any(names <= set(read_json_object(file, "run")) for names in _IDENTITIES)
+    except InputError:
+        return False
+
+
 def _recover(work: pathlib.Path, output: pathlib.Path) -> None:
     """Bring a run that was killed while it published its output back to before or after that."""
     if (work / _OLD).is_dir() and not output.exists():
@@ -115,18 +177,18 @@ def _recover(work: pathlib.Path, output: pathlib.Path) -> None:
         (work / _FINISHED).replace(work / RUN)
     else:
         _remove(work)
-        work.mkdir()
+        work.mkdir(exist_ok=True)
 
 
 def _remove(work: pathlib.Path) -> None:
-    """Remove a finished run; what says that it is finished goes last."""
-    for path in work.iterdir():
-        if path.is_dir():
+    """Remove a finished run; what says that it is finished goes last, and what is not of the run stays."""
+    for path in [path for path in work.iterdir() if _STATE.fullmatch(path.name)]:
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         elif path.name != _FINISHED:
             path.unlink()
     (work / _FINISHED).unlink()
-    work.rmdir()
+    _remove_if_empty(work)
 
 
 def _remove_if_empty(work: pathlib.Path) -> None:

@@ -261,8 +261,13 @@ def test_output_that_exists_is_kept(files, tmp_path):
     arguments = [*flags(files, "aligned", "finetuned"), "--method", "magnitude", "--output", tmp_path / "out"]
     assert "output exists" in error_line(run("realign", *arguments, check=False))
     assert contents(tmp_path / "out") == {"mine": b"x"}
-    run("realign", *arguments, "--overwrite")
-    assert "mine" not in contents(tmp_path / "out")
+    line = error_line(run("realign", *arguments, "--overwrite", check=False))
+    assert "replaces only what nlsr_jax has written, and this folder holds mine and no realignment.json" in line
+    assert contents(tmp_path / "out") == {"mine": b"x"}
+    (tmp_path / "out" / "mine").unlink()
+    for _ in range(2):
+        run("realign", *arguments, "--overwrite")
+    assert "realignment.json" in contents(tmp_path / "out")
 
 
 def test_record_with_changed_inputs_is_refused(files, realigned, tmp_path):

@@ -13,6 +13,7 @@ from tests.data.set_rows import BEAVERTAILS, SST2, write
 from tests.e2e.command import contents, error_line, python, run
 from tests.e2e.toy_base import QUICK, save_toy_base
 from tests.oracles import random_adapter
+from tests.own_outputs import save_training
 from tests.tiny_base import save_base as save_other_base
 
 pytestmark = pytest.mark.slow
@@ -144,7 +145,15 @@ WRONG = {
         "--output {files}/full": "{files}/full: output exists; name another or give --overwrite",
         "--output {files}/sst2.jsonl": "{files}/sst2.jsonl: exists and is not a folder",
         "--base {files}/none": "{files}/none: no such folder; expected a Hugging Face model directory or a hub id",
-        "--base {files}": "{files}/config.json: no such file",
+        "--base {files}/full": "{files}/full/config.json: no such file",
+        "--base {files}": "{files}/out: lies in the input --base ({files}); name another output",
+        "--start {files}/out.training": "{files}/out.training: no such folder; expected a PEFT adapter directory",
+        "--output {files}/base --overwrite": "{files}/base: is the input --base ({files}/base); name",
+        "--output {files} --overwrite": "{files}: holds the input --base ({files}/base); name another output",
+        "--output {files}/full --overwrite": (
+            "{files}/full: --overwrite replaces only what nlsr_jax has written, and this folder holds mine and no "
+            "realignment.json or identification.json or training.json; name another output, or move what is there"
+        ),
         "--base {files}/other": "{files}/other: its tokenizer is not the toy world's; give a base made by",
         "--config big": "--config is 'big'; expected one of llama3_8b, mistral_7b, qwen2_7b, tiny",
         "--start {files}/none": "{files}/none: no such folder; expected a PEFT adapter directory",
@@ -222,13 +231,12 @@ def test_the_run_folder_of_another_run_is_refused_by_what_differs(study, tmp_pat
     work = tmp_path / "out.training"
     work.mkdir()
     (work / "run.json").write_bytes((study / "tuned" / "training.json").read_bytes())
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine").write_text("x")
+    kept = contents(save_training(tmp_path / "out"))
     arguments = ["--base", study / "base", "--start", study / "dpo", "--rows", 40, "--poison_ratio", 0.25]
     arguments += ["--epochs", 2, "--overwrite", "--output", tmp_path / "out"]
     line = error_line(run("finetune", *arguments, check=False))
     assert line == (
         f"error: {work}: holds a training run with another epochs, learning_rate; remove it or name another output"
     )
-    assert contents(tmp_path / "out") == {"mine": b"x"}
+    assert contents(tmp_path / "out") == kept
     assert [path.name for path in work.iterdir()] == ["run.json"]

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -109,8 +110,37 @@ def test_workers_give_the_rows_of_one(tmp_path, start, flags):
     assert "4 cells, 4 of them new" in out
     assert table(tmp_path / "many") == table(tmp_path / "one")
     assert {path.name for path in (tmp_path / "many").iterdir()} == {
-        "adapters", "rows.jsonl", "study.json", "table.parquet", ".lock",
+        "adapters", "rows.jsonl", "study.json", "table.parquet", ".lock", ".claims",
     }  # fmt: skip
+
+
+def test_a_second_sweep_of_a_folder_does_what_the_first_has_not_begun(tmp_path, start):
+    """The case of the field: two sweeps of one folder did every cell twice."""
+    sweeps = [start(tmp_path / "out", 8, "--workers=2") for _ in range(2)]
+    for process in sweeps:
+        assert "8 cells, " in finish(process)
+    rows = (tmp_path / "out" / "rows.jsonl").read_text().splitlines()
+    assert len(rows) == len({json.loads(row)["cell"] for row in rows}) == 8
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_their_sweep(tmp_path, start, number):
+    """The case of the field: workers went on to the end of their shares. All hold the pipe of standard error."""
+    process = start(tmp_path / "out", CELLS, "--workers=2")
+    rows = tmp_path / "out" / "rows.jsonl"
+    while process.poll() is None and not rows.exists():
+        time.sleep(0.05)
+    process.send_signal(number)
+    process.wait(timeout=60)
+    began = time.monotonic()
+    _, error = process.communicate(timeout=60)
+    assert time.monotonic() - began < 20
+    assert error.count("error: interrupted") == (number == signal.SIGTERM)
+    before = rows.read_bytes()
+    time.sleep(3)
+    assert rows.read_bytes() == before
+    assert "4 cells" in finish(start(tmp_path / "out", 4, "--workers=2"))
+    assert not list((tmp_path / "out").glob(".cells*"))
 
 
 def test_tables_and_figures_share_their_rows_and_their_page(tmp_path, start):

@@ -16,6 +16,7 @@ from nlsr_jax.formats.output import (
     whole_directory,
     whole_file,
 )
+from nlsr_jax.formats.ownership import nothing_foreign
 
 
 def test_folder_appears_when_the_block_ends(tmp_path):
@@ -45,10 +46,10 @@ def test_overwrite_replaces_whole_folders_and_keeps_the_old_one_on_error(tmp_pat
         (folder / "old").write_text("x")
     with pytest.raises(InputError, match="output exists"), whole_directory(target):
         pass
-    with pytest.raises(KeyError), whole_directory(target, overwrite=True):
+    with pytest.raises(KeyError), whole_directory(target, overwrite=True, foreign=nothing_foreign):
         raise KeyError
     assert [file.name for file in target.iterdir()] == ["old"]
-    with whole_directory(target, overwrite=True) as folder:
+    with whole_directory(target, overwrite=True, foreign=nothing_foreign) as folder:
         (folder / "new").write_text("y")
     assert [file.name for file in target.iterdir()] == ["new"]
     assert list(tmp_path.iterdir()) == [target]
@@ -82,14 +83,14 @@ def test_files_are_replaced_whole_or_kept(tmp_path):
         pass
 
     def interrupted():
-        with whole_file(target, overwrite=True) as file:
+        with whole_file(target, overwrite=True, foreign=nothing_foreign) as file:
             file.write_text("half")
             raise KeyError
 
     with pytest.raises(KeyError):
         interrupted()
     assert target.read_text() == "old"
-    with whole_file(target, overwrite=True) as file:
+    with whole_file(target, overwrite=True, foreign=nothing_foreign) as file:
         file.write_text("new")
     assert target.read_text() == "new"
     assert list(tmp_path.iterdir()) == [target]

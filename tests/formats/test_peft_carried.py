@@ -17,6 +17,7 @@ from tests.adapter_files import SIZES
 from tests.carried_files import EMBEDDING, HEAD, WRAPPER, add, array, carried_bytes, factors, save_plain
 
 NAMES = sorted(SIZES)
+PATHS = ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj")
 VISION = "model.vision_tower.vision_model.encoder.layers.0.self_attn.q_proj"
 
 
@@ -129,6 +130,19 @@ def test_odd_names_are_written_as_peft_looks_for_them(folder, tmp_path, rename, 
     assert carried_bytes(folder) != expected
     save_adapter(nlsr_jax.load_adapter(folder), tmp_path / "ours", layout=read_layout(folder))
     assert carried_bytes(tmp_path / "ours") == expected
+
+
+def test_a_nested_model_may_name_its_modules_by_nested_paths(folder, tmp_path):
+    kind = head_factors()
+    paths = [f"{WRAPPER}model.layers.{i}.{name}" for i in range(2) for name in PATHS]
+    add(folder, kind["tensors"], nested, target_modules=[*paths, f"{WRAPPER}lm_head"], r=4)
+    file = open_adapter(folder)
+    assert dict(file.carried.targets) == {"lm_head": (4, 2.0)}
+    save_adapter(file.load(), tmp_path / "ours", layout=file.layout)
+    written = json.loads((tmp_path / "ours" / "adapter_config.json").read_text())
+    assert "lm_head" in written["target_modules"]
+    assert not [name for name in written["target_modules"] if name.startswith(WRAPPER)]
+    assert dict(open_adapter(tmp_path / "ours").carried.targets) == {"lm_head": (4, 2.0)}
 
 
 def test_matrices_are_copied_a_block_at_a_time(folder, tmp_path, monkeypatch):

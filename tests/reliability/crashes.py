@@ -19,6 +19,7 @@ import tempfile
 import time
 from typing import NamedTuple
 
+from tests.own_outputs import save_training
 from tests.reliability.jobs import Job, fingerprint, finish, make_jobs, refusal, whole_rows
 from tests.reliability.results import Result, record
 
@@ -160,9 +161,7 @@ def _furnish(parent: pathlib.Path, replaced: bool = False) -> dict[str, str] | N
         (parent / name).write_bytes(content)
     if not replaced:
         return None
-    (parent / "out").mkdir()
-    (parent / "out" / "old").write_text("old")
-    return fingerprint(parent / "out")
+    return fingerprint(save_training(parent / "out"))
 
 
 def _names(folder: pathlib.Path) -> set[str]:

@@ -14,6 +14,7 @@ import pytest
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats import scratch
 from nlsr_jax.formats.output import check_free, whole_directory, whole_file
+from nlsr_jax.formats.ownership import nothing_foreign
 from tests.deaths import Killed, deadly_operations
 from tests.e2e.command import ROOT
 from tests.reliability import crashes
@@ -104,13 +105,13 @@ def die_at(monkeypatch):
 
 
 def write_folder(path, text, overwrite):
-    with whole_directory(path, overwrite=overwrite) as folder:
+    with whole_directory(path, overwrite=overwrite, foreign=nothing_foreign) as folder:
         for name in "ab":
             (folder / name).write_text(text)
 
 
 def write_file(path, text, overwrite):
-    with whole_file(path, overwrite=overwrite) as file:
+    with whole_file(path, overwrite=overwrite, foreign=nothing_foreign) as file:
         file.write_text(text * 2)
 
 
@@ -146,7 +147,7 @@ def test_a_death_before_any_operation_loses_nothing(tmp_path, die_at, monkeypatc
                 write(path, "y", False)
         else:
             if missing and old:  # between two renames: what was there is put back
-                assert content(check_free(path, True)) == "xx"
+                assert content(check_free(path, True, foreign=nothing_foreign)) == "xx"
             write(path, "y", bool(old))
         assert content(path) == "yy"
         assert list(path.parent.iterdir()) == [path], "something is left behind"
@@ -179,8 +180,11 @@ def test_only_what_was_left_of_the_same_output_is_removed(tmp_path):
         (tmp_path / name).mkdir()
     (tmp_path / ".out.12345678.partial").write_text("a file is none of ours")
     (tmp_path / ".out.87654321.partial").symlink_to(tmp_path / ".out.abc.partial")
+    (tmp_path / ".out.my_notes.partial" / "new").mkdir(parents=True)
+    (tmp_path / ".out.my_notes.partial" / "new" / "thesis.txt").write_text("there is no mark")
     write_folder(tmp_path / "out", "x", overwrite=False)
-    kept = {*others, ".out.12345678.partial", ".out.87654321.partial", "out"}
+    kept = {*others, ".out.12345678.partial", ".out.87654321.partial", ".out.my_notes.partial", "out"}
+    assert (tmp_path / ".out.my_notes.partial" / "new" / "thesis.txt").exists()
     assert {path.name for path in tmp_path.iterdir()} == kept
 
 

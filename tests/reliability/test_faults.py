@@ -219,8 +219,9 @@ def test_two_writers_of_one_file_with_overwrite_leave_one_of_theirs_whole(tmp_pa
     program = """
 import pathlib, sys
 from nlsr_jax.formats.output import whole_directory
+from nlsr_jax.formats.ownership import nothing_foreign
 for i in range(100):
-    with whole_directory(sys.argv[1], overwrite=True) as folder:
+    with whole_directory(sys.argv[1], overwrite=True, foreign=nothing_foreign) as folder:
         for name in "abc":
             (folder / name).write_text(sys.argv[2])
 """

@@ -11,6 +11,9 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.training.folder import RunFolder
 from nlsr_jax.training.publishing import published, training_folder
 from tests.deaths import Killed, deadly_operations
+from tests.own_outputs import RUN, save_training
+
+ADAPTER, TRAINED = "adapter_config.json", "metrics.jsonl"
 
 
 @pytest.fixture
@@ -28,18 +31,18 @@ def nothing():
 def command(output, text="new", *, overwrite=False, seed=1, training=nothing, writing=nothing):
     """What a training program does; ``training`` happens once, however often the program is started."""
     with training_folder(output, overwrite=overwrite) as work:
-        RunFolder(work, {"seed": seed}).close()
-        if not (work / "trained").exists():
+        RunFolder(work, {**RUN, "seed": seed}).close()
+        if not (work / TRAINED).exists():
             training()
-            (work / "trained").touch()
+            (work / TRAINED).touch()
         with published(work, output, overwrite=overwrite) as folder:
-            (folder / "adapter").write_text(text)
+            (folder / ADAPTER).write_text(text)
             writing()
-            (folder / "metrics").write_text("x" * 10)
+            shutil.copyfile(work / "run.json", folder / "training.json")
 
 
 def contents(output):
-    return (output / "adapter").read_text() if output.exists() else None
+    return (output / ADAPTER).read_text() if output.exists() else None
 
 
 @pytest.mark.parametrize("old", [None, "old"])
@@ -52,8 +55,7 @@ def test_a_death_at_any_moment_loses_nothing(tmp_path, die_at, old):
 
         output = folder / "out"
         if old:
-            output.mkdir(parents=True)
-            (output / "adapter").write_text(old)
+            save_training(output, old)
         die_at(count)
         try:
             command(output, overwrite=bool(old), training=training)
@@ -75,12 +77,12 @@ def test_a_death_at_any_moment_loses_nothing(tmp_path, die_at, old):
             command(output, "other", overwrite=True, seed=2)
             assert contents(output) == "other"
         else:
-            before = (folder / "out.training" / "trained").exists()
+            before = (folder / "out.training" / TRAINED).exists()
             command(output, overwrite=bool(old), training=training)
             assert contents(output) == "new"
             assert len(trained) == 1 or not before, "what was trained is lost"
         assert [path.name for path in folder.iterdir()] == ["out"]
-        assert sorted(path.name for path in output.iterdir()) == ["adapter", "metrics"]
+        assert sorted(path.name for path in output.iterdir()) == [ADAPTER, "training.json"]
     assert count > 10
     assert contents(output) == "new"
 
@@ -90,9 +92,12 @@ def test_an_output_that_exists_is_refused_before_anything_is_made(tmp_path):
     (tmp_path / "out" / "mine").write_text("x")
     with pytest.raises(InputError, match="output exists; name another or give --overwrite"):
         command(tmp_path / "out")
+    with pytest.raises(InputError, match=r"replaces only what nlsr_jax has written, and this folder holds mine"):
+        command(tmp_path / "out", overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    command(tmp_path / "out", overwrite=True)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["adapter", "metrics"]
+    (tmp_path / "out" / "mine").unlink()
+    command(tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [ADAPTER, "training.json"]
 
 
 def test_the_old_output_stays_until_the_new_is_whole_and_a_failed_run_can_go_on(tmp_path):
@@ -107,7 +112,7 @@ def test_the_old_output_stays_until_the_new_is_whole_and_a_failed_run_can_go_on(
         command(output, overwrite=True, seed=2, writing=fail)
     assert contents(output) == "old"
     left = sorted(path.name for path in (tmp_path / "out.training").iterdir())
-    assert left == ["checkpoints", "run.json", "trained"]
+    assert left == ["checkpoints", TRAINED, "run.json"]
     with pytest.raises(InputError, match="holds a training run with another seed; remove it or name another"):
         command(output, overwrite=True, seed=3)
     assert contents(output) == "old"
