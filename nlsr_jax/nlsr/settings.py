@@ -38,9 +38,7 @@ from 0.3 to 0.7. All tables are made with these.
 (0.3, 0.4)
 """
 
-LIFTED = dataclasses.replace(
-    PUBLISHED, method="gain", sparsity=0.99, granularity="adapter", beta=1.0, rule="all"
-)
+LIFTED = dataclasses.replace(PUBLISHED, method="gain", sparsity=0.99, granularity="adapter", beta=1.0, rule="all")
 """For an adapter that was trained on the aligned model itself, with the model at hand that it was aligned from: one
 per cent of the entries, none beyond the direction of the alignment. Chosen on three cases of the toy world."""
 

@@ -11,10 +11,71 @@ import jax
 import numpy as np
 
 from nlsr_jax.adapter import Adapter, check_adapter, module_names
-from nlsr_jax.formats.peft import AdapterFile
+from nlsr_jax.formats.peft import AdapterFile, open_adapter
+from nlsr_jax.formats.record import Digests
 from nlsr_jax.formats.safetensors_files import empty_aligned
 from nlsr_jax.nlsr.direction import Direction
-from nlsr_jax.nlsr.lift import check_direction, direction_rows, lift_factors
+from nlsr_jax.nlsr.lift import Lifted, check_direction, direction_rows, lift_factors
+from nlsr_jax.pipeline.adapters import AdapterSource, Sources
+from nlsr_jax.pipeline.identification import base_files
+from nlsr_jax.pipeline.settings import Settings
+from nlsr_jax.pipeline.stages import Stages
+
+
+def open_lifted(settings: Settings, digests: Digests, stages: Stages) -> Sources:
+    """Open the customer's adapter, factor the direction of the alignment where there is one, and lift.
+
+    Args:
+      settings: of a run without an aligned adapter.
+      digests: where the inputs are added.
+      stages: where to report progress.
+
+    Raises:
+      InputError: an adapter or models that cannot be used.
+    """
+    assert settings.finetuned is not None
+    file = open_adapter(settings.finetuned)
+    digests.add("finetuned", settings.finetuned, [file.path / name for name in file.files])
+    direction = None
+    if settings.pretrained is not None:
+        direction = _direction(settings, file.shapes(), digests, stages)
+    weak, aligned, finetuned = (LiftedFile(file, direction, kind) for kind in Lifted._fields)
+    return Sources(aligned=aligned, weak=weak, finetuned=finetuned)
+
+
+def _direction(settings: Settings, shapes: Adapter, digests: Digests, stages: Stages) -> Direction:
+    from nlsr_jax.formats.safety_direction import safety_direction
+    from nlsr_jax.models.lora import check_modules
+
+    assert settings.base is not None
+    assert settings.pretrained is not None
+    names = module_names(shapes.factors)
+    check_modules(shapes, f"finetuned ({settings.finetuned})")
+    rank = settings.direction_rank or max(shapes.factors[name]["a"].shape[1] for name in names)
+    with stages("factor the direction"):
+        found = safety_direction(settings.base, settings.pretrained, rank=rank, modules=names)
+    digests.add("pretrained", settings.pretrained, base_files(settings.pretrained))
+    if not settings.needs_base:
+        digests.add("base", settings.base, base_files(settings.base))
+    left = np.concatenate([np.asarray(values) for values in found.residual.values()])
+    stages.say(
+        f"direction: base - pretrained at rank {rank} leaves out {left.mean():.2%} of the norm in the mean of "
+        f"{left.size} modules, {left.max():.2%} at most"
+    )
+    return found
+
+
+def trim(file: AdapterSource, masks: Mapping[str, Any], pruned: Mapping[str, Any]) -> "Trimmed":
+    """Return what the written adapter keeps of the rank axis.
+
+    Args:
+      file: the fine-tuned adapter of a lift.
+      masks: ``{module: {"a": [L, r_V + r, k], "b": [L, d, r_V + r]}}`` bool.
+      pruned: ``{module: [L]}`` bool, True = left alone.
+    """
+    assert isinstance(file, LiftedFile)
+    names = module_names(file.shapes().factors)
+    return Trimmed(file, {name: touched(masks[name], pruned[name], file.slot(name)) for name in names})
 
 
 class LiftedFile:
@@ -32,10 +93,18 @@ class LiftedFile:
     def __init__(self, file: AdapterFile, direction: Direction | None, kind: str):
         self._file, self._kind = file, kind
         self._direction = None if direction is None else direction.adapter
+        self.residual: Mapping[str, Any] = {} if direction is None else direction.residual
         self._own = file.shapes()
         check_adapter(self._own, "finetuned")
         check_direction(self._own, self._direction)
-        self.layout, self.notes = file.layout, list(file.notes) if kind == "finetuned" else []
+        self.path, self.layout = file.path, file.layout
+        written = kind == "finetuned"
+        self.notes = list(file.notes) if written else []
+        self.carried = file.carried if written else file.carried.without()
+
+    def notes_of_source(self) -> list[str]:
+        """Return no notes: the aligned and the weak adapter are made, not read."""
+        return []
 
     def check_layers(self, num_layers: int) -> None:
         """See ``AdapterFile.check_layers``."""
@@ -73,13 +142,27 @@ class Trimmed:
     """What the written adapter keeps of the rank axis: the customer's own, and of V what masks have touched.
 
     Args:
-      shapes: the lifted adapter, with ``jax.ShapeDtypeStruct`` leaves.
+      file: the fine-tuned adapter of a lift.
       kept: ``{module: [r_V + r]}`` bool.
     """
 
-    def __init__(self, shapes: Adapter, kept: Mapping[str, np.ndarray]):
+    def __init__(self, file: LiftedFile, kept: Mapping[str, np.ndarray]):
         self._index = {module: np.flatnonzero(keep) for module, keep in kept.items()}
-        self._shapes = shapes
+        self._file, self._shapes = file, file.shapes()
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a record says of the lift: ranks by module, and how much of V its rank leaves out."""
+        ranks = {
+            module: {
+                "own": leaf["a"].shape[1] - self._file.slot(module),
+                "direction": self._file.slot(module),
+                "written": int(self._index[module].size),
+            }
+            for module, leaf in self._shapes.factors.items()
+        }
+        residual = self._file.residual
+        left = {m: [float(value) for value in np.asarray(residual[m])] for m in ranks if m in residual}
+        return {"ranks": ranks, "residual": left}
 
     def shapes(self) -> Adapter:
         """Return the shapes of the written adapter."""
