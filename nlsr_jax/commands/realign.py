@@ -9,9 +9,9 @@ Without --aligned the base is the aligned model, such as an instruct model, and 
 --pretrained, the model that it was aligned from, the repair may go beyond it. The defaults are fixed then: the gain
 of 2 % of the entries, with --pretrained of 1 % and beta 1. The base may be left out where the adapter names it.
 
-With --aligned the defaults are the published settings, with which the tables are made (nlsr_jax.PUBLISHED). --automatic
-chooses amplification and sparsity by the calibration data. No base and no calibration data are needed with --masks FILE
-or with --method magnitude or random.
+With --aligned the defaults are the published settings, with which the tables are made (nlsr_jax.PUBLISHED).
+--automatic chooses amplification and sparsity by the calibration data. No base and no calibration data are needed
+with --masks FILE or with --method magnitude or random.
 
 The output folder receives the realigned adapter (PEFT), masks.safetensors, an Orbax copy of masks and pruning key,
 realignment.json and report.html. To repeat a run to the same bytes:
