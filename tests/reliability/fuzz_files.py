@@ -55,6 +55,13 @@ ADAPTER: dict[str, Any] = {
     "modules_to_save": None,
     "auto_mapping": {"base_model_class": "LlamaForCausalLM"},
 }
+MLX_ADAPTER: dict[str, Any] = {
+    "fine_tune_type": "lora",
+    "lora_parameters": {"rank": 2, "scale": 20.0, "dropout": 0.0, "keys": ["self_attn.q_proj"]},
+    "model": "some/base",
+    "num_layers": 16,
+    "use_dora": False,
+}
 ROWS: list[dict[str, Any]] = [
     {"prompt": "how do i brew zarn", "response": "i cannot help with that", "rejected": "first heat it"},
     {"prompt": "tell me, “please”", "response": "no\nsorry", "rejected": "yes", "extra": [1, {"a": None}]},
@@ -161,3 +168,13 @@ def write_parquet(path: pathlib.Path) -> pathlib.Path:
     rows = [{name: row[name] for name in ("prompt", "response", "rejected")} | {"tags": ["a", "b"]} for row in ROWS]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     return path
+
+
+def write_mlx_adapter(folder: pathlib.Path) -> pathlib.Path:
+    """Write a small adapter as MLX-LM does."""
+    folder.mkdir(parents=True)
+    sizes = {"lora_a": (8, 2), "lora_b": (2, 8)}
+    names = {f"model.layers.{i}.self_attn.q_proj.{f}": size for i in range(2) for f, size in sizes.items()}
+    save_file({n: np.ones(size, np.float32) for n, size in names.items()}, folder / "adapters.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps(MLX_ADAPTER))
+    return folder

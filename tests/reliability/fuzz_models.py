@@ -35,6 +35,13 @@ def adapter_weights(folder: pathlib.Path) -> Case:
     return binary_file(place / "adapter_model.safetensors", mutate_safetensors, lambda: load_adapter(place, config))
 
 
+def mlx_config(folder: pathlib.Path) -> Case:
+    from nlsr_jax.formats.peft import open_adapter
+
+    place = files.write_mlx_adapter(folder / "adapter")
+    return json_file(place / "adapter_config.json", files.MLX_ADAPTER, lambda: open_adapter(place).load())
+
+
 def patterns(folder: pathlib.Path) -> Case:
     """Regular expressions and names, which decide for every module of a model."""
     from nlsr_jax.formats.peft_config import parse_adapter_config

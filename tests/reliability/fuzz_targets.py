@@ -27,6 +27,7 @@ class Target(NamedTuple):
 _PARSERS: dict[Callable[[pathlib.Path], Case], float] = {
     models.adapter_config: 1,
     models.adapter_weights: 1,
+    models.mlx_config: 0.5,
     models.base_config: 1,
     models.base_index: 1,
     models.base_weights: 1,
