@@ -59,9 +59,9 @@ def _reason(error: BaseException) -> str:
 
 def _at_hand() -> str:
     """The platforms that JAX finds when it may choose; for a process that ends now."""
-    from jax.extend.backend import clear_backends
-
     with contextlib.suppress(Exception):
+        from jax.extend.backend import clear_backends
+
         clear_backends()
         jax.config.update("jax_platforms", "")
         jax.config.update("jax_platform_name", "")
