@@ -54,12 +54,21 @@ class CalibrationData:
       digests: where the files are added.
       stages: where to report progress.
       mesh: what the base is laid over; None for one device.
+      sources: the open adapter files; the one that the method runs with may carry an embedding of another size.
 
     Attributes:
       notes: what a user should know of the base, its tokenizer and the passes over the data so far.
     """
 
-    def __init__(self, settings: Settings, digests: Digests, stages: Stages, mesh: Mesh | None = None):
+    def __init__(
+        self,
+        settings: Settings,
+        digests: Digests,
+        stages: Stages,
+        mesh: Mesh | None = None,
+        sources: Sources | None = None,
+    ):
+        self._sources = sources
         self._settings, self._digests, self._stages, self._mesh = settings, digests, stages, mesh
         self._with: dict[str, tuple] = {}
         self.notes: list[str] = []
@@ -77,7 +86,7 @@ class CalibrationData:
         assert settings.calibration is not None
         with self._stages("read calibration data"):
             tokenizer = load_tokenizer(settings.base)
-            vocabulary = read_config(resolve(settings.base)).vocab_size
+            vocabulary = self._vocabulary(read_config(resolve(settings.base)))
             self.notes += [f"{settings.base}: {text}" for text in note_surplus(tokenizer, vocabulary)]
             data = load_calibration(
                 settings.calibration,
@@ -94,6 +103,15 @@ class CalibrationData:
             self._digests.add("calibration", settings.calibration, [path] if path.is_file() else [])
             _say_counts(data.counts, self._stages)
         return data
+
+    def _vocabulary(self, config) -> int:
+        """Return how many rows the embedding has that the rows will meet."""
+        from nlsr_jax.models.carried_ends import vocabulary
+
+        if self._sources is None:
+            return config.vocab_size
+        finetuned = self._settings.method in NEEDS_FINETUNED
+        return vocabulary((self._sources.target if finetuned else self._sources.aligned).carried, config)
 
     @functools.cached_property
     def base(self):
@@ -164,7 +182,7 @@ def obtain_masks(
     with stages("amplify"):
         reference = jax.block_until_ready(whole_reference(sources, settings))
     finetuned = whole_finetuned(sources, settings) if settings.method in NEEDS_FINETUNED else None
-    data = data or CalibrationData(settings, digests, stages)
+    data = data or CalibrationData(settings, digests, stages, sources=sources)
     base = data.base_with(sources.aligned if finetuned is None else sources.target)
     statistics, gradients = _calibrate(settings, reference, finetuned, base, data.batches(), stages)
     with stages("identify"):

@@ -72,7 +72,7 @@ def _identify_files(settings, output, overwrite, inputs, stages, digests, mesh):
         check_weak(settings, sources, warnings)
     for warning in warnings:
         stages.say(f"note: {warning}")
-    data = CalibrationData(settings, digests, stages, mesh)
+    data = CalibrationData(settings, digests, stages, mesh, sources)
     found = obtain_masks(settings, sources, key, digests, stages, data)
     for note in data.notes:
         stages.say(f"note: {note}")

@@ -138,7 +138,7 @@ def _realign_files(settings, whole, recorded, automatic, chosen, stages, digests
             check_weak(settings, sources, warnings, repeated=recorded is not None)
             known = measure_lineage(sources, settings)
             verdict = check(known)
-    data = CalibrationData(settings, digests, stages, mesh)
+    data = CalibrationData(settings, digests, stages, mesh, sources)
     if automatic is not None:
         settings, chosen = choose_for(settings, automatic, sources, data, stages)
         stages.say(describe_choice(chosen))
