@@ -42,7 +42,7 @@ def cold_start(rounds: int) -> dict:
 
 
 def run_help() -> float:
-    """Return the seconds of the help; absl ends it with 1."""
+    """Return the seconds of the help."""
     started = time.perf_counter()
     done = subprocess.run(_HELP, capture_output=True, text=True, check=False)
     if "--calibration" not in done.stdout:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nlsr_jax.errors import InputError
     from nlsr_jax.formats.mask_files import load_masks, save_masks
     from nlsr_jax.formats.peft import load_adapter, load_carried, save_adapter
+    from nlsr_jax.formats.safety_direction import safety_direction
     from nlsr_jax.models import (
         apply_carried,
         collect_gradients,
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
     from nlsr_jax.modules import MODULES
     from nlsr_jax.nlsr.amplify import amplify
     from nlsr_jax.nlsr.correction import correct
+    from nlsr_jax.nlsr.direction import Direction
     from nlsr_jax.nlsr.identify import identify
+    from nlsr_jax.nlsr.lift import Lifted, lift
     from nlsr_jax.nlsr.lineage import lineage, unrelated_modules
     from nlsr_jax.nlsr.low_rank import project_low_rank
     from nlsr_jax.nlsr.many import realign_many
@@ -43,7 +46,9 @@ __all__ = [
     "MODULES",
     "PUBLISHED",
     "Adapter",
+    "Direction",
     "InputError",
+    "Lifted",
     "Realigned",
     "Statistics",
     "amplify",
@@ -59,6 +64,7 @@ __all__ = [
     "generate",
     "identify",
     "init_statistics",
+    "lift",
     "lineage",
     "load_adapter",
     "load_carried",
@@ -70,6 +76,7 @@ __all__ = [
     "pruning_probability",
     "realign",
     "realign_many",
+    "safety_direction",
     "save_adapter",
     "save_masks",
     "similarity",
@@ -85,12 +92,15 @@ __getattr__, __dir__ = lazily(
         "nlsr_jax.errors": "InputError",
         "nlsr_jax.formats.mask_files": "load_masks save_masks",
         "nlsr_jax.formats.peft": "load_adapter load_carried save_adapter",
+        "nlsr_jax.formats.safety_direction": "safety_direction",
         "nlsr_jax.models": "apply_carried collect_gradients collect_loss_gradient collect_statistics generate "
         "load_model logits",
         "nlsr_jax.modules": "MODULES",
         "nlsr_jax.nlsr.amplify": "amplify",
         "nlsr_jax.nlsr.correction": "correct",
+        "nlsr_jax.nlsr.direction": "Direction",
         "nlsr_jax.nlsr.identify": "identify",
+        "nlsr_jax.nlsr.lift": "Lifted lift",
         "nlsr_jax.nlsr.lineage": "lineage unrelated_modules",
         "nlsr_jax.nlsr.low_rank": "project_low_rank",
         "nlsr_jax.nlsr.many": "realign_many",

@@ -38,13 +38,12 @@ def check_opened(error: BaseException) -> None:
 
 
 def _describe(error: BaseException) -> str:
-    asked = [f"{name} is {os.environ[name]!r}" for name in _ASKED if os.environ.get(name)]
-    if not asked:
+    given = [name for name in _ASKED if os.environ.get(name)]
+    if not given:
         return f"JAX cannot open its devices ({_reason(error)}); JAX_PLATFORMS=cpu computes without them"
-    names = " and ".join(asked)
-    advice = f"set {_ASKED[0]} to a platform that is, or unset it" if len(asked) == 1 else "unset them"
-    advice = advice.replace(_ASKED[0], next(name for name in _ASKED if os.environ.get(name)))
-    return f"{names}, and there is no such device ({_reason(error)}); at hand: {_at_hand()}; {advice}"
+    asked = " and ".join(f"{name} is {os.environ[name]!r}" for name in given)
+    advice = "unset them" if len(given) > 1 else f"set {given[0]} to a platform that is, or unset it"
+    return f"{asked}, and there is no such device ({_reason(error)}); at hand: {_at_hand()}; {advice}"
 
 
 def _reason(error: BaseException) -> str:
@@ -59,14 +58,11 @@ def _reason(error: BaseException) -> str:
 
 def _at_hand() -> str:
     """The platforms that JAX finds when it may choose; for a process that ends now."""
-    from jax.extend.backend import clear_backends
-
     with contextlib.suppress(Exception):
+        from jax.extend.backend import backends, clear_backends
+
         clear_backends()
         jax.config.update("jax_platforms", "")
         jax.config.update("jax_platform_name", "")
-        found = [device.platform for device in jax.devices()]
-        return ", ".join(
-            f"{name} ({found.count(name)})" for name in dict.fromkeys([*found, "cpu"]) if name in found
-        )
+        return ", ".join(f"{name} ({client.device_count()})" for name, client in backends().items())
     return "none that JAX can open"

@@ -30,7 +30,6 @@ MOST_DAYS = 30
 _CPU = pathlib.Path("/proc/cpuinfo")
 _ENTRY = "-cache"  # how JAX ends the name of a program's file
 _KEPT, _RUN = "jaxlib-", "run-"
-_FOLDER = re.compile(r"jaxlib-[0-9][\w.+]*-[0-9a-f]{12}|run-[a-z0-9_]{8}")
 _OF_JAX = re.compile(r".+-(cache|atime)|xla_gpu_.+")
 """What JAX puts into the folder of a run: programs, when they were used, and the tuning of a GPU."""
 _OFF = ("0", "false", "f", "no", "n", "off")
@@ -109,7 +108,7 @@ def tidy(root: pathlib.Path) -> None:
 
 
 def _folders(root: pathlib.Path) -> list[pathlib.Path]:
-    found = (path for path in root.iterdir() if _FOLDER.fullmatch(path.name))
+    found = (path for path in root.iterdir() if path.name.startswith((_KEPT, _RUN)))
     return [path for path in found if path.is_dir() and not path.is_symlink()]
 
 

@@ -85,6 +85,10 @@ class Carried:
         """What stands before the list of layers in the module paths of the text model."""
         return self.stack.prefix
 
+    def without(self) -> "Carried":
+        """Return an empty one, for an adapter that is made from the factors of this file alone."""
+        return Carried(self._file, [], self.stack, Extras())
+
     def __bool__(self) -> bool:
         return bool(self.tensors)
 

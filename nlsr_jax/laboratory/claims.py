@@ -22,9 +22,15 @@ class Claims:
     """
 
     def __init__(self, folder: pathlib.Path):
-        # One handle: to close any other of the same file would give all claims of this process up.
-        self._handle = os.open(folder / FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        weakref.finalize(self, os.close, self._handle)
+        self._folder = folder
+        self._opened: int | None = None
+
+    def _handle(self) -> int:
+        """The open file; one for all claims, since to close another would give all of this process up."""
+        if self._opened is None:
+            self._opened = os.open(self._folder / FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            weakref.finalize(self, os.close, self._opened)
+        return self._opened
 
     @contextlib.contextmanager
     def claim(self, name: str, *, wait: bool = True) -> Iterator[bool]:
@@ -38,8 +44,9 @@ class Claims:
           Whether the name is held: False where another process holds it and ``wait`` is False.
         """
         place = int(hashlib.sha256(name.encode()).hexdigest()[:15], 16)
+        handle = self._handle()
         try:
-            fcntl.lockf(self._handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, place)
+            fcntl.lockf(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, place)
         except (BlockingIOError, PermissionError):
             yield False
             return
@@ -49,4 +56,4 @@ class Claims:
         try:
             yield True
         finally:
-            fcntl.lockf(self._handle, fcntl.LOCK_UN, 1, place)
+            fcntl.lockf(handle, fcntl.LOCK_UN, 1, place)

@@ -116,7 +116,7 @@ def print_table(rows: Sequence[Mapping]) -> None:
     from rich.table import Table
 
     table = Table(title=f"{rows[0]['task']}, {rows[0]['poison_ratio']:.0%} poison, seed {rows[0]['seed']}")
-    table.add_column("model")
+    table.add_column("model", no_wrap=True)
     columns = {
         "HS %": "hs",
         "FA %": "fa",

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -23,7 +23,8 @@ from nlsr_jax.adapter import (
 )
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.numbers import check_finite
-from nlsr_jax.formats.peft import AdapterFile, open_adapter
+from nlsr_jax.formats.peft import AdapterFile, PeftLayout, open_adapter
+from nlsr_jax.formats.peft_carried import Carried
 from nlsr_jax.formats.record import Digests
 from nlsr_jax.formats.safetensors_files import empty_aligned
 from nlsr_jax.nlsr.amplify import amplify
@@ -33,15 +34,30 @@ from nlsr_jax.pipeline.advice import SMALLER
 from nlsr_jax.pipeline.settings import Settings
 
 
+class AdapterSource(Protocol):
+    """What the pipeline asks of an adapter: an ``AdapterFile``, or one that is made from such files."""
+
+    path: pathlib.Path
+    layout: PeftLayout
+    carried: Carried
+    notes: list[str]
+
+    def notes_of_source(self) -> list[str]: ...
+    def check_layers(self, num_layers: int) -> None: ...
+    def shapes(self) -> Adapter: ...
+    def factors(self, module: str, rows: slice = ...) -> dict[str, np.ndarray]: ...
+    def load(self) -> Adapter: ...
+
+
 class Sources(NamedTuple):
     """The open adapter files of a run; ``weak`` may be absent, ``finetuned`` only where it is not used."""
 
-    aligned: AdapterFile
-    weak: AdapterFile | None = None
-    finetuned: AdapterFile | None = None
+    aligned: AdapterSource
+    weak: AdapterSource | None = None
+    finetuned: AdapterSource | None = None
 
     @property
-    def target(self) -> AdapterFile:
+    def target(self) -> AdapterSource:
         """The fine-tuned adapter's file."""
         assert self.finetuned is not None
         return self.finetuned
@@ -89,7 +105,7 @@ def check_base(sources: Sources, settings: Settings) -> None:
     from nlsr_jax.models.lora import check_adapter_fits, check_modules
 
     assert settings.base is not None
-    given = [(name, getattr(sources, name)) for name in sources._fields if getattr(sources, name) is not None]
+    given = [(name, getattr(sources, name)) for name in sources._fields if getattr(settings, name)]
     names = {name: f"{name} ({getattr(settings, name)})" for name, _ in given}
     for name, file in given:
         check_modules(file.shapes(), names[name])
@@ -145,7 +161,7 @@ def nameless(piece: Adapter) -> Adapter:
     return Adapter({ANY: factors}, {ANY: next(iter(scaling.values()))} if isinstance(scaling, Mapping) else scaling)
 
 
-def read_piece(file: AdapterFile, chunk: Chunk) -> Adapter:
+def read_piece(file: AdapterSource, chunk: Chunk) -> Adapter:
     """Read the layers of one chunk as an adapter of their own."""
     return _piece(file.shapes(), chunk, file.factors(chunk.module, chunk.rows))
 
@@ -178,6 +194,10 @@ class Lineage(NamedTuple):
     figures: dict[str, PerModule]
     zero_aligned: dict[str, PerModule]
     zero_finetuned: dict[str, PerModule]
+
+
+NOT_MEASURED = Lineage({}, {}, {})
+"""Of adapters that were lifted: they have one A because it was stacked for all of them."""
 
 
 class Pieces(NamedTuple):

@@ -1,9 +1,16 @@
 """Do the adapters of a run name the base that it is given, as far as names tell?"""
 
+import dataclasses
 import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
+
+from nlsr_jax.errors import InputError
+from nlsr_jax.formats.json_files import read_json_object
+from nlsr_jax.formats.paths import expand, is_folder
+from nlsr_jax.pipeline.settings import Settings
+from nlsr_jax.pipeline.stages import Stages
 
 _CACHED = re.compile(r"models--[^/]+?--([^/]+)/snapshots/[^/]+$")
 _QUANTISED = re.compile(
@@ -54,3 +61,37 @@ def note_bases(named: Mapping[str, Any]) -> list[str]:
         f"the base models differ by name: {shown}; adapters of different bases have nothing in common, "
         "so make sure that these are one model"
     ]
+
+
+def with_named_base(settings: Settings, stages: Stages) -> Settings:
+    """Return the settings with the base that the fine-tuned adapter's config names, where none is given.
+
+    Args:
+      settings: of the run.
+      stages: where to say so.
+
+    Returns:
+      The settings unchanged where the run needs no base, or the name is neither a folder that is there nor a model
+      in the hub's cache.
+    """
+    if settings.base or not settings.finetuned or not (settings.needs_base or settings.pretrained):
+        return settings
+    try:
+        config = read_json_object(expand(settings.finetuned) / "adapter_config.json", "adapter config")
+    except InputError:  # said where the adapter is opened
+        return settings
+    name = config.get("base_model_name_or_path")
+    if not isinstance(name, str) or not name or not (is_folder(name) or _is_cached(name)):
+        return settings
+    stages.say(f"base: {name}, which {settings.finetuned} names")
+    return dataclasses.replace(settings, base=name)
+
+
+def _is_cached(name: str) -> bool:
+    """Say whether the hub's cache holds a model."""
+    import huggingface_hub
+
+    try:
+        return isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json"), str)
+    except (ValueError, OSError):  # no id of the hub
+        return False

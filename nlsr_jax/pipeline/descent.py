@@ -128,14 +128,16 @@ def describe_verdict(verdict: Verdict) -> dict[str, Any]:
 
 
 def describe_module(figures, module: str, row: int) -> dict[str, float]:
-    """Return what a record says of the lineage of one module of one layer."""
+    """Return what a record says of the lineage of one module of one layer; nothing where it was not measured."""
+    if module not in figures:
+        return {}
     found = {name: float(values[row]) for name, values in figures[module].items()}
     return {"lineage": found["product"], **{f"lineage_{name}": value for name, value in found.items()}}
 
 
 def note_base_names(settings: Settings, sources: Sources) -> list[str]:
     """Say where ``--base`` and the adapters' configs name different models."""
-    files = {name: file for name, file in sources._asdict().items() if file is not None}
+    files = {name: file for name, file in sources._asdict().items() if getattr(settings, name)}
     named = {name: file.layout.config.get("base_model_name_or_path") for name, file in files.items()}
     return note_bases({"--base": settings.base, **named})
 

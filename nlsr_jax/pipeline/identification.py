@@ -13,11 +13,11 @@ from jax.sharding import Mesh
 from nlsr_jax.adapter import Adapter, layer_indices, module_names
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.mask_files import MaskFile
-from nlsr_jax.formats.peft import AdapterFile
 from nlsr_jax.formats.record import Digests
 from nlsr_jax.nlsr.identify import NEEDS_FINETUNED, NEEDS_STATISTICS, identify
 from nlsr_jax.nlsr.similarity import check_masks
 from nlsr_jax.pipeline.adapters import (
+    AdapterSource,
     Chunk,
     Sources,
     amplify_pieces,
@@ -105,10 +105,10 @@ class CalibrationData:
         with self._stages("read base model"):
             dtype = jnp.dtype(settings.dtype)
             found = load_model(settings.base, dtype=dtype, mesh=self._mesh, note=self.notes.append)
-            self._digests.add("base", settings.base, _base_files(settings.base))
+            self._digests.add("base", settings.base, base_files(settings.base))
         return found
 
-    def base_with(self, file: AdapterFile) -> tuple:
+    def base_with(self, file: AdapterSource) -> tuple:
         """Return ``(model, params)`` with what an adapter's file carries besides its factors.
 
         ``notes`` receives what of it the base has no place for.
@@ -251,7 +251,8 @@ def _say_counts(counts, stages):
     )
 
 
-def _base_files(base: str) -> list[pathlib.Path]:
+def base_files(base: str) -> list[pathlib.Path]:
+    """Return the files of a local model directory that are digested; none of a hub id."""
     folder = pathlib.Path(base)
     if not folder.is_dir():
         return []

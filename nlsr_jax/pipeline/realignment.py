@@ -26,6 +26,7 @@ from nlsr_jax.nlsr.pruning import unclipped_probability
 from nlsr_jax.nlsr.realign import repaired_layers
 from nlsr_jax.parallel import is_first
 from nlsr_jax.pipeline.adapters import (
+    NOT_MEASURED,
     Lineage,
     check_base,
     check_reference,
@@ -33,9 +34,11 @@ from nlsr_jax.pipeline.adapters import (
     open_sources,
     source_notes,
 )
+from nlsr_jax.pipeline.base_names import with_named_base
 from nlsr_jax.pipeline.choosing import AUTOMATIC, choose_for, describe_choice, doubt_choice, note_choice
 from nlsr_jax.pipeline.descent import check_lineage, check_weak, describe_module, describe_verdict, note_base_names
 from nlsr_jax.pipeline.identification import CalibrationData, Masks, obtain_masks
+from nlsr_jax.pipeline.lifting import Trimmed, open_lifted, trim
 from nlsr_jax.pipeline.restoration import Decision, compare, decide, write_restored
 from nlsr_jax.pipeline.settings import Settings, check_settings, name_inputs, with_absolute_paths
 from nlsr_jax.pipeline.stages import Stages
@@ -90,7 +93,13 @@ def realign_files(
     if automatic is not None:
         if settings.masks is not None:
             raise InputError("--masks are given together with --automatic, which finds them; leave one of them out")
+        if settings.lifts:
+            raise InputError(
+                "--automatic is given without --aligned; it chooses for adapters of one lineage, and an adapter on "
+                "the aligned model itself has fixed settings: leave --automatic out"
+            )
         settings = dataclasses.replace(settings, **AUTOMATIC)
+    settings = with_named_base(settings, stages)
     check_settings(settings)
     settings = with_absolute_paths(settings)
     inputs = {**name_inputs(settings), **(read or {})}
@@ -107,7 +116,7 @@ def _realign_files(settings, whole, recorded, automatic, chosen, stages, digests
     key = jax.random.key(settings.seed)
     warnings: list[str] = []
     with stages("read adapters"):
-        sources = open_sources(settings, digests)
+        sources = open_lifted(settings, digests, stages) if settings.lifts else open_sources(settings, digests)
         check_reference(sources, settings)
         check_base(sources, settings)
         if settings.layers is not None:
@@ -122,7 +131,9 @@ def _realign_files(settings, whole, recorded, automatic, chosen, stages, digests
         return check_lineage(settings, sources.target.shapes(), lineage, warnings, stages, repeated=again)
 
     known = verdict = None
-    if settings.masks is None:  # before anything costly
+    if settings.lifts:
+        known = NOT_MEASURED
+    elif settings.masks is None:  # before anything costly
         with stages("check lineage"):
             check_weak(settings, sources, warnings, repeated=recorded is not None)
             known = measure_lineage(sources, settings)
@@ -142,33 +153,37 @@ def _realign_files(settings, whole, recorded, automatic, chosen, stages, digests
     warnings += data.notes
     pruning_key = stream(key, "pruning")
 
-    def decided() -> tuple[dict, Decision]:
+    def decided() -> tuple[dict, Decision, Trimmed | None]:
         with stages("compare"):
             found = compare(masks.masks, sources, settings, known)
-            descent = verdict or check(found.lineage)
+            descent = None if settings.lifts else verdict or check(found.lineage)
             decision = decide(pruning_key, found, sources, settings)
+            trimmed = trim(sources.target, masks.masks, decision.pruned) if settings.lifts else None
         _note_decision(settings, decision, warnings)
         with stages("digest inputs"):
             inputs = digests.result()
             if recorded is not None:
                 records.check_digests(recorded, inputs, "record")
         record = _describe(settings, key, pruning_key, inputs, masks, sources, found.lineage, decision, warnings)
-        record["lineage"] = describe_verdict(descent)
+        if descent is not None:
+            record["lineage"] = describe_verdict(descent)
+        if trimmed is not None:
+            record["lift"] = trimmed.describe()
         if chosen is not None:
             record["automatic"] = chosen
         said = [*bases, *((chosen or {}).get("doubts", []))]
         _say_notes([warning for warning in warnings if warning not in said], stages)
-        return record, decision
+        return record, decision, trimmed
 
     if not is_first():
         return decided()[0]
     with whole() as folder, concurrent.futures.ThreadPoolExecutor(1) as pool:
         # The disk takes them while the processor compares.
         kept = pool.submit(_keep_masks, folder, settings, masks, sources.target.shapes(), pruning_key)
-        record, decision = decided()
+        record, decision, trimmed = decided()
         if kept.done():
             kept.result()  # an error, before the rest is written for nothing
-        _write(folder, settings, record, masks, kept, decision, sources, stages, draw)
+        _write(folder, settings, record, masks, kept, (decision, trimmed), sources, stages, draw)
     return record
 
 
@@ -179,7 +194,7 @@ def _say_notes(notes, stages) -> None:
 
 def _note_decision(settings, decision: Decision, warnings):
     zero = sum(int(np.sum(z)) for z in decision.zero_norm.values())
-    if zero:
+    if zero and not settings.lifts:  # whose aligned adapter is zero
         warnings.append(f"{zero} modules have a masked product of zero; their similarity is set to 0")
     if settings.rule == "probability":
         raw = unclipped_probability(decision.similarity, settings.base_probability, settings.increment)
@@ -194,7 +209,8 @@ def _note_decision(settings, decision: Decision, warnings):
 def _describe(settings, key, pruning_key, inputs, masks: Masks, sources, lineage, decision, warnings) -> dict:
     modules = _describe_modules(sources.target.shapes(), lineage.figures, decision)
     repaired = [m for m in modules if not m["pruned"]]
-    names = ("base", "aligned", "finetuned", "weak", "calibration", "masks")
+    lifted = ("pretrained",) if settings.lifts else ()
+    names = ("base", "aligned", "finetuned", "weak", *lifted, "calibration", "masks")
     return {
         "format": records.FORMAT,
         "format_version": records.VERSION,
@@ -243,12 +259,11 @@ def _describe_modules(shapes: Adapter, figures, decision: Decision) -> list[dict
     return sorted(entries, key=lambda entry: entry["layer"])
 
 
-def _write(
-    folder, settings, record, masks: Masks, kept: concurrent.futures.Future, decision, sources, stages, draw
-):
+def _write(folder, settings, record, masks: Masks, kept: concurrent.futures.Future, decided, sources, stages, draw):
+    decision, trimmed = decided
     with stages("write"):
         figures = _DRAWING.submit(draw, record)
-        digests, notes = write_restored(folder, decision, masks.masks, sources, settings)
+        digests, notes = write_restored(folder, decision, masks.masks, sources, settings, trimmed)
         digests |= kept.result()
         record["warnings"] += notes
         _say_notes(notes, stages)

@@ -40,6 +40,7 @@ from nlsr_jax.pipeline.adapters import (
 )
 from nlsr_jax.pipeline.advice import SMALLER
 from nlsr_jax.pipeline.identification import count_kept, mask_piece
+from nlsr_jax.pipeline.lifting import Trimmed
 from nlsr_jax.pipeline.settings import Settings
 
 
@@ -162,7 +163,12 @@ def _check_similarity(similarity: PerModule, sources: Sources, settings: Setting
 
 
 def write_restored(
-    folder: pathlib.Path, decision: Decision, masks: Mapping[str, Any], sources: Sources, settings: Settings
+    folder: pathlib.Path,
+    decision: Decision,
+    masks: Mapping[str, Any],
+    sources: Sources,
+    settings: Settings,
+    trimmed: Trimmed | None = None,
 ) -> tuple[dict[str, str], list[str]]:
     """Write the realigned adapter: repaired layers corrected, all others as they are in the fine-tuned file.
 
@@ -170,6 +176,7 @@ def write_restored(
       folder: a folder that exists.
       decision: from ``decide``.
       masks, sources, settings: as for ``compare``.
+      trimmed: what is kept of the rank axis of a lifted adapter; None for all of it.
 
     Returns:
       The SHA-256 of the weights by file name, and notes of what the fine-tuned adapter's type has lost.
@@ -190,14 +197,19 @@ def write_restored(
         finetuned = read_finetuned(sources, chunk, settings)
         return finetuned, read_pieces(sources, chunk), mask_piece(masks, chunk)
 
-    widened = _widened(shapes) if product else shapes
+    def arranged(module: str, factors: Mapping[str, Any], *, alone: bool = False) -> Mapping[str, Any]:
+        if trimmed is not None:
+            return trimmed.factors(module, factors)
+        return _padded(factors) if product and alone else factors
+
+    written = trimmed.shapes() if trimmed is not None else _widened(shapes) if product else shapes
     lost = _Lost(shapes, settings)
     made = f"the reference is made with beta {settings.beta:g}; {SMALLER}"
-    with AdapterWriter(widened, folder, layout=sources.target.layout, made=made) as writer, behind() as later:
+    with AdapterWriter(written, folder, layout=sources.target.layout, made=made) as writer, behind() as later:
         for chunk, (finetuned, pieces, mask) in ahead(itertools.starmap(one_layer, writer.order()), read):
             if pieces is None:
-                factors = finetuned.factors[chunk.module]
-                later(writer.write, chunk.module, _padded(factors) if product else factors, chunk.rows)
+                alone = arranged(chunk.module, finetuned.factors[chunk.module], alone=True)
+                later(writer.write, chunk.module, alone, chunk.rows)
                 continue
             corrected, gone = _restore(
                 nameless_pieces(pieces),
@@ -209,7 +221,7 @@ def write_restored(
                 rank=settings.rank,
                 space=settings.space,
             )
-            later(writer.write, chunk.module, corrected.factors[ANY], chunk.rows)
+            later(writer.write, chunk.module, arranged(chunk.module, corrected.factors[ANY]), chunk.rows)
             later(lost.add, chunk, gone)
     return writer.digests(), lost.notes()
 

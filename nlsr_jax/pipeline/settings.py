@@ -31,6 +31,9 @@ class Settings:
       calibration: rows with ``prompt`` and ``response`` (and ``rejected`` for preference SNIP), or in another shape
         that ``nlsr_jax.data.answered`` reads.
       prompt_field, response_field, rejected_field: the columns of the calibration rows; None for those to be found.
+      pretrained: the model that the base was aligned from, where ``aligned`` is None: then the base is the aligned
+        model, and the adapters are lifted; see ``nlsr_jax.lift``.
+      direction_rank: rank of the direction base − pretrained; None for the fine-tuned adapter's.
       masks: a ``masks.safetensors`` to use in place of identification.
       seed: of the run's PRNG key.
       beta, amplification_space, rank: pre-amplification.
@@ -48,6 +51,8 @@ class Settings:
     finetuned: str | None = None
     weak: str | None = None
     calibration: str | None = None
+    pretrained: str | None = None
+    direction_rank: int | None = None
     masks: str | None = None
     seed: int = 0
     beta: float = PUBLISHED.beta
@@ -79,8 +84,13 @@ class Settings:
         """Whether the base model and calibration data are read."""
         return self.masks is None and self.method in NEEDS_STATISTICS + NEEDS_GRADIENTS
 
+    @property
+    def lifts(self) -> bool:
+        """Whether the base is the aligned model, and the adapters of the run are lifted."""
+        return self.aligned is None
 
-PATHS = ("base", "aligned", "finetuned", "weak", "calibration", "masks")
+
+PATHS = ("base", "aligned", "finetuned", "weak", "pretrained", "calibration", "masks")
 
 
 def name_inputs(settings: Settings) -> dict[str, str | None]:
@@ -117,7 +127,7 @@ def check_settings(settings: Settings, *, realign: bool = True) -> None:
     for name in ("prompt_field", "response_field", "rejected_field"):
         if getattr(settings, name) == "":
             raise InputError(f"--{name} is empty; give the name of a column, or leave it out")
-    for name, least in (("batch_size", 1), ("max_length", 2), ("rank", 1)):
+    for name, least in (("batch_size", 1), ("max_length", 2), ("rank", 1), ("direction_rank", 1)):
         value = getattr(settings, name)
         if value is not None and value < least:
             raise InputError(f"--{name} is {value}; expected at least {least}")
@@ -126,11 +136,14 @@ def check_settings(settings: Settings, *, realign: bool = True) -> None:
 
 
 def _check_inputs(settings, realign):
-    needed = ("aligned", "finetuned") if realign else ("aligned",)
-    for name in needed:
-        if not getattr(settings, name):
-            advice = f". {FRESH_ADVICE}" if name == "aligned" and realign else ""
-            raise InputError(f"--{name} is missing; give the PEFT directory of the {name} adapter{advice}")
+    needed = "finetuned" if realign else "aligned"
+    if not getattr(settings, needed):
+        raise InputError(f"--{needed} is missing; give the PEFT directory of the {needed} adapter")
+    if realign and settings.lifts:
+        _check_lift(settings)
+    elif settings.pretrained or settings.direction_rank is not None:
+        name = "pretrained" if settings.pretrained else "direction_rank"
+        raise InputError(f"--{name} is for adapters without --aligned; leave one of them out")
     if not realign and settings.method in NEEDS_FINETUNED:
         raise InputError(
             f"--method {settings.method} compares with a fine-tuned adapter, which masks alone do not have; "
@@ -143,6 +156,36 @@ def _check_inputs(settings, realign):
                     f"--{name} is missing; method {settings.method!r} needs it "
                     "(or give --masks, or --method magnitude or random)"
                 )
+
+
+def _check_lift(settings) -> None:
+    """Check what concerns a run without an aligned adapter, whose base is the aligned model.
+
+    Raises:
+      InputError: what is missing, or has no meaning where the aligned adapter is zero.
+    """
+    if not settings.base and (settings.needs_base or settings.pretrained):
+        raise InputError(f"--aligned is missing; give the PEFT directory of the aligned adapter. {FRESH_ADVICE}")
+    if settings.weak:
+        raise InputError(
+            "--weak is given without --aligned; --pretrained is the model that the base was aligned from"
+        )
+    if settings.pretrained is None:
+        if settings.direction_rank is not None:
+            raise InputError("--direction_rank is given without --pretrained, whose difference to the base has it")
+        if settings.beta:
+            raise InputError(
+                f"--beta is {settings.beta:g}, and neither --aligned nor --pretrained says in which direction: "
+                "give one of them, or --beta 0"
+            )
+    if settings.masks is None and not settings.beta and settings.method not in ("gain", "random"):
+        raise InputError(
+            f"--method {settings.method} scores the entries of the reference, which are zero where the base itself "
+            "is the aligned model and nothing is amplified; take --method gain"
+        )
+    for name, allowed in (("amplification_space", "factors"), ("space", "factors"), ("basis", "as_is")):
+        if getattr(settings, name) != allowed:
+            raise InputError(f"--{name} is {getattr(settings, name)}; without --aligned expected {allowed}")
 
 
 def _check_choices(settings):

@@ -43,6 +43,18 @@ def lineage_map(modules: Sequence[Module]) -> str:
         return to_svg(figure, "lineage", f"Map of the lineage of {len(known)} modules")
 
 
+def replaced_map(modules: Sequence[Module]) -> str:
+    """Draw the share of replaced entries by layer and module, in per cent."""
+    with drawing():
+        figure = new_figure(1.1 + _CELL * len(_axes(modules)[1]))
+        axes = figure.add_subplot()
+        shares = [100 * (m.replaced or 0) / (m.size or 1) for m in modules]
+        mesh = _map(axes, modules, shares, "viridis")
+        figure.colorbar(mesh, ax=axes, label="entries replaced (%)", pad=0.01, fraction=0.05)
+        axes.set_xlabel("decoder layer")
+        return to_svg(figure, "replaced", f"Map of the share of replaced entries of {len(modules)} modules")
+
+
 def repair_map(modules: Sequence[Module]) -> str:
     """Draw the chance of repair by layer and module, with the repairs counted along both margins."""
     with drawing():

@@ -6,6 +6,8 @@ SETTINGS = {
     "base": "The base model that all adapters sit on; it is read only to find the safety-critical entries.",
     "aligned": "The aligned adapter: safe behaviour before fine-tuning, and the source of the reference.",
     "finetuned": "The fine-tuned adapter that was repaired.",
+    "pretrained": "The model that the base was aligned from; the base itself is the aligned model then.",
+    "direction_rank": "Rank that holds the difference of base and pretrained model; not set means the adapter's.",
     "weak": "A less aligned adapter, from which the reference is extrapolated; not set means zero.",
     "calibration": "Harmful prompts with safe answers, used to find the safety-critical entries.",
     "masks": "Ready masks of safety-critical entries, used instead of finding them.",
@@ -51,6 +53,7 @@ INPUTS = {
     "aligned": "aligned adapter",
     "finetuned": "fine-tuned adapter",
     "weak": "weak adapter",
+    "pretrained": "pretrained model",
     "calibration": "calibration data",
     "masks": "ready masks",
 }

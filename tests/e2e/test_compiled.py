@@ -122,6 +122,19 @@ def test_what_a_killed_run_left_goes_and_what_a_live_one_holds_stays(tmp_path, s
     end()
 
 
+def test_what_is_not_a_compiled_program_stays(tmp_path):
+    for folder, name in (("run-thesis", "thesis.txt"), ("jaxlib-notes", "notes.txt")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "jit_it-cache").write_bytes(b"program")
+        (tmp_path / folder / name).write_text("mine")
+        os.utime(tmp_path / folder / name, (0, 0))
+    (tmp_path / "run-link").symlink_to(tmp_path / "run-thesis")
+    compiled.tidy(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"run-thesis", "jaxlib-notes", "run-link"}
+    assert (tmp_path / "run-thesis" / "thesis.txt").read_text() == "mine"
+    assert (tmp_path / "jaxlib-notes" / "notes.txt").read_text() == "mine"
+
+
 def test_what_nobody_uses_goes_after_a_month_whatever_the_version(tmp_path):
     for name, days in (("old", 31), ("new", 29)):
         folder = tmp_path / f"jaxlib-{name}-0123"

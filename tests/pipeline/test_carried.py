@@ -159,3 +159,16 @@ def save_wide(inputs, folder):
     shutil.copytree(inputs / "finetuned", folder / "wide")
     add(folder / "wide", {f"{WRAPPER}lm_head.weight": array(0, 9, 24)}, modules_to_save=["lm_head"])
     return folder / "wide"
+
+
+@pytest.mark.parametrize("case", ["lm_head_targeted", "modules_to_save_embeddings"])
+@pytest.mark.parametrize("method", ["magnitude", "random"])
+def test_the_cases_from_the_field(shared_data, tmp_path, case, method):
+    folder = shared_data.parent / "cases" / case
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not at hand")
+    given = Settings(aligned=str(folder), finetuned=str(folder), method=method)
+    record = realign_files(given, tmp_path / "out")
+    assert record["summary"]["modules"] == 28
+    assert carried_bytes(tmp_path / "out") == carried_bytes(folder)
+    assert any("carried unchanged" in line for line in record["warnings"])

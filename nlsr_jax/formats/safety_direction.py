@@ -1,0 +1,89 @@
+"""The direction of an alignment out of two model directories, read one matrix at a time."""
+
+import os
+from collections.abc import Callable, Collection
+
+import jax
+import numpy as np
+
+from nlsr_jax.adapter import Adapter
+from nlsr_jax.errors import InputError
+from nlsr_jax.formats.hugging_face import open_weights, read_config, resolve
+from nlsr_jax.formats.safetensors_files import SafetensorsFile
+from nlsr_jax.modules import MODULES
+from nlsr_jax.nlsr.direction import Direction, factor_matrix
+from nlsr_jax.random_streams import stream
+
+
+def safety_direction(
+    base: str | os.PathLike,
+    pretrained: str | os.PathLike,
+    *,
+    rank: int,
+    modules: Collection[str] | None = None,
+    seed: int = 0,
+    progress: Callable[[str, int], None] | None = None,
+) -> Direction:
+    """Factor V = W_base − W_pretrained of every module by a truncated SVD.
+
+    Two matrices are in memory at a time. Matrices whose smaller side is above 512 are decomposed by a randomised
+    SVD with four power iterations.
+
+    Args:
+      base: the aligned (instruct) model, a Hugging Face directory or hub id.
+      pretrained: the model that it was aligned from.
+      rank: r_V, at least 1; at most the smaller side of a matrix is taken.
+      modules: names of the projections to factor; all by default.
+      seed: of the randomised decomposition's key.
+      progress: is called with a module's name and a layer's number after each.
+
+    Returns:
+      A ``Direction``: ``adapter`` with factors ``a [L, r_V, k]`` and ``b [L, d, r_V]`` float32, and ``residual``,
+      ``{module: [L]}`` float32, the relative error of each in Frobenius' norm.
+
+    Raises:
+      InputError: a rank below 1, an unknown module, models of different shapes or without a difference, or files
+        that are missing or damaged.
+    """
+    if rank < 1:
+        raise InputError(f"rank is {rank}; expected at least 1")
+    unknown = sorted(set(modules or ()) - set(MODULES))
+    if unknown:
+        raise InputError(f"modules has {unknown[0]!r}; expected some of {', '.join(MODULES)}")
+    aligned, start = _open(base), _open(pretrained)
+    key = stream(jax.random.key(seed), "direction")
+    factors, residual = {}, {}
+    for module in [name for name in MODULES if modules is None or name in modules]:
+        _check_shapes(base, pretrained, module, aligned[module], start[module])
+        found = []
+        for layer, pair in enumerate(zip(aligned[module], start[module], strict=True)):
+            after, before = (file.read(name).astype(np.float32) for file, name in pair)
+            own = jax.random.fold_in(stream(key, module), layer)
+            found.append(jax.device_get(factor_matrix(own, after - before, min(rank, *after.shape))))
+            if progress is not None:
+                progress(module, layer)
+        a, b, left = (np.stack(parts) for parts in zip(*found, strict=True))
+        factors[module], residual[module] = {"a": a, "b": b}, left
+    if not any(np.any(leaf["b"]) for leaf in factors.values()):
+        raise InputError(
+            f"{pretrained}: holds the weights of {base}; give the model that the base was aligned from"
+        )
+    return Direction(Adapter(factors), residual)
+
+
+def _open(path) -> dict[str, list[tuple[SafetensorsFile, str]]]:
+    """Return where the projections lie: ``{module: [(file, name in it), one per layer]}``, each ``[d, k]``."""
+    folder = resolve(path)
+    found = open_weights(folder, read_config(folder), None)
+    return {
+        weight.path[1]: [found.files[name] for name in weight.names]
+        for weight in found.table
+        if weight.path[0] == "layers" and weight.path[-1] == "kernel"
+    }
+
+
+def _check_shapes(base, pretrained, module, aligned, start) -> None:
+    shapes = [[file.shape(name) for file, name in found] for found in (aligned, start)]
+    if shapes[0] != shapes[1]:
+        one, two = (f"{len(found)} layers of {module} {list(found[0])}" for found in shapes)
+        raise InputError(f"{pretrained}: has {two}, {base} has {one}; the base was not aligned from this model")
