@@ -1,9 +1,10 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+DOCS := .venv-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-long fuzz check bench quickstart reproduce-tiny reproduce-quick clean
+.PHONY: help setup test test-long fuzz check docs bench quickstart reproduce-tiny reproduce-quick clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -27,10 +28,18 @@ test-long: setup ## Run the tests that take minutes and are not among the others
 fuzz: setup ## Read 100,000 nearly valid files with every parser; three minutes
 	$(RUN) -m tests.reliability.fuzz --cases 100000 --record
 
-check: setup ## Check format, lint and types
+check: setup docs ## Check format, lint, types and the site of docs/
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
+
+$(DOCS)/.ready: requirements-docs.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --requirement requirements-docs.txt
+	touch $@
+
+docs: $(DOCS)/.ready ## Build the site of docs/ in site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict --quiet
 
 bench: setup ## Run the benchmarks and write their table
 	rm -f benchmarks/results/latest.jsonl
@@ -42,7 +51,7 @@ bench: setup ## Run the benchmarks and write their table
 	$(RUN) -m benchmarks.many_adapters --rounds 2
 	$(RUN) -m benchmarks.realign_8b --rounds 2
 	$(RUN) -m benchmarks.realign_8b --rounds 2 --dtype bfloat16
-	$(RUN) -m benchmarks.table README.md BUILD.md
+	$(RUN) -m benchmarks.table docs/benchmarks.md
 
 quickstart: setup ## Align, break and repair the tiny model; two minutes
 	$(RUN) -m experiments.quickstart --overwrite
@@ -55,4 +64,4 @@ reproduce-quick: setup ## The same on the shipped base with one seed, in part; e
 	$(RUN) -m experiments.reproduce --everything --workers 2 --quick --output checkpoints/runs/quick --overwrite
 
 clean: ## Remove .venv and caches
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(DOCS) site .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,6 +1,6 @@
-"""Write the table of figures of README.md and BUILD.md from a results file.
+"""Write the table of figures of docs/benchmarks.md from a results file.
 
-  python -m benchmarks.table [--results benchmarks/results/latest.jsonl README.md BUILD.md]
+  python -m benchmarks.table [--results benchmarks/results/latest.jsonl docs/benchmarks.md]
 
 Prints the table; in every file that is named, it takes the place of what stands between the marks
 `<!-- benchmarks -->` and `<!-- end of benchmarks -->`.
@@ -35,7 +35,7 @@ TITLES = {
     "realign_8b_memory": "size of these three adapters, against the peak memory of realigning them",
     "realign_8b_time_bfloat16": "the same adapters in bfloat16",
     "realign_8b_memory_bfloat16": "size of these, against the peak memory of realigning them",
-    "cold_start": "importing torch, transformers and PEFT, against `experiments.realign --helpshort`",
+    "cold_start": "importing torch, transformers and PEFT, against the help of `realign`",
     "compile_depth": "compiling 4 decoder layers, against 64",
 }
 """What is compared, by the name of the result: the peer, and us."""

@@ -191,7 +191,7 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
         jax.distributed.initialize(coordinator, processes, process)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"the processes cannot be joined ({reason}); see BUILD.md, Several hosts") from error
+        raise InputError(f"the processes cannot be joined ({reason}); see docs/guide/devices.md") from error
 
 
 def is_first() -> bool:

@@ -1,6 +1,5 @@
-"""What README.md and docs/LABORATORY.md quote of the shipped tables is what the commands have written."""
+"""Every figure that README.md and docs/results.md quote is that of the shipped tables."""
 
-import csv
 import json
 import re
 import statistics
@@ -11,33 +10,55 @@ import pytest
 from nlsr_jax.laboratory.cells import OWN
 from nlsr_jax.paper.tables import TABLES
 from tests.e2e.command import ROOT
+from tests.paper.shipped import (
+    NONE,
+    PUBLISHED,
+    RECOMMENDED,
+    SHIPPED,
+    STRICT,
+    best_of_grid,
+    document,
+    mean,
+    read,
+    section,
+    table_of,
+    tables_of_figures,
+    values,
+)
 
-LINES = {
-    "none": "aligned, no defense",
-    "SafeLoRA, no setting of which keeps FA": "SafeLoRA",
+RESULTS = ROOT / "docs" / "results.md"
+SCORES = ("hs", "fa", "over_refusal", "benign_answered")
+DEFENSES = {
+    "none": NONE,
+    "SafeLoRA (no setting keeps FA)": "SafeLoRA",
     "VLGuard's mixing": "VLGuard",
     "Lisa": "Lisa",
     "LSSF": "LSSF",
     "RESTA": "RESTA",
-    "NLSR as published": "NLSR, as published",
-    "NLSR, recommended": "NLSR, recommended",
-    "NLSR, strict, which costs FA": "NLSR, strict",
+    "NLSR as published": PUBLISHED,
+    "NLSR, recommended": RECOMMENDED,
+    "NLSR, strict (does not keep FA)": STRICT,
 }
-"""Lines of the table by their name in README.md."""
-
-
-SHIPPED = ROOT / "checkpoints" / "tiny-laboratory"
-NONE, PUBLISHED, RECOMMENDED, STRICT = (
-    "aligned, no defense",
-    "NLSR, as published",
-    "NLSR, recommended",
-    "NLSR, strict",
-)
-
-
-def read(number, folder="tables"):
-    with (SHIPPED / folder / f"table_{number}.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+"""Lines of table 1 by their name on the page."""
+IDENTIFICATION = {
+    "random": "random",
+    "magnitude": "magnitude",
+    "Wanda": "wanda",
+    "low rank": "low_rank",
+    "SNIP": "snip",
+    "preference SNIP": "preference_snip",
+    "gain": "gain",
+}
+"""Scores of table 5 by their name on the page, and in figure 4."""
+STORY = {
+    "before alignment": "unaligned",
+    "aligned": "aligned",
+    "fine-tuned, 5 % of the rows poisoned": "finetuned",
+    "repaired with a random mask": "random",
+    "repaired by NLSR as published": "nlsr",
+    "repaired by NLSR as recommended": "nlsr_recommended",
+}
+"""Models of the tiny study by their name in README.md."""
 
 
 @pytest.fixture(scope="module")
@@ -45,163 +66,215 @@ def rows():
     return read(1)
 
 
-def values(rows, line, score):
-    return {row["column"]: float(row["mean"]) for row in rows if (row["line"], row["score"]) == (line, score)}
+def figures(*numbers, digits=1):
+    return [f"{number:.{digits}f}" for number in numbers]
 
 
-def quoted():
-    part = (ROOT / "README.md").read_text().partition("| defense | HS | FA |")[2].partition("\n\n")[0]
-    found = [[cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines()[2:]]
-    return {name: [float(value) for value in numbers] for name, *numbers in found}
+def means(rows, line, scores=SCORES):
+    return figures(*(mean(rows, line, score) for score in scores))
 
 
-def test_every_line_is_quoted():
-    assert list(quoted()) == list(LINES)
+def test_the_readme_quotes_the_tiny_study():
+    study = json.loads((ROOT / "checkpoints" / "tiny-llama3" / "table.json").read_text())
+    scores = ("hs", "fa", "benign_answered", "odd")
+    expected = [
+        [name, *figures(*(statistics.mean(r[score] for r in study if r["method"] == method) for score in scores))]
+        for name, method in STORY.items()
+    ]
+    assert table_of((ROOT / "README.md").read_text(), "| model | HS | FA |") == expected
+    assert {(row["seed"], row["poison_ratio"]) for row in study} == {(seed, 0.05) for seed in range(5, 10)}
 
 
-@pytest.mark.parametrize("name", LINES)
-def test_figures_are_those_of_the_table(rows, name):
-    means = {score: values(rows, LINES[name], score) for score in ("hs", "fa", "over_refusal", "benign_answered")}
-    assert all(len(columns) == 5 for columns in means.values())
-    expected = [statistics.mean(columns.values()) for columns in means.values()] + [means["hs"]["30%"]]
-    assert quoted()[name] == pytest.approx(expected, abs=0.0501)
+def test_getting_started_shows_one_case_of_the_tiny_study():
+    study = json.loads((ROOT / "checkpoints" / "tiny-llama3" / "table.json").read_text())
+    case = {row["method"]: row for row in study if (row["task"], row["seed"]) == ("sst2", 5)}
+    scores = ("hs", "fa", "over_refusal", "benign_answered", "odd")
+    expected = [
+        ["fine-tuned" if method == "finetuned" else name, *figures(*(case[method][score] for score in scores))]
+        for name, method in STORY.items()
+    ]
+    page = (ROOT / "docs" / "guide" / "getting-started.md").read_text()
+    assert table_of(page, "| model | HS % | FA % |") == expected
+    before = table_of(page, "| file | `hs` |")[0]
+    assert before == ["`before.json`", *figures(*(case["finetuned"][score] for score in scores[:4]))]
+
+
+def test_table_1(rows):
+    expected = [
+        [name, *means(rows, line), *figures(values(rows, line, "hs")["30%"])] for name, line in DEFENSES.items()
+    ]
+    assert table_of(RESULTS.read_text(), "| defense | HS |") == expected
 
 
 def test_who_keeps_fa_is_said(rows):
     keeps = {row["line"]: row["keeps_fa"] == "True" for row in rows}
     assert not keeps["SafeLoRA"]
-    assert all(keeps[line] for line in ("LSSF", "RESTA", "NLSR, recommended"))
-    assert not keeps["NLSR, strict"]
+    assert all(keeps[line] for line in ("LSSF", "RESTA", RECOMMENDED))
+    assert not keeps[STRICT]
 
 
 def lower_hs(rows, ours):
     """Defenses and shares of harmful rows with a lower HS than a line of ours, FA kept."""
     keeps = {row["line"] for row in rows if row["keeps_fa"] == "True" and not row["line"].startswith("NLSR")}
     return {
-        (line, column)
+        (column, line)
         for line in keeps
         for column, value in values(rows, line, "hs").items()
         if value < values(rows, ours, "hs")[column]
-        and values(rows, line, "fa")[column] > values(rows, LINES["none"], "fa")[column] - 1
+        and values(rows, line, "fa")[column] > values(rows, NONE, "fa")[column] - 1
     }
 
 
-def test_none_has_a_lower_hs_than_the_strict_setting(rows):
-    assert not lower_hs(rows, "NLSR, strict")
-    lost = (statistics.mean(values(rows, line, "fa").values()) for line in (LINES["none"], "NLSR, strict"))
-    text = re.sub(r"\s+", " ", (ROOT / "README.md").read_text())
-    assert f"at {next(lost) - next(lost):.1f} points of FA" in text
-
-
 def test_lower_hs_is_said_with_its_price(rows):
-    lower = lower_hs(rows, "NLSR, recommended")
-    expected = {("RepNoise", "1%"), ("RESTA", "1%"), ("LSSF", "1%"), ("RESTA", "5%"), ("LSSF", "5%")}
-    assert lower == expected
-    answering = {pair: values(rows, pair[0], "benign_answered")[pair[1]] for pair in lower}
-    own = values(rows, "NLSR, recommended", "benign_answered")
-    assert all(price < own[column] - 15 for (_, column), price in answering.items())
-    text = re.sub(r"\s+", " ", (ROOT / "README.md").read_text())
-    for column in ("1%", "5%"):
-        found = sorted(round(price) for (_, other), price in answering.items() if other == column)
-        assert (
-            f"answering {found[0]} to {found[-1]} % of the harmless requests, against {own[column]:.0f} %" in text
-        )
+    quoted = table_of(RESULTS.read_text(), "| share of harmful rows | defense |")
+    assert {(share.replace(" ", ""), line) for share, line, *_ in quoted} == lower_hs(rows, RECOMMENDED)
+    for share, line, *found in quoted:
+        column, scores = share.replace(" ", ""), ("hs", "benign_answered")
+        expected = [values(rows, one, score)[column] for one in (line, RECOMMENDED) for score in scores]
+        assert found == figures(*expected)
+        assert expected[1] < expected[3] - 15
 
 
-def best_of_grid(rows):
-    return next(row["line"] for row in rows if row["line"].startswith("best of 60 settings"))
+def test_none_has_a_lower_hs_than_the_strict_setting(rows):
+    assert not lower_hs(rows, STRICT)
 
 
-def each(rows, line, score="hs"):
-    return " / ".join(f"{value:.1f}" for value in values(rows, line, score).values())
+def test_hs_of_the_other_tables():
+    tables = {2: "objective of the alignment", 3: "task", 6: "other requests", 7: "architecture"}
+    expected = []
+    for number, what in tables.items():
+        columns = [values(read(number), line, "hs") for line in (NONE, PUBLISHED, RECOMMENDED)]
+        for i, column in enumerate(columns[0]):
+            expected.append(["" if i else f"{number}, {what}", column, *figures(*(one[column] for one in columns))])
+    assert table_of(RESULTS.read_text(), "| table | column |") == expected
 
 
-def mean(rows, line, score="hs"):
-    return f"{statistics.mean(values(rows, line, score).values()):.1f}"
+def test_identification():
+    data = json.loads((SHIPPED / "figures" / "figure_4.json").read_text())["data"]
+    gained = dict(zip(data["methods"], data["gained"], strict=True))
+    expected = []
+    for name, method in IDENTIFICATION.items():
+        (line,) = {row["line"] for row in read(5) if row["line"].partition(" (")[0] == name}
+        expected.append([name, *figures(mean(read(5), line)), *figures(100 * gained[method], digits=0)])
+    assert table_of(RESULTS.read_text(), "| score | HS |") == expected
 
 
-def documented():
-    return re.sub(r"\s+", " ", (ROOT / "docs" / "LABORATORY.md").read_text())
+def test_other_seeds():
+    expected = []
+    for seeds, folder in (("5 to 9", "tables"), ("20 to 24", "other-seeds")):
+        found = read(13, folder)
+        for name, line in (
+            ("no defense", NONE),
+            ("recommended", RECOMMENDED),
+            ("best of 60", best_of_grid(found)),
+        ):
+            expected.append([seeds if name == "no defense" else "", name, *means(found, line)])
+    assert table_of(RESULTS.read_text(), "| seeds | setting |") == expected
 
 
-@pytest.mark.parametrize("number", [2, 3, 6, 7])
-def test_the_document_quotes_the_columns(number):
-    rows, text = read(number), documented()
-    assert f"no defense {each(rows, NONE)}; " in text
-    assert f"as published {each(rows, PUBLISHED)}; recommended {each(rows, RECOMMENDED)} |" in text
+@pytest.mark.parametrize(
+    ("after", "score", "lines"),
+    [
+        ("by the share of harmful rows is:", "hs", (NONE, PUBLISHED, RECOMMENDED, STRICT, "RESTA")),
+        ("Harmless requests answered:", "benign_answered", (RECOMMENDED, "RESTA")),
+    ],
+)
+def test_another_base(after, score, lines):
+    names = {NONE: "no defense", PUBLISHED: "as published", RECOMMENDED: "recommended", STRICT: "strict"}
+    first = read(1, "other-base")
+    expected = [[names.get(line, line), *figures(*values(first, line, score).values())] for line in lines]
+    text = section(RESULTS, "The recommended setting on another base")
+    assert table_of(text.partition(after)[2], "| setting |") == expected
+    assert text.count(f"| setting | {' | '.join(values(first, NONE))} |") == 2
 
 
-def test_the_document_quotes_the_means(rows):
-    text = documented()
-    hs, fa = ([mean(rows, line, score) for line in (NONE, PUBLISHED, RECOMMENDED)] for score in ("hs", "fa"))
-    assert f"no defense {hs[0]}, as published {hs[1]}, recommended {hs[2]} (mean of five shares)" in text
-    assert f"FA {', '.join(fa)}; SafeLoRA {mean(rows, 'SafeLoRA')} |" in text
-    assert f"HS {each(rows, STRICT)}, over-refusal {each(rows, STRICT, 'over_refusal')}," in text
-    methods = ("random", "magnitude", "Wanda", "low rank (NLSR)", "SNIP", "preference SNIP", "gain")
-    quoted = (f"{method.partition(' (')[0]} {mean(read(5), method)}" for method in methods)
-    assert f"| {', '.join(quoted)} |" in text
+def below(objective):
+    """Share of modules with a similarity below 0.4 at sparsity 0.7, per cent; of figure 3."""
+    data = json.loads((SHIPPED / "figures" / "figure_3.json").read_text())["data"]
+    return f"{100 * data['below'][objective]['0.7'][data['taus'].index(0.4)]:.0f} %"
 
 
-def test_the_document_quotes_other_seeds_and_another_base():
-    text, seeds, base, first = documented(), read(13, "other-seeds"), read(13, "other-base"), read(1, "other-base")
-    grid = best_of_grid(seeds)
-    assert f"recommended {each(seeds, RECOMMENDED)}, best of 60 {each(seeds, grid)}." in text
-    scores = [mean(seeds, line, score) for line in (RECOMMENDED, grid) for score in ("hs", "fa", "over_refusal")]
-    assert f"recommended {scores[0]} at FA {scores[1]} " in text
-    assert f"best of 60 settings {scores[3]} at FA {scores[4]};" in text
-    assert f"refuses {scores[5]} % of the harmless requests there, the recommended setting {scores[2]} %." in text
-    readme = re.sub(r"\s+", " ", (ROOT / "README.md").read_text())
-    assert f"{mean(seeds, NONE)} to {scores[0]}, the grid's best {scores[3]}, refusing {scores[5]} % of" in readme
-    answered = [mean(seeds, line, "benign_answered") for line in (grid, RECOMMENDED)]
-    assert f"answering {answered[0]} % of them in place of {answered[1]} %." in readme
-    assert f"{each(first, NONE)} without a defense, {each(first, PUBLISHED)} as published," in text
-    assert f"{each(first, RECOMMENDED)} recommended and {each(first, 'RESTA')} with RESTA;" in text
-    answered = [each(first, line, "benign_answered") for line in (RECOMMENDED, "RESTA")]
-    assert f"harmless requests are answered in {answered[0]} and {answered[1]} % of the cases." in text
-    fa = [mean(first, line, "fa") for line in (STRICT, NONE)]
-    assert f"strict setting has {each(first, STRICT)} in table 1, at an FA of {fa[0]} against {fa[1]}." in text
-    own, grid = ([mean(base, line, score) for score in ("hs", "fa")] for line in (RECOMMENDED, best_of_grid(base)))
-    assert f"has {own[0]} at FA {own[1]}, the best of 60 settings {grid[0]} at FA {grid[1]}." in text
+def clean(score, kind):
+    """Means of figure 9 for three architectures."""
+    data = json.loads((SHIPPED / "figures" / "figure_9.json").read_text())["data"]
+    return " / ".join(figures(*map(statistics.mean, data[score][kind])))
+
+
+def claims():
+    """Sentences of docs/results.md with a figure of the shipped tables in them, made from the tables."""
+    first, base, tasks = read(1), read(1, "other-base"), read(13, "other-base")
+    lost = figures(mean(first, NONE, "fa") - mean(first, STRICT, "fa"))[0]
+    yield f"costs {lost} points of FA on average."
+    amplified = figures(*(mean(read(4), line) for line in (f"{PUBLISHED}, β 0", PUBLISHED)))
+    yield f"the same: {amplified[0]} without and {amplified[1]} with it, as published"
+    moved = figures(*(mean(read(8), line) for line in (PUBLISHED, f"{PUBLISHED}, chosen on SST-2")))
+    yield f"the same: {moved[0]} with the task's own entries, {moved[1]} with those of SST-2"
+    yield f"{below('orpo')} of them have a similarity below 0.4, against {below('dpo')} after DPO, "
+    yield f"{below('kto')} after KTO and {below('simpo')} after SimPO (figure 3, sparsity 0.7)."
+    refused = values(read(2), RECOMMENDED, "over_refusal")
+    orpo, *others = figures(refused.pop("ORPO"), max(refused.values()))
+    yield f"refuses {orpo} % of the harmless requests, after the other objectives at most {others[0]} %."
+    worse = figures(*(mean(first, line) for line in ("Constrained SFT", "Booster", NONE)))
+    yield f"HS is {worse[0]} and {worse[1]} with them and {worse[2]} without."
+    yield f"from {clean('hs', 'aligned')} to {clean('hs', 'fine-tuned on clean rows')}."
+    answered = [clean("benign_answered", kind) for kind in ("aligned", "fine-tuned on clean rows")]
+    yield f"Harmless requests answered change from {answered[0]} to {answered[1]}."
+    kept = [values(base, line, "fa") for line in (NONE, RECOMMENDED)]
+    far = figures(*(kept[0][column] - kept[1][column] for column in ("20%", "30%")))
+    yield f"it is {far[0]} and {far[1]} points below no defense."
+    fa = figures(*(mean(base, line, "fa") for line in (STRICT, NONE)))
+    yield f"has a mean FA of {fa[0]}, against {fa[1]} without a defense."
+    own, grid = (means(tasks, line) for line in (RECOMMENDED, best_of_grid(tasks)))
+    yield f"has an HS of {own[0]} at an FA of {own[1]}, and the best of 60 settings an HS of {grid[0]} at "
+    yield f"an FA of {grid[1]}."
+
+
+SETTINGS = (
+    *("a language model of 0.7 million parameters", "`--automatic --automatic_share 0.03 --aim 0.995`"),
+    *("transplants 3 % of", "with 1, 5, 10, 20 and 30 % harmful rows", "with 5 % harmful rows"),
+    *("a grid of 60 settings", "from 10 % on; see above for 1 and 5 %", "need not add up to 100", "seed 8"),
+)
+"""Figures of the page that are settings and no results."""
+NAMES = r"```.*?```|[Tt]ables? \d+( to \d+)?|[Ff]igure \d+|\| \d \||[Ss]eeds \d+ to \d+|SST-2|Qwen2"
+"""Names with figures in them."""
+TABLES_OF_FIGURES = ("defense", "share of harmful rows", "table", "score", "seeds", "setting", "setting")
+"""First cells of the tables that are checked above, in the order of the page."""
+
+
+def test_no_figure_stands_on_the_page_that_is_not_checked():
+    text = document(RESULTS)
+    for claim in claims():
+        assert text.count(claim.strip()) == 1, claim
+        text = text.replace(claim.strip(), "")
+    for setting in SETTINGS:
+        text = text.replace(setting, "")
+    assert re.findall(r"\S* \S*\d\S* \S*", re.sub(NAMES, "", text)) == []
+    assert tuple(table.split("|")[1].strip() for table in tables_of_figures(RESULTS)) == TABLES_OF_FIGURES
 
 
 @pytest.mark.parametrize("folder", ["tables", "other-seeds"])
 def test_the_automatic_choice_is_near_the_best_of_the_grid(folder):
     rows = read(13, folder)
-    own, grid = (
-        [statistics.mean(values(rows, line, score).values()) for score in ("hs", "fa")]
-        for line in (RECOMMENDED, best_of_grid(rows))
-    )
+    own, grid = ([mean(rows, line, score) for score in ("hs", "fa")] for line in (RECOMMENDED, best_of_grid(rows)))
     assert own[0] <= grid[0] + 2
     assert own[1] >= grid[1] - 0.5
 
 
-def test_what_the_automatic_choice_gives_is_quoted():
-    rows = read(13)
-    text = re.sub(r"\s+", " ", (ROOT / "README.md").read_text())
-    hs, fa = (
-        [mean(rows, line, score) for line in (NONE, RECOMMENDED, best_of_grid(rows))] for score in ("hs", "fa")
-    )
-    assert f"HS falls from {hs[0]} to {hs[1]} with `--automatic`, FA from {fa[0]} to {fa[1]}" in text
-    assert f"has an HS of {hs[2]} and an FA of {fa[2]}" in text
-
-
 @pytest.mark.parametrize("number", range(1, 15))
 def test_every_table_is_there(number):
-    folder = ROOT / "checkpoints" / "tiny-laboratory"
-    text = (folder / "tables" / f"table_{number}.md").read_text()
+    text = (SHIPPED / "tables" / f"table_{number}.md").read_text()
     assert text.startswith(f"## Table {number}. ")
-    assert f"Table {number}." in (folder / "index.html").read_text()
+    assert f"Table {number}." in (SHIPPED / "index.html").read_text()
 
 
 @pytest.mark.parametrize("number", range(1, 12))
 def test_every_figure_is_there(number):
-    folder = ROOT / "checkpoints" / "tiny-laboratory"
-    assert (folder / "figures" / f"figure_{number}.png").stat().st_size > 10_000
-    assert f"Figure {number}." in (folder / "index.html").read_text()
+    assert (SHIPPED / "figures" / f"figure_{number}.png").stat().st_size > 10_000
+    assert f"Figure {number}." in (SHIPPED / "index.html").read_text()
 
 
 def test_the_rows_behind_the_tables_are_there():
-    table = pq.read_table(ROOT / "checkpoints" / "tiny-laboratory" / "rows.parquet").to_pylist()
+    table = pq.read_table(SHIPPED / "rows.parquet").to_pylist()
     found = {
         (row["method"], row["task"], row["poison_ratio"], row["seed"], row["objective"], row["architecture"],
          row["requests"], row["identified_on"], row["settings"]): row

@@ -170,7 +170,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--target", choices=TARGETS, help="this one alone")
     parser.add_argument("--case", type=int, help="this case of the target alone")
-    parser.add_argument("--record", action="store_true", help="put the result into docs/RELIABILITY.md")
+    parser.add_argument("--record", action="store_true", help="put the result into docs/reliability.md")
     asked = parser.parse_args()
     KEPT.mkdir(parents=True, exist_ok=True)
     faulthandler.enable()

@@ -2,7 +2,7 @@
 
   python -m tests.reliability.results
 
-writes docs/RELIABILITY.md from docs/reliability.json. The programs beside this one put their results there with
+writes docs/reliability.md from docs/reliability.json. The programs beside this one put their results there with
 ``--record``; CI runs their short forms and checks that the table is what the results give.
 """
 
@@ -14,14 +14,16 @@ from nlsr_jax.formats.output import write_text
 from tests.e2e.command import ROOT
 
 RESULTS = ROOT / "docs" / "reliability.json"
-PAGE = ROOT / "docs" / "RELIABILITY.md"
+PAGE = ROOT / "docs" / "reliability.md"
 HEAD = """\
 # Reliability
 
-What was tried on the programs and the library in their long forms, and what came of it. Every line is a command
-that can be run again from the root of the tree; the programs of `tests.reliability` write this page with `--record`
-(lines of pytest come from `python -m tests.reliability.suites --record`). CI runs the same code with fewer cases,
-the lines of pytest as they are. "Held" counts the cases in which everything promised was true.
+These are the results of the long tests of faults: what was tried on the programs and the library, and in how many
+cases everything that is promised was true ("held"). Run a line again with its command, from the root of the tree.
+
+The programs of `tests.reliability` write this page with `--record`. Lines of pytest come from
+`python -m tests.reliability.suites --record`. CI runs the same code with fewer cases, and the lines of pytest in
+full. `SECURITY.md` states what is promised.
 
 | what | cases | held | seconds | command |
 | --- | ---: | ---: | ---: | --- |
