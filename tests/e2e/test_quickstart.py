@@ -9,6 +9,7 @@ import pytest
 
 from nlsr_jax import configs
 from nlsr_jax.configs.tiny import SHIPPED
+from nlsr_jax.formats.ownership import foreign_study
 from nlsr_jax.formats.peft import load_adapter
 from nlsr_jax.laboratory.evaluation import evaluate, make_exam
 from nlsr_jax.laboratory.pretraining import load_base
@@ -90,6 +91,7 @@ def test_the_quickstart_in_small(tmp_path):
     names = ["finetuned", "realigned", "report.html", "table.json"]
     assert sorted(path.name for path in output.iterdir()) == names
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert foreign_study(output) is None, "make quickstart could not make it again"
     assert f"report: {output}/report.html" in result.stdout
     for name in ("before alignment", "aligned", "fine-tuned", "random mask", "recommended"):
         assert name in result.stdout

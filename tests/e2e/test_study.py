@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import nlsr_jax
+from nlsr_jax.formats.ownership import foreign_folder
 from nlsr_jax.formats.peft import save_adapter
 from tests.data.set_rows import BEAVERTAILS, SST2, write
 from tests.e2e.command import contents, error_line, python, run
@@ -58,6 +59,8 @@ def check_same(first, second):
 
 def test_every_output_is_whole_and_nothing_else_is_left(study):
     assert {path.name for path in study.iterdir()} == {"base", "sft", "dpo", "tuned"}
+    for output in study.iterdir():
+        assert foreign_folder(output) is None, "it could not be made again with --overwrite"
     for name in ("sft", "dpo", "tuned"):
         assert {path.name for path in (study / name).iterdir()} == ADAPTER
         config = json.loads((study / name / "adapter_config.json").read_text())

@@ -18,7 +18,7 @@ from nlsr_jax.laboratory.cells import (
     settings_of,
 )
 from nlsr_jax.laboratory.defending import DEFENSES, setting_types
-from nlsr_jax.laboratory.sweeping import order_cells, shares
+from nlsr_jax.laboratory.sweeping import export_parquet, order_cells, shares
 
 STUDY = {"config": "x"}
 
@@ -181,6 +181,32 @@ def test_rows_of_another_study_are_refused(tmp_path):
     CellStore(tmp_path, STUDY)
     with pytest.raises(InputError, match="holds rows of another study"):
         CellStore(tmp_path, {"config": "y"})
+
+
+def test_a_folder_of_other_things_does_not_become_one_of_rows(tmp_path):
+    (tmp_path / "index.html").write_text("mine")
+    with pytest.raises(InputError, match=r"holds index.html and no study.json"):
+        CellStore(tmp_path, STUDY)
+    assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
+    (tmp_path / "index.html").rename(tmp_path / "study.partial")  # what a process leaves that dies while it begins
+    (tmp_path / ".lock").touch()
+    CellStore(tmp_path, STUDY)
+    assert {path.name for path in tmp_path.iterdir()} == {"study.json", ".lock"}
+
+
+@pytest.mark.parametrize(("read", "how"), [("out", "is"), ("out/base", "holds"), (".", "lies in")])
+def test_rows_are_kept_apart_from_what_is_read(tmp_path, read, how):
+    (tmp_path / "out" / "base").mkdir(parents=True)
+    (tmp_path / "out" / "study.json").touch()
+    with pytest.raises(InputError, match=f"{how} the input --base"):
+        CellStore(tmp_path / "out", STUDY, {"--base": tmp_path / read})
+
+
+def test_a_file_of_the_users_is_not_replaced_by_the_table(tmp_path):
+    (tmp_path / "table.parquet").write_text("mine")
+    with pytest.raises(InputError, match="this file is not a Parquet table with cell, settings, topics"):
+        export_parquet([{"cell": "0", "settings": {}, "topics": {}}], tmp_path / "table.parquet")
+    assert (tmp_path / "table.parquet").read_text() == "mine"
 
 
 def add_rows(path, numbers):

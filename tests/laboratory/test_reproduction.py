@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from nlsr_jax.errors import InputError
+from nlsr_jax.formats.ownership import foreign_study
 from nlsr_jax.formats.peft import load_adapter
 from nlsr_jax.laboratory import reproduction
 from nlsr_jax.laboratory.reproduction import Plan, reproduce
 from nlsr_jax.laboratory.study import ROW, SWEPT, Case
 from nlsr_jax.models import load_model
+from tests.e2e.command import contents
 from tests.laboratory.small_study import small_config
 
 pytestmark = pytest.mark.long
@@ -53,6 +55,7 @@ def test_what_is_written_loads(made):
     names = "README.md base calibration.jsonl dpo finetuned_sst2 realigned_sst2 report.html sft"
     assert sorted(path.name for path in output.iterdir()) == [*names.split(), "table.json"]
     assert [path.name for path in output.parent.iterdir()] == ["out"]
+    assert foreign_study(output) is None, "it could not be made again with --overwrite"
     model, _ = load_model(output / "base")
     adapters = {name: load_adapter(output / name, model.config) for name in ("sft", "dpo", "finetuned_sst2")}
     factor = [adapter.factors["q_proj"]["a"] for adapter in adapters.values()]
@@ -147,4 +150,14 @@ def test_an_output_that_exists_is_kept(config, tmp_path):
     (tmp_path / "out" / "x").write_text("kept")
     with pytest.raises(InputError, match="output exists"):
         reproduce(config, PLAN, tmp_path / "out")
+    with pytest.raises(InputError, match="replaces only what nlsr_jax has written, and this folder holds x and no"):
+        reproduce(config, PLAN, tmp_path / "out", overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out" / "x").read_text() == "kept"
+
+
+def test_a_study_is_not_made_in_place_of_its_own_base(config, made):
+    before = contents(made[0])
+    with pytest.raises(InputError, match=r"holds the input --base"):
+        reproduce(config, dataclasses.replace(PLAN, base=str(made[0] / "base")), made[0], overwrite=True)
+    assert contents(made[0]) == before

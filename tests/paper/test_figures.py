@@ -136,3 +136,28 @@ def test_the_page_gathers_what_is_there_and_escapes_what_models_say(tmp_path):
     assert page.count("<svg") == 1
     again = publishing.publish_page(tmp_path, "a world").read_text()
     assert again == page
+
+
+@pytest.mark.parametrize(
+    "name", ["index.html", "tables/table_14.md", "tables/table_14.json", "figures/figure_10.png"]
+)
+def test_files_of_the_user_in_the_way_are_named_and_kept(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(InputError, match=f"{name}: --overwrite replaces only what nlsr_jax has written"):
+        publishing.check_places(tmp_path, tables=[14], figures=[10])
+    part = skills.part({"unaligned": {"skill_sst2": 100.0, "skill_ag_news": 99.5, "skill_gsm8k": 96.0}})
+    figure = get_figure(10)
+
+    def publish():
+        publishing.publish_part(tmp_path, 14, skills.TITLE, skills.note(SEEDS), part)
+        publishing.publish_figure(tmp_path, figure, figure.gather(Fake(None, SEEDS)), SEEDS)
+        publishing.publish_page(tmp_path, "a world")
+
+    with pytest.raises(InputError, match="replaces only what nlsr_jax has written, and this file is another one"):
+        publish()
+    assert (tmp_path / name).read_text() == "mine"
+    (tmp_path / name).unlink()
+    for _ in range(2):
+        publish()
+    publishing.check_places(tmp_path, tables=[14], figures=[10])
