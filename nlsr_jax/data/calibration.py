@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nlsr_jax.data.answered import read_answered
-from nlsr_jax.data.encoding import check_vocabulary, encode_prompts
+from nlsr_jax.data.encoding import check_vocabulary, encode_prompts, ended
 from nlsr_jax.data.examples import Encoded
 from nlsr_jax.data.row_shapes import Fields
 from nlsr_jax.data.rows import Note, no_note
@@ -126,7 +126,7 @@ def load_calibration(
             counts["skipped_no_tokens"] = counts.get("skipped_no_tokens", 0) + 1
             continue
         if end_token and tokenizer.eos_token_id is not None:
-            answers = [[*answer, tokenizer.eos_token_id] for answer in answers]
+            answers = [ended(answer, tokenizer.eos_token_id) for answer in answers]
         counts["cut_responses"] += sum(len(prompt) + len(answer) > max_length for answer in answers)
         encoded = tuple(
             Encoded(np.asarray((prompt + answer)[:max_length], np.int32), len(prompt)) for answer in answers

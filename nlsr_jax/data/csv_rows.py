@@ -9,6 +9,7 @@ from nlsr_jax.errors import InputError
 
 _OTHER = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _QUOTED = re.compile(r'"[^"]*"')
+_SPACED = re.compile(r'\s+".*"\s*', re.DOTALL)
 _SHOWN = 12
 
 
@@ -21,7 +22,7 @@ def csv_rows(path, lines: Iterable[str], end_row: Callable[[], None], note: Call
       path: the file, for messages.
       lines: its lines, line ends kept.
       end_row: called after every row.
-      note: called with one line where the separator is no comma.
+      note: called with one line where the separator is no comma, and at the first cell that keeps its quotes.
 
     Raises:
       InputError: text that is not CSV, a column that the header names twice, or a row with more or fewer cells
@@ -31,13 +32,16 @@ def csv_rows(path, lines: Iterable[str], end_row: Callable[[], None], note: Call
     first = next(lines, "")
     reader = csv.reader(itertools.chain([first], lines), strict=True, delimiter=_delimiter(path, first, note))
     try:
-        header = _header(path, next(reader, []))
+        header, quoted = _header(path, next(reader, [])), False
         for cells in reader:
             end_row()
             if len(header) > 1 and not "".join(cells).strip() and len(cells) < 2:
                 continue
             where = f"line {reader.line_num}"
             _check_cells(f"{path}: {where}", header, cells)
+            if not quoted and (name := _kept_quotes(header, cells)):
+                note(f"{path}: {where}: {name!r} begins with a space, so that its quotes are part of the text")
+                quoted = True
             yield where, {name: cell for name, cell in zip(header, cells, strict=True) if name or cell.strip()}
     except csv.Error as error:
         raise InputError(f"{path}: line {reader.line_num} is not CSV ({error})") from error
@@ -82,6 +86,12 @@ def _check_cells(where: str, header: list[str], cells: list[str]) -> None:
         # A first column without a name is an index, as pandas writes it.
         if not name and cell.strip() and column > 1:
             raise InputError(f"{where}: column {column} has text but no name in the header; name or remove it")
+
+
+def _kept_quotes(header: list[str], cells: list[str]) -> str:
+    """Return the column whose quotes are kept for the space before them; empty where there is none."""
+    found = (name for name, cell in zip(header, cells, strict=True) if name and _SPACED.fullmatch(cell))
+    return next(found, "")
 
 
 def _count(number: int, noun: str) -> str:

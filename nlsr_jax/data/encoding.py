@@ -118,12 +118,18 @@ def _plain(ids: list[int], own: list[int], bos: int | None, end: int | None) -> 
     places = range(len(ids) - len(own) + 1) if own else ()
     first = next((place for place in places if ids[place : place + len(own)] == own), None)
     if first is not None:
-        ids = ids[: first + len(own)]
+        # A text that a chat template rendered brings along what the tokenizer would put before it.
+        ids = own if own[:first] == ids[:first] else ids[: first + len(own)]
     while first is None and end is not None and ids[-1:] == [end] and ids != [bos]:
         ids = ids[:-1]
     while bos is not None and ids[:2] == [bos, bos]:
         ids = ids[1:]
     return ids
+
+
+def ended(answer: list[int], end: int) -> list[int]:
+    """Return an answer's tokens with the end token behind them, once: its text may spell it already."""
+    return answer if answer[-1] == end else [*answer, end]
 
 
 def check_vocabulary(ids, tokenizer, vocabulary: int | None, place: str) -> None:
@@ -189,7 +195,7 @@ def _join(prompts, responses, end: int, max_length: int) -> Encodings:
         if not prompt or not all(answers):
             counts[EMPTY] += 1
             continue
-        whole = [prompt + answer + [end] for answer in answers]
+        whole = [prompt + ended(answer, end) for answer in answers]
         counts[CUT] += sum(len(ids) > max_length for ids in whole)
         rows.append(tuple(Encoded(np.asarray(ids[:max_length], np.int32), len(prompt)) for ids in whole))
         kept.append(index)

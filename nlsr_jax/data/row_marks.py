@@ -7,18 +7,23 @@ from nlsr_jax.data.turns import Turn
 
 UNSAFE = "skipped_unsafe"
 _SAFE, _HARMFUL = ("is_safe", "is_response_safe"), ("is_harmful", "is_unsafe")
+_SHORT = {"safe": True, "harmless": True, "harmful": False, "unsafe": False, "toxic": False, "is_toxic": False}
+"""Marks of the prompt or of the answer, and whether true is good; they may also be scores, which say neither."""
 _LABELS = ("label", "kto_tag", "flag", "safety_label", "response_label", "response_harm_label")
 _GOOD = ("safe", "unharmful", "harmless", "desirable", "chosen")
 _BAD = ("unsafe", "harmful", "undesirable", "rejected")
 _SYSTEM, _CONTEXT = ("system", "system_prompt"), ("input", "context")
+_YES_NO = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _LOST = ("tools", "functions", "images", "image", "videos", "video", "audios", "audio")
+_CHOICES = ("choices", "options")
 
 
 def check_safe(row: Row) -> None:
     """Check that nothing marks a row's answer as a bad one.
 
     Booleans ``is_safe`` (BeaverTails) and ``is_response_safe`` must be true, ``is_harmful`` and ``is_unsafe``
-    false, ``label`` and ``kto_tag`` (KTO rows) true; labels in words must not be those of bad answers.
+    false, ``label`` and ``kto_tag`` (KTO rows) true; labels in words must not be those of bad answers. ``safe``,
+    ``harmful`` and the like may be the prompt's, and must not say that something is bad.
 
     Raises:
       UnwantedRow: the answer is marked as unsafe or undesirable; its argument is ``UNSAFE``.
@@ -27,6 +32,8 @@ def check_safe(row: Row) -> None:
     good = [row.flag(name) for name in _SAFE if name in row.values]
     good += [not row.flag(name) for name in _HARMFUL if name in row.values]
     good += [_label(row, name) for name in _LABELS if row.has(name)]
+    for name, good_when in _SHORT.items():
+        _check_short(row, name, good_when)
     if not all(good):
         raise UnwantedRow(UNSAFE)
 
@@ -44,6 +51,17 @@ def _label(row: Row, name: str) -> bool:
             short(value),
         )
     return word not in _BAD
+
+
+def _check_short(row: Row, name: str, good_when: bool) -> None:
+    found = _YES_NO.get(str(row.values.get(name)).strip().lower())
+    if found is not None and found != good_when:
+        raise BadRow(
+            name,
+            "may say that the answer is bad, or the prompt alone; rename it to is_safe or is_harmful if it is the "
+            "answer's, to another name if it is the prompt's",
+            short(row.values[name]),
+        )
 
 
 def system_turn(row: Row) -> tuple[Turn, ...]:
@@ -92,10 +110,15 @@ def context_of(row: Row, prompt: str, named: bool) -> str:
 
 
 def check_nothing_lost(row: Row) -> None:
-    """Raise BadRow where a row holds tools, pictures or sound, which no text shows."""
+    """Raise BadRow where a row holds tools, pictures or sound, which no text shows, or choices of a question."""
     for name in _LOST:
         if not is_blank(row.values.get(name)):
             raise BadRow(name, "is not empty, and only text is read")
+    for name in _CHOICES:
+        if not is_blank(row.values.get(name)):
+            raise BadRow(
+                name, "is not read, and the question may need it; write it into the prompt, and take the column out"
+            )
 
 
 def is_blank(value: Any) -> bool:

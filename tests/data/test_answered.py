@@ -1,5 +1,6 @@
 """Prompts and answers from rows of every shape, and rows that would lose something on the way."""
 
+import copy
 import json
 import pathlib
 import tempfile
@@ -76,6 +77,7 @@ SHAPES = {
     "BeaverTails": {"prompt": "q", "response": "a", "category": {}, "is_safe": True},
     "KTO": {"prompt": "q", "completion": "a", "label": True},
     "transcript": {"chosen": PAIRS[0]},
+    "marks that say nothing bad": {"prompt": "q", "response": "a", "safe": True, "harmful": 0, "toxic": 0.3},
 }
 PREFERENCES = {
     "prompt and response": {"prompt": "q", "response": "a", "rejected": "b"},
@@ -153,6 +155,34 @@ def test_all_turns_are_in_the_prompt(tmp_path, tokenizer, row, prompt):
     assert read(tmp_path, row, tokenizer=tokenizer, template="chat") == [(prompt, "a", "")]
 
 
+@pytest.mark.parametrize(
+    ("chat", "text"),
+    [
+        (CHAT, "<user> q <assistant>"),
+        ("{{ bos_token }}{% for m in messages %}[INST] {{ m.content }} [/INST]{% endfor %}", "<s>[INST] q [/INST]"),
+        (
+            "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}",
+            " <|im_start|>user\nq",
+        ),
+        (
+            "A chat. {% for m in messages %}USER: {{ m.content }} {% endfor %}ASSISTANT:",
+            "A chat. USER: q ASSISTANT:",
+        ),
+    ],
+)
+def test_prompts_that_the_chat_template_has_rendered_are_not_rendered_again(tmp_path, tokenizer, chat, text):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = chat
+    options = {"tokenizer": tokenizer, "template": "chat"}
+    for row in ({"prompt": text, "completion": "a"}, {"messages": [turn("user", text), GOOD]}):
+        with pytest.raises(
+            InputError, match=r"line 1: template 'chat': a prompt begins with .* as the chat template"
+        ):
+            read(tmp_path, row, **options)
+    for said in ("<div> is what?", "user of what?", "[1] is what?", "A chat about what?", "<s> what?"):
+        assert said in read(tmp_path, {"prompt": said, "completion": "a"}, **options)[0][0]
+
+
 def test_alpaca_rows_by_the_alpaca_template(tmp_path):
     rows = [{"instruction": "q", "input": "c", "output": "a"}, {"instruction": alpaca("q"), "output": "a"}]
     found = read(tmp_path, *rows, template="alpaca")
@@ -196,6 +226,10 @@ LOST = {
     "another conversation": ({"prompt": "z", "messages": [USER, GOOD]}, "'messages' and 'prompt' may each hold"),
     "answer and conversation": ({"answer": "a", "messages": [USER, GOOD]}, "'messages' and 'answer' may each hold"),
     "an unknown mark": ({**PLAIN, "is_safe": "maybe"}, "'is_safe' is not true or false"),
+    "a mark of prompt or answer": ({**PLAIN, "harmful": True}, "'harmful' may say that the answer is bad"),
+    "a good mark denied": ({**PLAIN, "safe": "False"}, "'safe' may say that the answer is bad"),
+    "a number as a bad mark": ({**PLAIN, "toxic": 1}, "'toxic' may say that the answer is bad"),
+    "choices beside": ({"question": "q", "options": ["x", "y"], "answer": "A"}, "'options' is not read, and"),
     "a mark left open": ({**PLAIN, "is_safe": None}, "'is_safe' is missing"),
     "a number as mark": ({"prompt": "q", "completion": "a", "label": 0}, "'label' is a number"),
     "a number as text": ({"prompt": "q", "completion": "a", "label": "1"}, "'label' is a number"),

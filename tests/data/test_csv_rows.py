@@ -66,3 +66,10 @@ def test_another_separator_is_said(tmp_path):
     assert notes == [f"{tmp_path}/rows.csv: columns are separated by semicolons"]
     list(file_rows(save(tmp_path, '"prompt;x",response\na,b\n'), notes.append))
     assert len(notes) == 1
+
+
+def test_quotes_behind_a_space_are_said_to_be_text(tmp_path):
+    notes = []
+    path = save(tmp_path, 'prompt,response\nq,a\nq, "a b"\nq, "a"\n')
+    assert [row["response"] for _, row in file_rows(path, notes.append)] == ["a", ' "a b"', ' "a"']
+    assert notes == [f"{path}: line 3: 'response' begins with a space, so that its quotes are part of the text"]

@@ -123,6 +123,32 @@ def test_what_the_prompt_itself_ends_with_stays_and_what_is_added_goes(single):
     assert found[4] == ["<s>"] or "<unk>" in single
 
 
+@pytest.mark.parametrize(
+    ("single", "bos"), [("<unk> <s> $A", "<s>"), ("<unk> <s> $A </s>", "<s>"), ("<s> $A", None)]
+)
+def test_what_a_tokenizer_puts_before_a_text_is_there_once(single, bos):
+    """A prefix of several tokens, as GLM's, and a BOS that the tokenizer writes but does not name."""
+    tokenizer = make_tokenizer(single, bos)
+    plain, rendered = encode_prompts(["how", single.split(" $A")[0] + " how"], tokenizer)
+    assert tokenizer.convert_ids_to_tokens(rendered) == [*single.split(" $A")[0].split(), "how"]
+    assert plain == rendered
+
+
+def test_an_end_that_a_response_spells_is_not_doubled(tmp_path):
+    from nlsr_jax.data.calibration import load_calibration
+
+    tokenizer = make_tokenizer()
+    path = tmp_path / "rows.jsonl"
+    texts = ["no", "no </s>", "no </s> sorry"]
+    path.write_text("".join(json.dumps({"prompt": "how", "response": text}) + "\n" for text in texts))
+    for rows in (
+        encode([Example("how", text) for text in texts], tokenizer, max_length=16).rows,
+        load_calibration(str(path), tokenizer, max_length=16, end_token=True).rows,
+    ):
+        found = [" ".join(words(tokenizer, text)) for (text,) in rows]
+        assert found == ["<s> how no </s>", "<s> how no </s>", "<s> how no </s> sorry </s>"]
+
+
 def test_one_token_for_both_ends_begins_a_prompt_and_does_not_end_it():
     """As GPT-2's: BOS and end token are one."""
     for single in ("</s> $A", "</s> $A </s>"):
