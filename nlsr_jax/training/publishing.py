@@ -7,6 +7,7 @@ first. Then ``run.json`` becomes ``finished.json``, the output is renamed to its
 
 import contextlib
 import fcntl
+import json
 import os
 import pathlib
 import re
@@ -16,10 +17,11 @@ from collections.abc import Iterator
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.apart import Inputs, check_apart
 from nlsr_jax.formats.json_files import read_json_object
-from nlsr_jax.formats.output import check_free, describe_os_error, whole_directory
+from nlsr_jax.formats.output import check_free, describe_os_error, whole_directory, write_text
 from nlsr_jax.formats.ownership import Foreign, foreign_folder, nothing_foreign
 from nlsr_jax.formats.paths import expand
-from nlsr_jax.training.folder import RUN
+from nlsr_jax.formats.record import digest_folder
+from nlsr_jax.training.folder import METRICS, RUN
 
 SUFFIX = ".training"
 _FINISHED, _OUTPUT, _OLD = "finished.json", "output", "old"
@@ -113,6 +115,20 @@ def published(
     _remove(work)
 
 
+def write_run(work: pathlib.Path, folder: pathlib.Path) -> None:
+    """Write into an output what its run logged and, with the digests of the output's other files, what the run is.
+
+    Args:
+      work: the run folder.
+      folder: the output, but for these two files.
+    """
+    run = json.loads((work / RUN).read_text(encoding="utf-8"))
+    record = {**run, "outputs": digest_folder(folder)}
+    if (work / METRICS).exists():
+        shutil.copyfile(work / METRICS, folder / METRICS)
+    write_text(folder / "training.json", json.dumps(record, indent=1, sort_keys=True) + "\n")
+
+
 def _normal(output) -> pathlib.Path:
     # resolve() would follow a link in the output's place
     path = pathlib.Path(os.path.abspath(expand(output)))  # noqa: PTH100
@@ -146,7 +162,7 @@ def _check_state(work: pathlib.Path) -> None:
       InputError: naming what else it holds.
     """
     names = sorted(path.name for path in work.iterdir()) if work.exists() else []
-    others = [name for name in names if not _STATE.fullmatch(name)]
+    others = [name for name in names if not _STATE.fullmatch(name) or (work / name).is_symlink()]
     begun = [name for name in names if name not in (RUN, _FINISHED) and not re.fullmatch(r"\..+\.partial", name)]
     if not any(_is_identity(work / name) for name in (RUN, _FINISHED)) and (others or begun):
         raise InputError(
