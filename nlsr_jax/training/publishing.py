@@ -32,6 +32,8 @@ _STATE = re.compile(
 """What lies in the folder of a run: of a single training, or of a study with its base and its first case."""
 _IDENTITIES = ({"settings", "rows"}, {"plan", "config"})
 """What says which training, or which study, a folder is of."""
+_CHECKPOINTS, _CHECKPOINT = "checkpoints", re.compile(r"\d+(\..+)?")
+"""Where Orbax keeps its checkpoints, and how it names them, finished or not."""
 
 
 @contextlib.contextmanager
@@ -163,6 +165,7 @@ def _check_state(work: pathlib.Path) -> None:
     """
     names = sorted(path.name for path in work.iterdir()) if work.exists() else []
     others = [name for name in names if not _STATE.fullmatch(name) or (work / name).is_symlink()]
+    others += [f"{_CHECKPOINTS}/{name}" for name in _kept_by_hand(work)]
     begun = [name for name in names if name not in (RUN, _FINISHED) and not re.fullmatch(r"\..+\.partial", name)]
     if not any(_is_identity(work / name) for name in (RUN, _FINISHED)) and (others or begun):
         raise InputError(
@@ -174,6 +177,13 @@ def _check_state(work: pathlib.Path) -> None:
             f"{work}: holds {others[0]}, which the training run there has not written; move it or name another "
             "output"
         )
+
+
+def _kept_by_hand(work: pathlib.Path) -> list[str]:
+    """Return what lies beside the checkpoints of a run that Orbax has not put there, such as a copy of one."""
+    folder = work / _CHECKPOINTS
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    return [name for name in names if not _CHECKPOINT.fullmatch(name)]
 
 
 def _is_identity(file: pathlib.Path) -> bool:
@@ -198,7 +208,8 @@ def _recover(work: pathlib.Path, output: pathlib.Path) -> None:
 
 def _remove(work: pathlib.Path) -> None:
     """Remove a finished run; what says that it is finished goes last, and what is not of the run stays."""
-    for path in [path for path in work.iterdir() if _STATE.fullmatch(path.name)]:
+    kept = [_CHECKPOINTS] if _kept_by_hand(work) else []
+    for path in [path for path in work.iterdir() if _STATE.fullmatch(path.name) and path.name not in kept]:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         elif path.name != _FINISHED:

@@ -166,6 +166,22 @@ def test_a_link_in_a_run_folder_is_refused_and_what_it_leads_to_left_alone(tmp_p
     assert (tmp_path / "mine").read_text() == "mine"
 
 
+def test_a_checkpoint_that_a_user_has_put_aside_is_kept(tmp_path):
+    def put_aside():
+        best = tmp_path / "out.training" / "checkpoints" / "best"
+        best.mkdir(parents=True)
+        (best / "mine").write_text("mine")
+
+    command(tmp_path / "out", training=put_aside)
+    assert contents(tmp_path / "out") == "new"
+    best = tmp_path / "out.training" / "checkpoints" / "best"
+    assert (best / "mine").read_text() == "mine"
+    (tmp_path / "out.training" / "finished.json").write_text('{"settings": {}, "rows": "0"}')
+    with pytest.raises(InputError, match=r"holds checkpoints/best, which the training run there has not written"):
+        command(tmp_path / "out", overwrite=True)
+    assert (best / "mine").read_text() == "mine"
+
+
 def test_what_a_run_left_that_died_while_it_began_is_used(tmp_path):
     folder = tmp_path / "out.training"
     folder.mkdir()
