@@ -132,7 +132,7 @@ def replacing(name: str, config) -> dict[str, Any]:
 
     foreign = {
         "output": json_with("config", "base", "task", "judge", "counts", "versions"),
-        "responses": lines_with("kind", "prompt", "response", "verdict"),
+        "responses": lines_with("kind", "prompt", "response", "verdict", others=("topics", "label", "score")),
     }
     return {"overwrite": FLAGS.overwrite, "inputs": study_flags.inputs(config), "foreign": foreign[name]}
 

@@ -41,7 +41,7 @@ def main(_) -> None:
     from nlsr_jax.devices import open_devices
     from nlsr_jax.laboratory.pretraining import pretrain, pretrain_on_texts, save_base, text_rows
     from nlsr_jax.laboratory.toy import ToyWorld
-    from nlsr_jax.training.publishing import published, training_folder
+    from nlsr_jax.training.publishing import published, training_folder, write_run
 
     pretraining = changed_pretraining()
     open_devices()
@@ -61,7 +61,7 @@ def main(_) -> None:
             base = pretrain(key, ToyWorld(), pretraining, **options)
         with published(work, FLAGS.output, **replacing) as folder:
             save_base(base, folder)
-            training_flags.copy_run(work, folder)
+            write_run(work, folder)
     print(f"wrote {FLAGS.output}")
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import shutil
 from typing import Any
 
 from absl import flags
@@ -162,7 +161,7 @@ def write_adapter(key, config, training, description: str, draw) -> None:
     from nlsr_jax.laboratory.stages import train_adapter
     from nlsr_jax.random_streams import stream
     from nlsr_jax.training.initial import new_adapter
-    from nlsr_jax.training.publishing import published, training_folder
+    from nlsr_jax.training.publishing import published, training_folder, write_run
 
     mesh_flags.open_mesh()  # which is opened again with the base: now, whether it can be
     replacing: dict[str, Any] = {"overwrite": FLAGS.overwrite, "inputs": study_flags.inputs(config)}
@@ -186,13 +185,5 @@ def write_adapter(key, config, training, description: str, draw) -> None:
         )
         with published(work, FLAGS.output, **replacing) as folder:
             write_adapter_files(adapter, folder, base_model_name_or_path=base_of(config, FLAGS.base))
-            copy_run(work, folder)
+            write_run(work, folder)
     print(f"wrote {FLAGS.output}")
-
-
-def copy_run(work, folder) -> None:
-    """Copy what a run logged and what it was from its own folder into its output."""
-    from nlsr_jax.training.folder import METRICS, RUN
-
-    shutil.copyfile(work / METRICS, folder / "metrics.jsonl")
-    shutil.copyfile(work / RUN, folder / "training.json")

@@ -1,7 +1,7 @@
 """What this project has written, recognised: that alone is replaced where ``--overwrite`` is given.
 
 A folder is known by the record that its command wrote, and every file in it by that record: its digest where the
-record holds one, else its name. A file is known by the fields that its command writes.
+record holds one, else its name and layout. A file is known by the fields that its command writes.
 """
 
 import itertools
@@ -9,7 +9,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.digests import sha256
@@ -21,12 +21,15 @@ Foreign = Callable[[pathlib.Path], str | None]
 """Says what of a folder or file is not this project's, and None where all of it is."""
 
 _SHOWN = 3
+_CONFIG = "adapter_config.json"
 _ADAPTER = r"adapter_config\.json|adapter_model\.safetensors"
 _MODEL = (
     r"config\.json|model\.safetensors|chat_template\.jinja|tokenizer\.(json|model)|tokenizer_config\.json|"
     r"special_tokens_map\.json|added_tokens\.json|vocab\.json|merges\.txt"
 )
-_TRAINING = rf"training\.json|metrics\.jsonl|{_ADAPTER}|{_MODEL}"
+_METRICS = "metrics.jsonl"
+_TRAINED_ADAPTER, _TRAINED_MODEL = (rf"training\.json|metrics\.jsonl|{files}" for files in (_ADAPTER, _MODEL))
+_REPORT = "<title>Safety realignment, "
 _STORY = rf"table\.json|report\.html|(finetuned|realigned)/({_ADAPTER})"
 _STUDY = (
     r"(table|objectives|sweeps)\.json|report\.html|README\.md|calibration\.jsonl|"
@@ -74,7 +77,7 @@ def foreign_file(file: pathlib.Path) -> str | None:
 
 def foreign_adapter(folder: pathlib.Path) -> str | None:
     """As ``foreign_folder``, where ``save_adapter`` may have written the folder too."""
-    own = _is_pair(folder, "adapter_config.json", "adapter_model.safetensors", _is_own_adapter)
+    own = _is_pair(folder, _CONFIG, "adapter_model.safetensors", _is_own_adapter)
     return None if own else foreign_folder(folder)
 
 
@@ -99,14 +102,22 @@ def json_with(*fields: str) -> Foreign:
     return say
 
 
-def lines_with(*fields: str) -> Foreign:
-    """Return what recognises a file of lines of JSON by the fields of every line; an empty file is nobody's."""
+def lines_with(*fields: str, others: Collection[str] | None = None) -> Foreign:
+    """Return what recognises a file of lines of JSON by the fields of every line; an empty file is nobody's.
+
+    Args:
+      *fields: what every line has.
+      others: what it may have too; None for anything.
+    """
 
     def say(file: pathlib.Path) -> str | None:
         with file.open("rb") as lines:
             for number, line in enumerate(iter(lambda: lines.readline(LIMITS.json_bytes), b""), 1):
-                if not _has(line, fields):
+                found = _fields(line)
+                if not set(fields) <= found:
                     return f"its line {number} is not a JSON object with {', '.join(fields)}"
+                if others is not None and (added := sorted(found - {*fields, *others})):
+                    return f"its line {number} has {_shown(added)} beside {', '.join(fields)}"
         return None
 
     return say
@@ -138,12 +149,13 @@ def text_with(mark: str) -> Foreign:
     return say
 
 
-def _has(line: bytes, fields: Iterable[str]) -> bool:
+def _fields(line: bytes) -> set[str]:
+    """Return the fields of a JSON object; of anything else none."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
-        return False
-    return isinstance(value, dict) and set(fields) <= set(value)
+        return set()
+    return set(value) if isinstance(value, dict) else set()
 
 
 def _foreign_to_record(kind: str) -> Callable[[pathlib.Path, str], str | None]:
@@ -157,14 +169,18 @@ def _foreign_to_record(kind: str) -> Callable[[pathlib.Path, str], str | None]:
         digests = record.get("outputs")
         if record.get("format") != kind or not isinstance(digests, dict):
             return f"{name} is no record of a run"
-        there = _files(folder) - {name}
-        if others := sorted(there - set(digests)):
-            return f"the run of {name} has not written {_shown(others)}"
-        changed = (file for file in sorted(there) if not _is(folder / file, digests[file]))
-        first = list(itertools.islice(changed, _SHOWN))
-        return f"{_shown(first)} is not what the run of {name} has written" if first else None
+        return _not_of(folder, name, _files(folder) - {name}, digests)
 
     return say
+
+
+def _not_of(folder: pathlib.Path, name: str, there: set[str], digests: Mapping[str, object]) -> str | None:
+    """Say which files the record ``name`` does not have, or has with other digests."""
+    if others := sorted(there - set(digests)):
+        return f"the run of {name} has not written {_shown(others)}"
+    changed = (file for file in sorted(there) if not _is(folder / file, digests[file]))
+    first = list(itertools.islice(changed, _SHOWN))
+    return f"{_shown(first)} is not what the run of {name} has written" if first else None
 
 
 def _foreign_to_training(folder: pathlib.Path, name: str) -> str | None:
@@ -175,7 +191,16 @@ def _foreign_to_training(folder: pathlib.Path, name: str) -> str | None:
     digests = [run.get(part) for part in ("start", "base", "rows")]
     if not isinstance(run.get("settings"), dict) or not all(_is_digest(digest) for digest in digests):
         return f"{name} is no record of a training"
-    return _other_names(folder, name, _TRAINING)
+    there = _files(folder) - {name}
+    if _METRICS in there and (found := lines_with("step", "loss")(folder / _METRICS)):
+        return f"of {_METRICS}, {found}"
+    if isinstance(outputs := run.get("outputs"), dict):
+        return _not_of(folder, name, there - {_METRICS}, outputs)
+    # Trainings of former versions have recorded no digests.
+    adapter = is_regular(folder / _CONFIG)
+    return _other_names(folder, name, _TRAINED_ADAPTER if adapter else _TRAINED_MODEL) or _not_laid_out(
+        folder, name
+    )
 
 
 def _foreign_to_table(folder: pathlib.Path, name: str) -> str | None:
@@ -186,7 +211,12 @@ def _foreign_to_table(folder: pathlib.Path, name: str) -> str | None:
     known = isinstance(rows, list) and all(isinstance(row, dict) and set(_ROW) <= set(row) for row in rows)
     if not rows or not known:
         return f"{name} is no table of a study"
-    return _other_names(folder, name, _STUDY if is_folder(folder / "base") else _STORY)
+    if others := _other_names(folder, name, _STUDY if is_folder(folder / "base") else _STORY):
+        return others
+    report = folder / "report.html"
+    if is_regular(report) and (found := text_with(_REPORT)(report)):
+        return f"of {report.name}, {found}"
+    return _not_laid_out(folder, name)
 
 
 _RECORDS: dict[str, Callable[[pathlib.Path, str], str | None]] = {
@@ -207,14 +237,24 @@ def _foreign(folder: pathlib.Path, records: Mapping[str, Callable[[pathlib.Path,
 
 def _is_pair(folder: pathlib.Path, config: str, weights: str, is_own: Callable[[dict], bool]) -> bool:
     """Whether a folder holds two files alone, the config of them laid out to the byte as this project does it."""
-    if _files(folder) != {config, weights}:
-        return False
+    return _files(folder) == {config, weights} and _is_laid_out(folder / config, is_own)
+
+
+def _is_laid_out(config: pathlib.Path, is_own: Callable[[dict], bool]) -> bool:
+    """Whether a config is laid out to the byte as this project does it."""
     try:
-        value = read_json_object(folder / config, "config")
+        value = read_json_object(config, "config")
         text = json.dumps(value, indent=2) + "\n"
-        return is_own(value) and (folder / config).read_bytes() == text.encode()
+        return is_own(value) and config.read_bytes() == text.encode()
     except (InputError, OSError):
         return False
+
+
+def _not_laid_out(folder: pathlib.Path, name: str) -> str | None:
+    """Say which configs of adapters in a folder another program has written, and so perhaps their weights."""
+    configs = sorted(file for file in _files(folder) if pathlib.PurePath(file).name == _CONFIG)
+    others = [file for file in configs if not _is_laid_out(folder / file, _is_own_adapter)]
+    return f"{_shown(others)} is not what the run of {name} has written" if others else None
 
 
 def _is_own_adapter(config: dict) -> bool:

@@ -27,10 +27,11 @@ from nlsr_jax.nlsr.identify import METHODS as IDENTIFICATIONS
 from nlsr_jax.nlsr.identify import check_sparsity
 from nlsr_jax.nlsr.masks import GRANULARITIES
 from nlsr_jax.nlsr.pruning import check_rule
+from nlsr_jax.training.folder import write_whole
 from nlsr_jax.training.settings import OBJECTIVES
 
 ROWS, STUDY, LOCK = "rows.jsonl", "study.json", ".lock"
-_STUDY_PARTIAL = "study.partial"
+_STUDY_PARTIAL = f".{STUDY}.partial"
 BASELINES = ("unaligned", "aligned", "finetuned")
 AUTOMATIC = "nlsr_automatic"
 METHODS = (*BASELINES, "nlsr", AUTOMATIC, *DEFENSES)
@@ -219,8 +220,7 @@ class CellStore:
         with self._locked():
             file = self.path / STUDY
             if not file.exists():
-                file.with_name(_STUDY_PARTIAL).write_text(text)
-                file.with_name(_STUDY_PARTIAL).replace(file)
+                write_whole(file, text.encode())
             elif file.read_bytes() != text.encode():
                 raise InputError(f"{self.path}: holds rows of another study; name another output or remove it")
         self.claims = Claims(self.path)

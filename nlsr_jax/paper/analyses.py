@@ -15,7 +15,8 @@ from nlsr_jax.data.encoding import encode_prompts
 from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.overlap import choice_agreement, kept_entries, mask_overlap
 from nlsr_jax.evaluation.probes import probe
-from nlsr_jax.formats.output import write_text
+from nlsr_jax.formats.output import whole_file, write_text
+from nlsr_jax.formats.ownership import nothing_foreign
 from nlsr_jax.laboratory.cells import make_cell
 from nlsr_jax.laboratory.repairs import RepairSettings, calibration_batches, gather_evidence, make_masks
 from nlsr_jax.laboratory.reproduction import ask_skills
@@ -244,10 +245,8 @@ def analyse(runner: CellRunner, name: str, seeds: Sequence[int]) -> dict[str, An
     if file.exists():
         return json.loads(file.read_text())
     found = ANALYSES[name](runner, seeds)
-    folder.mkdir(exist_ok=True)
-    partial = file.with_suffix(".partial")
-    write_text(partial, json.dumps(found, indent=1) + "\n")
-    partial.replace(file)
+    with whole_file(file, overwrite=True, foreign=nothing_foreign) as new:  # another process may have been first
+        write_text(new, json.dumps(found, indent=1) + "\n")
     return found
 
 

@@ -27,7 +27,8 @@ _KEPT = 2
 def write_whole(path: pathlib.Path, data: bytes) -> None:
     """Write a file that is there whole or not at all, even if the process dies meanwhile."""
     partial = _partial(path)
-    with partial.open("wb") as file:
+    partial.unlink(missing_ok=True)  # a link in its place, symbolic or hard, would lead elsewhere
+    with partial.open("xb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

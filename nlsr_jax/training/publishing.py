@@ -7,6 +7,7 @@ first. Then ``run.json`` becomes ``finished.json``, the output is renamed to its
 
 import contextlib
 import fcntl
+import json
 import os
 import pathlib
 import re
@@ -16,10 +17,11 @@ from collections.abc import Iterator
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.apart import Inputs, check_apart
 from nlsr_jax.formats.json_files import read_json_object
-from nlsr_jax.formats.output import check_free, describe_os_error, whole_directory
+from nlsr_jax.formats.output import check_free, describe_os_error, whole_directory, write_text
 from nlsr_jax.formats.ownership import Foreign, foreign_folder, nothing_foreign
 from nlsr_jax.formats.paths import expand
-from nlsr_jax.training.folder import RUN
+from nlsr_jax.formats.record import digest_folder
+from nlsr_jax.training.folder import METRICS, RUN
 
 SUFFIX = ".training"
 _FINISHED, _OUTPUT, _OLD = "finished.json", "output", "old"
@@ -30,6 +32,8 @@ _STATE = re.compile(
 """What lies in the folder of a run: of a single training, or of a study with its base and its first case."""
 _IDENTITIES = ({"settings", "rows"}, {"plan", "config"})
 """What says which training, or which study, a folder is of."""
+_CHECKPOINTS, _CHECKPOINT = "checkpoints", re.compile(r"\d+(\..+)?")
+"""Where Orbax keeps its checkpoints, and how it names them, finished or not."""
 
 
 @contextlib.contextmanager
@@ -113,6 +117,20 @@ def published(
     _remove(work)
 
 
+def write_run(work: pathlib.Path, folder: pathlib.Path) -> None:
+    """Write into an output what its run logged and, with the digests of the output's other files, what the run is.
+
+    Args:
+      work: the run folder.
+      folder: the output, but for these two files.
+    """
+    run = json.loads((work / RUN).read_text(encoding="utf-8"))
+    record = {**run, "outputs": digest_folder(folder)}
+    if (work / METRICS).exists():
+        shutil.copyfile(work / METRICS, folder / METRICS)
+    write_text(folder / "training.json", json.dumps(record, indent=1, sort_keys=True) + "\n")
+
+
 def _normal(output) -> pathlib.Path:
     # resolve() would follow a link in the output's place
     path = pathlib.Path(os.path.abspath(expand(output)))  # noqa: PTH100
@@ -146,7 +164,8 @@ def _check_state(work: pathlib.Path) -> None:
       InputError: naming what else it holds.
     """
     names = sorted(path.name for path in work.iterdir()) if work.exists() else []
-    others = [name for name in names if not _STATE.fullmatch(name)]
+    others = [name for name in names if not _STATE.fullmatch(name) or (work / name).is_symlink()]
+    others += [f"{_CHECKPOINTS}/{name}" for name in _kept_by_hand(work)]
     begun = [name for name in names if name not in (RUN, _FINISHED) and not re.fullmatch(r"\..+\.partial", name)]
     if not any(_is_identity(work / name) for name in (RUN, _FINISHED)) and (others or begun):
         raise InputError(
@@ -158,6 +177,13 @@ def _check_state(work: pathlib.Path) -> None:
             f"{work}: holds {others[0]}, which the training run there has not written; move it or name another "
             "output"
         )
+
+
+def _kept_by_hand(work: pathlib.Path) -> list[str]:
+    """Return what lies beside the checkpoints of a run that Orbax has not put there, such as a copy of one."""
+    folder = work / _CHECKPOINTS
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    return [name for name in names if not _CHECKPOINT.fullmatch(name)]
 
 
 def _is_identity(file: pathlib.Path) -> bool:
@@ -182,7 +208,8 @@ def _recover(work: pathlib.Path, output: pathlib.Path) -> None:
 
 def _remove(work: pathlib.Path) -> None:
     """Remove a finished run; what says that it is finished goes last, and what is not of the run stays."""
-    for path in [path for path in work.iterdir() if _STATE.fullmatch(path.name)]:
+    kept = [_CHECKPOINTS] if _kept_by_hand(work) else []
+    for path in [path for path in work.iterdir() if _STATE.fullmatch(path.name) and path.name not in kept]:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         elif path.name != _FINISHED:

@@ -233,7 +233,9 @@ def test_bad_input_ends_in_one_line_and_makes_nothing(files, name):
 def test_the_run_folder_of_another_run_is_refused_by_what_differs(study, tmp_path):
     work = tmp_path / "out.training"
     work.mkdir()
-    (work / "run.json").write_bytes((study / "tuned" / "training.json").read_bytes())
+    kept = json.loads((study / "tuned" / "training.json").read_text())
+    del kept["outputs"]
+    (work / "run.json").write_text(json.dumps(kept))
     kept = contents(save_training(tmp_path / "out"))
     arguments = ["--base", study / "base", "--start", study / "dpo", "--rows", 40, "--poison_ratio", 0.25]
     arguments += ["--epochs", 2, "--overwrite", "--output", tmp_path / "out"]

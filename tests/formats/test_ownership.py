@@ -28,7 +28,7 @@ from nlsr_jax.pipeline import Settings, identify_files, realign_files
 from nlsr_jax.report import write_report
 from tests.adapter_files import save_family
 from tests.e2e.command import contents
-from tests.own_outputs import save_training
+from tests.own_outputs import RUN, save_training
 from tests.report.records import make_record
 from tests.tiny_base import save_base
 
@@ -122,6 +122,63 @@ def test_the_output_of_a_training_is_recognised_and_what_lies_beside_it_named(tm
         save_training(tmp_path)
         change(tmp_path / "training.json", **wrong)
         assert foreign_folder(tmp_path) == "training.json is no record of a training"
+
+
+def test_what_a_user_has_put_in_place_of_a_trainings_files_is_named(tmp_path):
+    save_training(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("mine")
+    assert foreign_folder(tmp_path) == "adapter_config.json is not what the run of training.json has written"
+    for name in ("tokenizer.json", "model.safetensors"):
+        save_training(tmp_path)
+        (tmp_path / name).write_text("mine")
+        assert foreign_folder(tmp_path) == f"the run of training.json has not written {name}"
+        (tmp_path / name).unlink()
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+    assert foreign_folder(tmp_path) is None
+    (tmp_path / "metrics.jsonl").write_text("my notes\n")
+    assert foreign_folder(tmp_path) == "of metrics.jsonl, its line 1 is not a JSON object with step, loss"
+
+
+def test_trainings_of_former_versions_are_known_by_names_and_layout(files, tmp_path):
+    save_adapter(load_adapter(files / "aligned"), tmp_path / "out")
+    config = (tmp_path / "out" / "adapter_config.json").read_text()
+    (tmp_path / "out" / "training.json").write_text(json.dumps(RUN))
+    assert foreign_folder(tmp_path / "out") is None
+    for name, text, found in (
+        ("config.json", "{}", "the run of training.json has not written config.json"),
+        ("model.safetensors", "mine", "the run of training.json has not written model.safetensors"),
+        (
+            "adapter_config.json",
+            config[:-1],
+            "adapter_config.json is not what the run of training.json has written",
+        ),
+    ):
+        mine = shutil.copytree(tmp_path / "out", tmp_path / name)
+        (mine / name).write_text(text)
+        assert foreign_folder(mine) == found
+    (tmp_path / "base").mkdir()
+    for name, text in (("config.json", "{}"), ("model.safetensors", "x"), ("training.json", json.dumps(RUN))):
+        (tmp_path / "base" / name).write_text(text)
+    assert foreign_folder(tmp_path / "base") is None
+
+
+def test_what_a_user_has_put_in_place_of_a_studys_files_is_named(tmp_path):
+    study = shutil.copytree(SHIPPED, tmp_path / "study")
+    report, config = study / "report.html", study / "dpo" / "adapter_config.json"
+    kept = report.read_bytes()
+    report.write_text("<title>Mine</title>")
+    assert foreign_study(study) == "of report.html, this file is another one"
+    report.write_bytes(kept)
+    config.write_text(config.read_text().rstrip())
+    assert foreign_study(study) == "dpo/adapter_config.json is not what the run of table.json has written"
+
+
+def test_lines_with_fields_that_a_user_has_added_are_named(tmp_path):
+    foreign, file = lines_with("a", "b", others=("c",)), tmp_path / "file"
+    file.write_text('{"a": 1, "b": 2}\n{"c": 3, "b": 3, "a": 4}\n')
+    assert foreign(file) is None
+    file.write_text('{"a": 1, "b": 2}\n{"c": 3, "b": 3, "a": 4, "my_label": 1}\n')
+    assert foreign(file) == "its line 2 has my_label beside a, b"
 
 
 def test_the_shipped_study_may_be_made_again_by_what_makes_studies_alone(tmp_path):

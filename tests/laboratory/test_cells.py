@@ -233,3 +233,17 @@ def test_the_automatic_choice_has_one_share_where_it_is_asked_for():
     assert dict(make_cell("nlsr_automatic", {"share": 0.03}).settings)["share"] == 0.03
     with pytest.raises(InputError, match="share"):
         make_cell("nlsr_automatic", {"share": "few"})
+
+
+def test_a_users_partial_file_is_kept(tmp_path):
+    (tmp_path / "study.partial").write_text("mine")
+    with pytest.raises(InputError, match=r"holds study\.partial and no study\.json"):
+        CellStore(tmp_path, STUDY)
+    assert (tmp_path / "study.partial").read_text() == "mine"
+
+
+def test_what_a_process_left_that_died_while_it_began_is_used(tmp_path):
+    for name in (".lock", ".study.json.partial"):
+        (tmp_path / name).write_text("")
+    CellStore(tmp_path, STUDY)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".claims", ".lock", "study.json"]

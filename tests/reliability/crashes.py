@@ -28,7 +28,7 @@ SHARES = {"realign": 50, "identify": 40, "align": 40, "finetune": 40, "sweep": 3
 CHAIN = 5
 """Kills of one output at most, before it is run to its end."""
 _NEIGHBOURS = {"neighbour.txt": b"mine", "out.d/file": b"mine too"}
-_GROWING = {"rows.jsonl", "study.json", "study.partial", ".lock", "adapters", "table.parquet"}
+_GROWING = {"rows.jsonl", "study.json", ".study.json.partial", ".lock", "adapters", "table.parquet"}
 
 
 class Undisturbed(NamedTuple):

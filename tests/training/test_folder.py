@@ -156,3 +156,13 @@ def test_a_file_is_written_whole_over_what_was_left(tmp_path):
         assert file.read_bytes() == data
     (tmp_path / "y").touch()
     assert file.stat().st_mode == (tmp_path / "y").stat().st_mode
+
+
+@pytest.mark.parametrize("link", ["symlink_to", "hardlink_to"])
+def test_a_file_is_not_written_through_a_link(tmp_path, link):
+    (tmp_path / "mine").write_text("mine")
+    getattr(tmp_path / ".x.json.partial", link)(tmp_path / "mine")
+    write_whole(tmp_path / "x.json", b"new")
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert (tmp_path / "x.json").read_bytes() == b"new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "x.json"]

@@ -9,7 +9,7 @@ import pytest
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.training.folder import RunFolder
-from nlsr_jax.training.publishing import published, training_folder
+from nlsr_jax.training.publishing import published, training_folder, write_run
 from tests.deaths import Killed, deadly_operations
 from tests.own_outputs import RUN, save_training
 
@@ -38,7 +38,7 @@ def command(output, text="new", *, overwrite=False, seed=1, training=nothing, wr
         with published(work, output, overwrite=overwrite) as folder:
             (folder / ADAPTER).write_text(text)
             writing()
-            shutil.copyfile(work / "run.json", folder / "training.json")
+            write_run(work, folder)
 
 
 def contents(output):
@@ -82,7 +82,7 @@ def test_a_death_at_any_moment_loses_nothing(tmp_path, die_at, old):
             assert contents(output) == "new"
             assert len(trained) == 1 or not before, "what was trained is lost"
         assert [path.name for path in folder.iterdir()] == ["out"]
-        assert sorted(path.name for path in output.iterdir()) == [ADAPTER, "training.json"]
+        assert sorted(path.name for path in output.iterdir()) == [ADAPTER, TRAINED, "training.json"]
     assert count > 10
     assert contents(output) == "new"
 
@@ -97,7 +97,7 @@ def test_an_output_that_exists_is_refused_before_anything_is_made(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     (tmp_path / "out" / "mine").unlink()
     command(tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [ADAPTER, "training.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [ADAPTER, TRAINED, "training.json"]
 
 
 def test_the_old_output_stays_until_the_new_is_whole_and_a_failed_run_can_go_on(tmp_path):
@@ -153,6 +153,33 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     with pytest.raises(InputError, match="exists and is not a folder; remove it or name another output"):
         command(tmp_path / "out")
     assert folder.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", [".run.json.partial", "metrics.jsonl", "checkpoints"])
+def test_a_link_in_a_run_folder_is_refused_and_what_it_leads_to_left_alone(tmp_path, name):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "out.training").mkdir()
+    (tmp_path / "out.training" / "run.json").write_text('{"settings": {}, "rows": "0"}')
+    (tmp_path / "out.training" / name).symlink_to(tmp_path / "mine")
+    with pytest.raises(InputError, match=rf"holds {name}, which the training run there has not written"):
+        command(tmp_path / "out")
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_a_checkpoint_that_a_user_has_put_aside_is_kept(tmp_path):
+    def put_aside():
+        best = tmp_path / "out.training" / "checkpoints" / "best"
+        best.mkdir(parents=True)
+        (best / "mine").write_text("mine")
+
+    command(tmp_path / "out", training=put_aside)
+    assert contents(tmp_path / "out") == "new"
+    best = tmp_path / "out.training" / "checkpoints" / "best"
+    assert (best / "mine").read_text() == "mine"
+    (tmp_path / "out.training" / "finished.json").write_text('{"settings": {}, "rows": "0"}')
+    with pytest.raises(InputError, match=r"holds checkpoints/best, which the training run there has not written"):
+        command(tmp_path / "out", overwrite=True)
+    assert (best / "mine").read_text() == "mine"
 
 
 def test_what_a_run_left_that_died_while_it_began_is_used(tmp_path):
