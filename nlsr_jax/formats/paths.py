@@ -18,7 +18,10 @@ def expand(path: str | os.PathLike) -> pathlib.Path:
 
 def expand_text(path: str) -> str:
     """Return a path or another name that a user gives, unchanged but for ``~``."""
-    return os.path.expanduser(path)  # noqa: PTH111 - that of pathlib fails where there is no such user
+    try:
+        return os.path.expanduser(path)  # noqa: PTH111 - that of pathlib fails where there is no such user
+    except ValueError:  # half a surrogate pair or a zero byte, which no user's name has
+        return path
 
 
 def is_folder(path: str | os.PathLike) -> bool:

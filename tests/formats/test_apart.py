@@ -164,4 +164,6 @@ def test_the_home_folder_is_meant_by_a_tilde(place):
         (folder / "file").write_text("x")
     assert (place / "work" / "out" / "file").read_text() == "x"
     assert expand("~nobody-of-this-name/x") == pathlib.Path("~nobody-of-this-name/x")
+    assert expand("~\ud800/x") == pathlib.Path("~\ud800/x")
+    assert expand("~\0/x") == pathlib.Path("~\0/x")
     assert expand(expand("./~/x")) == pathlib.Path.cwd() / "~" / "x"
