@@ -106,7 +106,7 @@ def lines_with(*fields: str) -> Foreign:
         with file.open("rb") as lines:
             for number, line in enumerate(iter(lambda: lines.readline(LIMITS.json_bytes), b""), 1):
                 if not _has(line, fields):
-                    return f"its line {number} is not a JSON object with {', '.join(fields)}"
+                    return f"line {number} of this file is not a JSON object with {', '.join(fields)}"
         return None
 
     return say

@@ -25,7 +25,8 @@ SUFFIX = ".training"
 _FINISHED, _OUTPUT, _OLD = "finished.json", "output", "old"
 _STATE = re.compile(
     r"(run|finished|objectives)\.json|(metrics|rows)\.jsonl|reference\.npy|checkpoints|output|old|"
-    r"pretraining|base|first|\..+\.partial"
+    r"pretraining|base|first|"
+    r"\.(run|objectives|metrics|rows|reference)\.\w+\.partial|\.(output|base|first)\.[a-z0-9_]{8}\.partial"
 )
 """What lies in the folder of a run: of a single training, or of a study with its base and its first case."""
 _IDENTITIES = ({"settings", "rows"}, {"plan", "config"})
@@ -62,7 +63,6 @@ def training_folder(
         check_free(output, overwrite, inputs=inputs, foreign=foreign)
     elif work.is_symlink() or not work.is_dir():
         raise InputError(f"{work}: exists and is not a folder; remove it or name another output")
-    _check_state(work)
     try:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -140,14 +140,14 @@ def _held(work: pathlib.Path) -> Iterator[None]:
 
 
 def _check_state(work: pathlib.Path) -> None:
-    """Refuse a folder that holds more than the state of a run; one that does not exist is none.
+    """Refuse a folder that holds more than the state of a run.
 
     Raises:
       InputError: naming what else it holds.
     """
-    names = sorted(path.name for path in work.iterdir()) if work.exists() else []
+    names = sorted(path.name for path in work.iterdir())
     others = [name for name in names if not _STATE.fullmatch(name)]
-    begun = [name for name in names if name not in (RUN, _FINISHED) and not re.fullmatch(r"\..+\.partial", name)]
+    begun = [name for name in names if name not in (RUN, _FINISHED) and not name.startswith(".")]
     if not any(_is_identity(work / name) for name in (RUN, _FINISHED)) and (others or begun):
         raise InputError(
             f"{work}: holds {(others or begun)[0]} and is not the folder of a training run; remove it or name "
