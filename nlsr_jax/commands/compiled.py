@@ -24,6 +24,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 
+from nlsr_jax.formats.paths import expand
+
 LEAST_SECONDS = "0.05"
 """What took less long to compile is not kept."""
 MOST_DAYS = 30
@@ -66,7 +68,7 @@ def home() -> pathlib.Path:
       RuntimeError: the user has no home.
     """
     given = os.environ.get("XDG_CACHE_HOME")
-    return (pathlib.Path(given) if given else pathlib.Path.home() / ".cache") / "nlsr_jax"
+    return (expand(given) if given else pathlib.Path.home() / ".cache") / "nlsr_jax"
 
 
 def processor() -> str:

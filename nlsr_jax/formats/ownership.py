@@ -115,9 +115,9 @@ def lines_with(*fields: str, others: Collection[str] | None = None) -> Foreign:
             for number, line in enumerate(iter(lambda: lines.readline(LIMITS.json_bytes), b""), 1):
                 found = _fields(line)
                 if not set(fields) <= found:
-                    return f"its line {number} is not a JSON object with {', '.join(fields)}"
+                    return f"line {number} of this file is not a JSON object with {', '.join(fields)}"
                 if others is not None and (added := sorted(found - {*fields, *others})):
-                    return f"its line {number} has {_shown(added)} beside {', '.join(fields)}"
+                    return f"line {number} of this file has {_shown(added)} beside {', '.join(fields)}"
         return None
 
     return say

@@ -132,7 +132,7 @@ def is_sealed(path: str | os.PathLike) -> bool:
     record = read_json_object(path, "record")
     bare = {name: value for name, value in record.items() if name != "seal"}
     try:
-        return record.get("seal") == seal(bare) and pathlib.Path(path).read_bytes() == dump(record).encode()
+        return record.get("seal") == seal(bare) and expand(path).read_bytes() == dump(record).encode()
     except ValueError:  # a number without end or half a surrogate pair, which no run writes
         return False
 

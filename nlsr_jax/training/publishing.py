@@ -27,7 +27,8 @@ SUFFIX = ".training"
 _FINISHED, _OUTPUT, _OLD = "finished.json", "output", "old"
 _STATE = re.compile(
     r"(run|finished|objectives)\.json|(metrics|rows)\.jsonl|reference\.npy|checkpoints|output|old|"
-    r"pretraining|base|first|\..+\.partial"
+    r"pretraining|base|first|"
+    r"\.(run|objectives|metrics|rows|reference)\.\w+\.partial|\.(output|base|first)\.[a-z0-9_]{8}\.partial"
 )
 """What lies in the folder of a run: of a single training, or of a study with its base and its first case."""
 _IDENTITIES = ({"settings", "rows"}, {"plan", "config"})
@@ -66,7 +67,6 @@ def training_folder(
         check_free(output, overwrite, inputs=inputs, foreign=foreign)
     elif work.is_symlink() or not work.is_dir():
         raise InputError(f"{work}: exists and is not a folder; remove it or name another output")
-    _check_state(work)
     try:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -158,7 +158,7 @@ def _held(work: pathlib.Path) -> Iterator[None]:
 
 
 def _check_state(work: pathlib.Path) -> None:
-    """Refuse a folder that holds more than the state of a run; one that does not exist is none.
+    """Refuse a folder that holds more than the state of a run.
 
     Raises:
       InputError: naming what else it holds.

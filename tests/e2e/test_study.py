@@ -150,7 +150,6 @@ WRONG = {
         "--base {files}/none": "{files}/none: no such folder; expected a Hugging Face model directory or a hub id",
         "--base {files}/full": "{files}/full/config.json: no such file",
         "--base {files}": "{files}/out: lies in the input --base ({files}); name another output",
-        "--start {files}/out.training": "{files}/out.training: no such folder; expected a PEFT adapter directory",
         "--output {files}/base --overwrite": "{files}/base: is the input --base ({files}/base); name",
         "--output {files} --overwrite": "{files}: holds the input --base ({files}/base); name another output",
         "--output {files}/full --overwrite": (

@@ -136,7 +136,7 @@ def test_what_a_user_has_put_in_place_of_a_trainings_files_is_named(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
     assert foreign_folder(tmp_path) is None
     (tmp_path / "metrics.jsonl").write_text("my notes\n")
-    assert foreign_folder(tmp_path) == "of metrics.jsonl, its line 1 is not a JSON object with step, loss"
+    assert foreign_folder(tmp_path) == "of metrics.jsonl, line 1 of this file is not a JSON object with step, loss"
 
 
 def test_trainings_of_former_versions_are_known_by_names_and_layout(files, tmp_path):
@@ -178,7 +178,7 @@ def test_lines_with_fields_that_a_user_has_added_are_named(tmp_path):
     file.write_text('{"a": 1, "b": 2}\n{"c": 3, "b": 3, "a": 4}\n')
     assert foreign(file) is None
     file.write_text('{"a": 1, "b": 2}\n{"c": 3, "b": 3, "a": 4, "my_label": 1}\n')
-    assert foreign(file) == "its line 2 has my_label beside a, b"
+    assert foreign(file) == "line 2 of this file has my_label beside a, b"
 
 
 def test_the_shipped_study_may_be_made_again_by_what_makes_studies_alone(tmp_path):

@@ -1,6 +1,7 @@
 """From run folder to output: a death before any operation on files loses neither the old output nor the new."""
 
 import itertools
+import json
 import os
 import pathlib
 import shutil
@@ -180,6 +181,54 @@ def test_a_checkpoint_that_a_user_has_put_aside_is_kept(tmp_path):
     with pytest.raises(InputError, match=r"holds checkpoints/best, which the training run there has not written"):
         command(tmp_path / "out", overwrite=True)
     assert (best / "mine").read_text() == "mine"
+
+
+def test_what_a_user_puts_into_a_run_folder_stays(tmp_path):
+    output, work = tmp_path / "out", tmp_path / "out.training"
+
+    def put():
+        (work / "thesis.txt").write_text("mine")
+
+    command(output, training=put)
+    assert contents(output) == "new"
+    assert [path.name for path in work.iterdir()] == ["thesis.txt"]
+    with pytest.raises(InputError, match=r"holds thesis.txt and is not the folder of a training run"):
+        command(output, overwrite=True)
+    (work / "run.json").write_text(json.dumps({**RUN, "seed": 1}))
+    with pytest.raises(InputError, match=r"holds thesis.txt, which the training run there has not written"):
+        command(output, overwrite=True)
+    assert contents(output) == "new"
+    assert (work / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["finished.json", "run.json"])
+def test_a_folder_that_looks_like_a_finished_run_is_left_alone(tmp_path, name):
+    """What another program calls its run is neither removed nor put in the output's place."""
+    work = tmp_path / "out.training"
+    (work / "old").mkdir(parents=True)
+    (work / "old" / "thesis.txt").write_text("mine")
+    (work / name).write_text(json.dumps({"name": "mine"}))
+    with pytest.raises(InputError, match="holds old and is not the folder of a training run"):
+        command(tmp_path / "out")
+    assert (work / "old" / "thesis.txt").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.training"]
+
+
+@pytest.mark.parametrize(
+    ("read", "how"), [("out.training/rows", "holds"), ("out/adapter", "holds"), ("", "lies in")]
+)
+def test_neither_output_nor_run_folder_may_touch_an_input(tmp_path, read, how):
+    (tmp_path / "out.training").mkdir()
+    (tmp_path / "out").mkdir()
+    if read:
+        (tmp_path / read).mkdir()
+
+    def begin():
+        with training_folder(tmp_path / "out", overwrite=True, inputs={"--start": tmp_path / read}):
+            pytest.fail("it was begun")
+
+    with pytest.raises(InputError, match=f"{how} the input --start"):
+        begin()
 
 
 def test_what_a_run_left_that_died_while_it_began_is_used(tmp_path):
