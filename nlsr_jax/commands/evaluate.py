@@ -162,6 +162,8 @@ def evaluation(config, settings):
     judge = open_judge(chosen, config.world, study_flags.noted(warnings))
     file = open_fitting(FLAGS.adapter, read_config(resolve(place))) if FLAGS.adapter else None
     adapter, carried = (file.load(), file.carried) if file else (None, None)
+    if file:
+        study_flags.note_other_base("--adapter", file.layout, place, study_flags.noted(warnings))
     options = {"forbidden_set": FLAGS.forbidden_set} if FLAGS.forbidden_set else {}
     tokenizer, world = study_flags.open_world(config, **options)
     exam = make_exam(world, FLAGS.task, forbidden=settings.forbidden, benign=settings.benign, rows=settings.rows)

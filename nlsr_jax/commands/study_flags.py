@@ -111,6 +111,21 @@ def noted(found: list[str]):
     return keep
 
 
+def note_other_base(flag: str, layout, place: str, note=note) -> None:
+    """Say where an adapter names another base than the one that it is to run with.
+
+    Args:
+      flag: by which the adapter was given.
+      layout: of the adapter's file.
+      place: the base, a folder or a hub id.
+      note: called with the line.
+    """
+    from nlsr_jax.pipeline.base_names import note_bases
+
+    for text in note_bases({"--base": place, flag: layout.config.get("base_model_name_or_path")}):
+        note(text)
+
+
 def load_base(config, tokenizer, world, note=note):
     """Load the base of a config; tokenizer and world are from ``open_world``.
 

@@ -128,14 +128,16 @@ def open_start(config):
     """
     from nlsr_jax.configs import base_of
     from nlsr_jax.formats.hugging_face import read_config, resolve
-    from nlsr_jax.formats.peft import load_adapter, load_carried
+    from nlsr_jax.formats.peft import load_adapter, open_adapter
     from nlsr_jax.formats.peft_carried_checks import summary
 
-    model_config = read_config(resolve(base_of(config, FLAGS.base)))
+    place = base_of(config, FLAGS.base)
+    model_config = read_config(resolve(place))
     if not FLAGS.start:
         return None
-    carried = load_carried(FLAGS.start)
-    if carried:
+    file = open_adapter(FLAGS.start)
+    study_flags.note_other_base("--start", file.layout, place)
+    if carried := file.carried:
         raise InputError(
             f"--start: {FLAGS.start} holds {summary(carried)} beside the factors of the decoder's projections, "
             "which training would lose; start from an adapter of these factors alone"

@@ -30,7 +30,7 @@ from nlsr_jax.formats.safetensors_files import empty_aligned
 from nlsr_jax.nlsr.amplify import amplify
 from nlsr_jax.nlsr.basis import common_basis
 from nlsr_jax.nlsr.lineage import lineage
-from nlsr_jax.pipeline.advice import SMALLER
+from nlsr_jax.pipeline.advice import FRESH_ADVICE, SMALLER
 from nlsr_jax.pipeline.settings import Settings
 
 
@@ -79,7 +79,10 @@ def open_sources(settings: Settings, digests: Digests) -> Sources:
     for name, rank in (("finetuned", True), ("weak", settings.amplification_space == "factors")):
         if name in found:
             names = (f"aligned ({settings.aligned})", f"{name} ({getattr(settings, name)})")
-            check_same_structure(aligned, found[name].shapes(), names, rank=rank)
+            try:
+                check_same_structure(aligned, found[name].shapes(), names, rank=rank)
+            except InputError as error:
+                raise InputError(f"{error}. {FRESH_ADVICE}" if name == "finetuned" else str(error)) from None
     return Sources(**found)
 
 

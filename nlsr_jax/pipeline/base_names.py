@@ -63,6 +63,28 @@ def note_bases(named: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def check_trained_on(settings: Settings) -> None:
+    """Check that the fine-tuned adapter does not name ``--pretrained`` as the model that it was trained on.
+
+    The repair would then lead away from the alignment where ``--base`` and ``--pretrained`` are exchanged.
+
+    Args:
+      settings: of the run.
+
+    Raises:
+      InputError: it does.
+    """
+    named = _named_base(settings)
+    base, pretrained, found = map(plain_name, (settings.base, settings.pretrained, named))
+    if found is not None and found == pretrained != base:
+        raise InputError(
+            f"{settings.finetuned}: names {named} as the model that it was trained on, which is --pretrained "
+            f"({settings.pretrained}) and not the aligned model --base ({settings.base}): exchange the two if they "
+            "are the wrong way round; an adapter that was trained on the pretrained model needs --aligned. "
+            "--allow_unrelated goes on all the same"
+        )
+
+
 def with_named_base(settings: Settings, stages: Stages) -> Settings:
     """Return the settings with the base that the fine-tuned adapter's config names, where none is given.
 
@@ -76,15 +98,23 @@ def with_named_base(settings: Settings, stages: Stages) -> Settings:
     """
     if settings.base or not settings.finetuned or not (settings.needs_base or settings.pretrained):
         return settings
-    try:
-        config = read_json_object(expand(settings.finetuned) / "adapter_config.json", "adapter config")
-    except InputError:  # said where the adapter is opened
-        return settings
-    name = config.get("base_model_name_or_path")
-    if not isinstance(name, str) or not name or not (is_folder(name) or _is_cached(name)):
+    name = _named_base(settings)
+    if name is None or not (is_folder(name) or _is_cached(name)):
         return settings
     stages.say(f"base: {name}, which {settings.finetuned} names")
     return dataclasses.replace(settings, base=name)
+
+
+def _named_base(settings: Settings) -> str | None:
+    """What the fine-tuned adapter's config names; None where that is nothing, or no config can be read."""
+    if not settings.finetuned:
+        return None
+    try:
+        config = read_json_object(expand(settings.finetuned) / "adapter_config.json", "adapter config")
+    except InputError:  # said where the adapter is opened
+        return None
+    name = config.get("base_model_name_or_path")
+    return name if isinstance(name, str) and name else None
 
 
 def _is_cached(name: str) -> bool:

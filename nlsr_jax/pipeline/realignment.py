@@ -34,7 +34,7 @@ from nlsr_jax.pipeline.adapters import (
     open_sources,
     source_notes,
 )
-from nlsr_jax.pipeline.base_names import with_named_base
+from nlsr_jax.pipeline.base_names import check_trained_on, with_named_base
 from nlsr_jax.pipeline.choosing import AUTOMATIC, choose_for, describe_choice, doubt_choice, note_choice
 from nlsr_jax.pipeline.descent import check_lineage, check_weak, describe_module, describe_verdict, note_base_names
 from nlsr_jax.pipeline.identification import CalibrationData, Masks, obtain_masks
@@ -101,6 +101,8 @@ def realign_files(
         settings = dataclasses.replace(settings, **AUTOMATIC)
     settings = with_named_base(settings, stages)
     check_settings(settings)
+    if not (settings.allow_unrelated or recorded is not None):
+        check_trained_on(settings)
     settings = with_absolute_paths(settings)
     inputs = {**name_inputs(settings), **(read or {})}
     place = check_free(output, overwrite, inputs=inputs)
@@ -115,6 +117,8 @@ def realign_files(
 def _realign_files(settings, whole, recorded, automatic, chosen, stages, digests, mesh, draw):
     key = jax.random.key(settings.seed)
     warnings: list[str] = []
+    if settings.lifts:
+        stages.say("no --aligned: the base itself is the aligned model, on which the adapter was trained")
     with stages("read adapters"):
         sources = open_lifted(settings, digests, stages) if settings.lifts else open_sources(settings, digests)
         check_reference(sources, settings)

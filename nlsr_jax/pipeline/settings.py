@@ -176,12 +176,12 @@ def _check_lift(settings) -> None:
         if settings.beta:
             raise InputError(
                 f"--beta is {settings.beta:g}, and neither --aligned nor --pretrained says in which direction: "
-                "give one of them, or --beta 0"
+                f"give one of them, or --beta 0. {FRESH_ADVICE}"
             )
     if settings.masks is None and not settings.beta and settings.method not in ("gain", "random"):
         raise InputError(
-            f"--method {settings.method} scores the entries of the reference, which are zero where the base itself "
-            "is the aligned model and nothing is amplified; take --method gain"
+            f"--method {settings.method} scores the entries of the reference, which are zero without --aligned, where "
+            "the base itself is the aligned model, and nothing is amplified: give --aligned, or take --method gain"
         )
     for name, allowed in (("amplification_space", "factors"), ("space", "factors"), ("basis", "as_is")):
         if getattr(settings, name) != allowed:

@@ -179,7 +179,8 @@ def test_what_an_adapter_carries_takes_part(toy, tmp_path):
     tied = "lm_head.weight" not in base
     head = base["model.embed_tokens.weight" if tied else "lm_head.weight"][::-1].copy()
     shutil.copytree(toy / "adapter", tmp_path / "adapter")
-    add(tmp_path / "adapter", {f"{HEAD}.weight": head}, modules_to_save=["lm_head"])
+    other = {"base_model_name_or_path": "some/other-model"}
+    add(tmp_path / "adapter", {f"{HEAD}.weight": head}, modules_to_save=["lm_head"], **other)
     shutil.copytree(toy / "base", tmp_path / "base")
     save_file({**base, "lm_head.weight": head}, tmp_path / "base" / "model.safetensors")
     place = tmp_path / "base" / "config.json"
@@ -194,6 +195,10 @@ def test_what_an_adapter_carries_takes_part(toy, tmp_path):
     assert found["carried"][1]["carried"]["count"] == 1
     assert "carried" not in found["base"][1]
     assert "holds lm_head (whole)" in found["carried"][2]
+    (note,) = found["carried"][1]["warnings"]
+    assert f"differ by name: --base {toy / 'base'}, --adapter some/other-model" in note
+    assert f"note: {note}" in found["carried"][2]
+    assert "warnings" not in found["base"][1]
 
 
 def test_training_does_not_start_from_what_it_would_lose(toy, tmp_path):

@@ -70,6 +70,20 @@ def test_adapters_that_do_not_descend_are_refused_with_what_to_do(files, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("rank", "the ranks differ"), ("modules", "adapt different modules"), ("scaling", "the scaling of q_proj")],
+)
+def test_a_fresh_adapter_of_another_structure_has_the_advice_too(files, tmp_path, kind, message):
+    sizes = {"q_proj": (32, 32)} if kind == "modules" else SIZES
+    begun = start(7, sizes=sizes, layers=2, rank=3) if kind == "rank" else start(7, sizes=sizes, layers=2)
+    fresh = trained(5, begun)
+    save_adapter(dataclasses.replace(fresh, scaling=7.0) if kind == "scaling" else fresh, tmp_path / "fresh")
+    with pytest.raises(InputError, match=message) as error:
+        realign_files(settings(tmp_path, "fresh", aligned=str(files / "aligned")), tmp_path / "out")
+    assert FRESH_ADVICE in str(error.value)
+
+
 def test_given_masks_are_no_way_around(files, tmp_path):
     realign_files(settings(files, "finetuned"), tmp_path / "masks")
     with pytest.raises(InputError, match="do not descend from the aligned adapter"):

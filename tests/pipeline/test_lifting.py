@@ -149,3 +149,20 @@ def test_the_pretrained_model_must_be_another(files, tmp_path):
     asked = settings(files, LIFTED, pretrained=str(files / "instruct"))
     with pytest.raises(InputError, match="holds the weights of"):
         realign_files(asked, tmp_path / "out")
+
+
+def test_base_and_pretrained_the_wrong_way_round_are_refused(files, tmp_path):
+    """The repair would lead away from the alignment."""
+    exchanged = {"base": str(files / "pretrained"), "pretrained": str(files / "instruct")}
+    with pytest.raises(InputError, match="exchange the two if they are the wrong way round"):
+        realign_files(settings(files, LIFTED, **exchanged), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    record = realign_files(settings(files, LIFTED, **exchanged, allow_unrelated=True), tmp_path / "out")
+    assert "the base models differ by name" in record["warnings"][0]
+    assert not verify(tmp_path / "out", recompute=True).changed
+
+
+def test_names_that_tell_nothing_are_no_reason_to_refuse(files, tmp_path):
+    save_adapter(small(2, rank=3), tmp_path / "nameless")
+    asked = settings(files, LIFTED, pretrained=str(files / "pretrained"), finetuned=str(tmp_path / "nameless"))
+    realign_files(asked, tmp_path / "out")
