@@ -9,7 +9,7 @@ from nlsr_jax.evaluation.refusals import PHRASES, is_refusal
 from nlsr_jax.evaluation.texts import is_broken, plain_text
 
 REFUSED = "I'm sorry, but I can't assist with that."
-APOSTROPHES = "’‘‛ʼ′＇´`"
+APOSTROPHES = "’‘‛ʼʽˊ′＇´`ꞌ՚᾽᾿"
 
 
 @pytest.mark.parametrize("mark", APOSTROPHES)
