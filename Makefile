@@ -32,16 +32,18 @@ check: setup ## Check format, lint and types
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 
+NEW := build/benchmarks
 bench: setup ## Run the benchmarks and write their table
-	rm -f benchmarks/results/latest.jsonl
-	$(RUN) -m benchmarks.starting
-	$(RUN) -m benchmarks.calibration
-	$(RUN) -m benchmarks.peers
-	$(RUN) -m benchmarks.hot_paths
-	$(RUN) -m benchmarks.sweep_1000 --rounds 2
-	$(RUN) -m benchmarks.many_adapters --rounds 2
-	$(RUN) -m benchmarks.realign_8b --rounds 2
-	$(RUN) -m benchmarks.realign_8b --rounds 2 --dtype bfloat16
+	rm -f $(NEW)/latest.jsonl
+	$(RUN) -m benchmarks.starting --results $(NEW)
+	$(RUN) -m benchmarks.calibration --results $(NEW)
+	$(RUN) -m benchmarks.peers --results $(NEW)
+	$(RUN) -m benchmarks.hot_paths --results $(NEW)
+	$(RUN) -m benchmarks.sweep_1000 --rounds 2 --results $(NEW)
+	$(RUN) -m benchmarks.many_adapters --rounds 2 --results $(NEW)
+	$(RUN) -m benchmarks.realign_8b --rounds 2 --results $(NEW)
+	$(RUN) -m benchmarks.realign_8b --rounds 2 --dtype bfloat16 --results $(NEW)
+	mv $(NEW)/latest.jsonl benchmarks/results/latest.jsonl
 	$(RUN) -m benchmarks.table README.md BUILD.md
 
 quickstart: setup ## Align, break and repair the tiny model; two minutes
@@ -55,4 +57,5 @@ reproduce-quick: setup ## The same on the shipped base with one seed, in part; e
 	$(RUN) -m experiments.reproduce --everything --workers 2 --quick --output checkpoints/runs/quick --overwrite
 
 clean: ## Remove .venv and caches
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	if [ -L $(VENV) ] || [ -f $(VENV)/pyvenv.cfg ]; then rm -rf $(VENV); fi
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis
