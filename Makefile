@@ -41,16 +41,18 @@ $(DOCS)/.ready: requirements-docs.txt
 docs: $(DOCS)/.ready ## Build the site of docs/ in site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict --quiet
 
+NEW := build/benchmarks
 bench: setup ## Run the benchmarks and write their table
-	rm -f benchmarks/results/latest.jsonl
-	$(RUN) -m benchmarks.starting
-	$(RUN) -m benchmarks.calibration
-	$(RUN) -m benchmarks.peers
-	$(RUN) -m benchmarks.hot_paths
-	$(RUN) -m benchmarks.sweep_1000 --rounds 2
-	$(RUN) -m benchmarks.many_adapters --rounds 2
-	$(RUN) -m benchmarks.realign_8b --rounds 2
-	$(RUN) -m benchmarks.realign_8b --rounds 2 --dtype bfloat16
+	rm -f $(NEW)/latest.jsonl
+	$(RUN) -m benchmarks.starting --results $(NEW)
+	$(RUN) -m benchmarks.calibration --results $(NEW)
+	$(RUN) -m benchmarks.peers --results $(NEW)
+	$(RUN) -m benchmarks.hot_paths --results $(NEW)
+	$(RUN) -m benchmarks.sweep_1000 --rounds 2 --results $(NEW)
+	$(RUN) -m benchmarks.many_adapters --rounds 2 --results $(NEW)
+	$(RUN) -m benchmarks.realign_8b --rounds 2 --results $(NEW)
+	$(RUN) -m benchmarks.realign_8b --rounds 2 --dtype bfloat16 --results $(NEW)
+	mv $(NEW)/latest.jsonl benchmarks/results/latest.jsonl
 	$(RUN) -m benchmarks.table docs/benchmarks.md
 
 quickstart: setup ## Align, break and repair the tiny model; two minutes
@@ -64,4 +66,7 @@ reproduce-quick: setup ## The same on the shipped base with one seed, in part; e
 	$(RUN) -m experiments.reproduce --everything --workers 2 --quick --output checkpoints/runs/quick --overwrite
 
 clean: ## Remove .venv and caches
-	rm -rf $(VENV) $(DOCS) site .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	for place in $(VENV) $(DOCS); do \
+	  if [ -L $$place ] || [ -f $$place/pyvenv.cfg ]; then rm -rf $$place; fi; \
+	done
+	rm -rf site .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -83,11 +83,12 @@ def main(_) -> None:
 
 
 def _laboratory():
-    """The folder of rows, tables and figures."""
+    """The folder of rows, tables and figures, beside the output however that is named."""
+    import os
     import pathlib
 
-    study = pathlib.Path(FLAGS.output)
-    return study.with_name(f"{study.name}-laboratory")
+    study = pathlib.Path(os.path.abspath(FLAGS.output))  # noqa: PTH100 - resolve() would follow a link in its place
+    return study.parent / f"{study.name}-laboratory"
 
 
 def _everything() -> None:

@@ -209,19 +209,26 @@ class CellStore:
       claims: which process makes what.
 
     Raises:
-      InputError: the folder holds rows of another study or files of something else, or overlaps with an input.
+      InputError: the folder holds rows of another study or files of something else, overlaps with an input, or
+        cannot be written.
     """
 
     def __init__(self, path: str | os.PathLike, study: Mapping[str, Any], inputs: Inputs | None = None):
         self.path = expand(path)
         check_store(self.path, inputs)
-        self.path.mkdir(parents=True, exist_ok=True)
         text = json.dumps(dict(study), indent=1, sort_keys=True) + "\n"
+        try:
+            self._open(text.encode())
+        except OSError as error:
+            raise InputError(describe_os_error(error, self.path)) from error
+
+    def _open(self, study: bytes) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
         with self._locked():
             file = self.path / STUDY
             if not file.exists():
-                write_whole(file, text.encode())
-            elif file.read_bytes() != text.encode():
+                write_whole(file, study)
+            elif file.read_bytes() != study:
                 raise InputError(f"{self.path}: holds rows of another study; name another output or remove it")
         self.claims = Claims(self.path)
 

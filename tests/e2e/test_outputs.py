@@ -8,7 +8,7 @@ import pytest
 from nlsr_jax.errors import InputError
 from nlsr_jax.pipeline import Settings, identify_files, realign_files
 from tests.adapter_files import save_family
-from tests.e2e.command import contents, python, run
+from tests.e2e.command import contents, error_line, python, run
 from tests.e2e.toy_base import save_toy_base
 
 
@@ -190,3 +190,9 @@ def test_the_case_as_it_was_told(work):
         f"error: {work}: holds the input --aligned ({work / 'aligned'}); name another output"
     ]
     assert contents(work) == before
+
+
+@pytest.mark.parametrize("output", ["/", "."])
+def test_everything_refuses_a_place_without_a_name_of_its_own(output):
+    line = error_line(run("reproduce", "--everything", "--quick", "--overwrite", "--output", output, check=False))
+    assert line.endswith("name another output")

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import multiprocessing
+import re
 
 import pytest
 
@@ -247,3 +248,12 @@ def test_what_a_process_left_that_died_while_it_began_is_used(tmp_path):
         (tmp_path / name).write_text("")
     CellStore(tmp_path, STUDY)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".claims", ".lock", "study.json"]
+
+
+def test_a_place_that_cannot_be_written_to_is_named(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to("nowhere")
+    for place in (tmp_path / "file", tmp_path / "file" / "rows", tmp_path / "link"):
+        with pytest.raises(InputError, match=re.escape(f"{place}: ")):
+            CellStore(place, STUDY)
+    assert (tmp_path / "file").read_text() == "mine"
