@@ -189,10 +189,6 @@ def test_a_folder_of_other_things_does_not_become_one_of_rows(tmp_path):
     with pytest.raises(InputError, match=r"holds index.html and no study.json"):
         CellStore(tmp_path, STUDY)
     assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
-    (tmp_path / "index.html").rename(tmp_path / "study.partial")  # what a process leaves that dies while it begins
-    (tmp_path / ".lock").touch()
-    CellStore(tmp_path, STUDY)
-    assert {path.name for path in tmp_path.iterdir()} == {"study.json", ".lock"}
 
 
 @pytest.mark.parametrize(("read", "how"), [("out", "is"), ("out/base", "holds"), (".", "lies in")])
@@ -247,7 +243,7 @@ def test_what_a_process_left_that_died_while_it_began_is_used(tmp_path):
     for name in (".lock", ".study.json.partial"):
         (tmp_path / name).write_text("")
     CellStore(tmp_path, STUDY)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".claims", ".lock", "study.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "study.json"]
 
 
 def test_a_place_that_cannot_be_written_to_is_named(tmp_path):
