@@ -180,8 +180,9 @@ def _check_lift(settings) -> None:
             )
     if settings.masks is None and not settings.beta and settings.method not in ("gain", "random"):
         raise InputError(
-            f"--method {settings.method} scores the entries of the reference, which are zero without --aligned, where "
-            "the base itself is the aligned model, and nothing is amplified: give --aligned, or take --method gain"
+            f"--method {settings.method} scores the entries of the reference, which are zero without --aligned, "
+            "where the base itself is the aligned model, and nothing is amplified: give --aligned, or take "
+            "--method gain"
         )
     for name, allowed in (("amplification_space", "factors"), ("space", "factors"), ("basis", "as_is")):
         if getattr(settings, name) != allowed:
