@@ -1,6 +1,7 @@
 """Small programs that run as the commands do: in processes of their own, without JAX."""
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -21,7 +22,9 @@ def start(tmp_path, body, *arguments, **options):
     program.write_text("\n".join(lines))
     # The start of a process comes in front of the command, such as sh -c … "$@".
     before = options.pop("before", [])
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
+    # A runner in the background ignores SIGINT, which its children would inherit.
+    heeded = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    options = {**heeded, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
     env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_ENABLE_COMPILATION_CACHE": "false", **options.pop("env", {})}
     return subprocess.Popen([*before, sys.executable, program, *map(str, arguments)], env=env, **options)
 

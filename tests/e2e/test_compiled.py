@@ -247,7 +247,8 @@ realign.main(None)
 
 
 def test_the_command_digests_its_adapters_and_masks_early():
-    adapters = [f"{folder}/adapter_model.safetensors" for folder in "AB"]
+    names = ("adapter_model.safetensors", "adapters.safetensors")
+    adapters = [f"{folder}/{name}" for folder in "AB" for name in names]
     assert python("-c", _LISTS).stdout.split() == [*adapters, "C", "C/masks.safetensors", "False"]
 
 

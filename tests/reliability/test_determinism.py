@@ -59,7 +59,8 @@ def test_a_path_that_the_locale_cannot_read_is_refused(tmp_path, name, env):
 def test_a_path_that_is_not_ascii_is_read_where_the_locale_is_c(tmp_path):
     """Python takes UTF-8 there by itself."""
     (tmp_path / "größe").mkdir()
-    arguments = ["--aligned", tmp_path / "größe", "--finetuned", tmp_path, "--method", "magnitude"]
+    (tmp_path / "other").mkdir()
+    arguments = ["--aligned", tmp_path / "größe", "--finetuned", tmp_path / "other", "--method", "magnitude"]
     line = error_line(run("realign", *arguments, "--output", tmp_path / "out", env={"LC_ALL": "C"}, check=False))
     assert "größe: " in line
     assert "locale" not in line
