@@ -1,7 +1,6 @@
 """Small programs that run as the commands do: in processes of their own, without JAX."""
 
 import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -12,7 +11,9 @@ from tests.e2e.command import ROOT
 def start(tmp_path, body, *arguments, **options):
     """Start a program; ``body`` is that of ``main(arguments)``, which may have any number of arguments."""
     lines = [
-        "import os, pathlib, sys, time",
+        "import os, pathlib, signal, sys, time",
+        # A runner in the background ignores SIGINT, and so would its children.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)",
         "from nlsr_jax.commands import command, ending",
         "def main(arguments):",
         textwrap.indent(textwrap.dedent(body).strip(), "    "),
@@ -22,9 +23,7 @@ def start(tmp_path, body, *arguments, **options):
     program.write_text("\n".join(lines))
     # The start of a process comes in front of the command, such as sh -c … "$@".
     before = options.pop("before", [])
-    # A runner in the background ignores SIGINT, which its children would inherit.
-    heeded = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
-    options = {**heeded, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
     env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_ENABLE_COMPILATION_CACHE": "false", **options.pop("env", {})}
     return subprocess.Popen([*before, sys.executable, program, *map(str, arguments)], env=env, **options)
 
