@@ -7,6 +7,7 @@ import numpy as np
 
 from nlsr_jax.adapter import Adapter, layer_indices, module_names
 from nlsr_jax.errors import InputError
+from nlsr_jax.formats.peft_writing import PLAIN_STACK
 from nlsr_jax.nlsr.lineage import Verdict, factor_cosines, judge_lineage, other_axis
 from nlsr_jax.pipeline.adapters import ANY, Lineage, Sources, ahead, chunks, join, nameless, read_pieces
 from nlsr_jax.pipeline.advice import FRESH_ADVICE
@@ -140,6 +141,22 @@ def note_base_names(settings: Settings, sources: Sources) -> list[str]:
     files = {name: file for name, file in sources._asdict().items() if getattr(settings, name)}
     named = {name: file.layout.config.get("base_model_name_or_path") for name, file in files.items()}
     return note_bases({"--base": settings.base, **named})
+
+
+def note_place(settings: Settings, sources: Sources) -> list[str]:
+    """Say where the written adapter's layers are in another place than those of the base that the run reads.
+
+    PEFT goes by the whole path: on that base it would find none of them.
+    """
+    stack = sources.target.layout.stack
+    if stack == PLAIN_STACK or not (settings.needs_base or settings.pretrained):
+        return []
+    return [
+        f"{sources.target.path}: its layers are in {stack.prefix}{stack.name}, and written so; those of "
+        f"{settings.base} are in {PLAIN_STACK.prefix}{PLAIN_STACK.name}, where PEFT finds none of them: to use "
+        "this base, save the adapter again with nlsr_jax.save_adapter(nlsr_jax.load_adapter(folder), "
+        "new_folder), which gives them its names"
+    ]
 
 
 def _note_zeros(shapes: Adapter, lineage: Lineage, warnings: list[str]) -> None:

@@ -36,7 +36,14 @@ from nlsr_jax.pipeline.adapters import (
 )
 from nlsr_jax.pipeline.base_names import check_trained_on, with_named_base
 from nlsr_jax.pipeline.choosing import AUTOMATIC, choose_for, describe_choice, doubt_choice, note_choice
-from nlsr_jax.pipeline.descent import check_lineage, check_weak, describe_module, describe_verdict, note_base_names
+from nlsr_jax.pipeline.descent import (
+    check_lineage,
+    check_weak,
+    describe_module,
+    describe_verdict,
+    note_base_names,
+    note_place,
+)
 from nlsr_jax.pipeline.identification import CalibrationData, Masks, obtain_masks
 from nlsr_jax.pipeline.lifting import Trimmed, open_lifted, trim
 from nlsr_jax.pipeline.restoration import Decision, compare, decide, write_restored
@@ -126,7 +133,7 @@ def _realign_files(settings, whole, recorded, automatic, chosen, stages, digests
         if settings.layers is not None:
             repaired_layers(sources.target.shapes(), settings.layers)
         warnings += source_notes(sources)
-    bases = note_base_names(settings, sources)
+    bases = note_base_names(settings, sources) + note_place(settings, sources)
     _say_notes(bases, stages)  # at once: what follows may be refused
     warnings += bases
 

@@ -7,6 +7,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from nlsr_jax.errors import InputError
+from nlsr_jax.formats.peft import load_adapter, save_adapter
 from nlsr_jax.pipeline import Settings, Stages, identify_files, realign_files
 from tests.adapter_files import save_inputs
 
@@ -75,3 +76,21 @@ def test_a_calibration_row_beyond_the_embedding_is_refused(files):
     ):
         realign_files(settings(files), files / "out")
     assert not (files / "out").exists()
+
+
+@pytest.mark.parametrize("prefix", ["model.model.", "language_model.model."])
+def test_layers_in_another_place_than_those_of_the_base_are_noted(tmp_path, prefix):
+    folder = save_inputs(tmp_path)
+    for name in ("aligned", "finetuned"):
+        path = folder / name / "adapter_model.safetensors"
+        renamed = {key.replace(".model.model.", f".model.{prefix}"): v for key, v in load_file(path).items()}
+        save_file(renamed, path)
+    (note,) = realign_files(settings(folder), folder / "out")["warnings"]
+    assert (
+        f"its layers are in {prefix}layers, and written so; those of {folder / 'base'} are in model.layers" in note
+    )
+    without = settings(folder, method="magnitude", base=None, calibration=None)
+    assert realign_files(without, folder / "unknown")["warnings"] == []
+    save_adapter(load_adapter(folder / "out"), folder / "plain")  # what the note advises
+    names = load_file(folder / "plain" / "adapter_model.safetensors")
+    assert all(name.startswith("base_model.model.model.layers.") for name in names)
