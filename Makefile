@@ -69,4 +69,5 @@ clean: ## Remove .venv and caches
 	for place in $(VENV) $(DOCS); do \
 	  if [ -L $$place ] || [ -f $$place/pyvenv.cfg ]; then rm -rf $$place; fi; \
 	done
-	rm -rf site .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	if [ -f site/how-it-works/index.html ] && [ -f site/sitemap.xml ]; then rm -rf site; fi
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis
