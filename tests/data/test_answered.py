@@ -2,12 +2,8 @@
 
 import copy
 import json
-import pathlib
-import tempfile
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from nlsr_jax.data.answered import read_answered
 from nlsr_jax.data.calibration import load_calibration, load_tokenizer
@@ -379,33 +375,3 @@ def test_rows_left_out_are_counted(tmp_path, tokenizer):
     rows = [{**PLAIN, "response": "no", "is_safe": safe} for safe in (True, False, False)]
     counts = load_calibration(save(tmp_path, rows), tokenizer, max_length=16).counts
     assert (counts["rows"], counts["used"], counts["skipped_unsafe"]) == (3, 1, 2)
-
-
-NAMES = st.sampled_from(
-    "prompt response chosen rejected messages conversations input instruction output system history label is_safe "
-    "context completion tools response_0 response_1 is_response_0_safe is_response_1_safe".split()
-)
-TURNS = st.lists(
-    st.dictionaries(
-        st.sampled_from(["role", "from", "content", "value", "weight"]),
-        st.sampled_from(["user", "assistant", "system", "human", "gpt", "q", "", None, 0, []]),
-        max_size=3,
-    ),
-    max_size=3,
-)
-VALUES = st.none() | st.booleans() | st.integers(0, 2) | st.text(max_size=4) | TURNS | TURNS.map(json.dumps)
-VALUES |= st.sampled_from([*PAIRS, [USER, GOOD], [USER], [GOOD], USER, {"messages": [USER, GOOD]}, [["q", "a"]]])
-
-
-@settings(deadline=None)
-@given(row=st.dictionaries(NAMES, VALUES, max_size=5), preference=st.booleans())
-def test_any_row_is_read_or_refused_in_a_line(row, preference):
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            ((prompt, response, rejected),) = read(pathlib.Path(folder), row, preference=preference)
-        except InputError as error:
-            assert "\n" not in str(error)
-            return
-    assert prompt.strip()
-    assert response.strip()
-    assert bool(rejected) == preference

@@ -15,7 +15,7 @@ from nlsr_jax.formats.paths import expand
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """``work/ft/weights`` and ``work/rows.jsonl``, beside links to them; the current folder is ``work/here``."""
-    work = tmp_path / "work"
+    work = tmp_path / "desk"
     (work / "ft").mkdir(parents=True)
     (work / "ft" / "weights").write_text("mine")
     (work / "rows.jsonl").write_text("mine")
@@ -34,22 +34,22 @@ def place(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("output", "read", "how"),
     [
-        ("{place}/work/ft", "{place}/work/ft", "is"),
-        ("../ft/.", "{place}/work/ft", "is"),
+        ("{place}/desk/ft", "{place}/desk/ft", "is"),
+        ("../ft/.", "{place}/desk/ft", "is"),
         ("{place}/link/here/../ft/", "~/ft", "is"),
-        ("{place}/to_ft", "{place}/work/ft", "is"),
-        ("~/rows.jsonl", "{place}/work/rows.jsonl", "is"),
-        ("{place}/work", "{place}/work/ft", "holds"),
+        ("{place}/to_ft", "{place}/desk/ft", "is"),
+        ("~/rows.jsonl", "{place}/desk/rows.jsonl", "is"),
+        ("{place}/desk", "{place}/desk/ft", "holds"),
         ("..", "../rows.jsonl", "holds"),
         ("{place}", "{place}/link/ft/weights", "holds"),
-        ("{place}/work", "{place}/to_ft", "holds"),
-        ("{place}/work/ft", "{place}/linked", "holds"),
+        ("{place}/desk", "{place}/to_ft", "holds"),
+        ("{place}/desk/ft", "{place}/linked", "holds"),
         ("{place}/link", "{place}/linked", "holds"),
         ("{place}/linked", "{place}/linked/weights", "holds"),
-        ("{place}/work/ft/new", "{place}/work/ft", "lies in"),
+        ("{place}/desk/ft/new", "{place}/desk/ft", "lies in"),
         ("../ft/a/b/new", "~/ft", "lies in"),
-        ("{place}/to_ft/new", "{place}/work/ft", "lies in"),
-        ("{place}/work/ft/new", "{place}/link", "lies in"),
+        ("{place}/to_ft/new", "{place}/desk/ft", "lies in"),
+        ("{place}/desk/ft/new", "{place}/link", "lies in"),
     ],
 )
 def test_an_output_that_touches_an_input_is_refused_and_both_are_named(place, output, read, how):
@@ -62,11 +62,11 @@ def test_an_output_that_touches_an_input_is_refused_and_both_are_named(place, ou
 @pytest.mark.parametrize(
     ("output", "read"),
     [
-        ("{place}/out", "{place}/work/ft"),
-        ("{place}/work/ft2", "{place}/work/ft"),
-        ("{place}/work/out", "{place}/work/rows.jsonl"),
-        ("{place}/work/ft", "{place}/work/rows.jsonl"),
-        ("{place}/work/ft", "no/such-model"),
+        ("{place}/out", "{place}/desk/ft"),
+        ("{place}/desk/ft2", "{place}/desk/ft"),
+        ("{place}/desk/out", "{place}/desk/rows.jsonl"),
+        ("{place}/desk/ft", "{place}/desk/rows.jsonl"),
+        ("{place}/desk/ft", "no/such-model"),
         ("{place}/out", "a\0b"),
         ("{place}/out", "x" * 5000),
     ],
@@ -76,16 +76,16 @@ def test_neighbours_are_no_inputs(place, output, read):
 
 
 def test_a_hard_link_is_the_same_file(place):
-    os.link(place / "work" / "rows.jsonl", place / "scores.json")
+    os.link(place / "desk" / "rows.jsonl", place / "scores.json")
     with pytest.raises(InputError, match="is the input --calibration"):
-        check_free_file(place / "scores.json", True, inputs={"--calibration": place / "work" / "rows.jsonl"})
+        check_free_file(place / "scores.json", True, inputs={"--calibration": place / "desk" / "rows.jsonl"})
 
 
 def test_an_input_mounted_in_an_output_is_found(place, monkeypatch):
     """A mount of the same folder has its device and number, and no name of the output above it."""
     output = place / "out"
     (output / "finetuned").mkdir(parents=True)
-    real, mounted = pathlib.Path.stat, place / "work" / "ft"
+    real, mounted = pathlib.Path.stat, place / "desk" / "ft"
     there = real(output / "finetuned")
     monkeypatch.setattr(pathlib.Path, "stat", lambda path, **o: there if path == mounted else real(path, **o))
     check_apart(output, {"--finetuned": mounted})
@@ -95,14 +95,14 @@ def test_an_input_mounted_in_an_output_is_found(place, monkeypatch):
         check_free(output, True, inputs={"--finetuned": mounted}, foreign=nothing_foreign)
 
 
-@pytest.mark.parametrize("name", ["{place}/work/here", ".", "..", "/", "~", "{place}", "{place}/link", "ft/.."])
+@pytest.mark.parametrize("name", ["{place}/desk/here", ".", "..", "/", "~", "{place}", "{place}/link", "ft/.."])
 def test_folders_that_more_hangs_on_are_no_outputs(place, name):
     with pytest.raises(InputError, match="is the current folder, the home folder or one above them"):
         check_alone(expand(name.format(place=place)))
 
 
 def test_an_empty_current_folder_is_no_output_either(place):
-    assert not any((place / "work" / "here").iterdir())
+    assert not any((place / "desk" / "here").iterdir())
     with pytest.raises(InputError, match="name a folder of the output's own"), whole_directory("."):
         pytest.fail("it was begun")
 
@@ -111,8 +111,8 @@ def test_an_empty_current_folder_is_no_output_either(place):
     ("one", "other"),
     [
         ("{place}/a.json", "{place}/a.json"),
-        ("{place}/a.json", "{place}/work/../a.json"),
-        ("{place}/work/a.json", "{place}/link/a.json"),
+        ("{place}/a.json", "{place}/desk/../a.json"),
+        ("{place}/desk/a.json", "{place}/link/a.json"),
         ("{place}/a.json", "{place}/A.JSON"),
         ("{place}/a", "{place}/a/b"),
         ("{place}/link/a/b", "~/a"),
@@ -126,20 +126,20 @@ def test_two_outputs_in_one_place_are_refused(place, one, other):
 
 
 def test_two_outputs_that_are_hard_links_of_one_file_are_refused(place):
-    os.link(place / "work" / "rows.jsonl", place / "other.jsonl")
+    os.link(place / "desk" / "rows.jsonl", place / "other.jsonl")
     with pytest.raises(InputError, match="are one place"):
-        check_outputs({"--output": place / "work" / "rows.jsonl", "--responses": place / "other.jsonl"})
+        check_outputs({"--output": place / "desk" / "rows.jsonl", "--responses": place / "other.jsonl"})
 
 
 def test_an_input_that_comes_into_the_place_meanwhile_is_kept(place):
-    output, read = place / "out", {"--finetuned": place / "work" / "ft2"}
+    output, read = place / "out", {"--finetuned": place / "desk" / "ft2"}
 
     def meanwhile():
         with whole_directory(output, overwrite=True, inputs=read, foreign=nothing_foreign) as folder:
             (folder / "new").write_text("new")
             output.mkdir()
             (output / "weights").write_text("mine")
-            (place / "work" / "ft2").symlink_to(output)
+            (place / "desk" / "ft2").symlink_to(output)
 
     with pytest.raises(InputError, match="is the input --finetuned"):
         meanwhile()
@@ -162,7 +162,7 @@ def test_a_file_that_becomes_an_input_meanwhile_is_kept(place):
 def test_the_home_folder_is_meant_by_a_tilde(place):
     with whole_directory("~/out") as folder:
         (folder / "file").write_text("x")
-    assert (place / "work" / "out" / "file").read_text() == "x"
+    assert (place / "desk" / "out" / "file").read_text() == "x"
     assert expand("~nobody-of-this-name/x") == pathlib.Path("~nobody-of-this-name/x")
     assert expand("~\ud800/x") == pathlib.Path("~\ud800/x")
     assert expand("~\0/x") == pathlib.Path("~\0/x")
