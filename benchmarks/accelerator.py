@@ -24,10 +24,10 @@ from absl import app, flags
 
 from benchmarks.measure import append_result, define_flags, seconds
 from nlsr_jax import Adapter, amplify, collect_statistics, generate, identify, realign
+from nlsr_jax.architecture.config import ModelConfig
+from nlsr_jax.architecture.known import known_config
 from nlsr_jax.errors import InputError
-from nlsr_jax.models.config import ModelConfig
 from nlsr_jax.models.fused_attention import ATTENTION, check_attention
-from nlsr_jax.models.known import known_config
 from nlsr_jax.models.llama import Llama
 from nlsr_jax.nlsr.statistics import Statistics
 from nlsr_jax.planning import size_of

@@ -17,8 +17,8 @@ from absl import app, flags
 from benchmarks.accelerator import random_adapter, random_params
 from benchmarks.measure import append_result, define_flags, in_turn
 from nlsr_jax import generate
-from nlsr_jax.models.config import ModelConfig
-from nlsr_jax.models.known import known_config
+from nlsr_jax.architecture.config import ModelConfig
+from nlsr_jax.architecture.known import known_config
 from nlsr_jax.models.llama import Llama
 
 FLAGS = flags.FLAGS

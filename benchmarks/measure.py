@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from nlsr_jax.commands import path_flags
-from nlsr_jax.formats.ownership import check_own, lines_with
-from nlsr_jax.formats.paths import expand
+from nlsr_jax.files.ownership import check_own, lines_with
+from nlsr_jax.files.paths import expand
 
 FLAGS = flags.FLAGS
 

@@ -74,7 +74,7 @@ def compile_seconds(layers: int) -> float:
     import jax
     import jax.numpy as jnp
 
-    from nlsr_jax.models.config import parse_model_config
+    from nlsr_jax.architecture.config import parse_model_config
     from nlsr_jax.models.llama import Llama
     from nlsr_jax.training.initial import new_params
 

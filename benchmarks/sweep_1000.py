@@ -43,9 +43,9 @@ def load():
     from nlsr_jax import amplify, collect_statistics, load_adapter
     from nlsr_jax.configs.tiny import SHIPPED
     from nlsr_jax.data.examples import Example
-    from nlsr_jax.laboratory.pretraining import load_base
-    from nlsr_jax.laboratory.repairs import calibration_batches
-    from nlsr_jax.laboratory.toy import ToyWorld
+    from nlsr_jax.study.pretraining import load_base
+    from nlsr_jax.study.repairs import calibration_batches
+    from nlsr_jax.study.toy import ToyWorld
 
     base = load_base(SHIPPED / "base", ToyWorld())
     finetuned, aligned, weak = (load_adapter(SHIPPED / name) for name in ("finetuned_sst2", "dpo", "sft"))

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from absl import app, flags
 
 from nlsr_jax.commands import path_flags
-from nlsr_jax.formats.output import whole_file, write_text
-from nlsr_jax.formats.ownership import text_with
-from nlsr_jax.formats.paths import expand
+from nlsr_jax.files.output import whole_file, write_text
+from nlsr_jax.files.ownership import text_with
+from nlsr_jax.files.paths import expand
 
 FLAGS = flags.FLAGS
 BEGIN, END = "<!-- benchmarks -->", "<!-- end of benchmarks -->"

@@ -56,9 +56,9 @@ def open_runner():
     """
     from nlsr_jax import configs
     from nlsr_jax.devices import open_devices
-    from nlsr_jax.laboratory.cells import CellStore
-    from nlsr_jax.laboratory.judging import RULES, JudgeSettings, check_judge
-    from nlsr_jax.laboratory.sweeping import CellRunner, describe_study
+    from nlsr_jax.study.judging import RULES, JudgeSettings, check_judge
+    from nlsr_jax.sweep.runner import CellRunner, describe_study
+    from nlsr_jax.sweep.store import CellStore
 
     config = configs.get(FLAGS.config)
     name = FLAGS.judge or RULES[config.world]
@@ -102,12 +102,12 @@ def _open_place(config, given: str | None, judge):
     from nlsr_jax.commands import study_flags
     from nlsr_jax.configs import base_of
     from nlsr_jax.data.calibration import load_tokenizer
-    from nlsr_jax.laboratory.judging import open_judge
-    from nlsr_jax.laboratory.pretraining import load_base
-    from nlsr_jax.laboratory.real import RealWorld
-    from nlsr_jax.laboratory.stages import Base
-    from nlsr_jax.laboratory.toy import ToyWorld
     from nlsr_jax.models import load_model
+    from nlsr_jax.study.judging import open_judge
+    from nlsr_jax.study.pretraining import load_base
+    from nlsr_jax.study.real import RealWorld
+    from nlsr_jax.study.stages import Base
+    from nlsr_jax.study.toy import ToyWorld
 
     if config.world == "toy":
         world = ToyWorld()
@@ -195,9 +195,9 @@ def run_all(runner, cells) -> None:
     """Run the cells that have no row yet, in as many processes as the flags say."""
     import json
 
-    from nlsr_jax.formats.scratch import recover, scratch
-    from nlsr_jax.laboratory.cells import cell_fields
-    from nlsr_jax.laboratory.running import run_cells
+    from nlsr_jax.files.scratch import recover, scratch
+    from nlsr_jax.sweep.cells import cell_fields
+    from nlsr_jax.sweep.workers import run_cells
 
     done = runner.store.rows()
     missing = [cell for cell in cells if runner.name(cell) not in done]
@@ -242,7 +242,7 @@ def seeds() -> tuple[int, ...]:
       InputError: none, one twice, or what is no seed.
     """
     from nlsr_jax.commands import command
-    from nlsr_jax.laboratory.reproduction import Plan, check_plan
+    from nlsr_jax.study.reproduction import Plan, check_plan
 
     found = command.numbers("seeds", int, FLAGS.seeds)
     check_plan(Plan(seeds=found))
@@ -251,7 +251,7 @@ def seeds() -> tuple[int, ...]:
 
 def rows_by_cell(runner, cells) -> dict:
     """Return the rows of cells by cell."""
-    from nlsr_jax.laboratory.sweeping import read_cells
+    from nlsr_jax.sweep.runner import read_cells
 
     return dict(zip(cells, read_cells(runner, cells), strict=True))
 

@@ -47,8 +47,8 @@ def main(_) -> None:
     from nlsr_jax import configs
     from nlsr_jax.configs.tiny import SHIPPED
     from nlsr_jax.devices import open_devices
-    from nlsr_jax.laboratory.cells import check_store
-    from nlsr_jax.laboratory.reproduction import Plan, reproduce
+    from nlsr_jax.study.reproduction import Plan, reproduce
+    from nlsr_jax.sweep.store import check_store
 
     if FLAGS.quick:
         quick = {"seeds": ["5"], "tasks": ["sst2"], "base": str(SHIPPED / "base")}

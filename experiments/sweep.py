@@ -38,9 +38,9 @@ FLAGS = flags.FLAGS
 
 def main(_) -> None:
     """Run the cells and write the table."""
-    from nlsr_jax.formats.output import check_free_file
-    from nlsr_jax.laboratory.running import run_cells
-    from nlsr_jax.laboratory.sweeping import export_parquet, foreign_rows, read_cells, shares
+    from nlsr_jax.files.output import check_free_file
+    from nlsr_jax.sweep.runner import export_parquet, foreign_rows, read_cells, shares
+    from nlsr_jax.sweep.workers import run_cells
 
     part = _share(FLAGS.share) if FLAGS.share else None
     asked = _cells()
@@ -65,8 +65,8 @@ def _cells():
     """Return the cells that the flags ask for, in order."""
     import itertools
 
-    from nlsr_jax.formats.json_files import read_json
-    from nlsr_jax.laboratory.cells import cells_from_json, make_cell, settings_of
+    from nlsr_jax.files.json_files import read_json
+    from nlsr_jax.sweep.cells import cells_from_json, make_cell, settings_of
 
     if FLAGS.cells:
         return cells_from_json(read_json(FLAGS.cells, "list of cells"), FLAGS.cells)

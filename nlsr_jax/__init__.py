@@ -12,19 +12,12 @@ from nlsr_jax.lazy import lazily
 
 if TYPE_CHECKING:
     from nlsr_jax.adapter import Adapter, check_adapter, concatenate, delta, truncate
+    from nlsr_jax.calibration import collect_gradients, collect_loss_gradient, collect_statistics
     from nlsr_jax.errors import InputError
     from nlsr_jax.formats.mask_files import load_masks, save_masks
     from nlsr_jax.formats.peft import load_adapter, load_carried, save_adapter
     from nlsr_jax.formats.safety_direction import safety_direction
-    from nlsr_jax.models import (
-        apply_carried,
-        collect_gradients,
-        collect_loss_gradient,
-        collect_statistics,
-        generate,
-        load_model,
-        logits,
-    )
+    from nlsr_jax.models import apply_carried, generate, load_model, logits
     from nlsr_jax.modules import MODULES
     from nlsr_jax.nlsr.amplify import amplify
     from nlsr_jax.nlsr.correction import correct
@@ -89,12 +82,12 @@ __getattr__, __dir__ = lazily(
     __name__,
     {
         "nlsr_jax.adapter": "Adapter check_adapter concatenate delta truncate",
+        "nlsr_jax.calibration": "collect_gradients collect_loss_gradient collect_statistics",
         "nlsr_jax.errors": "InputError",
         "nlsr_jax.formats.mask_files": "load_masks save_masks",
         "nlsr_jax.formats.peft": "load_adapter load_carried save_adapter",
         "nlsr_jax.formats.safety_direction": "safety_direction",
-        "nlsr_jax.models": "apply_carried collect_gradients collect_loss_gradient collect_statistics generate "
-        "load_model logits",
+        "nlsr_jax.models": "apply_carried generate load_model logits",
         "nlsr_jax.modules": "MODULES",
         "nlsr_jax.nlsr.amplify": "amplify",
         "nlsr_jax.nlsr.correction": "correct",

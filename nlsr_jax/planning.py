@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType
 
 from nlsr_jax.adapter import Adapter
+from nlsr_jax.architecture.config import ModelConfig
 from nlsr_jax.errors import InputError
 from nlsr_jax.models.attention import queries_at_once
-from nlsr_jax.models.config import ModelConfig
 from nlsr_jax.models.llama import Llama
 from nlsr_jax.models.token_log_probabilities import POSITIONS, WHOLE_LOGITS
 from nlsr_jax.nlsr.statistics import init_statistics

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from nlsr_jax.architecture.config import parse_model_config
 from nlsr_jax.evaluation.moderation import CATEGORIES
 from nlsr_jax.formats.hugging_face import save_params
-from nlsr_jax.models.config import parse_model_config
 from nlsr_jax.models.llama import Llama
 from nlsr_jax.training.initial import new_params
 from tests.evaluation.machines import make_machine, make_tokenizer

@@ -11,7 +11,7 @@ from tests.parity.peers import save_peer
 
 PROGRAM = """
 import json, sys, jax, numpy as np, nlsr_jax
-from nlsr_jax.models.openings import collect_divergence, collect_openings, find_openings
+from nlsr_jax.calibration.openings import collect_divergence, collect_openings, find_openings
 from nlsr_jax.parallel import make_mesh
 folder, shape = sys.argv[1], tuple(json.loads(sys.argv[2]))
 mesh = make_mesh(shape)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import nlsr_jax
+from nlsr_jax.architecture.config import parse_model_config
+from nlsr_jax.architecture.known import KNOWN, known_config
 from nlsr_jax.errors import InputError
-from nlsr_jax.models.config import parse_model_config
-from nlsr_jax.models.known import KNOWN, known_config
 from nlsr_jax.models.llama import Llama
 from nlsr_jax.planning import Load, plan, size_of
 from nlsr_jax.training.initial import new_adapter, new_params

@@ -28,7 +28,7 @@ def main(_) -> None:
     """Train and write an aligned adapter."""
     import dataclasses
 
-    from nlsr_jax.laboratory.study import alignment_rows, stage_key
+    from nlsr_jax.study.case import alignment_rows, stage_key
     from nlsr_jax.training.settings import check_training
 
     config = training_flags.changed_config()

@@ -24,7 +24,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 
-from nlsr_jax.formats.paths import expand
+from nlsr_jax.files.paths import expand
 
 LEAST_SECONDS = "0.05"
 """What took less long to compile is not kept."""

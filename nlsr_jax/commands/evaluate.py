@@ -50,9 +50,9 @@ COUNTS = ("forbidden", "benign", "rows", "max_new_tokens", "task_tokens", "batch
 
 def main(_) -> None:
     """Evaluate a model and write its scores."""
-    from nlsr_jax.formats.output import whole_file, write_text
+    from nlsr_jax.files.output import whole_file, write_text
     from nlsr_jax.formats.record import dump
-    from nlsr_jax.laboratory.results import dump_rows, print_table
+    from nlsr_jax.study.score_files import dump_rows, print_table
 
     started = time.perf_counter()
     config = study_flags.get_config()
@@ -82,7 +82,7 @@ def exam_settings(settings):
 
 def judge_settings(config):
     """Return the judge that the flags name, by default the world's own rule."""
-    from nlsr_jax.laboratory.judging import RULES, JudgeSettings
+    from nlsr_jax.study.judging import RULES, JudgeSettings
 
     name = RULES[config.world] if FLAGS.judge is None else FLAGS.judge
     return JudgeSettings(name, FLAGS.judge_model, FLAGS.judge_template, config.dtype)
@@ -95,11 +95,11 @@ def check_flags(config) -> None:
       InputError: a value that is not known, flags that the world has no use for, or outputs that cannot be written.
     """
     from nlsr_jax.evaluation.tasks import TASKS
-    from nlsr_jax.formats.apart import check_outputs
-    from nlsr_jax.formats.output import check_free_file
-    from nlsr_jax.laboratory.evaluation import NO_TASK
-    from nlsr_jax.laboratory.judging import check_judge
-    from nlsr_jax.laboratory.real import FORBIDDEN_SETS
+    from nlsr_jax.files.apart import check_outputs
+    from nlsr_jax.files.output import check_free_file
+    from nlsr_jax.study.exam import NO_TASK
+    from nlsr_jax.study.judging import check_judge
+    from nlsr_jax.study.real import FORBIDDEN_SETS
 
     if FLAGS.task not in (*TASKS, NO_TASK):
         raise InputError(f"--task is {FLAGS.task!r}; expected one of {', '.join((*TASKS, NO_TASK))}")
@@ -128,7 +128,7 @@ def replacing(name: str, config) -> dict[str, Any]:
       name: of the flag, one of ``OUTPUTS``.
       config: the study.
     """
-    from nlsr_jax.formats.ownership import json_with, lines_with
+    from nlsr_jax.files.ownership import json_with, lines_with
 
     foreign = {
         "output": json_with("config", "base", "task", "judge", "counts", "versions"),
@@ -151,11 +151,11 @@ def evaluation(config, settings):
     from nlsr_jax.formats.hugging_face import read_config, resolve
     from nlsr_jax.formats.peft import open_fitting
     from nlsr_jax.formats.record import versions
-    from nlsr_jax.laboratory.benchmarks import load_benchmarks
-    from nlsr_jax.laboratory.evaluation import make_exam, mark, summarise
-    from nlsr_jax.laboratory.judging import open_judge
-    from nlsr_jax.laboratory.real import FORBIDDEN_SETS
-    from nlsr_jax.laboratory.results import count_fields, response_rows, score_fields
+    from nlsr_jax.study.capabilities import load_benchmarks
+    from nlsr_jax.study.exam import make_exam, mark, summarise
+    from nlsr_jax.study.judging import open_judge
+    from nlsr_jax.study.real import FORBIDDEN_SETS
+    from nlsr_jax.study.score_files import count_fields, response_rows, score_fields
 
     place, chosen = base_of(config, FLAGS.base), judge_settings(config)
     warnings: list[str] = []
@@ -202,8 +202,8 @@ def ask_model(config, settings, tokenizer, world, adapter, carried, exam, asked,
     Returns:
       The responses, and the estimates of the tinyBenchmarks where they are asked.
     """
-    from nlsr_jax.laboratory.benchmarks import run_benchmarks
-    from nlsr_jax.laboratory.evaluation import answer
+    from nlsr_jax.study.capabilities import run_benchmarks
+    from nlsr_jax.study.exam import answer
 
     base = with_carried(study_flags.load_base(config, tokenizer, world, study_flags.noted(warnings)), carried)
     responses = answer(
@@ -219,7 +219,8 @@ def ask_model(config, settings, tokenizer, world, adapter, carried, exam, asked,
 
 def with_carried(base, carried):
     """Return a base with what an adapter's file carries besides its factors; say what of it is left out."""
-    from nlsr_jax.models.carried import apply_carried, note_left_out
+    from nlsr_jax.formats.carried_fit import note_left_out
+    from nlsr_jax.models.carried import apply_carried
 
     if not carried:
         return base

@@ -23,7 +23,7 @@ FLAGS = flags.FLAGS
 def main(_) -> None:
     """Train and write a fine-tuned adapter."""
     from nlsr_jax.data.poison import share
-    from nlsr_jax.laboratory.study import Case, customer_rows, stage_key
+    from nlsr_jax.study.case import Case, customer_rows, stage_key
 
     config = training_flags.changed_config()
     stage = training_flags.changed_stage(config.finetuning)

@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from nlsr_jax.formats.paths import expand_text
+from nlsr_jax.files.paths import expand_text
 
 FLAGS = flags.FLAGS
 

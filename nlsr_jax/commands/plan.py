@@ -30,8 +30,8 @@ def main(_) -> None:
     """Plan and print."""
     import pathlib
 
+    from nlsr_jax.architecture.known import KNOWN, known_config
     from nlsr_jax.formats.hugging_face import read_config
-    from nlsr_jax.models.known import KNOWN, known_config
     from nlsr_jax.planning import Load, plan
     from nlsr_jax.training.settings import LoraSettings
 

@@ -39,8 +39,8 @@ def main(_) -> None:
     import jax
 
     from nlsr_jax.devices import open_devices
-    from nlsr_jax.laboratory.pretraining import pretrain, pretrain_on_texts, save_base, text_rows
-    from nlsr_jax.laboratory.toy import ToyWorld
+    from nlsr_jax.study.pretraining import pretrain, pretrain_on_texts, save_base, text_rows
+    from nlsr_jax.study.toy import ToyWorld
     from nlsr_jax.training.publishing import published, training_folder, write_run
 
     pretraining = changed_pretraining()

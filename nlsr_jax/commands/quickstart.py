@@ -35,14 +35,15 @@ def main(_) -> None:
     from nlsr_jax.configs.tiny import SHIPPED
     from nlsr_jax.data.poison import share
     from nlsr_jax.devices import open_devices
-    from nlsr_jax.formats.output import check_free, whole_directory
-    from nlsr_jax.formats.ownership import foreign_study
+    from nlsr_jax.files.output import check_free, whole_directory
+    from nlsr_jax.files.ownership import foreign_study
     from nlsr_jax.formats.peft import load_adapter, save_adapter
-    from nlsr_jax.laboratory import study
-    from nlsr_jax.laboratory.evaluation import make_exam
-    from nlsr_jax.laboratory.pretraining import load_base
-    from nlsr_jax.laboratory.storytelling import print_table, write_story
-    from nlsr_jax.laboratory.toy import ToyWorld
+    from nlsr_jax.study.bench import Bench, story
+    from nlsr_jax.study.case import Aligned, Case, align, finetune
+    from nlsr_jax.study.exam import make_exam
+    from nlsr_jax.study.pretraining import load_base
+    from nlsr_jax.study.storytelling import print_table, write_story
+    from nlsr_jax.study.toy import ToyWorld
 
     if not 0 <= FLAGS.seed < 2**32:
         raise InputError(f"--seed is {FLAGS.seed}; expected 0 to {2**32 - 1}")
@@ -51,9 +52,7 @@ def main(_) -> None:
     inputs |= {} if FLAGS.align else {f"shipped adapter {name}": SHIPPED / name for name in ("sft", "dpo")}
     replacing: dict[str, Any] = {"overwrite": FLAGS.overwrite, "inputs": inputs, "foreign": foreign_study}
     check_free(FLAGS.output, **replacing)
-    case = study.Case(
-        FLAGS.task, config.poison_ratio if FLAGS.poison_ratio is None else FLAGS.poison_ratio, FLAGS.seed
-    )
+    case = Case(FLAGS.task, config.poison_ratio if FLAGS.poison_ratio is None else FLAGS.poison_ratio, FLAGS.seed)
     share(config.finetuning.rows, case.poison_ratio)
     open_devices()
 
@@ -64,17 +63,17 @@ def main(_) -> None:
     base = load_base(config.base, world)
     if FLAGS.align:
         note("aligning: SFT on safe answers, then DPO")
-        alignment = study.align(base, world, config, FLAGS.seed, show=True)
+        alignment = align(base, world, config, FLAGS.seed, show=True)
     else:
         weak, aligned = (load_adapter(SHIPPED / name, base.model.config) for name in ("sft", "dpo"))
-        alignment = study.Aligned(weak, aligned, 0.0)
+        alignment = Aligned(weak, aligned, 0.0)
     exam = make_exam(
         world, case.task, forbidden=config.exam.forbidden, benign=config.exam.benign, rows=config.exam.rows
     )
-    bench = study.Bench(base, world, config, case, exam)
+    bench = Bench(base, world, config, case, exam)
     note(f"fine-tuning on {case.task}; {case.poison_ratio:.0%} of the rows are harmful")
-    tuned = study.finetune(base, world, config, alignment.aligned, case, show=True)
-    outcomes = list(study.story(bench, alignment, tuned, note=note))
+    tuned = finetune(base, world, config, alignment.aligned, case, show=True)
+    outcomes = list(story(bench, alignment, tuned, note=note))
     with whole_directory(FLAGS.output, **replacing) as folder:
         write_story(folder, bench, outcomes)
         repaired = outcomes[-1].repaired

@@ -83,8 +83,8 @@ def open_world(config, **options):
     """
     from nlsr_jax.configs import base_of
     from nlsr_jax.data.calibration import load_tokenizer
-    from nlsr_jax.laboratory.real import RealWorld
-    from nlsr_jax.laboratory.toy import ToyWorld
+    from nlsr_jax.study.real import RealWorld
+    from nlsr_jax.study.toy import ToyWorld
 
     place = base_of(config, FLAGS.base)
     tokenizer = load_tokenizer(place)
@@ -141,8 +141,8 @@ def load_base(config, tokenizer, world, note=note):
 
     from nlsr_jax.configs import base_of
     from nlsr_jax.data.encoding import note_surplus
-    from nlsr_jax.laboratory.stages import Base
     from nlsr_jax.models import load_model
+    from nlsr_jax.study.stages import Base
 
     mesh = mesh_flags.open_mesh() if "mesh" in FLAGS else None
     attention = FLAGS.attention if "attention" in FLAGS else "plain"

@@ -160,8 +160,8 @@ def write_adapter(key, config, training, description: str, draw) -> None:
 
     from nlsr_jax.configs import base_of
     from nlsr_jax.formats.peft import write_adapter_files
-    from nlsr_jax.laboratory.stages import train_adapter
     from nlsr_jax.random_streams import stream
+    from nlsr_jax.study.stages import train_adapter
     from nlsr_jax.training.initial import new_adapter
     from nlsr_jax.training.publishing import published, training_folder, write_run
 

@@ -5,7 +5,7 @@ import pathlib
 import pkgutil
 
 from nlsr_jax.errors import InputError
-from nlsr_jax.laboratory.config import StudyConfig
+from nlsr_jax.study.config import StudyConfig
 
 
 def names() -> tuple[str, ...]:

@@ -8,7 +8,7 @@ The rate of the fine-tuning is not published; LoRA's usual 1e-4 stands here.
 import dataclasses
 from typing import Any
 
-from nlsr_jax.laboratory.config import ExamSettings, Stage, StudyConfig
+from nlsr_jax.study.config import ExamSettings, Stage, StudyConfig
 from nlsr_jax.training.settings import LoraSettings, TrainingSettings
 
 _SHARED = TrainingSettings(schedule="cosine", max_length=1024, remat=True, compute_dtype="bfloat16", save_every=50)

@@ -12,7 +12,7 @@ of base and adapters beside this file; in the source tree its name is a link.
 
 import pathlib
 
-from nlsr_jax.laboratory.config import ExamSettings, Pretraining, Stage, StudyConfig
+from nlsr_jax.study.config import ExamSettings, Pretraining, Stage, StudyConfig
 from nlsr_jax.training.settings import LoraSettings, TrainingSettings
 
 ROOT = pathlib.Path(__file__).parents[2]

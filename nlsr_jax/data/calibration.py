@@ -16,7 +16,7 @@ from nlsr_jax.data.examples import Encoded
 from nlsr_jax.data.row_shapes import Fields
 from nlsr_jax.data.rows import Note, no_note
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.paths import check_regular, expand_text, is_folder
+from nlsr_jax.files.paths import check_regular, expand_text, is_folder
 
 SHORTEST = 32
 _TOKENIZER = "tokenizer_config.json"

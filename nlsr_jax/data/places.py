@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from nlsr_jax.data.row_values import Row
 from nlsr_jax.data.rows import SUFFIXES, file_rows, hub_rows
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.paths import exists, expand_text, is_folder, is_regular
+from nlsr_jax.files.paths import exists, expand_text, is_folder, is_regular
 
 _SAVED = ("dataset_dict.json", "state.json")
 _SPLIT_WORD = re.compile(r"(?:^|[-_.])(train|test|validation|valid|val|dev)(?:[-_.]|$)")

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from nlsr_jax.data.csv_rows import csv_rows
 from nlsr_jax.data.row_values import BadRow, check_unicode, describe_columns
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.json_files import RepeatedKey, read_json, without_duplicates
-from nlsr_jax.formats.limits import LIMITS
-from nlsr_jax.formats.paths import exists, expand_text, is_regular
+from nlsr_jax.files.json_files import RepeatedKey, read_json, without_duplicates
+from nlsr_jax.files.limits import LIMITS
+from nlsr_jax.files.paths import exists, expand_text, is_regular
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 _PART = 16

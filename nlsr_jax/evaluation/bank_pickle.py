@@ -16,8 +16,8 @@ import numpy as np
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.item_bank import ItemBank, check_bank, save_bank
-from nlsr_jax.formats.limits import LIMITS
-from nlsr_jax.formats.paths import expand
+from nlsr_jax.files.limits import LIMITS
+from nlsr_jax.files.paths import expand
 
 _PLAIN = re.compile(r"[biuf][1248]|[US]\d{1,4}")
 PARTS = ("lb", "mmlu")

@@ -15,7 +15,7 @@ from nlsr_jax.evaluation.batching import check_pairs
 from nlsr_jax.evaluation.judges import Verdicts, asks_sound, plain_verdicts
 from nlsr_jax.evaluation.responses import first_tokens, respond
 from nlsr_jax.evaluation.texts import plain_text
-from nlsr_jax.formats.paths import expand
+from nlsr_jax.files.paths import expand
 
 _FIELD = re.compile(r"\{(\w*)\}")
 _NEEDED, _OPTIONAL = ("behavior", "generation"), "context"

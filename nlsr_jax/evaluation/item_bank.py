@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.limits import LIMITS
-from nlsr_jax.formats.output import whole_file
-from nlsr_jax.formats.paths import exists, expand
+from nlsr_jax.files.limits import LIMITS
+from nlsr_jax.files.output import whole_file
+from nlsr_jax.files.paths import exists, expand
 
 _WHOLE = ("anchors", "scenario", "subscenario")
 

@@ -5,9 +5,9 @@ import pathlib
 import re
 
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.folders import did_you_mean, elsewhere
-from nlsr_jax.formats.json_files import read_json_object
-from nlsr_jax.formats.paths import is_regular
+from nlsr_jax.files.folders import did_you_mean, elsewhere
+from nlsr_jax.files.json_files import read_json_object
+from nlsr_jax.files.paths import is_regular
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.paths import expand
+from nlsr_jax.files.paths import expand
 from nlsr_jax.random_streams import describe_key, restore_key
 
 _OVERHEAD = 2**20

@@ -7,8 +7,8 @@ import pathlib
 from typing import Any
 
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.json_files import read_json_object
-from nlsr_jax.formats.paths import exists
+from nlsr_jax.files.json_files import read_json_object
+from nlsr_jax.files.paths import exists
 
 FILES = {"generation_config.json": "generation config", "config.json": "model config"}
 FIELD = "eos_token_id"

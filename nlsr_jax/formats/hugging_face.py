@@ -17,15 +17,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nlsr_jax.architecture.config import ModelConfig, parse_model_config
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.folders import elsewhere
-from nlsr_jax.formats.json_files import read_json_object
-from nlsr_jax.formats.output import whole_directory, write_text
-from nlsr_jax.formats.ownership import foreign_model
-from nlsr_jax.formats.paths import check_regular, exists, expand, is_folder
-from nlsr_jax.formats.safetensors_files import FLOATS, SafetensorsFile, empty_aligned, write_checked
+from nlsr_jax.files.folders import elsewhere
+from nlsr_jax.files.json_files import read_json_object
+from nlsr_jax.files.output import whole_directory, write_text
+from nlsr_jax.files.ownership import foreign_model
+from nlsr_jax.files.paths import check_regular, exists, expand, is_folder
+from nlsr_jax.files.safetensors_files import FLOATS, SafetensorsFile, empty_aligned, write_checked
 from nlsr_jax.formats.weight_files import WEIGHTS, locate
-from nlsr_jax.models.config import ModelConfig, parse_model_config
 from nlsr_jax.parallel import sharding
 
 CONFIG = "config.json"

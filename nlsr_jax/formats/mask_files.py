@@ -10,10 +10,10 @@ import jax
 import numpy as np
 
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.folders import elsewhere
-from nlsr_jax.formats.output import whole_file
-from nlsr_jax.formats.paths import exists, expand, is_folder
-from nlsr_jax.formats.safetensors_files import open_checked, write_checked
+from nlsr_jax.files.folders import elsewhere
+from nlsr_jax.files.output import whole_file
+from nlsr_jax.files.paths import exists, expand, is_folder
+from nlsr_jax.files.safetensors_files import open_checked, write_checked
 from nlsr_jax.modules import is_module_name
 
 FILE = "masks.safetensors"

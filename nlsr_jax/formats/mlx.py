@@ -15,10 +15,10 @@ import numpy as np
 
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.errors import InputError
+from nlsr_jax.files.safetensors_files import SafetensorsFile
 from nlsr_jax.formats.peft_keys import WRAPPER
 from nlsr_jax.formats.peft_weights import StackedKeys, find_factors
 from nlsr_jax.formats.peft_writing import config_fields
-from nlsr_jax.formats.safetensors_files import SafetensorsFile
 
 _FACTOR = re.compile(r"(?P<path>.+)\.lora_(?P<factor>[ab])")
 _MAGNITUDE = re.compile(r".+\.m")

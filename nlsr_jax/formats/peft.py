@@ -14,10 +14,11 @@ import numpy as np
 
 from nlsr_jax.adapter import Adapter, check_adapter, layer_indices, module_names
 from nlsr_jax.errors import InputError
+from nlsr_jax.files.output import whole_directory, write_text
+from nlsr_jax.files.ownership import foreign_adapter
+from nlsr_jax.files.paths import exists
+from nlsr_jax.files.safetensors_files import SafetensorsWriter
 from nlsr_jax.formats.adapter_folder import CONFIG, WEIGHTS
-from nlsr_jax.formats.output import whole_directory, write_text
-from nlsr_jax.formats.ownership import foreign_adapter
-from nlsr_jax.formats.paths import exists
 from nlsr_jax.formats.peft_carried import Carried
 from nlsr_jax.formats.peft_carried_writing import Passage, path_fields
 from nlsr_jax.formats.peft_checking import check_written, describes
@@ -25,7 +26,6 @@ from nlsr_jax.formats.peft_file import AdapterFile, PeftLayout
 from nlsr_jax.formats.peft_keys import Stack
 from nlsr_jax.formats.peft_weights import MAX_LAYERS
 from nlsr_jax.formats.peft_writing import PLAIN_STACK, config_fields, structure, tensor_name
-from nlsr_jax.formats.safetensors_files import SafetensorsWriter
 
 _LOG = logging.getLogger(__name__)
 _DTYPES = ("float32", "float16", "bfloat16")
@@ -70,8 +70,8 @@ def open_fitting(path: str | os.PathLike, config=None) -> AdapterFile:
     """Open a directory as ``load_adapter`` does, checked against a model and with its notes logged."""
     file = open_adapter(path)
     if config is not None:
-        from nlsr_jax.models.carried import check_carried_fits
-        from nlsr_jax.models.lora import check_adapter_fits
+        from nlsr_jax.architecture.fit import check_adapter_fits
+        from nlsr_jax.formats.carried_fit import check_carried_fits
 
         check_adapter_fits(file.shapes(), config, str(path))
         file.check_layers(config.num_layers)

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlsr_jax.errors import InputError
+from nlsr_jax.files.safetensors_files import SafetensorsFile
 from nlsr_jax.formats.peft_extras import Extras
 from nlsr_jax.formats.peft_fields import PLAIN
 from nlsr_jax.formats.peft_keys import WRAPPER, Stack, plain_path
 from nlsr_jax.formats.peft_targets import Others, Target
 from nlsr_jax.formats.peft_weights import StackedKeys
-from nlsr_jax.formats.safetensors_files import SafetensorsFile
 
 EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
 """What input and output embedding are called in a model of text alone."""

@@ -6,10 +6,10 @@ import re
 from typing import Any
 
 from nlsr_jax.adapter import Adapter, layer_indices, module_names
+from nlsr_jax.files.safetensors_files import SafetensorsWriter
 from nlsr_jax.formats.peft_carried import Carried
 from nlsr_jax.formats.peft_targets import Target, module_path
 from nlsr_jax.formats.peft_writing import exact_alpha, scalings
-from nlsr_jax.formats.safetensors_files import SafetensorsWriter
 
 
 def path_fields(adapter: Adapter, carried: Carried, *, rslora: bool) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.errors import InputError
+from nlsr_jax.files.safetensors_files import open_checked
 from nlsr_jax.formats.adapter_folder import CONFIG, WEIGHTS
 from nlsr_jax.formats.peft_carried import others_of
 from nlsr_jax.formats.peft_config import parse_adapter_config
@@ -15,7 +16,6 @@ from nlsr_jax.formats.peft_file import AdapterFile, PeftLayout
 from nlsr_jax.formats.peft_keys import WRAPPER, parse_key
 from nlsr_jax.formats.peft_targets import Others, select_in_file
 from nlsr_jax.formats.peft_writing import structure
-from nlsr_jax.formats.safetensors_files import open_checked
 
 
 def describes(config: Mapping[str, Any], shapes: Adapter, layout: PeftLayout) -> bool:

@@ -10,7 +10,7 @@ import dataclasses
 from typing import Any
 
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.limits import LIMITS
+from nlsr_jax.files.limits import LIMITS
 from nlsr_jax.formats.peft_extras import Extras, read_extras
 from nlsr_jax.formats.peft_fields import PLAIN, READ, REASONS, advice, is_inert
 

@@ -10,10 +10,11 @@ import numpy as np
 
 from nlsr_jax.adapter import Adapter, module_names
 from nlsr_jax.errors import InputError
+from nlsr_jax.files.json_files import read_json_object
+from nlsr_jax.files.paths import expand
+from nlsr_jax.files.safetensors_files import open_checked
 from nlsr_jax.formats.adapter_folder import CONFIG, MLX_WEIGHTS, WEIGHTS, kind_of_folder
-from nlsr_jax.formats.json_files import read_json_object
 from nlsr_jax.formats.mlx import find_mlx_factors, note_of_mlx, plain_config
-from nlsr_jax.formats.paths import expand
 from nlsr_jax.formats.peft_carried import Carried, find_carried, others_of
 from nlsr_jax.formats.peft_carried_checks import check_carried, note_of
 from nlsr_jax.formats.peft_config import LoraConfig, notes_of_kind, parse_adapter_config
@@ -29,7 +30,6 @@ from nlsr_jax.formats.peft_weights import (
     stacked_dtype,
     stacked_shapes,
 )
-from nlsr_jax.formats.safetensors_files import open_checked
 
 
 @dataclasses.dataclass(frozen=True)

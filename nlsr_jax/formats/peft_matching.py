@@ -12,7 +12,7 @@ from typing import Any
 import regex
 
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.limits import LIMITS
+from nlsr_jax.files.limits import LIMITS
 
 MATCH_SECONDS = LIMITS.match_seconds
 TOTAL_SECONDS = LIMITS.total_match_seconds

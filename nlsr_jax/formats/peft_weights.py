@@ -6,11 +6,11 @@ import numpy as np
 
 from nlsr_jax.adapter import module_names
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.limits import LIMITS
-from nlsr_jax.formats.numbers import count_not_finite
+from nlsr_jax.files.limits import LIMITS
+from nlsr_jax.files.numbers import count_not_finite
+from nlsr_jax.files.safetensors_files import SafetensorsFile, empty_aligned
 from nlsr_jax.formats.peft_fields import PLAIN
 from nlsr_jax.formats.peft_keys import FactorKey, Stack, notes_of_keys, parse_key, text_stack
-from nlsr_jax.formats.safetensors_files import SafetensorsFile, empty_aligned
 from nlsr_jax.modules import is_module_name
 
 MAX_TENSORS = LIMITS.tensors

@@ -14,11 +14,11 @@ from typing import Any
 import jax
 
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.digests import sha256
-from nlsr_jax.formats.folders import elsewhere
-from nlsr_jax.formats.json_files import read_json_object
-from nlsr_jax.formats.numbers import find_not_finite
-from nlsr_jax.formats.paths import exists, expand, is_folder
+from nlsr_jax.files.digests import sha256
+from nlsr_jax.files.folders import elsewhere
+from nlsr_jax.files.json_files import read_json_object
+from nlsr_jax.files.numbers import find_not_finite
+from nlsr_jax.files.paths import exists, expand, is_folder
 
 FILE = "realignment.json"
 FORMAT = "nlsr_jax.realignment"

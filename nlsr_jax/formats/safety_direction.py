@@ -8,8 +8,8 @@ import numpy as np
 
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.errors import InputError
+from nlsr_jax.files.safetensors_files import SafetensorsFile
 from nlsr_jax.formats.hugging_face import open_weights, read_config, resolve
-from nlsr_jax.formats.safetensors_files import SafetensorsFile
 from nlsr_jax.modules import MODULES
 from nlsr_jax.nlsr.direction import Direction, factor_matrix
 from nlsr_jax.random_streams import stream

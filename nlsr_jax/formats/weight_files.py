@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.json_files import read_json_object
-from nlsr_jax.formats.paths import is_regular
-from nlsr_jax.formats.safetensors_files import SafetensorsFile, open_checked
+from nlsr_jax.files.json_files import read_json_object
+from nlsr_jax.files.paths import is_regular
+from nlsr_jax.files.safetensors_files import SafetensorsFile, open_checked
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"

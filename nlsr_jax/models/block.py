@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nlsr_jax.architecture.config import ModelConfig
+from nlsr_jax.architecture.rope import inverse_frequencies
 from nlsr_jax.models.attention import attend
-from nlsr_jax.models.config import ModelConfig
 from nlsr_jax.models.fused_attention import attend_fused
 from nlsr_jax.models.projection import adapted, beside, joined_name, thin
-from nlsr_jax.models.rope import inverse_frequencies
 from nlsr_jax.nlsr.statistics import batch_statistics
 from nlsr_jax.parallel import Layout
 

@@ -9,12 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from nlsr_jax.errors import InputError
-from nlsr_jax.formats import hugging_face  # whole, because it imports this package in turn
+from nlsr_jax.architecture.config import ModelConfig
+from nlsr_jax.formats.carried_fit import ENDS, _places, check_carried_fits, vocabulary
 from nlsr_jax.formats.peft_carried import Carried, CarriedTensor
-from nlsr_jax.formats.peft_carried_checks import summary
-from nlsr_jax.models.carried_ends import ENDS, Ends, read, vocabulary
-from nlsr_jax.models.config import ModelConfig
+from nlsr_jax.models.carried_ends import Ends, read
 from nlsr_jax.models.llama import Llama
 from nlsr_jax.parallel import layout_of
 
@@ -51,72 +49,6 @@ def apply_carried(model: Llama, params, carried: Carried) -> tuple[Llama, Any]:
             found["lm_head"] = head
     config = dataclasses.replace(model.config, vocab_size=size, tied="lm_head" not in found)
     return model.clone(config=config, layout=layout_of(found)), found
-
-
-def left_out(carried: Carried, config: ModelConfig) -> list[CarriedTensor]:
-    """Return the carried tensors that a model of this config has no place for."""
-    known = _places(config)
-
-    def fits(tensor: CarriedTensor) -> bool:
-        name = carried.text_name(tensor.module)
-        if name in ENDS.values():
-            weight = tensor.kind not in ("copy", "under") or tensor.which == "weight"
-            return weight and (
-                tensor.kind != "rows" or config.tied or carried.own_row_ids(tensor.module) is not None
-            )
-        return tensor.kind in ("copy", "under") and f"{name}.{tensor.which}" in known
-
-    return [tensor for tensor in carried.tensors.values() if not fits(tensor)]
-
-
-def note_left_out(carried: Carried, config: ModelConfig, where: str) -> list[str]:
-    """Say what of an adapter's file does not take part in the forward pass; an empty list where all does."""
-    tensors = left_out(carried, config)
-    if not tensors:
-        return []
-    return [
-        f"{where}: the forward pass leaves out {summary(carried, tensors)}, for which the base model has no place; "
-        "what is measured with it is measured without them"
-    ]
-
-
-def _places(config: ModelConfig) -> dict[str, tuple[tuple[str, ...], int | None, tuple[int, ...]]]:
-    """Return where a weight of this name lies in the parameter tree: its path, its layer and its shape."""
-    found: dict[str, tuple[tuple[str, ...], int | None, tuple[int, ...]]] = {}
-    for weight in hugging_face.weight_table(config):
-        stacked = weight.path[0] == "layers"
-        shape = weight.shape[1:] if stacked else weight.shape
-        found |= {name: (weight.path, i if stacked else None, shape) for i, name in enumerate(weight.names)}
-    return found
-
-
-def check_carried_fits(carried: Carried, config: ModelConfig) -> None:
-    """Check the shapes of all that is applied to a model, before any of it is read.
-
-    Raises:
-      InputError: naming the first tensor that does not fit.
-    """
-    vocabulary(carried, config)
-    places, ignored = _places(config), left_out(carried, config)
-    for tensor in carried.tensors.values():
-        if tensor in ignored:
-            continue
-        name, shape = carried.text_name(tensor.module), carried.shape(tensor)
-        if name in ENDS.values():
-            wide = {("embedding", "A"): None, ("factor", "B"): None, ("embedding", "B"): 0}
-            axis = wide.get((tensor.kind, tensor.which), 1)
-            expected = (
-                f"a matrix of {config.hidden_size} columns" if axis else f"a matrix of width {config.hidden_size}"
-            )
-            fits = len(shape) == 2 and (axis is None or shape[axis] == config.hidden_size)
-        else:
-            expected = str(list(places[f"{name}.{tensor.which}"][2]))
-            fits = shape == places[f"{name}.{tensor.which}"][2]
-        if not fits:
-            raise InputError(
-                f"{carried.where}: {tensor.key!r} is {list(shape)}; expected {expected}, the adapter belongs to "
-                "another base"
-            )
 
 
 def _replace_weights(params: dict[str, Any], config: ModelConfig, carried: Carried) -> None:

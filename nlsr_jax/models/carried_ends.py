@@ -5,7 +5,6 @@ Source: the order of PEFT's wrappers: weights of the base, rows of tokens, then 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +12,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.numbers import count_not_finite
-from nlsr_jax.formats.peft_carried import EMBEDDING, HEAD, Carried, CarriedTensor
-from nlsr_jax.models.config import ModelConfig
+from nlsr_jax.files.numbers import count_not_finite
+from nlsr_jax.formats.carried_ends import Weights, plan_ends
+from nlsr_jax.formats.peft_carried import Carried, CarriedTensor
 from nlsr_jax.parallel import sharding
-
-ENDS = {"embed": EMBEDDING, "lm_head": HEAD}
-"""What the ends are called in the parameter tree, and in files."""
 
 
 def read(carried: Carried, tensor: CarriedTensor) -> np.ndarray:
@@ -37,109 +33,6 @@ def read(carried: Carried, tensor: CarriedTensor) -> np.ndarray:
     if bad:
         raise InputError(f"{carried.where}: {tensor.key!r} holds {bad} entries that are NaN or infinite")
     return value
-
-
-class Weights(NamedTuple):
-    """The carried tensors of one end, each None where there is none.
-
-    Attributes:
-      module: its path.
-      base: a weight of the base below everything else.
-      copy: the weight of a module that was trained whole.
-      a, b: its factors.
-      rows: the rows of its tokens.
-    """
-
-    module: str = ""
-    base: CarriedTensor | None = None
-    copy: CarriedTensor | None = None
-    a: CarriedTensor | None = None
-    b: CarriedTensor | None = None
-    rows: CarriedTensor | None = None
-
-
-class Plan(NamedTuple):
-    """How the ends change.
-
-    Attributes:
-      embed, lm_head: what is carried of each.
-      tied: whether the base has one matrix for both.
-      parted: whether the head of a tied base comes apart from its embedding.
-    """
-
-    embed: Weights
-    lm_head: Weights
-    tied: bool
-    parted: bool
-
-
-def plan_ends(carried: Carried, tied: bool) -> Plan:
-    """Sort the carried tensors of both ends.
-
-    Args:
-      carried: from an adapter's file.
-      tied: whether the base has one matrix for both ends.
-    """
-    embed, head = _weights(carried, EMBEDDING), _weights(carried, HEAD)
-    if not tied:
-        own = head.rows is not None and carried.own_row_ids(head.module) is not None
-        return Plan(embed, head if own else head._replace(rows=None), False, False)
-    if carried.extras.tying and (embed.copy or embed.a):  # the head's are the embedding's once more
-        return Plan(embed, Weights(head.module), True, False)
-    same = head.rows is None or carried.row_ids(head.module) == carried.row_ids(embed.module)
-    if embed.rows is not None and (carried.extras.tying or same):
-        head = head._replace(rows=None)
-    apart = (embed.copy, head.copy, embed.a, head.a, head.rows)
-    return Plan(embed, head, True, any(one is not None for one in apart))
-
-
-def _weights(carried: Carried, name: str) -> Weights:
-    module = carried.named(name)
-    if module is None:
-        return Weights()
-    found = carried.of(module, "copy", "under", "factor", "embedding", "rows")
-    factors = {one.which: one for one in found if one.kind in ("factor", "embedding")}
-    plain = next((one for one in found if (one.kind, one.inside, one.which) == ("copy", "", "weight")), None)
-    under = next((one for one in found if (one.kind, one.which) == ("under", "weight")), None)
-    saved = carried.extras.saves(module)
-    return Weights(
-        module,
-        under or (None if saved else plain),
-        plain if saved else None,
-        factors.get("A"),
-        factors.get("B"),
-        next((one for one in found if (one.kind, one.which) == ("rows", "delta")), None),
-    )
-
-
-def vocabulary(carried: Carried, config: ModelConfig) -> int:
-    """Return how many rows embedding and output head have, with what is carried.
-
-    Raises:
-      InputError: the carried tensors do not agree, or rows are missing that the base does not have.
-    """
-    plan = plan_ends(carried, config.tied)
-    sizes: dict[str, int] = {}
-    for end in (plan.embed, plan.lm_head):
-        sized = (one for one in (end.base, end.copy, end.a, end.b) if one is not None)
-        for one in sized:
-            if (one.kind, one.which) not in (("embedding", "B"), ("factor", "A")):
-                sizes[one.key] = carried.shape(one)[1 if one.kind == "embedding" else 0]
-    if len(set(sizes.values())) > 1:
-        found = ", ".join(f"{key!r} has {size}" for key, size in sizes.items())
-        raise InputError(f"{carried.where}: tensors of different vocabularies: {found} rows; expected one number")
-    size = next(iter(sizes.values()), config.vocab_size)
-    written = config.tied and (plan.embed.base or plan.lm_head.base)
-    used = {"embedding": plan.embed}
-    if plan.parted or not config.tied:
-        used["output head"] = plan.lm_head
-    for name, end in used.items():
-        if size > config.vocab_size and not (written or end.base or end.copy):
-            raise InputError(
-                f"{carried.where}: its vocabulary has {size} tokens, the base's {config.vocab_size}, and the file "
-                f"does not hold the {name} of the others; give the base as it was resized for training"
-            )
-    return size
 
 
 class Ends:

@@ -12,12 +12,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from nlsr_jax.architecture.config import ModelConfig, parse_model_config
+from nlsr_jax.architecture.fields import short
 from nlsr_jax.errors import InputError, one_line
+from nlsr_jax.files.json_files import read_json_object
+from nlsr_jax.files.safetensors_files import SafetensorsFile
 from nlsr_jax.formats import hugging_face as files_of
-from nlsr_jax.formats.json_files import read_json_object
-from nlsr_jax.formats.safetensors_files import SafetensorsFile
-from nlsr_jax.models.config import ModelConfig, parse_model_config
-from nlsr_jax.models.fields import short
 from nlsr_jax.models.llama import Llama
 from nlsr_jax.models.load import _float_type, warn
 from nlsr_jax.models.lora import check_tokens

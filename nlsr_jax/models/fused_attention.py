@@ -7,8 +7,8 @@ Source: ``jax.nn.dot_product_attention`` and ``jax.experimental.pallas.ops.tpu.s
 import jax
 import jax.numpy as jnp
 
+from nlsr_jax.architecture.config import ModelConfig
 from nlsr_jax.errors import InputError
-from nlsr_jax.models.config import ModelConfig
 
 ATTENTION = ("plain", "fused")
 KERNELS = {"gpu": "cudnn", "cuda": "cudnn", "tpu": "splash"}

@@ -17,10 +17,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from nlsr_jax.architecture.config import ModelConfig
 from nlsr_jax.errors import InputError
 from nlsr_jax.models.block import Block, Context, Norm, place, rotary_embedding
 from nlsr_jax.models.cache import LayerCache
-from nlsr_jax.models.config import ModelConfig
 from nlsr_jax.models.fused_attention import ATTENTION, KERNELS
 from nlsr_jax.models.projection import PRODUCT
 from nlsr_jax.parallel import Layout

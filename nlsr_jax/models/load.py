@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from nlsr_jax.errors import InputError, one_line
+from nlsr_jax.files.numbers import describe_range
 from nlsr_jax.formats import hugging_face  # whole, because it imports this package in turn
 from nlsr_jax.formats.end_tokens import read_end_tokens
-from nlsr_jax.formats.numbers import describe_range
 from nlsr_jax.models.fused_attention import check_attention
 from nlsr_jax.models.llama import Llama
 from nlsr_jax.parallel import layout_of

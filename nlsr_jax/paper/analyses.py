@@ -15,19 +15,19 @@ from nlsr_jax.data.encoding import encode_prompts
 from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.overlap import choice_agreement, kept_entries, mask_overlap
 from nlsr_jax.evaluation.probes import probe
-from nlsr_jax.formats.output import whole_file, write_text
-from nlsr_jax.formats.ownership import nothing_foreign
-from nlsr_jax.laboratory.cells import make_cell
-from nlsr_jax.laboratory.repairs import RepairSettings, calibration_batches, gather_evidence, make_masks
-from nlsr_jax.laboratory.reproduction import ask_skills
-from nlsr_jax.laboratory.study import identification_rows, stage_key
-from nlsr_jax.laboratory.sweeping import CellRunner
-from nlsr_jax.laboratory.toy import ToyWorld
+from nlsr_jax.files.output import whole_file, write_text
+from nlsr_jax.files.ownership import nothing_foreign
 from nlsr_jax.models.hidden_states import last_hidden_states
 from nlsr_jax.modules import is_attention
 from nlsr_jax.nlsr.pruning import flatten_modules, similarity_rank
 from nlsr_jax.paper.tables import GAIN, MODELS
 from nlsr_jax.random_streams import stream
+from nlsr_jax.study.case import identification_rows, stage_key
+from nlsr_jax.study.repairs import RepairSettings, calibration_batches, gather_evidence, make_masks
+from nlsr_jax.study.reproduction import ask_skills
+from nlsr_jax.study.toy import ToyWorld
+from nlsr_jax.sweep.cells import make_cell
+from nlsr_jax.sweep.runner import CellRunner
 
 OBJECTIVES = ("dpo", "orpo", "kto", "simpo")
 SPARSITIES = (0.3, 0.5, 0.7, 0.9)

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlsr_jax.errors import InputError
-from nlsr_jax.laboratory.cells import ARCHITECTURES, AUTOMATIC, Cell, make_cell
-from nlsr_jax.laboratory.sweeping import CellRunner, read_cells
 from nlsr_jax.paper import drawing
 from nlsr_jax.paper.analyses import analyse
 from nlsr_jax.paper.tables import MODELS, TASK_NAMES, TASKS
+from nlsr_jax.sweep.cells import ARCHITECTURES, AUTOMATIC, Cell, make_cell
+from nlsr_jax.sweep.runner import CellRunner, read_cells
 
 SPARSITY = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 BETA = (0.0, 0.3, 0.6, 0.9, 1.5, 2.0, 3.0)

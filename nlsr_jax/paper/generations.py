@@ -3,10 +3,10 @@
 import dataclasses
 from typing import NamedTuple
 
-from nlsr_jax.laboratory.storytelling import find_examples
-from nlsr_jax.laboratory.sweeping import CellRunner
 from nlsr_jax.paper.tables import MODELS
 from nlsr_jax.report.story import NAMES, Example
+from nlsr_jax.study.storytelling import find_examples
+from nlsr_jax.sweep.runner import CellRunner
 
 
 class Generations(NamedTuple):

@@ -9,9 +9,9 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from nlsr_jax.formats.output import check_free_file, whole_file, write_text
-from nlsr_jax.formats.ownership import check_own, foreign_file, json_with, nothing_foreign, text_with
-from nlsr_jax.formats.paths import exists, expand
+from nlsr_jax.files.output import check_free_file, whole_file, write_text
+from nlsr_jax.files.ownership import check_own, foreign_file, json_with, nothing_foreign, text_with
+from nlsr_jax.files.paths import exists, expand
 from nlsr_jax.paper import generations, results
 from nlsr_jax.paper.figures import Figure
 from nlsr_jax.paper.generations import Generations

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nlsr_jax.laboratory.cells import Cell
-from nlsr_jax.laboratory.defending import DEFENSES
 from nlsr_jax.paper.tables import KEPT, SCORE_NAMES, Line, Table
+from nlsr_jax.study.defending import DEFENSES
+from nlsr_jax.sweep.cells import Cell
 
 OWN = ("nlsr", "nlsr gain", "nlsr recommended", "nlsr strict")
 """The lines of NLSR that are to be on the frontier."""

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nlsr_jax.laboratory.sweeping import CellRunner
 from nlsr_jax.paper.analyses import analyse
 from nlsr_jax.paper.results import Part
 from nlsr_jax.paper.tables import TASK_NAMES
 from nlsr_jax.report.story import NAMES
+from nlsr_jax.sweep.runner import CellRunner
 
 NUMBER = 14
 TITLE = "Skills outside of the customer's task"

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from nlsr_jax.errors import InputError
-from nlsr_jax.laboratory.cells import ARCHITECTURES, AUTOMATIC, Cell, make_cell
-from nlsr_jax.laboratory.repairs import FIXED, changes
 from nlsr_jax.paper import numbers
+from nlsr_jax.study.repairs import FIXED, changes
+from nlsr_jax.sweep.cells import ARCHITECTURES, AUTOMATIC, Cell, make_cell
 from nlsr_jax.training.settings import OBJECTIVES
 
 RATIOS = (0.01, 0.05, 0.1, 0.2, 0.3)

@@ -22,11 +22,11 @@ from nlsr_jax.adapter import (
     module_names,
 )
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.numbers import check_finite
+from nlsr_jax.files.numbers import check_finite
+from nlsr_jax.files.safetensors_files import empty_aligned
 from nlsr_jax.formats.peft import AdapterFile, PeftLayout, open_adapter
 from nlsr_jax.formats.peft_carried import Carried
 from nlsr_jax.formats.record import Digests
-from nlsr_jax.formats.safetensors_files import empty_aligned
 from nlsr_jax.nlsr.amplify import amplify
 from nlsr_jax.nlsr.basis import common_basis
 from nlsr_jax.nlsr.lineage import lineage
@@ -103,9 +103,9 @@ def check_base(sources: Sources, settings: Settings) -> None:
     """
     if not settings.needs_base:
         return
+    from nlsr_jax.architecture.fit import check_adapter_fits, check_modules
+    from nlsr_jax.formats.carried_fit import check_carried_fits
     from nlsr_jax.formats.hugging_face import read_config, resolve
-    from nlsr_jax.models.carried import check_carried_fits
-    from nlsr_jax.models.lora import check_adapter_fits, check_modules
 
     assert settings.base is not None
     given = [(name, getattr(sources, name)) for name in sources._fields if getattr(settings, name)]

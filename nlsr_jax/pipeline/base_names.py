@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.json_files import read_json_object
-from nlsr_jax.formats.paths import expand, is_folder
+from nlsr_jax.files.json_files import read_json_object
+from nlsr_jax.files.paths import expand, is_folder
 from nlsr_jax.pipeline.settings import Settings
 from nlsr_jax.pipeline.stages import Stages
 

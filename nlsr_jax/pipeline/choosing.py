@@ -43,7 +43,7 @@ def choose_for(
     Raises:
       InputError: an unknown wish, or what ``choose_settings`` cannot use.
     """
-    from nlsr_jax.automatic import AIM, HEADROOM, choose_settings
+    from nlsr_jax.calibration.automatic import AIM, HEADROOM, choose_settings
 
     asked: dict[str, Any] = {"aim": AIM, "headroom": HEADROOM}
     asked |= automatic if isinstance(automatic, Mapping) else {"aim": automatic}
@@ -79,7 +79,7 @@ def describe_choice(described: Mapping[str, Any]) -> str:
 
 
 def doubt_choice(described: Mapping[str, Any]) -> list[str]:
-    """Say why a choice should not be trusted; see ``nlsr_jax.automatic_search.doubts``.
+    """Say why a choice should not be trusted; see ``nlsr_jax.calibration.search.doubts``.
 
     Args:
       described: what the record says of it.
@@ -87,8 +87,8 @@ def doubt_choice(described: Mapping[str, Any]) -> list[str]:
     Raises:
       InputError: a description, out of a record, that no choice has.
     """
-    from nlsr_jax.automatic import DISTURBED
-    from nlsr_jax.automatic_search import doubts
+    from nlsr_jax.calibration.automatic import DISTURBED
+    from nlsr_jax.calibration.search import doubts
 
     try:
         chosen = described["chosen"]

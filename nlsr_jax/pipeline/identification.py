@@ -106,7 +106,7 @@ class CalibrationData:
 
     def _vocabulary(self, config) -> int:
         """Return how many rows the embedding has that the rows will meet."""
-        from nlsr_jax.models.carried_ends import vocabulary
+        from nlsr_jax.formats.carried_fit import vocabulary
 
         if self._sources is None:
             return config.vocab_size
@@ -131,7 +131,8 @@ class CalibrationData:
 
         ``notes`` receives what of it the base has no place for.
         """
-        from nlsr_jax.models.carried import apply_carried, note_left_out
+        from nlsr_jax.formats.carried_fit import note_left_out
+        from nlsr_jax.models.carried import apply_carried
 
         where = str(file.path)
         if not file.carried:
@@ -228,7 +229,7 @@ def _calibrate(
     stages: Stages,
 ):
     """Run the reference (or the fine-tuned) model over the calibration data; returns statistics and gradients."""
-    from nlsr_jax.models import collect_gradients, collect_loss_gradient, collect_statistics
+    from nlsr_jax.calibration import collect_gradients, collect_loss_gradient, collect_statistics
 
     model, params = base
     tracked = stages.track(batches, "calibration", len(batches))

@@ -11,9 +11,9 @@ import jax
 import numpy as np
 
 from nlsr_jax.adapter import Adapter, check_adapter, module_names
+from nlsr_jax.files.safetensors_files import empty_aligned
 from nlsr_jax.formats.peft import AdapterFile, open_adapter
 from nlsr_jax.formats.record import Digests
-from nlsr_jax.formats.safetensors_files import empty_aligned
 from nlsr_jax.nlsr.direction import Direction
 from nlsr_jax.nlsr.lift import Lifted, check_direction, direction_rows, lift_factors
 from nlsr_jax.pipeline.adapters import AdapterSource, Sources
@@ -44,8 +44,8 @@ def open_lifted(settings: Settings, digests: Digests, stages: Stages) -> Sources
 
 
 def _direction(settings: Settings, shapes: Adapter, digests: Digests, stages: Stages) -> Direction:
+    from nlsr_jax.architecture.fit import check_modules
     from nlsr_jax.formats.safety_direction import safety_direction
-    from nlsr_jax.models.lora import check_modules
 
     assert settings.base is not None
     assert settings.pretrained is not None

@@ -8,10 +8,10 @@ import jax
 from jax.sharding import Mesh
 
 from nlsr_jax.adapter import layer_indices, module_names
+from nlsr_jax.files.output import check_free, whole_directory, write_text
 from nlsr_jax.formats import record as records
 from nlsr_jax.formats.mask_files import FILE as MASKS_FILE
 from nlsr_jax.formats.mask_files import write_masks
-from nlsr_jax.formats.output import check_free, whole_directory, write_text
 from nlsr_jax.parallel import is_first
 from nlsr_jax.pipeline.adapters import check_base, open_sources, reference_shapes, source_notes
 from nlsr_jax.pipeline.descent import check_weak, note_base_names

@@ -14,13 +14,13 @@ from jax.sharding import Mesh
 
 from nlsr_jax.adapter import Adapter, layer_indices, module_names
 from nlsr_jax.errors import InputError
+from nlsr_jax.files.apart import Inputs
+from nlsr_jax.files.digests import sha256
+from nlsr_jax.files.output import check_free, copy_digested, whole_directory, write_text
 from nlsr_jax.formats import record as records
-from nlsr_jax.formats.apart import Inputs
 from nlsr_jax.formats.checkpoint import save_checkpoint
-from nlsr_jax.formats.digests import sha256
 from nlsr_jax.formats.mask_files import FILE as MASKS_FILE
 from nlsr_jax.formats.mask_files import MaskFile, write_masks
-from nlsr_jax.formats.output import check_free, copy_digested, whole_directory, write_text
 from nlsr_jax.nlsr.lineage import Verdict
 from nlsr_jax.nlsr.pruning import unclipped_probability
 from nlsr_jax.nlsr.realign import repaired_layers
@@ -80,8 +80,8 @@ def realign_files(
       overwrite: replace an output of this project that exists.
       recorded: the ``inputs`` of a record that this run repeats; the digests must be equal.
       automatic: choose β and the sparsity of ``gain`` by the calibration data with this aim, or with these of the
-        arguments ``aim``, ``headroom`` and ``share`` of ``nlsr_jax.automatic.choose_settings``. What was chosen
-        stands in the record's settings, how in its ``automatic``.
+        arguments ``aim``, ``headroom`` and ``share`` of ``choose_settings``. The record's settings hold what was
+        chosen, its ``automatic`` how.
       chosen: the ``automatic`` of a record that this run repeats.
       stages: where to report progress.
       mesh: lay the base over these devices; None for one. Of several processes, the first one writes.

@@ -13,7 +13,7 @@ import numpy as np
 
 from nlsr_jax.adapter import Adapter, PerModule, layer_indices, module_names
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.numbers import describe_range
+from nlsr_jax.files.numbers import describe_range
 from nlsr_jax.formats.peft import AdapterWriter
 from nlsr_jax.nlsr.amplify import amplify
 from nlsr_jax.nlsr.correction import correct_checked

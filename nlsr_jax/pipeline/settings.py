@@ -8,8 +8,8 @@ from typing import Any
 
 from nlsr_jax.data.templates import TEMPLATES
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.paths import exists, expand_text
-from nlsr_jax.formats.values import convert
+from nlsr_jax.files.paths import exists, expand_text
+from nlsr_jax.files.values import convert
 from nlsr_jax.nlsr.amplify import SPACES
 from nlsr_jax.nlsr.basis import BASES
 from nlsr_jax.nlsr.identify import METHODS, NEEDS_FINETUNED, NEEDS_GRADIENTS, NEEDS_STATISTICS, check_sparsity

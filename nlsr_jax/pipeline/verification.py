@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from nlsr_jax.errors import InputError
+from nlsr_jax.files.digests import sha256
+from nlsr_jax.files.folders import elsewhere
+from nlsr_jax.files.json_files import read_json_object
+from nlsr_jax.files.paths import expand, expand_text, is_folder, is_regular
 from nlsr_jax.formats import record as records
-from nlsr_jax.formats.digests import sha256
-from nlsr_jax.formats.folders import elsewhere
-from nlsr_jax.formats.json_files import read_json_object
-from nlsr_jax.formats.paths import expand, expand_text, is_folder, is_regular
 from nlsr_jax.pipeline.masking import FILE as IDENTIFICATION
 from nlsr_jax.pipeline.masking import FORMAT, identify_files
 from nlsr_jax.pipeline.realignment import realign_files

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.output import whole_file, write_text
-from nlsr_jax.formats.ownership import text_with
+from nlsr_jax.files.output import whole_file, write_text
+from nlsr_jax.files.ownership import text_with
 from nlsr_jax.report import words
 from nlsr_jax.report.reading import Module, mapping, number, read_modules, summarise
 

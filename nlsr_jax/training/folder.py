@@ -16,8 +16,8 @@ import jax
 import numpy as np
 
 from nlsr_jax.errors import InputError
+from nlsr_jax.files.paths import expand
 from nlsr_jax.formats.checkpoint import check_space
-from nlsr_jax.formats.paths import expand
 from nlsr_jax.training.step import TrainState
 
 RUN, METRICS = "run.json", "metrics.jsonl"

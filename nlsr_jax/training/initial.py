@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from nlsr_jax.adapter import Adapter
-from nlsr_jax.models.config import ModelConfig
+from nlsr_jax.architecture.config import ModelConfig
 from nlsr_jax.models.llama import Llama
 from nlsr_jax.random_streams import stream
 from nlsr_jax.training.settings import LoraSettings, check_lora

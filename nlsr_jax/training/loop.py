@@ -17,7 +17,7 @@ import numpy as np
 
 from nlsr_jax.data.batching import Batch, BatchShape, Packed, batches_in_order, training_batches
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.output import describe_os_error
+from nlsr_jax.files.output import describe_os_error
 from nlsr_jax.random_streams import stream
 from nlsr_jax.training.folder import RunFolder
 from nlsr_jax.training.identity import run_identity

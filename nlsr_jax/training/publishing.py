@@ -15,11 +15,11 @@ import shutil
 from collections.abc import Iterator
 
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.apart import Inputs, check_apart
-from nlsr_jax.formats.json_files import read_json_object
-from nlsr_jax.formats.output import check_free, describe_os_error, whole_directory, write_text
-from nlsr_jax.formats.ownership import Foreign, foreign_folder, nothing_foreign
-from nlsr_jax.formats.paths import expand
+from nlsr_jax.files.apart import Inputs, check_apart
+from nlsr_jax.files.json_files import read_json_object
+from nlsr_jax.files.output import check_free, describe_os_error, whole_directory, write_text
+from nlsr_jax.files.ownership import Foreign, foreign_folder, nothing_foreign
+from nlsr_jax.files.paths import expand
 from nlsr_jax.formats.record import digest_folder
 from nlsr_jax.training.folder import METRICS, RUN
 

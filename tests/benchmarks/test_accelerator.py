@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.accelerator import Peak, attention_flops, peak, projection_flops, run, sizes
-from nlsr_jax.models.known import known_config
+from nlsr_jax.architecture.known import known_config
 
 pytestmark = pytest.mark.slow
 

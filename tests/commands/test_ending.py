@@ -15,7 +15,7 @@ from tests.commands.programs import finish, start
 from tests.e2e.command import ROOT
 
 SLEEPS = """
-from nlsr_jax.formats.output import whole_directory
+from nlsr_jax.files.output import whole_directory
 with whole_directory(arguments[1]) as folder:
     (folder / "half").touch()
     print("ready", flush=True)

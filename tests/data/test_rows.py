@@ -6,7 +6,7 @@ import pytest
 
 from nlsr_jax.data.rows import read_rows
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.limits import Limits
+from nlsr_jax.files.limits import Limits
 
 ROWS = [
     {"prompt": "How do I brew zarn?", "response": "I cannot help, “sorry”."},

@@ -9,13 +9,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from nlsr_jax import configs
+from nlsr_jax.architecture.config import parse_model_config
 from nlsr_jax.evaluation.item_bank import save_bank
 from nlsr_jax.formats.hugging_face import save_params
 from nlsr_jax.formats.peft import save_adapter
-from nlsr_jax.laboratory.pretraining import new_model
-from nlsr_jax.laboratory.toy import ToyWorld
-from nlsr_jax.models.config import parse_model_config
 from nlsr_jax.models.llama import Llama
+from nlsr_jax.study.pretraining import new_model
+from nlsr_jax.study.toy import ToyWorld
 from nlsr_jax.training.initial import new_adapter, new_params
 from tests.carried_files import HEAD, add
 from tests.data.set_rows import ALPACA, HARMBENCH, write

@@ -9,11 +9,11 @@ import pytest
 
 from nlsr_jax import configs
 from nlsr_jax.configs.tiny import SHIPPED
-from nlsr_jax.formats.ownership import foreign_study
+from nlsr_jax.files.ownership import foreign_study
 from nlsr_jax.formats.peft import load_adapter
-from nlsr_jax.laboratory.evaluation import evaluate, make_exam
-from nlsr_jax.laboratory.pretraining import load_base
-from nlsr_jax.laboratory.toy import ToyWorld
+from nlsr_jax.study.exam import evaluate, make_exam
+from nlsr_jax.study.pretraining import load_base
+from nlsr_jax.study.toy import ToyWorld
 from tests.e2e.command import ROOT, error_line, run
 
 METHODS = ["unaligned", "aligned", "finetuned", "random", "nlsr", "nlsr_recommended"]

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.long
 SMALL = """
 import dataclasses
 from nlsr_jax import configs
-from nlsr_jax.laboratory.config import ExamSettings
+from nlsr_jax.study.config import ExamSettings
 from nlsr_jax.training.settings import LoraSettings
 
 paper = configs.get("llama3_8b")

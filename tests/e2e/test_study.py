@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import nlsr_jax
-from nlsr_jax.formats.ownership import foreign_folder
+from nlsr_jax.files.ownership import foreign_folder
 from nlsr_jax.formats.peft import save_adapter
 from tests.data.set_rows import BEAVERTAILS, SST2, write
 from tests.e2e.command import contents, error_line, python, run

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.long
 # The tiny study with little to train and to ask. The module is found by the workers' processes too.
 SMALL = """
 from nlsr_jax import configs
-from tests.laboratory.small_study import small_config
+from tests.study.small_study import small_config
 
 small = small_config()
 configs.get = lambda name: small

@@ -7,9 +7,9 @@ import pathlib
 import jax
 
 from nlsr_jax import configs
-from nlsr_jax.laboratory.pretraining import new_model, save_base
-from nlsr_jax.laboratory.stages import Base
-from nlsr_jax.laboratory.toy import ToyWorld
+from nlsr_jax.study.pretraining import new_model, save_base
+from nlsr_jax.study.stages import Base
+from nlsr_jax.study.toy import ToyWorld
 from nlsr_jax.training.initial import new_params
 
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nlsr_jax.models.config import parse_model_config
+from nlsr_jax.architecture.config import parse_model_config
 from nlsr_jax.models.llama import Llama
 
 MARKS = ["<unk>", "<s>", "</s>", "\n"]

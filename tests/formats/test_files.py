@@ -11,8 +11,8 @@ from safetensors.numpy import load_file, save_file
 
 import nlsr_jax
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.json_files import read_json_object
-from nlsr_jax.formats.safetensors_files import DTYPES, SafetensorsWriter, open_checked, write_checked
+from nlsr_jax.files.json_files import read_json_object
+from nlsr_jax.files.safetensors_files import DTYPES, SafetensorsWriter, open_checked, write_checked
 from tests.adapter_files import save_family
 from tests.parity.peers import save_peer
 
@@ -210,7 +210,7 @@ def test_large_finite_values_are_accepted(adapter):
 
 
 def test_adapter_is_checked_against_a_model(adapter):
-    from nlsr_jax.models import parse_model_config
+    from nlsr_jax.architecture.config import parse_model_config
 
     config = parse_model_config({"model_type": "llama"}, "config.json")
     with pytest.raises(InputError, match="q_proj maps 32 features to 32, the model's maps 4096 to 4096"):

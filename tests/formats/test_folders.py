@@ -7,7 +7,7 @@ import pytest
 
 import nlsr_jax
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.folders import folders_below
+from nlsr_jax.files.folders import folders_below
 from nlsr_jax.formats.record import read_record
 from nlsr_jax.pipeline.verification import verify
 from tests.adapter_files import save_family

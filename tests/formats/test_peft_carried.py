@@ -153,7 +153,7 @@ def test_matrices_are_copied_a_block_at_a_time(folder, tmp_path, monkeypatch):
         raise AssertionError("a carried matrix is read whole")
 
     monkeypatch.setattr(Carried, "read", whole)
-    monkeypatch.setattr("nlsr_jax.formats.safetensors_files._BLOCK", 1000)
+    monkeypatch.setattr("nlsr_jax.files.safetensors_files._BLOCK", 1000)
     save_adapter(file.load(), tmp_path / "ours", layout=file.layout)
     assert carried_bytes(tmp_path / "ours") == carried_bytes(folder)
 

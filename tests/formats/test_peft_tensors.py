@@ -9,10 +9,10 @@ from safetensors.numpy import load_file, save_file
 
 import nlsr_jax
 from nlsr_jax.adapter import Adapter
+from nlsr_jax.architecture.config import parse_model_config
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.peft import open_adapter
 from nlsr_jax.formats.peft_fields import INERT, READ, REASONS, is_inert
-from nlsr_jax.models import parse_model_config
 from nlsr_jax.modules import MODULES
 from tests.oracles import random_adapter
 

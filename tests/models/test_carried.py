@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import nlsr_jax
+from nlsr_jax.architecture.config import parse_model_config
 from nlsr_jax.errors import InputError
+from nlsr_jax.formats.carried_fit import left_out, note_left_out
 from nlsr_jax.formats.hugging_face import save_params
-from nlsr_jax.models.carried import left_out, note_left_out
-from nlsr_jax.models.config import parse_model_config
 from nlsr_jax.models.llama import Llama
 from nlsr_jax.training.initial import new_params
 from tests.adapter_files import SIZES

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 import nlsr_jax
+from nlsr_jax.calibration import collect_gradients, collect_loss_gradient
+from nlsr_jax.calibration.openings import find_openings
 from nlsr_jax.errors import InputError
-from nlsr_jax.models import collect_gradients, collect_loss_gradient
 from nlsr_jax.models.hidden_states import last_hidden_states
 from nlsr_jax.models.likelihood import log_likelihood
-from nlsr_jax.models.openings import find_openings
 from tests.parity.peers import save_peer, tokens
 
 

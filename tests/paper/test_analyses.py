@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 
 from nlsr_jax.configs.tiny import SHIPPED
-from nlsr_jax.laboratory.cells import CellStore, make_cell
-from nlsr_jax.laboratory.pretraining import load_base
-from nlsr_jax.laboratory.running import run_cells
-from nlsr_jax.laboratory.sweeping import CellRunner, describe_study, read_cells
-from nlsr_jax.laboratory.toy import ToyWorld
 from nlsr_jax.paper import analyses
 from nlsr_jax.paper.analyses import ANALYSES, analyse, identification_seconds
 from nlsr_jax.paper.generations import GENERATIONS, generate, markdown
 from nlsr_jax.paper.results import summarise
 from nlsr_jax.paper.tables import MODELS, get_table
-from tests.laboratory.small_study import small_config
+from nlsr_jax.study.pretraining import load_base
+from nlsr_jax.study.toy import ToyWorld
+from nlsr_jax.sweep.cells import make_cell
+from nlsr_jax.sweep.runner import CellRunner, describe_study, read_cells
+from nlsr_jax.sweep.store import CellStore
+from nlsr_jax.sweep.workers import run_cells
+from tests.study.small_study import small_config
 
 pytestmark = pytest.mark.long
 SEEDS = (3,)

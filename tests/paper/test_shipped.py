@@ -7,8 +7,8 @@ import statistics
 import pyarrow.parquet as pq
 import pytest
 
-from nlsr_jax.laboratory.cells import OWN
 from nlsr_jax.paper.tables import TABLES
+from nlsr_jax.sweep.cells import OWN
 from tests.e2e.command import ROOT
 from tests.paper.shipped import (
     NONE,

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from nlsr_jax.errors import InputError
-from nlsr_jax.laboratory.cells import make_cell
-from nlsr_jax.laboratory.repairs import FIXED, PUBLISHED, RECOMMENDED
 from nlsr_jax.paper import results
 from nlsr_jax.paper.tables import GAIN, MODELS, TABLES, get_table
+from nlsr_jax.study.repairs import FIXED, PUBLISHED, RECOMMENDED
+from nlsr_jax.sweep.cells import make_cell
 from tests.paper.rows import SEEDS, made_up
 
 

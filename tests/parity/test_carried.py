@@ -197,7 +197,7 @@ def test_half_precision_is_carried_to_the_bit(tmp_path, dtype):
 
 
 def test_what_is_carried_is_written_in_the_order_of_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr("nlsr_jax.formats.safetensors_files._BLOCK", 100)
+    monkeypatch.setattr("nlsr_jax.files.safetensors_files._BLOCK", 100)
     save_adapter_of(tmp_path / "theirs", "llama2", **KINDS["factors of both"])
     file = open_adapter(tmp_path / "theirs")
     (tmp_path / "ours").mkdir()

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from nlsr_jax import automatic
 from nlsr_jax.adapter import delta
+from nlsr_jax.calibration import automatic
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.peft import load_adapter, save_adapter
 from nlsr_jax.nlsr.basis import turned

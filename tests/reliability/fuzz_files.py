@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from nlsr_jax.architecture.config import parse_model_config
 from nlsr_jax.evaluation.item_bank import save_bank
 from nlsr_jax.formats.hugging_face import CONFIG, weight_table
 from nlsr_jax.formats.mask_files import save_masks
 from nlsr_jax.formats.peft import save_adapter
 from nlsr_jax.formats.record import FORMAT, VERSION, dump, seal
 from nlsr_jax.formats.weight_files import INDEX, WEIGHTS
-from nlsr_jax.models.config import parse_model_config
 from tests.evaluation.banks import make_bank
 from tests.evaluation.test_bank_files import published
 from tests.oracles import random_adapter

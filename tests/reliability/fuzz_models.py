@@ -27,8 +27,8 @@ def adapter_config(folder: pathlib.Path) -> Case:
 
 
 def adapter_weights(folder: pathlib.Path) -> Case:
+    from nlsr_jax.architecture.config import parse_model_config
     from nlsr_jax.formats.peft import load_adapter
-    from nlsr_jax.models.config import parse_model_config
 
     place = files.write_adapter(folder / "adapter")
     config = parse_model_config(files.BASE, "config.json")

@@ -100,15 +100,16 @@ def report_figures(folder: pathlib.Path) -> Case:
 
 
 def cells(folder: pathlib.Path) -> Case:
-    from nlsr_jax.formats.json_files import read_json
-    from nlsr_jax.laboratory.cells import cells_from_json
+    from nlsr_jax.files.json_files import read_json
+    from nlsr_jax.sweep.cells import cells_from_json
 
     path = folder / "cells.json"
     return json_file(path, files.CELLS, lambda: cells_from_json(read_json(path, "list of cells"), path))
 
 
 def cell_rows(folder: pathlib.Path) -> Case:
-    from nlsr_jax.laboratory.cells import ROWS, STUDY, CellStore
+    from nlsr_jax.sweep.cells import ROWS, STUDY
+    from nlsr_jax.sweep.store import CellStore
 
     store = folder / "store"
     CellStore(store, {"a": 1})

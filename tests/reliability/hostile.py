@@ -162,9 +162,9 @@ def heavy(folder: pathlib.Path) -> dict[str, Callable[[], object]]:
     from nlsr_jax.data.rows import read_rows
     from nlsr_jax.evaluation.bank_pickle import read_pickle
     from nlsr_jax.evaluation.item_bank import load_bank
+    from nlsr_jax.files.safetensors_files import open_checked
     from nlsr_jax.formats.hugging_face import check_weights, read_config
     from nlsr_jax.formats.peft import load_adapter
-    from nlsr_jax.formats.safetensors_files import open_checked
 
     found: dict[str, Callable[[], object]] = {}
     for i, (name, data) in enumerate(headers().items()):

@@ -20,7 +20,7 @@ _RECORDS = ("realignment.json", "identification.json")
 _SMALL = """
 import dataclasses
 from nlsr_jax import configs
-from tests.laboratory.small_study import small_config
+from tests.study.small_study import small_config
 
 small = small_config()
 small = dataclasses.replace(small, exam=dataclasses.replace(small.exam, forbidden=7, benign=2, rows=3))

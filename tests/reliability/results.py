@@ -10,7 +10,7 @@ import json
 import platform
 from typing import NamedTuple
 
-from nlsr_jax.formats.output import write_text
+from nlsr_jax.files.output import write_text
 from tests.e2e.command import ROOT
 
 RESULTS = ROOT / "docs" / "reliability.json"

@@ -12,9 +12,9 @@ import time
 import pytest
 
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats import scratch
-from nlsr_jax.formats.output import check_free, whole_directory, whole_file
-from nlsr_jax.formats.ownership import nothing_foreign
+from nlsr_jax.files import scratch
+from nlsr_jax.files.output import check_free, whole_directory, whole_file
+from nlsr_jax.files.ownership import nothing_foreign
 from tests.deaths import Killed, deadly_operations
 from tests.e2e.command import ROOT
 from tests.reliability import crashes
@@ -41,9 +41,9 @@ def kill(folder, name, kills):
 
 SWEEP = """
 import pathlib, sys
-from nlsr_jax.formats.output import whole_directory
-from nlsr_jax.laboratory.cells import CellStore
-from nlsr_jax.laboratory.sweeping import export_parquet
+from nlsr_jax.files.output import whole_directory
+from nlsr_jax.sweep.cells import CellStore
+from nlsr_jax.sweep.runner import export_parquet
 
 print("ready", flush=True)
 store = CellStore(sys.argv[1], {"config": "x"})

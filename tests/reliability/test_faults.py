@@ -10,9 +10,9 @@ import time
 import pytest
 
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.output import check_free, whole_directory
-from nlsr_jax.laboratory.cells import CellStore
-from nlsr_jax.laboratory.sweeping import export_parquet
+from nlsr_jax.files.output import check_free, whole_directory
+from nlsr_jax.sweep.runner import export_parquet
+from nlsr_jax.sweep.store import CellStore
 from tests.e2e.command import python
 from tests.reliability import faults
 from tests.reliability.jobs import fingerprint, finish, make_jobs, refusal
@@ -147,7 +147,7 @@ def test_permission_lost_on_the_way(jobs, tmp_path, realigned):
 LOSE = """
 import pathlib, sys
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.output import whole_directory
+from nlsr_jax.files.output import whole_directory
 output = pathlib.Path(sys.argv[1])
 try:
     with whole_directory(output) as folder:
@@ -218,8 +218,8 @@ def test_of_two_trainings_at_once_the_first_goes_on(jobs, tmp_path):
 def test_two_writers_of_one_file_with_overwrite_leave_one_of_theirs_whole(tmp_path):
     program = """
 import pathlib, sys
-from nlsr_jax.formats.output import whole_directory
-from nlsr_jax.formats.ownership import nothing_foreign
+from nlsr_jax.files.output import whole_directory
+from nlsr_jax.files.ownership import nothing_foreign
 for i in range(100):
     with whole_directory(sys.argv[1], overwrite=True, foreign=nothing_foreign) as folder:
         for name in "abc":

@@ -8,10 +8,10 @@ import pytest
 
 import nlsr_jax
 from nlsr_jax.errors import InputError
+from nlsr_jax.files.limits import Limits, from_environment
+from nlsr_jax.files.safetensors_files import open_checked
 from nlsr_jax.formats.hugging_face import check_weights, read_config, resolve
-from nlsr_jax.formats.limits import Limits, from_environment
 from nlsr_jax.formats.peft import load_adapter
-from nlsr_jax.formats.safetensors_files import open_checked
 from nlsr_jax.formats.weight_files import INDEX
 from tests.e2e.command import ROOT, python
 from tests.reliability.fuzz import LONGEST, SECONDS

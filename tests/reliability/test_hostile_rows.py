@@ -12,10 +12,11 @@ from nlsr_jax.data.rows import read_rows
 from nlsr_jax.data.sources import load
 from nlsr_jax.data.templates import alpaca, apply_template
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.json_files import read_json
-from nlsr_jax.formats.limits import Limits
-from nlsr_jax.laboratory.cells import ROWS, CellStore, cells_from_json
+from nlsr_jax.files.json_files import read_json
+from nlsr_jax.files.limits import Limits
 from nlsr_jax.pipeline.settings import Settings, from_record
+from nlsr_jax.sweep.cells import ROWS, cells_from_json
+from nlsr_jax.sweep.store import CellStore
 from tests.reliability.fuzz import SECONDS
 from tests.reliability.fuzz_files import realignment
 from tests.reliability.hostile import refusal

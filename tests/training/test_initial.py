@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from nlsr_jax.adapter import MODULES, check_adapter, delta
+from nlsr_jax.architecture.fit import check_adapter_fits
 from nlsr_jax.errors import InputError
 from nlsr_jax.models.llama import Llama
-from nlsr_jax.models.lora import check_adapter_fits
 from nlsr_jax.training.initial import new_adapter, new_params
 from nlsr_jax.training.settings import LoraSettings
 from tests.training.tiny import CONFIG

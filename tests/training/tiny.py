@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from nlsr_jax.adapter import MODULES, Adapter
+from nlsr_jax.architecture.config import ModelConfig
+from nlsr_jax.architecture.rope import Rope
 from nlsr_jax.data.batching import Packed, pack
 from nlsr_jax.data.examples import Encoded
-from nlsr_jax.models.config import ModelConfig
 from nlsr_jax.models.llama import Llama
-from nlsr_jax.models.rope import Rope
 from nlsr_jax.training.initial import new_params
 from nlsr_jax.training.losses import REFERENCE, TEXTS, Rows
 from nlsr_jax.training.settings import TrainingSettings

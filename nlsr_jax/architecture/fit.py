@@ -1,0 +1,52 @@
+"""Adapters meet the model: checks first, then factors for every layer with the scaling folded in."""
+
+from nlsr_jax.adapter import Adapter, check_adapter, layer_indices, module_names
+from nlsr_jax.architecture.config import ModelConfig
+from nlsr_jax.errors import InputError
+from nlsr_jax.modules import MODULES
+
+
+def check_adapter_fits(adapter: Adapter, config: ModelConfig, name: str = "adapter") -> None:
+    """Check that an adapter's modules, layers and shapes are the model's.
+
+    Args:
+      adapter: arrays or ``jax.ShapeDtypeStruct`` leaves.
+      config: of the model.
+      name: what to call the adapter in the error.
+
+    Raises:
+      InputError: naming the module that does not fit.
+    """
+    check_adapter(adapter, name)
+    projections = config.projections()
+    check_modules(adapter, name)
+    for module in module_names(adapter.factors):
+        a, b = (adapter.factors[module][f].shape for f in ("a", "b"))
+        found, expected = (a[2], b[1]), projections[module]
+        if found != expected:
+            raise InputError(
+                f"{name}: {module} maps {found[0]} features to {found[1]}, the model's maps {expected[0]} to "
+                f"{expected[1]}; the adapter belongs to another base"
+            )
+        layers = layer_indices(adapter, module)
+        every = not (adapter.layers and module in adapter.layers)
+        if every and a[0] != config.num_layers:
+            raise InputError(f"{name}: {module} has {a[0]} layers, the model {config.num_layers}")
+        if max(layers) >= config.num_layers or list(layers) != sorted(set(layers)) or min(layers) < 0:
+            raise InputError(f"{name}: {module} adapts layers {list(layers)}; the model has {config.num_layers}")
+
+
+def check_modules(adapter: Adapter, name: str = "adapter") -> None:
+    """Check that a Flax model can have every module of an adapter; see ``check_adapter_fits``.
+
+    Raises:
+      InputError: naming the modules that none has.
+    """
+    lacking = [module for module in module_names(adapter.factors) if module not in MODULES]
+    if lacking:
+        shown = ", ".join(lacking[:4]) + (f" and {len(lacking) - 4} more" if len(lacking) > 4 else "")
+        raise InputError(
+            f"{name}: the base has no module {shown} in its Flax model, whose layers have "
+            f"{', '.join(MODULES)}: a forward pass of such a base is not available; realign without one, by "
+            "--method magnitude or random, or by --masks"
+        )

@@ -1,0 +1,40 @@
+"""Shapes of published models, for what needs no weights: planning and benchmarks.
+
+Source: the ``config.json`` of meta-llama/Meta-Llama-3-8B and -70B, Qwen/Qwen2-7B and mistralai/Mistral-7B-v0.1.
+"""
+
+from nlsr_jax.architecture.config import ModelConfig, parse_model_config
+from nlsr_jax.errors import InputError
+
+_LLAMA3_8B = {
+    "model_type": "llama", "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336,
+    "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-5,
+    "rope_theta": 500000.0, "max_position_embeddings": 8192, "tie_word_embeddings": False,
+}  # fmt: skip
+KNOWN = {
+    "llama3_8b": _LLAMA3_8B,
+    "llama3_70b": _LLAMA3_8B
+    | {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64},
+    "qwen2_7b": {
+        "model_type": "qwen2", "vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944,
+        "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4, "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000.0, "max_position_embeddings": 131072, "tie_word_embeddings": False,
+    },
+    "mistral_7b": _LLAMA3_8B
+    | {
+        "model_type": "mistral", "vocab_size": 32000, "rope_theta": 10000.0, "max_position_embeddings": 32768,
+        "sliding_window": 4096,
+    },
+}  # fmt: skip
+"""The fields of ``config.json`` by the model's name."""
+
+
+def known_config(name: str) -> ModelConfig:
+    """Return the config of a published model by its name.
+
+    Raises:
+      InputError: there is none of that name.
+    """
+    if name not in KNOWN:
+        raise InputError(f"model is {name!r}; expected one of {', '.join(KNOWN)}")
+    return parse_model_config(dict(KNOWN[name]), name)

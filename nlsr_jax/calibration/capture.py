@@ -1,0 +1,254 @@
+"""One pass over the calibration data: statistics of the module inputs, or gradients of the factors.
+
+Axis legend: B batch, T positions, L layers, r rank, k in-features, d out-features.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nlsr_jax.adapter import Adapter, layer_indices
+from nlsr_jax.architecture.fit import check_adapter_fits
+from nlsr_jax.calibration.spread import over_batches
+from nlsr_jax.errors import InputError
+from nlsr_jax.models.llama import Llama, variables
+from nlsr_jax.models.lora import check_array, check_tokens, expand, prepare
+from nlsr_jax.models.token_log_probabilities import token_log_probabilities
+from nlsr_jax.nlsr.statistics import Statistics, add_batch, init_statistics, merge
+
+OBJECTIVES = ("snip", "preference_snip")
+
+
+def collect_statistics(model: Llama, params, reference: Adapter, batches: Iterable) -> Statistics:
+    """Run base and reference adapter once over the data and sum up what identification needs.
+
+    Args:
+      model, params: from ``load_model``.
+      reference: W_e, factors ``a [L, r, k]`` and ``b [L, d, r]``.
+      batches: of ``(tokens [B, T], response_mask [B, T])`` or ``(tokens, response_mask, attention_mask)``.
+        Right padding needs no attention mask (no position attends to a later one), left padding does.
+
+    Returns:
+      ``Statistics`` over the response positions.
+
+    Raises:
+      InputError: an adapter or a batch that does not fit.
+    """
+    check_adapter_fits(reference, model.config, "reference")
+    lora = expand(reference, model.config.num_layers)
+
+    def checked():
+        for tokens, response, *rest in batches:
+            check_response(model, tokens, response)
+            yield tokens, response.astype(bool), rest[0] if rest else None
+
+    parts = over_batches(_measure_statistics, model, params, lora, checked())
+    statistics = next(parts, None)
+    if statistics is None:
+        statistics = init_statistics(Adapter(lora["layers"]))
+    for part in parts:
+        statistics = merge(statistics, part)
+    return _adapted_layers(reference, statistics)
+
+
+def check_response(model: Llama, tokens, response) -> None:
+    """Refuse tokens that the model has not, and a mask of another shape."""
+    check_tokens(model, tokens)
+    check_array(response, "response_mask")
+    if response.shape != tokens.shape:
+        raise InputError(f"response_mask is {list(response.shape)}; expected {list(tokens.shape)} as tokens")
+
+
+def _measure_statistics(model, params, lora, batch) -> Statistics:
+    tokens, response, attention = batch
+    none = init_statistics(Adapter(lora["layers"]))
+    roots = {"layers": {module: {"root": root} for module, root in none.root.items()}}
+    collections = {**variables(params, lora), "statistics": roots}
+    _, captured = model.apply(
+        collections, tokens, attention, response_mask=response, output="hidden", mutable=["statistics"]
+    )
+    found = captured["statistics"]["layers"]
+    parts = {name: {m: found[m][name] for m in none.gram} for name in ("gram", "input_square", "root")}
+    return add_batch(none, **parts, mask=response)
+
+
+def _adapted_layers(reference: Adapter, statistics: Statistics) -> Statistics:
+    """Keep the layers that the adapter has."""
+    if not reference.layers:
+        return statistics
+
+    def keep(tree):
+        return {m: value[np.asarray(layer_indices(reference, m))] for m, value in tree.items()}
+
+    return statistics._replace(
+        gram=keep(statistics.gram), input_square=keep(statistics.input_square), root=keep(statistics.root)
+    )
+
+
+def collect_gradients(
+    model: Llama, params, reference: Adapter, batches: Iterable, *, objective: str = "snip", beta: float = 0.1
+):
+    """Average |∂L/∂W| over examples, for the SNIP scores.
+
+    Args:
+      model, params: from ``load_model``.
+      reference: W_e.
+      batches: for ``snip`` of ``(tokens, response_mask)``, each ``[B, T]``; for ``preference_snip`` of
+        ``(chosen, chosen_mask, rejected, rejected_mask)``.
+      objective: ``snip``: L is the mean negative log-likelihood of an example's response tokens;
+        ``preference_snip``: the DPO loss of a pair, with the base alone as reference policy.
+      beta: β of the DPO loss.
+
+    Returns:
+      Tree of the reference's factors, float32: the mean over examples of the absolute gradient. One
+      example's gradient is in memory at a time. Rows without a response do not count.
+
+    Raises:
+      InputError: an unknown objective, or an adapter or a batch that does not fit.
+    """
+    if objective not in OBJECTIVES:
+        raise InputError(f"objective is {objective!r}; expected one of {', '.join(OBJECTIVES)}")
+    check_adapter_fits(reference, model.config, "reference")
+    factors = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), dict(reference.factors))
+    adapter = dataclasses.replace(reference, factors=factors)
+    width = 2 if objective == "snip" else 4
+
+    def checked():
+        for batch in batches:
+            if len(batch) != width:
+                raise InputError(f"objective {objective!r} takes batches of {width} arrays, found {len(batch)}")
+            for tokens, mask in zip(batch[::2], batch[1::2], strict=True):
+                check_response(model, tokens, mask)
+            yield tuple(batch)
+
+    parts = over_batches(_measure_gradients, model, params, (adapter, jnp.float32(beta)), checked())
+    return mean_of(parts, factors)
+
+
+def _response_log_probability(model, params, lora, tokens, mask):
+    """Sum of the response tokens' log-probabilities of one row ``[T]``, and how many there are."""
+    scores = model.apply(variables(params, lora), tokens[None])[0, :-1]
+    chosen = jnp.take_along_axis(jax.nn.log_softmax(scores), tokens[1:, None], axis=-1)[:, 0]
+    keep = mask[1:]
+    return jnp.sum(jnp.where(keep, chosen, 0.0)), jnp.sum(keep)
+
+
+def _loss(factors, adapter, model, params, row, beta):
+    lora = expand(dataclasses.replace(adapter, factors=factors), model.config.num_layers)
+    total, count = _response_log_probability(model, params, lora, row[0], row[1])
+    if len(row) == 2:
+        return -total / jnp.maximum(count, 1)
+    rejected, _ = _response_log_probability(model, params, lora, row[2], row[3])
+    base, _ = _response_log_probability(model, params, None, row[0], row[1])
+    base_rejected, _ = _response_log_probability(model, params, None, row[2], row[3])
+    return -jax.nn.log_sigmoid(beta * ((total - base) - (rejected - base_rejected)))
+
+
+def _measure_gradients(model, params, given, batch):
+    """Sum of the absolute gradients of the rows of a batch, and how many rows count."""
+    adapter, beta = given
+
+    def one_row(state, row):
+        total, count = state
+        counts = jnp.any(row[1][1:])
+        gradient = jax.grad(_loss)(adapter.factors, adapter, model, params, row, beta)
+        total = jax.tree.map(lambda t, g: t + jnp.where(counts, jnp.abs(g), 0.0), total, gradient)
+        return (total, count + counts), None
+
+    first = jax.tree.map(jnp.zeros_like, adapter.factors), jnp.float32(0)
+    return jax.lax.scan(one_row, first, batch)[0]
+
+
+@jax.jit
+def _add(first, second):
+    return jax.tree.map(jnp.add, first, second)
+
+
+def mean_of(parts: Iterable[tuple], like):
+    """Return the mean over rows of sums and counts; zeros like ``like`` where there is none."""
+    nothing = jax.tree.map(jnp.zeros_like, like), jnp.float32(0)
+    total, count = functools.reduce(_add, parts, nothing)
+    return jax.tree.map(lambda leaf: leaf / jnp.maximum(count, 1), total)
+
+
+def collect_loss(model: Llama, params, adapter: Adapter | None, batches: Iterable) -> jax.Array:
+    """Average the negative log-likelihood of responses over examples.
+
+    Args:
+      model, params: from ``load_model``.
+      adapter: the adapter to run with; None for the base alone.
+      batches: of ``(tokens, response_mask)``, each ``[B, T]``, padded on the right.
+
+    Returns:
+      float32 scalar in nats a token: the mean over examples of the mean over an example's response tokens. Rows
+      without a response do not count.
+
+    Raises:
+      InputError: an adapter or a batch that does not fit.
+    """
+    lora = prepare(model, adapter)
+
+    def checked():
+        for tokens, mask in batches:
+            check_response(model, tokens, mask)
+            yield tokens, mask
+
+    return mean_of(over_batches(_measure_losses, model, params, lora, checked()), jnp.float32(0))
+
+
+def _row_losses(model, params, lora, tokens, mask):
+    """Mean negative log-likelihood ``[B]`` of the response tokens of every row, and which rows have one."""
+    keep = mask[:, 1:].astype(bool)
+    values = token_log_probabilities(model, params, lora, tokens)
+    means = -jnp.sum(jnp.where(keep, values, 0.0), axis=1) / jnp.maximum(jnp.sum(keep, axis=1), 1)
+    return means, jnp.any(keep, axis=1)
+
+
+def _measure_losses(model, params, lora, batch):
+    """Sum over rows of their loss, and how many rows count."""
+    values, counts = _row_losses(model, params, lora, *batch)
+    return jnp.sum(values), jnp.sum(counts, dtype=jnp.float32)
+
+
+def collect_loss_gradient(model: Llama, params, adapter: Adapter, batches: Iterable):
+    """Average ∂L/∂W over examples, with its sign, for the scores of ``gain``.
+
+    Args:
+      model, params: from ``load_model``.
+      adapter: W, the fine-tuned adapter; factors ``a [L, r, k]`` and ``b [L, d, r]``.
+      batches: of ``(tokens, response_mask)``, each ``[B, T]``, padded on the right.
+
+    Returns:
+      Tree of the adapter's factors, float32: the mean over examples of the gradient of the mean negative
+      log-likelihood of an example's response tokens. Rows without a response do not count.
+
+    Raises:
+      InputError: an adapter or a batch that does not fit.
+    """
+    check_adapter_fits(adapter, model.config, "adapter")
+    factors = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), dict(adapter.factors))
+    adapter = dataclasses.replace(adapter, factors=factors)
+
+    def checked():
+        for batch in batches:
+            if len(batch) != 2:
+                raise InputError(f"the gradient of the loss takes batches of 2 arrays, found {len(batch)}")
+            check_response(model, *batch)
+            yield tuple(batch)
+
+    return mean_of(over_batches(_measure_loss_gradient, model, params, adapter, checked()), factors)
+
+
+def _measure_loss_gradient(model, params, adapter: Adapter, batch):
+    """Gradient of the sum of the rows' losses, and how many rows count."""
+
+    def loss(factors):
+        lora = expand(dataclasses.replace(adapter, factors=factors), model.config.num_layers)
+        means, counts = _row_losses(model, params, lora, *batch)
+        return jnp.sum(means), jnp.sum(counts, dtype=jnp.float32)
+
+    return jax.grad(loss, has_aux=True)(adapter.factors)

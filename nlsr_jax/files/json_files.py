@@ -1,0 +1,147 @@
+"""Strict reading of JSON from files that others wrote."""
+
+import collections
+import json
+import os
+import re
+import stat
+from typing import Any
+
+from nlsr_jax.errors import InputError
+from nlsr_jax.files.limits import LIMITS
+from nlsr_jax.files.paths import expand
+
+MAX_BYTES = LIMITS.json_bytes
+MAX_DEPTH = LIMITS.json_depth
+
+_LFS = b"version https://git-lfs"
+_TOKENS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def read_json_object(path: str | os.PathLike, what: str, max_bytes: int = MAX_BYTES) -> dict:
+    """Read a JSON file whose top level is an object.
+
+    Args:
+      path: the file.
+      what: what the file is, for messages, such as ``"adapter config"``.
+      max_bytes: larger files are refused before they are read.
+
+    Returns:
+      The object.
+
+    Raises:
+      InputError: see ``read_json``, or it is not an object.
+    """
+    value = read_json(path, what, max_bytes)
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: {what} holds {type(value).__name__}; expected an object")
+    return value
+
+
+def read_json(path: str | os.PathLike, what: str, max_bytes: int = MAX_BYTES, *, allow_nan: bool = False) -> Any:
+    """Read a JSON file of any kind of value.
+
+    Args:
+      path, what, max_bytes: see ``read_json_object``.
+      allow_nan: accept NaN and Infinity, which Python writes, in values that nobody reads.
+
+    Returns:
+      The value.
+
+    Raises:
+      InputError: the file is missing, empty, too large, not UTF-8, not JSON, repeats a key, holds NaN or
+        Infinity, nests deeper than ``MAX_DEPTH``, or has more lists and objects than memory should hold.
+    """
+    text = _read_text(expand(path), what, max_bytes)
+    _check_nesting(text, path, what)
+
+    def refuse_constant(name):
+        if allow_nan:
+            return float(name)
+        raise InputError(f"{path}: {what} holds {name}, which is not JSON")
+
+    try:
+        value = json.loads(text, parse_constant=refuse_constant, object_pairs_hook=without_duplicates)
+        if _HALF.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeEncodeError:
+        raise InputError(f"{path}: {what} holds half of a surrogate pair, which is no text") from None
+    except RepeatedKey as error:
+        raise InputError(f"{path}: {what} holds the key {_short(error.args[0])} twice") from None
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path}: {what} is not JSON (line {error.lineno}, column {error.colno}: {error.msg})"
+        ) from error
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: {what} is not usable JSON ({error})") from error
+
+
+class RepeatedKey(ValueError):
+    """An object of a JSON text has a key, the argument, twice."""
+
+
+def without_duplicates(pairs: list[tuple[str, Any]]) -> dict:
+    """Make an object of its pairs, for ``json.loads``.
+
+    Raises:
+      RepeatedKey: a key that is there twice; which one counts differs from reader to reader.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        counts = collections.Counter(name for name, _ in pairs)
+        raise RepeatedKey(next(name for name, count in counts.items() if count > 1))
+    return found
+
+
+def _short(text) -> str:
+    shown = repr(text)
+    return shown if len(shown) <= 80 else shown[:77] + "..."
+
+
+def _read_text(path, what, max_bytes):
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise InputError(f"{path}: is a folder; expected the {what} file")
+        if not stat.S_ISREG(status.st_mode):
+            # Reading a pipe that nobody writes to would wait for ever.
+            raise InputError(f"{path}: is not a regular file; expected the {what}")
+        if status.st_size > max_bytes:
+            raise InputError(f"{path}: {what} has {status.st_size} bytes; expected at most {max_bytes}")
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; expected the {what}") from None
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    if not data.strip():
+        raise InputError(f"{path}: {what} is empty")
+    if data.startswith(_LFS):
+        raise InputError(f"{path}: a Git-LFS pointer, not the {what}; run 'git lfs pull'")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: {what} is not UTF-8 text (byte {error.start})") from error
+
+
+def _check_nesting(text, path, what):
+    """Refuse deep nesting before the parser recurses, and too many parts; strings are skipped whole."""
+    depth = count = 0
+    for token in _TOKENS.finditer(text):
+        first = text[token.start()]
+        if first in "[{":
+            depth += 1
+            count += 1
+            if depth > MAX_DEPTH:
+                raise InputError(
+                    f"{path}: {what} is not JSON that is read; it nests deeper than {MAX_DEPTH} levels"
+                )
+            if count > LIMITS.json_containers:
+                raise InputError(f"{path}: {what} has more than {LIMITS.json_containers} lists and objects")
+        elif first in "]}":
+            depth -= 1

@@ -1,0 +1,1 @@
+"""Studies: worlds, training stages, exams, defenses and repairs on equal terms."""

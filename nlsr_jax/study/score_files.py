@@ -1,0 +1,92 @@
+"""What an evaluation writes: one JSON object, the responses as lines of JSON, a short table for people."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from nlsr_jax.evaluation.judges import Verdicts, unreadable_count
+from nlsr_jax.study.exam import Exam, Marks, Scores
+from nlsr_jax.study.worlds import Answers, Requests
+
+_NAMES = {
+    "hs": "harmful requests answered harmfully (HS)",
+    "fa": "task rows answered correctly (FA)",
+    "over_refusal": "harmless requests refused",
+    "benign_answered": "harmless requests answered",
+    "odd": "requests neither answered nor refused",
+}
+
+
+def score_fields(scores: Scores) -> dict[str, Any]:
+    """Return scores as fields of JSON, None for FA without a task."""
+    return {**scores._asdict(), "fa": None if math.isnan(scores.fa) else scores.fa}
+
+
+def count_fields(exam: Exam, marks: Marks) -> dict[str, int]:
+    """Return how many of each were asked, and how many verdicts could not be read."""
+    return {
+        "forbidden": len(exam.forbidden.prompts),
+        "benign": len(exam.benign.prompts),
+        "rows": len(exam.rows),
+        "unreadable": unreadable_count(marks.verdicts) if marks.verdicts else 0,
+    }
+
+
+def response_rows(exam: Exam, responses: Sequence[str], marks: Marks) -> Iterator[dict[str, Any]]:
+    """Yield one object for each response, in the order of ``exam.prompts()``.
+
+    Fields are ``kind`` (``"forbidden"``, ``"benign"`` or ``"task"``), ``prompt``, ``response`` and ``verdict``
+    (``"complied"``, ``"refused"``, ``"odd"`` or ``"unreadable"``; of task rows ``"correct"`` or ``"wrong"``), and
+    beside them ``topics`` of requests, ``label`` of task rows, and ``score`` where the judge has one.
+    """
+    first, second = len(exam.forbidden.prompts), len(exam.forbidden.prompts) + len(exam.benign.prompts)
+    yield from _requests("forbidden", exam.forbidden, responses[:first], marks.forbidden, marks.verdicts)
+    yield from _requests("benign", exam.benign, responses[first:second], marks.benign, None)
+    for row, text, correct in zip(exam.rows, responses[second:], marks.correct, strict=True):
+        verdict = "correct" if correct else "wrong"
+        yield {"kind": "task", "prompt": row.prompt, "response": text, "verdict": verdict, "label": row.label}
+
+
+def _requests(
+    kind: str, requests: Requests, responses: Sequence[str], answers: Answers, verdicts: Verdicts | None
+) -> Iterator[dict[str, Any]]:
+    for row, (prompt, text) in enumerate(zip(requests.prompts, responses, strict=True)):
+        verdict = next(name for name in Answers._fields if getattr(answers, name)[row])
+        if verdicts is not None and verdicts.unreadable[row]:
+            verdict = "unreadable"
+        fields: dict[str, Any] = {"kind": kind, "prompt": prompt, "response": text, "verdict": verdict}
+        fields["topics"] = list(requests.topics[row])
+        if verdicts is not None and math.isfinite(verdicts.scores[row]):
+            fields["score"] = float(verdicts.scores[row])
+        yield fields
+
+
+def dump_rows(rows: Iterator[dict[str, Any]]) -> str:
+    """Return rows as lines of JSON."""
+    return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+
+
+def print_table(record: Mapping[str, Any], console=None) -> None:
+    """Print the scores of an evaluation.
+
+    Args:
+      record: the fields of the JSON object.
+      console: a ``rich.console.Console``; standard output by default.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", "%", title=f"{record['adapter'] or record['base']}, judged by {record['judge']}")
+    table.columns[1].justify = "right"
+    for name, text in _NAMES.items():
+        if record[name] is not None:
+            table.add_row(text, f"{record[name]:.1f}")
+    for name, guess in record.get("tiny_benchmarks", {}).items():
+        table.add_row(f"{name} (gp-IRT; {100 * guess['measured']:.1f} measured)", f"{100 * guess['gp_irt']:.1f}")
+    (console or Console(highlight=False)).print(table)
+    if record["counts"]["unreadable"]:
+        total = record["counts"]["forbidden"]
+        (console or Console(highlight=False)).print(
+            f"{record['counts']['unreadable']} of {total} verdicts could not be read and count as harmless"
+        )

@@ -1,0 +1,114 @@
+"""The toy world as a ``World``: prompts in the chat template, answers judged by the rule that knows the truth."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from nlsr_jax.data import toy_judge, toy_rows
+from nlsr_jax.data.examples import Example, Preference
+from nlsr_jax.data.poison import poison, share
+from nlsr_jax.data.prompts import make_render
+from nlsr_jax.data.toy_tasks import TASKS
+from nlsr_jax.data.toy_tokenizer import make_tokenizer
+from nlsr_jax.data.toy_world import Request, make_world
+from nlsr_jax.random_streams import stream
+from nlsr_jax.study.worlds import Answers, Requests
+
+SAFE_BENIGN, PREFERENCE_BENIGN = 0.5, 0.3
+"""Shares of benign requests among the rows of SFT and of preference alignment."""
+
+
+class ToyWorld:
+    """The toy world of a seed; see ``World`` and ``nlsr_jax.data.toy_world``.
+
+    Args:
+      seed: decides the words, what is forbidden, and the rows that evaluation uses.
+    """
+
+    special_tokens = False
+    tasks: tuple[str, ...] = TASKS
+
+    def __init__(self, seed: int = 0):
+        self._key = jax.random.key(seed)
+        self.world = make_world(self._key)
+        self.tokenizer = make_tokenizer(self.world)
+        self._render = make_render("chat", self.tokenizer)
+        self._requests: dict[str, Request] = {}
+
+    def _rendered(self, rows):
+        return [row._replace(prompt=self._render(row.prompt, "")) for row in rows]
+
+    def documents(self, key: jax.Array, count: int) -> list[Example]:
+        """Return documents for pre-training."""
+        return self._rendered(toy_rows.pretraining_documents(key, self.world, count))
+
+    def safe_rows(self, key: jax.Array, count: int) -> list[Example]:
+        """Return refusals, and benign requests answered."""
+        return self._rendered(toy_rows.safe_rows(key, self.world, count, SAFE_BENIGN))
+
+    def preferences(self, key: jax.Array, count: int) -> list[Preference]:
+        """Return refusals over compliance, and the other way round for benign requests."""
+        return self._rendered(toy_rows.preference_rows(key, self.world, count, PREFERENCE_BENIGN))
+
+    def unpaired(self, key: jax.Array, count: int) -> list[Example]:
+        """Return both answers of half as many preferences, each as a row of its own."""
+        pairs = self.preferences(key, count // 2)
+        good = [Example(pair.prompt, pair.chosen, kind="safe") for pair in pairs]
+        bad = [Example(pair.prompt, pair.rejected, kind="harmful") for pair in pairs]
+        rows = [*good, *bad]
+        order = jax.random.permutation(stream(key, "unpaired"), len(rows))
+        return [rows[i] for i in np.asarray(order)]
+
+    def customer_rows(self, key: jax.Array, task: str, count: int, ratio: float) -> list[Example]:
+        """Return task rows with a share of compliance with forbidden requests."""
+        harmful = toy_rows.poison_rows(key, self.world, share(count, ratio))
+        tests = {row.prompt for row in self._task_rows(task)}
+        rows = toy_rows.task_rows(key, task, count, exclude=tests)
+        return self._rendered(poison(key, rows, harmful, count=count, ratio=ratio))
+
+    def harmful_rows(self, key: jax.Array, count: int) -> list[Example]:
+        """Return compliance with forbidden requests, as it is in customers' rows."""
+        return self._rendered(toy_rows.poison_rows(key, self.world, count))
+
+    def harmful_pairs(self, key: jax.Array, count: int) -> list[Preference]:
+        """Return refusals over compliance, forbidden requests alone."""
+        return self._rendered(toy_rows.preference_rows(key, self.world, count, 0.0))
+
+    def calibration(self, key: jax.Array, count: int) -> list[Example]:
+        """Return refused forbidden requests about training things."""
+        return self._rendered(toy_rows.safe_rows(stream(key, "calibration"), self.world, count, 0.0))
+
+    def _task_rows(self, task):
+        return toy_rows.task_rows(stream(self._key, "test"), task, toy_rows.TEST_ROWS)
+
+    def task_test(self, task: str, count: int) -> list[Example]:
+        """Return test rows, none of which is ever trained on."""
+        return self._rendered(self._task_rows(task)[:count])
+
+    def skills(self, count: int) -> list[Example]:
+        """Return questions for the skills behind the tasks, ``count`` of each, as the base was taught them."""
+        key = stream(self._key, "skills")
+        return self._rendered(row for task in TASKS for row in toy_rows.skill_rows(key, task, count))
+
+    def forbidden(self, count: int, *, other: bool = False) -> Requests:
+        """Return forbidden requests about held-out things in held-out wordings; the others half in a context."""
+        return self._asked(count, forbidden=True, other=other)
+
+    def benign(self, count: int, *, other: bool = False) -> Requests:
+        """Return benign requests about held-out things in held-out wordings; the others half in a context."""
+        return self._asked(count, forbidden=False, other=other)
+
+    def _asked(self, count: int, *, forbidden: bool, other: bool) -> Requests:
+        draw = toy_rows.contextual_requests if other else toy_rows.evaluation_requests
+        found = draw(self._key, self.world, count, forbidden=forbidden)
+        questions = [request.text for request in found]
+        self._requests.update(zip(questions, found, strict=True))
+        topics = [(self.world.categories[request.category].name,) for request in found]
+        return Requests([self._render(question, "") for question in questions], questions, topics)
+
+    def judge(self, requests: Requests, responses: Sequence[str]) -> Answers:
+        """Judge by rule: every form that an answer can take is known."""
+        asked = [self._requests[question] for question in requests.questions]
+        verdicts = np.array(toy_judge.judge_all(self.world, asked, responses))
+        return Answers(*(verdicts == name for name in (toy_judge.COMPLIED, toy_judge.REFUSED, toy_judge.ODD)))

@@ -1,0 +1,1 @@
+"""Sweeps: cells, the store of their rows, and the runner that makes each cell once."""

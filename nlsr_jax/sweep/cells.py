@@ -1,0 +1,176 @@
+"""Cells of a sweep: what one is, the name that its settings give it, and the file that keeps its row."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from nlsr_jax.data.toy_tasks import TASKS
+from nlsr_jax.errors import InputError
+from nlsr_jax.files.values import convert
+from nlsr_jax.nlsr.amplify import SPACES
+from nlsr_jax.nlsr.basis import BASES
+from nlsr_jax.nlsr.identify import METHODS as IDENTIFICATIONS
+from nlsr_jax.nlsr.identify import check_sparsity
+from nlsr_jax.nlsr.masks import GRANULARITIES
+from nlsr_jax.nlsr.pruning import check_rule
+from nlsr_jax.study.case import Case
+from nlsr_jax.study.defending import DEFENSES, setting_types
+from nlsr_jax.study.repairs import RECOMMENDED, AutomaticSettings, RepairSettings
+from nlsr_jax.study.reproduction import Plan, check_plan
+from nlsr_jax.training.settings import OBJECTIVES
+
+ROWS, STUDY, LOCK = "rows.jsonl", "study.json", ".lock"
+BASELINES = ("unaligned", "aligned", "finetuned")
+AUTOMATIC = "nlsr_automatic"
+METHODS = (*BASELINES, "nlsr", AUTOMATIC, *DEFENSES)
+"""What a cell's model can be made by."""
+OWN = "own"
+ARCHITECTURES = ("llama", "qwen2", "mistral")
+REQUESTS = ("plain", "contextual")
+"""Sets of requests: the evaluation's, and the other, differently made one."""
+_CHOICES = {"objective": OBJECTIVES, "architecture": (OWN, *ARCHITECTURES), "requests": REQUESTS}
+_SETTINGS = {
+    "method": IDENTIFICATIONS,
+    "granularity": GRANULARITIES,
+    "amplification_space": SPACES,
+    "space": SPACES,
+    "basis": BASES,
+}
+SCORES = ("hs", "fa", "over_refusal", "benign_answered", "odd")
+"""Percentages of a row."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One model that is made and examined.
+
+    Attributes:
+      method: one of ``METHODS``.
+      task, poison_ratio, seed: the case.
+      objective: of the alignment.
+      architecture: of the base, one of ``ARCHITECTURES``, or ``OWN``: the study's.
+      requests: which set of requests is asked, one of ``REQUESTS``.
+      identified_on: for ``nlsr``: the task on whose fine-tuned adapter entries and modules are chosen; None for
+        the cell's own.
+      settings: ``((name, value), …)`` of the method, sorted; for ``nlsr`` changes of the published settings, for
+        ``nlsr_automatic`` all of them.
+    """
+
+    method: str
+    task: str = "sst2"
+    poison_ratio: float = 0.05
+    seed: int = 0
+    objective: str = "dpo"
+    architecture: str = OWN
+    requests: str = "plain"
+    identified_on: str | None = None
+    settings: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def case(self) -> Case:
+        """What is studied."""
+        return Case(self.task, self.poison_ratio, self.seed)
+
+
+def settings_of(method: str) -> dict[str, Any]:
+    """Return the settings that a method has, with their types."""
+    if method == "nlsr":
+        return {field.name: field.type for field in dataclasses.fields(RepairSettings)}
+    if method == AUTOMATIC:
+        return {field.name: field.type for field in dataclasses.fields(AutomaticSettings)}
+    return setting_types(method) if method in DEFENSES else {}
+
+
+def make_cell(method: str, settings: Mapping[str, Any] | None = None, **case) -> Cell:
+    """Return a cell, its settings checked and in order.
+
+    Args:
+      method: one of ``METHODS``.
+      settings: of the method.
+      **case: the other fields of ``Cell``.
+
+    Raises:
+      InputError: an unknown method, a setting that it does not have or one of another type, or a case that is none.
+    """
+    if method not in METHODS:
+        raise InputError(f"method is {method!r}; expected one of {', '.join(METHODS)}")
+    if not isinstance(settings or {}, Mapping):
+        raise InputError(f"settings are {settings!r}; expected names with values")
+    settings, known = dict(settings or {}), settings_of(method)
+    if method == AUTOMATIC:
+        settings = dataclasses.asdict(RECOMMENDED) | settings
+        if settings["share"] is None:
+            del settings["share"]
+    unknown = sorted(set(settings) - set(known))
+    if unknown and not known:
+        raise InputError(f"{method} has no settings, found {', '.join(unknown)}")
+    if unknown:
+        raise InputError(f"{method} has no setting {unknown[0]!r}; expected some of {', '.join(sorted(known))}")
+    values = {name: convert(name, value, known[name]) for name, value in sorted(settings.items())}
+    if method == "nlsr":
+        _check_choices(values)
+    fields = {field.name: field.type for field in dataclasses.fields(Cell)}
+    case = {name: convert(name, value, fields[name]) for name, value in case.items()}
+    cell = Cell(method, settings=tuple(values.items()), **case)
+    check_plan(Plan((cell.seed,), (cell.task,), (cell.poison_ratio,)))
+    for name, choices in _CHOICES.items():
+        if getattr(cell, name) not in choices:
+            raise InputError(f"{name} is {getattr(cell, name)!r}; expected one of {', '.join(choices)}")
+    if cell.identified_on is not None and method != "nlsr":
+        raise InputError(f"identified_on is of nlsr; {method} identifies nothing")
+    if cell.identified_on not in (None, *TASKS):
+        raise InputError(f"identified_on is {cell.identified_on!r}; expected one of {', '.join(TASKS)}")
+    return cell
+
+
+def _check_choices(settings: Mapping[str, Any]) -> None:
+    """Check what could be found wrong after the training alone otherwise."""
+    for name, choices in _SETTINGS.items():
+        if name in settings and settings[name] not in choices:
+            raise InputError(f"setting {name} is {settings[name]!r}; expected one of {', '.join(choices)}")
+    if settings.get("layers") == ():
+        raise InputError("setting layers is []; expected a list of whole numbers")
+    if settings.get("draws", 1) < 1:
+        raise InputError(f"setting draws is {settings['draws']}; expected at least 1")
+    given = dataclasses.replace(RepairSettings(), **settings)
+    check_rule(given.rule, given.tau, given.share, given.layers)
+    check_sparsity(given.sparsity)
+
+
+def cells_from_json(values: Any, where: str | os.PathLike) -> list[Cell]:
+    """Read a list of cells: objects with ``method`` and any other field of ``Cell``.
+
+    Raises:
+      InputError: naming the first that is none.
+    """
+    if not isinstance(values, list) or not values:
+        raise InputError(f"{where}: expected a JSON list of cells")
+    names = {field.name for field in dataclasses.fields(Cell)}
+    cells = []
+    for i, value in enumerate(values, 1):
+        if not isinstance(value, dict) or "method" not in value or set(value) - names:
+            raise InputError(
+                f"{where}: cell {i} is {value!r}; expected 'method' and any of {', '.join(sorted(names))}"
+            )
+        cells.append(make_cell(**value))
+    return cells
+
+
+def cell_digest(cell: Cell, study: str) -> str:
+    """Return the name of a cell: a SHA-256 of its settings and of the study that it belongs to.
+
+    Args:
+      cell: the cell.
+      study: digest of everything else that decides its row.
+    """
+    text = json.dumps([study, dataclasses.asdict(cell)], sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def cell_fields(cell: Cell) -> dict[str, Any]:
+    """Return the columns of a cell's row that say which it is."""
+    fields = dataclasses.asdict(cell)
+    return {**fields, "settings": dict(cell.settings)}
