@@ -1,9 +1,9 @@
 """Neuron-level safety realignment of fine-tuned LoRA adapters, in JAX and Flax.
 
 The method is a handful of pure functions over adapters, which are small pytrees of stacked LoRA
-factors; see ``Adapter``. Files, models and experiments stand around that core.
+factors; see ``Adapter``. Files, models and commands stand around that core.
 
-Each name is imported when it is first asked for: who needs no model waits for none of its libraries.
+Each name is imported when it is first used, so Flax is imported only when a model is used.
 """
 
 from typing import TYPE_CHECKING
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from nlsr_jax.nlsr.similarity import similarity
     from nlsr_jax.nlsr.statistics import Statistics, init_statistics, merge, statistics_from_activations
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "MODULES",
