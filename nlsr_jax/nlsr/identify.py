@@ -23,6 +23,7 @@ from nlsr_jax.nlsr.masks import (
     on_host,
 )
 from nlsr_jax.nlsr.statistics import Statistics
+from nlsr_jax.types import Gradients, Masks
 
 METHODS = ("low_rank", "wanda", "snip", "preference_snip", "random", "magnitude", "gain")
 NEEDS_STATISTICS = ("low_rank", "wanda")
@@ -38,9 +39,9 @@ def identify(
     method: str = "low_rank",
     granularity: str = "tensor",
     key: jax.Array | None = None,
-    gradients=None,
+    gradients: Gradients | None = None,
     finetuned: Adapter | None = None,
-):
+) -> Masks:
     """Mark the safety-critical entries of every factor of the reference adapter.
 
     Scores: ``low_rank`` |Ŵ| with Ŵ = U Uᵀ W of rank r* = round(r·(1−P_SR)); ``wanda``

@@ -1,16 +1,17 @@
 """Apply one function to every layer of stacked arrays, a bounded number of bytes at a time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 
-from nlsr_jax.adapter import PerModule, module_names
+from nlsr_jax.adapter import module_names
 
 CHUNK_BYTES = 2**24
 """Layers are batched up to this size: small stacks run as one vmap, large ones stay in cache."""
 
 
-def map_layers(function: Callable, *stacks, chunk_bytes: int = CHUNK_BYTES, factorises: bool = False):
+def map_layers(function: Callable, *stacks: Any, chunk_bytes: int = CHUNK_BYTES, factorises: bool = False) -> Any:
     """Map ``function`` over the leading axis L of trees of stacked arrays.
 
     Args:
@@ -40,7 +41,7 @@ def map_layers(function: Callable, *stacks, chunk_bytes: int = CHUNK_BYTES, fact
     return jax.lax.map(lambda one: function(*one), stacks, batch_size=batch)
 
 
-def map_modules(function: Callable, *trees, factorises: bool = False) -> PerModule:
+def map_modules(function: Callable, *trees: Mapping[str, Any], factorises: bool = False) -> dict[str, Any]:
     """Apply ``function`` to every layer of every module and return ``{module: stacked result}``.
 
     Args:

@@ -14,7 +14,8 @@ Axis legend: L layers, r rank, k in-features, d out-features.
 """
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -69,7 +70,9 @@ def lift(finetuned: Adapter, direction: Adapter | Direction | None = None) -> Li
     return Lifted(weak, aligned, tuned)
 
 
-def lift_factors(leaf, direction=None) -> dict[str, dict[str, jax.Array]]:
+def lift_factors(
+    leaf: Mapping[str, Any], direction: Mapping[str, Any] | None = None
+) -> dict[str, dict[str, jax.Array]]:
     """Lift the factors of one module.
 
     Args:
@@ -93,7 +96,9 @@ def lift_factors(leaf, direction=None) -> dict[str, dict[str, jax.Array]]:
     return {kind: {"a": stacked, "b": value} for kind, value in found.items()}
 
 
-def direction_rows(finetuned: Adapter, direction: Adapter, module: str, rows: slice = slice(None)):
+def direction_rows(
+    finetuned: Adapter, direction: Adapter, module: str, rows: slice = slice(None)
+) -> dict[str, jax.Array]:
     """Return the direction's factors of one module for the fine-tuned adapter's layers, in its scaling.
 
     Args:

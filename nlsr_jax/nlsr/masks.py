@@ -8,10 +8,13 @@ of them: NumPy's partition finds the same k-th largest several times faster.
 
 import functools
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from nlsr_jax.types import Gradients, Masks
 
 GRANULARITIES = ("row", "tensor", "adapter")
 
@@ -91,7 +94,7 @@ def mask_factor(scores: jax.Array, sparsity: float, granularity: str) -> jax.Arr
     return jax.vmap(lambda row: top_mask(row, count))(scores)
 
 
-def mask_tree(scores, sparsity: float):
+def mask_tree(scores: Gradients, sparsity: float) -> Masks:
     """Mask all factors by one threshold.
 
     Args:
@@ -110,7 +113,7 @@ def mask_tree(scores, sparsity: float):
     return jax.tree.unflatten(structure, parts)
 
 
-def on_host(tree) -> bool:
+def on_host(tree: Any) -> bool:
     """Whether all leaves are values, not tracers, in the memory of the one CPU device that computes with them."""
 
     def here(leaf):
@@ -152,7 +155,7 @@ def host_mask_factor(scores: np.ndarray, sparsity: float, granularity: str) -> n
     return np.stack([host_top_mask(row, count) for row in scores])
 
 
-def host_mask_tree(scores, sparsity: float):
+def host_mask_tree(scores: Gradients, sparsity: float) -> Masks:
     """Mask all factors by one threshold as ``mask_tree`` does, in the memory of the host."""
     leaves, structure = jax.tree.flatten(scores)
     flat = np.concatenate([np.asarray(leaf).reshape(-1) for leaf in leaves])
@@ -162,7 +165,7 @@ def host_mask_tree(scores, sparsity: float):
     return jax.tree.unflatten(structure, whole)
 
 
-def host_mask_layers(scores, sparsity: float, granularity: str):
+def host_mask_layers(scores: Gradients, sparsity: float, granularity: str) -> Masks:
     """Mask every layer of stacked factors as ``mask_layers`` does, in the memory of the host."""
 
     def stacked(leaf):
@@ -171,7 +174,7 @@ def host_mask_layers(scores, sparsity: float, granularity: str):
     return jax.tree.map(stacked, scores)
 
 
-def mask_layers(scores, sparsity: float, granularity: str = "tensor"):
+def mask_layers(scores: Gradients, sparsity: float, granularity: str = "tensor") -> Masks:
     """Mask every layer of stacked factors by itself.
 
     Args:
