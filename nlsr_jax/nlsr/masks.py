@@ -16,8 +16,6 @@ import numpy as np
 
 from nlsr_jax.types import Gradients, Masks
 
-GRANULARITIES = ("row", "tensor", "adapter")
-
 
 def kept_count(size: int, sparsity: float) -> int:
     """Return ``top = round((1 − P_SR) · size)``: how many of ``size`` entries a mask keeps."""
