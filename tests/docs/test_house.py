@@ -1,9 +1,12 @@
 """The floors and rooms of docs/house.md are those of the sources, and the checker finds what is not."""
 
+import json
+
 import pytest
 
+from tests.adapter_files import flags, save_inputs
 from tests.docs import house, house_counts, house_drawing
-from tests.e2e.command import ROOT
+from tests.e2e.command import ROOT, python
 
 PAGE = (ROOT / "docs" / "house.md").read_text(encoding="utf-8")
 TREE = {
@@ -105,3 +108,35 @@ def test_rooms_are_counted():
     files = [("nlsr_jax/low/__init__.py", b""), ("nlsr_jax/low/one.py", b"a\nb\n"), ("tests/x/y.py", b"a\n")]
     assert house_counts.count(files) == {"nlsr_jax.low": (2, 2), "tests": (1, 1)}
     assert house_counts.table({"tests": (1, 1)}, house_counts.count(files)).endswith("| **sum** | 1 | 1 | 3 | 3 |")
+
+
+CALLS = """
+import json, sys
+wanted, found = set(sys.argv.pop(1).split()), []
+
+def note(frame, event, _):
+    if event == "call":
+        name = f"{frame.f_globals.get('__name__')}:{frame.f_code.co_qualname}"
+        name = name.replace("__main__:", "nlsr_jax.commands.realign:")
+        if name in wanted:
+            wanted.remove(name)
+            found.append(name)
+
+from nlsr_jax.commands.console import main
+sys.setprofile(note)
+try:
+    main()
+finally:
+    sys.setprofile(None)
+    print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_the_path_of_a_realignment_is_the_one_that_is_shown(tmp_path):
+    stops = [f"{module}:{function}" for module, function in house.read_stops(PAGE)]
+    assert 20 < len(stops) <= 40
+    files = save_inputs(tmp_path)
+    given = [*flags(files, "base", "aligned", "finetuned", "weak"), "--calibration", files / "rows.jsonl"]
+    done = python("-c", CALLS, " ".join(stops), "realign", *given, "--output", tmp_path / "out")
+    assert json.loads(done.stdout.splitlines()[-1]) == stops
