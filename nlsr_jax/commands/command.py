@@ -40,6 +40,8 @@ def run(main: Callable[[Sequence[str]], None], positional: int = 0) -> None:
         keep_compiled()
         # JAX factorises small matrices on its own threads: those of OpenBLAS would fight them for the cores.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+        # Where torch is missing, transformers says that its models cannot be used; its tokenizers can.
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
         if len(arguments) > 1 + positional:
