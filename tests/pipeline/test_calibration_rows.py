@@ -7,7 +7,8 @@ import pytest
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.pipeline import Settings, identify_files, realign_files
-from nlsr_jax.pipeline.settings import check_settings, from_record
+from nlsr_jax.pipeline.checks import check_settings
+from nlsr_jax.pipeline.settings import from_record
 from tests.adapter_files import save_inputs
 
 NAMED = {"prompt_field": "Question", "response_field": "Good", "rejected_field": "Bad"}

@@ -10,7 +10,8 @@ from tests.reliability.fuzz_mutations import UNTOUCHED, Random, change_json, mut
 def record(folder: pathlib.Path) -> Case:
     """What ``realign --from_record`` does with a record before it opens any input."""
     from nlsr_jax.formats.record import check_digests, read_record
-    from nlsr_jax.pipeline.settings import check_settings, from_record
+    from nlsr_jax.pipeline.checks import check_settings
+    from nlsr_jax.pipeline.settings import from_record
 
     path = folder / "realignment.json"
     valid = files.realignment()
