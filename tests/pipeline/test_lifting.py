@@ -119,13 +119,13 @@ def test_the_base_is_the_one_that_the_adapter_names(files, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "low_rank"}, "--method low_rank scores the entries of the reference, which are zero"),
-        ({"beta": 1.0}, "neither --aligned nor --pretrained says in which direction"),
-        ({"direction_rank": 4}, "--direction_rank is given without --pretrained"),
-        ({"weak": "x"}, "--weak is given without --aligned"),
-        ({"space": "product"}, "--space is product; without --aligned expected factors"),
-        ({"basis": "linear"}, "--basis is linear"),
-        ({"aligned": "x", "pretrained": "y", "method": "gain"}, "--pretrained is for adapters without --aligned"),
+        ({"method": "low_rank"}, "method low_rank scores the entries of the reference, which are zero"),
+        ({"beta": 1.0}, "neither aligned nor pretrained says in which direction"),
+        ({"direction_rank": 4}, "direction_rank is given without pretrained"),
+        ({"weak": "x"}, "weak is given without aligned"),
+        ({"space": "product"}, "space is product; without aligned expected factors"),
+        ({"basis": "linear"}, "basis is linear"),
+        ({"aligned": "x", "pretrained": "y", "method": "gain"}, "pretrained is for adapters without aligned"),
     ],
 )
 def test_what_is_refused(files, tmp_path, changes, message):
@@ -136,12 +136,12 @@ def test_what_is_refused(files, tmp_path, changes, message):
 
 def test_an_adapter_without_a_known_base_is_told_what_to_give(files, tmp_path):
     save_adapter(small(3, rank=2), tmp_path / "fresh", base_model_name_or_path="nobody/nothing")
-    with pytest.raises(InputError, match="leave --aligned out and give that model as --base"):
+    with pytest.raises(InputError, match="leave aligned out and give that model as base"):
         realign_files(settings(files, base=None, finetuned=str(tmp_path / "fresh")), tmp_path / "out")
 
 
 def test_the_automatic_choice_is_for_a_lineage(files, tmp_path):
-    with pytest.raises(InputError, match="leave --automatic out"):
+    with pytest.raises(InputError, match="leave automatic out"):
         realign_files(settings(files), tmp_path / "out", automatic=0.9)
 
 
