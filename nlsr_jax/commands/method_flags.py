@@ -3,7 +3,7 @@
 import dataclasses
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from absl import flags
@@ -12,7 +12,7 @@ from nlsr_jax.commands import path_flags
 from nlsr_jax.errors import InputError, argument
 
 FLAGS = flags.FLAGS
-_DEFINE = {
+_DEFINE: dict[type, Callable[..., Any]] = {
     float: flags.DEFINE_float,
     int: flags.DEFINE_integer,
     str: flags.DEFINE_string,
@@ -44,7 +44,7 @@ def define_flags(settings: type, names: Iterable[str], prefix: str = "") -> None
     for name in names:
         field = fields[name]
         if field.metadata.get("kind") == "path":
-            path_flags.define_input(prefix + name, field.default, field.metadata["help"])
+            path_flags.define_input(prefix + name, None, field.metadata["help"])
         else:
             _DEFINE[_type(field)](prefix + name, field.default, field.metadata["help"])
 

@@ -7,36 +7,26 @@ from nlsr_jax.pipeline.advice import FRESH_ADVICE
 from nlsr_jax.pipeline.settings import Settings, SourceSettings
 
 
-def check_settings(settings: Settings, *, realign: bool = True) -> None:
-    """Check everything that can be checked without reading a file.
+def check_realignment(settings: Settings) -> None:
+    """Check everything of a realignment that can be checked without reading a file.
 
     Args:
       settings: the settings.
-      realign: False for identification alone (no fine-tuned adapter).
 
     Raises:
       InputError: naming the first setting that cannot be used.
     """
-    if realign:
-        _check_realignment(settings)
-    else:
-        _check_identification(settings)
-    if settings.needs_base:
-        _check_base(settings)
-    check_fields(settings)
-    check_rule(settings.rule, settings.tau, settings.share, settings.layers)
-
-
-def _check_realignment(settings: Settings) -> None:
     _check_given("finetuned", settings.finetuned)
-    if not settings.lifts:
+    if settings.lifts:
+        _check_lift(settings)
+        _check_lifted_method(settings)
+    else:
         _check_no_direction(settings)
-        return
-    _check_lift(settings)
-    _check_lifted_method(settings)
+    _check_values(settings)
 
 
-def _check_identification(settings: SourceSettings) -> None:
+def check_identification(settings: Settings) -> None:
+    """Check the same of an identification, which has no fine-tuned adapter; see ``check_realignment``."""
     _check_given("aligned", settings.aligned)
     _check_no_direction(settings)
     if settings.needs_finetuned:
@@ -44,6 +34,14 @@ def _check_identification(settings: SourceSettings) -> None:
             f"{argument('method')} {settings.method} compares with a fine-tuned adapter, which masks alone do not "
             "have; give it to nlsr realign"
         )
+    _check_values(settings)
+
+
+def _check_values(settings: Settings) -> None:
+    if settings.needs_base:
+        _check_base(settings)
+    check_fields(settings)
+    check_rule(settings.rule, settings.tau, settings.share, settings.layers)
 
 
 def _check_given(name: str, path: str | None) -> None:

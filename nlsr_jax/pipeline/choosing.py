@@ -121,12 +121,12 @@ def choose_for(
     changes: dict[str, Any] = {"beta": chosen.beta, "sparsity": 1 - chosen.share}
     if not chosen.share:
         changes = {"rule": "least_similar", "share": 0.0}
-    return dataclasses.replace(settings, **changes), _described(asked, found)
+    return dataclasses.replace(settings, **changes), _described(dataclasses.asdict(asked), found)
 
 
-def _described(asked: AutomaticSettings, found: "Automatic") -> dict[str, Any]:
+def _described(asked: Mapping[str, Any], found: "Automatic") -> dict[str, Any]:
     names = ("met", "aimed", "target", "finetuned", "aligned", "change", "unmeasured")
-    described = {name: value for name, value in dataclasses.asdict(asked).items() if value is not None}
+    described = {name: value for name, value in asked.items() if value is not None}
     described |= {name: getattr(found, name) for name in names}
     described |= {"chosen": found.chosen._asdict()}
     return described | {name: [one._asdict() for one in getattr(found, name)] for name in ("candidates", "trials")}

@@ -107,14 +107,9 @@ def _identify(settings: Identification, reference: Adapter, key: jax.Array, evid
 
 def _identify_by_module(settings: Identification, reference: Reference, key: jax.Array) -> dict[str, Any]:
     """Scores that need no data: one module name of the reference in memory at a time."""
-    nothing = Evidence()
-    if settings.granularity == "adapter":  # one threshold needs all scores
-        return _identify(settings, reference.whole(), key, nothing)
-    shapes = reference.shapes()
     masks: dict[str, Any] = {}
-    for module in module_names(shapes.factors):
-        every = Chunk(module, slice(0, shapes.factors[module]["a"].shape[0]))
-        masks |= _identify(settings, reference.amplified(every), key, nothing)
+    for part in [reference.whole()] if settings.granularity == "adapter" else reference.by_module():
+        masks |= _identify(settings, part, key, Evidence())  # one threshold for the adapter needs all scores
     return masks
 
 

@@ -9,7 +9,7 @@ from nlsr_jax.formats import record as records
 from nlsr_jax.formats.mask_files import FILE as MASKS_FILE
 from nlsr_jax.parallel import is_first
 from nlsr_jax.pipeline.base_names import note_base_names
-from nlsr_jax.pipeline.checks import check_settings
+from nlsr_jax.pipeline.checks import check_identification
 from nlsr_jax.pipeline.descent import check_weak
 from nlsr_jax.pipeline.evidence import CalibrationData
 from nlsr_jax.pipeline.identification import obtain_masks, write_found
@@ -46,7 +46,7 @@ def identify_files(
       InputError: any input or setting that cannot be used, or an output that is, holds or lies in an input; nothing
         is written then.
     """
-    check_settings(settings, realign=False)
+    check_identification(settings)
     settings = with_absolute_paths(settings)
     inputs = name_inputs(settings)
     place = check_free(output, overwrite, inputs=inputs)

@@ -26,7 +26,7 @@ from nlsr_jax.nlsr.realign import repaired_layers
 from nlsr_jax.nlsr.settings import PRESETS, ModuleChoice
 from nlsr_jax.parallel import is_first
 from nlsr_jax.pipeline.base_names import check_trained_on, note_base_names, note_place, with_named_base
-from nlsr_jax.pipeline.checks import check_settings
+from nlsr_jax.pipeline.checks import check_realignment
 from nlsr_jax.pipeline.choosing import Choice, asked_for, settle, to_be_chosen
 from nlsr_jax.pipeline.decision import Decision, compare, decide
 from nlsr_jax.pipeline.descent import Descent, check_lineage, judge_descent
@@ -105,14 +105,16 @@ def realign_files(
         reference = Reference(sources, settings)
         masks = obtain_masks(settings, reference, data, run)
         run.notes.add(data.notes)
-        decided = functools.partial(_decide, settings, reference, masks, descent, run)
         told = told if preset is None else told | {"preset": preset}
+
+        def decided() -> tuple[Restoration, dict[str, Any]]:
+            made, lineage = _decide(settings, reference, masks, descent, run)
+            return made, record_realignment(settings, made, lineage, told, run)
+
         if not is_first():
-            made, descent = decided()
-            return record_realignment(settings, made, descent, told, run)
+            return decided()[1]
         with publish() as folder, _kept_meanwhile(folder, masks, sources, settings.sparsity, run) as kept:
-            made, descent = decided()
-            record = record_realignment(settings, made, descent, told, run)
+            made, record = decided()
             _write(folder, record, made, kept, draw, run)
     return record
 
@@ -122,7 +124,7 @@ def _checked(settings: Settings, choice: Choice, stages: Stages, *, repeats: boo
     if choice.asked is not None:
         settings = to_be_chosen(settings)
     settings = with_named_base(settings, stages)
-    check_settings(settings)
+    check_realignment(settings)
     if not (settings.allow_unrelated or repeats):
         check_trained_on(settings)
     return with_absolute_paths(settings)

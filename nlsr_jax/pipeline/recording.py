@@ -16,7 +16,7 @@ from nlsr_jax.pipeline.descent import Descent, describe_module, describe_verdict
 from nlsr_jax.pipeline.identification import Masks, count_kept
 from nlsr_jax.pipeline.restoration import Restoration
 from nlsr_jax.pipeline.run import Run
-from nlsr_jax.pipeline.settings import Paths, Settings
+from nlsr_jax.pipeline.settings import Settings
 from nlsr_jax.pipeline.stages import Stages
 from nlsr_jax.random_streams import describe_key
 
@@ -48,7 +48,7 @@ def record_realignment(
         **({"preset": told["preset"]} if "preset" in told else {}),
         "settings": dataclasses.asdict(settings),
         "key": {"seed": settings.seed, **describe_key(run.key), "pruning": describe_key(made.key)},
-        "inputs": _digested(settings, run),
+        "inputs": _digested(run, lifted=settings.lifts),
         "outputs": {},
         "identification": {"method": made.masks.method},
         "calibration": made.masks.calibration,
@@ -67,14 +67,15 @@ def record_realignment(
     return record
 
 
-def _digested(settings: Paths, run: Run) -> dict[str, Any]:
+def _digested(run: Run, *, lifted: bool) -> dict[str, Any]:
     """Return the digests of the inputs, compared with those of the record that is repeated."""
     with run.stages("digest inputs"):
         found = run.digests.result()
         if run.recorded is not None:
             records.check_digests(run.recorded, found, "record")
-    lifted = ("pretrained",) if settings.lifts else ()
-    names = ("base", "aligned", "finetuned", "weak", *lifted, "calibration", "masks")
+    names = ["base", "aligned", "finetuned", "weak", "calibration", "masks"]
+    if lifted:
+        names.insert(4, "pretrained")
     return {name: found.get(name) for name in names}
 
 

@@ -1,6 +1,7 @@
 """The reference adapter of a run: amplified from the aligned and the weak one, a few layers at a time."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -91,6 +92,12 @@ class Reference:
                 what = f"the reference's layer {layer} {chunk.module}.{factor}"
                 check_finite(value, what, f"it {self.made}")
         return found
+
+    def by_module(self) -> Iterator[Adapter]:
+        """Make the reference of one module name after the other."""
+        shapes = self.sources.aligned.shapes()
+        for module in module_names(shapes.factors):
+            yield self.amplified(Chunk(module, slice(0, shapes.factors[module]["a"].shape[0])))
 
     def whole(self) -> Adapter:
         """Make the whole reference, piece by piece, as host arrays."""
