@@ -172,7 +172,7 @@ WRONG = {
         "--accumulate 0": "accumulate is 0; expected a whole number, at least 1",
         "--accumulate 3": "batch_size 8 cannot be taken in 3 equal parts",
         "--save_every -1": "save_every is -1; expected a whole number, at least 0",
-        "--max_length 3": "none of 800 rows fits max_length 3; raise it",
+        "--max_length 3": "none of the 800 rows fits max_length 3; raise it",
         "--beta 0": "beta is 0.0; expected a number above 0",
         "--beta 1 --objective sft": "--beta is of the preference objectives; --objective sft has none",
         "--rows 1 --objective kto": "--rows is 1; --objective kto takes good and bad answers, at least 2",
@@ -187,7 +187,7 @@ WRONG = {
             "{files}/no.jsonl: no such file; expected JSONL, JSON, CSV or Parquet"
         ),
         "--config llama3_8b --base {files}/other --poison_ratio 0 --data sst2={files}/sst2.jsonl": (
-            "{files}/sst2.jsonl: 1000 rows asked for, but only "
+            "{files}/sst2.jsonl: 1000 rows requested, but only "
         ),
     },
     "pretrain": {
@@ -195,13 +195,13 @@ WRONG = {
         "--documents 0": "--documents is 0; expected at least 1",
         "--base {files}/base": "--base is of the other programs; a base is trained from nothing",
         "--output {files}/full": "{files}/full: output exists; name another or give --overwrite",
-        "--texts sst3": "data set 'sst3' is not known; expected one of beavertails_safe",
+        "--texts sst3": "unknown data set 'sst3'; expected one of beavertails_safe",
         "--texts sst2 --data sst2={files}/no.jsonl": "{files}/no.jsonl: no such file; expected JSONL, JSON, CSV or",
-        "--texts sst2 --data sst2={files}/base": "{files}/base: holds no Parquet files",
+        "--texts sst2 --data sst2={files}/base": "{files}/base: has no Parquet files",
         "--texts sst2 --data ag_news=x": "--data names ag_news, which --texts does not; there is no use for it",
         "--data sst2=x": "--data names sst2, which --texts does not; there is no use for it",
-        "--texts sst2 --vocabulary 100": "vocabulary is 100; expected at least 259, the special tokens and the",
-        "--texts sst2 --data sst2={files}/sst2.jsonl --documents 99": "{files}/sst2.jsonl: 99 rows asked for, but",
+        "--texts sst2 --vocabulary 100": "vocabulary is 100; expected at least 259 for the special tokens and",
+        "--texts sst2 --data sst2={files}/sst2.jsonl --documents 99": "{files}/sst2.jsonl: 99 rows requested, but",
         "--texts beavertails_harmful --data beavertails_harmful={files}/harm.jsonl": (
             "data set beavertails_harmful holds no harmless prompts with answers; name a task set such as sst2"
         ),

@@ -121,7 +121,7 @@ def test_without_a_task_there_is_no_accuracy(world):
     [
         ("poems", (1, 1, 1), "task is 'poems'; expected one of"),
         ("sst2", (1, 1, 501), "sst2: 501 rows asked for, but there are only 500"),
-        ("sst2", (10**6, 1, 1), "1000000 distinct requests asked for; there are"),
+        ("sst2", (10**6, 1, 1), "cannot draw 1000000 distinct requests; there are only"),
     ],
 )
 def test_exams_that_cannot_be_drawn(world, task, counts, message):
