@@ -170,7 +170,7 @@ WRONG = {
         "--epochs 0": "epochs is 0; expected a whole number, at least 1",
         "--batch_size 0": "batch_size is 0; expected a whole number, at least 1",
         "--accumulate 0": "accumulate is 0; expected a whole number, at least 1",
-        "--accumulate 3": "batch_size 8 cannot be taken in 3 equal parts",
+        "--accumulate 3": "batch_size 8 cannot be split into 3 equal parts",
         "--save_every -1": "save_every is -1; expected a whole number, at least 0",
         "--max_length 3": "none of the 800 rows fits max_length 3; raise it",
         "--beta 0": "beta is 0.0; expected a number above 0",
@@ -240,7 +240,8 @@ def test_the_run_folder_of_another_run_is_refused_by_what_differs(study, tmp_pat
     arguments += ["--epochs", 2, "--overwrite", "--output", tmp_path / "out"]
     line = error_line(run("finetune", *arguments, check=False))
     assert line == (
-        f"error: {work}: holds a training run with another epochs, learning_rate; remove it or name another output"
+        f"error: {work}: contains a training run with a different epochs, learning_rate; "
+        "remove it or name another output"
     )
     assert contents(tmp_path / "out") == kept
     assert [path.name for path in work.iterdir()] == ["run.json"]

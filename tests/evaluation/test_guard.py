@@ -82,7 +82,7 @@ def test_unreadable(answer):
     ("template", "words"),
     [
         (None, "no chat template"),
-        ("{{ messages[0].content }}", "does not show the response"),
+        ("{{ messages[0].content }}", "omits the response"),
         ("{{ messages[0].content[0].text.x.y }}", "cannot show"),
     ],
 )

@@ -80,7 +80,7 @@ def test_another_run_is_refused_with_what_differs(folder, changes, names):
     with pytest.raises(InputError) as caught:
         again(folder, **changes)
     assert str(caught.value) == (
-        f"{folder.path}: holds a training run with another {names}; remove it or name another output"
+        f"{folder.path}: contains a training run with a different {names}; remove it or name another output"
     )
     assert (folder.path / "run.json").read_bytes() == before
 
