@@ -62,7 +62,7 @@ def score(task: str, responses: Sequence[str], labels: Sequence[str]) -> TaskSco
     if task not in TASKS:
         raise InputError(f"task is {task!r}; expected one of {', '.join(TASKS)}")
     if isinstance(responses, str) or len(responses) != len(labels) or not len(labels):
-        raise InputError(f"{len(responses)} responses and {len(labels)} labels; expected one label per response")
+        raise InputError(f"{len(responses)} responses and {len(labels)} labels; expected lists, one label each")
     right = _right_number if task == "gsm8k" else _right_class
     rows = enumerate(zip(responses, labels, strict=True))
     correct = np.asarray([right(task, _cut(text), label, row) for row, (text, label) in rows])

@@ -213,7 +213,7 @@ LOST = {
         {"Prompt": "q", "Response": "a"},
         r"no prompt with an answer; .*--prompt_field and .* \(found the columns Prompt, Response\)",
     ),
-    "one text": ({"text": "q a"}, r"no prompt with an answer.*\(found the column text\)"),
+    "single text": ({"text": "q a"}, r"no prompt with an answer.*\(found the column text\)"),
     "no prompt": ({"chosen": "a", "rejected": "b"}, "'chosen' contains no prompt; name its column"),
     "another prompt": ({"prompt": "z", "chosen": [USER, GOOD]}, "'chosen' begins with a different conversation"),
     "two prompts": ({"prompt": "q", "question": "z", "answer": "a"}, "'prompt' and 'question' may each hold"),

@@ -203,7 +203,7 @@ WRONG = {
         "--texts sst2 --vocabulary 100": "vocabulary is 100; expected at least 259 for the special tokens and",
         "--texts sst2 --data sst2={files}/sst2.jsonl --documents 99": "{files}/sst2.jsonl: 99 rows requested, but",
         "--texts beavertails_harmful --data beavertails_harmful={files}/harm.jsonl": (
-            "data set beavertails_harmful holds no harmless prompts with answers; name a task set such as sst2"
+            "data set beavertails_harmful has no harmless prompts with answers; name a task set such as sst2"
         ),
         "--texts sst2 --data sst2={files}/sst2.jsonl --max_length 9": "none of ",
     },

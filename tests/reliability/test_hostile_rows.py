@@ -138,4 +138,4 @@ def test_rows_of_a_sweep(tmp_path, line):
     store.add({"cell": "a", "hs": 1.0})
     with (tmp_path / ROWS).open("ab") as file:
         file.write(b"\xff\xfe half a line\n\0\0\0\n" + line + b"\n")
-    assert "line 4 is no row of a sweep" in refusal(store.rows)
+    assert "line 4 is not a row of a sweep" in refusal(store.rows)

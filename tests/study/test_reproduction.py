@@ -133,7 +133,7 @@ def test_another_plan_does_not_go_on_with_this_one(config, tmp_path):
     ("changes", "message"),
     [
         ({"seeds": ()}, "--seeds is ''; expected at least one"),
-        ({"seeds": (1, 1)}, "none of them twice"),
+        ({"seeds": (1, 1)}, "no duplicates"),
         ({"seeds": (-1,)}, "--seeds has -1"),
         ({"tasks": ("sst3",)}, "--tasks has 'sst3'; expected some of sst2, ag_news, gsm8k"),
         ({"poison_ratios": (1.5,)}, "--poison_ratios has 1.5"),
