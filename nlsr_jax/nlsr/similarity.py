@@ -24,7 +24,7 @@ _CONTRACTED = {"a": 1, "b": 0}
 
 
 def is_sound(squares: jax.Array) -> jax.Array:
-    """Return whether products of these squared norms ``[n]`` neither over- nor underflow in float32; bool scalar."""
+    """Return whether products of these squared norms ``[n]`` neither over- nor underflow in float32; bool."""
     return jnp.all((squares > 1 / _SOUND) & (squares < _SOUND))
 
 
