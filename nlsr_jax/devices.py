@@ -42,7 +42,7 @@ def _describe(error: BaseException) -> str:
     if not given:
         return f"JAX cannot open its devices ({_reason(error)}); JAX_PLATFORMS=cpu computes without them"
     asked = " and ".join(f"{name} is {os.environ[name]!r}" for name in given)
-    advice = "unset them" if len(given) > 1 else f"set {given[0]} to a platform that is, or unset it"
+    advice = "unset them" if len(given) > 1 else f"set {given[0]} to an available platform, or unset it"
     return f"{asked}, but there is no such device ({_reason(error)}); available: {_at_hand()}; {advice}"
 
 

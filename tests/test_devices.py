@@ -28,7 +28,7 @@ def test_the_main_job_names_the_missing_device(tmp_path):
     line = error_line(found)
     assert "JAX_PLATFORMS is 'cuda', but there is no such device" in line
     assert "CUDA_VISIBLE_DEVICES is ''" in line
-    assert "at hand: cpu (1); set JAX_PLATFORMS to a platform that is, or unset it" in line
+    assert "available: cpu (1); set JAX_PLATFORMS to an available platform, or unset it" in line
     assert found.stderr.splitlines() == [line]
     assert not (tmp_path / "out").exists()
 
@@ -43,7 +43,7 @@ def test_a_platform_that_is_not_there_is_named(tmp_path, body, name, value):
     assert len(lines) == 1
     assert lines[0].startswith(f"error: {name} is '{value}', but there is no such device (")
     assert "gpuu" in lines[0].partition("(")[2]
-    assert "at hand: cpu (1)" in lines[0]
+    assert "available: cpu (1)" in lines[0]
     assert lines[0].endswith(f"set {name} to a platform that is, or unset it")
 
 
