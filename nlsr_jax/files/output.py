@@ -7,6 +7,7 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.apart import Inputs, check_alone, check_apart, check_within
@@ -228,7 +229,7 @@ class LargeFile:
             self._file.close()
             raise
 
-    def write(self, data, offset: int | None = None) -> None:
+    def write(self, data: Any, offset: int | None = None) -> None:
         """Write bytes at ``offset``, by default behind what was written last."""
         left = memoryview(data)
         if offset is not None and offset != self._place:
