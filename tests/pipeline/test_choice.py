@@ -1,5 +1,6 @@
 """Realignment of files whose setting is chosen, and in a common basis."""
 
+import dataclasses
 import html
 import json
 
