@@ -1,9 +1,9 @@
 """Neuron-level safety realignment of fine-tuned LoRA adapters, in JAX and Flax.
 
-The method is a handful of pure functions over adapters, which are small pytrees of stacked LoRA
-factors; see ``Adapter``. Files, models and experiments stand around that core.
+The method is a small set of pure functions over adapters, which are small pytrees of stacked LoRA
+factors; see ``Adapter``. Files, models and experiments are built around that core.
 
-Each name is imported when it is first asked for: who needs no model waits for none of its libraries.
+Each name is imported on first use; Flax, for example, is imported only when a model is used.
 """
 
 from typing import TYPE_CHECKING

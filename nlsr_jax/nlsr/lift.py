@@ -1,14 +1,14 @@
-"""Lift: one factor space for an aligned model, the direction of its alignment, and a fresh adapter on it.
+"""Lift: one factor space for an aligned model, the direction of its alignment, and a new adapter on it.
 
 A customer's adapter that was trained on the aligned model itself shares no rank axis with any other adapter. The
-lift stacks the A factors once and puts everything else into B: with V = W_aligned − W_pretrained = B_V A_V and the
-customer's update ΔW_t = B_t A_t,
+lift stacks the A factors once and expresses everything else in B. With V = W_aligned − W_pretrained = B_V A_V and
+the customer's update ΔW_t = B_t A_t,
 
     fine-tuned [0, B_t],  aligned [0, 0],  weak [−B_V, 0],  all over A = [A_V; A_t],
 
-so that ``amplify`` in factors gives the reference [β B_V, 0]: exactly β V in product. All scores, rules and
-corrections then apply as they stand. A transplanted entry of B_t becomes 0, the aligned model's value; one of the
-slot of V becomes that of β V.
+so that ``amplify`` in factors gives the reference [β B_V, 0], whose product is exactly β V. All scores, rules and
+corrections then apply unchanged. A transplanted entry of B_t becomes 0, the aligned model's value; a transplanted
+entry of V's slot gets the value of β V.
 
 Axis legend: L layers, r rank, k in-features, d out-features.
 """
@@ -44,15 +44,15 @@ def lift(finetuned: Adapter, direction: Adapter | Direction | None = None) -> Li
 
     Args:
       finetuned: W_t, factors ``a [L, r, k]`` and ``b [L, d, r]``.
-      direction: V, factors ``a [L, r_V, k]`` and ``b [L, d, r_V]`` of at least the modules and layers of
-        ``finetuned``, or what ``safety_direction`` returns; None where the pretrained model is not at hand: the
-        rank then stays r.
+      direction: V, factors ``a [L, r_V, k]`` and ``b [L, d, r_V]`` with at least the modules and layers of
+        ``finetuned``, or the result of ``safety_direction``; None if the pretrained model is not available, in
+        which case the rank stays r.
 
     Returns:
-      ``Lifted`` with the dtypes, the scaling and the layers of ``finetuned``.
+      ``Lifted`` with the dtypes, scaling and layers of ``finetuned``.
 
     Raises:
-      InputError: the direction lacks a module or a layer, or belongs to a base of another shape.
+      InputError: if the direction lacks a module or a layer, or belongs to a base of another shape.
     """
     check_adapter(finetuned, "finetuned")
     if isinstance(direction, Direction):
@@ -74,10 +74,10 @@ def lift_factors(leaf, direction=None) -> dict[str, dict[str, jax.Array]]:
 
     Args:
       leaf: ``{"a": [L, r, k], "b": [L, d, r]}`` of the fine-tuned adapter.
-      direction: ``{"a": [L, r_V, k], "b": [L, d, r_V]}`` in the scaling of the fine-tuned adapter; or None.
+      direction: ``{"a": [L, r_V, k], "b": [L, d, r_V]}`` in the scaling of the fine-tuned adapter, or None.
 
     Returns:
-      ``{"weak", "aligned", "finetuned"}``, factors each, in the dtypes of ``leaf``.
+      ``{"weak", "aligned", "finetuned"}``, each with factors in the dtypes of ``leaf``.
     """
     a, b = leaf["a"], leaf["b"]
     if direction is None:
@@ -97,10 +97,10 @@ def direction_rows(finetuned: Adapter, direction: Adapter, module: str, rows: sl
     """Return the direction's factors of one module for the fine-tuned adapter's layers, in its scaling.
 
     Args:
-      finetuned: arrays or ``jax.ShapeDtypeStruct`` leaves.
+      finetuned: adapter with arrays or ``jax.ShapeDtypeStruct`` leaves.
       direction: V; see ``lift``.
       module: the module's name.
-      rows: of the leading axis of ``finetuned``.
+      rows: slice of the leading axis of ``finetuned``.
 
     Returns:
       ``{"a": [n, r_V, k], "b": [n, d, r_V]}`` float32.
@@ -118,7 +118,7 @@ def check_direction(finetuned: Adapter, direction: Adapter | None) -> None:
     """Check that a direction covers a fine-tuned adapter; see ``lift``.
 
     Raises:
-      InputError: naming the first module or layer that it lacks, or that has another shape.
+      InputError: if a module or layer is missing or has another shape; the message names the first.
     """
     if direction is None:
         return

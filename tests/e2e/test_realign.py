@@ -128,7 +128,7 @@ def test_two_processes_give_the_same_bytes(files, realigned):
     [
         (["--mesh", "2,2"], "--mesh is 2,2; expected three whole numbers"),
         (["--mesh", "1,3,1"], r"mesh (1, 3, 1) needs 3 devices"),
-        (["--coordinator", "127.0.0.1:1"], "--processes is missing beside --coordinator"),
+        (["--coordinator", "127.0.0.1:1"], "--coordinator needs --processes, which is missing"),
         (["--coordinator", "127.0.0.1:1", "--distributed"], "--coordinator is given together with --distributed"),
         (["--distributed"], "the processes cannot be joined"),
     ],
