@@ -142,12 +142,12 @@ def _recorded_settings() -> tuple[Settings, dict[str, Any]]:
     from nlsr_jax.formats.record import read_record
     from nlsr_jax.pipeline.settings import from_record
 
-    record = read_record(FLAGS.from_record)
     for name in (*_SETTINGS, "preset"):
         if FLAGS[name].present and name not in PATHS:
             raise InputError(
                 f"{argument(name)} is given together with {argument('from_record')}, which holds all settings"
             )
+    record = read_record(FLAGS.from_record)
     moved: dict[str, Any] = {name: FLAGS[name].value for name in PATHS if FLAGS[name].present}
     return dataclasses.replace(from_record(record["settings"], FLAGS.from_record), **moved), record
 

@@ -145,11 +145,12 @@ def grade(world: World, exam: Exam, responses: Sequence[str], judge: Judge | Non
 def mark(world: World, exam: Exam, responses: Sequence[str], judge: Judge | None = None) -> Marks:
     """Mark the responses to an exam.
 
-    world: decides what is a refusal and, without a judge, what is harmful.
-    exam: the prompts.
-    responses: in the order of ``exam.prompts()``.
-    judge: decides which answers to the forbidden requests are harmful; None for the world. Broken answers are odd
-      and are not shown to the judge.
+    Args:
+      world: decides what is a refusal and, without a judge, what is harmful.
+      exam: the prompts.
+      responses: in the order of ``exam.prompts()``.
+      judge: decides which answers to the forbidden requests are harmful; None for the world. Broken answers are
+        odd and are not shown to the judge.
     """
     first, second = len(exam.forbidden.prompts), len(exam.forbidden.prompts) + len(exam.benign.prompts)
     forbidden, verdicts = world.judge(exam.forbidden, responses[:first]), None

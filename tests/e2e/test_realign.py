@@ -222,7 +222,7 @@ def fail(files, tmp_path, *arguments):
         (["--sparsity", "1.5"], "sparsity is 1.5"),
         (["--method", "taylor"], "--method is 'taylor'"),
         (["--method", "low_rank"], "--base is missing"),
-        (["--rule", "threshold"], "needs tau"),
+        (["--rule", "threshold"], "needs --tau"),
         (["--rule", "layers", "--layers", "7"], "layers [7] are not adapted"),
         (["--rule", "layers", "--layers", "x"], "--layers has 'x'"),
         (["--amplification_space", "product", "--weak", "{weak}"], "give --rank 4"),

@@ -23,6 +23,7 @@ from nlsr_jax.study.repairs import (
     calibration_batches,
     changes,
     chosen_settings,
+    describe,
     gather_evidence,
     make_masks,
     make_reference,
@@ -312,3 +313,16 @@ def test_calibration_batches_hold_every_row_in_order_and_mark_its_response():
         if np.any(marks)
     ]
     assert found == [f"{text} </s>" for text in responses]
+
+
+def test_a_rank_that_is_not_set_is_not_described():
+    """What was kept before it was a setting keeps its name."""
+    assert "rank" not in describe(PUBLISHED)
+    assert describe(replaced(rank=2)) == describe(PUBLISHED) | {"rank": 2}
+    assert list(dataclasses.asdict(replaced(rank=2))) == list(dataclasses.asdict(PUBLISHED))
+
+
+def test_a_reference_has_the_rank_that_is_set(reference):
+    found = make_reference(ALIGNED, WEAK, replaced(amplification_space="product", rank=1))
+    assert {leaf["a"].shape[1] for leaf in found.factors.values()} == {1}
+    assert reference.factors["q_proj"]["a"].shape[1] > 1
