@@ -46,7 +46,7 @@ docs: $(DOCS)/.ready ## Build the site of docs/ in site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict --quiet
 
 house: setup ## Draw the floors and rooms of docs/house.md again
-	$(RUN) -m tests.docs.house_drawing
+	$(RUN) -m tests.house.drawing
 
 NEW := build/benchmarks
 bench: setup ## Run the benchmarks and write their table

@@ -1,4 +1,4 @@
-"""Files and lines of every room, now and in an earlier commit: ``python -m tests.docs.house_counts COMMIT``."""
+"""Files and lines of every room, now and in an earlier commit: ``python -m tests.house.counts COMMIT``."""
 
 import collections
 import io
@@ -8,7 +8,7 @@ import sys
 import tarfile
 from collections.abc import Iterable
 
-from tests.docs.house import PACKAGES, room_of
+from tests.house.rooms import PACKAGES, room_of
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FOLDERS = (*PACKAGES, "benchmarks", "tests")

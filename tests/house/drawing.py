@@ -1,11 +1,11 @@
-"""Draw docs/house.svg from the table of docs/house.md: ``python -m tests.docs.house_drawing`` (``make house``)."""
+"""Draw docs/house.svg from the table of docs/house.md: ``python -m tests.house.drawing`` (``make house``)."""
 
 import html
 import pathlib
 import textwrap
 from collections.abc import Sequence
 
-from tests.docs.house import Room, read_rooms
+from tests.house.rooms import Room, read_rooms
 
 DOCS = pathlib.Path(__file__).resolve().parents[2] / "docs"
 _WIDTH, _LEFT, _GAP, _PAD = 1000, 56, 10, 12

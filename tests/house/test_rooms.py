@@ -5,8 +5,9 @@ import json
 import pytest
 
 from tests.adapter_files import flags, save_inputs
-from tests.docs import house, house_counts, house_drawing
 from tests.e2e.command import ROOT, python
+from tests.house import counts, drawing
+from tests.house import rooms as house
 
 PAGE = (ROOT / "docs" / "house.md").read_text(encoding="utf-8")
 TREE = {
@@ -100,14 +101,14 @@ def test_a_linked_folder_holds_no_modules(tmp_path):
 
 
 def test_the_picture_is_that_of_the_table():
-    drawn = house_drawing.draw(house.read_rooms(PAGE))
+    drawn = drawing.draw(house.read_rooms(PAGE))
     assert drawn == (ROOT / "docs" / "house.svg").read_text(encoding="utf-8"), "make house draws it again"
 
 
 def test_rooms_are_counted():
     files = [("nlsr_jax/low/__init__.py", b""), ("nlsr_jax/low/one.py", b"a\nb\n"), ("tests/x/y.py", b"a\n")]
-    assert house_counts.count(files) == {"nlsr_jax.low": (2, 2), "tests": (1, 1)}
-    assert house_counts.table({"tests": (1, 1)}, house_counts.count(files)).endswith("| **sum** | 1 | 1 | 3 | 3 |")
+    assert counts.count(files) == {"nlsr_jax.low": (2, 2), "tests": (1, 1)}
+    assert counts.table({"tests": (1, 1)}, counts.count(files)).endswith("| **sum** | 1 | 1 | 3 | 3 |")
 
 
 CALLS = """
