@@ -21,19 +21,19 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("steady")
 
 
-OPTIMISED = ("parity", "models", "nlsr", "test_quickstart", "test_realign", "test_parallel")
-"""Tests of numbers and of the main job, which run as users run them."""
 _PLAIN = pytest.StashKey[bool]()
 _FLAG = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 
 
 @pytest.fixture(scope="module", autouse=True)
 def compiler(request):
-    """Compile without optimisation, here and in commands, where steps are few: most of the time goes there."""
+    """Compile without optimisation, here and in commands, unless a module is marked ``optimised`` or ``long``.
+
+    Tests take few steps: most of their time is the compiler's.
+    """
     import jax
 
-    parts = {*request.path.parts, request.path.stem}
-    plain = not parts & set(OPTIMISED) and not request.node.get_closest_marker("long")
+    plain = not any(map(request.node.get_closest_marker, ("optimised", "long")))
     if request.config.stash.get(_PLAIN, False) != plain:
         request.config.stash[_PLAIN] = plain
         jax.config.update("jax_disable_most_optimizations", plain)

@@ -16,6 +16,8 @@ from nlsr_jax.study.pretraining import load_base
 from nlsr_jax.study.toy import ToyWorld
 from tests.e2e.command import ROOT, error_line, run
 
+pytestmark = pytest.mark.optimised
+
 METHODS = ["unaligned", "aligned", "finetuned", "random", "nlsr", "nlsr_recommended"]
 
 

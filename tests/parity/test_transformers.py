@@ -11,6 +11,8 @@ import torch
 import nlsr_jax
 from tests.parity.peers import VARIANTS, make_peer, peer_logits, save_peer, tokens
 
+pytestmark = pytest.mark.optimised
+
 # The acceptance bound on logits of order 1 to 10.
 LARGEST = 1e-4
 
