@@ -9,8 +9,6 @@ from nlsr_jax.errors import InputError
 from tests.e2e.command import free_port, python
 from tests.parity.peers import save_peer
 
-pytestmark = pytest.mark.optimised
-
 PROGRAM = """
 import json, sys, jax, numpy as np, nlsr_jax
 from nlsr_jax.calibration.openings import collect_divergence, collect_openings, find_openings

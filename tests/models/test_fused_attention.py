@@ -16,8 +16,6 @@ from nlsr_jax.models.generate import generate
 from nlsr_jax.models.llama import Llama
 from tests.training import tiny
 
-pytestmark = pytest.mark.optimised
-
 B, K, G = 2, 2, 2
 
 

@@ -47,7 +47,7 @@ from nlsr_jax.sweep.runner import export_parquet
 
 print("ready", flush=True)
 store = CellStore(sys.argv[1], {"config": "x"})
-for number in range(40):
+for number in range(20):
     kept = store.path / "adapters" / str(number % 4)
     if not kept.exists():
         with whole_directory(kept) as folder:
@@ -56,8 +56,8 @@ for number in range(40):
     if str(number) not in store.rows():
         store.add({"cell": str(number), "settings": {}, "topics": {}, "text": str(number) * 10_000})
 rows = store.rows()
-for _ in range(40):
-    export_parquet([rows[str(number)] for number in range(40)], store.path / "table.parquet")
+for _ in range(20):
+    export_parquet([rows[str(number)] for number in range(20)], store.path / "table.parquet")
 """
 
 
@@ -80,10 +80,10 @@ def test_what_a_sweep_writes_survives_kills(tmp_path):
     rows = crashes._rows(tmp_path / "out")
     whole = crashes.Undisturbed(fingerprint(tmp_path / "out"), rows, 0.0, seconds)
     job, draw, deaths = crashes.Job("sweep", (), {}, grows=True), random.Random(0), 0
-    assert len(rows) == 40
+    assert len(rows) == 20
     shutil.rmtree(tmp_path / "out")
     crashes._furnish(tmp_path)
-    while deaths < 6:
+    while deaths < 4:
         with start() as process:
             try:
                 process.wait(timeout=draw.uniform(0, 0.4 * seconds))
