@@ -1,5 +1,6 @@
 """Shared fixtures: real files for tests live in the folder that NLSR_SHARED_DATA names."""
 
+import gc
 import os
 import pathlib
 
@@ -13,6 +14,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import hypothesis
 import pytest
+
+# Traces make many objects and little garbage: the default looks through all of them again and again.
+gc.set_threshold(100_000, 20, 20)
 
 # The same examples in every run, and none given up because the machine is busy.
 hypothesis.settings.register_profile(

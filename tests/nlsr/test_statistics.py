@@ -19,8 +19,6 @@ from nlsr_jax.nlsr.statistics import (
 )
 from tests.oracles import activations, project, random_adapter
 
-pytestmark = pytest.mark.optimised
-
 REFERENCE = random_adapter(3)
 
 

@@ -5,8 +5,8 @@ import pytest
 from nlsr_jax.report import figures
 
 
-@pytest.fixture(autouse=True)
-def figures_without_ink(monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def figures_without_ink():
     """Lay out figures and render none of them, which takes most of a small run's time.
 
     The tests of the report and those of whole commands render theirs.
@@ -15,4 +15,6 @@ def figures_without_ink(monkeypatch):
     def outline(figure, name, label):
         return f'<svg class="{name}" role="img" aria-label="{label}"></svg>'
 
-    monkeypatch.setattr(figures, "to_svg", outline)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "to_svg", outline)
+        yield
