@@ -59,7 +59,8 @@ def factor_update(
         return finetuned
     factors = {}
     for module in module_names(finetuned.factors):
-        keys = None if basis != "turned" else rotation_keys(key, module, layer_indices(finetuned, module))
+        layers = layer_indices(finetuned, module)
+        keys = None if basis != "turned" or key is None else rotation_keys(key, module, layers)
         pair = [None if one is None else scaled(one, module) for one in (finetuned, aligned)]
         factors[module] = update_layers(*pair, basis=basis, keys=keys)
     return Adapter(factors, layers=finetuned.layers)
