@@ -63,8 +63,8 @@ def factor_update(
     for module in module_names(finetuned.factors):
         layers = layer_indices(finetuned, module)
         keys = None if basis != "turned" or key is None else rotation_keys(key, module, layers)
-        pair = [None if one is None else scaled(one, module) for one in (finetuned, aligned)]
-        factors[module] = update_layers(*pair, basis=basis, keys=keys)
+        other = None if aligned is None else scaled(aligned, module)
+        factors[module] = update_layers(scaled(finetuned, module), other, basis=basis, keys=keys)
     return Adapter(factors, layers=finetuned.layers)
 
 
