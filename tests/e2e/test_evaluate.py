@@ -143,7 +143,7 @@ def test_base_alone_on_real_data_judged_by_a_model_with_tiny_benchmarks(real):
         assert list(guess) == ["measured", "irt", "p_irt", "gp_irt"]
         assert all(0 <= value <= 1 for value in guess.values())
     assert "gp-IRT" in result.stdout
-    assert "2 of 2 verdicts could not be read" in result.stdout
+    assert "2 of 2 verdicts were unreadable" in result.stdout
     assert "tiny_arc: rows without input_formatted" in result.stderr
     assert "harmbench: 2 of 2 rows" in result.stderr
 
@@ -157,7 +157,7 @@ WRONG = [
     (["--rows", "-3"], "--rows is -3; expected at least 1; --task none"),
     (["--data", "sst2=x"], "--data is for real data"),
     (["--judge", "nobody"], "--judge is 'nobody'"),
-    ([*LLAMA, "--judge", "toy"], "--judge toy knows the toy world alone"),
+    ([*LLAMA, "--judge", "toy"], "--judge toy knows only the toy world"),
     ([*LLAMA, "--judge", "qa_moderation"], "needs --judge_model"),
     ([*LLAMA, "--forbidden_set", "poems"], "--forbidden_set is 'poems'"),
     ([*LLAMA, "--judge", "guard", "--judge_model", "./none"], "./none: no such folder"),

@@ -128,7 +128,7 @@ def test_two_processes_give_the_same_bytes(files, realigned):
 WRONG_MESHES = {
     "--mesh 2,2": "--mesh is 2,2; expected three whole numbers",
     "--mesh 1,3,1": "mesh (1, 3, 1) needs 3 devices",
-    "--coordinator 127.0.0.1:1": "--processes is missing beside --coordinator",
+    "--coordinator 127.0.0.1:1": "--coordinator needs --processes, which is missing",
     "--coordinator 127.0.0.1:1 --distributed": "--coordinator is given together with --distributed",
 }
 
@@ -219,7 +219,7 @@ WRONG_SETTINGS = {
     "--sparsity 1.5": "sparsity is 1.5",
     "--method taylor": "--method is 'taylor'",
     "--method low_rank": "--base is missing",
-    "--rule threshold": "needs tau",
+    "--rule threshold": "needs --tau",
     "--rule layers --layers 7": "layers [7] are not adapted",
     "--rule layers --layers x": "--layers has 'x'",
     "--amplification_space product --weak {files}/weak": "give --rank 4",

@@ -1,5 +1,6 @@
 """Realignment of files whose setting is chosen, and in a common basis."""
 
+import dataclasses
 import html
 import json
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from nlsr_jax.adapter import delta
-from nlsr_jax.calibration import automatic
+from nlsr_jax.calibration import search
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.peft import load_adapter, save_adapter
 from nlsr_jax.nlsr.basis import turned
@@ -53,9 +54,16 @@ def test_rows_that_do_not_tell_the_adapters_apart_are_said_first(files, tmp_path
             np.testing.assert_array_equal(value, after.factors[module][factor])
 
 
+@dataclasses.dataclass(frozen=True)
+class Strict(search.SearchSettings):
+    """A search that every change of a request disturbs."""
+
+    disturbed: float = 1e-9
+
+
 def test_a_choice_that_disturbs_is_said_first(files, tmp_path, monkeypatch):
     swapped = {"aligned": str(files / "finetuned"), "finetuned": str(files / "aligned")}
-    monkeypatch.setattr(automatic, "DISTURBED", 1e-9)
+    monkeypatch.setattr(search, "SearchSettings", Strict)
     asked = {"aim": 0.9, "headroom": 1.01}
     record = realign_files(settings(files, **swapped), tmp_path / "one", automatic=asked)
     assert "over the limit of 1e-09" in record["warnings"][0]
@@ -132,7 +140,7 @@ def test_an_unknown_wish_is_named(files, tmp_path):
 
 
 def test_given_masks_leave_nothing_to_choose(files, tmp_path):
-    with pytest.raises(InputError, match="--masks are given together with --automatic"):
+    with pytest.raises(InputError, match="masks are given together with automatic"):
         realign_files(settings(files, masks="masks"), tmp_path / "out", automatic=0.9)
 
 
@@ -166,6 +174,6 @@ def test_modules_left_alone_keep_their_own_basis(files, tmp_path):
 
 
 def test_unknown_bases_are_named(files, tmp_path):
-    with pytest.raises(InputError, match="--basis is 'svd'; expected one of as_is, procrustes, linear"):
+    with pytest.raises(InputError, match=r"^basis is 'svd'; expected one of as_is, procrustes, linear"):
         realign_files(settings(files, basis="svd"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
