@@ -12,7 +12,6 @@ from nlsr_jax.nlsr import identify as module
 from nlsr_jax.nlsr import masks as mask_module
 from nlsr_jax.nlsr.identify import METHODS, identify
 from nlsr_jax.nlsr.masks import (
-    GRANULARITIES,
     host_mask_tree,
     host_top_mask,
     mask_layers,
@@ -20,6 +19,7 @@ from nlsr_jax.nlsr.masks import (
     on_host,
     top_mask,
 )
+from nlsr_jax.nlsr.settings import GRANULARITIES
 from nlsr_jax.nlsr.statistics import statistics_from_activations
 from tests.oracles import activations, mixed, random_adapter
 
