@@ -82,7 +82,7 @@ def test_over_refusal():
     ("responses", "message"),
     [
         (["one"], "2 prompts and 1 responses"),
-        ("ab", "found one text"),
+        ("ab", "found a single text"),
         (["one", None], "row 1: prompt and response are str and NoneType"),
     ],
 )
