@@ -211,7 +211,7 @@ def concatenate(first: Adapter, second: Adapter, weights: tuple[float, float] = 
     return dataclasses.replace(first, factors=factors)
 
 
-def _truncate_layer(a, b, rank):
+def truncate_layer(a, b, rank):
     """Return the best rank-``rank`` factors of ``b @ a`` for one layer, with singular values split evenly."""
     q_b, r_b = jnp.linalg.qr(b)
     q_a, r_a = jnp.linalg.qr(a.T)
@@ -226,7 +226,7 @@ def _truncate_layer(a, b, rank):
 @functools.partial(jax.jit, static_argnames="rank")
 def _truncate_layers(a, b, rank):
     def one_layer(pair):
-        return _truncate_layer(pair[0].astype(jnp.float32), pair[1].astype(jnp.float32), rank)
+        return truncate_layer(pair[0].astype(jnp.float32), pair[1].astype(jnp.float32), rank)
 
     # Layer by layer: on the CPU, batches of factorisations can deadlock; see ``map_layers``.
     new_a, new_b = jax.lax.map(one_layer, (a, b))

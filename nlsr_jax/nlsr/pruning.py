@@ -11,9 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from nlsr_jax.adapter import PerModule, module_names
-from nlsr_jax.errors import InputError
-
-RULES = ("probability", "threshold", "least_similar", "all", "layers")
+from nlsr_jax.errors import InputError, argument
+from nlsr_jax.nlsr.settings import RULES
 
 
 def _order(tree: PerModule) -> np.ndarray:
@@ -133,8 +132,11 @@ def check_rule(rule: str, tau=None, share=None, layers=None) -> None:
     needs = {"threshold": ("tau", tau), "least_similar": ("share", share), "layers": ("layers", layers)}
     for owner, (name, value) in needs.items():
         if rule == owner and value is None:
-            raise InputError(f"rule {rule!r} needs {name}")
+            raise InputError(f"{argument('rule')} {rule!r} needs {argument(name)}")
         if rule != owner and value is not None:
-            raise InputError(f"{name} is given, but rule {rule!r} does not use it; use rule={owner!r}")
+            raise InputError(
+                f"{argument(name)} is given, but {argument('rule')} {rule!r} does not use it; use "
+                f"{argument('rule')}={owner!r}"
+            )
     if share is not None and not 0 <= share <= 1:
         raise InputError(f"share is {share}; expected a number from 0 to 1")

@@ -19,7 +19,7 @@ from nlsr_jax.study.toy import ToyWorld
 from nlsr_jax.training.initial import new_adapter, new_params
 from tests.carried_files import HEAD, add
 from tests.data.set_rows import ALPACA, HARMBENCH, write
-from tests.e2e.command import error_line, run
+from tests.e2e.command import attempts, error_line, run
 from tests.judge_files import CHAT, GUARD, save_machine
 from tests.tiny_base import save_tokenizer
 from tests.tiny_items import bank_of, rows_of
@@ -152,24 +152,23 @@ TOY = ["--base", "{toy}/base"]
 LLAMA = ["--config", "llama3_8b", "--base", "nowhere"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--task", "poems"], "--task is 'poems'"),
-        (["--rows", "-3"], "--rows is -3; expected at least 1; --task none"),
-        (["--data", "sst2=x"], "--data is for real data"),
-        (["--judge", "nobody"], "--judge is 'nobody'"),
-        ([*LLAMA, "--judge", "toy"], "--judge toy knows only the toy world"),
-        ([*LLAMA, "--judge", "qa_moderation"], "needs --judge_model"),
-        ([*LLAMA, "--forbidden_set", "poems"], "--forbidden_set is 'poems'"),
-        ([*LLAMA, "--judge", "guard", "--judge_model", "./none"], "./none: no such folder"),
-        ([*TOY, "--adapter", "{toy}/base"], "adapter_config.json"),
-    ],
-)
-def test_bad_calls_are_one_line_and_leave_nothing(toy, tmp_path, arguments, message):
-    arguments = [part.format(toy=toy) for part in arguments]
-    result = run("evaluate", *arguments, "--output", tmp_path / "out.json", check=False)
-    assert message in error_line(result)
+WRONG = [
+    (["--task", "poems"], "--task is 'poems'"),
+    (["--rows", "-3"], "--rows is -3; expected at least 1; --task none"),
+    (["--data", "sst2=x"], "--data is for real data"),
+    (["--judge", "nobody"], "--judge is 'nobody'"),
+    ([*LLAMA, "--judge", "toy"], "--judge toy knows only the toy world"),
+    ([*LLAMA, "--judge", "qa_moderation"], "needs --judge_model"),
+    ([*LLAMA, "--forbidden_set", "poems"], "--forbidden_set is 'poems'"),
+    ([*LLAMA, "--judge", "guard", "--judge_model", "./none"], "./none: no such folder"),
+    ([*TOY, "--adapter", "{toy}/base"], "adapter_config.json"),
+]
+
+
+def test_bad_calls_are_one_line_and_leave_nothing(toy, tmp_path):
+    calls = [[*(part.format(toy=toy) for part in case), "--output", tmp_path / "out.json"] for case, _ in WRONG]
+    for line, (case, message) in zip(attempts("evaluate", calls), WRONG, strict=True):
+        assert message in line, case
     assert list(tmp_path.iterdir()) == []
 
 
