@@ -162,13 +162,13 @@ def test_remarks(tmp_path):
     assert [one.name for one in asked] == ["mmlu", "arc"]
     assert len(notes) == 2
     assert "has a bank of its own" in notes[0]
-    assert "tiny_mmlu: rows without input_formatted" in notes[1]
+    assert "tiny_mmlu: some rows have no input_formatted" in notes[1]
 
 
 @pytest.mark.parametrize(
     ("names", "rows", "message"),
     [
-        (["poems"], rows_of("tiny_arc"), "no benchmark 'poems'; it knows arc"),
+        (["poems"], rows_of("tiny_arc"), "no benchmark 'poems'; expected some of arc"),
         (None, rows_of("tiny_arc", 2), "2 rows, but .* has 3 items of arc"),
         (None, rows_of("tiny_arc", 4), "4 rows, but .* has 3 items of arc"),
         (None, [*rows_of("tiny_arc", 2), {}, *rows_of("tiny_arc", 1)], "line 3: 'choices' is missing"),
@@ -183,5 +183,5 @@ def test_rows_must_be_the_banks_items(tmp_path, names, rows, message):
 
 def test_banks_of_other_things(tmp_path):
     save_bank(bank_of("poems"), tmp_path / "bank.npz")
-    with pytest.raises(InputError, match="holds poems; expected some of hellaswag"):
+    with pytest.raises(InputError, match="has poems; expected some of hellaswag"):
         read_banks(str(tmp_path / "bank.npz"))
