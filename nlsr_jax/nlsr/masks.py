@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nlsr_jax import hardware
+
 GRANULARITIES = ("row", "tensor", "adapter")
 
 
@@ -110,17 +112,6 @@ def mask_tree(scores, sparsity: float):
     return jax.tree.unflatten(structure, parts)
 
 
-def on_host(tree) -> bool:
-    """Whether all leaves are values, not tracers, in the memory of the one CPU device that computes with them."""
-
-    def here(leaf):
-        if isinstance(leaf, jax.core.Tracer):
-            return False
-        return not isinstance(leaf, jax.Array) or len(leaf.sharding.device_set) == 1
-
-    return jax.default_backend() == "cpu" and all(map(here, jax.tree.leaves(tree)))
-
-
 def host_top_mask(scores: np.ndarray, count: int) -> np.ndarray:
     """Mark the ``count`` largest scores as ``top_mask`` does, in the memory of the host.
 
@@ -182,7 +173,7 @@ def mask_layers(scores, sparsity: float, granularity: str = "tensor"):
     Returns:
       Bool tree of the same shapes.
     """
-    way = host_mask_layers if on_host(scores) else _compiled_mask_layers
+    way = host_mask_layers if hardware.selects_on_host(scores) else _compiled_mask_layers
     return way(scores, sparsity, granularity)
 
 
