@@ -8,6 +8,7 @@ import stat
 from typing import Any
 
 from nlsr_jax.errors import InputError
+from nlsr_jax.files.fields import short
 from nlsr_jax.files.limits import LIMITS
 from nlsr_jax.files.paths import expand
 
@@ -69,7 +70,7 @@ def read_json(path: str | os.PathLike, what: str, max_bytes: int = MAX_BYTES, *,
     except UnicodeEncodeError:
         raise InputError(f"{path}: {what} holds half of a surrogate pair, which is no text") from None
     except RepeatedKey as error:
-        raise InputError(f"{path}: {what} holds the key {_short(error.args[0])} twice") from None
+        raise InputError(f"{path}: {what} holds the key {short(error.args[0])} twice") from None
     except json.JSONDecodeError as error:
         raise InputError(
             f"{path}: {what} is not JSON (line {error.lineno}, column {error.colno}: {error.msg})"
@@ -95,11 +96,6 @@ def without_duplicates(pairs: list[tuple[str, Any]]) -> dict:
         counts = collections.Counter(name for name, _ in pairs)
         raise RepeatedKey(next(name for name, count in counts.items() if count > 1))
     return found
-
-
-def _short(text) -> str:
-    shown = repr(text)
-    return shown if len(shown) <= 80 else shown[:77] + "..."
 
 
 def _read_text(path, what, max_bytes):

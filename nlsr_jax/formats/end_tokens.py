@@ -6,7 +6,7 @@ Source: transformers reads ``generation_config.json``, and ``config.json`` where
 import pathlib
 from typing import Any
 
-from nlsr_jax.errors import InputError
+from nlsr_jax.files.fields import unexpected
 from nlsr_jax.files.json_files import read_json_object
 from nlsr_jax.files.paths import exists
 
@@ -31,7 +31,7 @@ def read_end_tokens(folder: pathlib.Path, vocabulary: int) -> tuple[tuple[int, .
     for name, what in FILES.items():
         if not exists(folder / name):
             continue
-        named = _named(read_json_object(folder / name, what).get(FIELD), f"{folder / name}: {FIELD}")
+        named = _named(read_json_object(folder / name, what).get(FIELD), f"{folder / name}")
         found = [token for token in named if token is not None and 0 <= token < vocabulary]
         if left := [token for token in named if token not in found]:
             shown = ", ".join("null" if token is None else str(token)[:40] for token in left[:4])
@@ -50,5 +50,5 @@ def _named(value: Any, where: str) -> list[int | None]:
     entries = value if isinstance(value, list) else [value]
     for entry in entries:
         if entry is not None and (isinstance(entry, bool) or not isinstance(entry, int)):
-            raise InputError(f"{where} is {repr(value)[:80]}; expected a token id or a list of them")
+            raise unexpected(value, FIELD, where, "a token id or a list of them")
     return entries

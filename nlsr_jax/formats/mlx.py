@@ -15,6 +15,7 @@ import numpy as np
 
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.errors import InputError
+from nlsr_jax.files.fields import factor, short, unexpected, whole
 from nlsr_jax.files.safetensors_files import SafetensorsFile
 from nlsr_jax.formats.peft_keys import WRAPPER
 from nlsr_jax.formats.peft_weights import StackedKeys, find_factors
@@ -131,19 +132,12 @@ def _layers(found: StackedKeys):
 def _parameters(value: Any, where: str) -> tuple[int, float]:
     """Return rank and scale."""
     if not isinstance(value, Mapping):
-        raise InputError(
-            f"{where}: lora_parameters is {repr(value)[:80]}; expected rank and scale, as MLX-LM writes it"
-        )
-    rank, scale, alpha = value.get("rank"), value.get("scale"), value.get("alpha")
-    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-        raise InputError(f"{where}: lora_parameters.rank is {repr(rank)[:40]}; expected a whole number from 1")
-    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 1e-30 < abs(scale) < 1e30:
-        raise InputError(
-            f"{where}: lora_parameters.scale is {repr(scale)[:40]}; expected a finite number other than 0"
-        )
+        raise unexpected(value, "lora_parameters", where, "rank and scale, as MLX-LM writes it")
+    rank = whole(value.get("rank"), "lora_parameters.rank", where)
+    scale, alpha = factor(value.get("scale"), "lora_parameters.scale", where), value.get("alpha")
     if alpha is not None and alpha != rank:
         raise InputError(
-            f"{where}: lora_parameters has alpha {repr(alpha)[:40]} beside scale {scale}; versions of early 2024 "
+            f"{where}: lora_parameters has alpha {short(alpha, 40)} beside scale {scale}; versions of early 2024 "
             "multiply scale by alpha / rank, later ones ignore alpha: set scale to what the training used and "
             "remove alpha"
         )

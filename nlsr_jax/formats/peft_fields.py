@@ -6,6 +6,10 @@ is refused by name, because it may change what the weights mean.
 """
 
 import re
+from collections.abc import Mapping
+from typing import Any
+
+from nlsr_jax.files.fields import unexpected
 
 PLAIN = (
     "merge it into its base with PEFT's merge_and_unload and take the result as a full model, or extract a plain "
@@ -76,3 +80,15 @@ def is_inert(name: str) -> bool:
 def advice(name: str) -> str:
     """Return what the owner of a finished adapter can do about a field that cannot be represented."""
     return _ADVICE.get(name, PLAIN)
+
+
+def read_flag(config: Mapping[str, Any], name: str, where: str) -> bool:
+    """Return a field that is on or off; PEFT takes 1 and 0 too.
+
+    Raises:
+      InputError: it holds anything else.
+    """
+    value = config.get(name)
+    if value not in (None, True, False):
+        raise unexpected(value, name, where, "true or false")
+    return bool(value)
