@@ -3,19 +3,18 @@
 import collections
 import json
 import os
+import pathlib
 import re
-import stat
 from typing import Any
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.fields import short
 from nlsr_jax.files.limits import LIMITS
-from nlsr_jax.files.paths import expand
+from nlsr_jax.files.paths import check_file, check_start, expand, unreadable
 
 MAX_BYTES = LIMITS.json_bytes
 MAX_DEPTH = LIMITS.json_depth
 
-_LFS = b"version https://git-lfs"
 _TOKENS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -98,27 +97,15 @@ def without_duplicates(pairs: list[tuple[str, Any]]) -> dict:
     return found
 
 
-def _read_text(path, what, max_bytes):
+def _read_text(path: pathlib.Path, what: str, max_bytes: int) -> str:
+    size = check_file(path, f"the {what}")
+    if size > max_bytes:
+        raise InputError(f"{path}: {what} has {size} bytes; expected at most {max_bytes}")
     try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise InputError(f"{path}: is a folder; expected the {what} file")
-        if not stat.S_ISREG(status.st_mode):
-            # Reading a pipe that nobody writes to would wait for ever.
-            raise InputError(f"{path}: is not a regular file; expected the {what}")
-        if status.st_size > max_bytes:
-            raise InputError(f"{path}: {what} has {status.st_size} bytes; expected at most {max_bytes}")
         data = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; expected the {what}") from None
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
-    if not data.strip():
-        raise InputError(f"{path}: {what} is empty")
-    if data.startswith(_LFS):
-        raise InputError(f"{path}: a Git-LFS pointer, not the {what}; run 'git lfs pull'")
+    except OSError as error:
+        raise unreadable(path, error) from error
+    check_start(data, path, f"the {what}")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

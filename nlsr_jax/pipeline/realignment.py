@@ -16,7 +16,8 @@ from nlsr_jax.adapter import Adapter, layer_indices, module_names
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.apart import Inputs
 from nlsr_jax.files.digests import sha256
-from nlsr_jax.files.output import check_free, copy_digested, whole_directory, write_text
+from nlsr_jax.files.large_file import copy_digested
+from nlsr_jax.files.output import check_free, whole_directory, write_text
 from nlsr_jax.formats import record as records
 from nlsr_jax.formats.checkpoint import save_checkpoint
 from nlsr_jax.formats.mask_files import FILE as MASKS_FILE

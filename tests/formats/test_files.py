@@ -72,8 +72,8 @@ def narrow_layer_1(tensors):
     ("break_it", "message"),
     [
         (lambda f: (f / WEIGHTS).unlink(), "adapter_model.safetensors is missing"),
-        (lambda f: (f / WEIGHTS).write_bytes(b""), "the file is empty"),
-        (lambda f: (f / WEIGHTS).write_bytes(LFS), "a Git-LFS pointer, not the weights"),
+        (lambda f: (f / WEIGHTS).write_bytes(b""), "is empty; expected safetensors weights"),
+        (lambda f: (f / WEIGHTS).write_bytes(LFS), "a Git-LFS pointer, not safetensors weights"),
         (lambda f: (f / WEIGHTS).write_bytes(b"PK\x03\x04rest"), "a pickle, not safetensors"),
         (lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:-9]), "truncated or damaged"),
         (lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes() + b"x"), "truncated or damaged"),
