@@ -1,4 +1,4 @@
-"""Strict reading of JSON from files that others wrote."""
+"""Strict reading of JSON files that others wrote."""
 
 import collections
 import json
@@ -44,7 +44,7 @@ def read_json(path: str | os.PathLike, what: str, max_bytes: int = MAX_BYTES, *,
 
     Args:
       path, what, max_bytes: see ``read_json_object``.
-      allow_nan: accept NaN and Infinity, which Python writes, in values that nobody reads.
+      allow_nan: accept NaN and Infinity, which Python writes, in values that are not used.
 
     Returns:
       The value.
@@ -59,7 +59,7 @@ def read_json(path: str | os.PathLike, what: str, max_bytes: int = MAX_BYTES, *,
     def refuse_constant(name):
         if allow_nan:
             return float(name)
-        raise InputError(f"{path}: {what} holds {name}, which is not JSON")
+        raise InputError(f"{path}: {what} holds {name}, which JSON does not allow")
 
     try:
         value = json.loads(text, parse_constant=refuse_constant, object_pairs_hook=without_duplicates)
@@ -67,7 +67,7 @@ def read_json(path: str | os.PathLike, what: str, max_bytes: int = MAX_BYTES, *,
             json.dumps(value, ensure_ascii=False).encode()
         return value
     except UnicodeEncodeError:
-        raise InputError(f"{path}: {what} holds half of a surrogate pair, which is no text") from None
+        raise InputError(f"{path}: {what} holds half of a surrogate pair, which is not valid text") from None
     except RepeatedKey as error:
         raise InputError(f"{path}: {what} holds the key {short(error.args[0])} twice") from None
     except json.JSONDecodeError as error:
@@ -81,14 +81,14 @@ def read_json(path: str | os.PathLike, what: str, max_bytes: int = MAX_BYTES, *,
 
 
 class RepeatedKey(ValueError):
-    """An object of a JSON text has a key, the argument, twice."""
+    """A JSON object has a key twice; the argument is the key."""
 
 
 def without_duplicates(pairs: list[tuple[str, Any]]) -> dict:
-    """Make an object of its pairs, for ``json.loads``.
+    """Return an object from its pairs; a hook for ``json.loads``.
 
     Raises:
-      RepeatedKey: a key that is there twice; which one counts differs from reader to reader.
+      RepeatedKey: a key appears twice; readers differ in which one counts.
     """
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -113,7 +113,7 @@ def _read_text(path: pathlib.Path, what: str, max_bytes: int) -> str:
 
 
 def _check_nesting(text, path, what):
-    """Refuse deep nesting before the parser recurses, and too many parts; strings are skipped whole."""
+    """Refuse deep nesting before the parser recurses, and too many lists and objects; skip strings."""
     depth = count = 0
     for token in _TOKENS.finditer(text):
         first = text[token.start()]
@@ -121,9 +121,7 @@ def _check_nesting(text, path, what):
             depth += 1
             count += 1
             if depth > MAX_DEPTH:
-                raise InputError(
-                    f"{path}: {what} is not JSON that is read; it nests deeper than {MAX_DEPTH} levels"
-                )
+                raise InputError(f"{path}: {what} nests deeper than {MAX_DEPTH} levels, which is not supported")
             if count > LIMITS.json_containers:
                 raise InputError(f"{path}: {what} has more than {LIMITS.json_containers} lists and objects")
         elif first in "]}":

@@ -9,14 +9,14 @@ from nlsr_jax.files.digests import sha256
 
 
 class LargeFile:
-    """A file written mostly front to back: digested on the way, brought to the disk piece by piece.
+    """A file that is written mostly in order, digested on the way and flushed to the disk piece by piece.
 
-    What is on the disk is let go of from memory, so that many gigabytes neither fill the page cache nor are
-    read again for their digest. The disk takes a piece while the next one is written.
+    Flushed pieces leave the page cache, so that many gigabytes do not fill it and need not be read again for their
+    digest. The disk writes one piece while the next one is made.
 
     Args:
-      path: the file; what it holds is lost.
-      size: its size to be, in bytes.
+      path: the file; its content is lost.
+      size: its final size in bytes.
 
     Raises:
       OSError: the disk is full or the file cannot be written.
@@ -40,7 +40,7 @@ class LargeFile:
             raise
 
     def write(self, data, offset: int | None = None) -> None:
-        """Write bytes at ``offset``, by default behind what was written last."""
+        """Write bytes at ``offset``, by default after the latest ones."""
         left = memoryview(data)
         if offset is not None and offset != self._place:
             self._in_order = False
@@ -56,12 +56,12 @@ class LargeFile:
                 self._settle()
 
     def _settle(self) -> None:
-        """Have the disk take what has been written; raise what went wrong with the piece before."""
+        """Start to flush what has been written; raise the error of the piece before."""
         self._wait()
-        self._settling = self._pool.submit(self._bring_to_disk)
+        self._settling = self._pool.submit(self._flush)
         self._unsettled = 0
 
-    def _bring_to_disk(self) -> None:
+    def _flush(self) -> None:
         handle = self._file.fileno()
         os.fsync(handle)
         if hasattr(os, "posix_fadvise"):
@@ -73,7 +73,7 @@ class LargeFile:
             settling.result()
 
     def close(self) -> None:
-        """Bring the rest to the disk and close the file."""
+        """Flush the rest and close the file."""
         if not self._file.closed:
             try:
                 self._settle()

@@ -90,7 +90,7 @@ def _check_taken(path: pathlib.Path, overwrite: bool, foreign: Foreign) -> None:
 
 
 def _check_place(path: pathlib.Path) -> None:
-    """Refuse a place that cannot be written to, before anything costly is done for it."""
+    """Refuse a place that cannot be written to, before any costly work."""
     folder = next((parent for parent in path.absolute().parents if parent.exists()), path)
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise InputError(f"{path}: {folder} is not a folder that can be written to; name another output")
@@ -163,7 +163,7 @@ def whole_file(
 def _whole(
     path: str | os.PathLike, check: Callable[[Any], pathlib.Path], name: str | None, put: Callable
 ) -> Iterator[pathlib.Path]:
-    """Yield a place for the output, of this name or its own, and put what is there into its place at the end."""
+    """Yield a temporary path with this name, or the output's; at the end put what is there into its place."""
     path = check(path)
     try:
         with scratch(path) as place:
@@ -176,7 +176,7 @@ def _whole(
 
 
 def _put(put: Callable, new: pathlib.Path, path: pathlib.Path) -> None:
-    """Give ``new`` its place, in which another process may have put an output since the check."""
+    """Put ``new`` into its place; another process may have put an output there since the check."""
     try:
         put(new, path)
     except OSError as error:

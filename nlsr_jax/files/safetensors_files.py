@@ -1,4 +1,4 @@
-"""Safetensors files, opened with every way in which they can be bad told apart, and written in pieces."""
+"""Safetensors files: opened with a clear message for each way in which one can be bad, and written in pieces."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Values that come from outside, brought to the type of what they set, or refused in one line."""
+"""Convert values from outside to the type of the setting, or refuse them in one line."""
 
 import sys
 import types

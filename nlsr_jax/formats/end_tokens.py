@@ -22,10 +22,10 @@ def read_end_tokens(folder: pathlib.Path, vocabulary: int) -> tuple[tuple[int, .
       vocabulary: how many tokens the model has.
 
     Returns:
-      The ``eos_token_id`` of the first of ``FILES`` that names any, and notes on entries that are no token.
+      The ``eos_token_id`` of the first of ``FILES`` that names any, and notes on entries that are not tokens.
 
     Raises:
-      InputError: a file that cannot be read, or an ``eos_token_id`` that is no token id and no list of them.
+      InputError: a file that cannot be read, or an ``eos_token_id`` that is not a token id or a list of them.
     """
     notes: list[str] = []
     for name, what in FILES.items():
@@ -36,7 +36,7 @@ def read_end_tokens(folder: pathlib.Path, vocabulary: int) -> tuple[tuple[int, .
         if left := [token for token in named if token not in found]:
             shown = ", ".join("null" if token is None else str(token)[:40] for token in left[:4])
             notes.append(
-                f"{folder / name}: {FIELD} holds {shown}, which the vocabulary of {vocabulary} has not; left out"
+                f"{folder / name}: {FIELD} holds {shown}, not in the vocabulary of {vocabulary}; left out"
             )
         if found:
             return tuple(dict.fromkeys(found)), notes

@@ -1,7 +1,7 @@
-"""The LoRA part of PEFT's ``adapter_config.json``: what it means, or why it cannot be represented.
+"""The LoRA part of PEFT's ``adapter_config.json``: what it means, or why it is not supported.
 
-Unknown fields that are off (null, false, 0 or empty) are ignored, unknown fields that are on are refused by
-name: a field that this version does not know may change what the weights mean.
+Unknown fields that are off (null, false, 0 or empty) are ignored. Unknown fields that are on are refused by name,
+because a field that this version does not know may change what the weights mean.
 
 Source: PEFT's ``LoraConfig`` and its matching rules for modules and patterns.
 """
@@ -123,9 +123,9 @@ def _check_kind(config, where):
 
 
 def notes_of_kind(config: dict) -> list[str]:
-    """Return what a config says of its model that the tensors do not bear out, one line each.
+    """Return one line for each statement of a config about its model that the tensors contradict.
 
-    The tensors decide: plain factors of decoder layers are read as what they are, whatever the config calls them.
+    The tensors decide: plain factors of decoder layers are read as such, whatever the config calls them.
 
     Args:
       config: a config that ``parse_adapter_config`` accepts, of a file that holds plain factors alone.
@@ -175,8 +175,8 @@ def _check_init(init, where):
                 f"{PLAIN}"
             )
     raise InputError(
-        f"{where}: init_lora_weights is {short(init)}, which is not known to leave the base as it is; set it to "
-        "true if it did"
+        f"{where}: init_lora_weights is {short(init)}, which may change the base weights; set it to "
+        "true if it left them unchanged"
     )
 
 

@@ -1,4 +1,4 @@
-"""What ``adapter_config.json`` says of tensors that are no LoRA factors: modules trained whole, rows of tokens."""
+"""Fields of ``adapter_config.json`` about tensors that are not LoRA factors: whole modules and rows of tokens."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from nlsr_jax.formats.peft_fields import read_flag
 
 
 class Extras(NamedTuple):
-    """The fields that PEFT needs for tensors that are no factors.
+    """The fields that PEFT needs for tensors that are not factors.
 
     Attributes:
       saved: ``modules_to_save``; a module is trained whole if its path ends with one of them.
@@ -22,7 +22,7 @@ class Extras(NamedTuple):
     tying: bool = False
 
     def saves(self, module: str) -> bool:
-        """Whether PEFT trains the module at this path whole; its rule looks at no dots."""
+        """Say whether PEFT trains the whole module at this path; its rule ignores dots."""
         return module.endswith(self.saved) if self.saved else False
 
 

@@ -1,7 +1,7 @@
-"""Every field of ``adapter_config.json`` by what it does to the forward pass: the one list of what may be ignored.
+"""The fields of ``adapter_config.json`` by their effect on the forward pass: the one list of what may be ignored.
 
-Decided by PEFT's source (``LoraConfig``, the LoRA layers and their variants). A field is inert where a finished
-adapter computes the same whatever it holds. A field that stands in no list and is on (not null, false, 0 or empty)
+The lists follow PEFT's source (``LoraConfig``, the LoRA layers and their variants). A field is inert if a finished
+adapter computes the same with any value of it. A field that is in no list and is on (not null, false, 0 or empty)
 is refused by name, because it may change what the weights mean.
 """
 
@@ -15,7 +15,7 @@ PLAIN = (
     "merge it into its base with PEFT's merge_and_unload and take the result as a full model, or extract a plain "
     "LoRA from (merged weights - base weights) by a truncated SVD"
 )
-"""What the owner of a finished adapter can do that is not plain LoRA."""
+"""What the owner of an adapter that is not plain LoRA can do."""
 
 READ = (
     *("peft_type", "task_type", "auto_mapping", "init_lora_weights", "bias"),
@@ -23,7 +23,7 @@ READ = (
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
     *("modules_to_save", "trainable_token_indices", "ensure_weight_tying"),
 )
-"""Fields that are read: their meaning is checked where they are."""
+"""Fields that are read and checked."""
 
 INERT = (
     # Where the adapter came from and how it is to be loaded.
@@ -47,7 +47,7 @@ REASONS = {
     "use_dora": "DoRA rescales the base weights, which factors alone cannot hold",
     "lora_bias": "a bias of the factors cannot be held",
     "layer_replication": "replicated layers change the base model",
-    "target_parameters": "adapted bare parameters are no linear layers",
+    "target_parameters": "adapted bare parameters are not linear layers",
     "use_qalora": "QA-LoRA pools the inputs",
     "alora_invocation_tokens": "activated LoRA depends on the position of a token",
     "use_bdlora": "block-diagonal factors are not plain LoRA",
@@ -69,7 +69,7 @@ _ADVICE = {
 
 
 def is_inert(name: str) -> bool:
-    """Say whether a field may be ignored: a listed one, or a learning rate under whatever name.
+    """Say whether a field may be ignored: a listed one, or a learning rate under any name.
 
     >>> [is_inert(name) for name in ("lora_dropout", "loraplus_lr_ratio", "some_new_option")]
     [True, True, False]
