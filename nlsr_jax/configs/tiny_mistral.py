@@ -17,7 +17,7 @@ ARCHITECTURE = (
 
 
 def get_config():
-    """Return the study: the recipe of the tiny one, whatever comes of it."""
+    """Return the study: the tiny recipe, not tuned for this base."""
     config = tiny.get_config()
     pretraining = dataclasses.replace(config.pretraining, architecture=ARCHITECTURE)
     base = tiny.ROOT / "checkpoints" / "tiny-mistral" / "base"

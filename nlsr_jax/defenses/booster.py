@@ -1,7 +1,7 @@
-"""Booster: train so that a step on harmful data lowers its loss less.
+"""Booster: train so that a step on harmful data reduces the harmful loss less.
 
 Source: Huang et al., Booster, 2024 (arXiv 2409.01586): the gradient
-``∇f(w) + λ [∇h(w) − ∇h(w − α ∇h(w) / ‖∇h(w)‖)]`` of the loss f on safe and h on harmful rows.
+``∇f(w) + λ [∇h(w) − ∇h(w − α ∇h(w) / ‖∇h(w)‖)]``, with loss f on safe rows and h on harmful rows.
 """
 
 import dataclasses
@@ -15,12 +15,12 @@ from nlsr_jax.training.losses import Rows
 from nlsr_jax.training.methods import TextPairs, mean_loss, text_rows
 
 SAFE, HARMFUL = 0, 1
-"""Texts of a row."""
+"""Texts per row."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Booster(TextPairs):
-    """Settings of the method.
+    """Booster's settings.
 
     Attributes:
       strength: λ.
@@ -32,7 +32,7 @@ class Booster(TextPairs):
     whole_batch: ClassVar[bool] = True
 
     def gradient(self, forward, settings):
-        """Return the gradient of three passes."""
+        """Return the gradient function, which makes three passes."""
         value_and_grad = jax.value_and_grad(mean_loss(forward, settings), has_aux=True)
 
         def gradient(trainable, frozen, rows: Rows, weights, step):

@@ -35,9 +35,7 @@ def read_end_tokens(folder: pathlib.Path, vocabulary: int) -> tuple[tuple[int, .
         found = [token for token in named if token is not None and 0 <= token < vocabulary]
         if left := [token for token in named if token not in found]:
             shown = ", ".join("null" if token is None else str(token)[:40] for token in left[:4])
-            notes.append(
-                f"{folder / name}: {FIELD} holds {shown}, not in the vocabulary of {vocabulary}; left out"
-            )
+            notes.append(f"{folder / name}: {FIELD} holds {shown}, not in the vocabulary of {vocabulary}; left out")
         if found:
             return tuple(dict.fromkeys(found)), notes
     return (), notes

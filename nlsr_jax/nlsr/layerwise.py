@@ -1,4 +1,4 @@
-"""Apply one function to every layer of stacked arrays, a bounded number of bytes at a time."""
+"""Apply a function to each layer of stacked arrays, with bounded memory per step."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from nlsr_jax import hardware
 from nlsr_jax.adapter import PerModule, module_names
 
 CHUNK_BYTES = 2**24
-"""Layers are batched up to this size: small stacks run as one vmap, large ones stay in cache."""
+"""Maximum bytes per batch of layers: small stacks run as one vmap, large ones stay in cache."""
 
 
 def map_layers(function: Callable, *stacks, chunk_bytes: int = CHUNK_BYTES, factorises: bool = False):
@@ -17,8 +17,8 @@ def map_layers(function: Callable, *stacks, chunk_bytes: int = CHUNK_BYTES, fact
     Args:
       function: takes one layer of each tree and returns a tree.
       *stacks: trees whose leaves all have the same leading axis.
-      chunk_bytes: how many bytes of input one step of the loop may take.
-      factorises: the function calls matrix factorisations (QR, SVD, Cholesky, solve); see
+      chunk_bytes: maximum bytes of input per step of the loop.
+      factorises: whether the function calls matrix factorisations (QR, SVD, Cholesky, solve); see
         ``hardware.factorises_one_by_one``.
 
     Returns:
@@ -41,11 +41,11 @@ def map_layers(function: Callable, *stacks, chunk_bytes: int = CHUNK_BYTES, fact
 
 
 def map_modules(function: Callable, *trees, factorises: bool = False) -> PerModule:
-    """Apply ``function`` to every layer of every module and return ``{module: stacked result}``.
+    """Apply ``function`` to each layer of each module and return ``{module: stacked result}``.
 
     Args:
       function: takes one layer of each tree's module and returns a tree.
-      *trees: per-module trees with stacked leaves; the first decides the modules.
+      *trees: per-module trees with stacked leaves; the first determines the modules.
       factorises: see ``map_layers``.
     """
     return {

@@ -1,4 +1,4 @@
-"""Similarity of two adapters through their safety-critical entries.
+"""Similarity of two adapters on their safety-critical entries.
 
 ``⟨B₁A₁, B₂A₂⟩_F = Σ (B₁ᵀB₂) ∘ (A₁A₂ᵀ)``: r²(d+k) operations, the d × k products are never formed.
 
@@ -18,12 +18,12 @@ from nlsr_jax.nlsr.layerwise import map_layers
 from nlsr_jax.nlsr.statistics import matmul
 
 _SOUND = 1e12
-"""Between its inverse and it, the squared norms of factors leave room for their products in float32."""
+"""If squared norms of factors lie between the inverse of this and this, their products fit into float32."""
 _CONTRACTED = {"a": 1, "b": 0}
 
 
 def is_sound(squares: jax.Array) -> jax.Array:
-    """Whether products of these squared norms ``[n]`` neither over- nor underflow in float32; a bool scalar."""
+    """Return whether products of these squared norms ``[n]`` neither over- nor underflow in float32; bool."""
     return jnp.all((squares > 1 / _SOUND) & (squares < _SOUND))
 
 
@@ -36,15 +36,15 @@ def scale_factor(factor):
 
 
 def _products(prepare, leaves, axis: int):
-    """``⟨x, x⟩``, ``⟨y, y⟩``, ``⟨x, y⟩`` over ``axis`` of the factors ``x, y = prepare(*leaves)``, each [r, r]."""
+    """Return ``⟨x, x⟩``, ``⟨y, y⟩``, ``⟨x, y⟩`` over ``axis`` of ``x, y = prepare(*leaves)``, all [r, r]."""
 
     def whole(*parts):
-        # Each factor enters two products: the barrier keeps its masking from being done twice.
+        # Each factor enters two products: the barrier prevents masking it twice.
         x, y = jax.lax.optimization_barrier(tuple(leaf.astype(jnp.float32) for leaf in prepare(*parts)))
         if axis == 1:
             return [matmul(one, other.T) for one, other in ((x, x), (y, y), (x, y))]
         turned = x.T, y.T
-        if count > 1:  # turned once, not anew for every product
+        if count > 1:  # transpose once instead of for every product
             turned = jax.lax.optimization_barrier(turned)
         return [matmul(one, other) for one, other in ((turned[0], x), (turned[1], y), (turned[0], y))]
 
@@ -58,15 +58,15 @@ def _products(prepare, leaves, axis: int):
         parts = [jax.lax.dynamic_slice_in_dim(leaf, number * piece, piece, axis) for leaf in leaves]
         return jax.tree.map(jnp.add, sums, whole(*parts))
 
-    # What is left over after whole pieces comes first.
+    # The remainder after the whole pieces comes first.
     rest = [jax.lax.slice_in_dim(leaf, count * piece, size, axis=axis) for leaf in leaves]
     return jax.lax.fori_loop(0, count, add, whole(*rest))
 
 
 def _cosine(prepare, *layers):
-    """Cosine of the products of two layers, 0 where one of them is zero; whether that is so; whether it is sound.
+    """Return the cosine of two layers' products (0 if one is zero), whether one is zero, and whether it is sound.
 
-    It is sound where no product over- or underflows.
+    Sound means that no product over- or underflows.
     """
     found = {f: _products(prepare, [layer[f] for layer in layers], axis) for f, axis in _CONTRACTED.items()}
     square, other_square, inner = (jnp.sum(b * a) for b, a in zip(found["b"], found["a"], strict=True))
@@ -78,7 +78,7 @@ def _cosine(prepare, *layers):
 
 
 def _cosines(prepare, *trees) -> tuple[PerModule, PerModule]:
-    """Cosines of the pairs of factors that ``prepare`` makes of leaves, and whether one of a pair is zero.
+    """Return cosines of the pairs of factors that ``prepare`` makes from leaves, and whether one of a pair is zero.
 
     Factors are scaled first only in modules where something would over- or underflow.
     """
@@ -117,10 +117,10 @@ def masked_cosine(reference: Adapter, finetuned: Adapter, masks) -> tuple[PerMod
 
 @jax.jit
 def product_cosine(first: Adapter, second: Adapter) -> PerModule:
-    """Return the cosine of the weight updates ``B A`` of two adapters, per module; 0 where one is zero.
+    """Return the cosine of the weight updates ``B A`` of two adapters, per module; 0 if one is zero.
 
     Args:
-      first, second: adapters of the same modules and layers; their ranks may differ.
+      first, second: adapters with the same modules and layers; their ranks may differ.
 
     Returns:
       ``{module: [L]}`` float32 in [−1, 1].
@@ -148,7 +148,7 @@ def check_masks(adapter: Adapter, masks, name: str = "masks") -> None:
 def similarity(reference: Adapter, finetuned: Adapter, masks) -> PerModule:
     """Return S_j, the cosine of the masked products of reference and fine-tuned, per module.
 
-    ``S_j = ⟨W'_e, W'_t⟩_F / (‖W'_e‖_F ‖W'_t‖_F)`` with ``W' = (M_B∘B)(M_A∘A)``; 0 where a norm is 0.
+    ``S_j = ⟨W'_e, W'_t⟩_F / (‖W'_e‖_F ‖W'_t‖_F)`` with ``W' = (M_B∘B)(M_A∘A)``; 0 if a norm is 0.
 
     Args:
       reference: W_e, factors ``a [L, r, k]`` and ``b [L, d, r]``.
@@ -159,7 +159,7 @@ def similarity(reference: Adapter, finetuned: Adapter, masks) -> PerModule:
       ``{module: [L]}`` float32 in [−1, 1].
 
     Raises:
-      InputError: the adapters or masks do not fit each other.
+      InputError: if the adapters or masks do not match.
     """
     check_same_structure(reference, finetuned, ("reference", "fine-tuned"))
     check_masks(reference, masks)

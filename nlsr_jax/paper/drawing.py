@@ -1,6 +1,6 @@
-"""Draws the figures. Each function takes what ``figures`` gathers and returns a matplotlib figure.
+"""Draw the figures. Each function takes the data that ``figures`` gathers and returns a matplotlib figure.
 
-Matplotlib through its object interface alone, inside ``nlsr_jax.report.svg.drawing``.
+Matplotlib is used only through its object interface, inside ``nlsr_jax.report.svg.drawing``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ def _curve(axes, x, y, index: int, label: str, spread=None) -> None:
 
 
 def _scheme(boxes: Sequence[tuple[float, float, str]], arrows: Sequence[tuple[int, int, str]], height: float):
-    """Boxes at ``(x, y)`` in [0, 1] with words, and arrows between them with words."""
+    """Draw boxes with text at ``(x, y)`` in [0, 1], and arrows with text between them."""
     figure = new_figure(height)
     axes = figure.add_subplot()
     axes.set_axis_off()
@@ -55,7 +55,7 @@ def _scheme(boxes: Sequence[tuple[float, float, str]], arrows: Sequence[tuple[in
 
 
 def draw_setting(data: Mapping[str, Any]):
-    """What happens to a model in fine-tuning as a service, with the measured scores."""
+    """Draw what happens to a model in fine-tuning as a service, with the measured scores."""
 
     def words(title: str, name: str) -> str:
         row = data[name]
@@ -79,7 +79,7 @@ def draw_setting(data: Mapping[str, Any]):
 
 
 def draw_method(data: Mapping[str, Any]):
-    """The three steps of the method."""
+    """Draw the three steps of the method."""
     boxes = [
         (0.10, 0.80, "weak adapter W₀"),
         (0.10, 0.22, "aligned adapter Wₐ"),
@@ -96,7 +96,7 @@ def draw_method(data: Mapping[str, Any]):
 
 
 def draw_broken(data: Mapping[str, Any]):
-    """Share of modules below a similarity, by objective; and the similarity by layer."""
+    """Draw the share of modules below a similarity by objective, and the similarity by layer."""
     figure = new_figure(5.6)
     grid = figure.add_gridspec(2, 3)
     places = [grid[0, 0], grid[0, 1], grid[1, 0], grid[1, 1]]
@@ -118,7 +118,7 @@ def draw_broken(data: Mapping[str, Any]):
 
 
 def draw_agreement(data: Mapping[str, Any]):
-    """Agreement of the methods on damaged modules, and on kept entries; and what transplanting these gains."""
+    """Draw the agreement of the methods on damaged modules and kept entries, and the gain of these entries."""
     figure, (left, right, last) = _panels(3, 4.6)
     names = [_METHODS.get(name, name) for name in data["methods"]]
     parts = (("agreement", "modules on which\ntwo methods agree"), ("overlap", "kept entries\nin common"))
@@ -142,7 +142,7 @@ def draw_agreement(data: Mapping[str, Any]):
 
 
 def _scores(axes, x, series: Mapping[str, Mapping[str, np.ndarray]], xlabel: str, title: str = "") -> None:
-    """Curves ``[x, seeds]`` by label as mean and standard deviation."""
+    """Draw curves ``[x, seeds]`` by label as mean and standard deviation."""
     for i, (label, found) in enumerate(series.items()):
         values = np.asarray(found)
         _curve(axes, x, values.mean(1), i, label, values.std(1))
@@ -151,7 +151,7 @@ def _scores(axes, x, series: Mapping[str, Mapping[str, np.ndarray]], xlabel: str
 
 
 def draw_amplification(data: Mapping[str, Any]):
-    """Scores over β."""
+    """Draw the scores over β."""
     figure, panels = _panels(2, 3.6)
     for axes, (title, part) in zip(panels, data["parts"].items(), strict=True):
         names = {"hs": "HS", "fa": "FA", "over_refusal": "over-refusal"}
@@ -161,7 +161,7 @@ def draw_amplification(data: Mapping[str, Any]):
 
 
 def draw_gain(data: Mapping[str, Any]):
-    """HS and FA with and without amplification over the sparsity."""
+    """Draw HS and FA with and without amplification over the sparsity."""
     figure, panels = _panels(2, 3.6)
     for axes, (score, name) in zip(panels, (("hs", "HS"), ("fa", "FA")), strict=True):
         series = {f"β {beta}": data["parts"][beta][score] for beta in data["parts"]}
@@ -174,7 +174,7 @@ def draw_gain(data: Mapping[str, Any]):
 
 
 def draw_sparsity(data: Mapping[str, Any]):
-    """All scores over the sparsity, by task."""
+    """Draw all scores over the sparsity, by task."""
     figure, panels = _panels(3, 3.4)
     names = {"hs": "HS", "fa": "FA", "over_refusal": "over-refusal"}
     for axes, (task, part) in zip(panels, data["tasks"].items(), strict=True):
@@ -185,7 +185,7 @@ def draw_sparsity(data: Mapping[str, Any]):
 
 
 def _bars(axes, groups: Sequence[str], series: Mapping[str, Any], ylabel: str) -> None:
-    """Bars ``[groups, seeds]`` by label, with the standard deviation."""
+    """Draw bars ``[groups, seeds]`` by label, with the standard deviation."""
     width = 0.8 / len(series)
     for i, (label, values) in enumerate(series.items()):
         values = np.asarray(values)
@@ -202,7 +202,7 @@ def _legend_above(axes) -> None:
 
 
 def draw_layers(data: Mapping[str, Any]):
-    """HS and FA where some decoder layers alone are repaired."""
+    """Draw HS and FA for repairs of only some decoder layers."""
     figure, panels = _panels(2, 3.6)
     for axes, (score, name) in zip(panels, (("hs", "HS"), ("fa", "FA")), strict=True):
         _bars(axes, data["ranges"], {task: data["tasks"][task][score] for task in data["tasks"]}, f"{name}, %")
@@ -212,7 +212,7 @@ def draw_layers(data: Mapping[str, Any]):
 
 
 def draw_clean(data: Mapping[str, Any]):
-    """HS and answers to harmless requests after fine-tuning on clean rows."""
+    """Draw HS and answered harmless requests after fine-tuning on clean rows."""
     figure, panels = _panels(2, 3.6)
     names = {"hs": "HS, %", "benign_answered": "harmless requests answered, %"}
     for axes, (score, name) in zip(panels, names.items(), strict=True):
@@ -223,7 +223,7 @@ def draw_clean(data: Mapping[str, Any]):
 
 
 def draw_topics(data: Mapping[str, Any]):
-    """HS by topic before and after the repair."""
+    """Draw HS by topic before and after the repair."""
     figure, (axes,) = _panels(1, 3.8)
     _bars(axes, data["topics"], data["models"], "HS, %")
     axes.tick_params(axis="x", rotation=45)
@@ -233,7 +233,7 @@ def draw_topics(data: Mapping[str, Any]):
 
 
 def draw_inside(data: Mapping[str, Any]):
-    """Probes on the hidden states, and where the kept entries are."""
+    """Draw the probes on the hidden states, and the positions of the kept entries."""
     figure, panels = _panels(3, 4.4)
     names = {"aligned": "aligned", "finetuned": "fine-tuned", "nlsr": "realigned"}
     for i, (model, label) in enumerate(names.items()):

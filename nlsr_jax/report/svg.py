@@ -1,4 +1,4 @@
-"""Draw figures as inline SVG: the same bytes every time, and no global state touched for good."""
+"""Draw figures as inline SVG, with deterministic bytes and without lasting changes to global state."""
 
 import contextlib
 import io
@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 INK = "#1a2b3c"
-"""Colour of text, axes and ticks while drawing; in the SVG it becomes the colour of the page's text."""
+"""Colour of text, axes and ticks while drawing; the SVG uses the page's text colour instead."""
 
 _STYLE = {
     "axes.edgecolor": INK,
@@ -18,7 +18,7 @@ _STYLE = {
     "font.sans-serif": ["DejaVu Sans"],
     "legend.frameon": False,
     "legend.fontsize": "small",
-    "svg.fonttype": "none",  # text stays text: it can be searched, copied and read aloud
+    "svg.fonttype": "none",  # keep text as text: it can be searched, copied and read aloud
     "svg.hashsalt": "nlsr_jax",
     "text.color": INK,
     "text.parse_math": False,
@@ -30,7 +30,7 @@ _NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 @contextlib.contextmanager
 def drawing() -> Iterator[None]:
-    """Use matplotlib's own defaults and the page's style inside the block, whatever the user has set."""
+    """Use matplotlib's defaults and the page's style inside the block, regardless of the user's settings."""
     import matplotlib
 
     with matplotlib.rc_context():
@@ -51,13 +51,13 @@ def to_svg(figure, name: str, label: str) -> str:
 
     Args:
       figure: drawn inside ``drawing()``; call this inside it too.
-      name: prefix of all ids, so that several figures can stand in one page.
-      label: what a screen reader says; plain text without markup.
+      name: prefix of all ids, so that a page can contain several figures.
+      label: text for screen readers; plain text without markup.
     """
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     file = io.StringIO()
-    # ``savefig`` gives the same, and lays everything out once more before.
+    # ``savefig`` gives the same result, but computes the layout once more before.
     FigureCanvasSVG(figure).print_svg(file, metadata=_NO_METADATA)
     text = file.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")

@@ -1,6 +1,6 @@
 """The five alignment objectives as pure functions of log-probabilities.
 
-Conventions as TRL's: DPO and KTO take sums over the response's tokens (its end token included), ORPO and
+Conventions as in TRL: DPO and KTO take sums over the response's tokens (its end token included), ORPO and
 SimPO take means. Axis legend: B rows, T positions.
 """
 
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 _NEAR_ZERO = -0.6931471805599453
 _CERTAIN = -(2.0**-23)
-"""The log-probability nearest to certain that float32 tells from it, whose odds are still finite."""
+"""The largest float32 log-probability below 0, whose odds are still finite."""
 
 
 def log1mexp(x: jax.Array) -> jax.Array:
@@ -18,7 +18,7 @@ def log1mexp(x: jax.Array) -> jax.Array:
     Source: Mächler, Accurately computing log(1 − exp(−|a|)), 2012.
     """
     near = x > _NEAR_ZERO
-    # Both branches see harmless values where they are not taken, so that no gradient is NaN.
+    # Each branch gets harmless values where it is not selected, so that no gradient is NaN.
     return jnp.where(
         near, jnp.log(-jnp.expm1(jnp.where(near, x, -1.0))), jnp.log1p(-jnp.exp(jnp.where(near, -1.0, x)))
     )

@@ -44,7 +44,7 @@ def test_topics_equal_a_loop():
     assert len(found) == 5
 
 
-@pytest.mark.parametrize(("topics", "words"), [([["a"]], "1 lists of topics for 2"), (["ab", "cd"], "one text")])
+@pytest.mark.parametrize(("topics", "words"), [([["a"]], "1 lists of topics for 2"), (["ab", "cd"], "single text")])
 def test_topics_refused(topics, words):
     with pytest.raises(InputError, match=words):
         harmfulness_by_topic(plain_verdicts([True, False]), topics)

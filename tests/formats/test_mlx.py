@@ -110,7 +110,11 @@ def add(folder, name, shape):
         ({"lora_parameters": {**PARAMETERS, "alpha": 16}}, None, "alpha 16 beside scale 20.0"),
         ({}, lambda f: add(f, "model.layers.0.self_attn.q_proj.m", (32,)), "is a DoRA magnitude"),
         ({}, lambda f: add(f, "model.norm.weight", (32,)), "a weight that was trained whole"),
-        ({}, lambda f: add(f, "model.layers.0.mlp.switch_mlp.up_proj.lora_a", (2, 4, 32)), "one factor for all experts"),
+        (
+            {},
+            lambda f: add(f, "model.layers.0.mlp.switch_mlp.up_proj.lora_a", (2, 4, 32)),
+            "one factor for all experts",
+        ),
         ({}, lambda f: add(f, "model.layers.1.self_attn.o_proj.lora_a", (32, 4)), "; lora_B is missing"),
         (
             {},

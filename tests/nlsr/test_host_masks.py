@@ -12,23 +12,24 @@ from nlsr_jax import hardware
 from nlsr_jax.nlsr import identify as module
 from nlsr_jax.nlsr.identify import METHODS, identify
 from nlsr_jax.nlsr.masks import (
-    GRANULARITIES,
     host_mask_tree,
     host_top_mask,
     mask_layers,
     mask_tree,
     top_mask,
 )
+from nlsr_jax.nlsr.settings import GRANULARITIES
 from nlsr_jax.nlsr.statistics import statistics_from_activations
 from tests.oracles import activations, mixed, random_adapter
 
 TOP = jax.jit(top_mask)
 FINITE = st.floats(0, width=32, allow_nan=False, allow_infinity=False)
-REFERENCE = random_adapter(3)
+SIZES = {"k_proj": (24, 16), "v_proj": (24, 16)}
+REFERENCE = random_adapter(3, layers=2, sizes=SIZES)
 STATISTICS = statistics_from_activations(REFERENCE, activations(1, REFERENCE, 500, 0.05))
-OTHER = random_adapter(9).factors
+OTHER = random_adapter(9, layers=2, sizes=SIZES).factors
 BESIDE = {
-    "gain": {"gradients": OTHER, "finetuned": mixed(REFERENCE, random_adapter(8), 0.5)},
+    "gain": {"gradients": OTHER, "finetuned": mixed(REFERENCE, random_adapter(8, layers=2, sizes=SIZES), 0.5)},
     "random": {"key": jax.random.key(0)},
     "snip": {"gradients": jax.tree.map(np.abs, OTHER)},
     "preference_snip": {"gradients": jax.tree.map(np.abs, OTHER)},

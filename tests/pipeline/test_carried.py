@@ -72,9 +72,9 @@ def test_without_a_base_it_is_carried_bit_for_bit(inputs, tmp_path, name, method
     assert str(inputs / name) in note
     assert "carried" not in plain
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "Carried through unchanged" in page
+    assert "Copied unchanged" in page
     assert all(name in page for name in expected)
-    assert "Carried through unchanged" not in (tmp_path / "plain" / "report.html").read_text()
+    assert "Copied unchanged" not in (tmp_path / "plain" / "report.html").read_text()
     assert verify(tmp_path / "out").changed == ()
 
 
@@ -130,8 +130,10 @@ def test_what_the_base_has_no_place_for_is_left_out_and_said_so(inputs, tmp_path
 def test_the_automatic_choice_takes_each_adapter_with_its_own(inputs, tmp_path):
     """The vocabularies of the two differ in size."""
     record = realign_files(settings(inputs, "modules_to_save"), tmp_path / "out", automatic={"share": 0.1})
-    plain = realign_files(settings(inputs, "finetuned"), tmp_path / "plain", automatic={"share": 0.1})
+    measured = {"share": 0.1, "aim": 0.001}  # both adapters are measured, and nothing is tried
+    plain = realign_files(settings(inputs, "finetuned"), tmp_path / "plain", automatic=measured)
     assert record["automatic"]["aligned"] == plain["automatic"]["aligned"]
+    assert {trial["share"] for trial in record["automatic"]["trials"]} == {0.0, 0.1}
     assert record["automatic"]["finetuned"] != plain["automatic"]["finetuned"]
 
 

@@ -168,7 +168,7 @@ def test_remarks(tmp_path):
     asked = load_benchmarks(str(tmp_path / "bank.npz"), places, None, notes.append)
     assert [one.name for one in asked] == ["mmlu", "arc"]
     assert len(notes) == 2
-    assert "belongs to a bank of MMLU alone" in notes[0]
+    assert "has a bank of its own" in notes[0]
     assert "tiny_mmlu: rows without input_formatted" in notes[1]
 
 

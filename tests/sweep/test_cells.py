@@ -94,7 +94,7 @@ def test_what_is_no_case_is_refused(case, message):
 
 
 def test_only_nlsr_identifies():
-    with pytest.raises(InputError, match="identified_on is of nlsr; safelora identifies nothing"):
+    with pytest.raises(InputError, match="identified_on is only for nlsr"):
         make_cell("safelora", identified_on="gsm8k")
 
 
@@ -173,7 +173,7 @@ def test_rows_come_back_and_half_lines_do_not_count(tmp_path):
 
 def test_rows_of_another_study_are_refused(tmp_path):
     CellStore(tmp_path, STUDY)
-    with pytest.raises(InputError, match="holds rows of another study"):
+    with pytest.raises(InputError, match="has rows of another study"):
         CellStore(tmp_path, {"config": "y"})
 
 
