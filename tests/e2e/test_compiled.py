@@ -1,4 +1,4 @@
-"""What commands keep compiled from one run to the next, and digest before they have imported what reads it."""
+"""Compiled programs that commands keep from one run to the next, and the digests of their inputs."""
 
 import functools
 import hashlib
