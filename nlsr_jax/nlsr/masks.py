@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nlsr_jax import hardware
+
 
 def kept_count(size: int, sparsity: float) -> int:
     """Return ``top = round((1 − P_SR) · size)``, the number of entries that a mask keeps."""
@@ -108,17 +110,6 @@ def mask_tree(scores, sparsity: float):
     return jax.tree.unflatten(structure, parts)
 
 
-def on_host(tree) -> bool:
-    """Return whether all leaves are values, not tracers, in host memory and the CPU is the one device."""
-
-    def here(leaf):
-        if isinstance(leaf, jax.core.Tracer):
-            return False
-        return not isinstance(leaf, jax.Array) or len(leaf.sharding.device_set) == 1
-
-    return jax.default_backend() == "cpu" and all(map(here, jax.tree.leaves(tree)))
-
-
 def host_top_mask(scores: np.ndarray, count: int) -> np.ndarray:
     """Mark the ``count`` largest scores as ``top_mask`` does, in host memory.
 
@@ -180,7 +171,7 @@ def mask_layers(scores, sparsity: float, granularity: str = "tensor"):
     Returns:
       Bool tree of the same shapes.
     """
-    way = host_mask_layers if on_host(scores) else _compiled_mask_layers
+    way = host_mask_layers if hardware.selects_on_host(scores) else _compiled_mask_layers
     return way(scores, sparsity, granularity)
 
 

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from nlsr_jax import configs
 from nlsr_jax.architecture.config import parse_model_config
-from nlsr_jax.evaluation.item_bank import save_bank
+from nlsr_jax.evaluation.item_bank import save_banks
 from nlsr_jax.formats.hugging_face import save_params
 from nlsr_jax.formats.peft import save_adapter
 from nlsr_jax.models.llama import Llama
@@ -65,7 +65,7 @@ def real(tmp_path_factory):
     rows |= {"tiny_arc": rows_of("tiny_arc"), "tiny_gsm8k": rows_of("tiny_gsm8k", shots="i brew zarn")}
     for name, found in rows.items():
         write(folder / f"{name}.jsonl", found)
-    save_bank(bank_of("arc", "gsm8k"), folder / "bank.npz")
+    save_banks({"lb": bank_of("arc", "gsm8k")}, folder / "bank.npz")
     save_machine(folder / "guard", GUARD, CHAT)
     return folder
 
