@@ -24,7 +24,7 @@ $(VENV)/.ready: $(VENV)/.product requirements/test.txt requirements/data.txt req
 setup: $(VENV)/.ready ## Make .venv with everything that tests and benchmarks need
 
 test: setup ## Run all tests
-	$(RUN) -m pytest -n auto --dist loadfile
+	$(RUN) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-long: setup ## Run the tests that take minutes and are not among the others
 	$(RUN) -m pytest -m long -s

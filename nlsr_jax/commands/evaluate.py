@@ -8,7 +8,9 @@ judged by refusal phrases unless --judge names a judge model, which is loaded af
   nlsr evaluate --config llama3_8b --adapter runs/tuned --task sst2 --judge qa_moderation \
       --judge_model DIR --output runs/tuned.json
 
---tiny_benchmarks tinyBenchmarks.pkl also asks the tinyBenchmarks and estimates the scores on the full benchmarks.
+--tiny_benchmarks tinyBenchmarks.npz also asks the tinyBenchmarks and estimates the scores on the full benchmarks;
+python -m experiments.convert_item_bank makes that file of the published tinyBenchmarks.pkl.
+
 The output is one JSON object: scores in percent (hs, fa, over_refusal, benign_answered, odd, hs_by_topic; fa is
 null with --task none), counts, seconds and versions. --responses writes all prompts and answers as JSON Lines. The
 same inputs give the same bytes, except for the seconds.
@@ -48,9 +50,7 @@ flags.DEFINE_string("judge", None, "toy, refusals, qa_moderation, guard or harmb
 path_flags.define_input("judge_model", None, "The judge model, a Hugging Face directory or hub id.")
 path_flags.define_input("judge_template", None, "File with the harmbench judge's question.")
 path_flags.define_output("responses", None, "JSONL file for the responses.")
-path_flags.define_input(
-    "tiny_benchmarks", None, "Item bank, tinyBenchmarks.pkl or .npz: also ask the tinyBenchmarks."
-)
+path_flags.define_input("tiny_benchmarks", None, "Item bank, an .npz file: also ask the tinyBenchmarks.")
 flags.DEFINE_list("tiny_sets", None, "Ask only these tinyBenchmarks, such as hellaswag,mmlu.")
 FLAGS = flags.FLAGS
 

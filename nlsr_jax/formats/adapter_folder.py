@@ -1,4 +1,4 @@
-"""Whose adapter a folder holds, or what is to be done about a folder that holds none."""
+"""Which program's adapter a folder holds, or what to do about a folder that holds none."""
 
 import os
 import pathlib
@@ -21,7 +21,7 @@ _PICKLE = (
 
 
 def kind_of_folder(path: str | os.PathLike) -> str:
-    """Return ``"peft"`` or ``"mlx"``, whose adapter a folder holds.
+    """Return whose adapter a folder holds: ``"peft"`` or ``"mlx"``.
 
     Raises:
       InputError: there is no such folder, or it holds no adapter; with the folder that may have been meant.
@@ -75,7 +75,7 @@ def _without_weights(path: pathlib.Path, names: set[str], mlx: bool) -> str:
 
 
 def _is_mlx(config: pathlib.Path) -> bool:
-    """Whether a config is MLX-LM's; one that cannot be read is nobody's, and whoever reads it says why."""
+    """Say whether a config is MLX-LM's; False if it cannot be read, which the caller then reports."""
     try:
         if not is_regular(config):
             return False

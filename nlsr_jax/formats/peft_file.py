@@ -1,4 +1,4 @@
-"""One PEFT adapter directory, opened: its structure checked against its config, its factors on demand."""
+"""An open PEFT adapter directory: its structure is checked against its config, its factors are read on demand."""
 
 import dataclasses
 import os
@@ -55,7 +55,7 @@ class PeftLayout:
 
 
 class AdapterFile:
-    """An open PEFT directory: structure at once, factors when they are asked for.
+    """An open PEFT directory: the structure is read at once, factors on demand.
 
     Args:
       path: the directory, of PEFT or MLX-LM.
@@ -185,7 +185,7 @@ def _check_against_config(where, shapes, keys, selected: InFile) -> None:
 
 
 def _notes_of_absent(selected: InFile) -> list[str]:
-    """Say what the config names and the file lacks: right where the base lacks it too."""
+    """Return notes on what the config names and the file lacks, which is right if the base lacks it too."""
     what = "of which the file has no factors: right where the base has none there either, else it is incomplete"
     notes = [f"target_modules names {_shown(selected.unmatched)}, {what}"] if selected.unmatched else []
     together: dict[tuple[int, ...], list[str]] = {}
@@ -203,7 +203,7 @@ def _shown(names: Sequence[Any]) -> str:
 
 
 def _scaling(targets: dict[str, dict[int, Target]]):
-    """One float where all agree, else one per module name, else one per layer."""
+    """Return one float if all agree, else one per module name, else one per layer."""
     values = {m: tuple(t.scaling for t in layers.values()) for m, layers in targets.items()}
     distinct = {v for per_layer in values.values() for v in per_layer}
     if len(distinct) == 1:
@@ -212,7 +212,7 @@ def _scaling(targets: dict[str, dict[int, Target]]):
 
 
 def _layers(config: LoraConfig, targets: dict[str, dict[int, Target]]):
-    """None where the config goes by module names alone (every layer), else the layers of each module."""
+    """Return None if the config selects by module names alone (every layer), else the layers of each module."""
     layers = {m: tuple(sorted(per_layer)) for m, per_layer in targets.items()}
     count = 1 + max(layer for per_layer in layers.values() for layer in per_layer)
     lists = [config.exclude] if config.all_linear else [config.targets, config.exclude]

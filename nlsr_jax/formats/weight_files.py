@@ -25,7 +25,7 @@ class Located(NamedTuple):
 
     Attributes:
       files: which of them holds each tensor.
-      notes: what a user should know of a folder that is not in order.
+      notes: what a user should know about irregular files of the folder.
     """
 
     files: dict[str, SafetensorsFile]
@@ -47,7 +47,7 @@ def locate(folder: pathlib.Path) -> Located:
 
 
 def _refuse_others(folder: pathlib.Path) -> None:
-    """Say what is there in place of weights that are read."""
+    """Refuse a folder without weights that can be read, and say what is there instead."""
     if any(folder.glob("*.bin")):
         raise InputError(
             f"{folder}: holds only .bin weights, pickles, which are never opened; load the model with transformers "
@@ -81,7 +81,7 @@ def _locate_shards(folder: pathlib.Path) -> Located:
 
 
 def _note_index(folder: pathlib.Path, mapping: Mapping[str, str], places: Mapping[str, list[str]]) -> list[str]:
-    """Say where an index and its shards are not of one mind."""
+    """Return notes on where an index and its shards disagree."""
     several = {tensor: names for tensor, names in places.items() if len(names) > 1}
     found = [
         f"{tensor} is in {' and '.join(names)}{_more(several)}: the last of them counts"
@@ -101,7 +101,7 @@ def _more(found) -> str:
 
 
 def _note_unread(folder: pathlib.Path, read: set[str], why: str) -> tuple[str, ...]:
-    """Say which files look like weights of the model and are not read."""
+    """Return a note on files that look like weights of the model and are not read."""
     others = _others(folder, read)
     return (f"{folder}: {_some(others)}: not read, as in transformers; {why}",) if others else ()
 

@@ -10,6 +10,7 @@ import zlib
 import jax
 import jax.numpy as jnp
 
+from nlsr_jax import hardware
 from nlsr_jax.adapter import Adapter, check_adapter, check_same_structure, module_names
 from nlsr_jax.errors import InputError
 from nlsr_jax.nlsr.layerwise import map_layers
@@ -19,7 +20,6 @@ from nlsr_jax.nlsr.masks import (
     host_mask_tree,
     mask_factor,
     mask_tree,
-    on_host,
 )
 from nlsr_jax.nlsr.settings import GRANULARITIES, METHODS, NEEDS_FINETUNED, NEEDS_GRADIENTS, NEEDS_STATISTICS
 from nlsr_jax.nlsr.statistics import Statistics
@@ -77,7 +77,7 @@ def identify(
         key if method == "random" else None,
         gradients if method in NEEDS_GRADIENTS else None,
     )
-    way = _identify_on_host if on_host((factors, *evidence)) else _identify
+    way = _identify_on_host if hardware.selects_on_host((factors, *evidence)) else _identify
     return way(factors, *evidence, sparsity=float(sparsity), method=method, granularity=granularity)
 
 

@@ -17,11 +17,11 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from nlsr_jax import hardware
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.nlsr.layerwise import map_layers
 from nlsr_jax.nlsr.statistics import (
     Statistics,
-    branches,
     cholesky_root,
     matmul,
     update_root,
@@ -98,7 +98,7 @@ def project_layer(
     """Return ``{"a": Â [r, k], "b": B̂ [d, r]}`` of one layer, float32."""
     root = _trusted_root(root, gram)
     a, b = factors["a"].astype(jnp.float32), factors["b"].astype(jnp.float32)
-    if branches(len(root)):
+    if hardware.branches(len(root)):
         a, b = _project_large(a, b, gram, root, kept)
     else:
         a, b = _project_a(a, root, kept), _project_b(b, root, kept)

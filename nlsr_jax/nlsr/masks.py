@@ -8,12 +8,12 @@ times faster.
 
 import functools
 import itertools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nlsr_jax import hardware
 from nlsr_jax.types import Gradients, Masks
 
 
@@ -111,17 +111,6 @@ def mask_tree(scores: Gradients, sparsity: float) -> Masks:
     return jax.tree.unflatten(structure, parts)
 
 
-def on_host(tree: Any) -> bool:
-    """Return whether all leaves are values, not tracers, in host memory and the CPU is the one device."""
-
-    def here(leaf):
-        if isinstance(leaf, jax.core.Tracer):
-            return False
-        return not isinstance(leaf, jax.Array) or len(leaf.sharding.device_set) == 1
-
-    return jax.default_backend() == "cpu" and all(map(here, jax.tree.leaves(tree)))
-
-
 def host_top_mask(scores: np.ndarray, count: int) -> np.ndarray:
     """Mark the ``count`` largest scores as ``top_mask`` does, in host memory.
 
@@ -183,7 +172,7 @@ def mask_layers(scores: Gradients, sparsity: float, granularity: str = "tensor")
     Returns:
       Bool tree of the same shapes.
     """
-    way = host_mask_layers if on_host(scores) else _compiled_mask_layers
+    way = host_mask_layers if hardware.selects_on_host(scores) else _compiled_mask_layers
     return way(scores, sparsity, granularity)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from nlsr_jax import hardware
 from nlsr_jax.adapter import Adapter, PerModule, check_same_structure, module_names
 from nlsr_jax.errors import InputError
 from nlsr_jax.nlsr.layerwise import map_layers
@@ -21,8 +22,6 @@ from nlsr_jax.types import Masks
 
 _SOUND = 1e12
 """If squared norms of factors lie between the inverse of this and this, their products fit into float32."""
-_PIECE = 1024
-"""Number of rows of B, or columns of A, that stay in a core's cache from masking to the last product."""
 _CONTRACTED = {"a": 1, "b": 0}
 
 
@@ -53,22 +52,18 @@ def _products(prepare, leaves, axis: int):
         return [matmul(one, other) for one, other in ((turned[0], x), (turned[1], y), (turned[0], y))]
 
     size = leaves[0].shape[axis]
-    count = _count_pieces(size)
+    piece = hardware.piece(size)
+    count = size // piece
     if count < 2:
         return whole(*leaves)
 
     def add(number, sums):
-        piece = [jax.lax.dynamic_slice_in_dim(leaf, number * _PIECE, _PIECE, axis) for leaf in leaves]
-        return jax.tree.map(jnp.add, sums, whole(*piece))
+        parts = [jax.lax.dynamic_slice_in_dim(leaf, number * piece, piece, axis) for leaf in leaves]
+        return jax.tree.map(jnp.add, sums, whole(*parts))
 
     # The remainder after the whole pieces comes first.
-    rest = [jax.lax.slice_in_dim(leaf, count * _PIECE, size, axis=axis) for leaf in leaves]
+    rest = [jax.lax.slice_in_dim(leaf, count * piece, size, axis=axis) for leaf in leaves]
     return jax.lax.fori_loop(0, count, add, whole(*rest))
-
-
-def _count_pieces(size: int) -> int:
-    """Return the number of pieces to multiply one by one: none on accelerators."""
-    return size // _PIECE if jax.default_backend() == "cpu" else 0
 
 
 def _cosine(prepare, *layers):

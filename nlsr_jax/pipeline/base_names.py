@@ -12,7 +12,7 @@ from nlsr_jax.files.paths import expand, is_folder
 from nlsr_jax.formats.peft_writing import PLAIN_STACK
 from nlsr_jax.pipeline.settings import Settings, SourceSettings
 from nlsr_jax.pipeline.sources import Sources
-from nlsr_jax.pipeline.stages import Stages
+from nlsr_jax.progress import Stages
 
 _CACHED = re.compile(r"models--[^/]+?--([^/]+)/snapshots/[^/]+$")
 _QUANTISED = re.compile(

@@ -18,7 +18,7 @@ from nlsr_jax.pipeline.reference import Reference
 from nlsr_jax.pipeline.run import Run, start
 from nlsr_jax.pipeline.settings import Settings, name_inputs, with_absolute_paths
 from nlsr_jax.pipeline.sources import Sources, check_base, open_sources, source_notes
-from nlsr_jax.pipeline.stages import Stages
+from nlsr_jax.progress import Stages
 
 
 def identify_files(

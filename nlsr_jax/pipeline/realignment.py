@@ -39,7 +39,7 @@ from nlsr_jax.pipeline.restoration import Restoration, write_restored
 from nlsr_jax.pipeline.run import Run, start
 from nlsr_jax.pipeline.settings import Settings, name_inputs, with_absolute_paths
 from nlsr_jax.pipeline.sources import Sources, check_base, open_sources, source_notes
-from nlsr_jax.pipeline.stages import Stages
+from nlsr_jax.progress import Stages
 from nlsr_jax.random_streams import stream
 from nlsr_jax.report import draw_figures, render_report
 
@@ -58,7 +58,6 @@ def realign_files(
     preset: str | None = None,
     stages: Stages | None = None,
     mesh: Mesh | None = None,
-    digests: records.Begun = records.nothing_begun,
     read: Inputs | None = None,
     draw: Callable[[dict], dict] = draw_figures,
 ) -> dict:
@@ -78,7 +77,6 @@ def realign_files(
       preset: the name of the preset that the settings were taken from, for the record; None records none.
       stages: where to report progress.
       mesh: lay the base over these devices; None for one. Of several processes, the first one writes.
-      digests: finds digests of inputs that have been begun.
       read: what else has been read, by the name for messages, such as the record that is repeated.
       draw: draws the figures of the report from the record, in a thread.
 
@@ -97,7 +95,7 @@ def realign_files(
     inputs = {**name_inputs(settings), **(read or {})}
     place = check_free(output, overwrite, inputs=inputs)
     publish = functools.partial(whole_directory, place, overwrite=overwrite, inputs=inputs)
-    with start(settings.seed, stages, mesh=mesh, begun=digests, recorded=recorded) as run:
+    with start(settings.seed, stages, mesh=mesh, recorded=recorded) as run:
         sources = _open(settings, run)
         descent = judge_descent(settings, sources, run)
         data = CalibrationData(settings, sources, run)

@@ -17,7 +17,7 @@ from nlsr_jax.pipeline.identification import Masks, count_kept
 from nlsr_jax.pipeline.restoration import Restoration
 from nlsr_jax.pipeline.run import Run
 from nlsr_jax.pipeline.settings import Settings
-from nlsr_jax.pipeline.stages import Stages
+from nlsr_jax.progress import Stages
 from nlsr_jax.random_streams import describe_key
 
 IDENTIFICATION = "nlsr_jax.identification"

@@ -17,7 +17,7 @@ from nlsr_jax.pipeline.masking import identify_files
 from nlsr_jax.pipeline.realignment import realign_files
 from nlsr_jax.pipeline.recording import IDENTIFICATION, IDENTIFICATION_FILE
 from nlsr_jax.pipeline.settings import PATHS, from_record
-from nlsr_jax.pipeline.stages import Stages
+from nlsr_jax.progress import Stages
 
 _TEMPORAL = ("report.html", "checkpoint/")
 """Outputs that another run need not repeat: the page names device and versions, Orbax's files hold the time."""
