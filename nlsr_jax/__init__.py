@@ -1,7 +1,7 @@
 """Neuron-level safety realignment of fine-tuned LoRA adapters, in JAX and Flax.
 
 The method is a small set of pure functions over adapters, which are small pytrees of stacked LoRA
-factors; see ``Adapter``. Files, models and experiments are built around that core.
+factors; see ``Adapter``. Files, models and commands are built around that core.
 
 Each name is imported on first use; Flax, for example, is imported only when a model is used.
 """
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from nlsr_jax.nlsr.similarity import similarity
     from nlsr_jax.nlsr.statistics import Statistics, init_statistics, merge, statistics_from_activations
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "MODULES",

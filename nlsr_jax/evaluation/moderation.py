@@ -14,6 +14,7 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.batching import bucketed, check_pairs
 from nlsr_jax.evaluation.judges import Verdicts, asks_sound
 from nlsr_jax.models.classifier import Classifier, classify
+from nlsr_jax.types import Params, Tokenizer
 
 _TEXT = "BEGINNING OF CONVERSATION: USER: {prompt} ASSISTANT:{response}"
 
@@ -21,8 +22,8 @@ _TEXT = "BEGINNING OF CONVERSATION: USER: {prompt} ASSISTANT:{response}"
 @asks_sound(CATEGORIES)
 def moderate(
     model: Classifier,
-    params,
-    tokenizer,
+    params: Params,
+    tokenizer: Tokenizer,
     prompts: Sequence[str],
     responses: Sequence[str],
     *,
@@ -81,7 +82,7 @@ def category_columns(model: Classifier) -> list[int]:
     return [model.labels.index(name) for name in CATEGORIES]
 
 
-def check_moderation_tokenizer(tokenizer) -> None:
+def check_moderation_tokenizer(tokenizer: Tokenizer) -> None:
     """Raise InputError unless a tokenizer has an end token."""
     if not tokenizer.eos_token:
         raise InputError("the tokenizer has no end token; use the classifier's own")

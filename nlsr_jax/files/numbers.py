@@ -29,7 +29,7 @@ def count_not_finite(array: np.ndarray) -> int:
     return int(np.count_nonzero((bits & exponent) == exponent))
 
 
-def describe_range(dtype) -> str:
+def describe_range(dtype: Any) -> str:
     """Return a float type's name and its largest number.
 
     >>> describe_range("float16")

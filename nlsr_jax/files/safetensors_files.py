@@ -51,7 +51,7 @@ class SafetensorsFile:
       handle: the library's handle, used for the header alone.
     """
 
-    def __init__(self, path: pathlib.Path, handle):
+    def __init__(self, path: pathlib.Path, handle: Any):
         self.path = path
         self.metadata: dict[str, str] = handle.metadata() or {}
         self._entries: dict[str, tuple[str, tuple[int, ...]]] = {}
@@ -138,7 +138,7 @@ class SafetensorsFile:
             raise unreadable(self.path, error) from error
 
 
-def empty_aligned(shape: tuple[int, ...], dtype) -> np.ndarray:
+def empty_aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """Return an empty array at a 64-byte boundary: JAX on a CPU uses its memory without a copy."""
     dtype = np.dtype(dtype)
     size = math.prod(shape) * dtype.itemsize

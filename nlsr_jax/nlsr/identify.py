@@ -23,6 +23,7 @@ from nlsr_jax.nlsr.masks import (
 )
 from nlsr_jax.nlsr.settings import GRANULARITIES, METHODS, NEEDS_FINETUNED, NEEDS_GRADIENTS, NEEDS_STATISTICS
 from nlsr_jax.nlsr.statistics import Statistics
+from nlsr_jax.types import Gradients, Masks
 
 
 def identify(
@@ -33,9 +34,9 @@ def identify(
     method: str = "low_rank",
     granularity: str = "tensor",
     key: jax.Array | None = None,
-    gradients=None,
+    gradients: Gradients | None = None,
     finetuned: Adapter | None = None,
-):
+) -> Masks:
     """Mark the safety-critical entries of every factor of the reference adapter.
 
     Scores: ``low_rank`` |Ŵ| with Ŵ = U Uᵀ W of rank r* = round(r·(1−P_SR)); ``wanda``

@@ -1,17 +1,18 @@
 """Apply a function to each layer of stacked arrays, with bounded memory per step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 
 from nlsr_jax import hardware
-from nlsr_jax.adapter import PerModule, module_names
+from nlsr_jax.adapter import module_names
 
 CHUNK_BYTES = 2**24
 """Maximum bytes per batch of layers: small stacks run as one vmap, large ones stay in cache."""
 
 
-def map_layers(function: Callable, *stacks, chunk_bytes: int = CHUNK_BYTES, factorises: bool = False):
+def map_layers(function: Callable, *stacks: Any, chunk_bytes: int = CHUNK_BYTES, factorises: bool = False) -> Any:
     """Map ``function`` over the leading axis L of trees of stacked arrays.
 
     Args:
@@ -40,7 +41,7 @@ def map_layers(function: Callable, *stacks, chunk_bytes: int = CHUNK_BYTES, fact
     return jax.lax.map(lambda one: function(*one), stacks, batch_size=batch)
 
 
-def map_modules(function: Callable, *trees, factorises: bool = False) -> PerModule:
+def map_modules(function: Callable, *trees: Mapping[str, Any], factorises: bool = False) -> dict[str, Any]:
     """Apply ``function`` to each layer of each module and return ``{module: stacked result}``.
 
     Args:

@@ -12,6 +12,7 @@ Source: NLSR, identification of safety-critical neurons; the rank rule follows D
 """
 
 import functools
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -91,7 +92,9 @@ def _project_large(a, b, gram, root, kept):
     return matmul(top, matmul(top.T, a)), matmul(matmul(b, left), right)
 
 
-def project_layer(factors, gram, root, kept):
+def project_layer(
+    factors: Mapping[str, jax.Array], gram: jax.Array, root: jax.Array, kept: int
+) -> dict[str, jax.Array]:
     """Return ``{"a": Â [r, k], "b": B̂ [d, r]}`` of one layer, float32."""
     root = _trusted_root(root, gram)
     a, b = factors["a"].astype(jnp.float32), factors["b"].astype(jnp.float32)

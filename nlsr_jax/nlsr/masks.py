@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nlsr_jax import hardware
+from nlsr_jax.types import Gradients, Masks
 
 
 def kept_count(size: int, sparsity: float) -> int:
@@ -91,7 +92,7 @@ def mask_factor(scores: jax.Array, sparsity: float, granularity: str) -> jax.Arr
     return jax.vmap(lambda row: top_mask(row, count))(scores)
 
 
-def mask_tree(scores, sparsity: float):
+def mask_tree(scores: Gradients, sparsity: float) -> Masks:
     """Mask all factors with one threshold.
 
     Args:
@@ -141,7 +142,7 @@ def host_mask_factor(scores: np.ndarray, sparsity: float, granularity: str) -> n
     return np.stack([host_top_mask(row, count) for row in scores])
 
 
-def host_mask_tree(scores, sparsity: float):
+def host_mask_tree(scores: Gradients, sparsity: float) -> Masks:
     """Mask all factors with one threshold as ``mask_tree`` does, in host memory."""
     leaves, structure = jax.tree.flatten(scores)
     flat = np.concatenate([np.asarray(leaf).reshape(-1) for leaf in leaves])
@@ -151,7 +152,7 @@ def host_mask_tree(scores, sparsity: float):
     return jax.tree.unflatten(structure, whole)
 
 
-def host_mask_layers(scores, sparsity: float, granularity: str):
+def host_mask_layers(scores: Gradients, sparsity: float, granularity: str) -> Masks:
     """Mask each layer of stacked factors as ``mask_layers`` does, in host memory."""
 
     def stacked(leaf):
@@ -160,7 +161,7 @@ def host_mask_layers(scores, sparsity: float, granularity: str):
     return jax.tree.map(stacked, scores)
 
 
-def mask_layers(scores, sparsity: float, granularity: str = "tensor"):
+def mask_layers(scores: Gradients, sparsity: float, granularity: str = "tensor") -> Masks:
     """Mask each layer of stacked factors separately.
 
     Args:

@@ -7,6 +7,8 @@ Source: NLSR, restoration, equation of S_j.
 """
 
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,7 @@ from nlsr_jax.adapter import Adapter, PerModule, check_same_structure, module_na
 from nlsr_jax.errors import InputError
 from nlsr_jax.nlsr.layerwise import map_layers
 from nlsr_jax.nlsr.statistics import matmul
+from nlsr_jax.types import Masks
 
 _SOUND = 1e12
 """If squared norms of factors lie between the inverse of this and this, their products fit into float32."""
@@ -27,7 +30,7 @@ def is_sound(squares: jax.Array) -> jax.Array:
     return jnp.all((squares > 1 / _SOUND) & (squares < _SOUND))
 
 
-def scale_factor(factor):
+def scale_factor(factor: jax.Array) -> jax.Array:
     """Scale ``[m, n]`` to a largest entry of 1 (0 stays 0), so that no product over- or underflows; float32."""
     factor = factor.astype(jnp.float32)
     # Columns first: that sum order vectorises on a CPU.
@@ -102,7 +105,7 @@ def _masked(reference, finetuned, mask):
 
 
 @jax.jit
-def masked_cosine(reference: Adapter, finetuned: Adapter, masks) -> tuple[PerModule, PerModule]:
+def masked_cosine(reference: Adapter, finetuned: Adapter, masks: Masks) -> tuple[PerModule, PerModule]:
     """Return the similarities and, per module, whether one of the masked products was zero.
 
     Args:
@@ -128,7 +131,7 @@ def product_cosine(first: Adapter, second: Adapter) -> PerModule:
     return _cosines(lambda x, y: (x, y), first.factors, second.factors)[0]
 
 
-def check_masks(adapter: Adapter, masks, name: str = "masks") -> None:
+def check_masks(adapter: Adapter, masks: Mapping[str, Mapping[str, Any]], name: str = "masks") -> None:
     """Raise InputError unless ``masks`` is a bool tree with the shapes of the adapter's factors."""
     for module in module_names(adapter.factors):
         for factor, value in adapter.factors[module].items():
@@ -145,7 +148,7 @@ def check_masks(adapter: Adapter, masks, name: str = "masks") -> None:
         raise InputError(f"{name}: {', '.join(extra)} is not adapted by the adapter")
 
 
-def similarity(reference: Adapter, finetuned: Adapter, masks) -> PerModule:
+def similarity(reference: Adapter, finetuned: Adapter, masks: Masks) -> PerModule:
     """Return S_j, the cosine of the masked products of reference and fine-tuned, per module.
 
     ``S_j = ⟨W'_e, W'_t⟩_F / (‖W'_e‖_F ‖W'_t‖_F)`` with ``W' = (M_B∘B)(M_A∘A)``; 0 if a norm is 0.

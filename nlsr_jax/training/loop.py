@@ -9,12 +9,13 @@ import dataclasses
 import functools
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from nlsr_jax.data.batching import Batch, BatchShape, Packed, batches_in_order, training_batches
 from nlsr_jax.errors import InputError
@@ -142,7 +143,9 @@ def _train(key, task: Task, settings, run: RunFolder | None, description, show):
 
 
 @functools.lru_cache(maxsize=16)
-def prepare_step(forward: Forward, settings: TrainingSettings, steps: int, method: Method):
+def prepare_step(
+    forward: Forward, settings: TrainingSettings, steps: int, method: Method
+) -> tuple[optax.GradientTransformation, Callable]:
     """Return ``(optimizer, step)``; similar runs, such as a study's seeds and tasks, share the compiled step.
 
     Args:
