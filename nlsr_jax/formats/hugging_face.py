@@ -237,7 +237,10 @@ def _check_weight(weight: Weight, files) -> None:
     for name in weight.names:
         file, own = files[name]
         if file.dtype(own) not in FLOATS:
-            raise InputError(f"{file.path}: {own} has type {file.dtype(own)}; quantised weights are not supported")
+            raise InputError(
+                f"{file.path}: {own} has type {file.dtype(own)}; expected floats, as {CONFIG} names no "
+                "quantisation of it"
+            )
         if file.shape(own) != shape:
             raise InputError(f"{file.path}: {own} is {list(file.shape(own))}; the config says {list(shape)}")
 

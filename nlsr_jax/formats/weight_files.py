@@ -14,6 +14,7 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.files.json_files import read_json_object
 from nlsr_jax.files.paths import is_regular
 from nlsr_jax.files.safetensors_files import SafetensorsFile, open_checked
+from nlsr_jax.formats.quantised import dequantised
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -33,11 +34,18 @@ class Located(NamedTuple):
 
 
 def locate(folder: pathlib.Path) -> Located:
-    """Open the weight files of a model directory.
+    """Open the weight files of a model directory; quantised weights are dequantised when they are read.
 
     Raises:
-      InputError: there are none that can be read, or an index that names what is not in the folder.
+      InputError: there are none that can be read, an index that names what is not in the folder, or quantised
+        weights that are not as the config says.
     """
+    stored = _locate_stored(folder)
+    files, notes = dequantised(folder, stored.files)
+    return Located(files, (*stored.notes, *notes))
+
+
+def _locate_stored(folder: pathlib.Path) -> Located:
     if not is_regular(folder / WEIGHTS):
         if is_regular(folder / INDEX):
             return _locate_shards(folder)
