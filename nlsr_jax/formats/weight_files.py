@@ -4,7 +4,6 @@ Source: transformers 5, ``modeling_utils``: ``model.safetensors`` comes first, w
 that an index names every tensor is taken, and of two with one name the one in the last shard by file name.
 """
 
-import os
 import pathlib
 import re
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from typing import NamedTuple
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.json_files import read_json_object
-from nlsr_jax.files.paths import is_regular
+from nlsr_jax.files.paths import is_regular, leads_outside
 from nlsr_jax.files.safetensors_files import SafetensorsFile, open_checked
 from nlsr_jax.formats.quantised import dequantised
 
@@ -124,7 +123,5 @@ def _some(names: list[str]) -> str:
 
 def _check_inside(folder: pathlib.Path, name: str) -> None:
     """Refuse a file that is a link out of the folder, unless into the store of the hub's own cache."""
-    home, file = (pathlib.Path(os.path.realpath(path)) for path in (folder, folder / name))
-    stores = [home.parent.parent / "blobs"] if home.parent.name == "snapshots" else []
-    if not any(file.is_relative_to(place) for place in (home, *stores)):
+    if (file := leads_outside(folder, name)) is not None:
         raise InputError(f"{folder / name}: a link out of this folder, to {file}; copy the file in its place")

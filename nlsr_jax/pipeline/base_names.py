@@ -9,14 +9,11 @@ from typing import Any
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.json_files import read_json_object
 from nlsr_jax.files.paths import expand, is_folder
+from nlsr_jax.formats.quantised_names import without_marks
 from nlsr_jax.pipeline.settings import Settings
 from nlsr_jax.pipeline.stages import Stages
 
 _CACHED = re.compile(r"models--[^/]+?--([^/]+)/snapshots/[^/]+$")
-_QUANTISED = re.compile(
-    r"[-_.](unsloth|bnb|dynamic|quantized|quant|gguf|gptq|awq|aqlm|exl2|hqq|mlx|nf4|q\d(_\w+)?|w\d+a\d+|"
-    r"(int|fp|bf|mxfp|nvfp)?\d+[-_]?bits?|(int|fp|bf|mxfp|nvfp)\d+(mix)?)$"
-)
 
 
 def plain_name(name: Any) -> str | None:
@@ -38,10 +35,7 @@ def plain_name(name: Any) -> str | None:
     last = cached.group(1) if cached else path.rsplit("/", 1)[-1]
     if last in ("", ".", ".."):
         last = pathlib.Path(path or "/").resolve().name
-    found, before = last.lower(), ""
-    while found != before:
-        before, found = found, _QUANTISED.sub("", found)
-    return found or None
+    return without_marks(last.lower()) or None
 
 
 def note_bases(named: Mapping[str, Any]) -> list[str]:
