@@ -30,7 +30,7 @@ _OWN = frozenset(
 """What a run writes or reads itself; of an earlier run these would say what is no longer so."""
 _STATES = re.compile(r"(trainer_state|optimizer|scheduler|scaler|rng_state|global_step)\b.*|.*\.index\.json")
 _PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"})
-_NAME = re.compile(r"[\w.+-][\w.+ -]*")
+_NAME = re.compile(r"\w[\w.+ -]*")
 _MOST = 200
 
 

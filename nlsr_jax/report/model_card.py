@@ -64,16 +64,21 @@ def _front(base: str | None, licence: Mapping[str, str]) -> str:
 
 
 def _opening(settings: Mapping[str, Any], base: str | None) -> str:
-    named = f"{code(base)}" if base else "a base model that its config does not name"
+    named = code(_public(base)) if base else "a base model that its config does not name"
     towards = "the aligned adapter" if settings.get("aligned") else "the aligned model itself, its base"
     if settings.get("pretrained"):
         towards += ", and beyond it, away from the pretrained model"
     return (
         f"A LoRA adapter on {named}, repaired by NLSR, neuron-level safety realignment: safety-critical entries of "
         f"the fine-tuned adapter were replaced, towards {towards}. No training took place.\n\n"
-        "A repaired adapter is safer by measurement, not by proof. Measure harmful and harmless requests of your own "
-        "before you serve it.\n"
+        "A repaired adapter is safer by measurement, not by proof. Measure harmful and harmless requests of your "
+        "own before you serve it.\n"
     )
+
+
+def _public(base: str) -> str:
+    """Return a hub name as it is, and of a path the last part: the rest is of the machine that trained."""
+    return base if _HUB_NAME.fullmatch(base) else re.split(r"[/\\]", base.rstrip("/\\"))[-1]
 
 
 def _figures(record: Mapping[str, Any]) -> list[tuple[str, str]]:
