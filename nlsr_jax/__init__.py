@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from nlsr_jax.nlsr.many import realign_many
     from nlsr_jax.nlsr.pruning import draw_pruned, pruning_probability
     from nlsr_jax.nlsr.realign import Realigned, realign
-    from nlsr_jax.nlsr.settings import PUBLISHED
+    from nlsr_jax.nlsr.settings import PUBLISHED, RECOMMENDED
     from nlsr_jax.nlsr.similarity import similarity
     from nlsr_jax.nlsr.statistics import Statistics, init_statistics, merge, statistics_from_activations
 
@@ -38,6 +38,7 @@ __version__ = "0.1.0"
 __all__ = [
     "MODULES",
     "PUBLISHED",
+    "RECOMMENDED",
     "Adapter",
     "Direction",
     "InputError",
@@ -99,7 +100,7 @@ __getattr__, __dir__ = lazily(
         "nlsr_jax.nlsr.many": "realign_many",
         "nlsr_jax.nlsr.pruning": "draw_pruned pruning_probability",
         "nlsr_jax.nlsr.realign": "Realigned realign",
-        "nlsr_jax.nlsr.settings": "PUBLISHED",
+        "nlsr_jax.nlsr.settings": "PUBLISHED RECOMMENDED",
         "nlsr_jax.nlsr.similarity": "similarity",
         "nlsr_jax.nlsr.statistics": "Statistics init_statistics merge statistics_from_activations",
     },

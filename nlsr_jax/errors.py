@@ -1,8 +1,29 @@
 """The one exception that bad input raises, and the one of a signal."""
 
+import re
+
 _LONGEST = 2000
 _END = 400
 """Characters of a message, and of its end where the middle is left out."""
+
+
+_MARK = "\0"
+"""Before the name of an argument in a message that is not shown yet."""
+_MARKED = re.compile(_MARK + r"([a-z]\w*)")
+
+
+def argument(name: str) -> str:
+    """Return the name of an argument, marked, for the message of an ``InputError``.
+
+    Python shows it as it is, a command as the flag of that name:
+
+    >>> error = InputError(f"{argument('beta')} is nan; expected a finite number")
+    >>> str(error)
+    'beta is nan; expected a finite number'
+    >>> error.with_flags()
+    '--beta is nan; expected a finite number'
+    """
+    return f"{_MARK}{name}"
 
 
 class InputError(ValueError):
@@ -13,10 +34,18 @@ class InputError(ValueError):
 
     Names and values in it come from files of others: line ends become spaces, control characters their
     escapes, and the middle of a very long message is left out, so that it can be shown on a terminal.
+
+    Attributes:
+      marked: the message with its arguments marked, for a message that contains it; see ``argument``.
     """
 
     def __init__(self, message: object = ""):
-        super().__init__(one_line(str(message)))
+        self.marked: str = message.marked if isinstance(message, InputError) else str(message)
+        super().__init__(one_line(_MARKED.sub(r"\1", self.marked)))
+
+    def with_flags(self) -> str:
+        """Return the message with the flags of a command in place of the arguments."""
+        return one_line(_MARKED.sub(r"--\1", self.marked))
 
 
 class Interrupted(KeyboardInterrupt):

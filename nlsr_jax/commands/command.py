@@ -83,7 +83,7 @@ def _end_interrupted(number: int, error: BaseException) -> NoReturn:
 def _explain(error: BaseException) -> str | None:
     """Return the line that says what is wrong, None where that is this project's fault."""
     if isinstance(error, InputError):
-        return " ".join(str(error).split())
+        return " ".join(error.with_flags().split())
     if isinstance(error, OSError):
         return f"{error.filename or 'file system'}: {error.strerror or error}"
     if isinstance(error, MemoryError):

@@ -14,10 +14,10 @@ from absl import flags
 
 from nlsr_jax.commands import command, path_flags
 from nlsr_jax.errors import InputError
+from nlsr_jax.pipeline.settings import PATHS
 
-INPUTS = ("base", "aligned", "finetuned", "weak", "calibration", "masks")
 flags.DEFINE_bool("recompute", False, "Run it again and compare.")
-for _name in INPUTS:
+for _name in PATHS:
     path_flags.define_input(_name, None, "Where this input lies now, if not where the record says.")
 FLAGS = flags.FLAGS
 
@@ -32,7 +32,7 @@ def main(arguments) -> None:
         raise InputError("name the folder to check: nlsr verify OUT")
     if FLAGS.recompute:
         open_devices()
-    moved: dict[str, str] = {name: str(FLAGS[name].value) for name in INPUTS if FLAGS[name].value is not None}
+    moved: dict[str, str] = {name: str(FLAGS[name].value) for name in PATHS if FLAGS[name].value is not None}
     found = verify(arguments[1], moved=moved, recompute=FLAGS.recompute, stages=Stages(show=FLAGS.recompute))
     for line in found.missing:
         print(f"note: {line}")

@@ -19,9 +19,8 @@ from nlsr_jax.adapter import (
 )
 from nlsr_jax.errors import InputError
 from nlsr_jax.nlsr.layerwise import map_modules
+from nlsr_jax.nlsr.settings import SPACES
 from nlsr_jax.nlsr.statistics import matmul
-
-SPACES = ("factors", "product")
 
 
 def amplify(

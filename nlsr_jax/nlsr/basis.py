@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from nlsr_jax.adapter import Adapter, check_same_structure
 from nlsr_jax.errors import InputError
 from nlsr_jax.nlsr.layerwise import map_modules
+from nlsr_jax.nlsr.settings import BASES
 from nlsr_jax.nlsr.statistics import matmul
 
-BASES = ("as_is", "procrustes", "linear")
 _RIDGE = 1e-6
 _SINGULAR = 1e-4
 

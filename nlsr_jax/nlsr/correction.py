@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from nlsr_jax.adapter import Adapter, PerModule, check_same_structure
 from nlsr_jax.errors import InputError
-from nlsr_jax.nlsr.amplify import SPACES
 from nlsr_jax.nlsr.layerwise import map_modules
+from nlsr_jax.nlsr.settings import SPACES
 from nlsr_jax.nlsr.similarity import check_masks
 
 

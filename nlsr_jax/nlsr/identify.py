@@ -15,19 +15,14 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.nlsr.layerwise import map_layers
 from nlsr_jax.nlsr.low_rank import kept_rank, project_layer
 from nlsr_jax.nlsr.masks import (
-    GRANULARITIES,
     host_mask_layers,
     host_mask_tree,
     mask_factor,
     mask_tree,
     on_host,
 )
+from nlsr_jax.nlsr.settings import GRANULARITIES, METHODS, NEEDS_FINETUNED, NEEDS_GRADIENTS, NEEDS_STATISTICS
 from nlsr_jax.nlsr.statistics import Statistics
-
-METHODS = ("low_rank", "wanda", "snip", "preference_snip", "random", "magnitude", "gain")
-NEEDS_STATISTICS = ("low_rank", "wanda")
-NEEDS_GRADIENTS = ("snip", "preference_snip", "gain")
-NEEDS_FINETUNED = ("gain",)
 
 
 def identify(

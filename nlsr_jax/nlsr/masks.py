@@ -13,8 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-GRANULARITIES = ("row", "tensor", "adapter")
-
 
 def kept_count(size: int, sparsity: float) -> int:
     """Return ``top = round((1 − P_SR) · size)``: how many of ``size`` entries a mask keeps."""

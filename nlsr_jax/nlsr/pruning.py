@@ -12,8 +12,7 @@ import numpy as np
 
 from nlsr_jax.adapter import PerModule, module_names
 from nlsr_jax.errors import InputError
-
-RULES = ("probability", "threshold", "least_similar", "all", "layers")
+from nlsr_jax.nlsr.settings import RULES
 
 
 def _order(tree: PerModule) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Do the adapters of a run name the base that it is given, as far as names tell?"""
+"""Whether the adapters of a run name the base that it is given, as far as names tell."""
 
 import dataclasses
 import pathlib
@@ -6,11 +6,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from nlsr_jax.errors import InputError
+from nlsr_jax.errors import InputError, argument
 from nlsr_jax.files.json_files import read_json_object
 from nlsr_jax.files.paths import expand, is_folder
+from nlsr_jax.formats.peft_writing import PLAIN_STACK
 from nlsr_jax.formats.quantised_names import without_marks
-from nlsr_jax.pipeline.settings import Settings
+from nlsr_jax.pipeline.settings import Settings, SourceSettings
+from nlsr_jax.pipeline.sources import Sources
 from nlsr_jax.pipeline.stages import Stages
 
 _CACHED = re.compile(r"models--[^/]+?--([^/]+)/snapshots/[^/]+$")
@@ -57,10 +59,33 @@ def note_bases(named: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def check_trained_on(settings: Settings) -> None:
-    """Check that the fine-tuned adapter does not name ``--pretrained`` as the model that it was trained on.
+def note_base_names(settings: SourceSettings, sources: Sources) -> list[str]:
+    """Say where the base that is given and the adapters' configs name different models."""
+    files = {name: file for name, file in sources.named() if getattr(settings, name)}
+    named = {name: file.layout.config.get("base_model_name_or_path") for name, file in files.items()}
+    return note_bases({"--base": settings.base, **named})
 
-    The repair would then lead away from the alignment where ``--base`` and ``--pretrained`` are exchanged.
+
+def note_place(settings: SourceSettings, sources: Sources) -> list[str]:
+    """Say where the written adapter's layers are in another place than those of the base that the run reads.
+
+    PEFT goes by the whole path: on that base it would find none of them.
+    """
+    stack = sources.target.layout.stack
+    if stack == PLAIN_STACK or not (settings.needs_base or settings.pretrained):
+        return []
+    return [
+        f"{sources.target.path}: its layers are in {stack.prefix}{stack.name}, and written so; those of "
+        f"{settings.base} are in {PLAIN_STACK.prefix}{PLAIN_STACK.name}, where PEFT finds none of them: to use "
+        "this base, save the adapter again with nlsr_jax.save_adapter(nlsr_jax.load_adapter(folder), "
+        "new_folder), which gives them its names"
+    ]
+
+
+def check_trained_on(settings: SourceSettings) -> None:
+    """Check that the fine-tuned adapter does not name ``pretrained`` as the model that it was trained on.
+
+    The repair would then lead away from the alignment where ``base`` and ``pretrained`` are exchanged.
 
     Args:
       settings: of the run.
@@ -68,14 +93,14 @@ def check_trained_on(settings: Settings) -> None:
     Raises:
       InputError: it does.
     """
-    named = _named_base(settings)
+    named = _named_base(settings.finetuned)
     base, pretrained, found = map(plain_name, (settings.base, settings.pretrained, named))
     if found is not None and found == pretrained != base:
         raise InputError(
-            f"{settings.finetuned}: names {named} as the model that it was trained on, which is --pretrained "
-            f"({settings.pretrained}) and not the aligned model --base ({settings.base}): exchange the two if they "
-            "are the wrong way round; an adapter that was trained on the pretrained model needs --aligned. "
-            "--allow_unrelated goes on all the same"
+            f"{settings.finetuned}: names {named} as the model that it was trained on, which is "
+            f"{argument('pretrained')} ({settings.pretrained}) and not the aligned model {argument('base')} "
+            f"({settings.base}): exchange the two if they are the wrong way round; an adapter that was trained on "
+            f"the pretrained model needs {argument('aligned')}. {argument('allow_unrelated')} goes on all the same"
         )
 
 
@@ -92,19 +117,19 @@ def with_named_base(settings: Settings, stages: Stages) -> Settings:
     """
     if settings.base or not settings.finetuned or not (settings.needs_base or settings.pretrained):
         return settings
-    name = _named_base(settings)
+    name = _named_base(settings.finetuned)
     if name is None or not (is_folder(name) or _is_cached(name)):
         return settings
     stages.say(f"base: {name}, which {settings.finetuned} names")
     return dataclasses.replace(settings, base=name)
 
 
-def _named_base(settings: Settings) -> str | None:
-    """What the fine-tuned adapter's config names; None where that is nothing, or no config can be read."""
-    if not settings.finetuned:
+def _named_base(adapter: str | None) -> str | None:
+    """What an adapter's config names; None where that is nothing, or no config can be read."""
+    if not adapter:
         return None
     try:
-        config = read_json_object(expand(settings.finetuned) / "adapter_config.json", "adapter config")
+        config = read_json_object(expand(adapter) / "adapter_config.json", "adapter config")
     except InputError:  # said where the adapter is opened
         return None
     name = config.get("base_model_name_or_path")

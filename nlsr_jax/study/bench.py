@@ -10,6 +10,7 @@ import numpy as np
 
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.calibration.automatic import choose_settings
+from nlsr_jax.calibration.search import SearchSettings
 from nlsr_jax.nlsr.realign import Realigned
 from nlsr_jax.study.case import Aligned, Case, Tuned, gain_batches, identification_rows, stage_key
 from nlsr_jax.study.config import StudyConfig
@@ -19,6 +20,7 @@ from nlsr_jax.study.repairs import (
     RepairSettings,
     calibration_batches,
     chosen_settings,
+    describe,
     gather_evidence,
     make_masks,
     make_reference,
@@ -117,15 +119,15 @@ class Bench:
         results = jax.block_until_ready(repair(key, finetuned, reference, masks, settings))
         seconds = time.perf_counter() - started
         outcome = self.outcome(method, [result.adapter for result in results], seconds, results[0])
-        return outcome._replace(settings=told | dataclasses.asdict(settings))
+        return outcome._replace(settings=told | describe(settings))
 
     def choose(self, finetuned: Adapter, alignment: Aligned, settings: AutomaticSettings) -> RepairSettings:
         """Choose a repair by the calibration rows."""
         batches = gain_batches(self.base, self.world, self.config, self.case.seed)
         adapters = (finetuned, alignment.aligned, alignment.weak)
-        return chosen_settings(
-            choose_settings(self.base.model, self.base.params, *adapters, batches, **dataclasses.asdict(settings))
-        )
+        search = SearchSettings(**dataclasses.asdict(settings))
+        found = choose_settings(self.base.model, self.base.params, *adapters, batches, settings=search)
+        return chosen_settings(found)
 
 
 def story(

@@ -8,18 +8,26 @@ import jax
 import numpy as np
 
 from nlsr_jax.adapter import Adapter
-from nlsr_jax.calibration.automatic import Automatic
 from nlsr_jax.calibration.capture import OBJECTIVES as GRADIENT_OBJECTIVES
 from nlsr_jax.calibration.capture import collect_gradients, collect_loss_gradient, collect_statistics
+from nlsr_jax.calibration.search import Automatic
 from nlsr_jax.data.batching import BatchShape, batches_in_order, pack
 from nlsr_jax.data.encoding import encode
 from nlsr_jax.data.examples import Example, Preference
 from nlsr_jax.nlsr.amplify import amplify
 from nlsr_jax.nlsr.basis import common_basis, turned
 from nlsr_jax.nlsr.correction import correct
-from nlsr_jax.nlsr.identify import NEEDS_FINETUNED, NEEDS_STATISTICS, identify
+from nlsr_jax.nlsr.identify import identify
 from nlsr_jax.nlsr.realign import Realigned, realign
-from nlsr_jax.nlsr.settings import AIM, HEADROOM, MethodSettings
+from nlsr_jax.nlsr.settings import (
+    GAIN,
+    NEEDS_FINETUNED,
+    NEEDS_STATISTICS,
+    Amplification,
+    AutomaticSettings,
+    Identification,
+    MethodSettings,
+)
 from nlsr_jax.nlsr.statistics import Statistics
 from nlsr_jax.random_streams import stream
 from nlsr_jax.study.stages import Base
@@ -41,27 +49,23 @@ class RepairSettings(MethodSettings):
 PUBLISHED = RepairSettings(draws=5)
 """``nlsr_jax.PUBLISHED``, as the mean over five draws."""
 
-FIXED = dataclasses.replace(PUBLISHED, method="gain", granularity="adapter", sparsity=0.995, rule="all", draws=1)
+FIXED = RepairSettings(**(dataclasses.asdict(GAIN) | {"sparsity": 0.995}))
 """The half per cent of all entries whose transplant takes most off the loss on safe answers; no module is left out,
 nothing is drawn."""
 
 
-@dataclasses.dataclass(frozen=True)
-class AutomaticSettings:
-    """The amplification and the sparsity of ``FIXED`` chosen for every adapter; see ``choose_settings``.
-
-    Attributes:
-      aim, headroom: of the choice.
-      share: the only share of entries that is tried; None for those that it tries by itself.
-    """
-
-    aim: float = AIM
-    headroom: float = HEADROOM
-    share: float | None = None
-
-
 RECOMMENDED = AutomaticSettings()
-"""The aim was chosen on seeds of the toy world that no table reports."""
+"""The amplification and the sparsity of ``FIXED`` chosen for every adapter; see ``choose_settings``. The aim was
+chosen on seeds of the toy world that no table reports."""
+
+
+def describe(settings: RepairSettings) -> dict[str, Any]:
+    """Return the settings by name, as rows, pages and the names of cells hold them.
+
+    ``rank`` is left out where it is not set: so what is kept from before it was a setting keeps its name.
+    """
+    found = dataclasses.asdict(settings)
+    return found if settings.rank is not None else {name: found[name] for name in found if name != "rank"}
 
 
 def chosen_settings(found: Automatic) -> RepairSettings:
@@ -116,10 +120,11 @@ def gather_evidence(
     return Evidence(statistics, gradients)
 
 
-def make_reference(aligned: Adapter, weak: Adapter | None, settings: RepairSettings) -> Adapter:
-    """Return the reference adapter of the settings, of the aligned adapter's rank."""
-    rank = next(iter(aligned.factors.values()))["a"].shape[1]
-    rank = rank if settings.amplification_space == "product" else None
+def make_reference(aligned: Adapter, weak: Adapter | None, settings: Amplification) -> Adapter:
+    """Return the reference adapter of the settings, in product space of the aligned adapter's rank."""
+    rank = settings.rank
+    if rank is None and settings.amplification_space == "product":
+        rank = next(iter(aligned.factors.values()))["a"].shape[1]
     return amplify(aligned, weak, beta=settings.beta, space=settings.amplification_space, rank=rank)
 
 
@@ -140,7 +145,7 @@ def make_masks(
     key: jax.Array,
     reference: Adapter,
     evidence: Evidence,
-    settings: RepairSettings,
+    settings: Identification,
     finetuned: Adapter | None = None,
 ):
     """Return the masks of the settings; ``gain`` needs the fine-tuned adapter."""

@@ -22,7 +22,7 @@ from nlsr_jax.formats.peft import save_adapter
 from nlsr_jax.study.bench import Bench, story, sweep
 from nlsr_jax.study.card import figures, model_card
 from nlsr_jax.study.case import Aligned, Case, align, align_stage, calibration_rows, finetune
-from nlsr_jax.study.config import StudyConfig
+from nlsr_jax.study.config import StudyConfig, describe_config
 from nlsr_jax.study.exam import make_exam
 from nlsr_jax.study.pretraining import load_base, pretrain, save_base
 from nlsr_jax.study.stages import Base
@@ -112,7 +112,7 @@ def reproduce(
     output = expand(output)
     replacing: dict[str, Any] = {"overwrite": overwrite, "inputs": {"--base": plan.base}, "foreign": foreign_study}
     with training_folder(output, **replacing) as work:
-        check_run(work, {"plan": dataclasses.asdict(plan), "config": dataclasses.asdict(config)})
+        check_run(work, {"plan": dataclasses.asdict(plan), "config": describe_config(config)})
         return _reproduce(config, plan, work, output, replacing, show, note)
 
 

@@ -10,12 +10,9 @@ from typing import Any
 from nlsr_jax.data.toy_tasks import TASKS
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.values import convert
-from nlsr_jax.nlsr.amplify import SPACES
-from nlsr_jax.nlsr.basis import BASES
-from nlsr_jax.nlsr.identify import METHODS as IDENTIFICATIONS
 from nlsr_jax.nlsr.identify import check_sparsity
-from nlsr_jax.nlsr.masks import GRANULARITIES
 from nlsr_jax.nlsr.pruning import check_rule
+from nlsr_jax.nlsr.setting_checks import choices_of
 from nlsr_jax.study.case import Case
 from nlsr_jax.study.defending import DEFENSES, setting_types
 from nlsr_jax.study.repairs import RECOMMENDED, AutomaticSettings, RepairSettings
@@ -32,13 +29,7 @@ ARCHITECTURES = ("llama", "qwen2", "mistral")
 REQUESTS = ("plain", "contextual")
 """Sets of requests: the evaluation's, and the other, differently made one."""
 _CHOICES = {"objective": OBJECTIVES, "architecture": (OWN, *ARCHITECTURES), "requests": REQUESTS}
-_SETTINGS = {
-    "method": IDENTIFICATIONS,
-    "granularity": GRANULARITIES,
-    "amplification_space": SPACES,
-    "space": SPACES,
-    "basis": BASES,
-}
+_SETTINGS = choices_of(RepairSettings)
 SCORES = ("hs", "fa", "over_refusal", "benign_answered", "odd")
 """Percentages of a row."""
 

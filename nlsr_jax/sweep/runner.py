@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 
 from nlsr_jax.adapter import Adapter
-from nlsr_jax.calibration.automatic import Automatic, choose_settings
+from nlsr_jax.calibration.automatic import choose_settings
+from nlsr_jax.calibration.search import Automatic, SearchSettings
 from nlsr_jax.data.toy_tasks import TASKS
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.output import whole_directory, whole_file
 from nlsr_jax.files.ownership import parquet_with
 from nlsr_jax.formats.peft import load_adapter, save_adapter
-from nlsr_jax.nlsr.identify import NEEDS_FINETUNED
 from nlsr_jax.nlsr.realign import Realigned
 from nlsr_jax.study.bench import Bench
 from nlsr_jax.study.case import Aligned, Case, align, finetune, gain_batches, identification_rows, stage_key
-from nlsr_jax.study.config import StudyConfig
+from nlsr_jax.study.config import StudyConfig, describe_config
 from nlsr_jax.study.defending import DEFENSES, Materials, defend, prepare
 from nlsr_jax.study.exam import Scores, make_exam
 from nlsr_jax.study.repairs import (
@@ -48,12 +48,12 @@ _KEPT = 4
 VERSION = 4
 """Of what rows mean: raised when the same cell would give another row."""
 foreign_rows = parquet_with("cell", "settings", "topics")
-_AMPLIFICATION, _BASIS = ("beta", "amplification_space"), ("basis", "turned")
+_AMPLIFICATION, _BASIS = ("beta", "amplification_space", "rank"), ("basis", "turned")
 
 
 def describe_study(config: StudyConfig) -> dict[str, Any]:
     """Return what decides a row beside its cell and its base."""
-    settings = dataclasses.asdict(config)
+    settings = describe_config(config)
     for name in ("name", "recommended", "poison_ratio", "base", "pretraining"):
         del settings[name]  # of other programs, and how bases were made and where they are
     return {"version": VERSION, **settings}
@@ -162,7 +162,7 @@ class CellRunner:
         batches = gain_batches(base, self.world(cell.architecture), self.config, cell.seed)
         settings: dict[str, Any] = dict(cell.settings)
         adapters = (finetuned, alignment.aligned, alignment.weak)
-        return choose_settings(base.model, base.params, *adapters, batches, **settings)
+        return choose_settings(base.model, base.params, *adapters, batches, settings=SearchSettings(**settings))
 
     def _automatic(self, cell: Cell) -> Adapter:
         """Realign by all calibration rows with what was chosen."""
@@ -177,7 +177,7 @@ class CellRunner:
         cell = self.whole(cell)
         settings = _changed(self.config.published, cell)
         identification = dataclasses.replace(RepairSettings(), **_identification(settings))
-        needed = _source(cell) if settings.method in NEEDS_FINETUNED else None
+        needed = _source(cell) if settings.needs_finetuned else None
         return self.masks(cell.architecture, cell.seed, cell.objective, needed, identification)
 
     def _prepared(self, architecture: str, case: Case, objective: str, settings: RepairSettings) -> Adapter:
@@ -306,7 +306,7 @@ def _mean_topics(scores: Sequence[Scores]) -> dict[str, float]:
 
 def _identification(settings: RepairSettings) -> dict[str, Any]:
     """The settings that masks depend on."""
-    basis = _BASIS if settings.method in NEEDS_FINETUNED else ()
+    basis = _BASIS if settings.needs_finetuned else ()
     names = (*_AMPLIFICATION, "method", "sparsity", "granularity", *basis)
     return {name: getattr(settings, name) for name in names}
 

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from nlsr_jax.calibration.search import TELLS, Aim, Search, Trial, doubts
+from nlsr_jax.calibration.climbing import Trial
+from nlsr_jax.calibration.search import TELLS, Aim, Search, doubts
 
 BETAS = (1.0, 4.0, 16.0, 64.0)
 

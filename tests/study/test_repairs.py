@@ -8,7 +8,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from nlsr_jax.adapter import delta
-from nlsr_jax.calibration.automatic import Automatic, Trial
+from nlsr_jax.calibration.climbing import Trial
+from nlsr_jax.calibration.search import Automatic
 from nlsr_jax.data.examples import Example
 from nlsr_jax.data.toy_tokenizer import make_tokenizer
 from nlsr_jax.data.toy_world import make_world
