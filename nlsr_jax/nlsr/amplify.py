@@ -70,6 +70,13 @@ def amplify(
         check_adapter(aligned, "aligned")
     else:
         check_same_structure(aligned, weak, ("aligned", "weak"), rank=space == "factors")
+    return amplify_checked(aligned, weak, beta=beta, space=space, rank=rank)
+
+
+def amplify_checked(
+    aligned: Adapter, weak: Adapter | None, *, beta: float | jax.Array, space: str, rank: int | None
+) -> Adapter:
+    """Amplify adapters that are known to fit each other; see ``amplify``."""
     reference = _AMPLIFY[space](aligned, weak, jnp.float32(beta))
     if rank is None or all(f["a"].shape[1] <= rank for f in reference.factors.values()):
         return reference

@@ -9,7 +9,7 @@ import numpy as np
 from nlsr_jax.adapter import Adapter, PerModule, layer_indices, module_names
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.numbers import describe_range
-from nlsr_jax.nlsr.amplify import amplify
+from nlsr_jax.nlsr.amplify import amplify_checked
 from nlsr_jax.nlsr.realign import choose
 from nlsr_jax.nlsr.settings import ModuleChoice
 from nlsr_jax.nlsr.similarity import masked_cosine
@@ -53,7 +53,7 @@ class Comparison(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames=("space", "rank"))
 def _compare(pieces: Pieces, finetuned: Adapter, masks, beta, *, space, rank):
-    return masked_cosine(amplify(*pieces, beta=beta, space=space, rank=rank), finetuned, masks)
+    return masked_cosine(amplify_checked(*pieces, beta=beta, space=space, rank=rank), finetuned, masks)
 
 
 def compare(masks: Masks, reference: Reference, sources: Sources, known: Lineage | None = None) -> Comparison:

@@ -71,7 +71,6 @@ def _open(settings: Settings, run: Run) -> Sources:
     """Open the adapters and check them, the base's config with them."""
     with run.stages("read adapters"):
         sources = open_sources(settings, run)
-        Reference(sources, settings).shapes()
         check_base(sources, settings)
     run.notes.add(source_notes(sources) + note_base_names(settings, sources))
     with run.stages("check lineage"):

@@ -10,7 +10,7 @@ from nlsr_jax.adapter import Adapter, layer_indices, module_names
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.files.numbers import check_finite
 from nlsr_jax.files.safetensors_files import empty_aligned
-from nlsr_jax.nlsr.amplify import amplify
+from nlsr_jax.nlsr.amplify import amplify_checked
 from nlsr_jax.nlsr.settings import Amplification
 from nlsr_jax.pipeline.advice import SMALLER
 from nlsr_jax.pipeline.chunks import Chunk, ahead, chunks, nameless
@@ -53,7 +53,7 @@ class Reference:
         """Return the reference with ``jax.ShapeDtypeStruct`` leaves; no data is read."""
         weak = None if self.sources.weak is None else self.sources.weak.shapes()
         aligned = self.sources.aligned.shapes()
-        return jax.eval_shape(lambda *adapters: amplify(*adapters, **self._options), aligned, weak)
+        return jax.eval_shape(lambda *adapters: amplify_checked(*adapters, **self._options), aligned, weak)
 
     def check_rank(self) -> None:
         """Check that the reference keeps the rank of the fine-tuned adapter.
@@ -85,7 +85,7 @@ class Reference:
         Raises:
           InputError: an entry beyond what its type holds.
         """
-        found = amplify(*(pieces or self.read(chunk)), **self._options)
+        found = amplify_checked(*(pieces or self.read(chunk)), **self._options)
         layers = layer_indices(self.sources.aligned.shapes(), chunk.module)[chunk.rows]
         for factor, leaf in found.factors[chunk.module].items():
             for layer, value in zip(layers, leaf, strict=True):

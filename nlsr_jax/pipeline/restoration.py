@@ -14,7 +14,7 @@ import numpy as np
 from nlsr_jax.adapter import Adapter, layer_indices
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.peft import AdapterWriter
-from nlsr_jax.nlsr.amplify import amplify
+from nlsr_jax.nlsr.amplify import amplify_checked
 from nlsr_jax.nlsr.correction import correct_checked
 from nlsr_jax.pipeline.chunks import ANY, Chunk, ahead, behind, nameless, one_layer
 from nlsr_jax.pipeline.decision import Decision
@@ -113,7 +113,7 @@ def write_restored(folder: pathlib.Path, made: Restoration) -> tuple[dict[str, s
 
 @functools.partial(jax.jit, static_argnames=("amplification_space", "rank", "space"))
 def _restore(pieces: Pieces, finetuned: Adapter, masks, pruned, beta, *, amplification_space, rank, space):
-    reference = amplify(*pieces, beta=beta, space=amplification_space, rank=rank)
+    reference = amplify_checked(*pieces, beta=beta, space=amplification_space, rank=rank)
     corrected = correct_checked(finetuned, reference, masks, pruned, space=space)
 
     def gone(e, t, m, new):

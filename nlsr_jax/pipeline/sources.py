@@ -12,7 +12,7 @@ from typing import Protocol
 import jax
 import numpy as np
 
-from nlsr_jax.adapter import Adapter, check_same_structure
+from nlsr_jax.adapter import Adapter, check_adapter, check_same_structure
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.peft import AdapterFile, PeftLayout, open_adapter
 from nlsr_jax.formats.peft_carried import Carried
@@ -101,6 +101,7 @@ def open_sources(settings: Settings, run: Run) -> Sources:
         found[name] = open_adapter(path)
         run.digests.add(name, path, [pathlib.Path(path) / file for file in found[name].files])
     aligned = found["aligned"].shapes()
+    check_adapter(aligned, "aligned")
     for name, rank in (("finetuned", True), ("weak", settings.amplification_space == "factors")):
         if name in found:
             names = (f"aligned ({settings.aligned})", f"{name} ({paths[name]})")

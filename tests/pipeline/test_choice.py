@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nlsr_jax.adapter import delta
-from nlsr_jax.calibration import automatic
+from nlsr_jax.calibration import search
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.peft import load_adapter, save_adapter
 from nlsr_jax.nlsr.basis import turned
@@ -46,9 +46,16 @@ def test_rows_that_do_not_tell_the_adapters_apart_are_said_first(files, tmp_path
     assert_doubted_first(record, tmp_path / "one" / "report.html")
 
 
+@dataclasses.dataclass(frozen=True)
+class Strict(search.SearchSettings):
+    """A search that every change of a request disturbs."""
+
+    disturbed: float = 1e-9
+
+
 def test_a_choice_that_disturbs_is_said_first(files, tmp_path, monkeypatch):
     swapped = {"aligned": str(files / "finetuned"), "finetuned": str(files / "aligned")}
-    monkeypatch.setattr(automatic, "DISTURBED", 1e-9)
+    monkeypatch.setattr(search, "SearchSettings", Strict)
     asked = {"aim": 0.9, "headroom": 1.01}
     record = realign_files(settings(files, **swapped), tmp_path / "one", automatic=asked)
     assert "over the limit of 1e-09" in record["warnings"][0]
