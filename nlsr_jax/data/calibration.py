@@ -42,6 +42,10 @@ def load_tokenizer(path: str):
       InputError: there is none that can be read.
     """
     path = expand_text(path)
+    if "@" in path and not is_folder(path):  # a hub id with a revision
+        from nlsr_jax.formats.hugging_face import resolve
+
+        path = str(resolve(path))
     if is_folder(path):
         check_regular(pathlib.Path(path))
     try:

@@ -56,6 +56,7 @@ INPUTS = {
     "pretrained": "pretrained model",
     "calibration": "calibration data",
     "masks": "ready masks",
+    "companions": "files beside the fine-tuned adapter",
 }
 
 CALIBRATION = {
