@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from nlsr_jax.formats.mask_files import load_masks, save_masks
     from nlsr_jax.formats.peft import load_adapter, load_carried, save_adapter
     from nlsr_jax.formats.safety_direction import safety_direction
-    from nlsr_jax.models import apply_carried, generate, load_model, logits
+    from nlsr_jax.models.carried import apply_carried
+    from nlsr_jax.models.generate import generate
+    from nlsr_jax.models.load import load_model
+    from nlsr_jax.models.lora import logits
     from nlsr_jax.modules import MODULES
     from nlsr_jax.nlsr.amplify import amplify
     from nlsr_jax.nlsr.correction import correct

@@ -43,6 +43,10 @@ def load_tokenizer(path: str) -> Tokenizer:
       InputError: if no tokenizer can be loaded.
     """
     path = expand_text(path)
+    if "@" in path and not is_folder(path):  # a hub id with a revision
+        from nlsr_jax.formats.hugging_face import resolve
+
+        path = str(resolve(path))
     if is_folder(path):
         check_regular(pathlib.Path(path))
     try:

@@ -33,6 +33,8 @@ class Limits:
       row_characters: length of a row of text data.
       rows_characters: length of all texts that a command keeps from a file of rows.
       bank_bytes: size of a file of item parameters, unpacked.
+      companion_bytes: size of a file beside an adapter that is carried into an output; larger ones are left out.
+      companions_bytes: size of all of them.
     """
 
     json_bytes: int = 32 * 2**20
@@ -49,6 +51,8 @@ class Limits:
     row_characters: int = 4 * 2**20
     rows_characters: int = 2**30
     bank_bytes: int = 2**29
+    companion_bytes: int = 64 * 2**20
+    companions_bytes: int = 256 * 2**20
 
 
 def from_environment(environment: Mapping[str, str]) -> Limits:

@@ -95,6 +95,18 @@ def check_start(start: bytes, path: pathlib.Path, what: str) -> None:
         raise InputError(f"{path}: a Git-LFS pointer, not {what}; run 'git lfs pull'")
 
 
+def leads_outside(folder: pathlib.Path, name: str) -> pathlib.Path | None:
+    """Return what a file links to where that is outside its folder, and not in the store of the hub's own cache.
+
+    Args:
+      folder: a folder.
+      name: of a file in it.
+    """
+    home, file = (pathlib.Path(os.path.realpath(path)) for path in (folder, folder / name))
+    stores = [home.parent.parent / "blobs"] if home.parent.name == "snapshots" else []
+    return None if any(file.is_relative_to(place) for place in (home, *stores)) else file
+
+
 def check_regular(folder: pathlib.Path) -> None:
     """Refuse a folder with a pipe or a device in it, which a reader would wait for.
 

@@ -23,7 +23,9 @@ from nlsr_jax.files.paths import START, check_file, check_start, expand, unreada
 _PICKLE = (b"PK\x03\x04", b"\x80\x02", b"\x80\x04", b"\x80\x05")
 _BLOCK = 2**23
 FLOATS = ("F64", "F32", "F16", "BF16")
-_ORDER = ("I64", "F64", "F32", "I32", "BF16", "F16", "I16", "I8", "U8", "BOOL")
+_ORDER = (
+    "I64", "F64", "F32", "I32", "BF16", "F16", "I16", "F8_E8M0", "F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL",
+)  # fmt: skip
 """The order in which the library writes types: wide ones first, for alignment; then by name."""
 
 DTYPES = {
@@ -31,6 +33,9 @@ DTYPES = {
     "F32": np.float32,
     "F16": np.float16,
     "BF16": ml_dtypes.bfloat16,
+    "F8_E8M0": ml_dtypes.float8_e8m0fnu,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
     "I64": np.int64,
     "I32": np.int32,
     "I16": np.int16,
@@ -107,6 +112,12 @@ class SafetensorsFile:
         first, last, _ = rows.indices(shape[0])
         out = empty_aligned((last - first, *shape[1:]), dtype)
         self._read_at(self._start[name] + first * math.prod(shape[1:]) * dtype.itemsize, name, out)
+        return out
+
+    def read_bytes(self, name: str, first: int, last: int) -> np.ndarray:
+        """Read bytes ``first`` to ``last`` of one tensor as ``[last - first]`` uint8; see ``read``."""
+        out = np.empty(last - first, np.uint8)
+        self._read_at(self._start[name] + first, name, out)
         return out
 
     def blocks(self, name: str) -> Iterator[memoryview]:

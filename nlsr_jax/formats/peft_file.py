@@ -11,9 +11,8 @@ import numpy as np
 from nlsr_jax.adapter import Adapter, module_names
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.json_files import read_json_object
-from nlsr_jax.files.paths import expand
 from nlsr_jax.files.safetensors_files import open_checked
-from nlsr_jax.formats.adapter_folder import CONFIG, MLX_WEIGHTS, WEIGHTS, kind_of_folder
+from nlsr_jax.formats.adapter_folder import CONFIG, MLX_WEIGHTS, WEIGHTS, kind_of_folder, resolve_adapter
 from nlsr_jax.formats.mlx import find_mlx_factors, note_of_mlx, plain_config
 from nlsr_jax.formats.peft_carried import Carried, find_carried, others_of
 from nlsr_jax.formats.peft_carried_checks import check_carried, note_of
@@ -58,7 +57,7 @@ class AdapterFile:
     """An open PEFT directory: the structure is read at once, factors on demand.
 
     Args:
-      path: the directory, of PEFT or MLX-LM.
+      path: the directory, of PEFT or MLX-LM, or a hub id with or without ``@REVISION``.
 
     Raises:
       InputError: see ``load_adapter``; all but the values is checked here.
@@ -72,7 +71,7 @@ class AdapterFile:
     """
 
     def __init__(self, path: str | os.PathLike):
-        self.path = path = expand(path)
+        self.path = path = resolve_adapter(path)
         mlx = kind_of_folder(path) == "mlx"
         self._where = str(path / CONFIG)
         self.files = (CONFIG, MLX_WEIGHTS if mlx else WEIGHTS)

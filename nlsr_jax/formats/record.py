@@ -43,9 +43,19 @@ class Digests:
         self._pool = concurrent.futures.ThreadPoolExecutor(1)
         self._found: dict[str, tuple[str, dict[str, concurrent.futures.Future]]] = {}
 
-    def add(self, name: str, path: str | os.PathLike, files: list[pathlib.Path]) -> None:
-        """Start to digest ``files``, the parts of the input ``name`` that was given as ``path``."""
-        started = {file.name: self._pool.submit(sha256, file) for file in files}
+    def add(
+        self, name: str, path: str | os.PathLike, files: list[pathlib.Path], *, root: pathlib.Path | None = None
+    ) -> None:
+        """Start to digest ``files``, the parts of the input ``name`` that was given as ``path``.
+
+        Args:
+          name: of the input.
+          path: as it was given.
+          files: its parts.
+          root: the folder that their names are relative to; None for names without folders.
+        """
+        names = {file: file.name if root is None else file.relative_to(root).as_posix() for file in files}
+        started = {names[file]: self._pool.submit(sha256, file) for file in files}
         self._found[name] = (str(path), started)
 
     def result(self) -> dict[str, dict]:
@@ -192,7 +202,8 @@ def check_digests(recorded: dict, found: dict, where: str | os.PathLike) -> None
         different = sorted(
             f for f in {*entry["files"], *(now or {})} if entry["files"].get(f) != (now or {}).get(f)
         )
+        flag = "finetuned" if name == "companions" else name  # which lie beside the adapter
         raise InputError(
             f"{where}: {name} file {different[0]} is not the one of the record "
-            f"(SHA-256 differs or it is missing); give the original with --{name}"
+            f"(SHA-256 differs or it is missing); give the original with --{flag}"
         )

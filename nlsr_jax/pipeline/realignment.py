@@ -20,17 +20,21 @@ from nlsr_jax.files.digests import sha256
 from nlsr_jax.files.output import check_free, whole_directory, write_text
 from nlsr_jax.formats import record as records
 from nlsr_jax.formats.checkpoint import save_checkpoint
+from nlsr_jax.formats.companions import Companions
 from nlsr_jax.formats.mask_files import FILE as MASKS_FILE
 from nlsr_jax.nlsr.pruning import unclipped_probability
 from nlsr_jax.nlsr.realign import repaired_layers
 from nlsr_jax.nlsr.settings import PRESETS, ModuleChoice
 from nlsr_jax.parallel import is_first
+from nlsr_jax.pipeline.accompanying import INPUT as COMPANIONS
+from nlsr_jax.pipeline.accompanying import open_companions, write_companions
 from nlsr_jax.pipeline.base_names import check_trained_on, note_base_names, note_place, with_named_base
 from nlsr_jax.pipeline.checks import check_realignment
 from nlsr_jax.pipeline.choosing import Choice, asked_for, settle, to_be_chosen
 from nlsr_jax.pipeline.decision import Decision, compare, decide
 from nlsr_jax.pipeline.descent import Descent, check_lineage, judge_descent
 from nlsr_jax.pipeline.evidence import CalibrationData
+from nlsr_jax.pipeline.hub_inputs import ADAPTERS, MODELS, with_hub_folders
 from nlsr_jax.pipeline.identification import Masks, obtain_masks, write_found
 from nlsr_jax.pipeline.lifting import open_lifted, trim
 from nlsr_jax.pipeline.recording import record_realignment, write_record
@@ -66,8 +70,8 @@ def realign_files(
     Args:
       settings: inputs and settings.
       output: the folder to write: ``adapter_config.json``, ``adapter_model.safetensors``,
-        ``masks.safetensors``, ``checkpoint/`` (Orbax), ``realignment.json``, ``report.html``. It
-        appears whole or not at all.
+        ``masks.safetensors``, ``checkpoint/`` (Orbax), ``realignment.json``, ``report.html``, a model card
+        ``README.md``, and the files that lie beside the fine-tuned adapter. It appears whole or not at all.
       overwrite: replace an output of this project that exists.
       recorded: the ``inputs`` of a record that this run repeats; the digests must be equal.
       automatic: choose β and the sparsity of ``gain`` by the calibration data with this aim, or with these of the
@@ -103,7 +107,9 @@ def realign_files(
         reference = Reference(sources, settings)
         masks = obtain_masks(settings, reference, data, run)
         run.notes.add(data.notes)
-        told = told if preset is None else told | {"preset": preset}
+        companions = open_companions(sources.target, run)
+        told |= {} if companions is None else {COMPANIONS: companions.describe()}
+        told |= {} if preset is None else {"preset": preset}
 
         def decided() -> tuple[Restoration, dict[str, Any]]:
             made, lineage = _decide(settings, reference, masks, descent, run)
@@ -113,7 +119,7 @@ def realign_files(
             return decided()[1]
         with publish() as folder, _kept_meanwhile(folder, masks, sources, settings.sparsity, run) as kept:
             made, record = decided()
-            _write(folder, record, made, kept, draw, run)
+            _write(folder, record, made, companions, kept, draw, run)
     return record
 
 
@@ -121,8 +127,10 @@ def _checked(settings: Settings, choice: Choice, stages: Stages, *, repeats: boo
     """Return the settings as the run takes them, checked as far as no input has to be opened."""
     if choice.asked is not None:
         settings = to_be_chosen(settings)
-    settings = with_named_base(settings, stages)
+    settings = with_named_base(with_hub_folders(settings, ADAPTERS, stages), stages)
     check_realignment(settings)
+    if not repeats:  # whose record may have no digests of a model that was given by its name
+        settings = with_hub_folders(settings, MODELS, stages)
     if not (settings.allow_unrelated or repeats):
         check_trained_on(settings)
     return with_absolute_paths(settings)
@@ -200,11 +208,12 @@ def _write(
     folder: pathlib.Path,
     record: dict[str, Any],
     made: Restoration,
+    companions: Companions | None,
     kept: concurrent.futures.Future[dict[str, str]],
     draw: Callable[[dict], dict],
     run: Run,
 ) -> None:
-    """Write adapter, report and record."""
+    """Write adapter, what goes beside it, report and record."""
     run.notes.say()
     if kept.done():
         kept.result()  # an error, before the rest is written for nothing
@@ -212,6 +221,8 @@ def _write(
         figures = _DRAWING.submit(draw, record)
         digests, notes = write_restored(folder, made)
         digests |= kept.result()
+        if companions is not None:
+            digests |= write_companions(folder, companions, record, made.sources.target, digests)
         run.notes.add(notes)
         run.notes.say()
     with run.stages("digest outputs"):

@@ -58,6 +58,7 @@ INPUTS = {
     "pretrained": "pretrained model",
     "calibration": "calibration data",
     "masks": "existing masks",
+    "companions": "files beside the fine-tuned adapter",
 }
 
 CALIBRATION = {

@@ -154,7 +154,7 @@ LLAMA = ["--config", "llama3_8b", "--base", "nowhere"]
 
 WRONG = [
     (["--task", "poems"], "--task is 'poems'"),
-    (["--rows", "-3"], "--rows is -3; expected at least 1; --task none"),
+    (["--rows", "-3"], "--rows is -3; expected at least 1; use --task none"),
     (["--data", "sst2=x"], "--data is for real data"),
     (["--judge", "nobody"], "--judge is 'nobody'"),
     ([*LLAMA, "--judge", "toy"], "--judge toy knows only the toy world"),

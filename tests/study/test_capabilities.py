@@ -190,5 +190,5 @@ def test_rows_must_be_the_banks_items(tmp_path, names, rows, message):
 
 def test_banks_of_other_things(tmp_path):
     save_banks({"lb": bank_of("poems")}, tmp_path / "bank.npz")
-    with pytest.raises(InputError, match="holds poems; expected some of hellaswag"):
+    with pytest.raises(InputError, match="has poems; expected some of hellaswag"):
         read_banks(str(tmp_path / "bank.npz"))
