@@ -12,11 +12,11 @@ import numpy as np
 
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.errors import InputError
-from nlsr_jax.models.block import rotary_embedding
 from nlsr_jax.models.cache import Cache
 from nlsr_jax.models.llama import Llama, everywhere, variables
 from nlsr_jax.models.lora import check_tokens, one_or_several, prepare, prepare_several, repeated
 from nlsr_jax.models.projection import join, merge_adapter
+from nlsr_jax.models.rotary import rotary_embedding
 
 _APART = 12
 """Up to this many layers they come one by one in a step of generation; more are scanned, to compile fast."""
@@ -116,9 +116,9 @@ def _first_greatest(scores):
 
 
 def _take_apart(collections, cache: Cache) -> tuple[dict, Cache]:
-    """Cut stacked norms, factors and caches into layers once, which would else be copied out at every step."""
+    """Cut stacked norms, experts, factors and caches into layers once, not to copy them out at every step."""
     params, joined = collections["params"], collections["joined"]
-    stack = {"params": {name: leaf for name, leaf in params["layers"].items() if name.endswith("norm")}}
+    stack = {"params": {name: leaf for name, leaf in params["layers"].items() if not name.endswith("_proj")}}
     if "lora" in collections:
         stack["lora"] = collections["lora"]["layers"]
     loose = tuple(

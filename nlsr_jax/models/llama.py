@@ -19,10 +19,12 @@ import jax.numpy as jnp
 
 from nlsr_jax.architecture.config import ModelConfig
 from nlsr_jax.errors import InputError
-from nlsr_jax.models.block import Block, Context, Norm, place, rotary_embedding
+from nlsr_jax.models.block import Block, Context, place
 from nlsr_jax.models.cache import LayerCache
 from nlsr_jax.models.fused_attention import ATTENTION, KERNELS
+from nlsr_jax.models.norm import Norm, soft_cap
 from nlsr_jax.models.projection import PRODUCT
+from nlsr_jax.models.rotary import rotary_embedding
 from nlsr_jax.parallel import Layout
 
 # A product that has a derivative of its own shows as no product to the policy: it goes by name.
@@ -72,8 +74,8 @@ class Llama(nn.Module):
             caches of the layers in ``k`` and ``v``.
           positions: ``[B, T]`` int32 positions; counted from the first unmasked token by default.
           keys: ``[B, S]`` bool, slots of the cache that may be attended, where T is 1.
-          rotary: tables ``[P, H/2]`` to read the rotary embedding from, where it is not to be computed anew at
-            every layer of every step; see ``rotary_embedding``.
+          rotary: tables with leaves ``[P, H/2]`` to read the rotary embedding from, where it is not to be computed
+            anew at every layer of every step; see ``rotary_embedding``.
           output: ``"logits"`` of all positions, ``"last"`` (of the last one), or ``"hidden"`` states.
 
         Returns:
@@ -84,6 +86,8 @@ class Llama(nn.Module):
         embed = self.param("embed", nn.initializers.normal(0.02), (c.vocab_size, c.hidden_size))
         context = self._context(tokens, attention_mask, positions, keys, cache, response_mask, rotary)
         x = self._gathered("embed", embed)[tokens]
+        if c.table.scaled_embedding:
+            x = x * jnp.asarray(c.hidden_size**0.5, x.dtype)
         x = place(self.layout, x)
         layers = jnp.arange(c.num_layers)
         windowed = jnp.asarray(c.windowed or (False,) * c.num_layers)
@@ -133,15 +137,17 @@ class Llama(nn.Module):
 
     def _head(self, x, embed, output):
         c = self.config
-        x = Norm(c.eps, name="norm")(x)
+        x = Norm(c, name="norm")(x)
         name = "embed" if c.tied else "lm_head"
         head = embed if c.tied else self.param(name, nn.initializers.normal(0.02), embed.shape)
         if output == "hidden":
             return x
         x = x[:, -1:] if output == "last" else x
         if self.has_variable("joined", "head"):
-            return jnp.matmul(x, self.get_variable("joined", "head"), preferred_element_type=jnp.float32)
-        return jnp.einsum("btd,vd->btv", x, self._gathered(name, head), preferred_element_type=jnp.float32)
+            scores = jnp.matmul(x, self.get_variable("joined", "head"), preferred_element_type=jnp.float32)
+        else:
+            scores = jnp.einsum("btd,vd->btv", x, self._gathered(name, head), preferred_element_type=jnp.float32)
+        return soft_cap(scores, c.logit_cap)
 
     def _gathered(self, name: str, weight):
         return weight if self.layout is None else self.layout.gather(name, weight)
@@ -161,10 +167,10 @@ class Llama(nn.Module):
         if c.window is not None:
             near = jnp.broadcast_to(queries[:, None] - slots < c.window, mask.shape)
         if rotary is None:
-            cos, sin = rotary_embedding(c, positions)
+            rotary = rotary_embedding(c, positions)
         else:
-            cos, sin = (table[positions] for table in rotary)
-        return Context(cos[:, :, None], sin[:, :, None], mask, near, response_mask)
+            rotary = jax.tree.map(lambda table: table[positions], rotary)
+        return Context(jax.tree.map(lambda leaf: leaf[:, :, None], rotary), mask, near, response_mask)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "output"))

@@ -47,7 +47,7 @@ def new_params(key: jax.Array, model: Llama):
     def draw(path, leaf):
         names = [part.key for part in path]
         if names[-1] == "scale":
-            return jnp.ones(leaf.shape, jnp.float32)
+            return jnp.full(leaf.shape, 1 - model.config.table.norm_offset, jnp.float32)
         if names[-1] == "bias":
             return jnp.zeros(leaf.shape, jnp.float32)
         deviation = 1.0 if names[-1] == "embed" else leaf.shape[-1] ** -0.5

@@ -78,7 +78,7 @@ def test_variants_read_as_transformers_reads_them(change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "gemma"}, "model_type is 'gemma'"),
+        ({"model_type": "gpt2"}, "model_type is 'gpt2'"),
         ({"model_type": None}, "model_type is None"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification"),
         ({"auto_map": {"AutoModel": "x.Y"}}, "auto_map"),
