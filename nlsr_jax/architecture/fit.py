@@ -3,7 +3,9 @@
 from nlsr_jax.adapter import Adapter, check_adapter, layer_indices, module_names
 from nlsr_jax.architecture.config import ModelConfig
 from nlsr_jax.errors import InputError
-from nlsr_jax.modules import MODULES
+from nlsr_jax.modules import FUSED, MODULES
+
+_EVERY = (*MODULES, *FUSED)
 
 
 def check_adapter_fits(adapter: Adapter, config: ModelConfig, name: str = "adapter") -> None:
@@ -19,7 +21,7 @@ def check_adapter_fits(adapter: Adapter, config: ModelConfig, name: str = "adapt
     """
     check_adapter(adapter, name)
     projections = config.projections()
-    check_modules(adapter, name)
+    check_modules(adapter, name, config)
     for module in module_names(adapter.factors):
         a, b = (adapter.factors[module][f].shape for f in ("a", "b"))
         found, expected = (a[2], b[1]), projections[module]
@@ -36,17 +38,29 @@ def check_adapter_fits(adapter: Adapter, config: ModelConfig, name: str = "adapt
             raise InputError(f"{name}: {module} adapts layers {list(layers)}; the model has {config.num_layers}")
 
 
-def check_modules(adapter: Adapter, name: str = "adapter") -> None:
-    """Check that a Flax model can have every module of an adapter; see ``check_adapter_fits``.
+def check_modules(adapter: Adapter, name: str = "adapter", config: ModelConfig | None = None) -> None:
+    """Check that a Flax model has every module of an adapter; see ``check_adapter_fits``.
+
+    Args:
+      adapter: arrays or ``jax.ShapeDtypeStruct`` leaves.
+      name: what to call the adapter in the error.
+      config: of the model; None to ask whether a model of any family has them.
 
     Raises:
-      InputError: naming the modules that none has.
+      InputError: naming the modules that it does not have, and why.
     """
-    lacking = [module for module in module_names(adapter.factors) if module not in MODULES]
-    if lacking:
-        shown = ", ".join(lacking[:4]) + (f" and {len(lacking) - 4} more" if len(lacking) > 4 else "")
-        raise InputError(
-            f"{name}: the base has no module {shown} in its Flax model, whose layers have "
-            f"{', '.join(MODULES)}: a forward pass of such a base is not available; realign without one, by "
-            "--method magnitude or random, or by --masks"
+    known = _EVERY if config is None else tuple(config.projections())
+    lacking = [module for module in module_names(adapter.factors) if module not in known]
+    if not lacking:
+        return
+    shown = ", ".join(lacking[:4]) + (f" and {len(lacking) - 4} more" if len(lacking) > 4 else "")
+    reason = f"the base has no module {shown} in its Flax model, whose layers have {', '.join(known)}"
+    if any(".experts." in module for module in lacking):
+        reason = (
+            f"{shown} are experts, which transformers 5 keeps in one parameter per layer that PEFT does not adapt "
+            f"as modules; adapters of {', '.join(known[:4])} run"
         )
+    raise InputError(
+        f"{name}: {reason}: a forward pass of such an adapter is not available; realign without one, by "
+        "--method magnitude or random, or by --masks"
+    )

@@ -3,7 +3,7 @@
 Axis legend: B batch, T positions, H head dim.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ class Rotary(NamedTuple):
 
     def of_layer(self, windowed) -> "Rotary":
         """Return the rotary embedding of a layer, which has a window or has none."""
-        if self.local_cos is None:
+        if self.local_cos is None or self.local_sin is None:
             return self
         return Rotary(jnp.where(windowed, self.local_cos, self.cos), jnp.where(windowed, self.local_sin, self.sin))
 
@@ -51,7 +51,7 @@ def rotary_embedding(config: ModelConfig, positions, far: bool | None = None) ->
 
 
 def _cos_sin(rope: Rope, head_dim: int, positions, far: bool | None):
-    frequencies = inverse_frequencies(rope, head_dim, bool(far))
+    frequencies: Any = inverse_frequencies(rope, head_dim, bool(far))
     if rope.kind == "longrope" and far is None:
         beyond = jnp.max(positions) >= rope.original_length
         frequencies = jnp.where(beyond, inverse_frequencies(rope, head_dim, True), frequencies)

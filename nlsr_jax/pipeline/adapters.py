@@ -27,6 +27,7 @@ from nlsr_jax.files.safetensors_files import empty_aligned
 from nlsr_jax.formats.peft import AdapterFile, PeftLayout, open_adapter
 from nlsr_jax.formats.peft_carried import Carried
 from nlsr_jax.formats.record import Digests
+from nlsr_jax.modules import MODULES
 from nlsr_jax.nlsr.amplify import amplify
 from nlsr_jax.nlsr.basis import common_basis
 from nlsr_jax.nlsr.lineage import lineage
@@ -43,7 +44,7 @@ class AdapterSource(Protocol):
     notes: list[str]
 
     def notes_of_source(self) -> list[str]: ...
-    def check_layers(self, num_layers: int) -> None: ...
+    def check_layers(self, num_layers: int, modules: Sequence[str] = MODULES) -> None: ...
     def shapes(self) -> Adapter: ...
     def factors(self, module: str, rows: slice = ...) -> dict[str, np.ndarray]: ...
     def load(self) -> Adapter: ...
@@ -115,7 +116,7 @@ def check_base(sources: Sources, settings: Settings) -> None:
     config = read_config(resolve(settings.base))
     for name, file in given:
         check_adapter_fits(file.shapes(), config, names[name])
-        file.check_layers(config.num_layers)
+        file.check_layers(config.num_layers, tuple(config.projections()))
         check_carried_fits(file.carried, config)
 
 

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.architecture.config import ModelConfig
+from nlsr_jax.errors import InputError
 from nlsr_jax.models.llama import Llama
+from nlsr_jax.modules import FUSED
 from nlsr_jax.random_streams import stream
 from nlsr_jax.training.settings import LoraSettings, check_lora
 
@@ -19,15 +21,18 @@ def new_adapter(key: jax.Array, config: ModelConfig, settings: LoraSettings) -> 
       settings: rank, alpha and modules.
 
     Raises:
-      InputError: settings that ``check_lora`` refuses.
+      InputError: settings that ``check_lora`` refuses, or modules that the model does not have.
     """
     check_lora(settings)
     factors = {}
     for module, (k, d) in config.projections().items():
-        if module in settings.modules:
+        if not {module, *FUSED.get(module, ())}.isdisjoint(settings.modules):
             shape, bound = (config.num_layers, settings.rank, k), k**-0.5
             a = jax.random.uniform(stream(key, module), shape, jnp.float32, -bound, bound)
             factors[module] = {"a": a, "b": jnp.zeros((config.num_layers, d, settings.rank), jnp.float32)}
+    if not factors:
+        wanted, known = ", ".join(settings.modules), ", ".join(config.projections())
+        raise InputError(f"modules are {wanted}; the model has {known}")
     return Adapter(factors, settings.alpha / settings.rank)
 
 
