@@ -16,6 +16,8 @@ from nlsr_jax.errors import InputError
 
 _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 _MOST_LAYERS = 10_000
+EXPERT_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
+"""What the projections of an expert are called in the parameter tree."""
 _REFUSED = {
     "auto_map": "it needs code of its own, which is never run",
     "quantization_config": "its weights are quantised; give the full-precision model",
@@ -126,6 +128,22 @@ class ModelConfig:
         for name in self.table.feed_forward_inputs:
             found[name] = (d, 2 * f if fused else f)
         return {**found, "down_proj": (f, d)}
+
+    def expert_modules(self) -> dict[str, tuple[tuple[str, int], tuple[int, int]]]:
+        """Return ``{module: ((own name, expert), (in-features k, out-features d))}`` of one layer's experts."""
+        if self.experts is None or self.table.experts is None:
+            return {}
+        rule, d, f = self.table.experts, self.hidden_size, self.experts.size
+        sizes = dict(zip(EXPERT_PROJECTIONS, ((d, f), (d, f), (f, d)), strict=True))
+        return {
+            f"{rule.experts}.{expert}.{name}": ((own, expert), sizes[own])
+            for expert in range(self.experts.count)
+            for own, name in zip(EXPERT_PROJECTIONS, rule.projections, strict=True)
+        }
+
+    def modules(self) -> dict[str, tuple[int, int]]:
+        """Return ``{module: (in-features k, out-features d)}`` of all that an adapter may adapt."""
+        return self.projections() | {name: size for name, (_, size) in self.expert_modules().items()}
 
     def bias(self, module: str) -> bool:
         """Say whether a projection has a bias."""

@@ -1,11 +1,14 @@
 """Adapters meet the model: checks first, then factors for every layer with the scaling folded in."""
 
+import re
+
 from nlsr_jax.adapter import Adapter, check_adapter, layer_indices, module_names
 from nlsr_jax.architecture.config import ModelConfig
 from nlsr_jax.errors import InputError
 from nlsr_jax.modules import FUSED, MODULES
 
 _EVERY = (*MODULES, *FUSED)
+_EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
 def check_adapter_fits(adapter: Adapter, config: ModelConfig, name: str = "adapter") -> None:
@@ -20,7 +23,7 @@ def check_adapter_fits(adapter: Adapter, config: ModelConfig, name: str = "adapt
       InputError: naming the module that does not fit.
     """
     check_adapter(adapter, name)
-    projections = config.projections()
+    projections = config.modules()
     check_modules(adapter, name, config)
     for module in module_names(adapter.factors):
         a, b = (adapter.factors[module][f].shape for f in ("a", "b"))
@@ -49,17 +52,19 @@ def check_modules(adapter: Adapter, name: str = "adapter", config: ModelConfig |
     Raises:
       InputError: naming the modules that it does not have, and why.
     """
-    known = _EVERY if config is None else tuple(config.projections())
-    lacking = [module for module in module_names(adapter.factors) if module not in known]
+    names = module_names(adapter.factors)
+    if config is None:
+        known, lacking = _EVERY, [name for name in names if name not in _EVERY and not _EXPERT.search(name)]
+    else:
+        known, every = tuple(config.projections()), config.modules()
+        lacking = [name for name in names if name not in every]
     if not lacking:
         return
     shown = ", ".join(lacking[:4]) + (f" and {len(lacking) - 4} more" if len(lacking) > 4 else "")
     reason = f"the base has no module {shown} in its Flax model, whose layers have {', '.join(known)}"
-    if any(".experts." in module for module in lacking):
-        reason = (
-            f"{shown} are experts, which transformers 5 keeps in one parameter per layer that PEFT does not adapt "
-            f"as modules; adapters of {', '.join(known[:4])} run"
-        )
+    router = config is not None and config.table.experts is not None and config.table.experts.router
+    if router in lacking:
+        reason = f"{router} is the router, whose choice of experts stays the base's"
     raise InputError(
         f"{name}: {reason}: a forward pass of such an adapter is not available; realign without one, by "
         "--method magnitude or random, or by --masks"

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from nlsr_jax.architecture.config import ModelConfig
+from nlsr_jax.architecture.config import EXPERT_PROJECTIONS, ModelConfig
 from nlsr_jax.modules import path_in_layer
 
 EMBED, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
@@ -65,8 +65,7 @@ def _expert_table(c: ModelConfig, layers: list[str]) -> list[Weight]:
     routers = tuple(f"{layer}{rule.router}.weight" for layer in layers)
     table = [Weight(("layers", "experts", "router"), routers, (c.num_layers, experts.count, d), 1)]
     shapes = ((experts.size, d), (experts.size, d), (d, experts.size))
-    own = ("gate_proj", "up_proj", "down_proj")
-    for name, in_files, shape in zip(own, rule.projections, shapes, strict=True):
+    for name, in_files, shape in zip(EXPERT_PROJECTIONS, rule.projections, shapes, strict=True):
         names = tuple(
             f"{layer}{rule.experts}.{i}.{in_files}.weight" for layer in layers for i in range(experts.count)
         )

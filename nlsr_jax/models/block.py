@@ -17,7 +17,7 @@ import numpy as np
 
 from nlsr_jax.architecture.config import ModelConfig
 from nlsr_jax.models.attention import Scaling, attend
-from nlsr_jax.models.experts import Experts
+from nlsr_jax.models.experts import Experts, stack_factors
 from nlsr_jax.models.fused_attention import attend_fused
 from nlsr_jax.models.norm import Norm
 from nlsr_jax.models.projection import adapted, beside, joined_name, thin
@@ -137,10 +137,26 @@ class Block(nn.Module):
     def _feed_forward(self, x, keep):
         c = self.config
         if c.experts is not None:
-            return self.experts(x)
+            return self._through_experts(x, keep)
         gate, up = self._split(c.table.feed_forward_inputs, x, keep, (c.intermediate_size,) * 2)
         (h,) = self._products(("down_proj",), place(self.layout, _ACTIVATIONS[c.activation](gate) * up), keep)
         return h
+
+    def _through_experts(self, x, keep):
+        """Run the experts with their adapters, which are named by the path of an expert's module."""
+        modules = self.config.expert_modules()
+        found = {name: leaf for name, leaf in self.variables.get("lora", {}).items() if name in modules}
+        factors = stack_factors(found, self.config)
+        y, captured = self.experts(x, factors)
+        if found and self.is_mutable_collection("statistics"):
+            keep = jnp.ones(x.shape[:-1], bool) if keep is None else keep
+            so_far = self.variables.get("statistics", {})
+            for name, leaf in found.items():
+                own, expert = modules[name][0]
+                rows, mask = captured.of_expert(own, expert, keep)
+                root = so_far.get(name, {}).get("root")
+                self.put_variable("statistics", name, batch_statistics(rows, thin(rows, leaf["a"]), mask, root))
+        return y
 
     def _split(self, names: tuple[str, ...], x, keep, widths: tuple[int, ...]) -> tuple[jax.Array, ...]:
         """Return what projections of one input put out, cut into parts where they are one module."""

@@ -95,7 +95,11 @@ def merge_adapter(params, lora, positions: int) -> tuple[Any, Any]:
     """
     factors = {} if lora is None else dict(lora["layers"])
     layers = dict(params["layers"])
-    worth = {name: leaf for name, leaf in factors.items() if merges(positions, layers[name]["kernel"], leaf["a"])}
+    worth = {
+        name: leaf
+        for name, leaf in factors.items()
+        if name in layers and merges(positions, layers[name]["kernel"], leaf["a"])
+    }
     if sum(layers[name]["kernel"].nbytes for name in worth) > MERGED_BYTES:
         return params, lora
     for name, leaf in worth.items():

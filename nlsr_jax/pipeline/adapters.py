@@ -116,7 +116,7 @@ def check_base(sources: Sources, settings: Settings) -> None:
     config = read_config(resolve(settings.base))
     for name, file in given:
         check_adapter_fits(file.shapes(), config, names[name])
-        file.check_layers(config.num_layers, tuple(config.projections()))
+        file.check_layers(config.num_layers, tuple(config.modules()))
         check_carried_fits(file.carried, config)
 
 

@@ -1,18 +1,24 @@
 """Bases of every family with adapters that PEFT made: run, measured, realigned, and loaded by PEFT again."""
 
 import dataclasses
+import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 import nlsr_jax
-from nlsr_jax.calibration.capture import collect_loss_gradient, collect_statistics
+from nlsr_jax.calibration.capture import collect_loss, collect_loss_gradient, collect_statistics
+from nlsr_jax.errors import InputError
 from nlsr_jax.modules import path_in_layer
 from nlsr_jax.nlsr.settings import LIFTED_ALONE
 from nlsr_jax.pipeline import Settings, realign_files
 from nlsr_jax.pipeline.stages import Stages
+from tests.oracles import random_adapter
+from tests.parity.comparison import MADE, peer_generates
 from tests.parity.peers import make_peer, peer_logits, tokens
 from tests.tiny_base import save_rows, save_tokenizer
 
@@ -121,3 +127,63 @@ def test_realigned_adapters_load_in_peft(held, tmp_path):
     assert (
         np.abs(np.asarray(nlsr_jax.logits(model, params, ids, adapter)) - peer_logits(again, ids)).max() < LARGEST
     )
+
+
+@pytest.fixture(params=["mixtral", "qwen3_moe"])
+def experts(request, tmp_path):
+    """A mixture of experts with an adapter of each, named as PEFT did with transformers 4; and PEFT's model of both.
+
+    PEFT puts the factors of a layer's experts together as it loads them.
+    """
+    variant = request.param
+    make_peer(variant).save_pretrained(tmp_path / "base")
+    model, params = nlsr_jax.load_model(tmp_path / "base")
+    config, names = model.config, {"mixtral": ["w1", "w2", "w3"], "qwen3_moe": SEVEN[4:]}[variant]
+    sizes = {"q_proj": config.projections()["q_proj"]}
+    sizes |= {name: size for name, (_, size) in config.expert_modules().items()}
+    adapter = random_adapter(0, layers=config.num_layers, rank=3, sizes=sizes, scaling=2.0)
+    adapter = dataclasses.replace(adapter, factors=jax.tree.map(lambda x: np.float32(0.2) * x, adapter.factors))
+    nlsr_jax.save_adapter(adapter, tmp_path / "a", base_model_name_or_path=str(tmp_path / "base"))
+    file = tmp_path / "a" / "adapter_config.json"
+    fields = json.loads(file.read_text()) | {"target_modules": ["q_proj", *names], "task_type": "CAUSAL_LM"}
+    file.write_text(json.dumps(fields))
+    peer = PeftModel.from_pretrained(make_peer(variant), tmp_path / "a").eval()
+    return variant, model, params, nlsr_jax.load_adapter(tmp_path / "a", config), peer
+
+
+def test_adapters_of_single_experts_run_as_in_peft(experts):
+    variant, model, params, adapter, peer = experts
+    ids = tokens(0, 2, 16)
+    ours, theirs = np.asarray(nlsr_jax.logits(model, params, ids, adapter)), peer_logits(peer, ids)
+    assert np.abs(theirs - peer_logits(make_peer(variant), ids)).max() > 0.1
+    assert np.abs(ours - theirs).max() < LARGEST
+    made = nlsr_jax.generate(model, params, ids, adapter=adapter, max_new_tokens=MADE)
+    np.testing.assert_array_equal(made, peer_generates(peer, ids, np.ones(ids.shape, bool)))
+    with pytest.raises(InputError, match="run without factors of experts"):
+        nlsr_jax.logits(model, params, ids, [adapter, adapter])
+
+
+def test_statistics_and_gradients_of_single_experts(experts):
+    _, model, params, adapter, peer = experts
+    ids, chosen = tokens(0, 2, 16), model.config.experts.chosen
+    batch = (ids, np.ones(ids.shape, bool))
+    statistics = collect_statistics(model, params, adapter, [batch])
+    seen = []
+    hooks = [
+        module.register_forward_hook(lambda module, inputs, _: seen.append(inputs[0].numpy()))
+        for name, module in peer.named_modules()
+        if name.endswith((".mlp", ".block_sparse_moe"))
+    ]
+    peer_logits(peer, ids)
+    for hook in hooks:
+        hook.remove()
+    up = [m for m, ((own, _), _) in model.config.expert_modules().items() if own == "up_proj"]
+    together = sum(np.asarray(statistics.input_square[module]) for module in up)
+    expected = [chosen * np.square(inputs).sum(axis=(0, 1)) for inputs in seen]
+    np.testing.assert_allclose(together, expected, rtol=2e-3)
+    gradient = collect_loss_gradient(model, params, adapter, [batch])
+    factors = jax.tree.map(lambda x, g: x - 1e-3 * g, dict(adapter.factors), gradient)
+    moved = dataclasses.replace(adapter, factors=factors)
+    before, after = (float(collect_loss(model, params, one, [batch])) for one in (adapter, moved))
+    squared = sum(float(jnp.sum(jnp.square(g))) for g in jax.tree.leaves(gradient))
+    assert abs((before - after) / (1e-3 * squared) - 1) < 0.1
