@@ -1,10 +1,11 @@
-"""Llama-family decoder in Flax Linen: one block (see ``block``), stacked and scanned over the layers.
+"""Decoder of a language model in Flax Linen: one block (see ``block``), stacked and scanned over the layers.
 
-Weights keep the orientation of Hugging Face files, ``[out, in]``, with a leading axis L for the layers.
-Separate collections: ``params`` (the base), ``lora`` (factors whose scaling is folded into ``b``), ``statistics``,
-``representations`` (a layer's input and feed-forward output; both captured where they are mutable), ``probes``
-(added to what attention puts out, where they are given), ``joined`` (weights as generation reads them; see
-``join``), and ``loose`` (the layers' collections one by one, in place of the stack).
+The families differ by their tables (``architecture.families``) alone. Weights keep the orientation of Hugging Face
+files, ``[out, in]``, with a leading axis L for the layers. Separate collections: ``params`` (the base), ``lora``
+(factors whose scaling is folded into ``b``), ``statistics``, ``representations`` (a layer's input and feed-forward
+output; both captured where they are mutable), ``probes`` (added to what attention puts out, where they are given),
+``joined`` (weights as generation reads them; see ``join``), and ``loose`` (the layers' collections one by one, in
+place of the stack).
 
 Axis legend: B batch, T query, S key, D embed, H head dim, L layers, P positions of a table, V vocabulary.
 """
@@ -34,7 +35,7 @@ _PRODUCTS = jax.checkpoint_policies.save_from_both_policies(
 
 
 class Llama(nn.Module):
-    """A Llama-family causal language model.
+    """A causal language model of any of the ``architecture.families``.
 
     Attributes:
       config: its shapes and settings.

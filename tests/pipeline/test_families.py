@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -131,9 +132,9 @@ def test_realigned_adapters_load_in_peft(held, tmp_path):
 
 @pytest.fixture(params=["mixtral", "qwen3_moe"])
 def experts(request, tmp_path):
-    """A mixture of experts with an adapter of each, named as PEFT did with transformers 4; and PEFT's model of both.
+    """A mixture of experts with an adapter of each expert, and PEFT's model of both.
 
-    PEFT puts the factors of a layer's experts together as it loads them.
+    The adapter has the names of transformers 4; PEFT puts the experts of a layer together as it loads them.
     """
     variant = request.param
     make_peer(variant).save_pretrained(tmp_path / "base")
@@ -147,7 +148,9 @@ def experts(request, tmp_path):
     file = tmp_path / "a" / "adapter_config.json"
     fields = json.loads(file.read_text()) | {"target_modules": ["q_proj", *names], "task_type": "CAUSAL_LM"}
     file.write_text(json.dumps(fields))
-    peer = PeftModel.from_pretrained(make_peer(variant), tmp_path / "a").eval()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"The following (rank|alpha)_pattern keys")
+        peer = PeftModel.from_pretrained(make_peer(variant), tmp_path / "a").eval()
     return variant, model, params, nlsr_jax.load_adapter(tmp_path / "a", config), peer
 
 
