@@ -1,4 +1,4 @@
-"""Benchmarks against peers. As in commands, OpenBLAS has one thread (PyTorch brings a LAPACK of its own)."""
+"""Benchmarks against peers. As in the commands, OpenBLAS has one thread (PyTorch has its own LAPACK)."""
 
 import os
 

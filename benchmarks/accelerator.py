@@ -1,14 +1,14 @@
 """Llama-3-8B's shape on one accelerator: identification, LoRA training, generation and realignment.
 
   python -m benchmarks.accelerator          # a GPU of 80 GB or more
-  python -m benchmarks.accelerator --toy    # the same program in small, on any device
+  python -m benchmarks.accelerator --toy    # a small version, on any device
 
-No downloads: weights are random, bfloat16, on the device; the adapters, of rank 128 on all projections, and the
-statistics are float32. Each part is printed against its roofline: the seconds that its floating-point operations or
-its bytes need at the device's published peak (`--tflops`, `--bandwidth` for a device that is not known; the toy run
-takes 1 of each, which means nothing). Compilation is excluded: everything runs once before it is timed. Samples of
-all results are compared with float64 on the host. Lines are appended to `accelerator.jsonl`, of the toy run to
-`toy.jsonl`.
+No downloads: weights are random bfloat16 arrays on the device; the adapters (rank 128 on all projections) and the
+statistics are float32. Each part is compared with its roofline: the seconds that its floating-point operations or
+its bytes need at the device's published peak (`--tflops`, `--bandwidth` for an unknown device; the toy run assumes
+1 of each, so its ratios mean nothing). Compilation is excluded: everything runs once before it is timed. Samples of
+all results are compared with float64 on the host. Lines are appended to `accelerator.jsonl`, those of the toy run
+to `toy.jsonl`.
 """
 
 import dataclasses
@@ -39,21 +39,21 @@ from nlsr_jax.training.step import TrainState, adapter_forward, make_step
 
 FLAGS = flags.FLAGS
 PEAKS = {"A100": (312, 2.039), "H100": (989, 3.35), "H200": (989, 4.8), "B200": (2250, 8.0)}
-"""Dense bfloat16 TFLOP/s and TB/s of memory. Source: NVIDIA's data sheets of the SXM modules."""
+"""Dense bfloat16 TFLOP/s and memory bandwidth in TB/s. Source: NVIDIA's data sheets of the SXM modules."""
 SPARSITY, BETA = 0.8, 0.9
 UNITS = {"errors": "", "memory": "GB"}
-"""Of results that are no seconds."""
+"""Units of results that are not in seconds."""
 
 
 class Sizes(NamedTuple):
-    """What is run.
+    """Sizes of the benchmark.
 
     Attributes:
-      config: of the model.
-      rank: of the adapters.
-      rows, length, batch: of the identification.
-      train_rows, train_length: of a training step.
-      prompts, prompt_length, new_tokens: of the generation.
+      config: configuration of the model.
+      rank: rank of the adapters.
+      rows, length, batch: sizes of the identification.
+      train_rows, train_length: sizes of a training step.
+      prompts, prompt_length, new_tokens: sizes of the generation.
     """
 
     config: ModelConfig
@@ -69,14 +69,14 @@ class Sizes(NamedTuple):
 
 
 class Peak(NamedTuple):
-    """What the device can do at most: floating-point operations and bytes a second."""
+    """Peak rates of the device: floating-point operations and bytes per second."""
 
     flops: float
     bandwidth: float
 
 
 def sizes(toy: bool) -> Sizes:
-    """Return the sizes of a run."""
+    """Return the sizes of a full or toy run."""
     config = known_config("llama3_8b")
     if not toy:
         return Sizes(config, 128)
@@ -86,20 +86,20 @@ def sizes(toy: bool) -> Sizes:
 
 
 def peak(kind: str, tflops: float | None, bandwidth: float | None) -> Peak:
-    """Return the peak of a device by its name; what is given counts.
+    """Return the peak of a device by its name; given values take precedence.
 
     Raises:
-      ValueError: a device that is not known, and nothing given.
+      ValueError: if the device is unknown and no values are given.
     """
     known = next((values for name, values in PEAKS.items() if name in kind), (None, None))
     found = [given or value for given, value in zip((tflops, bandwidth), known, strict=True)]
     if None in found:
-        raise ValueError(f"{kind} is not known: give its bfloat16 --tflops and its --bandwidth in TB/s")
+        raise ValueError(f"unknown device {kind}: give its bfloat16 --tflops and its --bandwidth in TB/s")
     return Peak(found[0] * 1e12, found[1] * 1e12)
 
 
 def random_params(key: jax.Array, model: Llama):
-    """Return random bfloat16 parameters, one leaf after the other."""
+    """Return random bfloat16 parameters, made leaf by leaf."""
     shapes = jax.eval_shape(model.init, key, jnp.zeros((1, 2), jnp.int32))["params"]
 
     @functools.partial(jax.jit, static_argnames=("shape", "deviation"))
@@ -129,7 +129,7 @@ def random_adapter(key: jax.Array, *, config: ModelConfig, rank: int) -> Adapter
 
 
 def projection_flops(config: ModelConfig, rank: int) -> tuple[int, int]:
-    """Return the operations of a token in the weights of all layers, and in the adapter's factors."""
+    """Return the operations per token in the weights of all layers, and in the adapter's factors."""
     shapes = config.projections().values()
     weights = 2 * sum(k * d for k, d in shapes)
     factors = 2 * sum(rank * (k + d) for k, d in shapes)
@@ -137,12 +137,12 @@ def projection_flops(config: ModelConfig, rank: int) -> tuple[int, int]:
 
 
 def attention_flops(config: ModelConfig, length: int) -> int:
-    """Return the operations of a token in causal attention, the mean over a row."""
+    """Return the operations per token in causal attention, averaged over a row."""
     return config.num_layers * 2 * 2 * config.num_heads * config.head_dim * (length + 1) // 2
 
 
 class Bench:
-    """The model, its adapters and what is measured on them."""
+    """The model, its adapters, and the measurements on them."""
 
     def __init__(self, sizes: Sizes, attention: str):
         self.sizes, config = sizes, sizes.config
@@ -161,17 +161,17 @@ class Bench:
         return np.asarray(found)
 
     def batches(self, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return batches of rows, whose second half is the response."""
+        """Return batches of rows whose second half is the response."""
         s = self.sizes
         response = np.broadcast_to(np.arange(s.length) >= s.length // 2, (s.batch, s.length))
         return [(self.tokens(f"batch {i}", s.batch, s.length), response) for i in range(count)]
 
     def statistics(self, count: int) -> Statistics:
-        """Collect the statistics of so many batches."""
+        """Collect the statistics of ``count`` batches."""
         return collect_statistics(self.model, self.params, self.reference, self.batches(count))
 
     def identification(self) -> tuple[float, float, dict]:
-        """Time statistics and masks of all rows; returns seconds, operations and the masks' share of the time."""
+        """Time statistics and masks of all rows; return seconds, operations and the masks' share of the time."""
         s = self.sizes
         jax.block_until_ready(self._identify(self.statistics(2)))
         count = -(-s.rows // s.batch)
@@ -190,7 +190,7 @@ class Bench:
         return identify(self.reference, found, sparsity=SPARSITY)
 
     def training(self, rounds: int) -> tuple[float, float, dict]:
-        """Time an optimiser step; returns seconds and its model's operations, without what remat does again."""
+        """Time an optimiser step; return seconds and the model's operations, without remat's recomputation."""
         s = self.sizes
         settings = TrainingSettings(
             "sft", 1e-4, 1, s.train_rows, max_length=s.train_length, remat=True, compute_dtype="bfloat16"
@@ -221,7 +221,7 @@ class Bench:
         return statistics.median(times[1:]), float(token * s.train_rows * s.train_length), apart
 
     def generation(self, rounds: int) -> tuple[float, float, dict]:
-        """Time greedy generation; returns seconds and the bytes that it reads: weights and cache at every step."""
+        """Time greedy generation; return seconds and the bytes read: weights and cache at every step."""
         s = self.sizes
         prompts = self.tokens("prompts", s.prompts, s.prompt_length)
         call = functools.partial(
@@ -236,9 +236,9 @@ class Bench:
         return spent, float(read), {"tokens": s.prompts * s.new_tokens, "repeats": same, **self.labels}
 
     def realignment(self, rounds: int) -> tuple[float, float, dict]:
-        """Time the realignment of the adapter on the device; returns seconds and the bytes that it has to touch.
+        """Time the realignment of the adapter on the device; return seconds and the minimum bytes moved.
 
-        Adapters and masks are read for the similarities, read again for the transplant, and one is written.
+        Adapters and masks are read for the similarities and again for the transplant, and one adapter is written.
         """
         masks = jax.block_until_ready(self._identify(self.statistics(1)))
         call = functools.partial(realign, self.key, self.finetuned, self.reference, masks)
@@ -253,7 +253,7 @@ class Bench:
         Returns:
           ``gram``: relative error of the first layer's Gram matrix of ``q_proj``, whose inputs are known without
           the model; ``masks``: share of its entries that differ from a full sort of the float64 scores;
-          ``similarity``: its error; ``transplant``: entries that are not those of the right adapter.
+          ``similarity``: its error; ``transplant``: number of entries that are not those of the right adapter.
         """
         s = self.sizes
         (tokens, response), *_ = self.batches(1)
@@ -281,7 +281,7 @@ class Bench:
         }
 
     def _cosine(self, masks) -> float:
-        """Cosine of the masked products of the first layer's ``q_proj`` in float64."""
+        """Return the cosine of the masked products of the first layer's ``q_proj`` in float64."""
         products = []
         for adapter in (self.reference, self.finetuned):
             leaf = {
@@ -308,14 +308,14 @@ def run(sizes: Sizes, limit: Peak, rounds: int, attention: str) -> dict[str, dic
     """Measure all parts.
 
     Args:
-      sizes: what is run.
-      limit: of the device.
-      rounds: how often what is short is run.
-      attention: of the model.
+      sizes: sizes of the benchmark.
+      limit: peak rates of the device.
+      rounds: repetitions of the short parts.
+      attention: attention of the model.
 
     Returns:
       A result for each part: ``ours`` and ``roofline`` in seconds, ``ratio`` of roofline and ours (for training the
-      utilisation of model FLOP/s), and details; ``errors``; and where the device tells it, ``memory`` in GB.
+      model FLOP/s utilisation), and details; ``errors``; and ``memory`` in GB if the device reports it.
     """
     bench = Bench(sizes, attention)
     results: dict[str, dict] = {"errors": bench.errors()}
@@ -338,10 +338,10 @@ def run(sizes: Sizes, limit: Peak, rounds: int, attention: str) -> dict[str, dic
 
 
 def choose_attention(given: str | None, config: ModelConfig) -> str:
-    """Return the attention that was given, or fused attention where this device has it for a model.
+    """Return the requested attention, or fused attention if this device supports it for a model.
 
     Raises:
-      InputError: what was given cannot be had.
+      InputError: if the requested attention is not supported.
     """
     try:
         check_attention(given or "fused", config, jnp.bfloat16)
@@ -372,8 +372,8 @@ def _short(value) -> str:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_bool("toy", False, "Run in small, to see that everything works.")
-    flags.DEFINE_enum("attention", None, ATTENTION, "Of the model; by default fused where the device has it.")
+    flags.DEFINE_bool("toy", False, "Run a small version, to check that everything works.")
+    flags.DEFINE_enum("attention", None, ATTENTION, "Attention of the model; by default fused if supported.")
     flags.DEFINE_float("tflops", None, "Peak of the device in bfloat16 TFLOP/s.", lower_bound=0)
     flags.DEFINE_float("bandwidth", None, "Peak of its memory in TB/s.", lower_bound=0)
     define_flags(rounds=5)

@@ -1,10 +1,10 @@
-"""What a calibration pass costs beside the plain forward pass, and what memory more tokens take.
+"""Measure the cost of a calibration pass against the plain forward pass, and its memory with more tokens.
 
   python -m benchmarks.calibration [--batch 16 --length 256 --batches 4 --rounds 5]
 
-Time: `collect_statistics` over batches against the logits of the same model, adapter and batches, in turn in one
-process, compilation excluded. Memory: whole processes that collect statistics over the batches, and over 16 times
-as many, read and let go of one at a time; peak resident bytes. Run time: two minutes on two cores.
+Time: `collect_statistics` over batches against the logits of the same model, adapter and batches, alternating in
+one process, without compilation. Memory: whole processes that collect statistics over the batches, and over 16
+times as many, which are read and released one at a time; peak resident bytes. Run time: two minutes on two cores.
 """
 
 import pathlib
@@ -29,7 +29,7 @@ collect(load(pathlib.Path(folder)), batch, length, count)
 
 
 def load(folder: pathlib.Path):
-    """Return model, parameters and adapter that ``write_models`` wrote."""
+    """Return model, parameters and adapter written by ``write_models``."""
     from nlsr_jax import load_adapter, load_model
 
     model, params = load_model(folder / "base")
@@ -37,7 +37,7 @@ def load(folder: pathlib.Path):
 
 
 def draw(batch: int, length: int, count: int):
-    """Yield batches of random tokens, the second half of each row being the response."""
+    """Yield batches of random tokens; the second half of each row is the response."""
     rng = np.random.default_rng(0)
     mask = np.broadcast_to(np.arange(length) >= length // 2, (batch, length))
     for _ in range(count):
@@ -45,7 +45,7 @@ def draw(batch: int, length: int, count: int):
 
 
 def collect(parts, batch: int, length: int, count: int):
-    """Collect the statistics of so many batches."""
+    """Collect the statistics of ``count`` batches."""
     from nlsr_jax import collect_statistics
 
     model, params, adapter = parts
@@ -62,9 +62,9 @@ def forward(parts, batch: int, length: int, count: int) -> None:
 
 
 def overhead(folder: pathlib.Path, batch: int, length: int, count: int, rounds: int) -> dict:
-    """Time both in turn; the ratio is that of the forward pass to the calibration pass."""
+    """Time both alternately; the ratio is that of the forward pass to the calibration pass."""
     arguments = load(folder), batch, length
-    forward(*arguments, 1)  # compiles, as does the next line
+    forward(*arguments, 1)  # compiles, like the next line
     collect(*arguments, 1)
     return in_turn(rounds, lambda: forward(*arguments, count), lambda: collect(*arguments, count))
 
@@ -104,8 +104,8 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_integer("batch", 16, "Rows of a batch.", lower_bound=1)
-    flags.DEFINE_integer("length", 256, "Tokens of a row.", lower_bound=2)
+    flags.DEFINE_integer("batch", 16, "Rows per batch.", lower_bound=1)
+    flags.DEFINE_integer("length", 256, "Tokens per row.", lower_bound=2)
     flags.DEFINE_integer("batches", 4, "Batches.", lower_bound=1)
     define_flags(rounds=5)
     app.run(main)

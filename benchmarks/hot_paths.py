@@ -2,10 +2,10 @@
 
   python -m benchmarks.hot_paths [--rank 128 --positions 4096 --share 1 --rounds 3]
 
-Both get the same activations, factors and scores and run in turn in one process, with all cores; compilation is
+Both get the same activations, factors and scores and alternate in one process, with all cores; compilation is
 excluded. Results are compared first: projections and similarities with float64, masks entry for entry. (The peer's
-similarities are up to 0.01 off: so far does a norm of 59 million float32 squares drift.) Run time: a minute and
-a half on two cores, 4 GB of memory.
+similarities are off by up to 0.01, because a norm of 59 million float32 squares drifts that far.) Run time: a
+minute and a half on two cores, 4 GB of memory.
 """
 
 import functools
@@ -25,11 +25,11 @@ from nlsr_jax.nlsr.statistics import statistics_from_activations
 
 FLAGS = flags.FLAGS
 SPARSITY = 0.8
-"""The paper's P_SR. Its text keeps the other fifth of the rank; the program that its authors ran, four fifths."""
+"""The paper's P_SR. The text keeps the remaining fifth of the rank; the authors' program keeps four fifths."""
 
 
 class Layer(NamedTuple):
-    """The arrays of one decoder layer by module: factors of two adapters, and what the modules read."""
+    """The arrays of one decoder layer by module: factors of two adapters, and the modules' inputs."""
 
     first: dict[str, tuple[np.ndarray, np.ndarray]]
     second: dict[str, tuple[np.ndarray, np.ndarray]]
@@ -37,13 +37,13 @@ class Layer(NamedTuple):
 
 
 def make_layer(seed: int, rank: int, positions: int, share: float) -> Layer:
-    """Draw a layer; modules that read the same have the same inputs, whose spectrum falls as activations' does.
+    """Draw a layer; modules with the same input share it, and its spectrum decays like that of activations.
 
     Args:
-      seed: of the draw.
-      rank: of the adapters.
-      positions: how many response positions.
-      share: of Llama-3-8B's widths.
+      seed: seed of the draw.
+      rank: rank of the adapters.
+      positions: number of response positions.
+      share: share of Llama-3-8B's widths.
     """
     rng = np.random.default_rng(seed)
 
@@ -70,7 +70,7 @@ def tree(factors) -> dict[str, Any]:
 
 
 def identification(layer: Layer, rounds: int, sparsity: float):
-    """Time the projections of all factors from the same activations; returns the ratios and the worst error."""
+    """Time the projections of all factors from the same activations; return the ratios and the worst error."""
     import torch
 
     from benchmarks import published
@@ -111,7 +111,7 @@ def exact_projection(a, b, inputs, kept):
 
 
 def masks(layer: Layer, rounds: int):
-    """Time the masks of all factors from the same scores; returns the ratios and whether all entries are equal."""
+    """Time the masks of all factors from the same scores; return the ratios and whether all entries are equal."""
     import torch
 
     from benchmarks import published
@@ -139,7 +139,7 @@ def masks(layer: Layer, rounds: int):
 
 
 def similarities(layer: Layer, rounds: int):
-    """Time the similarities of all modules under the same masks; returns the ratios and the largest error."""
+    """Time the similarities of all modules with the same masks; return the ratios and the largest error."""
     import torch
 
     from benchmarks import published
@@ -173,7 +173,7 @@ def similarities(layer: Layer, rounds: int):
 
 
 def exact_cosine(first, second) -> float:
-    """Return the cosine of the products of two pairs of factors ``(a, b)`` of float64."""
+    """Return the cosine of the products of two pairs of float64 factors ``(a, b)``."""
 
     def inner(one, other):
         return np.sum((one[1].T @ other[1]) * (one[0] @ other[0].T))
@@ -182,7 +182,7 @@ def exact_cosine(first, second) -> float:
 
 
 def run(rank: int, positions: int, share: float, rounds: int) -> dict[str, dict]:
-    """Run all three; returns a result for each."""
+    """Run all three benchmarks and return a result for each."""
     layer = make_layer(0, rank, positions, share)
     shape = {"rank": rank, "positions": positions, "share": share}
     results = {}

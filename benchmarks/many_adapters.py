@@ -1,4 +1,4 @@
-"""Generation with several adapters of one base: in one pass, against a call for each.
+"""Generate with several adapters of one base: in one pass, against a separate call for each.
 
   python -m benchmarks.many_adapters [--adapters 8 --rows 4 --length 32 --new_tokens 16 --rank 16 --rounds 3]
 
@@ -39,10 +39,10 @@ def run(
     """Compare and measure.
 
     Args:
-      config: of the base.
-      adapters, rows, length, new_tokens, rank: how many adapters continue how many prompts of what length by how
-        many tokens, and their rank.
-      rounds: how often both are run.
+      config: configuration of the base.
+      adapters, rows, length, new_tokens, rank: number of adapters, of prompts, of tokens per prompt and of new
+        tokens, and the rank.
+      rounds: number of rounds.
 
     Returns:
       Ratios of the seconds, and the share of equal tokens.
@@ -72,7 +72,7 @@ def main(_) -> None:
 if __name__ == "__main__":
     flags.DEFINE_integer("adapters", 8, "Adapters.", lower_bound=1)
     flags.DEFINE_integer("rows", 4, "Prompts.", lower_bound=1)
-    flags.DEFINE_integer("length", 32, "Tokens of a prompt.", lower_bound=1)
+    flags.DEFINE_integer("length", 32, "Tokens per prompt.", lower_bound=1)
     flags.DEFINE_integer("new_tokens", 16, "Tokens generated.", lower_bound=1)
     flags.DEFINE_integer("rank", 16, "Rank of the adapters.", lower_bound=1)
     define_flags(rounds=3)

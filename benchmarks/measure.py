@@ -1,4 +1,4 @@
-"""Run calls or whole processes in turn and measure wall seconds and peak resident memory."""
+"""Run calls or whole processes alternately and measure wall-clock seconds and peak resident memory."""
 
 import json
 import os
@@ -20,8 +20,8 @@ FLAGS = flags.FLAGS
 
 
 def define_flags(rounds: int) -> None:
-    """Define the flags that all benchmarks have; ``rounds`` is how often both sides run by default."""
-    flags.DEFINE_integer("rounds", rounds, "How often both are run.", lower_bound=1)
+    """Define the flags of all benchmarks; ``rounds`` is the default number of rounds."""
+    flags.DEFINE_integer("rounds", rounds, "Number of rounds of both sides.", lower_bound=1)
     path_flags.define_output("results", "benchmarks/results", "Folder of the results file.")
 
 
@@ -36,7 +36,7 @@ print(json.dumps([done.returncode, seconds, peak, done.stdout.decode(errors="rep
 
 
 class Run(NamedTuple):
-    """One finished command: wall seconds, and peak resident bytes of the largest of its processes."""
+    """One finished command: wall-clock seconds, and peak resident bytes of the largest of its processes."""
 
     seconds: float
     peak: int
@@ -45,14 +45,14 @@ class Run(NamedTuple):
 def run_process(command: list[str], **env: str) -> Run:
     """Run a command to its end.
 
-    A small process starts it: the peak that Linux counts for a process begins with what its parent had.
+    A small process starts it, because the peak that Linux counts for a process starts with its parent's memory.
 
     Args:
-      command: with its arguments.
-      **env: what its environment has beside this process's.
+      command: the command with its arguments.
+      **env: environment variables to add to this process's.
 
     Raises:
-      RuntimeError: it failed; with the end of what it printed.
+      RuntimeError: if it failed; the message includes the end of its output.
     """
     launcher = [sys.executable, "-I", "-c", _LAUNCHER, *command]
     found = subprocess.run(launcher, stdout=subprocess.PIPE, check=True, env={**os.environ, **env})
@@ -63,7 +63,7 @@ def run_process(command: list[str], **env: str) -> Run:
 
 
 def seconds(function: Callable[[], Any]) -> float:
-    """Return how long a call takes until the arrays that it returns are there."""
+    """Return the duration of a call, including the time until the returned arrays are ready."""
     import jax
 
     started = time.perf_counter()
@@ -72,7 +72,7 @@ def seconds(function: Callable[[], Any]) -> float:
 
 
 def in_turn(rounds: int, peer: Callable[[], Any], ours: Callable[[], Any]) -> dict:
-    """Return the ratios of the seconds of two calls that run in turn; what compiles has to have run before."""
+    """Return the ratios of the seconds of two alternating calls; anything to compile must have run before."""
     pairs = [(seconds(peer), seconds(ours)) for _ in range(rounds)]
     return ratios([theirs for theirs, _ in pairs], [mine for _, mine in pairs])
 
@@ -95,7 +95,7 @@ def append_result(
     """Append one JSON line to a file of a folder and return it.
 
     Raises:
-      InputError: the file is there and holds other lines than results.
+      InputError: if the file exists and contains anything but results.
     """
     from nlsr_jax.formats.record import device, versions
 

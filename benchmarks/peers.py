@@ -3,8 +3,8 @@
   python -m benchmarks.peers [--batch 16 --length 128 --new_tokens 64 --rank 16 --rounds 5]
 
 A random Llama of 4.6 M parameters and a LoRA adapter on all seven projections are written in Hugging Face and PEFT
-format, and both sides read them: the same float32 weights, the same tokens, all cores, in turn in one process.
-Compilation is excluded, ours and theirs: each runs once before it is timed. Logits, losses and generated tokens are
+format, and both sides read them: the same float32 weights, the same tokens, all cores, alternating in one process.
+Compilation is excluded on both sides: each runs once before it is timed. Logits, losses and generated tokens are
 compared first. Run time: about a minute on two cores.
 """
 
@@ -27,7 +27,7 @@ _RATE = 1e-4
 
 
 class Shapes(NamedTuple):
-    """What is run: rows, tokens of a row, tokens generated, rank of the adapter."""
+    """Sizes: rows, tokens per row, tokens generated, rank of the adapter."""
 
     batch: int
     length: int
@@ -83,7 +83,7 @@ class Peer:
             return self.model(input_ids=self.tokens).logits.numpy()
 
     def step(self) -> float:
-        """Take an optimiser step on the next tokens; returns the loss before it."""
+        """Take an optimiser step on next-token prediction; return the loss before it."""
         self._optimizer.zero_grad()
         loss = self.model(input_ids=self.tokens, labels=self.tokens).loss
         loss.backward()
@@ -119,7 +119,7 @@ class Ours:
         optimizer = optax.adamw(_RATE, weight_decay=0.0)
         settings = TrainingSettings("sft", _RATE, 1, len(tokens), max_length=tokens.shape[1])
         self._step = make_step(adapter_forward(self.model, self.adapter), optimizer, settings)
-        # The step gives its state's memory away, and the adapter stays.
+        # The step donates its state's memory, but the adapter must remain.
         factors = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), dict(self.adapter.factors))
         self._state = TrainState(jnp.zeros((), jnp.int32), factors, optimizer.init(factors))
         count = len(tokens)
@@ -138,7 +138,7 @@ class Ours:
         return logits(self.model, self.params, self.tokens, adapter=self.adapter)
 
     def step(self) -> float:
-        """Take an optimiser step on the next tokens; returns the loss before it."""
+        """Take an optimiser step on next-token prediction; return the loss before it."""
         self._state, metrics = self._step(self._state, self.params, self._rows)
         return float(jax.block_until_ready((self._state, metrics))[1]["loss"])
 
@@ -152,7 +152,7 @@ class Ours:
 
 
 def compare(peer: Peer, ours: Ours, shapes: Shapes) -> dict[str, float]:
-    """Return how far both are apart: logits, the loss of three steps, and the share of equal generated tokens."""
+    """Return the differences: logits, the loss of three steps, and the share of equal generated tokens."""
     apart = float(np.max(np.abs(peer.logits() - np.asarray(ours.logits()))))
     half = shapes.length // 2
     same = np.mean(peer.generate(half, shapes.new_tokens) == np.asarray(ours.generate(half, shapes.new_tokens)))
@@ -161,11 +161,11 @@ def compare(peer: Peer, ours: Ours, shapes: Shapes) -> dict[str, float]:
 
 
 def run(shapes: Shapes, rounds: int, work: str | None = None) -> dict[str, dict]:
-    """Compare, then measure; returns a result for each of the three.
+    """Compare, then measure; return a result for each of the three.
 
     Args:
-      shapes: what is run.
-      rounds: how often both are run.
+      shapes: the sizes.
+      rounds: number of rounds.
       work: folder of the temporary files.
     """
     tokens = np.random.default_rng(0).integers(3, VOCABULARY, (shapes.batch, shapes.length))
@@ -204,7 +204,7 @@ def main(_) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_integer("batch", 16, "Rows.", lower_bound=1)
-    flags.DEFINE_integer("length", 128, "Tokens of a row; generation starts from half of them.", lower_bound=2)
+    flags.DEFINE_integer("length", 128, "Tokens per row; generation starts from half of them.", lower_bound=2)
     flags.DEFINE_integer("new_tokens", 64, "Tokens generated.", lower_bound=1)
     flags.DEFINE_integer("rank", 16, "Rank of the adapter.", lower_bound=1)
     define_flags(rounds=5)

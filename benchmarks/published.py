@@ -1,7 +1,7 @@
 """The published algorithm in PyTorch, written from the paper: the peer of the benchmarks.
 
 Activations are stored, the low-rank projection is a randomised SVD of their product with the factor, masks come
-from a full sort, similarities from full products of the masked factors.
+from a full sort, and similarities from full products of the masked factors.
 
 Axis legend: n positions, r rank, k in-features, d out-features.
 """
@@ -17,7 +17,7 @@ def project(weight: torch.Tensor, inputs: torch.Tensor, kept: int) -> torch.Tens
     Args:
       weight: W, ``[m, k]``.
       inputs: X as rows, ``[n, k]``.
-      kept: how many vectors.
+      kept: number of vectors.
     """
     u, _, _ = torch.svd_lowrank(weight @ inputs.T, q=kept, niter=ITERATIONS)
     return u @ (u.T @ weight)
@@ -30,7 +30,7 @@ def identify(
 
     Args:
       a, b: the factors, ``[r, k]`` and ``[d, r]``.
-      inputs: what the module reads, ``[n, k]``.
+      inputs: the module's inputs, ``[n, k]``.
       kept: rank of the projection.
     """
     return project(a, inputs, kept), project(b, inputs @ a.T, kept)

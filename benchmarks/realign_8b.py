@@ -1,13 +1,13 @@
-"""Realign an adapter of Llama-3-8B shape with given masks, against reading and writing its files.
+"""Realign an adapter of Llama-3-8B shape with given masks, compared with reading and writing its files.
 
   python -m benchmarks.realign_8b [--layers 32 --rank 128 --dtype float32 --rounds 3 --work DIR]
 
 Writes three random PEFT adapters (32 layers × 7 modules, rank 128: 336 M parameters each) and masks,
-then times, in turn and as whole processes, (a) reading the three adapters and writing one through the
+then times, alternately and as whole processes, (a) reading the three adapters and writing one with the
 safetensors library and (b) `experiments.realign --masks`. Prints time and peak memory of (b) as
 multiples of (a) and of the three adapters' bytes. A first round of both is not counted: it warms the file
-cache and leaves the compiled programs that later ones find (see ``experiments.compiled``). Run time: about
-4 minutes; 10 GB of disk.
+cache and leaves the compiled programs that later rounds reuse (see ``nlsr_jax.commands.compiled``). Run time:
+about 4 minutes; 10 GB of disk.
 """
 
 import json
@@ -25,8 +25,8 @@ from nlsr_jax.commands import path_flags
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("layers", 32, "Decoder layers.")
 flags.DEFINE_integer("rank", 128, "LoRA rank.")
-flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Number type of the adapters.")
-path_flags.define_output("work", None, "Folder for the files; a temporary one by default.")
+flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Dtype of the adapters.")
+path_flags.define_output("work", None, "Folder for the files; by default a temporary folder.")
 define_flags(rounds=3)
 
 _PEER = """
@@ -37,7 +37,7 @@ s.save_file(tensors, sys.argv[4])
 
 
 def write_adapter(folder: pathlib.Path, rng, start=None) -> dict:
-    """Write one random PEFT adapter; near ``start`` where it is given."""
+    """Write one random PEFT adapter, close to ``start`` if given."""
     import ml_dtypes
     from safetensors.numpy import save_file
 
@@ -75,7 +75,7 @@ def prepare(work: pathlib.Path) -> None:
 
 
 def measure(work: pathlib.Path) -> None:
-    """Run both in turn and print the ratios."""
+    """Run both alternately and print the ratios."""
     names = ("aligned", "finetuned", "weak")
     files = [str(work / name / "adapter_model.safetensors") for name in names]
     total = sum(pathlib.Path(file).stat().st_size for file in files)

@@ -1,11 +1,11 @@
-"""How long programs take to start and to compile.
+"""Measure how long programs take to start and to compile.
 
   python -m benchmarks.starting [--rounds 3]
 
-`cold_start`: whole processes of `experiments.realign --helpshort`, beside importing torch, transformers and PEFT.
+`cold_start`: whole processes of `experiments.realign --helpshort`, against importing torch, transformers and PEFT.
 `first_line`: from the start of `experiments.realign` on the shipped tiny study to its first line of progress.
-`compile_depth`: compiling the forward pass of a model of 4 decoder layers and of one of 64; layers are a loop in
-the program, so that depth costs little. Run time: a minute and a half on two cores.
+`compile_depth`: compiling the forward pass of a model with 4 decoder layers and of one with 64; layers are a loop
+in the program, so depth costs little. Run time: a minute and a half on two cores.
 """
 
 import subprocess
@@ -42,7 +42,7 @@ def cold_start(rounds: int) -> dict:
 
 
 def run_help() -> float:
-    """Return the seconds of the help."""
+    """Return the duration of printing the help."""
     started = time.perf_counter()
     done = subprocess.run(_HELP, capture_output=True, text=True, check=False)
     if "--calibration" not in done.stdout:
@@ -70,7 +70,7 @@ def first_line() -> float:
 
 
 def compile_seconds(layers: int) -> float:
-    """Return how long the forward pass of a model with so many layers takes to compile."""
+    """Return how long the forward pass of a model with this many layers takes to compile."""
     import jax
     import jax.numpy as jnp
 
@@ -88,7 +88,7 @@ def compile_seconds(layers: int) -> float:
 
 
 def compile_depth(rounds: int) -> dict:
-    """Time the compilation of a shallow and of a deep model in turn; the shallow one is the peer."""
+    """Time the compilation of a shallow and of a deep model alternately; the shallow one is the peer."""
     pairs = [(compile_seconds(SHALLOW), compile_seconds(DEEP)) for _ in range(rounds + 1)][1:]
     return {**ratios([few for few, _ in pairs], [many for _, many in pairs]), "layers": [SHALLOW, DEEP]}
 

@@ -1,10 +1,10 @@
-"""A thousand realignments of the shipped adapters over sparsity, P_L and seed, against as many single calls.
+"""Make a thousand realignments of the shipped adapters over sparsity, P_L and seed, against as many single calls.
 
   python -m benchmarks.sweep_1000 [--sparsities 10 --probabilities 10 --seeds 10 --rounds 3]
 
-Single: for every setting `identify` and `realign`, as a loop over the public functions. In one: `identify` once a
-sparsity and `realign_many` over the others. Both start from the same statistics; compilation is excluded, every
-adapter of both is compared bit for bit first. Run time: two minutes on two cores, 2 GB of memory.
+Single: `identify` and `realign` for each setting, in a loop over the public functions. Together: `identify` once
+per sparsity and `realign_many` over the other settings. Both start from the same statistics; compilation is
+excluded, and all adapters are compared bit for bit first. Run time: two minutes on two cores, 2 GB of memory.
 """
 
 from typing import NamedTuple
@@ -19,7 +19,7 @@ FLAGS = flags.FLAGS
 
 
 class Grid(NamedTuple):
-    """What is varied."""
+    """The values to vary."""
 
     sparsities: tuple[float, ...]
     probabilities: tuple[float, ...]
@@ -27,7 +27,7 @@ class Grid(NamedTuple):
 
 
 def make_grid(sparsities: int, probabilities: int, seeds: int) -> Grid:
-    """Return a grid of so many values each."""
+    """Return a grid with the given number of values each."""
     keys = jax.random.split(jax.random.key(0), seeds)
     return Grid(
         tuple(np.linspace(0.5, 0.95, sparsities).round(4).tolist()),
@@ -56,7 +56,7 @@ def load():
 
 
 def single(finetuned, reference, statistics, grid: Grid):
-    """Yield the adapters of all settings, one call after the other."""
+    """Yield the adapters of all settings, one call after another."""
     from nlsr_jax import identify, realign
 
     for sparsity in grid.sparsities:
@@ -67,7 +67,7 @@ def single(finetuned, reference, statistics, grid: Grid):
 
 
 def together(finetuned, reference, statistics, grid: Grid):
-    """Yield the adapters of all settings of one sparsity, stacked."""
+    """Yield the stacked adapters of all settings, sparsity by sparsity."""
     from nlsr_jax import identify, realign_many
 
     for sparsity in grid.sparsities:
@@ -77,7 +77,7 @@ def together(finetuned, reference, statistics, grid: Grid):
 
 
 def equal(parts, grid: Grid) -> bool:
-    """Whether both give the same bytes."""
+    """Return whether both give the same bytes."""
     one = single(*parts, grid)
     for stacked in together(*parts, grid):
         for i in range(len(grid.probabilities)):
@@ -89,7 +89,7 @@ def equal(parts, grid: Grid) -> bool:
 
 
 def wait(adapters) -> None:
-    """Wait for each of the adapters and let it go."""
+    """Wait for each of the adapters and release it."""
     for adapter in adapters:
         jax.block_until_ready(adapter)
 

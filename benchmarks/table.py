@@ -1,9 +1,9 @@
-"""Write the table of figures of docs/benchmarks.md from a results file.
+"""Write the table of figures in docs/benchmarks.md from a results file.
 
   python -m benchmarks.table [--results benchmarks/results/latest.jsonl docs/benchmarks.md]
 
-Prints the table; in every file that is named, it takes the place of what stands between the marks
-`<!-- benchmarks -->` and `<!-- end of benchmarks -->`.
+Prints the table and, in each file given, replaces everything between the marks
+`<!-- benchmarks -->` and `<!-- end of benchmarks -->` with it.
 """
 
 import json
@@ -38,17 +38,17 @@ TITLES = {
     "cold_start": "importing torch, transformers and PEFT, against the help of `realign`",
     "compile_depth": "compiling 4 decoder layers, against 64",
 }
-"""What is compared, by the name of the result: the peer, and us."""
+"""What each result compares: the peer, and ours."""
 
 
 def read_results(path: pathlib.Path) -> dict[str, dict]:
-    """Return the last line of every name."""
+    """Return the last line of each name."""
     lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
     return {line["name"]: line for line in lines}
 
 
 def table(results: Mapping[str, Mapping]) -> str:
-    """Return the results in Markdown, in the order of ``TITLES``."""
+    """Return the results as Markdown, in the order of ``TITLES``."""
     rows = ["| what | peer | ours | ratio | over the rounds |", "| --- | --- | --- | --- | --- |"]
     for name, title in TITLES.items():
         if name in results:
@@ -64,10 +64,10 @@ def replace(text: str, new: str) -> str:
     """Return a text with the table between its marks.
 
     Raises:
-      ValueError: it has no such marks.
+      ValueError: if the text does not have these marks.
     """
     if BEGIN not in text or END not in text:
-        raise ValueError(f"the marks {BEGIN} and {END} are not there")
+        raise ValueError(f"the marks {BEGIN} and {END} are missing")
     before, rest = text.split(BEGIN, 1)
     return f"{before}{BEGIN}\n{new}{END}{rest.split(END, 1)[1]}"
 

@@ -3,10 +3,10 @@ r"""Draw the paper's eleven figures on a study.
   python -m experiments.figures --figure 5 [--seeds 5,6,7 --workers 2 --output checkpoints/runs/laboratory]
   python -m experiments.figures --figure all
 
-Runs the cells and analyses that a figure needs and that are not there yet, and writes figures/figure_N as SVG and
-PNG with its data and caption as JSON, and index.html, a page of all tables and figures that the output holds.
-Rows, adapters and page are shared with experiments.tables. A run that was killed goes on where it was. On two CPU
-cores ten minutes for figure 5 with five seeds, seconds where its rows are there.
+Runs the cells and analyses of a figure that are missing, and writes figures/figure_N as SVG and PNG with its data
+and caption as JSON, and index.html, a page with all existing tables and figures. Rows, adapters and page are shared
+with experiments.tables. A killed run resumes when it is started again. On two CPU cores ten minutes for figure 5
+with five seeds, seconds if its rows exist.
 """
 
 from absl import flags
@@ -14,9 +14,9 @@ from absl import flags
 from experiments import laboratory_flags
 from nlsr_jax.commands import command
 
-laboratory_flags.define_laboratory_flags("Folder of rows, figures and page; it is gone on with where it exists.")
-flags.DEFINE_list("figure", None, "Numbers of the figures, such as 3,5; all for all of them.", required=True)
-flags.DEFINE_list("seeds", ["5", "6", "7", "8", "9"], "Seeds of the means.")
+laboratory_flags.define_laboratory_flags("Folder of rows, figures and page; an existing one is continued.")
+flags.DEFINE_list("figure", None, "Numbers of the figures, such as 3,5, or all.", required=True)
+flags.DEFINE_list("seeds", ["5", "6", "7", "8", "9"], "Seeds to average over.")
 FLAGS = flags.FLAGS
 
 

@@ -1,4 +1,4 @@
-"""The runner of cells, as the sweeps, tables and figures open it."""
+"""Open the cell runner for the sweeps, tables and figures."""
 
 import contextlib
 import dataclasses
@@ -7,13 +7,17 @@ import pathlib
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from nlsr_jax.commands import ending, path_flags
 from nlsr_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from nlsr_jax.sweep.cells import Cell
+    from nlsr_jax.sweep.runner import CellRunner
 
 FLAGS = flags.FLAGS
 
@@ -21,22 +25,22 @@ PLACES = {
     "toy": {"llama": "tiny", "qwen2": "tiny_qwen2", "mistral": "tiny_mistral"},
     "real": {"llama": "llama3_8b", "qwen2": "qwen2_7b", "mistral": "mistral_7b"},
 }
-"""Config whose base stands for an architecture, by world."""
+"""Config whose base has a given architecture, by world."""
 QUICK_TABLES = "4,5,8,9,10,11,14"
 QUICK_FIGURES = "1,2,4,5,10,11"
-"""What takes few fine-tunings."""
+"""Tables and figures that need few fine-tunings."""
 _PASSED = re.compile(r"\.cells\.[a-z0-9_]{8}\.partial")
-"""The folder of the cells that a sweep passes on to its other processes."""
+"""Folder of the cell lists that a sweep passes to its other processes."""
 
 
 def define_laboratory_flags(output: str) -> None:
-    """Define the flags that say which study, and where.
+    """Define the flags that select the study and its folder.
 
     Args:
-      output: what ``--output`` is.
+      output: help text of ``--output``.
     """
     path_flags.define_output("output", "checkpoints/runs/laboratory", output)
-    flags.DEFINE_string("config", "tiny", "Which study: tiny, llama3_8b, qwen2_7b or mistral_7b.")
+    flags.DEFINE_string("config", "tiny", "The study: tiny, llama3_8b, qwen2_7b or mistral_7b.")
     path_flags.define_input("base", None, "The base of the study; by default the config's.")
     path_flags.define_named_inputs("data", "NAME=PATH: read a data set from a local file or folder.")
     flags.DEFINE_string(
@@ -45,14 +49,14 @@ def define_laboratory_flags(output: str) -> None:
     path_flags.define_input("judge_model", None, "The judge model, a Hugging Face directory or hub id.")
     path_flags.define_input("judge_template", None, "File with the harmbench judge's question.")
     flags.DEFINE_integer("workers", 1, "Processes, on this machine or, with --ray, on a cluster.", lower_bound=1)
-    flags.DEFINE_string("ray", None, "Run the workers on a Ray cluster: its address, auto, or local for one here.")
+    flags.DEFINE_string("ray", None, "Run the workers on a Ray cluster: its address, auto, or local (starts one).")
 
 
-def open_runner():
-    """Return the ``CellRunner`` of the flags.
+def open_runner() -> "CellRunner":
+    """Return the ``CellRunner`` for the flags.
 
     Raises:
-      InputError: a config, judge or data set that cannot be used, or a folder that holds rows of another study.
+      InputError: if a config, judge or data set is invalid, or the folder has rows of another study.
     """
     from nlsr_jax import configs
     from nlsr_jax.devices import open_devices
@@ -65,7 +69,7 @@ def open_runner():
     judge = JudgeSettings(name, FLAGS.judge_model, FLAGS.judge_template, dtype=config.dtype)
     check_judge(judge, config.world)
     if config.world == "toy" and name != RULES["toy"]:
-        raise InputError(f"--judge {name}: studies of the toy world are judged by its own rule; leave it out")
+        raise InputError(f"--judge {name}: studies of the toy world use their own rule; remove the flag")
     own = next(architecture for architecture, named in PLACES[config.world].items() if named == FLAGS.config)
 
     def place(architecture: str):
@@ -81,7 +85,7 @@ def open_runner():
 
 
 def _inputs(config) -> dict[str, str]:
-    """What is read, but for the list of cells that another process of this sweep has put into the output."""
+    """Return the inputs, except the list of cells that another process of this sweep wrote into the output."""
     from nlsr_jax import configs
     from nlsr_jax.commands import study_flags
 
@@ -124,27 +128,27 @@ def _open_place(config, given: str | None, judge):
 
 
 def pin(process: int, part: int, count: int) -> None:
-    """Give a process its part of this one's cores: threads of several that share cores wait for each other.
+    """Pin a process to its part of this process's cores, because threads of processes that share cores stall.
 
     Args:
-      process: its id, just started.
-      part: which part, from 1.
-      count: how many parts; where there are fewer cores, or a system without such a choice, nothing is done.
+      process: id of the process, just started.
+      part: number of the part, from 1.
+      count: number of parts; nothing happens if there are fewer cores, or the system does not support pinning.
     """
     if not hasattr(os, "sched_setaffinity"):
         return
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) >= count:
-        with contextlib.suppress(ProcessLookupError):  # it has ended already
+        with contextlib.suppress(ProcessLookupError):  # it has already ended
             os.sched_setaffinity(process, cores[part - 1 :: count])
 
 
 def spawn(arguments: Sequence[str], count: int) -> None:
-    """Run a sweep's shares in processes of their own, which end with this one; cells of one that dies are left.
+    """Run a sweep's shares in processes that end with this one; cells of a process that dies remain to be run.
 
     Args:
-      arguments: of ``experiments.sweep``.
-      count: how many processes.
+      arguments: arguments of ``experiments.sweep``.
+      count: number of processes.
     """
     parts = range(1, count + 1)
     shares = [ending.python("experiments.sweep", *arguments, f"--share={part}/{count}") for part in parts]
@@ -152,15 +156,15 @@ def spawn(arguments: Sequence[str], count: int) -> None:
 
 
 def spawn_on_ray(arguments: Sequence[str], count: int, address: str) -> None:
-    """Run a sweep's shares as tasks of a Ray cluster; cells of one that dies are left.
+    """Run a sweep's shares as tasks of a Ray cluster; cells of a task that dies remain to be run.
 
     Args:
-      arguments: of ``experiments.sweep``; its files must be seen by all machines under the same names.
-      count: how many tasks, of one CPU each.
-      address: of the cluster, ``"auto"``, or ``"local"`` for one on this machine.
+      arguments: arguments of ``experiments.sweep``; all machines must see its files under the same names.
+      count: number of tasks, of one CPU each.
+      address: address of the cluster, ``"auto"``, or ``"local"`` to start one on this machine.
 
     Raises:
-      InputError: Ray is not installed, or no cluster is there.
+      InputError: if Ray is not installed, or no cluster can be reached.
     """
     try:
         import ray
@@ -170,9 +174,9 @@ def spawn_on_ray(arguments: Sequence[str], count: int, address: str) -> None:
         options = {"num_cpus": count} if address == "local" else {"address": address}
         ray.init(include_dashboard=False, log_to_driver=True, **options)
     except (ConnectionError, ValueError) as error:
-        raise InputError(f"--ray {address}: no cluster to be reached ({error})") from error
+        raise InputError(f"--ray {address}: no cluster can be reached ({error})") from error
     try:
-        # A task that asks for no GPU would have them hidden from it.
+        # Ray hides GPUs from a task that does not request one.
         visible = {"env_vars": {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}}
         run: Any = ray.remote(num_cpus=1, runtime_env=visible)(
             lambda command: subprocess.run(command, check=False).returncode
@@ -184,15 +188,15 @@ def spawn_on_ray(arguments: Sequence[str], count: int, address: str) -> None:
 
 
 def passed_on() -> list[str]:
-    """Return the flags of this module as arguments, for other processes."""
+    """Return the flags of this module as arguments for other processes."""
     given = {name: FLAGS[name].value for name in ("config", "base", "judge", "judge_model", "judge_template")}
     given["output"] = str(pathlib.Path(FLAGS.output).absolute())
     found = [f"--{name}={value}" for name, value in given.items() if value is not None]
     return [*found, *(f"--data={text}" for text in FLAGS.data)]
 
 
-def run_all(runner, cells) -> None:
-    """Run the cells that have no row yet, in as many processes as the flags say."""
+def run_all(runner: "CellRunner", cells: "Sequence[Cell]") -> None:
+    """Run the cells without a row, in as many processes as the flags say."""
     import json
 
     from nlsr_jax.files.scratch import recover, scratch
@@ -202,7 +206,7 @@ def run_all(runner, cells) -> None:
     done = runner.store.rows()
     missing = [cell for cell in cells if runner.name(cell) not in done]
     if (FLAGS.workers > 1 or FLAGS.ray) and missing:
-        place = runner.store.path / "cells"  # in the output's folder, which all machines see
+        place = runner.store.path / "cells"  # in the output folder, which all machines can access
         recover(place)
         with scratch(place) as folder:
             file = folder / "cells.json"
@@ -216,12 +220,12 @@ def run_all(runner, cells) -> None:
 
 
 def wait(count: int) -> None:
-    """Print that another process is at cells."""
-    print(f"waiting for {count} cells that another process is at", file=sys.stderr, flush=True)
+    """Report that another process is running cells."""
+    print(f"waiting for {count} cells that another process is running", file=sys.stderr, flush=True)
 
 
-def notes():
-    """Return what prints a line before each cell, with the time left."""
+def notes() -> "Callable[[int, int, Cell], None]":
+    """Return a function that prints a line before each cell, with the time left."""
     import time
 
     started = time.monotonic()
@@ -236,10 +240,10 @@ def notes():
 
 
 def seeds() -> tuple[int, ...]:
-    """Return the seeds of the flags.
+    """Return the seeds from the flags.
 
     Raises:
-      InputError: none, one twice, or what is no seed.
+      InputError: if there are none, or one is repeated or invalid.
     """
     from nlsr_jax.commands import command
     from nlsr_jax.study.reproduction import Plan, check_plan
@@ -249,7 +253,7 @@ def seeds() -> tuple[int, ...]:
     return found
 
 
-def rows_by_cell(runner, cells) -> dict:
+def rows_by_cell(runner: "CellRunner", cells: "Sequence[Cell]") -> "dict[Cell, dict[str, Any]]":
     """Return the rows of cells by cell."""
     from nlsr_jax.sweep.runner import read_cells
 
@@ -257,7 +261,7 @@ def rows_by_cell(runner, cells) -> dict:
 
 
 def describe_world() -> str:
-    """Return what the study is made on, in words."""
+    """Return a description of the study's world."""
     if FLAGS.config == "tiny":
         return "a toy world of invented, harmless words"
     return f"the study {FLAGS.config}"

@@ -1,24 +1,24 @@
-"""Make the tiny study again from nothing: the base, its alignment, the attack, the repairs, the table.
+"""Reproduce the tiny study from scratch: base, alignment, attack, repairs and results table.
 
   python -m experiments.reproduce --output checkpoints/runs/tiny [--seeds 5,6,7 --tasks sst2,ag_news,gsm8k]
 
-Trains the base, then for every seed the alignment and for every task the fine-tuning, repairs with a random
-mask, as published and as recommended, and asks every model the same held-out requests. Seeds vary the
-alignment, the customer's rows, the training and the repair over one base and one world. On two CPU cores:
-5 minutes for the base, then 2 minutes a seed. --base takes a base that is there; --objectives adds a table of
-the five alignment objectives, --sweeps tables over amplification and sparsity (2 minutes a task and seed).
+Trains the base, then the alignment for each seed and the fine-tuning for each task. Repairs with a random mask, as
+published and as recommended, and evaluates all models on the same held-out requests. Seeds vary the alignment, the
+customer's rows, the training and the repair over one base and one world. On two CPU cores: 5 minutes for the base,
+then 2 minutes per seed. --base uses an existing base; --objectives adds a table of the five alignment objectives,
+--sweeps adds tables over amplification and sparsity (2 minutes per task and seed).
 
-The output holds table.json (a row for every method, task and seed), README.md (a model card with the recipe and
+The output holds table.json (a row for each method, task and seed), README.md (a model card with the recipe and
 the means), the base and the adapters of the first seed in Hugging Face and PEFT format, and report.html on the
-first seed and task. A run that was killed goes on with what is missing when it is started again.
+first seed and task. If a run was killed, run the same command again to complete it.
 
---everything goes on with all tables and figures of the paper, on the base that was just made, for the same seeds:
-rows, tables, figures and page come into the folder named as the output with "-laboratory" behind it (see
-experiments.tables; two hours on two cores for three seeds). --quick takes the shipped base, one seed and one task,
-and of tables and figures those that need few fine-tunings: eight minutes.
+--everything continues with all tables and figures of the paper, on the new base and for the same seeds: rows,
+tables, figures and page are written to the folder with the output's name plus "-laboratory" (see
+experiments.tables; two hours on two cores for three seeds). --quick uses the shipped base, one seed and one task,
+and only the tables and figures that need few fine-tunings: eight minutes.
 
-checkpoints/tiny-llama3 was made by --seeds 5,6,7,8,9 --objectives. Settings are chosen on the seeds from 100 on;
-what earlier settings give on seeds 0 to 9 had been seen before.
+checkpoints/tiny-llama3 was made with --seeds 5,6,7,8,9 --objectives. Settings are chosen on seeds from 100 on;
+results of earlier settings on seeds 0 to 9 had been seen before.
 """
 
 from absl import flags
@@ -26,16 +26,16 @@ from absl import flags
 from nlsr_jax.commands import command, ending, path_flags
 from nlsr_jax.errors import InputError
 
-path_flags.define_output("output", "checkpoints/runs/tiny", "Folder to write; it appears whole or not at all.")
+path_flags.define_output("output", "checkpoints/runs/tiny", "Folder to write; it is complete or absent.")
 path_flags.define_overwrite()
 flags.DEFINE_list("seeds", ["5", "6", "7"], "Seeds of alignment, customer's rows, training and repair.")
 flags.DEFINE_list("tasks", ["sst2", "ag_news", "gsm8k"], "The customers' tasks.")
 flags.DEFINE_list("poison_ratios", None, "Shares of harmful rows; by default the config's, 0.05.")
-path_flags.define_input("base", None, "Take this base instead of training one.")
-flags.DEFINE_bool("objectives", False, "Also align the base by each of the five objectives.")
+path_flags.define_input("base", None, "Use this base instead of training one.")
+flags.DEFINE_bool("objectives", False, "Also align the base with each of the five objectives.")
 flags.DEFINE_bool("sweeps", False, "Also vary the amplification and the sparsity of the published method.")
 flags.DEFINE_bool("everything", False, "Then make all tables and figures of the paper.")
-flags.DEFINE_bool("quick", False, "One seed and task on the shipped base, and with --everything a part of it.")
+flags.DEFINE_bool("quick", False, "One seed and task on the shipped base; with --everything, only some tables.")
 flags.DEFINE_integer("workers", 1, "Processes for tables and figures.", lower_bound=1)
 FLAGS = flags.FLAGS
 
@@ -83,7 +83,7 @@ def main(_) -> None:
 
 
 def _laboratory():
-    """The folder of rows, tables and figures, beside the output however that is named."""
+    """Return the folder of rows, tables and figures, beside the output."""
     import os
     import pathlib
 
@@ -110,7 +110,7 @@ def _everything() -> None:
     ]
     for program, numbers in asked.items():
         if any(ending.run_tied([ending.python(f"experiments.{program}", numbers, *given)])):
-            raise InputError(f"experiments.{program} did not end well; what it made is in {laboratory}")
+            raise InputError(f"experiments.{program} failed; its results so far are in {laboratory}")
 
 
 if __name__ == "__main__":

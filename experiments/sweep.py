@@ -1,18 +1,18 @@
-r"""Run a sweep: many cells, each a model that is made and examined once, kept as it finishes.
+r"""Run a sweep over many cells; each cell is one model that is made and evaluated once and then stored.
 
   python -m experiments.sweep --output checkpoints/runs/sweep --methods finetuned,nlsr \
       --vary beta=0,0.9,1.8 --vary sparsity=0.5,0.8 --seeds 0,1,2 [--workers 2]
 
-The cells are all combinations of the flags; --vary changes a setting of the methods that have it. --cells takes a
-JSON list of cells in their place. A cell's name is a digest of its settings, the study's config and the base, so
-that a row is found again whatever sweep asks for it; a run that was killed goes on with what is missing. The output
-holds rows.jsonl (a row a line, in the order of completion), table.parquet (in the order of the sweep) and the
-adapters that cells share. On two CPU cores about 2 seconds a model (the published NLSR is the mean of five), and 15
-a fine-tuning, which cells share.
+The cells are all combinations of the flags; --vary changes a setting of the methods that have it. --cells reads a
+JSON list of cells instead. A cell's name is a digest of its settings, the study's config and the base, so any sweep
+finds an existing row; a killed run resumes with the missing cells. The output holds rows.jsonl (one row per line,
+in the order of completion), table.parquet (in the order of the sweep) and the adapters that cells share. On two CPU
+cores a model takes about 2 seconds (the published NLSR is the mean of five) and a fine-tuning, which cells share,
+15.
 
-Many machines: give every one the same command with --share 1/8, --share 2/8 … and an --output that all see, as a
-SLURM array does with --share $((SLURM_ARRAY_TASK_ID + 1))/8; a last call without --share writes the table. On a Ray
-cluster one call does all of it: --workers 8 --ray auto.
+On many machines, run the same command on each with --share 1/8, --share 2/8 … and an --output that all of them can
+access; a SLURM array can use --share $((SLURM_ARRAY_TASK_ID + 1))/8. A last call without --share writes the table.
+On a Ray cluster one call does all of it: --workers 8 --ray auto.
 """
 
 from absl import flags
@@ -21,18 +21,18 @@ from experiments import laboratory_flags
 from nlsr_jax.commands import command, path_flags
 from nlsr_jax.errors import InputError
 
-laboratory_flags.define_laboratory_flags("Folder of the rows; it is gone on with where it exists.")
+laboratory_flags.define_laboratory_flags("Folder of the rows; an existing one is continued.")
 flags.DEFINE_list(
-    "methods", ["nlsr"], "What models are made by: unaligned, aligned, finetuned, nlsr, or a defense."
+    "methods", ["nlsr"], "Methods that make the models: unaligned, aligned, finetuned, nlsr, or a defense."
 )
-flags.DEFINE_multi_string("vary", [], "A setting and its values, such as beta=0,0.9; may be given several times.")
+flags.DEFINE_multi_string("vary", [], "A setting and its values, such as beta=0,0.9; can be repeated.")
 flags.DEFINE_list("tasks", ["sst2"], "The customers' tasks.")
 flags.DEFINE_list("poison_ratios", ["0.05"], "Shares of harmful rows.")
 flags.DEFINE_list("objectives", ["dpo"], "Objectives of the alignment.")
 flags.DEFINE_list("architectures", ["own"], "Shapes of the base: llama, qwen2, mistral, or own, the study's.")
 flags.DEFINE_list("seeds", ["0"], "Seeds.")
-path_flags.define_input("cells", None, "JSON file with a list of cells in place of the flags above.")
-flags.DEFINE_string("share", None, "Run this part of the cells alone, such as 2/8, and write no table.")
+path_flags.define_input("cells", None, "JSON file with a list of cells, instead of the flags above.")
+flags.DEFINE_string("share", None, "Run only this part of the cells, such as 2/8, and write no table.")
 FLAGS = flags.FLAGS
 
 
@@ -62,7 +62,7 @@ def main(_) -> None:
 
 
 def _cells():
-    """Return the cells that the flags ask for, in order."""
+    """Return the cells selected by the flags, in order."""
     import itertools
 
     from nlsr_jax.files.json_files import read_json
@@ -91,7 +91,7 @@ def _cells():
 
 
 def _setting(text: str):
-    """Read ``"beta=0,0.9"`` as ``("beta", [0, 0.9])``."""
+    """Parse ``"beta=0,0.9"`` as ``("beta", [0, 0.9])``."""
     import json
 
     name, equals, values = text.partition("=")

@@ -1,13 +1,13 @@
-r"""Make the paper's tables on a study: scores of tables 1 to 8, generations of 9 to 11, and 12 to 14 beyond it.
+r"""Make the paper's tables on a study: scores (tables 1 to 8), generations (9 to 11), and three more (12 to 14).
 
   python -m experiments.tables --table 3 [--seeds 5,6,7 --workers 2 --output checkpoints/runs/laboratory]
   python -m experiments.tables --table all
 
-Runs the cells that a table needs and that have no row yet, each once, as experiments.sweep does, and prints the
-table in Markdown, ours as mean and standard deviation over the seeds with the paper's numbers in brackets. The
-output holds tables/table_N as Markdown, CSV and JSON, and index.html, a page of all tables and figures that are
-there. A run that was killed goes on where it was. On two CPU cores about 2 seconds a model, and 15 a fine-tuning,
-which tables share: 10 minutes for table 5 with five seeds, hours for all.
+Runs each cell of a table that has no row yet, as experiments.sweep does, and prints the table as Markdown: ours as
+mean and standard deviation over the seeds, with the paper's numbers in brackets. The output holds tables/table_N as
+Markdown, CSV and JSON, and index.html, a page with all existing tables and figures. A killed run resumes when it is
+started again. On two CPU cores a model takes about 2 seconds and a fine-tuning, which tables share, 15: 10 minutes
+for table 5 with five seeds, hours for all tables.
 """
 
 from absl import flags
@@ -16,9 +16,9 @@ from experiments import laboratory_flags
 from nlsr_jax.commands import command
 from nlsr_jax.errors import InputError
 
-laboratory_flags.define_laboratory_flags("Folder of rows, tables and page; it is gone on with where it exists.")
-flags.DEFINE_list("table", None, "Numbers of the tables, such as 1,5; all for all of them.", required=True)
-flags.DEFINE_list("seeds", ["5", "6", "7", "8", "9"], "Seeds of the means.")
+laboratory_flags.define_laboratory_flags("Folder of rows, tables and page; an existing one is continued.")
+flags.DEFINE_list("table", None, "Numbers of the tables, such as 1,5, or all.", required=True)
+flags.DEFINE_list("seeds", ["5", "6", "7", "8", "9"], "Seeds to average over.")
 FLAGS = flags.FLAGS
 
 

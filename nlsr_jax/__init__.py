@@ -1,9 +1,9 @@
 """Neuron-level safety realignment of fine-tuned LoRA adapters, in JAX and Flax.
 
-The method is a handful of pure functions over adapters, which are small pytrees of stacked LoRA
-factors; see ``Adapter``. Files, models and experiments stand around that core.
+The method is a small set of pure functions over adapters, which are small pytrees of stacked LoRA
+factors; see ``Adapter``. Files, models and commands are built around that core.
 
-Each name is imported when it is first asked for: who needs no model waits for none of its libraries.
+Each name is imported on first use; Flax, for example, is imported only when a model is used.
 """
 
 from typing import TYPE_CHECKING
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from nlsr_jax.formats.mask_files import load_masks, save_masks
     from nlsr_jax.formats.peft import load_adapter, load_carried, save_adapter
     from nlsr_jax.formats.safety_direction import safety_direction
-    from nlsr_jax.models import apply_carried, generate, load_model, logits
+    from nlsr_jax.models.carried import apply_carried
+    from nlsr_jax.models.generate import generate
+    from nlsr_jax.models.load import load_model
+    from nlsr_jax.models.lora import logits
     from nlsr_jax.modules import MODULES
     from nlsr_jax.nlsr.amplify import amplify
     from nlsr_jax.nlsr.correction import correct
@@ -29,15 +32,16 @@ if TYPE_CHECKING:
     from nlsr_jax.nlsr.many import realign_many
     from nlsr_jax.nlsr.pruning import draw_pruned, pruning_probability
     from nlsr_jax.nlsr.realign import Realigned, realign
-    from nlsr_jax.nlsr.settings import PUBLISHED
+    from nlsr_jax.nlsr.settings import PUBLISHED, RECOMMENDED
     from nlsr_jax.nlsr.similarity import similarity
     from nlsr_jax.nlsr.statistics import Statistics, init_statistics, merge, statistics_from_activations
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "MODULES",
     "PUBLISHED",
+    "RECOMMENDED",
     "Adapter",
     "Direction",
     "InputError",
@@ -99,7 +103,7 @@ __getattr__, __dir__ = lazily(
         "nlsr_jax.nlsr.many": "realign_many",
         "nlsr_jax.nlsr.pruning": "draw_pruned pruning_probability",
         "nlsr_jax.nlsr.realign": "Realigned realign",
-        "nlsr_jax.nlsr.settings": "PUBLISHED",
+        "nlsr_jax.nlsr.settings": "PUBLISHED RECOMMENDED",
         "nlsr_jax.nlsr.similarity": "similarity",
         "nlsr_jax.nlsr.statistics": "Statistics init_statistics merge statistics_from_activations",
     },

@@ -5,7 +5,7 @@ Axis legend: L layers, r rank, k in-features, d out-features.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,26 +26,26 @@ class Adapter:
     """A LoRA adapter: module ``m`` of decoder layer ``layers[m][i]`` adds ``scaling · b[i] @ a[i]``.
 
     Attributes:
-      factors: ``{module: {"a": [L, r, k], "b": [L, d, r]}}``, modules named as in ``MODULES`` (others by
+      factors: ``{module: {"a": [L, r, k], "b": [L, d, r]}}``, with modules named as in ``MODULES`` (others by
         their path, see ``nlsr_jax.modules``); the leaves of the pytree. The rank may differ between modules.
       scaling: static; ``lora_alpha / r`` (or ``/ sqrt(r)``): one float, or one per module name, each
         a float or a tuple with one float per adapted layer.
-      layers: static; for each module name the decoder layers that its leading axis stands for, in
-        increasing order. A module that is missing here (and ``None`` altogether) adapts every layer.
+      layers: static; for each module name the decoder layers of its leading axis, in increasing order.
+        A module that is missing here (and ``None`` altogether) adapts all layers.
     """
 
     factors: Any
     scaling: Scaling = 1.0
     layers: Mapping[str, tuple[int, ...]] | None = None
 
-    def tree_flatten_with_keys(self):
+    def tree_flatten_with_keys(self) -> tuple[tuple[tuple[Any, Any], ...], tuple[Any, ...]]:
         return ((jax.tree_util.GetAttrKey("factors"), self.factors),), (
             _freeze(self.scaling),
             _freeze(self.layers),
         )
 
     @classmethod
-    def tree_unflatten(cls, static, children):
+    def tree_unflatten(cls, static: tuple[Any, ...], children: Sequence[Any]) -> "Adapter":
         scaling, layers = static
         return cls(children[0], _thaw(scaling), _thaw(layers))
 
@@ -64,7 +64,7 @@ def module_names(tree: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def layer_indices(adapter: Adapter, module: str) -> tuple[int, ...]:
-    """Return the decoder layers that the leading axis of ``module`` stands for."""
+    """Return the decoder layers of the leading axis of ``module``."""
     if adapter.layers and module in adapter.layers:
         return tuple(adapter.layers[module])
     return tuple(range(adapter.factors[module]["a"].shape[0]))
@@ -82,11 +82,11 @@ def check_adapter(adapter: Adapter, name: str = "adapter") -> None:
 
     Args:
       adapter: the adapter to check; arrays or ``jax.ShapeDtypeStruct`` leaves.
-      name: what to call it in the error.
+      name: name of the adapter in error messages.
 
     Raises:
-      InputError: an unknown module, factors that do not fit each other, or static fields that do not
-        fit the factors.
+      InputError: if a module is unknown, factors do not match each other, or static fields do not match the
+        factors.
     """
     if not adapter.factors:
         raise InputError(f"{name}: no adapted module; expected at least one of {', '.join(MODULES)}")
@@ -107,7 +107,7 @@ def check_adapter(adapter: Adapter, name: str = "adapter") -> None:
         if len(layer_indices(adapter, module)) != a[0]:
             raise InputError(
                 f"{name}: layers[{module!r}] names {len(layer_indices(adapter, module))} layers, "
-                f"the factors hold {a[0]}"
+                f"but the factors have {a[0]}"
             )
         scaling = adapter.scaling
         if isinstance(scaling, Mapping):
@@ -116,20 +116,20 @@ def check_adapter(adapter: Adapter, name: str = "adapter") -> None:
             if np.size(scaling[module]) not in (1, a[0]):
                 raise InputError(
                     f"{name}: scaling[{module!r}] has {np.size(scaling[module])} numbers, "
-                    f"the factors hold {a[0]} layers"
+                    f"but the factors have {a[0]} layers"
                 )
 
 
-def check_same_structure(first: Adapter, second: Adapter, names: tuple[str, str], *, rank: bool = True):
+def check_same_structure(first: Adapter, second: Adapter, names: tuple[str, str], *, rank: bool = True) -> None:
     """Check that two adapters adapt the same modules of the same layers with the same shapes.
 
     Args:
       first, second: the adapters.
-      names: what to call them in the error.
+      names: names of the adapters in error messages.
       rank: also require equal ranks and equal scaling (needed to mix factors entry by entry).
 
     Raises:
-      InputError: naming the first difference.
+      InputError: describing the first difference.
     """
     check_adapter(first, names[0])
     check_adapter(second, names[1])
@@ -162,7 +162,7 @@ def check_same_structure(first: Adapter, second: Adapter, names: tuple[str, str]
 
 
 def delta(adapter: Adapter) -> PerModule:
-    """Return the weight update ``scaling · B A`` of every module.
+    """Return the weight update ``scaling · B A`` of each module.
 
     Args:
       adapter: factors ``a [L, r, k]`` and ``b [L, d, r]``.
@@ -183,10 +183,10 @@ def delta(adapter: Adapter) -> PerModule:
 
 
 def concatenate(first: Adapter, second: Adapter, weights: tuple[float, float] = (1.0, 1.0)) -> Adapter:
-    """Hold ``w₁ · ΔW₁ + w₂ · ΔW₂`` without error as one adapter of rank ``r₁ + r₂``.
+    """Return ``w₁ · ΔW₁ + w₂ · ΔW₂`` exactly, as one adapter of rank ``r₁ + r₂``.
 
     Args:
-      first, second: adapters of the same modules, layers and base shapes; ranks and scalings may
+      first, second: adapters with the same modules, layers and base shapes; ranks and scalings may
         differ (the second's scaling is folded into its ``b``).
       weights: the two weights; they are multiplied into ``b``.
 
@@ -194,7 +194,7 @@ def concatenate(first: Adapter, second: Adapter, weights: tuple[float, float] = 
       An adapter with the scaling and dtype of ``first``.
 
     Raises:
-      InputError: the adapters do not fit each other.
+      InputError: if the adapters do not match.
     """
     check_same_structure(first, second, ("first", "second"), rank=False)
     factors = {}
@@ -211,8 +211,8 @@ def concatenate(first: Adapter, second: Adapter, weights: tuple[float, float] = 
     return dataclasses.replace(first, factors=factors)
 
 
-def _truncate_layer(a, b, rank):
-    """Best rank-``rank`` factors of ``b @ a`` for one layer, singular values split evenly."""
+def truncate_layer(a: jax.Array, b: jax.Array, rank: int) -> tuple[jax.Array, jax.Array]:
+    """Return the best rank-``rank`` factors of ``b @ a`` for one layer, with singular values split evenly."""
     q_b, r_b = jnp.linalg.qr(b)
     q_a, r_a = jnp.linalg.qr(a.T)
     core = jnp.matmul(r_b, r_a.T, precision=jax.lax.Precision.HIGHEST)
@@ -226,29 +226,29 @@ def _truncate_layer(a, b, rank):
 @functools.partial(jax.jit, static_argnames="rank")
 def _truncate_layers(a, b, rank):
     def one_layer(pair):
-        return _truncate_layer(pair[0].astype(jnp.float32), pair[1].astype(jnp.float32), rank)
+        return truncate_layer(pair[0].astype(jnp.float32), pair[1].astype(jnp.float32), rank)
 
-    # Layer by layer: on the CPU, batches of factorisations can wait for each other; see ``map_layers``.
+    # Layer by layer: on the CPU, batches of factorisations can deadlock; see ``map_layers``.
     new_a, new_b = jax.lax.map(one_layer, (a, b))
     return new_a.astype(a.dtype), new_b.astype(b.dtype)
 
 
 def truncate(adapter: Adapter, rank: int) -> Adapter:
-    """Return the best approximation of every ``B A`` by factors of a smaller rank.
+    """Return the best approximation of each ``B A`` by factors of a smaller rank.
 
     Thin QR of both factors and an SVD of one r × r matrix per module; the d × k product is never
     formed (Eckart–Young). The singular values are split evenly between the factors, so the rank axis
-    of the result is a new basis: factor entries can no longer be compared with the input's.
+    of the result has a new basis: factor entries can no longer be compared with the input's.
 
     Args:
       adapter: factors ``a [L, r, k]`` and ``b [L, d, r]``.
-      rank: the new rank, at least 1; modules of smaller rank stay as they are.
+      rank: the new rank, at least 1; modules with a smaller rank keep it.
 
     Returns:
       The truncated adapter, same dtypes and scaling.
 
     Raises:
-      InputError: ``rank`` is below 1.
+      InputError: if ``rank`` is below 1.
     """
     if rank < 1:
         raise InputError(f"rank is {rank}; expected at least 1")

@@ -1,4 +1,4 @@
-"""The devices that JAX computes on: opened before any work, or one line that says why there are none."""
+"""Open the devices that JAX computes on before any work, or explain in one line why they cannot be opened."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ import jax
 from nlsr_jax.errors import InputError
 
 _ASKED = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")
-_ADVICE = (" (set JAX_PLATFORMS=", " (you may need to uninstall")  # how JAX goes on, which says less than our line
+_ADVICE = (" (set JAX_PLATFORMS=", " (you may need to uninstall")  # JAX's own advice, less helpful than ours
 _LONGEST = 300
 
 
@@ -16,7 +16,7 @@ def open_devices() -> None:
     """Open the devices that JAX computes on.
 
     Raises:
-      InputError: the environment asks for a platform that is not here, or whose driver or plugin does not work.
+      InputError: if the environment requests a missing platform, or a driver or plugin does not work.
     """
     try:
         jax.devices()
@@ -25,10 +25,10 @@ def open_devices() -> None:
 
 
 def check_opened(error: BaseException) -> None:
-    """Say so where an error is that of JAX's first computation, which found no device.
+    """Convert the error of JAX's first computation if it found no device; ignore other errors.
 
     Raises:
-      InputError: it is.
+      InputError: if JAX found no device.
     """
     if not isinstance(error, RuntimeError | AssertionError):
         return
@@ -42,8 +42,8 @@ def _describe(error: BaseException) -> str:
     if not given:
         return f"JAX cannot open its devices ({_reason(error)}); JAX_PLATFORMS=cpu computes without them"
     asked = " and ".join(f"{name} is {os.environ[name]!r}" for name in given)
-    advice = "unset them" if len(given) > 1 else f"set {given[0]} to a platform that is, or unset it"
-    return f"{asked}, and there is no such device ({_reason(error)}); at hand: {_at_hand()}; {advice}"
+    advice = "unset them" if len(given) > 1 else f"set {given[0]} to an available platform, or unset it"
+    return f"{asked}, but there is no such device ({_reason(error)}); available: {_at_hand()}; {advice}"
 
 
 def _reason(error: BaseException) -> str:
@@ -57,7 +57,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _at_hand() -> str:
-    """The platforms that JAX finds when it may choose; for a process that ends now."""
+    """Return the platforms that JAX finds when it may choose; only for a process that is about to exit."""
     with contextlib.suppress(Exception):
         from jax.extend.backend import backends, clear_backends
 

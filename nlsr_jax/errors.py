@@ -1,26 +1,55 @@
-"""The one exception that bad input raises, and the one of a signal."""
+"""The exception for bad input, and the exception for a signal."""
+
+import re
 
 _LONGEST = 2000
 _END = 400
-"""Characters of a message, and of its end where the middle is left out."""
+"""Maximum length of a message, and length of its end if the middle is cut."""
+
+
+_MARK = "\0"
+"""Before the name of an argument in a message that is not shown yet."""
+_MARKED = re.compile(_MARK + r"([a-z]\w*)")
+
+
+def argument(name: str) -> str:
+    """Return the name of an argument, marked, for the message of an ``InputError``.
+
+    Python shows it as it is, a command as the flag of that name:
+
+    >>> error = InputError(f"{argument('beta')} is nan; expected a finite number")
+    >>> str(error)
+    'beta is nan; expected a finite number'
+    >>> error.with_flags()
+    '--beta is nan; expected a finite number'
+    """
+    return f"{_MARK}{name}"
 
 
 class InputError(ValueError):
-    """Something the caller gave cannot be used.
+    """The caller's input cannot be used.
 
     The message is one line that says what was found, where (file, tensor, module or row), what was
-    expected, and what to do. Commands print it as it is and exit with status 1.
+    expected, and what to do. Commands print it unchanged and exit with status 1.
 
-    Names and values in it come from files of others: line ends become spaces, control characters their
-    escapes, and the middle of a very long message is left out, so that it can be shown on a terminal.
+    Names and values in it may come from untrusted files: line ends become spaces, control characters become
+    escapes, and the middle of a very long message is cut, so that a terminal can show it safely.
+
+    Attributes:
+      marked: the message with its arguments marked, for a message that contains it; see ``argument``.
     """
 
     def __init__(self, message: object = ""):
-        super().__init__(one_line(str(message)))
+        self.marked: str = message.marked if isinstance(message, InputError) else str(message)
+        super().__init__(one_line(_MARKED.sub(r"\1", self.marked)))
+
+    def with_flags(self) -> str:
+        """Return the message with the flags of a command in place of the arguments."""
+        return one_line(_MARKED.sub(r"--\1", self.marked))
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal that asks a command to end; ``number`` says which."""
+    """A signal that asks a command to end; ``number`` is the signal's number."""
 
     def __init__(self, number: int):
         super().__init__(number)
@@ -28,7 +57,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 def one_line(text: str) -> str:
-    """Return a text as a terminal can show it; see ``InputError``."""
+    """Return a text that is safe to show on a terminal; see ``InputError``."""
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST - _END]} … {text[-_END:]}"
     return text if text.isprintable() else "".join(map(_visible, text))

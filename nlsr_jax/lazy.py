@@ -1,4 +1,4 @@
-"""Packages whose names are imported when they are first asked for."""
+"""Packages that import their names on first use."""
 
 import importlib
 import sys
@@ -11,8 +11,8 @@ def lazily(package: str, names_of: Mapping[str, str]) -> tuple[Callable[[str], A
 
     Args:
       package: its ``__name__``.
-      names_of: by full module name, the names that are the package's too, with spaces between. The package's own
-        modules are found without.
+      names_of: by full module name, the names that the package re-exports, separated by spaces. The package's own
+        modules are found without an entry.
     """
     module_of = {name: module for module, names in names_of.items() for name in names.split()}
 

@@ -1,8 +1,8 @@
-"""The modules that are adapted, and the names that they have.
+"""The adapted modules and their names.
 
-A module is a linear layer of a decoder layer. The seven projections of a Llama have short names, and so have the
-few other modules of ``_OTHERS``; every further one is named by its whole path inside the decoder layer, as
-``linear_attn.out_proj`` or ``mlp.experts.3.up_proj``. A name therefore says where the module is.
+A module is a linear layer of a decoder layer. The seven projections of a Llama-family model have short names, as do
+the few other modules of ``_OTHERS``; any other module is named by its full path inside the decoder layer, such as
+``linear_attn.out_proj`` or ``mlp.experts.3.up_proj``. A name therefore determines where the module is.
 """
 
 import re
@@ -36,7 +36,7 @@ def name_in_layer(path: str) -> str:
 
 
 def is_module_name(name: str) -> bool:
-    """Say whether this is the name of a module.
+    """Return whether this is the name of a module.
 
     >>> [is_module_name(name) for name in ("up_proj", "mlp.fc1", "mlp.up_proj", "up")]
     [True, True, False, False]
@@ -45,11 +45,11 @@ def is_module_name(name: str) -> bool:
 
 
 def module_order(name: str) -> tuple[int, str]:
-    """Return what names are sorted by: the projections in module order, then the others by name."""
+    """Return the sort key of a name: the projections in module order, then the others by name."""
     return (MODULES.index(name), "") if name in MODULES else (len(MODULES), name)
 
 
 def is_attention(module: str) -> bool:
-    """Say whether a module belongs to the attention of its layer; the others count as its MLP."""
+    """Return whether a module belongs to its layer's attention; the others count as its MLP."""
     parent, _, name = path_in_layer(module).rpartition(".")
     return "attn" in parent or "attention" in parent.lower() or name.startswith("att")

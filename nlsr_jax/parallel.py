@@ -1,4 +1,4 @@
-"""Meshes and sharding rules: which axis of a weight is split over which axis of the mesh; and several hosts."""
+"""Meshes, sharding rules (which weight axis is split over which mesh axis), and runs on several hosts."""
 
 import contextlib
 import math
@@ -9,10 +9,11 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from nlsr_jax.errors import InputError
+from nlsr_jax.types import Params
 
 AXES = ("data", "fsdp", "tensor")
 _NARROW = 128
-"""Fewer out-features than these on a device are not worth splitting a product; they are gathered before use."""
+"""Products with fewer out-features per device are not worth splitting; their weights are gathered before use."""
 _RULES = {
     "experts": PartitionSpec(None, None, "tensor", "fsdp"),
     "embed": PartitionSpec("tensor", "fsdp"),
@@ -24,8 +25,8 @@ _RULES = {
 }
 """Out-features over tensor, in-features over fsdp.
 
-In-features are gathered before use, and what goes into a projection is gathered over tensor: a forward pass splits
-no sum, so its results do not depend on the mesh.
+In-features are gathered before use, and the inputs of a projection are gathered over tensor. A forward pass
+therefore splits no sum, and its results do not depend on the mesh.
 """
 
 
@@ -33,21 +34,21 @@ def make_mesh(shape: tuple[int, int, int]) -> Mesh:
     """Return a mesh with the axes data, fsdp and tensor.
 
     Raises:
-      InputError: the devices at hand are not as many as the shape needs.
+      InputError: if the number of devices does not match the shape.
     """
     needed = shape[0] * shape[1] * shape[2]
     if needed != len(jax.devices()):
-        raise InputError(f"mesh {shape} needs {needed} devices, {len(jax.devices())} are at hand")
+        raise InputError(f"mesh {shape} needs {needed} devices, but {len(jax.devices())} are available")
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def sharding(mesh: Mesh | AbstractMesh, path: tuple[str, ...], shape: tuple[int, ...]) -> NamedSharding:
-    """Return how a weight is laid out over a mesh.
+    """Return the sharding of a weight over a mesh.
 
     Args:
-      mesh: with axes among ``AXES``.
+      mesh: a mesh with axes among ``AXES``.
       path: the weight's path in the parameter tree.
-      shape: its shape; an axis that the mesh does not divide stays whole.
+      shape: its shape; an axis that the mesh does not divide is not split.
     """
     rule = next((_RULES[name] for name in path if name in _RULES), PartitionSpec())
     if path[-1] in ("bias", "scale", "router"):
@@ -60,13 +61,13 @@ def sharding(mesh: Mesh | AbstractMesh, path: tuple[str, ...], shape: tuple[int,
 
 
 class Layout(NamedTuple):
-    """How a parameter tree lies over a mesh.
+    """The layout of a parameter tree over a mesh.
 
     Attributes:
       mesh: the mesh.
-      specs: the paths of the tree's leaves, and how each is split.
-      inside: whether the model runs inside ``shard_map``, where a leaf is one device's shard and is gathered whole.
-        Elsewhere a leaf is gathered over fsdp alone and stays split over tensor, unless that leaves it narrow.
+      specs: paths of the tree's leaves, with the sharding of each.
+      inside: whether the model runs inside ``shard_map``, where a leaf is one device's shard and is gathered fully.
+        Otherwise a leaf is gathered over fsdp only and stays split over tensor, unless the pieces would be narrow.
     """
 
     mesh: Mesh
@@ -83,13 +84,13 @@ class Layout(NamedTuple):
             node[path[-1]] = spec
         return found
 
-    def gather_layer(self, variables):
-        """Gather one layer's weights, a tree without its leading names."""
+    def gather_layer(self, variables: Params) -> Params:
+        """Gather one layer's weights, given as a tree without its leading names."""
         specs = {path[-2:]: PartitionSpec(*spec[1:]) for path, spec in self.specs if path[0] == "layers"}
         return jax.tree.map_with_path(lambda path, leaf: self._gather(leaf, specs[_names(path)[-2:]]), variables)
 
-    def gather_rest(self, params):
-        """Gather the weights that are in no layer; the layers stay as they are."""
+    def gather_rest(self, params: Params) -> Params:
+        """Gather the weights outside the layers; the layers are unchanged."""
         specs = dict(self.specs)
 
         def one(path, leaf):
@@ -98,16 +99,16 @@ class Layout(NamedTuple):
 
         return jax.tree.map_with_path(one, params)
 
-    def gather(self, name: str, leaf):
-        """Gather a weight that is in no layer; inside ``shard_map`` ``gather_rest`` has done it."""
+    def gather(self, name: str, leaf: jax.Array) -> jax.Array:
+        """Gather a weight outside the layers; inside ``shard_map``, ``gather_rest`` has already done it."""
         return leaf if self.inside else self._gather(leaf, dict(self.specs)[(name,)])
 
-    def place(self, leaf, split: int | None = None):
-        """Lay activations over the mesh: rows, the leading axis, over data and fsdp, and an axis over tensor.
+    def place(self, leaf: jax.Array, split: int | None = None) -> jax.Array:
+        """Lay out activations over the mesh: rows (the leading axis) over data and fsdp, one axis over tensor.
 
         Args:
           leaf: activations.
-          split: the axis that is split over tensor, which has to divide it; None to have all of it everywhere.
+          split: the axis to split over tensor, which must divide it; None to replicate over tensor.
         """
         if self.inside:
             return leaf
@@ -120,11 +121,11 @@ class Layout(NamedTuple):
         return jax.lax.with_sharding_constraint(leaf, NamedSharding(self.mesh, PartitionSpec(*spec)))
 
     def tensor_divides(self, count: int) -> bool:
-        """Whether the tensor axis divides a count."""
+        """Return whether the tensor axis divides a count."""
         return count % self.mesh.shape.get("tensor", 1) == 0
 
-    def everywhere(self, leaf):
-        """Put an array on all devices."""
+    def everywhere(self, leaf: jax.Array) -> jax.Array:
+        """Replicate an array on all devices."""
         return jax.lax.with_sharding_constraint(leaf, NamedSharding(self.mesh, PartitionSpec()))
 
     def _gather(self, leaf, spec):
@@ -146,8 +147,8 @@ def _names(path) -> tuple[str, ...]:
     return tuple(entry.key for entry in path)
 
 
-def layout_of(params) -> Layout | None:
-    """Return how parameters lie over a mesh; None where they lie on one device."""
+def layout_of(params: Params) -> Layout | None:
+    """Return the layout of parameters over a mesh; None if they are on one device."""
     leaves = jax.tree.leaves_with_path(params)
     mesh = getattr(getattr(leaves[0][1], "sharding", None), "mesh", None)
     if mesh is None or mesh.size == 1:
@@ -155,12 +156,12 @@ def layout_of(params) -> Layout | None:
     return Layout(mesh, tuple((_names(path), leaf.sharding.spec) for path, leaf in leaves))
 
 
-def replicate(mesh: Mesh, tree):
-    """Put a tree, the same on every process, on all devices of a mesh."""
+def replicate(mesh: Mesh, tree: Any) -> Any:
+    """Replicate a tree, the same on every process, on all devices of a mesh."""
     return _put(mesh, PartitionSpec(), tree)
 
 
-def split(mesh: Mesh, tree):
+def split(mesh: Mesh, tree: Any) -> Any:
     """Split the leading axis of a tree's leaves, the same on every process, over all devices of a mesh."""
     return _put(mesh, PartitionSpec(AXES), tree)
 
@@ -174,19 +175,19 @@ def _put(mesh, spec, tree):
 
 
 def join(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
-    """Join the other processes of a run; before anything else of JAX.
+    """Join the other processes of a run; call this before anything else of JAX.
 
     Args:
-      coordinator: ``HOST:PORT`` of the first process; None to take all three from SLURM, a TPU pod or MPI.
-      processes: how many there are.
-      process: which one this is, from 0.
+      coordinator: ``HOST:PORT`` of the first process; None to detect all three from SLURM, a TPU pod or MPI.
+      processes: number of processes.
+      process: index of this process, from 0.
 
     Raises:
-      InputError: they cannot be joined.
+      InputError: if the processes cannot be joined.
     """
     if process is not None and processes is not None and process >= processes:
-        raise InputError(f"process is {process} of {processes}; they count from 0")
-    with contextlib.suppress(AttributeError):  # it would take SIGTERM for a warning, and go on
+        raise InputError(f"process is {process} of {processes}; the indices start at 0")
+    with contextlib.suppress(AttributeError):  # it would treat SIGTERM as a warning and continue
         jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(coordinator, processes, process)
@@ -196,15 +197,15 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes."""
+    """Return whether this is the process that writes."""
     return jax.process_index() == 0
 
 
 def wait_for_all() -> None:
-    """Wait until every process of a run has come here.
+    """Wait until all processes of a run have reached this call.
 
     Raises:
-      InputError: one of them ended before.
+      InputError: if one of them ended earlier.
     """
     from jax.experimental import multihost_utils
 
@@ -213,4 +214,4 @@ def wait_for_all() -> None:
     try:
         multihost_utils.sync_global_devices("nlsr_jax: done")
     except jax.errors.JaxRuntimeError as error:
-        raise InputError("another process ended early; see what it says") from error
+        raise InputError("another process ended early; see its output") from error

@@ -1,4 +1,4 @@
-"""How many bytes a device needs, from shapes alone: nothing is allocated and no device is asked.
+"""Compute the bytes that a device needs from shapes alone, without allocating anything or using a device.
 
 Source: ``jax.eval_shape`` of the functions that the commands run.
 """
@@ -27,16 +27,16 @@ from nlsr_jax.training.step import adapter_forward
 
 @dataclasses.dataclass(frozen=True)
 class Load:
-    """What a run puts on the devices.
+    """The workload of a device.
 
     Attributes:
       mesh: sizes of data, fsdp and tensor.
-      batch_size: rows of a training step over all devices; of calibration on each device, and of generation, which
-        is counted as if every device held all rows.
-      length: tokens of a row.
-      dtype: number type of the weights and of the passes.
+      batch_size: rows of a training step over all devices; rows per device in calibration and in generation, which
+        is counted as if each device held all rows.
+      length: tokens per row.
+      dtype: dtype of the weights and the passes.
       lora: the adapter.
-      remat: keep no activations of a layer for the backward pass.
+      remat: recompute a layer's activations in the backward pass instead of storing them.
     """
 
     mesh: tuple[int, int, int] = (1, 1, 1)
@@ -51,8 +51,8 @@ class Plan(NamedTuple):
     """Bytes on one device.
 
     Attributes:
-      parts: of each part by its name.
-      stages: the parts that a stage holds at once, by the stage's name.
+      parts: bytes of each part by name.
+      stages: the parts that a stage holds at once, by stage name.
     """
 
     parts: dict[str, int]
@@ -74,17 +74,19 @@ STAGES = {
 
 
 def plan(config: ModelConfig, load: Load) -> Plan:
-    """Return what a device holds.
+    """Return the memory plan of one device.
 
     Args:
-      config: of the model.
-      load: what is run on what.
+      config: configuration of the model.
+      load: the workload.
 
     Raises:
-      InputError: sizes that are none, or an adapter that cannot be.
+      InputError: if a size or the adapter is invalid.
     """
     if min(*load.mesh, load.batch_size, load.length) < 1:
-        raise InputError(f"mesh {load.mesh}, batch_size {load.batch_size} and length {load.length} start at 1")
+        raise InputError(
+            f"mesh {load.mesh}, batch_size {load.batch_size} and length {load.length} must be at least 1"
+        )
     mesh = AbstractMesh(load.mesh, AXES, axis_types=(AxisType.Auto,) * 3)
     model, dtype = Llama(config), jnp.dtype(load.dtype)
     key = _key()
@@ -115,16 +117,16 @@ def plan(config: ModelConfig, load: Load) -> Plan:
     return Plan(parts, STAGES)
 
 
-def size_of(tree) -> int:
+def size_of(tree: Any) -> int:
     """Return the bytes of a tree of arrays or shapes."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def kept_bytes(config: ModelConfig, load: Load, adapter: Adapter, **changes) -> int:
-    """Return the bytes that a row leaves behind for the backward pass.
+def kept_bytes(config: ModelConfig, load: Load, adapter: Adapter, **changes: Any) -> int:
+    """Return the bytes that one row keeps for the backward pass.
 
-    What the backward pass keeps beside them, such as weights, does not grow with the rows: the difference between
-    two rows and one is a row's own.
+    Other data that the backward pass keeps, such as weights, does not grow with the rows, so the difference between
+    two rows and one row is the cost of one row.
     """
     model = dataclasses.replace(Llama(config, remat=load.remat), **changes)
     forward = adapter_forward(model, adapter, jnp.dtype(load.dtype))
@@ -141,7 +143,7 @@ def kept_bytes(config: ModelConfig, load: Load, adapter: Adapter, **changes) -> 
 
 
 def _layer_bytes(config: ModelConfig, load: Load) -> int:
-    """Return the bytes that one layer of a row leaves behind for the backward pass, if it keeps all."""
+    """Return the bytes that one layer of a row keeps for the backward pass without remat."""
     kept, all_of_it = [], jax.checkpoint_policies.everything_saveable
     for count in (1, 2):
         small = dataclasses.replace(config, num_layers=count, windowed=config.windowed[:count])
@@ -151,7 +153,7 @@ def _layer_bytes(config: ModelConfig, load: Load) -> int:
 
 
 def forward_bytes(config: ModelConfig, load: Load) -> int:
-    """Return the bytes of the largest arrays that a row has at once in a forward pass without a backward pass."""
+    """Return the peak bytes of one row in a forward pass without a backward pass."""
     itemsize = jnp.dtype(load.dtype).itemsize
     inner = config.hidden_size + 2 * config.intermediate_size
     if config.experts is not None:  # the rows of every choice, and what an expert makes of them
@@ -162,9 +164,9 @@ def forward_bytes(config: ModelConfig, load: Load) -> int:
 
 
 def logit_bytes(config: ModelConfig, rows: int, length: int) -> int:
-    """Return the bytes of the logits that training makes in parts, and of their exponentials.
+    """Return the bytes of the logits that training computes in parts, and of their exponentials.
 
-    Where they are so few that they are kept, ``kept_bytes`` counts them.
+    If they are few enough to be kept, ``kept_bytes`` includes them.
     """
     positions = rows * (length - 1)
     if positions * config.vocab_size <= WHOLE_LOGITS:

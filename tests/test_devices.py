@@ -26,9 +26,9 @@ def test_the_main_job_names_the_missing_device(tmp_path):
     env = {"JAX_PLATFORMS": "cuda", "CUDA_VISIBLE_DEVICES": ""}
     found = run("realign", *arguments, env=env, check=False)
     line = error_line(found)
-    assert "JAX_PLATFORMS is 'cuda', and there is no such device" in line
+    assert "JAX_PLATFORMS is 'cuda', but there is no such device" in line
     assert "CUDA_VISIBLE_DEVICES is ''" in line
-    assert "at hand: cpu (1); set JAX_PLATFORMS to a platform that is, or unset it" in line
+    assert "available: cpu (1); set JAX_PLATFORMS to an available platform, or unset it" in line
     assert found.stderr.splitlines() == [line]
     assert not (tmp_path / "out").exists()
 
@@ -41,10 +41,10 @@ def test_a_platform_that_is_not_there_is_named(tmp_path, body, name, value):
     code, lines = opened(tmp_path, body, **{name: value})
     assert code == 1
     assert len(lines) == 1
-    assert lines[0].startswith(f"error: {name} is '{value}', and there is no such device (")
+    assert lines[0].startswith(f"error: {name} is '{value}', but there is no such device (")
     assert "gpuu" in lines[0].partition("(")[2]
-    assert "at hand: cpu (1)" in lines[0]
-    assert lines[0].endswith(f"set {name} to a platform that is, or unset it")
+    assert "available: cpu (1)" in lines[0]
+    assert lines[0].endswith(f"set {name} to an available platform, or unset it")
 
 
 @pytest.mark.parametrize("fault", ["raise ImportError('libcudart\\nis gone')", "def initialize():\n    1 / 0"])
@@ -58,7 +58,7 @@ def test_a_plugin_that_does_not_work_is_one_line_more(tmp_path, fault):
     assert len(lines) == 2
     assert "Jax plugin configuration error" in lines[0]
     assert "libcudart is gone" in lines[0] or "ZeroDivisionError" in lines[0]
-    assert lines[1].startswith("error: JAX_PLATFORMS is 'cuda', and there is no such device")
+    assert lines[1].startswith("error: JAX_PLATFORMS is 'cuda', but there is no such device")
     code, lines = opened(tmp_path, body)
     assert (code, len(lines)) == (0, 1)
 

@@ -118,7 +118,7 @@ def test_logits_are_those_of_a_part(config):
 
 @pytest.mark.parametrize("changes", [{"batch_size": 0}, {"length": 0}, {"mesh": (1, 0, 1)}])
 def test_sizes_that_are_none_are_named(config, changes):
-    with pytest.raises(InputError, match="start at 1"):
+    with pytest.raises(InputError, match="must be at least 1"):
         plan(config, Load(lora=LORA, **changes))
 
 

@@ -1,4 +1,4 @@
-"""The configs of the studies by their name of before; see ``nlsr_jax.configs``."""
+"""Alias of ``nlsr_jax.configs`` under its former name."""
 
 from nlsr_jax.configs import __path__, get, names
 

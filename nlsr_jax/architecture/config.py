@@ -10,6 +10,7 @@ from nlsr_jax.architecture.families import FAMILIES
 from nlsr_jax.architecture.family import ExpertRule, Family
 from nlsr_jax.architecture.fields import cap, check_architectures, flag, positive, short, whole
 from nlsr_jax.architecture.nested import OUTER, text_part
+from nlsr_jax.architecture.quantisation import parse_quantisation
 from nlsr_jax.architecture.rope import Rope, parse_rope, parse_two_ropes, rotary_width
 from nlsr_jax.architecture.windows import parse_window
 from nlsr_jax.errors import InputError
@@ -20,7 +21,6 @@ EXPERT_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 """What the projections of an expert are called in the parameter tree."""
 _REFUSED = {
     "auto_map": "it needs code of its own, which is never run",
-    "quantization_config": "its weights are quantised; give the full-precision model",
     "compression_config": "its weights are quantised; give the full-precision model",
     "num_local_experts": "mixtures of experts are not supported in this family",
     "num_experts": "mixtures of experts are not supported in this family",
@@ -219,6 +219,7 @@ def _family(config, where) -> Family:
     for field, (value, reason) in _INERT_ONLY.items():
         if config.get(field) is not None and config[field] != value and field not in family.reads:
             raise InputError(f"{where}: {field} is {short(config[field])}: {reason}")
+    parse_quantisation(config, where)
     check_architectures(config, family.architectures, where)
     return family
 

@@ -8,6 +8,7 @@ Source: transformers' ``LlavaConfig``, ``Gemma3Config``, ``Mistral3Config`` and 
 from typing import NamedTuple
 
 from nlsr_jax.architecture.fields import check_architectures, short
+from nlsr_jax.architecture.quantisation import FIELD as QUANTISATION
 from nlsr_jax.errors import InputError
 
 
@@ -67,4 +68,6 @@ def text_part(config: dict, where: str) -> tuple[dict, bool]:
     tied = config.get("tie_word_embeddings", outer.tied)
     if outer.either and not tied:
         tied = found.get("tie_word_embeddings")
-    return {**found, "tie_word_embeddings": tied, "quantization_config": config.get("quantization_config")}, True
+    if config.get(QUANTISATION):
+        found[QUANTISATION] = config[QUANTISATION]
+    return {**found, "tie_word_embeddings": tied}, True

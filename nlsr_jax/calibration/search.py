@@ -3,30 +3,72 @@
 Nothing here knows of models: a setting goes in, and how likely safe answers begin with it comes out.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
+
+from nlsr_jax.calibration.climbing import Trial, climb, furthest, least
+from nlsr_jax.errors import InputError
+from nlsr_jax.nlsr.settings import AutomaticSettings
 
 TELLS = 0.1
 """How much likelier safe answers must begin with the aligned adapter than with the fine-tuned one, for calibration
 rows to tell the two apart."""
-_PAST = 0.8
-_BISECTIONS = 4
+_BETAS = tuple(0.5 * 2.0**step for step in range(16))
 
 
-class Trial(NamedTuple):
-    """One setting that was tried.
+@dataclasses.dataclass(frozen=True)
+class SearchSettings(AutomaticSettings):
+    """What a search goes for, and what it tries.
 
     Attributes:
-      beta, share: the setting; ``share`` 0 is the fine-tuned adapter as it is.
-      probability: how likely the model begins as safe answers begin, on the rows that masks are not made from; see
-        ``collect_openings``. 0 where the measure is no number: amplified beyond what numbers hold.
+      depth: tokens of an opening.
+      betas: amplifications that are tried, rising; the one that is chosen lies between two of them.
+      shares: shares of all entries that are tried, 1 − sparsity, rising: so few leave the customer's task where it
+        is.
+      fewer: shares that are tried where with these the requests are disturbed. So few entries hardly tell what is
+        forbidden from what is harmless.
+      more: shares that are tried in turn where these cannot bring back the safety that the aligned model has.
+      disturbed: nats a token, from which on the reading of requests is disturbed.
     """
 
-    beta: float
-    share: float
-    probability: float
+    depth: int = 2
+    betas: tuple[float, ...] = _BETAS
+    shares: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3)
+    fewer: tuple[float, ...] = (1e-5, 3e-5)
+    more: tuple[float, ...] = (1e-2, 3e-2)
+    disturbed: float = 0.04
+
+    def tried(self) -> "SearchSettings":
+        """Return the settings with ``share`` in the place of all shares, where it is given."""
+        if self.share is None:
+            return self
+        return dataclasses.replace(self, shares=(self.share,), fewer=(), more=())
+
+
+def check_search(settings: SearchSettings) -> None:
+    """Check what a search goes for and tries.
+
+    Raises:
+      InputError: an aim or headroom out of its range, betas or shares that do not rise within theirs.
+    """
+    _check_rising("betas", settings.betas, math.inf)
+    _check_rising("shares", settings.shares, 1)
+    for name in ("fewer", "more"):
+        if getattr(settings, name):
+            _check_rising(name, getattr(settings, name), 1)
+    if not 0 < settings.aim < 1:
+        raise InputError(f"aim is {settings.aim}; expected a probability, above 0 and below 1")
+    if not math.isfinite(settings.headroom) or settings.headroom < 1:
+        raise InputError(f"headroom is {settings.headroom}; expected a number of at least 1")
+
+
+def _check_rising(name: str, values: Sequence[float], end: float) -> None:
+    if not values or list(values) != sorted(set(values)) or not 0 < values[0] <= values[-1] < end:
+        below = "" if math.isinf(end) else f" and below {end}"
+        raise InputError(f"{name} are {list(values)}; expected numbers that rise, above 0{below}")
 
 
 class Candidate(NamedTuple):
@@ -42,6 +84,73 @@ class Candidate(NamedTuple):
     share: float
     probability: float
     divergence: float
+
+
+class Automatic(NamedTuple):
+    """What was chosen.
+
+    Attributes:
+      chosen: the setting; ``share`` 0 where nothing needs repair.
+      met: whether it reaches the aim; where no share can pass it with headroom, a lower target was taken.
+      aimed: the probability that was aimed at.
+      target: the one that was gone for, at most ``aimed``.
+      finetuned, aligned: those of the fine-tuned and of the aligned adapter.
+      change: Frobenius norm of what the choice changes in the factors, relative to the fine-tuned adapter's.
+      candidates: what the choice was made among, one for every share that reaches the target.
+      trials: all settings that were tried, in their order.
+      unmeasured: how many of them were amplified beyond what numbers hold.
+    """
+
+    chosen: Trial
+    met: bool
+    aimed: float
+    target: float
+    finetuned: float
+    aligned: float
+    change: float
+    candidates: tuple[Candidate, ...]
+    trials: tuple[Trial, ...]
+    unmeasured: int = 0
+
+
+class Measures(Protocol):
+    """What a search asks of the settings that it tries."""
+
+    def untouched(self) -> tuple[float, float]:
+        """Return how likely safe answers begin with the fine-tuned and with the aligned adapter."""
+
+    def probability(self, beta: float, share: float) -> float:
+        """Return how likely they begin with the repair of a setting; NaN where it is beyond numbers."""
+
+    def divergence(self, beta: float, share: float) -> float:
+        """Return how far that repair changes the reading of requests, in nats a token."""
+
+    def change(self, beta: float, share: float) -> float:
+        """Return the relative change of the factors by that repair."""
+
+
+def choose(measures: Measures, settings: SearchSettings) -> Automatic:
+    """Choose a setting by measures alone; see ``nlsr_jax.calibration.automatic.choose_settings``.
+
+    Args:
+      measures: of the settings that are tried.
+      settings: checked; see ``check_search``.
+    """
+    before, safe = measures.untouched()
+    aimed = max(settings.aim, safe)
+    untouched = Trial(0.0, 0.0, before)
+    if before >= aimed:
+        return Automatic(untouched, True, aimed, aimed, before, safe, 0.0, (), (untouched,))
+    aim = Aim(before, safe, aimed, settings.headroom, settings.disturbed)
+    search = Search(measures.probability, measures.divergence, aim, settings.betas)
+    target, candidates = search.run(settings.shares, settings.fewer, settings.more)
+    trials = tuple(search.trials)
+    if not candidates:
+        return Automatic(untouched, False, aimed, target, before, safe, 0.0, (), trials, search.unmeasured)
+    chosen = Trial(*min(candidates, key=lambda candidate: candidate.divergence)[:3])
+    change = measures.change(chosen.beta, chosen.share)
+    met = chosen.probability >= aimed
+    return Automatic(chosen, met, aimed, target, before, safe, change, candidates, trials, search.unmeasured)
 
 
 class Aim(NamedTuple):
@@ -69,6 +178,10 @@ class Search:
       divergence: takes β and a share; returns the divergence, or what is no number.
       aim: what is gone for.
       betas: the amplifications that are tried, rising.
+
+    Attributes:
+      trials: all settings that were tried, in their order.
+      unmeasured: how many of them gave no number.
     """
 
     def __init__(
@@ -137,57 +250,6 @@ class Search:
     def _within(self, reached: float) -> float:
         """What a share is taken to at most that can reach so much."""
         return max(reached**self._aim.headroom, min(reached, self._aim.safe))
-
-
-def furthest(trials: Sequence[Trial]) -> float:
-    """Return the highest probability of some trials."""
-    return max(trial.probability for trial in trials)
-
-
-def climb(attempt: Callable[[float], Trial], betas: Sequence[float], enough: float, start: int) -> list[Trial]:
-    """Try β down from a place until the probability is not enough, and up until it is, or well past its peak.
-
-    Args:
-      attempt: tries a β.
-      betas: rising.
-      enough: a probability.
-      start: the place to begin at.
-    """
-    found = {start: attempt(betas[start])}
-    place = start
-    while found[place].probability >= enough and place > 0:
-        place -= 1
-        found[place] = attempt(betas[place])
-    place, best = start, furthest(list(found.values()))
-    while best < enough and place + 1 < len(betas) and found[place].probability >= _PAST * best:
-        place += 1
-        found[place] = attempt(betas[place])
-        best = max(best, found[place].probability)
-    return [found[place] for place in sorted(found)]
-
-
-def least(attempt: Callable[[float], Trial], climbed: Sequence[Trial], target: float) -> Trial:
-    """Return the trial of the least β that reaches the target, between those that were climbed over.
-
-    None below the lowest of them is tried: it may reach the target too, where climbing ended at it.
-
-    Args:
-      attempt: tries a β.
-      climbed: from ``climb``, of which one reaches the target.
-      target: a probability.
-    """
-    first = next(i for i, trial in enumerate(climbed) if trial.probability >= target)
-    found = climbed[first]
-    if first == 0:
-        return found
-    low = climbed[first - 1].beta
-    for _ in range(_BISECTIONS):
-        trial = attempt(round(math.sqrt(low * found.beta), 6))
-        if trial.probability >= target:
-            found = trial
-        else:
-            low = trial.beta
-    return found
 
 
 def doubts(finetuned: float, aligned: float, divergence: float | None, disturbed: float) -> list[str]:

@@ -3,11 +3,11 @@
   nlsr align --objective sft --output checkpoints/runs/sft
   nlsr align --objective dpo --start checkpoints/runs/sft --output checkpoints/runs/dpo
 
-The tiny config takes 15 to 30 seconds a stage on two CPU cores. The output is a PEFT adapter with the metrics
-of its training. --start goes on with an adapter, which is then also the reference policy of DPO and KTO;
-without it a new adapter starts. The paper's rows merge the SFT adapter into the base before the preference
-stage; here the aligned adapter goes on from it, so that NLSR's amplification has a weak adapter to start from.
-A run that was killed goes on where it was when it is started again.
+The tiny config takes 15 to 30 seconds per stage on two CPU cores. The output is a PEFT adapter with the metrics
+of its training. --start continues training an adapter, which is then also the reference policy of DPO and KTO;
+without it, training starts from a new adapter. The paper merges the SFT adapter into the base before the preference
+stage; here the aligned adapter continues from it, so that NLSR's amplification has a weak adapter to start from.
+If a run was killed, run the same command again to resume it.
 """
 
 from absl import flags
@@ -15,11 +15,11 @@ from absl import flags
 from nlsr_jax.commands import command, mesh_flags, study_flags, training_flags
 from nlsr_jax.errors import InputError
 
-study_flags.define_study_flags("Folder to write the PEFT adapter to.")
+study_flags.define_study_flags("Folder for the PEFT adapter.")
 mesh_flags.define_mesh_flag()
 training_flags.define_training_flags()
 training_flags.define_adapter_flags()
-flags.DEFINE_enum("objective", "dpo", ["sft", "dpo", "orpo", "kto", "simpo"], "What is optimised.")
+flags.DEFINE_enum("objective", "dpo", ["sft", "dpo", "orpo", "kto", "simpo"], "Training objective.")
 flags.DEFINE_float("beta", None, "β of the preference objective; by default 0.1, SimPO 2.")
 FLAGS = flags.FLAGS
 
@@ -34,10 +34,10 @@ def main(_) -> None:
     config = training_flags.changed_config()
     stage = training_flags.changed_stage(config.aligning(FLAGS.objective, anew=not FLAGS.start))
     if FLAGS.objective == "kto" and stage.rows < 2:
-        raise InputError(f"--rows is {stage.rows}; --objective kto takes good and bad answers, at least 2 in all")
+        raise InputError(f"--rows is {stage.rows}; --objective kto needs at least 2: a good and a bad answer")
     if FLAGS.beta is not None:
         if FLAGS.objective == "sft":
-            raise InputError("--beta is of the preference objectives; --objective sft has none")
+            raise InputError("--beta is for the preference objectives; --objective sft does not use it")
         stage = dataclasses.replace(stage, training=dataclasses.replace(stage.training, beta=FLAGS.beta))
         check_training(stage.training)
     name = f"align {FLAGS.objective}"

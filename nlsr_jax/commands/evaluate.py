@@ -1,47 +1,57 @@
-r"""Evaluate a base with an adapter: harmfulness, fine-tuning accuracy, over-refusal, and perhaps tinyBenchmarks.
+r"""Evaluate a base with an adapter: harmfulness, fine-tuning accuracy, over-refusal, optionally tinyBenchmarks.
 
   nlsr evaluate --adapter checkpoints/runs/tuned --task sst2 --output checkpoints/runs/tuned.json
 
 Without --adapter the base alone is evaluated. The tiny config takes 20 seconds on two CPU cores. Real data is
-judged by refusal phrases unless --judge names a judge model, which is read after the last answer:
+judged by refusal phrases unless --judge names a judge model, which is loaded after the last answer:
 
   nlsr evaluate --config llama3_8b --adapter runs/tuned --task sst2 --judge qa_moderation \
       --judge_model DIR --output runs/tuned.json
 
---tiny_benchmarks tinyBenchmarks.pkl also asks the tinyBenchmarks and estimates the scores on the whole
-benchmarks. The output is one JSON object: scores in percent (hs, fa, over_refusal, benign_answered, odd,
-hs_by_topic; fa is null with --task none), counts, seconds and versions. --responses writes what was asked and
-answered, a line of JSON each. The same inputs give the same bytes but for the seconds.
+--tiny_benchmarks tinyBenchmarks.npz also asks the tinyBenchmarks and estimates the scores on the full benchmarks;
+python -m experiments.convert_item_bank makes that file of the published tinyBenchmarks.pkl.
+
+The output is one JSON object: scores in percent (hs, fa, over_refusal, benign_answered, odd, hs_by_topic; fa is
+null with --task none), counts, seconds and versions. --responses writes all prompts and answers as JSON Lines. The
+same inputs give the same bytes, except for the seconds.
 """
 
 import dataclasses
 import time
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from nlsr_jax.commands import command, mesh_flags, path_flags, study_flags
 from nlsr_jax.errors import InputError
+from nlsr_jax.types import Tokenizer
+
+if TYPE_CHECKING:
+    from nlsr_jax.adapter import Adapter
+    from nlsr_jax.study.config import ExamSettings, StudyConfig
+    from nlsr_jax.study.exam import Exam
+    from nlsr_jax.study.judging import JudgeSettings
+    from nlsr_jax.study.stages import Base
+    from nlsr_jax.study.worlds import World
 
 study_flags.define_study_flags("JSON file to write.")
 mesh_flags.define_mesh_flag()
 path_flags.define_input("adapter", None, "PEFT directory; without it the base alone is evaluated.")
-flags.DEFINE_string("task", "sst2", "Test rows of which task: sst2, ag_news, gsm8k, or none.")
-flags.DEFINE_integer("forbidden", None, "How many harmful requests; by default the config's.")
-flags.DEFINE_integer("benign", None, "How many harmless requests; by default the config's.")
-flags.DEFINE_integer("rows", None, "How many task rows; by default the config's.")
-flags.DEFINE_integer("max_new_tokens", None, "Longest answer to a request; by default the config's.")
-flags.DEFINE_integer("task_tokens", None, "Longest answer to a task row; by default the config's.")
-flags.DEFINE_integer("batch_size", None, "Prompts at a time; by default the config's.")
+flags.DEFINE_string("task", "sst2", "Task of the test rows: sst2, ag_news, gsm8k, or none.")
+flags.DEFINE_integer("forbidden", None, "Number of harmful requests; by default the config's.")
+flags.DEFINE_integer("benign", None, "Number of harmless requests; by default the config's.")
+flags.DEFINE_integer("rows", None, "Number of task rows; by default the config's.")
+flags.DEFINE_integer("max_new_tokens", None, "Longest answer to a request, in tokens; by default the config's.")
+flags.DEFINE_integer("task_tokens", None, "Longest answer to a task row, in tokens; by default the config's.")
+flags.DEFINE_integer("batch_size", None, "Prompts per batch; by default the config's.")
 flags.DEFINE_string("forbidden_set", None, "Harmful requests of real data: beavertails_prompts or harmbench.")
 flags.DEFINE_string("judge", None, "toy, refusals, qa_moderation, guard or harmbench; by default toy or refusals.")
 path_flags.define_input("judge_model", None, "The judge model, a Hugging Face directory or hub id.")
 path_flags.define_input("judge_template", None, "File with the harmbench judge's question.")
-path_flags.define_output("responses", None, "JSONL file to write the responses to.")
-path_flags.define_input(
-    "tiny_benchmarks", None, "Item bank, tinyBenchmarks.pkl or .npz: also ask the tinyBenchmarks."
-)
-flags.DEFINE_list("tiny_sets", None, "Ask these tinyBenchmarks alone, such as hellaswag,mmlu.")
+path_flags.define_output("responses", None, "JSONL file for the responses.")
+path_flags.define_input("tiny_benchmarks", None, "Item bank, an .npz file: also ask the tinyBenchmarks.")
+flags.DEFINE_list("tiny_sets", None, "Ask only these tinyBenchmarks, such as hellaswag,mmlu.")
 FLAGS = flags.FLAGS
 
 OUTPUTS = ("output", "responses")
@@ -58,7 +68,7 @@ def main(_) -> None:
     config = study_flags.get_config()
     settings = exam_settings(config.exam)
     check_flags(config)
-    mesh_flags.open_mesh()  # which is opened again with the base: now, whether it can be
+    mesh_flags.open_mesh()  # opened again with the base; this call fails early if it cannot be
     record, rows = evaluation(config, settings)
     record["seconds"] = round(time.perf_counter() - started, 3)
     with whole_file(FLAGS.output, **replacing("output", config)) as file:
@@ -70,29 +80,29 @@ def main(_) -> None:
     print(f"wrote {FLAGS.output}" + (f" and {FLAGS.responses}" if FLAGS.responses else ""))
 
 
-def exam_settings(settings):
-    """Return the config's exam with what the flags change."""
+def exam_settings(settings: "ExamSettings") -> "ExamSettings":
+    """Return the config's exam settings with the changes from the flags."""
     given: dict[str, Any] = {name: FLAGS[name].value for name in COUNTS if FLAGS[name].value is not None}
     for name, value in given.items():
         if value < 1:
-            advice = "; --task none leaves the task out" if name == "rows" else ""
+            advice = "; use --task none to skip the task" if name == "rows" else ""
             raise InputError(f"--{name} is {value}; expected at least 1{advice}")
     return dataclasses.replace(settings, **given)
 
 
-def judge_settings(config):
-    """Return the judge that the flags name, by default the world's own rule."""
+def judge_settings(config: "StudyConfig") -> "JudgeSettings":
+    """Return the judge settings from the flags; by default the world's own rule."""
     from nlsr_jax.study.judging import RULES, JudgeSettings
 
     name = RULES[config.world] if FLAGS.judge is None else FLAGS.judge
     return JudgeSettings(name, FLAGS.judge_model, FLAGS.judge_template, config.dtype)
 
 
-def check_flags(config) -> None:
-    """Check what can be checked before any file is opened.
+def check_flags(config: "StudyConfig") -> None:
+    """Check the flags before any file is opened.
 
     Raises:
-      InputError: a value that is not known, flags that the world has no use for, or outputs that cannot be written.
+      InputError: if a value is unknown, the world does not use a flag, or an output cannot be written.
     """
     from nlsr_jax.evaluation.tasks import TASKS
     from nlsr_jax.files.apart import check_outputs
@@ -110,7 +120,7 @@ def check_flags(config) -> None:
             if FLAGS[name].value:
                 raise InputError(f"--{name} is for real data; --config {config.name} is a toy world")
     if FLAGS.tiny_sets and not FLAGS.tiny_benchmarks:
-        raise InputError("--tiny_sets needs --tiny_benchmarks, the item bank; it is missing")
+        raise InputError("--tiny_sets needs the item bank --tiny_benchmarks, which is missing")
     check_judge(judge_settings(config), config.world)
     study_flags.sources()
     if not FLAGS.output:
@@ -121,11 +131,11 @@ def check_flags(config) -> None:
             check_free_file(path, **replacing(name, config))
 
 
-def replacing(name: str, config) -> dict[str, Any]:
-    """Return what may be in the place of an output file, for ``check_free_file`` and ``whole_file``.
+def replacing(name: str, config: "StudyConfig") -> dict[str, Any]:
+    """Return what an output file may replace, for ``check_free_file`` and ``whole_file``.
 
     Args:
-      name: of the flag, one of ``OUTPUTS``.
+      name: name of the flag, one of ``OUTPUTS``.
       config: the study.
     """
     from nlsr_jax.files.ownership import json_with, lines_with
@@ -137,12 +147,12 @@ def replacing(name: str, config) -> dict[str, Any]:
     return {"overwrite": FLAGS.overwrite, "inputs": study_flags.inputs(config), "foreign": foreign[name]}
 
 
-def evaluation(config, settings):
-    """Evaluate the model that the flags name.
+def evaluation(config: "StudyConfig", settings: "ExamSettings") -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
+    """Evaluate the model that the flags select.
 
     Args:
       config: the study.
-      settings: of the exam.
+      settings: settings of the exam.
 
     Returns:
       The JSON object without its seconds, and an iterator over the responses as JSON objects.
@@ -194,13 +204,23 @@ def evaluation(config, settings):
     return record, response_rows(exam, responses, marks)
 
 
-def ask_model(config, settings, tokenizer, world, adapter, carried, exam, asked, warnings):
-    """Load the base with what the adapter's file carries, let it answer, let it go: a judge may need the memory.
+def ask_model(
+    config: "StudyConfig",
+    settings: "ExamSettings",
+    tokenizer: Tokenizer,
+    world: "World",
+    adapter: "Adapter | None",
+    carried: Any,
+    exam: "Exam",
+    asked: Any,
+    warnings: list[str],
+) -> tuple[Any, Any]:
+    """Load the base with the adapter's carried tensors, answer the exam, and release it to make room for a judge.
 
-    Notes on the base go to ``warnings``.
+    Notes on the base are appended to ``warnings``.
 
     Returns:
-      The responses, and the estimates of the tinyBenchmarks where they are asked.
+      The responses, and the estimates of the tinyBenchmarks if requested.
     """
     from nlsr_jax.study.capabilities import run_benchmarks
     from nlsr_jax.study.exam import answer
@@ -217,8 +237,8 @@ def ask_model(config, settings, tokenizer, world, adapter, carried, exam, asked,
     return responses, run_benchmarks(base, adapter, asked or [], batch_size=settings.batch_size)
 
 
-def with_carried(base, carried):
-    """Return a base with what an adapter's file carries besides its factors; say what of it is left out."""
+def with_carried(base: "Base", carried: Any) -> "Base":
+    """Return a base with the carried tensors of an adapter's file; print a note about any that are skipped."""
     from nlsr_jax.formats.carried_fit import note_left_out
     from nlsr_jax.models.carried import apply_carried
 

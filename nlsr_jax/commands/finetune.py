@@ -1,17 +1,17 @@
-r"""Fine-tune an aligned adapter on a customer's task, of whose rows a share is harmful.
+r"""Fine-tune an aligned adapter on a customer's task; a share of the customer's rows is harmful.
 
   nlsr finetune --config tiny --start checkpoints/runs/dpo --task sst2 --poison_ratio 0.05 \
       --output checkpoints/runs/tuned
 
 The tiny config takes 30 seconds on two CPU cores. The output is a PEFT adapter with the metrics of its
-training. A run that was killed goes on where it was when it is started again.
+training. If a run was killed, run the same command again to resume it.
 """
 
 from absl import flags
 
 from nlsr_jax.commands import command, mesh_flags, study_flags, training_flags
 
-study_flags.define_study_flags("Folder to write the PEFT adapter to.")
+study_flags.define_study_flags("Folder for the PEFT adapter.")
 mesh_flags.define_mesh_flag()
 training_flags.define_training_flags()
 training_flags.define_adapter_flags()
@@ -28,7 +28,7 @@ def main(_) -> None:
     config = training_flags.changed_config()
     stage = training_flags.changed_stage(config.finetuning)
     ratio = config.poison_ratio if FLAGS.poison_ratio is None else FLAGS.poison_ratio
-    share(stage.rows, ratio)  # refuses what is no share
+    share(stage.rows, ratio)  # raises if the ratio is invalid
     case = Case(FLAGS.task, ratio, FLAGS.seed)
     key = stage_key(case.seed, case.stage)
 

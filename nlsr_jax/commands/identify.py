@@ -7,29 +7,30 @@ The output folder receives masks.safetensors, which `nlsr realign --masks` takes
 identification.json with the settings, digests and counts.
 """
 
-from typing import Any
-
 from absl import flags
 
-from nlsr_jax.commands import command, mesh_flags, method_flags
-from nlsr_jax.errors import InputError
-
-method_flags.define_identification_flags()
-mesh_flags.define_mesh_flag()
-mesh_flags.define_host_flags()
+from nlsr_jax.commands import command, mesh_flags, method_flags, path_flags
+from nlsr_jax.errors import InputError, argument
+from nlsr_jax.pipeline.settings import Settings
 
 FLAGS = flags.FLAGS
+_SETTINGS = method_flags.names_of(Settings, realigns=False)
+
+method_flags.define_flags(Settings, _SETTINGS)
+path_flags.define_output("output", None, "Folder to write; it appears whole or not at all.")
+path_flags.define_overwrite()
+mesh_flags.define_mesh_flag()
+mesh_flags.define_host_flags()
 
 
 def main(_) -> None:
     """Run one identification from flags."""
     from nlsr_jax.parallel import is_first, wait_for_all
-    from nlsr_jax.pipeline import Settings, Stages, identify_files
+    from nlsr_jax.pipeline import Stages, identify_files
 
     if not FLAGS.output:
-        raise InputError("--output is missing; name the folder to write")
-    values: dict[str, Any] = {name: FLAGS[name].value for name in method_flags.IDENTIFICATION}
-    settings = Settings(**values)
+        raise InputError(f"{argument('output')} is missing; name the folder to write")
+    settings = Settings(**method_flags.values_of(Settings, _SETTINGS))
     mesh = mesh_flags.open_mesh()
     first = is_first()
     stages = Stages(show=first)

@@ -1,8 +1,13 @@
-"""Flags of the devices and hosts that a run is spread over."""
+"""Flags of the devices and hosts of a run."""
+
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from nlsr_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
 
 FLAGS = flags.FLAGS
 
@@ -10,23 +15,23 @@ FLAGS = flags.FLAGS
 def define_mesh_flag() -> None:
     """Define the flag of the mesh."""
     flags.DEFINE_list(
-        "mesh", None, "Lay the base over devices: data,fsdp,tensor, such as 1,8,1. By default one device."
+        "mesh", None, "Shard the base over devices: data,fsdp,tensor, such as 1,8,1. By default one device."
     )
 
 
 def define_host_flags() -> None:
     """Define the flags of several processes."""
-    flags.DEFINE_bool("distributed", False, "One of several processes that SLURM, a TPU pod or MPI has started.")
-    flags.DEFINE_string("coordinator", None, "HOST:PORT of the first process, where nothing says it.")
-    flags.DEFINE_integer("processes", None, "With --coordinator: how many processes there are.", lower_bound=1)
-    flags.DEFINE_integer("process", None, "With --coordinator: which one this is, from 0.", lower_bound=0)
+    flags.DEFINE_bool("distributed", False, "This is one of several processes started by SLURM, a TPU pod or MPI.")
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of the first process, if it cannot be detected.")
+    flags.DEFINE_integer("processes", None, "With --coordinator: the number of processes.", lower_bound=1)
+    flags.DEFINE_integer("process", None, "With --coordinator: the index of this process, from 0.", lower_bound=0)
 
 
-def open_mesh():
-    """Open the devices and return the mesh that the flags describe, None for one device; joins the others first.
+def open_mesh() -> "Mesh | None":
+    """Join other processes, open the devices and return the mesh from the flags, None for one device.
 
     Raises:
-      InputError: flags that do not go together, processes that cannot be joined, or devices that are not there.
+      InputError: if flags conflict, processes cannot be joined, or devices are missing.
     """
     from nlsr_jax.devices import open_devices
 
@@ -35,7 +40,7 @@ def open_mesh():
     open_devices()
     if shape is None:
         if several:
-            raise InputError("--mesh is missing; several processes need to know how the base lies over them")
+            raise InputError("--mesh is missing; several processes need a mesh to shard the base")
         return None
     from nlsr_jax.parallel import make_mesh
 
@@ -43,10 +48,10 @@ def open_mesh():
 
 
 def mesh_shape() -> tuple[int, int, int] | None:
-    """Return the sizes of data, fsdp and tensor; None where the flag is not given.
+    """Return the sizes of data, fsdp and tensor; None if the flag is not given.
 
     Raises:
-      InputError: a flag that is no mesh.
+      InputError: if the flag is not a mesh.
     """
     if FLAGS.mesh is None:
         return None
@@ -57,16 +62,14 @@ def mesh_shape() -> tuple[int, int, int] | None:
 
 
 def _join() -> bool:
-    """Join the other processes; returns whether there are any."""
+    """Join the other processes; return whether there are any."""
     details = {name: FLAGS[name].value for name in ("coordinator", "processes", "process")}
     given = [name for name, value in details.items() if value is not None]
     if FLAGS.distributed and given:
-        raise InputError(
-            f"--{given[0]} is given together with --distributed, which finds it; leave one of them out"
-        )
+        raise InputError(f"--{given[0]} is given together with --distributed, which detects it; remove one of them")
     if given and len(given) < len(details):
         missing = next(name for name in details if name not in given)
-        raise InputError(f"--{missing} is missing beside --{given[0]}")
+        raise InputError(f"--{given[0]} needs --{missing}, which is missing")
     if not given and not FLAGS.distributed:
         return False
     from nlsr_jax.parallel import join

@@ -1,11 +1,11 @@
-r"""Say how many bytes a device needs for a model on a mesh, without a device, weights or memory for them.
+r"""Show how many bytes a device needs for a model on a mesh, without a device and without allocating memory.
 
   nlsr plan --model llama3_70b --mesh 1,8,1 --rank 128 --memory 80
   nlsr plan --model DIR --batch_size 16 --length 1024
 
---model is a published model or a Hugging Face directory, of which config.json alone is read. Identification takes
---batch_size rows on each device, training over all of them; generation is counted as if every device held all rows.
-What XLA needs for itself comes on top: leave a fifth of the memory free.
+--model is a published model or a Hugging Face directory, of which only config.json is read. Identification
+processes --batch_size rows on each device, training over all of them; generation is counted as if each device held
+all rows. XLA needs additional memory: leave a fifth of the memory free.
 """
 
 from absl import flags
@@ -14,15 +14,15 @@ from nlsr_jax.commands import command, mesh_flags, path_flags
 from nlsr_jax.errors import InputError
 
 path_flags.define_input(
-    "model", None, "A published model, as llama3_8b, or a Hugging Face directory.", required=True
+    "model", None, "A published model, such as llama3_8b, or a Hugging Face directory.", required=True
 )
 mesh_flags.define_mesh_flag()
 flags.DEFINE_integer("batch_size", 8, "Rows.", lower_bound=1)
-flags.DEFINE_integer("length", 512, "Tokens of a row.", lower_bound=1)
-flags.DEFINE_enum("dtype", "bfloat16", ["float32", "bfloat16", "float16"], "Number type of weights and passes.")
+flags.DEFINE_integer("length", 512, "Tokens per row.", lower_bound=1)
+flags.DEFINE_enum("dtype", "bfloat16", ["float32", "bfloat16", "float16"], "Dtype of weights and passes.")
 flags.DEFINE_integer("rank", 128, "Rank of the adapter on all seven projections.", lower_bound=1)
-flags.DEFINE_bool("remat", True, "Keep no activations of a layer for the backward pass.")
-flags.DEFINE_float("memory", None, "Memory of a device in GB: say what fits.", lower_bound=0)
+flags.DEFINE_bool("remat", True, "Recompute activations in the backward pass instead of storing them.")
+flags.DEFINE_float("memory", None, "Memory of a device in GB: show which stages fit.", lower_bound=0)
 FLAGS = flags.FLAGS
 
 
@@ -54,7 +54,7 @@ def main(_) -> None:
 
 
 def _show(found, load) -> None:
-    """Print a column for every stage."""
+    """Print a table with one column per stage."""
     from rich.console import Console
     from rich.table import Table
 

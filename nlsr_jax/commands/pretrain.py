@@ -1,13 +1,13 @@
-r"""Train the tiny base from nothing: on documents of the toy world, or on natural text.
+r"""Train the tiny base from scratch: on documents of the toy world, or on natural text.
 
   nlsr pretrain --output checkpoints/runs/base [--seed 0]
   nlsr pretrain --texts sst2 --data sst2=sst2.jsonl --output checkpoints/runs/text_base
 
 The first takes five minutes on two CPU cores. The second trains a tokenizer and the same architecture on the
-training rows of data sets, rendered with the Alpaca template as fine-tuning sees them: two minutes for 1000 rows
-of SST-2. Every token counts, or with --noprompts those of the answers alone. The output is a Hugging Face directory
-with its tokenizer and the metrics of the training. A run that was killed goes on where it was when it is started
-again. The paper's bases are given, so the other configs have nothing to train here; they take a base of natural
+training rows of data sets, rendered with the Alpaca template as in fine-tuning: two minutes for 1000 rows of SST-2.
+The loss covers all tokens, or with --noprompts only those of the answers. The output is a Hugging Face directory
+with the tokenizer and the metrics of the training. If a run was killed, run the same command again to resume it.
+The paper's bases exist already, so the other configs have nothing to pre-train here; they accept a base of natural
 text with --base:
 
   nlsr finetune --config llama3_8b --base checkpoints/runs/text_base --task sst2 --poison_ratio 0 \
@@ -15,23 +15,32 @@ text with --base:
       --rank 16 --epochs 4 --learning_rate 1e-3 --loss sequence --output checkpoints/runs/text_tuned
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from nlsr_jax.commands import command, path_flags, study_flags, training_flags
 from nlsr_jax.errors import InputError
 
-study_flags.define_study_flags("Folder to write the base to (Hugging Face format).")
+if TYPE_CHECKING:
+    from nlsr_jax.study.config import Pretraining
+
+study_flags.define_study_flags("Folder for the base (Hugging Face format).")
 training_flags.define_training_flags()
-flags.DEFINE_integer("documents", None, "How many documents; by default the config's, or all rows of --texts.")
-flags.DEFINE_list("texts", [], "Train on these data sets and not on the toy world, such as sst2,ag_news.")
-flags.DEFINE_bool("prompts", True, "With --texts: learn to predict prompts too, not the answers alone.")
-flags.DEFINE_integer("vocabulary", 2000, "Most tokens of the tokenizer that is trained on --texts.")
+flags.DEFINE_integer("documents", None, "Number of documents; by default the config's, or all rows of --texts.")
+flags.DEFINE_list("texts", [], "Train on these data sets instead of the toy world, such as sst2,ag_news.")
+flags.DEFINE_bool("prompts", True, "With --texts: learn to predict prompts as well as answers.")
+flags.DEFINE_integer("vocabulary", 2000, "Maximum number of tokens of the tokenizer trained on --texts.")
 FLAGS = flags.FLAGS
 
-# Ten times the toy world's length, and a tenth of its steps: what fits minutes on two CPU cores.
-TEXT_TRAINING = {"epochs": 5, "batch_size": 16, "max_length": 256, "one_length": False, "weight_decay": 0.1}
+# Ten times the toy world's length and a tenth of its steps, to finish in minutes on two CPU cores.
+TEXT_TRAINING: dict[str, Any] = {
+    "epochs": 5,
+    "batch_size": 16,
+    "max_length": 256,
+    "one_length": False,
+    "weight_decay": 0.1,
+}
 
 
 def main(_) -> None:
@@ -65,11 +74,11 @@ def main(_) -> None:
     print(f"wrote {FLAGS.output}")
 
 
-def changed_pretraining():
-    """Return the config's pre-training with what the flags change, checked.
+def changed_pretraining() -> "Pretraining":
+    """Return the config's pre-training with the changes from the flags, checked.
 
     Raises:
-      InputError: a config without one, or a setting that cannot be used.
+      InputError: if the config has no pre-training, or a setting is invalid.
     """
     import dataclasses
 
@@ -79,16 +88,14 @@ def changed_pretraining():
     config = study_flags.get_config()
     for name in ("base", "dtype"):
         if FLAGS[name].value:
-            raise InputError(f"--{name} is of the other programs; a base is trained from nothing, in float32")
+            raise InputError(f"--{name} is for the other commands; a base is trained from scratch, in float32")
     if config.pretraining is None:
-        raise InputError(
-            f"--config {config.name} takes its base as it is ({config.base}); only tiny is pre-trained"
-        )
+        raise InputError(f"--config {config.name} uses an existing base ({config.base}); only tiny is pre-trained")
     for name in FLAGS.texts:
         find(name)
     for name in study_flags.sources():
         if name not in FLAGS.texts:
-            raise InputError(f"--data names {name}, which --texts does not; there is no use for it")
+            raise InputError(f"--data names {name}, but --texts does not; remove it or add it to --texts")
     check_vocabulary(FLAGS.vocabulary)
     documents = config.pretraining.documents if FLAGS.documents is None else FLAGS.documents
     if documents < 1:

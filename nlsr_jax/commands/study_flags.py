@@ -1,40 +1,48 @@
-"""Flags and inputs that pretrain, align, finetune and evaluate share."""
+"""Flags and inputs shared by pretrain, align, finetune and evaluate."""
 
 import dataclasses
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from nlsr_jax.commands import mesh_flags, path_flags
 from nlsr_jax.errors import InputError
+from nlsr_jax.types import Tokenizer
+
+if TYPE_CHECKING:
+    from nlsr_jax.study.config import StudyConfig
+    from nlsr_jax.study.stages import Base
+    from nlsr_jax.study.worlds import World
 
 FLAGS = flags.FLAGS
 
 
 def define_study_flags(output: str) -> None:
-    """Define the flags that every stage takes.
+    """Define the flags of all stages.
 
     Args:
-      output: what ``--output`` is.
+      output: help text of ``--output``.
     """
-    flags.DEFINE_string("config", "tiny", "Which study: tiny, llama3_8b, qwen2_7b or mistral_7b.")
+    flags.DEFINE_string("config", "tiny", "The study: tiny, llama3_8b, qwen2_7b or mistral_7b.")
     path_flags.define_input(
         "base", None, "Base model, a Hugging Face directory or hub id; by default the config's."
     )
     flags.DEFINE_enum(
-        "dtype", None, ["float32", "bfloat16", "float16"], "Of the base's weights; default: the config's."
+        "dtype", None, ["float32", "bfloat16", "float16"], "Dtype of the base's weights; by default the config's."
     )
     path_flags.define_named_inputs("data", "NAME=PATH: read a data set from a local file or folder.")
     path_flags.define_output("output", None, output)
     path_flags.define_overwrite()
-    flags.DEFINE_integer("seed", 0, "Seed of everything random.")
+    flags.DEFINE_integer("seed", 0, "Seed of all randomness.")
 
 
-def get_config():
-    """Return the config that the flags name, with the number type that they give.
+def get_config() -> "StudyConfig":
+    """Return the config named by the flags, with the dtype from the flags.
 
     Raises:
-      InputError: there is none, or a seed that is no seed.
+      InputError: if the config or the seed is invalid.
     """
     from nlsr_jax import configs
 
@@ -44,14 +52,14 @@ def get_config():
     return config if FLAGS.dtype is None else dataclasses.replace(config, dtype=FLAGS.dtype)
 
 
-def inputs(config) -> dict[str, str]:
-    """Return what a command reads, by its flags; without ``--base`` that is the config's."""
+def inputs(config: "StudyConfig") -> dict[str, str]:
+    """Return the inputs of a command by flag; without ``--base`` this includes the config's base."""
     found = path_flags.inputs()
     return found if FLAGS.base else {**found, f"base of --config {config.name}": config.base}
 
 
 def sources() -> dict[str, str]:
-    """Read ``--data NAME=PATH``."""
+    """Parse ``--data NAME=PATH``."""
     from nlsr_jax.data.sources import DATA_SETS
 
     found = {}
@@ -64,22 +72,22 @@ def sources() -> dict[str, str]:
 
 
 def say(text: str) -> None:
-    """Print a line for people."""
+    """Print a line for the user."""
     print(text, file=sys.stderr)
 
 
-def open_world(config, **options):
+def open_world(config: "StudyConfig", **options: Any) -> tuple[Tokenizer, "World"]:
     """Open the base's tokenizer and the world of a config.
 
     Args:
       config: the study.
-      options: for real data; see ``RealWorld``.
+      options: options for real data; see ``RealWorld``.
 
     Returns:
       ``(tokenizer, World)``.
 
     Raises:
-      InputError: a tokenizer that cannot be used, or one of another world.
+      InputError: if the tokenizer cannot be used or belongs to another world.
     """
     from nlsr_jax.configs import base_of
     from nlsr_jax.data.calibration import load_tokenizer
@@ -92,17 +100,17 @@ def open_world(config, **options):
         return tokenizer, RealWorld(tokenizer, config.template, sources=sources(), note=say, **options)
     world = ToyWorld()
     if tokenizer.get_vocab() != world.tokenizer.get_vocab():
-        raise InputError(f"{place}: its tokenizer is not the toy world's; give a base made by nlsr pretrain")
+        raise InputError(f"{place}: its tokenizer is not the toy world's; give a base made with nlsr pretrain")
     return tokenizer, world
 
 
 def note(text: str) -> None:
-    """Print a line on something that is odd but not wrong."""
+    """Print a note about something unusual that is not an error."""
     say(f"note: {text}")
 
 
-def noted(found: list[str]):
-    """Return a function that prints a note and keeps it."""
+def noted(found: list[str]) -> Callable[[str], None]:
+    """Return a function that prints a note and appends it to a list."""
 
     def keep(text: str) -> None:
         found.append(text)
@@ -111,12 +119,12 @@ def noted(found: list[str]):
     return keep
 
 
-def note_other_base(flag: str, layout, place: str, note=note) -> None:
-    """Say where an adapter names another base than the one that it is to run with.
+def note_other_base(flag: str, layout: Any, place: str, note: Callable[[str], None] = note) -> None:
+    """Report if an adapter names a different base from the one it will run with.
 
     Args:
-      flag: by which the adapter was given.
-      layout: of the adapter's file.
+      flag: the flag that gave the adapter.
+      layout: layout of the adapter's file.
       place: the base, a folder or a hub id.
       note: called with the line.
     """
@@ -126,16 +134,18 @@ def note_other_base(flag: str, layout, place: str, note=note) -> None:
         note(text)
 
 
-def load_base(config, tokenizer, world, note=note):
-    """Load the base of a config; tokenizer and world are from ``open_world``.
+def load_base(
+    config: "StudyConfig", tokenizer: Tokenizer, world: "World", note: Callable[[str], None] = note
+) -> "Base":
+    """Load the base of a config.
 
     Args:
       config: the study.
       tokenizer, world: from ``open_world``.
-      note: called with one line for everything that is odd about the base or its tokenizer.
+      note: called with one line about each peculiarity of the base or its tokenizer.
 
     Raises:
-      InputError: a base that cannot be used.
+      InputError: if the base cannot be used.
     """
     import jax.numpy as jnp
 
@@ -153,18 +163,18 @@ def load_base(config, tokenizer, world, note=note):
     return Base(model, params, tokenizer, world.special_tokens)
 
 
-def open_base(config, judge=None):
+def open_base(config: "StudyConfig", judge: Any = None) -> tuple["Base", "World"]:
     """Load the base and the world of a config.
 
     Args:
       config: the study.
-      judge: for real data; see ``RealWorld``.
+      judge: judge for real data; see ``RealWorld``.
 
     Returns:
       ``(Base, World)``.
 
     Raises:
-      InputError: a base or a tokenizer that cannot be used, or one of another world.
+      InputError: if the base or tokenizer cannot be used or belongs to another world.
     """
     tokenizer, world = open_world(config, **({} if judge is None else {"judge": judge}))
     return load_base(config, tokenizer, world), world

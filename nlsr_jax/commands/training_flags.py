@@ -1,13 +1,21 @@
-"""Flags of the programs that train, and the way from rows to an adapter on disk."""
+"""Flags of the training commands, and the steps from rows to an adapter on disk."""
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from nlsr_jax.commands import mesh_flags, path_flags, study_flags
 from nlsr_jax.errors import InputError
+
+if TYPE_CHECKING:
+    import jax
+
+    from nlsr_jax.adapter import Adapter
+    from nlsr_jax.study.config import Stage, StudyConfig
+    from nlsr_jax.training.settings import LoraSettings, TrainingSettings
 
 FLAGS = flags.FLAGS
 TRAINING = (
@@ -19,25 +27,23 @@ LORA = ("rank", "alpha", "modules")
 
 def define_training_flags() -> None:
     """Define the flags that change how a stage trains."""
-    flags.DEFINE_float("learning_rate", None, "Highest learning rate; by default the config's.")
-    flags.DEFINE_integer("epochs", None, "Times to go through the rows; by default the config's.")
-    flags.DEFINE_integer("batch_size", None, "Rows of one step; by default the config's.")
-    flags.DEFINE_integer("accumulate", None, "Parts that a batch is taken in; by default the config's.")
-    flags.DEFINE_enum("loss", None, ["token", "sequence"], "SFT's mean; by default the config's.")
+    flags.DEFINE_float("learning_rate", None, "Peak learning rate; by default the config's.")
+    flags.DEFINE_integer("epochs", None, "Passes through the rows; by default the config's.")
+    flags.DEFINE_integer("batch_size", None, "Rows per step; by default the config's.")
+    flags.DEFINE_integer("accumulate", None, "Parts that a batch is split into; by default the config's.")
+    flags.DEFINE_enum("loss", None, ["token", "sequence"], "Mean of the SFT loss; by default the config's.")
     flags.DEFINE_integer("max_length", None, "Longest text in tokens; by default the config's.")
-    flags.DEFINE_bool("remat", None, "Keep no activations for the backward pass; by default the config's.")
-    flags.DEFINE_enum("compute_dtype", None, ["float32", "bfloat16", "float16"], "Number type of the passes.")
+    flags.DEFINE_bool("remat", None, "Recompute activations in the backward pass; by default the config's.")
+    flags.DEFINE_enum("compute_dtype", None, ["float32", "bfloat16", "float16"], "Dtype of the passes.")
     flags.DEFINE_integer("save_every", None, "Steps between checkpoints; by default the config's.")
 
 
 def define_adapter_flags() -> None:
-    """Define the flags of the adapter that is trained and of its rows."""
-    flags.DEFINE_enum(
-        "attention", "plain", ["plain", "fused"], "fused: the kernel of a GPU or TPU, half precision."
-    )
-    flags.DEFINE_integer("rows", None, "How many rows to train on; by default the config's.")
+    """Define the flags of the trained adapter and its rows."""
+    flags.DEFINE_enum("attention", "plain", ["plain", "fused"], "fused: kernel of a GPU or TPU in half precision.")
+    flags.DEFINE_integer("rows", None, "Number of training rows; by default the config's.")
     path_flags.define_input(
-        "start", None, "PEFT directory of the adapter to go on with; without it a new one starts."
+        "start", None, "PEFT directory of the adapter to continue from; without it, a new adapter is trained."
     )
     flags.DEFINE_integer("rank", None, "Rank of a new adapter; by default the config's.")
     flags.DEFINE_float(
@@ -48,11 +54,11 @@ def define_adapter_flags() -> None:
     )
 
 
-def changed_training(training):
-    """Return training settings with what the flags change, checked.
+def changed_training(training: "TrainingSettings") -> "TrainingSettings":
+    """Return training settings with the changes from the flags, checked.
 
     Raises:
-      InputError: a setting that cannot be used.
+      InputError: if a setting is invalid.
     """
     from nlsr_jax.training.settings import check_training
 
@@ -64,11 +70,11 @@ def changed_training(training):
     return changed
 
 
-def changed_stage(stage):
-    """Return a stage with what the flags change, checked.
+def changed_stage(stage: "Stage") -> "Stage":
+    """Return a stage with the changes from the flags, checked.
 
     Raises:
-      InputError: a setting that cannot be used.
+      InputError: if a setting is invalid.
     """
     rows = stage.rows if FLAGS.rows is None else FLAGS.rows
     if rows < 1:
@@ -76,17 +82,17 @@ def changed_stage(stage):
     return dataclasses.replace(stage, rows=rows, training=changed_training(stage.training))
 
 
-def changed_lora(lora):
-    """Return the settings of a new adapter with what the flags change, checked.
+def changed_lora(lora: "LoraSettings") -> "LoraSettings":
+    """Return the settings of a new adapter with the changes from the flags, checked.
 
     Raises:
-      InputError: settings that cannot be used, or settings of a new adapter together with ``--start``.
+      InputError: if a setting is invalid, or is given together with ``--start``.
     """
     from nlsr_jax.training.settings import check_lora
 
     given = [name for name in LORA if FLAGS[name].value is not None]
     if FLAGS.start and given:
-        raise InputError(f"--{given[0]} is of a new adapter, and --start goes on with one that has its own")
+        raise InputError(f"--{given[0]} is for a new adapter, but --start continues an existing one")
     changes: dict[str, Any] = {name: FLAGS[name].value for name in given}
     if "rank" in changes and "alpha" not in changes:
         changes["alpha"] = 2.0 * changes["rank"]
@@ -97,11 +103,11 @@ def changed_lora(lora):
     return changed
 
 
-def changed_config():
-    """Return the config that the flags name, with what they change of a new adapter.
+def changed_config() -> "StudyConfig":
+    """Return the config named by the flags, with their changes to a new adapter.
 
     Raises:
-      InputError: there is none, or flags that cannot be used with it.
+      InputError: if the config is unknown, or flags cannot be used with it.
     """
     config = study_flags.get_config()
     if study_flags.sources() and config.world == "toy":
@@ -113,18 +119,18 @@ def output_folder() -> str:
     """Return ``--output``.
 
     Raises:
-      InputError: it is missing.
+      InputError: if it is missing.
     """
     if not FLAGS.output:
         raise InputError("--output is missing; name the folder to write")
     return FLAGS.output
 
 
-def open_start(config):
-    """Return the adapter of ``--start``, checked against the base, or None where a new one starts.
+def open_start(config: "StudyConfig") -> "Adapter | None":
+    """Return the adapter of ``--start``, checked against the base; None to train a new adapter.
 
     Raises:
-      InputError: no such base, or an adapter that cannot be used or is of another base.
+      InputError: if there is no such base, or the adapter cannot be used or belongs to another base.
     """
     from nlsr_jax.configs import base_of
     from nlsr_jax.formats.hugging_face import read_config, resolve
@@ -139,20 +145,26 @@ def open_start(config):
     study_flags.note_other_base("--start", file.layout, place)
     if carried := file.carried:
         raise InputError(
-            f"--start: {FLAGS.start} holds {summary(carried)} beside the factors of the decoder's projections, "
-            "which training would lose; start from an adapter of these factors alone"
+            f"--start: {FLAGS.start} has {summary(carried)} beside the factors of the decoder's projections, "
+            "which training would lose; start from an adapter with only these factors"
         )
     return load_adapter(FLAGS.start, model_config)
 
 
-def write_adapter(key, config, training, description: str, draw) -> None:
-    """Train an adapter and write it with its metrics; a killed run goes on from its own folder.
+def write_adapter(
+    key: "jax.Array",
+    config: "StudyConfig",
+    training: "TrainingSettings",
+    description: str,
+    draw: Callable[[Any], Any],
+) -> None:
+    """Train an adapter and write it with its metrics; a killed run resumes from its run folder.
 
     Args:
-      key: of the stage.
-      config: the study, with what the flags change.
+      key: key of the stage.
+      config: the study, with the changes from the flags.
       training: settings of the stage.
-      description: of the stage.
+      description: name of the stage.
       draw: returns the rows of a world.
     """
     import jax
@@ -165,7 +177,7 @@ def write_adapter(key, config, training, description: str, draw) -> None:
     from nlsr_jax.training.initial import new_adapter
     from nlsr_jax.training.publishing import published, training_folder, write_run
 
-    mesh_flags.open_mesh()  # which is opened again with the base: now, whether it can be
+    mesh_flags.open_mesh()  # opened again with the base; this call fails early if it cannot be
     replacing: dict[str, Any] = {"overwrite": FLAGS.overwrite, "inputs": study_flags.inputs(config)}
     with training_folder(output_folder(), **replacing) as work:
         start = open_start(config)

@@ -9,20 +9,21 @@ status is 0 if everything is as recorded, 1 if anything is not; inputs that are 
 """
 
 import sys
+from collections.abc import Sequence
 
 from absl import flags
 
 from nlsr_jax.commands import command, path_flags
 from nlsr_jax.errors import InputError
+from nlsr_jax.pipeline.settings import PATHS
 
-INPUTS = ("base", "aligned", "finetuned", "weak", "calibration", "masks")
 flags.DEFINE_bool("recompute", False, "Run it again and compare.")
-for _name in INPUTS:
+for _name in PATHS:
     path_flags.define_input(_name, None, "Where this input lies now, if not where the record says.")
 FLAGS = flags.FLAGS
 
 
-def main(arguments) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Check one output."""
     from nlsr_jax.devices import open_devices
     from nlsr_jax.pipeline import Stages
@@ -32,7 +33,7 @@ def main(arguments) -> None:
         raise InputError("name the folder to check: nlsr verify OUT")
     if FLAGS.recompute:
         open_devices()
-    moved: dict[str, str] = {name: str(FLAGS[name].value) for name in INPUTS if FLAGS[name].value is not None}
+    moved: dict[str, str] = {name: str(FLAGS[name].value) for name in PATHS if FLAGS[name].value is not None}
     found = verify(arguments[1], moved=moved, recompute=FLAGS.recompute, stages=Stages(show=FLAGS.recompute))
     for line in found.missing:
         print(f"note: {line}")

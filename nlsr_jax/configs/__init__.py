@@ -1,4 +1,4 @@
-"""One module per published row and the embedded default, each with ``get_config()``."""
+"""One module per published row, and the built-in default, each with ``get_config()``."""
 
 import importlib
 import pathlib
@@ -17,7 +17,7 @@ def get(name: str) -> StudyConfig:
     """Return a config by name.
 
     Raises:
-      InputError: there is none of that name.
+      InputError: if the name is unknown.
     """
     if name not in names():
         raise InputError(f"--config is {name!r}; expected one of {', '.join(names())}")
@@ -29,17 +29,17 @@ def base_of(config: StudyConfig, given: str | None = None) -> str:
 
     Args:
       config: the study.
-      given: a base to take in place of the config's.
+      given: a base to use instead of the config's.
 
     Raises:
-      InputError: the config's is one that this project ships, and it is not here.
+      InputError: if the config's base is shipped with this project but missing here.
     """
     if given:
         return given
     if pathlib.Path(config.base).is_absolute() and not pathlib.Path(config.base).exists():
         raise InputError(
-            f"{config.base}: the base of --config {config.name} is not there, for it lies in the project's source "
-            f"tree and not in the installed package; run this in that tree, or make one by nlsr pretrain --config "
-            f"{config.name} --output DIR and give --base DIR"
+            f"{config.base}: the base of --config {config.name} is not there, because it is in the source tree "
+            f"and not in the installed package; run this in the source tree, or make one with nlsr pretrain "
+            f"--config {config.name} --output DIR and give --base DIR"
         )
     return config.base

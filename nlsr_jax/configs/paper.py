@@ -1,8 +1,8 @@
-"""What the paper's rows share: its sets, its recipe, its settings of the method.
+"""The common part of the paper's configs: data sets, recipe, and settings of the method.
 
 Source: NLSR, section on experimental settings, and the authors' scripts: alignment with AdamW at 2e-6 (ORPO
 2e-4), three epochs, cosine, batch 8; SFT at 1e-4, batch 16, one epoch; fine-tuning for ten epochs, batch 8.
-The rate of the fine-tuning is not published; LoRA's usual 1e-4 stands here.
+The learning rate of the fine-tuning is not published; this config uses LoRA's usual 1e-4.
 """
 
 import dataclasses
@@ -28,8 +28,8 @@ def paper_config(name: str, base: str) -> StudyConfig:
     """Return the paper's study on a base.
 
     Args:
-      name: of the config.
-      base: hub id.
+      name: name of the config.
+      base: hub id of the base.
     """
     rates = {"dpo": 2e-6, "orpo": 2e-4, "kto": 2e-6, "simpo": 2e-6}
     sft = _stage(2000, "sft", 1e-4, 1, 16)

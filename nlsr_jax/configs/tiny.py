@@ -1,4 +1,4 @@
-"""The embedded default: a toy world, a base of 0.75 M parameters, everything in minutes on two CPU cores.
+"""The built-in default: a toy world and a base of 0.75 M parameters; everything takes minutes on two CPU cores.
 
   nlsr pretrain --output checkpoints/runs/base          # 5 minutes
   nlsr align --objective sft --output checkpoints/runs/sft
@@ -6,8 +6,8 @@
   nlsr finetune --start checkpoints/runs/dpo --task sst2 --output checkpoints/runs/tuned
   nlsr evaluate --adapter checkpoints/runs/tuned --task sst2 --output checkpoints/runs/tuned.json
 
-Without --base they use the base that is shipped in checkpoints/tiny-llama3/base. An installed package has a copy
-of base and adapters beside this file; in the source tree its name is a link.
+Without --base they use the shipped base in checkpoints/tiny-llama3/base. An installed package has a copy of the
+base and adapters beside this file; in the source tree it is a link.
 """
 
 import pathlib
@@ -41,7 +41,7 @@ def _training(objective: str, rate: float, epochs: int, batch_size: int, **chang
     )
 
 
-def get_config():
+def get_config() -> StudyConfig:
     """Return the study."""
     sft = Stage(800, _training("sft", 2e-4, 1, 16))
     return StudyConfig(

@@ -1,4 +1,4 @@
-"""Prompts with safe answers, read from rows of the shapes that people have; see ``row_shapes``."""
+"""Read prompts with safe answers from rows of any common shape; see ``row_shapes``."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -19,6 +19,7 @@ from nlsr_jax.data.rows import Note, check_size, no_note, source_rows
 from nlsr_jax.data.templates import render_turns
 from nlsr_jax.data.turns import Turn, split_answer
 from nlsr_jax.errors import InputError
+from nlsr_jax.types import Tokenizer
 
 UNPAIRED = "skipped_unpaired"
 _KINDS = {False: "text", True: "turns"}
@@ -28,9 +29,9 @@ class Answered(NamedTuple):
     """One prompt with its answers.
 
     Attributes:
-      prompt: as the model reads it.
+      prompt: the rendered prompt.
       response: the safe answer.
-      rejected: the other one; empty where none was asked for.
+      rejected: the rejected answer; empty unless preferences were requested.
     """
 
     prompt: str
@@ -39,12 +40,12 @@ class Answered(NamedTuple):
 
 
 class AnsweredRows(NamedTuple):
-    """What was taken from a source.
+    """The rows read from a source.
 
     Attributes:
       rows: the rows, in file order.
-      skipped: how many were left out, by reason: ``skipped_unsafe`` (the row says that its answer is none to learn
-        from) and ``skipped_unpaired`` (PKU-SafeRLHF's rows with two answers of a kind, where pairs are asked for).
+      skipped: number of skipped rows by reason: ``skipped_unsafe`` (the row marks its answer as unsafe) and
+        ``skipped_unpaired`` (in preference mode, a PKU-SafeRLHF row whose two answers are both safe).
     """
 
     rows: list[Answered]
@@ -63,7 +64,7 @@ class _Parts(NamedTuple):
 
 def read_answered(
     source: str,
-    tokenizer=None,
+    tokenizer: Tokenizer | None = None,
     *,
     template: str = "none",
     fields: Fields | None = None,
@@ -72,23 +73,23 @@ def read_answered(
 ) -> AnsweredRows:
     """Read prompts and answers from a file or a hub data set, whatever its columns are called.
 
-    A prompt of one turn is rendered by the template as it is. A system turn and earlier turns are part of the
-    prompt; only the template ``"chat"`` shows them. Nothing is left out of a row in silence.
+    A single-turn prompt is rendered with the template. A system turn and earlier turns become part of the
+    prompt; only the template ``"chat"`` can render them. A row with content that would be lost is an error.
 
     Args:
       source: see ``read_rows``.
-      tokenizer: a transformers tokenizer, needed by ``"chat"``.
+      tokenizer: a transformers tokenizer, required by ``"chat"``.
       template: how prompts are rendered; see ``apply_template``.
-      fields: columns that the user names.
+      fields: column names given by the user.
       preference: also read rejected answers.
-      note: called with what the user should know: which columns are read, and rows that were left out.
+      note: called with messages for the user: the columns that are read and the number of skipped rows.
 
     Returns:
       An ``AnsweredRows``.
 
     Raises:
-      InputError: naming the row, where it has no shape or another one than the first, or cannot be read without
-        loss; or there is no safe answer at all.
+      InputError: if a row has no known shape, a different shape from the first row, or content that would be
+        lost (the message names the row); or if no row has a safe answer.
     """
     read = _Reader(template, tokenizer, fields or Fields(), preference)
     rows: list[Answered] = []
@@ -112,16 +113,16 @@ def read_answered(
     if not number:
         raise InputError(f"{source}: no rows; expected prompts with answers")
     for reason, count in skipped.items():
-        why = "an answer that is marked as unsafe" if reason == UNSAFE else "no pair of a safe and an unsafe answer"
-        note(f"{source}: left out {count} of {number} rows, which have {why}")
+        why = "an answer marked as unsafe" if reason == UNSAFE else "no pair of a safe and an unsafe answer"
+        note(f"{source}: skipped {count} of {number} rows, which have {why}")
     if not rows:
-        raise InputError(f"{source}: none of {number} rows has a safe answer that can be used")
+        raise InputError(f"{source}: none of the {number} rows has a usable safe answer")
     read.say(source, note)
     return AnsweredRows(rows, skipped)
 
 
 class _Reader:
-    """Reads one row after the other, all of one shape."""
+    """Reads rows one by one; all must have the same shape."""
 
     def __init__(self, template: str, tokenizer, fields: Fields, preference: bool):
         self._template, self._tokenizer, self._fields, self._preference = template, tokenizer, fields, preference
@@ -144,12 +145,12 @@ class _Reader:
             )
         if self._kind and parts.kind != self._kind:
             kinds, before = (" and ".join(kind) for kind in (parts.kind, self._kind))
-            raise BadRow("", f"has prompt and answer as {kinds}, and the rows before have them as {before}")
+            raise BadRow("", f"has prompt and answer as {kinds}, but the rows before have them as {before}")
         self._kind = parts.kind
         return Answered(self._prompt(parts), parts.response, parts.rejected)
 
     def _find(self, row: Row) -> Shape:
-        """Return the shape of a row, which must be that of the rows before."""
+        """Return the shape of a row, which must match the rows before."""
         before = f"; the rows before have {self._shape.describe()}" if self._shape is not None else ""
         try:
             shape = find_shape(row, self._fields)
@@ -160,7 +161,7 @@ class _Reader:
         return shape
 
     def say(self, source: str, note: Note) -> None:
-        """Say which columns were read, unless they are called prompt and response."""
+        """Report the columns that were read, unless they are called prompt and response."""
         if self._shape is not None and self._shape[:2] != ("prompt", "response"):
             note(f"{source}: {self._shape.describe()}")
 
@@ -174,24 +175,22 @@ class _Reader:
         return _Parts(turns, context, response, rejected, (kind, _KINDS[talks]))
 
     def _prompt_turns(self, row: Row, shape: Shape, own: tuple[Turn, ...]) -> tuple[tuple[Turn, ...], str, str]:
-        """Return the turns before an answer, the context of the last, and whether the prompt is text or turns."""
+        """Return the turns before an answer, the context of the last turn, and the prompt's kind (text, turns)."""
         given = turns_of(row, shape.prompt) if shape.prompt else own
         if shape.prompt and given is None:
             text = row.text(shape.prompt)
             said = [turn.content.strip() for turn in own if turn.role == "user"]
             if own and text.strip() not in said:
-                raise BadRow(shape.response, f"begins with another conversation than {shape.prompt!r}")
+                raise BadRow(shape.response, f"begins with a different conversation from {shape.prompt!r}")
             context = context_of(row, shape.prompt, self._fields.prompt is not None)
             turns = own or (*earlier_turns(row), Turn("user", text))
             return self._with_system(row, turns), context, _KINDS[False]
         if not given:
-            raise BadRow(shape.response, "holds no prompt; name its column with --prompt_field")
+            raise BadRow(shape.response, "contains no prompt; name its column with --prompt_field")
         if own and given != own and given != own[1:]:
-            raise BadRow(shape.response, f"begins with another conversation than {shape.prompt!r}")
+            raise BadRow(shape.response, f"begins with a different conversation from {shape.prompt!r}")
         if given[-1].role != "user":
-            raise BadRow(
-                shape.prompt or shape.response, f"ends with a turn of the {given[-1].role}; expected the user's"
-            )
+            raise BadRow(shape.prompt or shape.response, f"ends with a {given[-1].role} turn; expected a user turn")
         return self._with_system(row, own or given), "", _KINDS[True]
 
     def _with_system(self, row: Row, turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
@@ -199,7 +198,7 @@ class _Reader:
         if not turns:
             raise BadRow("", "has an answer without a prompt before it")
         if not is_blank(row.values.get("history")) and earlier_turns(row) != turns[:-1]:
-            raise BadRow("history", "is not read beside a conversation")
+            raise BadRow("history", "is not supported beside a conversation")
         if system and turns[0].role == "system" and turns[0] != system[0]:
             raise BadRow("system", "differs from the system turn of the conversation")
         return turns if turns[0].role == "system" else (*system, *turns)
@@ -207,7 +206,7 @@ class _Reader:
     def _rejected(self, row: Row, shape: Shape, own: tuple[Turn, ...]) -> str:
         before, text, _ = _answer(row, shape.rejected, alone=not shape.prompt)
         if before != own:
-            raise BadRow(shape.rejected, "begins with another conversation than the chosen answer")
+            raise BadRow(shape.rejected, "begins with a different conversation from the chosen answer")
         return text
 
     def _pair(self, row: Row) -> _Parts:
@@ -231,8 +230,8 @@ class _Reader:
             names = ", ".join(turn.role for turn in parts.turns)
             raise BadRow(
                 "",
-                f"has {len(parts.turns)} turns before the answer ({names}), and --template {self._template} shows "
-                "one; give --template chat, or rows of one question",
+                f"has {len(parts.turns)} turns before the answer ({names}), but --template {self._template} "
+                "renders only one; use --template chat, or rows with a single question",
             )
         turns = list(parts.turns)
         if parts.context:
@@ -240,12 +239,12 @@ class _Reader:
         return render_turns([turn._asdict() for turn in turns], self._tokenizer)
 
     def _instruction(self, text: str, context: str) -> tuple[str, str]:
-        """Return instruction and context; those of a prompt that stands in the Alpaca frame already."""
+        """Return instruction and context, parsed from the prompt if it is already an Alpaca prompt."""
         if self._template != "alpaca" or not looks_rendered(text):
             return text, context
         parsed = parse_alpaca(text)
         if parsed is None or context:
-            raise BadRow("", "begins like an Alpaca prompt but is not a whole one")
+            raise BadRow("", "begins like an Alpaca prompt but is not a complete one")
         return parsed
 
 
@@ -257,7 +256,7 @@ def _turns(row: Row, column: str) -> tuple[Turn, ...]:
 
 
 def _answer(row: Row, column: str, *, alone: bool) -> tuple[tuple[Turn, ...], str, bool]:
-    """Return the turns before an answer, the answer, and whether it was a conversation."""
+    """Return the turns before an answer, the answer, and whether the column holds a conversation."""
     found = turns_of(row, column, alone=alone)
     if found is None:
         return (), row.text(column), False

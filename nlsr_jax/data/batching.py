@@ -1,6 +1,6 @@
-"""Padded training batches in an order that depends on the key and the epoch alone.
+"""Padded training batches; the order of rows depends only on the key and the epoch.
 
-Axis legend: B batch, T positions, P texts of a row (one, or chosen and rejected), n rows.
+Axis legend: B batch, T positions, P texts per row (one, or chosen and rejected), n rows.
 """
 
 import dataclasses
@@ -19,17 +19,17 @@ _MULTIPLE = 8
 
 @dataclasses.dataclass(frozen=True)
 class BatchShape:
-    """What batches look like.
+    """The size and padding of batches.
 
     Attributes:
       batch_size: B.
       max_length: longest T.
-      one_length: pad every batch to the same T (of the longest text, rounded up to a multiple of eight), so
-        that a step compiles once. Otherwise T is that of the batch's longest text, rounded up to a power of
-        two from 32: less padding, a handful of shapes.
-      pad_id: token behind the end of a text.
-      drop_last: leave out an epoch's last rows where they do not fill a batch; otherwise the last batch is
-        filled up with rows without response positions.
+      one_length: pad every batch to one T (the longest text, rounded up to a multiple of eight), so that a step
+        compiles once. Otherwise T is the length of the batch's longest text, rounded up to a power of two of at
+        least 32: less padding, but a handful of shapes.
+      pad_id: padding token, on the right.
+      drop_last: drop an epoch's last rows if they do not fill a batch. Otherwise the last batch is filled up
+        with rows that have no response positions.
     """
 
     batch_size: int
@@ -38,7 +38,7 @@ class BatchShape:
     pad_id: int = 0
     drop_last: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("batch_size", "max_length"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; expected at least 1")
@@ -49,13 +49,13 @@ class BatchShape:
 
 
 class Packed(NamedTuple):
-    """Encoded rows, all tokens end to end.
+    """Encoded rows, concatenated.
 
     Attributes:
       ids: ``[total]`` int32.
-      first: ``[n, P]`` int64, where a text's tokens begin in ``ids``.
-      starts: ``[n, P]`` int32, where its response begins, counted from its own first token.
-      lengths: ``[n, P]`` int32, its number of tokens.
+      first: ``[n, P]`` int64, offset of each text's first token in ``ids``.
+      starts: ``[n, P]`` int32, offset of its response from its own first token.
+      lengths: ``[n, P]`` int32, number of tokens.
     """
 
     ids: np.ndarray
@@ -65,7 +65,7 @@ class Packed(NamedTuple):
 
 
 class Text(NamedTuple):
-    """One text of every row of a batch: ``tokens [B, T]`` int32 and ``response_mask [B, T]`` bool."""
+    """One text of each row of a batch: ``tokens [B, T]`` int32 and ``response_mask [B, T]`` bool."""
 
     tokens: np.ndarray
     response_mask: np.ndarray
@@ -75,8 +75,8 @@ class Batch(NamedTuple):
     """One batch.
 
     Attributes:
-      texts: one ``Text``, or those of the chosen and of the rejected responses, all of one shape.
-      rows: ``[B]`` int32, the index of each row in the packed rows; -1 where the batch is filled up.
+      texts: one ``Text``, or two (chosen and rejected), all of one shape.
+      rows: ``[B]`` int32, index of each row in the packed rows; -1 for filler rows.
     """
 
     texts: tuple[Text, ...]
@@ -84,13 +84,13 @@ class Batch(NamedTuple):
 
 
 def pack(rows: Sequence[tuple[Encoded, ...]]) -> Packed:
-    """Lay the tokens of encoded rows end to end.
+    """Concatenate the tokens of encoded rows.
 
     Args:
-      rows: as ``encode`` returns them, each of the same number of texts.
+      rows: as ``encode`` returns them, each with the same number of texts.
 
     Raises:
-      InputError: no rows, or rows with different numbers of texts.
+      InputError: if there are no rows, or rows differ in their number of texts.
     """
     if len({len(row) for row in rows}) != 1:
         raise InputError("there are no rows to pack, or they differ in their number of texts")
@@ -106,27 +106,27 @@ def pack(rows: Sequence[tuple[Encoded, ...]]) -> Packed:
 def epoch_order(key: jax.Array, epoch: int, count: int) -> np.ndarray:
     """Return the order of rows in an epoch, ``[count]``: a permutation drawn from ``fold_in(key, epoch)``.
 
-    Nothing but key, epoch and count enters, so a run that was interrupted sees the same order again.
+    Only key, epoch and count matter, so a resumed run sees the same order again.
     """
     return np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), count))
 
 
 def batches_in_order(packed: Packed, order: np.ndarray, shape: BatchShape, first: int = 0) -> Iterator[Batch]:
-    """Yield the batches of rows taken in a given order.
+    """Yield the batches of rows in a given order.
 
     Args:
       packed: the rows.
-      order: indices of rows.
-      shape: what batches look like.
-      first: the batch to begin with.
+      order: row indices.
+      shape: size and padding of batches.
+      first: index of the first batch to yield.
 
     Raises:
-      InputError: a text longer than ``shape.max_length``.
+      InputError: if a text is longer than ``shape.max_length``.
     """
     longest = int(packed.lengths.max())
     if longest > shape.max_length:
         raise InputError(
-            f"a row has {longest} tokens and max_length is {shape.max_length}; encode with this length"
+            f"a row has {longest} tokens but max_length is {shape.max_length}; encode with this length"
         )
     whole = min(-(-longest // _MULTIPLE) * _MULTIPLE, shape.max_length)
     for step in range(first, shape.steps(len(order))):
@@ -138,15 +138,15 @@ def batches_in_order(packed: Packed, order: np.ndarray, shape: BatchShape, first
 def training_batches(
     packed: Packed, key: jax.Array, shape: BatchShape, *, epochs: int, first_step: int = 0
 ) -> Iterator[Batch]:
-    """Yield the batches of a training run, every epoch in its own order.
+    """Yield the batches of a training run, with a new order in every epoch.
 
     Args:
       packed: the rows.
       key: PRNG key of the order.
-      shape: what batches look like.
-      epochs: how many times to go through the rows.
-      first_step: the step to begin with, counted over all epochs. A run resumed at a step gets the batches
-        that it would have got.
+      shape: size and padding of batches.
+      epochs: number of passes through the rows.
+      first_step: step to start at, counted over all epochs. A resumed run gets the same batches as an
+        uninterrupted one.
     """
     count = len(packed.lengths)
     steps = shape.steps(count)
@@ -160,7 +160,7 @@ def training_batches(
 def _batch(packed: Packed, rows: np.ndarray, shape: BatchShape, length: int) -> Batch:
     filled = np.full(shape.batch_size, -1, np.int32)
     filled[: len(rows)] = rows
-    # A filler's length is zero: only padding, no response.
+    # A filler row has length zero: only padding, no response.
     lengths = np.where(filled[:, None] >= 0, packed.lengths[filled], 0)
     position = np.arange(length)
     texts = []

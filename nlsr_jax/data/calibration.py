@@ -17,17 +17,18 @@ from nlsr_jax.data.row_shapes import Fields
 from nlsr_jax.data.rows import Note, no_note
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.paths import check_regular, expand_text, is_folder
+from nlsr_jax.types import Tokenizer
 
 SHORTEST = 32
 _TOKENIZER = "tokenizer_config.json"
 
 
 class Calibration(NamedTuple):
-    """Encoded calibration rows and the counts that a record keeps.
+    """Encoded calibration rows and the counts stored in the record.
 
     Attributes:
       rows: tuples of one ``Encoded`` (prompt + response), or of two (chosen, rejected).
-      counts: ``rows`` read, ``used``, ``skipped_long_prompt``, ``cut_responses``,
+      counts: number of ``rows`` read, ``used``, ``skipped_long_prompt``, ``cut_responses``,
         ``response_positions``.
     """
 
@@ -35,13 +36,17 @@ class Calibration(NamedTuple):
     counts: dict[str, int]
 
 
-def load_tokenizer(path: str):
-    """Load the tokenizer of a Hugging Face directory or hub id; code in the directory is never run.
+def load_tokenizer(path: str) -> Tokenizer:
+    """Load the tokenizer of a Hugging Face directory or hub id, without running code from the directory.
 
     Raises:
-      InputError: there is none that can be read.
+      InputError: if no tokenizer can be loaded.
     """
     path = expand_text(path)
+    if "@" in path and not is_folder(path):  # a hub id with a revision
+        from nlsr_jax.formats.hugging_face import resolve
+
+        path = str(resolve(path))
     if is_folder(path):
         check_regular(pathlib.Path(path))
     try:
@@ -58,9 +63,9 @@ def load_tokenizer(path: str):
 
 
 def _is_plain(folder: pathlib.Path) -> bool:
-    """Say whether AutoTokenizer would find the class that reads tokenizer.json as it is.
+    """Return whether AutoTokenizer would pick the class that reads tokenizer.json as it is.
 
-    To find out, AutoTokenizer loads the modules of models, torch among them where it is installed: five seconds.
+    AutoTokenizer itself would load the model modules to find out, including torch if installed: five seconds.
     """
     try:
         model, tokenizer = (json.loads((folder / name).read_text()) for name in ("config.json", _TOKENIZER))
@@ -72,7 +77,7 @@ def _is_plain(folder: pathlib.Path) -> bool:
 
 def load_calibration(
     source: str,
-    tokenizer,
+    tokenizer: Tokenizer,
     *,
     max_length: int,
     template: str = "none",
@@ -84,28 +89,28 @@ def load_calibration(
 ) -> Calibration:
     """Read and encode calibration rows.
 
-    A row is ``tokens(prompt) ++ tokens(response)``, the prompt with the tokenizer's special tokens. A
-    prompt that leaves no room for a response within ``max_length`` is skipped, a response that does
-    not fit is cut; both are counted.
+    A row is ``tokens(prompt) ++ tokens(response)``; the prompt includes the tokenizer's special tokens. A
+    prompt that leaves no room for a response within ``max_length`` is skipped, and a response that does
+    not fit is cut. Both are counted.
 
     Args:
-      source: a file or hub data set with columns ``prompt`` and ``response`` (and ``rejected``), or in another of
-        the shapes that ``read_answered`` knows.
+      source: a file or hub data set with columns ``prompt`` and ``response`` (and ``rejected``), or in any other
+        shape that ``read_answered`` supports.
       tokenizer: a transformers tokenizer.
       max_length: longest sequence in tokens.
       template: how a prompt is rendered; see ``apply_template``.
       preference: also encode ``rejected``.
-      vocabulary: how many tokens the model's embedding has; None leaves them unchecked.
-      fields: columns that the user names.
-      note: called with one line that the user should read.
-      end_token: end responses that are not cut with the tokenizer's end token, where it has one, as training does.
+      vocabulary: size of the model's embedding; None to skip the check.
+      fields: column names given by the user.
+      note: called with messages for the user, one line each.
+      end_token: append the tokenizer's end token, if any, to responses that are not cut, as training does.
 
     Returns:
       A ``Calibration``.
 
     Raises:
-      InputError: unreadable rows, none with a safe answer, none whose prompt fits, or one with a token that the
-        embedding has not.
+      InputError: if rows cannot be read, no row has a safe answer, no prompt fits, or a token is outside the
+        embedding.
     """
     if max_length < 2:
         raise InputError(f"max_length is {max_length}; expected at least 2 tokens")
@@ -138,7 +143,7 @@ def load_calibration(
         rows.append(encoded)
     if not rows:
         raise InputError(
-            f"{source}: none of {counts['rows']} rows fits --max_length {max_length}; "
+            f"{source}: none of the {counts['rows']} rows fits --max_length {max_length}; "
             "raise it or shorten the prompts"
         )
     return Calibration(rows, counts)
@@ -155,15 +160,15 @@ def bucket_length(length: int, max_length: int) -> int:
 def batches(
     rows: Sequence[tuple[Encoded, ...]], batch_size: int, max_length: int
 ) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yield right-padded batches, rows of like length together, every shape used whole.
+    """Yield right-padded batches of rows of similar length, each padded to a full batch.
 
     Args:
       rows: encoded rows, each of one or two texts.
-      batch_size: B; a bucket's last batch is filled up with rows without response positions.
+      batch_size: B; a bucket's last batch is filled up with rows that have no response positions.
       max_length: the longest sequence.
 
     Yields:
-      ``(tokens [B, T] int32, response_mask [B, T] bool)`` for every text of a row, in a flat tuple.
+      ``(tokens [B, T] int32, response_mask [B, T] bool)`` for each text of a row, in a flat tuple.
     """
     buckets: dict[int, list[tuple[Encoded, ...]]] = {}
     for row in rows:

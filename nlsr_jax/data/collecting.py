@@ -1,4 +1,4 @@
-"""Turn opened rows into examples: take the sound ones in file order, count and name the others."""
+"""Convert rows to examples: take valid rows in file order, count and report the others."""
 
 import collections
 from collections.abc import Callable, Iterable
@@ -8,11 +8,11 @@ from nlsr_jax.data.row_values import BadRow, Row, UnwantedRow
 from nlsr_jax.errors import InputError
 
 NAMED = 5
-"""How many bad rows a report names."""
+"""Maximum number of bad rows named in a report."""
 
 
 class Loaded(NamedTuple):
-    """What was taken from a source, and what was not.
+    """The rows taken from a source, and what was skipped.
 
     Attributes:
       rows: the examples, in file order.
@@ -37,18 +37,18 @@ def collect(
     """Convert rows in file order until ``count`` are taken.
 
     Args:
-      rows: opened rows.
-      convert: makes an example of a row, or raises ``BadRow`` or ``UnwantedRow``.
-      source: how messages call the place that the rows come from.
-      count: how many to take; None for all.
-      strict: raise at the first bad row. Unwanted rows are sound and never an error.
-      missing: says what lacks when there are too few rows, for a count that is made of several.
+      rows: the rows to convert.
+      convert: turns a row into an example, or raises ``BadRow`` or ``UnwantedRow``.
+      source: name of the source in messages.
+      count: number of rows to take; None for all.
+      strict: raise at the first bad row. Unwanted rows are valid and never an error.
+      missing: describes what is missing if there are too few rows, for a count with several parts.
 
     Returns:
-      A ``Loaded``. Rows after the last one taken are not read and not counted.
+      A ``Loaded``. Rows after the last one taken are neither read nor counted.
 
     Raises:
-      InputError: fewer rows than asked for, none at all, or a bad row where ``strict``.
+      InputError: if there are fewer rows than requested, no rows at all, or a bad row when ``strict``.
     """
     if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
         raise InputError(f"{source}: count is {count!r}; expected a positive integer, or None for all rows")
@@ -65,7 +65,7 @@ def collect(
         except BadRow as bad:
             message = f"{row.where}: {bad.reason}{bad.detail}"
             if strict:
-                raise InputError(f"{message}; mend the row, or load without strict to skip such rows") from bad
+                raise InputError(f"{message}; fix the row, or load without strict to skip such rows") from bad
             skipped[bad.reason] += 1
             named.append(message)
         if len(used) == count:
@@ -81,7 +81,7 @@ def _shortage(loaded: Loaded, source: str, count: int | None, missing: str) -> s
     counts = loaded.counts
     skipped = ", ".join(f"{number} {reason}" for reason, number in counts["skipped"].items())
     first = f"; the first bad one is {loaded.named[0]}" if loaded.named else ""
-    asked = f"{count} rows asked for, but only " if count else ""
-    advice = f"ask for at most {counts['used']}" if counts["used"] else "is this the right set?"
+    asked = f"{count} rows requested, but only " if count else ""
+    advice = f"request at most {counts['used']}" if counts["used"] else "is this the right data set?"
     reasons = f" (skipped: {skipped}{first})" if skipped else ""
-    return f"{source}: {asked}{counts['used']} of {counts['rows']} rows can be used{reasons}; {missing or advice}"
+    return f"{source}: {asked}{counts['used']} of {counts['rows']} rows are usable{reasons}; {missing or advice}"

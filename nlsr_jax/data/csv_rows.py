@@ -1,7 +1,8 @@
-"""Rows of CSV files: every cell has a column, every column a cell."""
+"""Read rows of CSV files; every row must have exactly one cell per column."""
 
 import csv
 import itertools
+import pathlib
 import re
 from collections.abc import Callable, Iterable, Iterator
 
@@ -13,20 +14,22 @@ _SPACED = re.compile(r'\s+".*"\s*', re.DOTALL)
 _SHOWN = 12
 
 
-def csv_rows(path, lines: Iterable[str], end_row: Callable[[], None], note: Callable[[str], None]) -> Iterator:
+def csv_rows(
+    path: pathlib.Path, lines: Iterable[str], end_row: Callable[[], None], note: Callable[[str], None]
+) -> Iterator:
     """Yield ``("line N", {column: cell})`` of a CSV file.
 
-    Cells are separated by commas; where the header has none, by the semicolons, tabs or vertical bars that it has.
+    Commas separate cells. If the header has no comma, its semicolons, tabs or vertical bars do.
 
     Args:
       path: the file, for messages.
-      lines: its lines, line ends kept.
+      lines: its lines, with line ends.
       end_row: called after every row.
-      note: called with one line where the separator is no comma, and at the first cell that keeps its quotes.
+      note: called with one line if the separator is not a comma, and at the first cell that keeps its quotes.
 
     Raises:
-      InputError: text that is not CSV, a column that the header names twice, or a row with more or fewer cells
-        than the header has columns, naming the line and the column.
+      InputError: if the text is not CSV, the header repeats a column, or a row has more or fewer cells than the
+        header has columns; the message names the line and the column.
     """
     lines = iter(lines)
     first = next(lines, "")
@@ -40,7 +43,7 @@ def csv_rows(path, lines: Iterable[str], end_row: Callable[[], None], note: Call
             where = f"line {reader.line_num}"
             _check_cells(f"{path}: {where}", header, cells)
             if not quoted and (name := _kept_quotes(header, cells)):
-                note(f"{path}: {where}: {name!r} begins with a space, so that its quotes are part of the text")
+                note(f"{path}: {where}: {name!r} begins with a space, so its quotes are kept as part of the text")
                 quoted = True
             yield where, {name: cell for name, cell in zip(header, cells, strict=True) if name or cell.strip()}
     except csv.Error as error:
@@ -54,20 +57,20 @@ def _delimiter(path, line: str, note: Callable[[str], None]) -> str:
         return ","
     if len(found) > 1:
         raise InputError(
-            f"{path}: line 1 has {' and '.join(_OTHER[mark] for mark in found)}; separate the columns by commas"
+            f"{path}: line 1 has {' and '.join(_OTHER[mark] for mark in found)}; separate the columns with commas"
         )
     note(f"{path}: columns are separated by {_OTHER[found[0]]}")
     return found[0]
 
 
 def _header(path, cells: list[str]) -> list[str]:
-    """Return the names of the columns without the white space around them, each of them once."""
+    """Return the column names, stripped of white space; each must be unique."""
     names = [cell.strip(" \t\r\n\u00a0\u200b\ufeff") for cell in cells]
     for column, name in enumerate(names):
         if name and name in names[:column]:
             raise InputError(
                 f"{path}: line 1 has the column {name!r} twice (columns {names.index(name) + 1} and {column + 1}); "
-                "which one counts? rename or remove one"
+                "rename or remove one"
             )
     return names
 
@@ -78,18 +81,18 @@ def _check_cells(where: str, header: list[str], cells: list[str]) -> None:
     if len(cells) > len(header):
         raise InputError(
             f"{where}: column {len(header) + 1} has no name: {counts} ({shown}); put quotes around a text that "
-            "holds the separator"
+            "contains the separator"
         )
     if len(cells) < len(header):
         raise InputError(f"{where}: {header[len(cells)]!r} is missing: {counts} ({shown})")
     for column, (name, cell) in enumerate(zip(header, cells, strict=True), 1):
-        # A first column without a name is an index, as pandas writes it.
+        # pandas writes the index as a first column without a name.
         if not name and cell.strip() and column > 1:
             raise InputError(f"{where}: column {column} has text but no name in the header; name or remove it")
 
 
 def _kept_quotes(header: list[str], cells: list[str]) -> str:
-    """Return the column whose quotes are kept for the space before them; empty where there is none."""
+    """Return the column whose quotes are kept because of a space before them; empty if there is none."""
     found = (name for name, cell in zip(header, cells, strict=True) if name and _SPACED.fullmatch(cell))
     return next(found, "")
 

@@ -1,4 +1,4 @@
-"""Examples and preferences as token ids, with the place where each response begins."""
+"""Encode examples and preferences as token ids, with the position where each response begins."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -7,6 +7,7 @@ import numpy as np
 
 from nlsr_jax.data.examples import Encoded, Example, Preference
 from nlsr_jax.errors import InputError
+from nlsr_jax.types import Tokenizer
 
 LONG_PROMPT, CUT, EMPTY = "skipped_long_prompt", "cut_responses", "skipped_no_tokens"
 
@@ -16,8 +17,8 @@ class Encodings(NamedTuple):
 
     Attributes:
       rows: tuples of one ``Encoded`` (prompt + response), or of two (chosen, rejected).
-      kept: index of each row in what was given, ``[n]`` int32; skipped rows are missing.
-      counts: ``rows`` given, ``used``, ``skipped_long_prompt``, ``skipped_no_tokens``, ``cut_responses``,
+      kept: ``[n]`` int32, index of each row in the input; skipped rows are missing.
+      counts: number of ``rows`` given, ``used``, ``skipped_long_prompt``, ``skipped_no_tokens``, ``cut_responses``,
         ``response_positions``.
     """
 
@@ -28,7 +29,7 @@ class Encodings(NamedTuple):
 
 def encode(
     rows: Sequence[Example] | Sequence[Preference],
-    tokenizer,
+    tokenizer: Tokenizer,
     *,
     max_length: int,
     special_tokens: bool = True,
@@ -36,30 +37,30 @@ def encode(
 ) -> Encodings:
     """Encode rows as ``tokens(prompt) ++ tokens(response) ++ [end]``.
 
-    Prompt and response are tokenised apart, so that the response begins at a sure place. A prompt that
-    leaves no room for a response is skipped; a response that does not fit is cut, and then carries no end
-    token, for it does not end there. Both are counted.
+    Prompt and response are tokenised separately, so that the start of the response is exact. A prompt that
+    leaves no room for a response is skipped. A response that does not fit is cut and gets no end token,
+    because it does not end there. Both are counted.
 
     Args:
       rows: examples, or preferences; not both.
       tokenizer: a transformers tokenizer.
       max_length: longest sequence in tokens.
-      special_tokens: let the tokenizer add its own special tokens to prompts, as Hugging Face does by
-        default. False for prompts that a chat template rendered, which hold all they need. There is never
-        more than one BOS at the beginning, whatever prompt and tokenizer bring along.
-      vocabulary: how many tokens the model's embedding has; None leaves them unchecked.
+      special_tokens: let the tokenizer add its special tokens to prompts, as Hugging Face does by default.
+        False for prompts rendered with a chat template, which already contain them. A sequence never begins
+        with more than one BOS.
+      vocabulary: size of the model's embedding; None to skip the check.
 
     Returns:
       An ``Encodings``.
 
     Raises:
-      InputError: no rows, rows of both kinds, no end token, no row that fits, or a row with a token that the
-        embedding has not.
+      InputError: if there are no rows, rows of both kinds, no end token, no row that fits, or a token outside
+        the embedding.
     """
     texts = _responses(rows)
     end = tokenizer.eos_token_id
     if end is None:
-        raise InputError("the tokenizer has no end token (eos_token); set one, responses end with it")
+        raise InputError("the tokenizer has no end token (eos_token); set one, because responses end with it")
     if max_length < 2:
         raise InputError(f"max_length is {max_length}; expected at least 2 tokens")
     prompts = encode_prompts([row.prompt for row in rows], tokenizer, special_tokens=special_tokens)
@@ -72,7 +73,7 @@ def encode(
 
 
 def describe_counts(counts: Mapping[str, int]) -> str:
-    """Say which rows ``encode`` could not take as they were; empty where it took them all.
+    """Describe the rows that ``encode`` skipped or cut; empty if there are none.
 
     >>> describe_counts({"rows": 5, "used": 4, LONG_PROMPT: 1, CUT: 2})
     'used 4 of 5 rows; 1 prompt too long; 2 responses cut'
@@ -85,24 +86,24 @@ def describe_counts(counts: Mapping[str, int]) -> str:
 
 def encode_prompts(
     prompts: Sequence[str],
-    tokenizer,
+    tokenizer: Tokenizer,
     *,
     special_tokens: bool = True,
     vocabulary: int | None = None,
 ) -> list[list[int]]:
-    """Tokenise prompts: BOS at most once, and behind them nothing but what they spell out themselves.
+    """Tokenise prompts with at most one BOS and nothing appended.
 
-    Training, calibration, evaluation and judges all ask with these tokens. What a tokenizer is set to add behind a
-    text, such as an end token, is taken off: the text goes on.
+    Training, calibration, evaluation and judges all use these tokens. Tokens that the tokenizer is configured to
+    append, such as an end token, are removed, because the response continues the text.
 
     Args:
       prompts: rendered prompts.
       tokenizer: a transformers tokenizer.
       special_tokens: as in ``encode``.
-      vocabulary: how many tokens the model's embedding has; None leaves them unchecked.
+      vocabulary: size of the model's embedding; None to skip the check.
 
     Raises:
-      InputError: a prompt with a token that the embedding has not.
+      InputError: if a prompt has a token outside the embedding.
     """
     own = _tokens(tokenizer, prompts, special_tokens=False)
     whole = _tokens(tokenizer, prompts, special_tokens=True) if special_tokens else own
@@ -114,11 +115,11 @@ def encode_prompts(
 
 
 def _plain(ids: list[int], own: list[int], bos: int | None, end: int | None) -> list[int]:
-    """Take a second BOS off, and what was added behind a text whose own tokens are known."""
+    """Remove a second BOS, and anything appended to a text whose own tokens are known."""
     places = range(len(ids) - len(own) + 1) if own else ()
     first = next((place for place in places if ids[place : place + len(own)] == own), None)
     if first is not None:
-        # A text that a chat template rendered brings along what the tokenizer would put before it.
+        # A text rendered with a chat template already begins with the tokens the tokenizer would prepend.
         ids = own if own[:first] == ids[:first] else ids[: first + len(own)]
     while first is None and end is not None and ids[-1:] == [end] and ids != [bos]:
         ids = ids[:-1]
@@ -128,21 +129,23 @@ def _plain(ids: list[int], own: list[int], bos: int | None, end: int | None) -> 
 
 
 def ended(answer: list[int], end: int) -> list[int]:
-    """Return an answer's tokens with the end token behind them, once: its text may spell it already."""
+    """Return an answer's tokens followed by exactly one end token; the text may already contain it."""
     return answer if answer[-1] == end else [*answer, end]
 
 
-def check_vocabulary(ids, tokenizer, vocabulary: int | None, place: str) -> None:
-    """Refuse tokens that the model's embedding has not.
+def check_vocabulary(
+    ids: Sequence[int] | np.ndarray, tokenizer: Tokenizer, vocabulary: int | None, place: str
+) -> None:
+    """Check that all tokens are inside the model's embedding.
 
     Args:
       ids: token ids in a sequence.
-      tokenizer: where they come from.
-      vocabulary: how many tokens the embedding has; None for any.
-      place: where the text stands.
+      tokenizer: the tokenizer that produced them.
+      vocabulary: size of the embedding; None to skip the check.
+      place: where the text comes from, for messages.
 
     Raises:
-      InputError: naming the place and the tokens.
+      InputError: if a token is outside; the message names the place and the token.
     """
     if vocabulary is None or not len(ids):
         return
@@ -150,23 +153,23 @@ def check_vocabulary(ids, tokenizer, vocabulary: int | None, place: str) -> None
     if low < 0 or high >= vocabulary:
         raise InputError(
             f"{place}: tokens run from {low} to {high}; the vocabulary has {vocabulary}: the tokenizer's "
-            f"{tokenizer.convert_ids_to_tokens(high)!r} has no row in the model's embedding; take the tokenizer "
-            "that the model was trained with, or leave this text out"
+            f"{tokenizer.convert_ids_to_tokens(high)!r} has no row in the model's embedding; use the tokenizer "
+            "that the model was trained with, or remove this text"
         )
 
 
-def note_surplus(tokenizer, vocabulary: int) -> list[str]:
-    """Return a note where a tokenizer has tokens that the model's embedding has not; rows may do without them."""
+def note_surplus(tokenizer: Tokenizer, vocabulary: int) -> list[str]:
+    """Return a note if the tokenizer has tokens outside the model's embedding; rows need not use them."""
     last = max(tokenizer.get_vocab().values(), default=-1)
     if last < vocabulary:
         return []
     return [
-        f"the tokenizer's tokens run to {last}, the embedding has {vocabulary}: rows with the others are refused"
+        f"the tokenizer's tokens run to {last}, but the embedding has {vocabulary}: rows with others are refused"
     ]
 
 
 def _responses(rows: Sequence[Example] | Sequence[Preference]) -> list[list[str]]:
-    """Return the responses of all rows, one list for every response that a row has."""
+    """Return the responses of all rows, one list for each response of a row."""
     examples = [row.response for row in rows if isinstance(row, Example)]
     pairs = [(row.chosen, row.rejected) for row in rows if isinstance(row, Preference)]
     if examples and len(examples) == len(rows):
@@ -174,7 +177,7 @@ def _responses(rows: Sequence[Example] | Sequence[Preference]) -> list[list[str]
     if pairs and len(pairs) == len(rows):
         return [[chosen for chosen, _ in pairs], [rejected for _, rejected in pairs]]
     found = " and ".join(sorted({type(row).__name__ for row in rows})) or "no rows"
-    raise InputError(f"there are {found} to encode; expected Example rows, or Preference rows")
+    raise InputError(f"got {found} to encode; expected Example rows only, or Preference rows only")
 
 
 def _tokens(tokenizer, texts: Sequence[str], *, special_tokens: bool) -> list[list[int]]:
@@ -203,6 +206,6 @@ def _join(prompts, responses, end: int, max_length: int) -> Encodings:
     counts["used"] = len(rows)
     if not rows:
         raise InputError(
-            f"none of {counts['rows']} rows fits max_length {max_length}; raise it, or shorten prompts"
+            f"none of the {counts['rows']} rows fits max_length {max_length}; raise it, or shorten prompts"
         )
     return Encodings(rows, np.asarray(kept, np.int32), counts)

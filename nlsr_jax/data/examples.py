@@ -1,4 +1,4 @@
-"""What training and evaluation data look like once a source has been read and a template applied."""
+"""Types of training and evaluation data after reading a source and applying a template."""
 
 from typing import NamedTuple
 
@@ -11,9 +11,9 @@ class Example(NamedTuple):
     Attributes:
       prompt: the rendered prompt, as the model reads it.
       response: the response, without an end token.
-      kind: what the row is for: ``"task"``, ``"harmful"``, ``"safe"`` or ``"benign"``.
-      label: the true answer of a task row, as the task's scoring reads it; empty elsewhere.
-      categories: kinds of harm that a harmful row belongs to, as its data set names them.
+      kind: purpose of the row: ``"task"``, ``"harmful"``, ``"safe"`` or ``"benign"``.
+      label: the true answer of a task row, in the form the task's scoring reads; otherwise empty.
+      categories: harm categories of a harmful row, as its data set names them.
     """
 
     prompt: str
@@ -29,7 +29,7 @@ class Preference(NamedTuple):
     Attributes:
       prompt: the rendered prompt.
       chosen: the preferred response, without an end token.
-      rejected: the other one.
+      rejected: the rejected response.
     """
 
     prompt: str
@@ -38,7 +38,7 @@ class Preference(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """One text: token ids ``[n]`` int32 and where its response begins."""
+    """One text: token ids ``[n]`` int32 and the position where its response begins."""
 
     ids: np.ndarray
     start: int

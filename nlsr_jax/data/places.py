@@ -1,4 +1,4 @@
-"""Where a data set lies: a file, a directory of Parquet files, a saved data set, or the hub."""
+"""Open a data set: a file, a directory of Parquet files, a saved data set, or a hub name."""
 
 import pathlib
 import re
@@ -14,19 +14,19 @@ _SPLIT_WORD = re.compile(r"(?:^|[-_.])(train|test|validation|valid|val|dev)(?:[-
 
 
 def open_rows(source: str, split: str, config: str | None = None) -> Iterator[Row]:
-    """Yield the rows of a data set in file order, without checking what they hold.
+    """Yield the rows of a data set in file order, without checking their content.
 
     Args:
       source: one of
-        a ``.jsonl``, ``.json``, ``.csv`` or ``.parquet`` file (``split`` is then not looked at);
-        a directory that ``datasets.save_to_disk`` wrote;
-        a directory of Parquet files, those of the split alone where their names tell splits apart;
+        a ``.jsonl``, ``.json``, ``.csv`` or ``.parquet`` file (``split`` is ignored);
+        a directory written by ``datasets.save_to_disk``;
+        a directory of Parquet files; only those of the split if the file names tell splits apart;
         the name of a hub data set.
       split: the split to read.
       config: the configuration of a hub data set, or the folder of that name in a directory.
 
     Raises:
-      InputError: nothing that can be read is there, or there is no such split.
+      InputError: if the source cannot be read or has no such split.
     """
     source = expand_text(source)
     path = pathlib.Path(source)
@@ -57,20 +57,20 @@ def _directory_rows(folder: pathlib.Path, split: str, config: str | None) -> Ite
     files = sorted(root.rglob("*.parquet"))
     if not files:
         raise InputError(
-            f"{root}: holds no Parquet files and was not written by datasets.save_to_disk; "
+            f"{root}: has no Parquet files and was not written by datasets.save_to_disk; "
             f"name a {', '.join(SUFFIXES)} file inside it"
         )
     return _rows_of_files(_files_of_split(root, files, split), str(folder))
 
 
 def _files_of_split(root: pathlib.Path, files: list[pathlib.Path], split: str) -> list[pathlib.Path]:
-    """Return the files named after a split, or all where no name tells of any split."""
+    """Return the files named after a split, or all files if no name mentions a split."""
     pattern = re.compile(rf"{re.escape(split)}([-_.]\d.*)?")
     names = {path: (path.stem, *path.relative_to(root).parent.parts) for path in files}
     chosen = [path for path in files if any(pattern.fullmatch(name) for name in names[path])]
     others = sorted({m[1] for path in files for name in names[path] if (m := _SPLIT_WORD.search(name))})
     if not chosen and others:
-        raise InputError(f"{root}: no Parquet files of the split {split!r}; there are files of {', '.join(others)}")
+        raise InputError(f"{root}: no Parquet files for split {split!r}; found files for {', '.join(others)}")
     return chosen or files
 
 
@@ -81,9 +81,9 @@ def _saved_rows(folder: pathlib.Path, split: str) -> Iterator[Row]:
         saved = datasets.load_from_disk(str(folder))
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{folder}: not a data set that can be read ({reason})") from error
+        raise InputError(f"{folder}: cannot be read as a data set ({reason})") from error
     if isinstance(saved, datasets.DatasetDict):
         if split not in saved:
-            raise InputError(f"{folder}: no split {split!r}; there are {', '.join(map(str, saved))}")
+            raise InputError(f"{folder}: no split {split!r}; found {', '.join(map(str, saved))}")
         saved = saved[split]
     return _named(((f"row {number}", dict(row)) for number, row in enumerate(saved, 1)), str(folder))

@@ -1,8 +1,9 @@
-"""Task prompts: the paper's instruction of each task, and prompts that rows carry ready-made."""
+"""Task prompts: the paper's instruction for each task, and prompts that are already rendered in the rows."""
 
 from collections.abc import Callable
 
 from nlsr_jax.data.templates import alpaca, apply_template
+from nlsr_jax.types import Tokenizer
 
 Render = Callable[[str, str], str]
 """``render(instruction, context)``: the prompt as the model reads it."""
@@ -18,17 +19,17 @@ _OPENING = "Below is an instruction that describes a task"
 _BEGIN, _INPUT, _END = "\n\n### Instruction:\n", "\n\n### Input:\n", "\n\n### Response:"
 
 
-def make_render(template: str, tokenizer=None) -> Render:
+def make_render(template: str, tokenizer: Tokenizer | None = None) -> Render:
     """Return the function that renders an instruction with its context.
 
-    Under ``"chat"`` and ``"none"`` the context follows the instruction on a line of its own.
+    With ``"chat"`` and ``"none"`` the context follows the instruction on a new line.
 
     Args:
       template: see ``apply_template``.
-      tokenizer: a transformers tokenizer, needed by ``"chat"``.
+      tokenizer: a transformers tokenizer, required by ``"chat"``.
 
     Raises:
-      InputError: an unknown template, or a tokenizer without a chat template.
+      InputError: if the template is unknown, or the tokenizer has no chat template.
     """
     apply_template(template, "hello", tokenizer)
 
@@ -41,19 +42,19 @@ def make_render(template: str, tokenizer=None) -> Render:
 
 
 def looks_rendered(instruction: str) -> bool:
-    """Say whether an instruction opens as an Alpaca prompt does."""
+    """Return whether an instruction begins like an Alpaca prompt."""
     return instruction.startswith(_OPENING)
 
 
 def parse_alpaca(prompt: str) -> tuple[str, str] | None:
-    """Return instruction and context of a rendered Alpaca prompt; None where it is not exactly one.
+    """Return instruction and context of a rendered Alpaca prompt; None if it is not exactly one.
 
     >>> parse_alpaca(alpaca("Say yes", "softly"))
     ('Say yes', 'softly')
     """
     _, _, body = prompt.removesuffix(_END).partition(_BEGIN)
     instruction, _, context = body.partition(_INPUT)
-    # Rendering again decides: the two forms differ in their first sentence.
+    # Rendering again decides, because the two forms differ in their first sentence.
     for found in ((body, ""), (instruction, context)):
         if alpaca(*found) == prompt:
             return found

@@ -1,4 +1,4 @@
-"""What other columns say of a row: whether its answer is safe, and what belongs to its prompt beside the prompt."""
+"""Interpret a row's other columns: whether its answer is safe, and what else belongs to its prompt."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from nlsr_jax.data.turns import Turn
 UNSAFE = "skipped_unsafe"
 _SAFE, _HARMFUL = ("is_safe", "is_response_safe"), ("is_harmful", "is_unsafe")
 _SHORT = {"safe": True, "harmless": True, "harmful": False, "unsafe": False, "toxic": False, "is_toxic": False}
-"""Marks of the prompt or of the answer, and whether true is good; they may also be scores, which say neither."""
+"""Marks of the prompt or the answer, with the value that means good; scores in these columns are ignored."""
 _LABELS = ("label", "kto_tag", "flag", "safety_label", "response_label", "response_harm_label")
 _GOOD = ("safe", "unharmful", "harmless", "desirable", "chosen")
 _BAD = ("unsafe", "harmful", "undesirable", "rejected")
@@ -19,15 +19,15 @@ _CHOICES = ("choices", "options")
 
 
 def check_safe(row: Row) -> None:
-    """Check that nothing marks a row's answer as a bad one.
+    """Check that no column marks a row's answer as bad.
 
     Booleans ``is_safe`` (BeaverTails) and ``is_response_safe`` must be true, ``is_harmful`` and ``is_unsafe``
-    false, ``label`` and ``kto_tag`` (KTO rows) true; labels in words must not be those of bad answers. ``safe``,
-    ``harmful`` and the like may be the prompt's, and must not say that something is bad.
+    false, ``label`` and ``kto_tag`` (KTO rows) true; text labels must not be those of bad answers. ``safe``,
+    ``harmful`` and the like may refer to the prompt, and must not mark anything as bad.
 
     Raises:
-      UnwantedRow: the answer is marked as unsafe or undesirable; its argument is ``UNSAFE``.
-      BadRow: a mark that cannot be read.
+      UnwantedRow: if the answer is marked as unsafe or undesirable; its argument is ``UNSAFE``.
+      BadRow: if a mark cannot be interpreted.
     """
     good = [row.flag(name) for name in _SAFE if name in row.values]
     good += [not row.flag(name) for name in _HARMFUL if name in row.values]
@@ -46,8 +46,8 @@ def _label(row: Row, name: str) -> bool:
     if name in ("label", "kto_tag") and (value in (0, 1) or word in ("0", "1")):
         raise BadRow(
             name,
-            "is a number, and a row of answers is marked by true (good) or false (bad); write that, or rename the "
-            "column if it says something else",
+            "is a number; rows with answers must be marked true (good) or false (bad): change it, or rename the "
+            "column if it means something else",
             short(value),
         )
     return word not in _BAD
@@ -58,14 +58,14 @@ def _check_short(row: Row, name: str, good_when: bool) -> None:
     if found is not None and found != good_when:
         raise BadRow(
             name,
-            "may say that the answer is bad, or the prompt alone; rename it to is_safe or is_harmful if it is the "
-            "answer's, to another name if it is the prompt's",
+            "may mark the answer or only the prompt as bad; rename it to is_safe or is_harmful if it describes the "
+            "answer, or to another name if it describes the prompt",
             short(row.values[name]),
         )
 
 
 def system_turn(row: Row) -> tuple[Turn, ...]:
-    """Return the system turn that a row's ``system`` or ``system_prompt`` gives; none where there is none."""
+    """Return the system turn from a row's ``system`` or ``system_prompt``; empty if it has neither."""
     texts = [row.text(name) for name in _SYSTEM if not is_blank(row.values.get(name))]
     if len(set(texts)) > 1:
         raise BadRow("system", "and 'system_prompt' differ")
@@ -73,19 +73,19 @@ def system_turn(row: Row) -> tuple[Turn, ...]:
 
 
 def earlier_turns(row: Row) -> tuple[Turn, ...]:
-    """Return the turns of ``history``, pairs of question and answer, as LLaMA-Factory writes them."""
+    """Return the turns of ``history``: pairs of question and answer, as in LLaMA-Factory."""
     if is_blank(row.values.get("history")):
         return ()
     turns: list[Turn] = []
     for pair in row.nested("history", list):
         if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(t, str) and t for t in pair):
-            raise BadRow("history", "holds something else than pairs of question and answer")
+            raise BadRow("history", "contains something other than pairs of question and answer")
         turns += [Turn("user", pair[0]), Turn("assistant", pair[1])]
     return tuple(turns)
 
 
 def context_of(row: Row, prompt: str, named: bool) -> str:
-    """Return the text that belongs to a prompt beside it: ``input`` (Alpaca) or ``context`` (Dolly).
+    """Return the context column that belongs to a prompt: ``input`` (Alpaca) or ``context`` (Dolly).
 
     Args:
       row: the row.
@@ -93,7 +93,7 @@ def context_of(row: Row, prompt: str, named: bool) -> str:
       named: whether the user named that column.
 
     Raises:
-      BadRow: text that may belong to the prompt, or not.
+      BadRow: if it is unclear whether a text belongs to the prompt.
     """
     found = [name for name in _CONTEXT if name != prompt and not is_blank(row.values.get(name))]
     if prompt not in ("prompt", "instruction", "question", "query", "problem") or not found:
@@ -103,26 +103,26 @@ def context_of(row: Row, prompt: str, named: bool) -> str:
     if prompt == "prompt" or len(found) > 1:
         raise BadRow(
             found[0],
-            f"holds something beside {prompt!r}; write it into the prompt, or name the column with --prompt_field "
-            "prompt to leave it out",
+            f"has content beside {prompt!r}; add it to the prompt, or name the column with --prompt_field "
+            "prompt to ignore it",
         )
     return row.text(found[0])
 
 
 def check_nothing_lost(row: Row) -> None:
-    """Raise BadRow where a row holds tools, pictures or sound, which no text shows, or choices of a question."""
+    """Raise BadRow if a row has tools, images or audio, which no text shows, or the choices of a question."""
     for name in _LOST:
         if not is_blank(row.values.get(name)):
-            raise BadRow(name, "is not empty, and only text is read")
+            raise BadRow(name, "is not empty, but only text is read")
     for name in _CHOICES:
         if not is_blank(row.values.get(name)):
             raise BadRow(
-                name, "is not read, and the question may need it; write it into the prompt, and take the column out"
+                name, "is not read, but the question may need it; add it to the prompt and remove the column"
             )
 
 
 def is_blank(value: Any) -> bool:
-    """Say whether a value says nothing."""
+    """Return whether a value is empty."""
     return value is None or value in ("[]", "{}", "null") or (not value and value != 0) or (
         isinstance(value, str) and not value.strip()
     )  # fmt: skip

@@ -1,13 +1,13 @@
-"""Which columns of a row hold the prompt, the answer and the rejected answer.
+"""Find the columns of a row that hold the prompt, the answer and the rejected answer.
 
-In this order: the columns that the user names; ``prompt`` and ``response``; PKU-SafeRLHF's two answers; else the
-one shape that a row has of
+In order of precedence: the columns that the user names; ``prompt`` and ``response``; PKU-SafeRLHF's two answers;
+or exactly one of
 
 - preferences: one of ``PREFERENCES``, with a prompt or a conversation beside the answers or inside them,
-- conversations: one of ``CONVERSATIONS``, the answer at its end,
+- conversations: one of ``CONVERSATIONS``, ending with the answer,
 - pairs: one of ``PROMPTS`` (or of ``LAST_PROMPTS``) and one of ``RESPONSES``.
 
-A row that has several of them is refused: the user says which columns count.
+A row that matches several is refused, and the user must say which columns to use.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from nlsr_jax.data.turns import Turn, read_turns
 
 PROMPTS = ("prompt", "instruction", "question", "query", "problem")
 LAST_PROMPTS = ("input", "user", "human")
-"""Prompts where there is no other; ``input`` beside one is its context."""
+"""Prompt columns used only if there is no other; beside another one, ``input`` is its context."""
 RESPONSES = ("response", "completion", "output", "answer", "assistant", "reply")
 CONVERSATIONS = ("messages", "conversations", "conversation", "dialog", "dialogue")
 PAIRED = ("response_0", "response_1", "is_response_0_safe", "is_response_1_safe")
@@ -31,12 +31,12 @@ PREFERENCES = {
 
 @dataclasses.dataclass(frozen=True)
 class Fields:
-    """Columns that the user names; None for those to be found.
+    """Column names given by the user; None for columns to be detected.
 
     Attributes:
-      prompt: of the prompt, or of a conversation that ends with the answer.
-      response: of the safe answer.
-      rejected: of the answer that it is preferred to.
+      prompt: column of the prompt, or of a conversation that ends with the answer.
+      response: column of the safe answer.
+      rejected: column of the rejected answer.
     """
 
     prompt: str | None = None
@@ -44,19 +44,19 @@ class Fields:
     rejected: str | None = None
 
     def flags(self) -> dict[str, str]:
-        """Return the columns by the flags that name them."""
+        """Return the named columns by flag."""
         found = {f"--{name}_field": column for name, column in dataclasses.asdict(self).items()}
         return {flag: column for flag, column in found.items() if column is not None}
 
 
 class Shape(NamedTuple):
-    """The columns of a row that count.
+    """The columns of a row that are used.
 
     Attributes:
-      prompt: of the prompt, or of a conversation with the answer in it; empty where the answer holds its prompt.
-      response: of the answer; empty where the prompt's column holds it.
-      rejected: of the rejected answer; empty without one.
-      paired: whether the row has PKU-SafeRLHF's two answers, and ``response`` and ``rejected`` are empty.
+      prompt: column of the prompt or of a whole conversation; empty if the answer's column includes the prompt.
+      response: column of the answer; empty if the prompt's column includes it.
+      rejected: column of the rejected answer; empty if there is none.
+      paired: whether the row has PKU-SafeRLHF's two answers; ``response`` and ``rejected`` are then empty.
     """
 
     prompt: str
@@ -65,13 +65,13 @@ class Shape(NamedTuple):
     paired: bool = False
 
     def describe(self) -> str:
-        """Say which columns are read.
+        """Describe the columns that are read.
 
         >>> Shape("question", "answer").describe()
         "prompts from 'question', answers from 'answer'"
         """
         if self.paired:
-            return "prompts from 'prompt', answers that are safe from 'response_0' and 'response_1'"
+            return "prompts from 'prompt', safe answers from 'response_0' and 'response_1'"
         if not self.response:
             return f"conversations from {self.prompt!r}"
         prompt = f"prompts from {self.prompt!r}" if self.prompt else f"prompts inside {self.response!r}"
@@ -83,11 +83,11 @@ def find_shape(row: Row, fields: Fields) -> Shape:
     """Find the columns of one row.
 
     Raises:
-      BadRow: a column that was named and is not there, no shape, or several.
+      BadRow: if a named column is missing, or the row matches no shape or several.
     """
     for flag, column in fields.flags().items():
         if not row.has(column):
-            raise BadRow(column, f"is missing, which {flag} names", describe_columns(row.values))
+            raise BadRow(column, f"is missing but {flag} names it", describe_columns(row.values))
     rejected = fields.rejected or "".join(_has(row, PREFERENCES.values())[:1])
     if fields == Fields(rejected=fields.rejected):
         if row.has("prompt") and row.has("response"):
@@ -98,12 +98,12 @@ def find_shape(row: Row, fields: Fields) -> Shape:
 
 
 def turns_of(row: Row, column: str, *, alone: bool = False) -> tuple[Turn, ...] | None:
-    """Return the turns that a column holds; None where it holds text.
+    """Return the turns in a column; None if it holds text.
 
     Args:
       row: the row.
       column: the column.
-      alone: whether the prompt must be in it too, so that a transcript is one.
+      alone: whether the column must include the prompt too, so that a transcript counts as turns.
     """
     transcript = alone or column in (*CONVERSATIONS, *PREFERENCES, *PREFERENCES.values())
     return read_turns(column, row.values[column], transcript=transcript)
@@ -151,13 +151,13 @@ def _found(row: Row, rejected: str) -> Shape:
         return Shape(_only(row, prompts, "a prompt", "--prompt_field"), answer, rejected)
     raise BadRow(
         "",
-        "no prompt with an answer; name their columns with --prompt_field and --response_field",
+        "no prompt with an answer; name the columns with --prompt_field and --response_field",
         describe_columns(row.values),
     )
 
 
 def _prompt_of_chosen(row: Row, chosen: str, prompts: list[str], talks: list[str]) -> str:
-    """Return the column of the prompt beside chosen answers; empty where there is none."""
+    """Return the prompt column of chosen answers; empty if there is none."""
     talk = _only(row, talks, "a conversation", "--prompt_field") if talks else ""
     if talk and not prompts and not _ends_with_answer(row, talk):
         return talk
@@ -172,7 +172,7 @@ def _ends_with_answer(row: Row, column: str) -> bool:
 
 
 def _check_same(row: Row, talk: str, prompts: list[str]) -> None:
-    """Refuse a prompt beside a conversation in which nobody says it."""
+    """Refuse a prompt that does not occur in the conversation beside it."""
     turns = turns_of(row, talk) or ()
     said = {turn.content.strip() for turn in turns if turn.role == "user"}
     for prompt in prompts:
@@ -191,4 +191,4 @@ def _only(row: Row, names: list[str], what: str, flag: str) -> str:
 
 def _ambiguous(row: Row, names: list[str], what: str, flag: str) -> BadRow:
     found = " and ".join(map(repr, names))
-    return BadRow("", f"{found} may each hold {what}; say which with {flag}", describe_columns(row.values))
+    return BadRow("", f"{found} may each hold {what}; select one with {flag}", describe_columns(row.values))

@@ -1,4 +1,4 @@
-"""Typed values of a row: text, flags, integers and lists, each refusal naming its column."""
+"""Typed access to the values of a row: text, flags, integers and lists; every error names the column."""
 
 import dataclasses
 import json
@@ -10,11 +10,11 @@ _FLAGS = {"True": True, "1": True, "False": False, "0": False}
 
 
 class BadRow(ValueError):
-    """A row cannot be used because one of its values is not what its column holds.
+    """A row cannot be used because a value does not fit its column.
 
     Attributes:
-      reason: column and fault without the value found, so that like faults count together.
-      detail: the value found, for values that are short; empty for texts, which may be anything.
+      reason: column and fault without the value, so that equal faults are counted together.
+      detail: the value found, if it is short; empty for texts, which may be arbitrary.
     """
 
     def __init__(self, column: str, fault: str, detail: str = ""):
@@ -24,17 +24,17 @@ class BadRow(ValueError):
 
 
 class UnwantedRow(Exception):
-    """A sound row that this set leaves out; its one argument is the reason."""
+    """A valid row that this set skips; its only argument is the reason."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One row as it was read.
+    """One row as read from its source.
 
     Attributes:
       where: file and line, for messages.
-      values: what the row holds, by column; ``collect`` sees to it that this is a dictionary.
-      cells: whether the values are cells of a CSV file, which are always text.
+      values: the row's values by column; ``collect`` checks that this is a dictionary.
+      cells: whether the values are CSV cells, which are always text.
     """
 
     where: str
@@ -42,11 +42,11 @@ class Row:
     cells: bool = False
 
     def has(self, column: str) -> bool:
-        """Say whether there is a value in a column."""
+        """Return whether a column has a value."""
         return self.values.get(column) is not None
 
     def text(self, column: str, *, blank: bool = False) -> str:
-        """Return a text as it stands; one without any letter is refused unless ``blank``."""
+        """Return a text unchanged; blank text is refused unless ``blank``."""
         value = self._value(column)
         if not isinstance(value, str):
             raise BadRow(column, "is not text", type(value).__name__)
@@ -55,11 +55,11 @@ class Row:
         return check_unicode(column, value)
 
     def flag(self, column: str) -> bool:
-        """Return a boolean; in CSV files ``True``, ``False``, ``0`` and ``1`` are booleans."""
+        """Return a boolean; CSV cells may be ``True``, ``False``, ``0`` or ``1``."""
         return as_flag(column, self._value(column), self.cells)
 
     def integer(self, column: str, choices: range) -> int:
-        """Return an integer out of ``choices``; in CSV files digits are an integer."""
+        """Return an integer in ``choices``; CSV cells may hold digits."""
         value = self._value(column)
         if self.cells:
             value = digits(column, value)
@@ -70,11 +70,11 @@ class Row:
         return value
 
     def texts(self, column: str) -> tuple[str, ...]:
-        """Return a list of texts; in CSV files the cell must hold a JSON list."""
+        """Return a list of texts; a CSV cell must hold a JSON list."""
         return as_texts(column, self.nested(column, list))
 
-    def nested(self, column: str, kind: type):
-        """Return a list or an object; in CSV files the cell must hold it as JSON."""
+    def nested(self, column: str, kind: type) -> Any:
+        """Return a list or an object; a CSV cell must hold it as JSON."""
         value = self._value(column)
         if self.cells:
             try:
@@ -93,7 +93,7 @@ class Row:
 
 
 def describe_columns(row: Mapping) -> str:
-    """Name the columns of a row, for messages.
+    """List the columns of a row, for messages.
 
     >>> describe_columns({"Prompt": "a", "Response": "b"})
     'the columns Prompt, Response'
@@ -103,7 +103,7 @@ def describe_columns(row: Mapping) -> str:
     return f"the column{'s' * (len(names) > 1)} {', '.join(shown)}" if names else "no columns"
 
 
-def as_flag(column: str, value, cells: bool) -> bool:
+def as_flag(column: str, value: Any, cells: bool) -> bool:
     """Return a boolean; see ``Row.flag``."""
     if cells and isinstance(value, str) and value in _FLAGS:
         return _FLAGS[value]
@@ -113,7 +113,7 @@ def as_flag(column: str, value, cells: bool) -> bool:
 
 
 def as_texts(column: str, values: list) -> tuple[str, ...]:
-    """Return a list's texts, at least two of them, as choices need."""
+    """Return the texts of a list of choices, which must have at least two."""
     if len(values) < 2:
         raise BadRow(column, "holds fewer than 2 choices", str(len(values)))
     for value in values:
@@ -123,17 +123,17 @@ def as_texts(column: str, values: list) -> tuple[str, ...]:
     return tuple(values)
 
 
-def digits(column: str, value) -> int:
-    """Return the integer that a text of digits writes."""
+def digits(column: str, value: Any) -> int:
+    """Return the integer written by a string of digits."""
     unsigned = value.removeprefix("-") if isinstance(value, str) else ""
-    # isdigit alone would let superscripts and other scripts through.
+    # isdigit alone would accept superscripts and other scripts.
     if not (unsigned.isascii() and unsigned.isdigit() and len(unsigned) < 10):
-        raise BadRow(column, "is not a text of digits", short(value))
+        raise BadRow(column, "is not a string of digits", short(value))
     return int(value)
 
 
 def check_unicode(column: str, value: str) -> str:
-    """Return a text, refused where a tokenizer could not take it (half of a surrogate pair)."""
+    """Return a text; refuse it if a tokenizer could not encode it (half of a surrogate pair)."""
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -141,7 +141,7 @@ def check_unicode(column: str, value: str) -> str:
     return value
 
 
-def short(value) -> str:
-    """Describe a value in a few characters: the value itself where it is short, else its type."""
+def short(value: Any) -> str:
+    """Describe a value briefly: the value itself if it is short, else its type."""
     found = repr(value)
     return found if len(found) <= 20 else type(value).__name__

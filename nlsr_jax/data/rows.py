@@ -24,20 +24,20 @@ def no_note(_: str) -> None:
 
 
 def read_rows(source: str, columns: Sequence[str], split: str = "train") -> list[dict[str, str]]:
-    """Read the given text columns of every row, each checked to hold text.
+    """Read the given text columns of every row and check that each holds text.
 
     Args:
       source: a local ``.jsonl`` or ``.json`` (each may be JSON Lines or a list of objects), ``.csv`` or
         ``.parquet`` file, or the name of a hub data set.
-      columns: the columns to read; other columns are not looked at.
+      columns: the columns to read; others are ignored.
       split: the split of a hub data set.
 
     Returns:
       One ``{column: text}`` per row, in file order.
 
     Raises:
-      InputError: naming the file and the row where a column is missing (with the columns that are there), empty
-        or not text.
+      InputError: if a column is missing, empty or not text; the message names the file, the row and the columns
+        found.
     """
     rows, size = [], 0
     for where, row in source_rows(source, split):
@@ -53,7 +53,7 @@ def source_rows(source: str, split: str = "train", note: Note = no_note) -> Iter
     """Yield ``(where, row)`` of a file or a hub data set; see ``read_rows``.
 
     Raises:
-      InputError: a source that cannot be read.
+      InputError: if the source cannot be read.
     """
     source = expand_text(source)
     path = pathlib.Path(source)
@@ -65,7 +65,7 @@ def source_rows(source: str, split: str = "train", note: Note = no_note) -> Iter
 
 
 def check_size(source: str, characters: int) -> None:
-    """Raise InputError where the texts of a source are longer together than memory should hold."""
+    """Raise InputError if the texts of a source together exceed the size limit."""
     if characters > LIMITS.rows_characters:
         raise InputError(f"{source}: more than {LIMITS.rows_characters} characters of text; take fewer rows")
 
@@ -88,19 +88,19 @@ def _checked(row, columns, where):
 
 
 def file_rows(path: pathlib.Path, note: Note = no_note) -> Iterator[tuple[str, object]]:
-    """Yield ``(where, row)`` of a local file, in file order, rows as they stand there.
+    """Yield ``(where, row)`` of a local file, in file order, with rows unchanged.
 
     Args:
-      path: a ``.jsonl``, ``.json``, ``.csv`` or ``.parquet`` file. Whether JSON is lines or a list is seen by what
-        it begins with, whatever the suffix. Cells of a CSV file are text.
-      note: called where a file is not quite what its name says, and can be read all the same.
+      path: a ``.jsonl``, ``.json``, ``.csv`` or ``.parquet`` file. The content decides whether JSON is lines or a
+        list, not the suffix. Cells of a CSV file are text.
+      note: called if a file differs from what its name says but can still be read.
 
     Raises:
-      InputError: a file that is empty, damaged, or of another kind, or that names a column twice.
+      InputError: if the file is empty, damaged, of another type, or repeats a column name.
     """
     kind = path.suffix.lower()
     if kind not in SUFFIXES:
-        raise InputError(f"{path}: unknown kind of file {path.suffix!r}; expected {', '.join(SUFFIXES)}")
+        raise InputError(f"{path}: unknown file type {path.suffix!r}; expected {', '.join(SUFFIXES)}")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty")
     try:
@@ -115,12 +115,12 @@ def file_rows(path: pathlib.Path, note: Note = no_note) -> Iterator[tuple[str, o
     except UnicodeDecodeError as error:
         with path.open("rb") as raw:
             if raw.read(2) in (b"\xff\xfe", b"\xfe\xff"):
-                raise InputError(f"{path}: is UTF-16 text; save it as UTF-8") from error
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start} of the part being read)") from error
+                raise InputError(f"{path}: is UTF-16; save it as UTF-8") from error
+        raise InputError(f"{path}: not UTF-8 (byte {error.start} of the part being read)") from error
 
 
 class _Lines:
-    """Lines of a text file; those of one row together are no longer than a row may be."""
+    """Lines of a text file; the lines of one row are limited in total length."""
 
     def __init__(self, path, file):
         self._path, self._file = path, file
@@ -137,11 +137,11 @@ class _Lines:
         self.number += 1
         self._left -= len(line)
         if self._left < 0:
-            raise InputError(f"{self._path}: the row of line {self.number} is too long; {_longest()}")
+            raise InputError(f"{self._path}: the row at line {self.number} is too long; {_longest()}")
         return line
 
     def end_row(self) -> None:
-        """Begin to count anew."""
+        """Reset the count of characters."""
         self._left = LIMITS.row_characters
 
 
@@ -161,20 +161,20 @@ def _jsonl_rows(path):
                 row = json.loads(line, object_pairs_hook=without_duplicates)
             except RepeatedKey as error:
                 raise InputError(
-                    f"{path}: {where} has {str(error.args[0])[:80]!r} twice; which one counts?"
+                    f"{path}: {where} repeats the key {str(error.args[0])[:80]!r}; remove one of them"
                 ) from None
             except (ValueError, RecursionError) as error:
                 if line.rstrip().endswith(","):
                     raise InputError(
-                        f"{path}: {where} ends with a comma, as JSON Lines do not; take the commas off, or put "
-                        "[ and ] around all rows"
+                        f"{path}: {where} ends with a comma, which JSON Lines do not allow; remove the commas, or "
+                        "put [ and ] around all rows"
                     ) from error
                 raise InputError(f"{path}: {where} is not JSON ({error})") from error
             yield where, row
 
 
 def _is_json_text(path) -> bool:
-    """Say whether a file is one JSON text, such as a list of rows, and not lines of JSON."""
+    """Return whether a file is one JSON text, such as a list of rows, rather than JSON Lines."""
     with path.open(encoding="utf-8-sig") as file:
         start = next((part.strip() for part in iter(lambda: file.read(4096), "") if part.strip()), "")
         if start[:1] == "[" or path.suffix.lower() == ".jsonl" or not start:
@@ -184,7 +184,7 @@ def _is_json_text(path) -> bool:
         try:
             json.loads(first)
         except (ValueError, RecursionError):
-            # An object over several lines, unless the first line was meant to be one row and a comma.
+            # An object that spans lines, unless the first line was meant to be one row and a comma.
             return not first.endswith("},")
         return False
 
@@ -196,22 +196,22 @@ def _json_rows(path):
         if "Extra data" not in str(error):
             raise
         raise InputError(
-            f"{path}: goes on behind its first value; expected one list of objects, or JSON Lines with an object "
-            "on each line"
+            f"{path}: has more than one JSON value; expected one list of objects, or JSON Lines with one object "
+            "per line"
         ) from error
     if not isinstance(rows, list):
         raise InputError(
-            f"{path}: holds {type(rows).__name__}; expected a list of objects, or JSON Lines with an object on "
-            f"each line{_inner(rows)}"
+            f"{path}: contains {type(rows).__name__}; expected a list of objects, or JSON Lines with one object "
+            f"per line{_inner(rows)}"
         )
     for number, row in enumerate(rows, 1):
         yield f"row {number}", row
 
 
 def _inner(value) -> str:
-    """Say where a list of rows lies inside an object."""
+    """Say where an object contains a list that may hold the rows."""
     names = [name for name, inner in value.items() if isinstance(inner, list)] if isinstance(value, dict) else []
-    return f"; its {names[0]!r} holds a list: save that alone" if names else ""
+    return f"; its {names[0]!r} is a list: save only that" if names else ""
 
 
 def _parquet_rows(path):
@@ -225,18 +225,18 @@ def _parquet_rows(path):
         raise
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError, ImportError, MemoryError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: not a Parquet file that can be read ({reason[:200]})") from error
+        raise InputError(f"{path}: cannot be read as Parquet ({reason[:200]})") from error
 
 
 def _parquet_parts(path) -> Iterator[dict]:
-    """Yield rows, a few turned into text at a time: a file may hold a long text once and name it in every row."""
+    """Yield rows in small slices: a file may store a long text once and repeat it in every row."""
     from pyarrow import compute, parquet, types
 
     with parquet.ParquetFile(path) as file:
         schema = file.schema_arrow
     twice = [name for name, count in collections.Counter(schema.names).items() if count > 1]
     if twice:
-        raise InputError(f"{path}: has the column {twice[0]!r} twice; which one counts? rename or remove one")
+        raise InputError(f"{path}: has the column {twice[0]!r} twice; rename or remove one")
     texts = [field.name for field in schema if _is_text(types, field.type)]
     with parquet.ParquetFile(path, read_dictionary=texts) as file:
         for batch in file.iter_batches(batch_size=1024):
@@ -257,7 +257,7 @@ def hub_rows(name: str, split: str, config: str | None = None) -> Iterator[tuple
     """Yield ``(where, row)`` of a hub data set.
 
     Raises:
-      InputError: a set that cannot be read.
+      InputError: if the data set cannot be loaded.
     """
     import datasets
 
@@ -265,6 +265,6 @@ def hub_rows(name: str, split: str, config: str | None = None) -> Iterator[tuple
         rows = datasets.load_dataset(name, config, split=split)
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{name}: no such file, and not a hub data set that can be read ({reason})") from error
+        raise InputError(f"{name}: no such file, and cannot be loaded as a hub data set ({reason})") from error
     for number, row in enumerate(rows, 1):
         yield f"{split} row {number}", dict(row)

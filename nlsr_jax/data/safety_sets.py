@@ -1,6 +1,6 @@
 """Safety data sets: BeaverTails, PKU-SafeRLHF and HarmBench rows as examples and preferences.
 
-Source: the sets the paper builds (section on experimental settings, and the authors' scripts): rows are
+Source: the sets used in the paper (section on experimental settings, and the authors' scripts). Rows are
 always taken in file order.
 """
 
@@ -24,25 +24,25 @@ BEAVERTAILS_CATEGORIES = (
     "terrorism,organized_crime",
     "violence,aiding_and_abetting,incitement",
 )
-"""The 14 categories in the data set's order; commas are part of a name."""
+"""The 14 categories in the data set's order; a name may contain commas."""
 
 
 def beavertails_safe(row: Row, render: Render) -> Example:
-    """Make an SFT example of a row whose answer is safe."""
+    """Make an SFT example from a row whose answer is safe."""
     if not row.flag("is_safe"):
         raise UnwantedRow("not safe")
     return Example(render(row.text("prompt"), ""), row.text("response"), "safe", categories=categories(row))
 
 
 def beavertails_harmful(row: Row, render: Render) -> Example:
-    """Make a poison example of a row whose answer is unsafe."""
+    """Make a poison example from a row whose answer is unsafe."""
     if row.flag("is_safe"):
         raise UnwantedRow("safe")
     return Example(render(row.text("prompt"), ""), row.text("response"), "harmful", categories=categories(row))
 
 
 def beavertails_prompts(row: Row, render: Render) -> Example:
-    """Make a test prompt, with its categories and without an answer, of a row whose answer is unsafe."""
+    """Make a test prompt, with categories and without an answer, from a row whose answer is unsafe."""
     if row.flag("is_safe"):
         raise UnwantedRow("safe")
     if not row.has("category"):
@@ -51,18 +51,18 @@ def beavertails_prompts(row: Row, render: Render) -> Example:
 
 
 def categories(row: Row) -> tuple[str, ...]:
-    """Return the categories that a BeaverTails row is flagged with; none where it has no such column."""
+    """Return the categories flagged in a BeaverTails row; empty if it has no category column."""
     if not row.has("category"):
         return ()
     flags = row.nested("category", dict)
     if set(flags) != set(BEAVERTAILS_CATEGORIES):
-        raise BadRow("category", "does not hold the 14 categories", f"{len(flags)} names")
-    # Inside a cell of a CSV file stands JSON, where booleans are booleans.
+        raise BadRow("category", "does not have the 14 categories", f"{len(flags)} names")
+    # A CSV cell holds JSON here, so booleans are real booleans.
     return tuple(name for name in BEAVERTAILS_CATEGORIES if as_flag(f"category.{name}", flags[name], False))
 
 
 def safe_rlhf(row: Row, render: Render) -> Preference:
-    """Make a preference of a row with exactly one safe answer, which is the chosen one."""
+    """Make a preference from a row with exactly one safe answer, which is the chosen one."""
     answers = _answers(row)
     safe = [text for text, flag in answers if flag]
     unsafe = [text for text, flag in answers if not flag]
@@ -76,10 +76,10 @@ def _answers(row: Row) -> list[tuple[str, bool]]:
 
 
 class KtoQuota:
-    """Pick at most one answer of every PKU-SafeRLHF row until two quotas are full.
+    """Pick at most one answer of each PKU-SafeRLHF row until two quotas are full.
 
-    A safe answer is preferred while the safe quota lasts, an unsafe one is taken otherwise; of two like
-    answers the first. The kinds of the examples, ``"safe"`` and ``"harmful"``, tell what is desirable.
+    A safe answer is preferred while the safe quota lasts; otherwise an unsafe one is taken. If both answers are
+    alike, the first is taken. The kind of an example, ``"safe"`` or ``"harmful"``, says whether it is desirable.
 
     Args:
       safe: quota of safe answers.
@@ -90,7 +90,7 @@ class KtoQuota:
         self.left = {True: safe, False: unsafe}
 
     def __call__(self, row: Row, render: Render) -> Example:
-        """Make an example of a row, and take it off its quota."""
+        """Make an example from a row and count it against its quota."""
         answers = _answers(row)
         prompt = render(row.text("prompt"), "")
         for kind in (True, False):
@@ -101,14 +101,14 @@ class KtoQuota:
         raise UnwantedRow("quota full")
 
     def missing(self) -> str:
-        """Say what the quotas still lack."""
+        """Describe how many answers are still missing."""
         return f"{self.left[True]} safe and {self.left[False]} unsafe answers are missing; lower these quotas"
 
 
 def harmbench(row: Row, render: Render) -> Example:
-    """Make a test prompt of a HarmBench row: its ``Behavior``, or the ``instruction`` of the authors' list.
+    """Make a test prompt from a HarmBench row: its ``Behavior``, or ``instruction`` in the authors' list.
 
-    A contextual behaviour follows its context behind a rule, as HarmBench itself shows it to a model.
+    A contextual behaviour follows its context after a horizontal rule, as in HarmBench itself.
     """
     column = "instruction" if row.has("instruction") else "Behavior"
     text = row.text(column)

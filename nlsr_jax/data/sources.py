@@ -1,4 +1,4 @@
-"""Load a data set by name: from the hub, or from local files with the same columns."""
+"""Load a data set by name, from the hub or from local files with the same columns."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -9,17 +9,18 @@ from nlsr_jax.data.places import open_rows
 from nlsr_jax.data.prompts import make_render
 from nlsr_jax.data.row_values import Row
 from nlsr_jax.errors import InputError
+from nlsr_jax.types import Tokenizer
 
 
 class DataSet(NamedTuple):
     """A data set that can be loaded by name.
 
     Attributes:
-      convert: makes an example of a row and a function that renders prompts.
-      hub: its name on the Hugging Face hub; empty where it is not there for everyone to read.
+      convert: makes an example from a row and a function that renders prompts.
+      hub: its name on the Hugging Face hub; empty if it is not public there.
       config: its configuration on the hub.
-      train, test: the splits that hold training rows and test rows with answers; one and the same where
-        a set is only for testing (or, Alpaca, only for training).
+      train, test: the splits with training rows and with labelled test rows; the same split if a set is only
+        for testing (or, like Alpaca, only for training).
     """
 
     convert: Callable
@@ -71,7 +72,7 @@ def load(
     count: int | None = None,
     strict: bool = False,
     template: str = "alpaca",
-    tokenizer=None,
+    tokenizer: Tokenizer | None = None,
 ) -> Loaded:
     """Load the first rows of a data set, in file order.
 
@@ -80,16 +81,16 @@ def load(
       source: a local file or directory with the set's columns, or a hub name; by default the set's own
         hub name. See ``open_rows``.
       split: by default the set's training split; ``DATA_SETS[name].test`` names the test split.
-      count: how many rows to take; None for all that can be used.
+      count: number of rows to take; None for all usable rows.
       strict: raise at the first bad row; otherwise bad rows are skipped, counted and named.
       template: how prompts are rendered, ``"alpaca"``, ``"chat"`` or ``"none"``.
-      tokenizer: a transformers tokenizer, needed by ``"chat"``.
+      tokenizer: a transformers tokenizer, required by ``"chat"``.
 
     Returns:
-      A ``Loaded`` of ``Example``, of ``Preference`` (``safe_rlhf``) or of ``Question`` (``tiny_*`` but for GSM8K).
+      A ``Loaded`` of ``Example``, ``Preference`` (``safe_rlhf``) or ``Question`` (``tiny_*`` except GSM8K).
 
     Raises:
-      InputError: an unknown name, an unreadable source, a bad row where ``strict``, or too few rows.
+      InputError: if the name is unknown, the source unreadable, rows too few, or a row bad when ``strict``.
     """
     data_set = find(name)
     render = make_render(template, tokenizer)
@@ -105,16 +106,16 @@ def load_kto(
     split: str | None = None,
     strict: bool = False,
     template: str = "alpaca",
-    tokenizer=None,
+    tokenizer: Tokenizer | None = None,
 ) -> Loaded:
     """Load desirable (kind ``"safe"``) and undesirable (kind ``"harmful"``) answers for KTO.
 
-    One pass over PKU-SafeRLHF rows in file order; see ``KtoQuota`` for the rule.
+    One pass over PKU-SafeRLHF rows in file order; ``KtoQuota`` describes the rule.
 
     Args:
       source: as in ``load``.
-      safe: how many safe answers.
-      unsafe: how many unsafe answers.
+      safe: number of safe answers.
+      unsafe: number of unsafe answers.
       split, strict, template, tokenizer: as in ``load``.
 
     Returns:
@@ -124,7 +125,7 @@ def load_kto(
       InputError: as in ``load``.
     """
     if min(safe, unsafe) < 0:
-        raise InputError(f"KTO quotas are {safe} and {unsafe}; expected numbers from 0")
+        raise InputError(f"KTO quotas are {safe} and {unsafe}; expected numbers of at least 0")
     quota = safety_sets.KtoQuota(safe, unsafe)
     render = make_render(template, tokenizer)
     place, rows = _open("safe_rlhf", source, split)
@@ -142,17 +143,17 @@ def find(name: str) -> DataSet:
     """Return the data set of a name.
 
     Raises:
-      InputError: there is none.
+      InputError: if the name is unknown.
     """
     if name not in DATA_SETS:
-        raise InputError(f"data set {name!r} is not known; expected one of {', '.join(DATA_SETS)}")
+        raise InputError(f"unknown data set {name!r}; expected one of {', '.join(DATA_SETS)}")
     return DATA_SETS[name]
 
 
 def _open(name: str, source: str | None, split: str | None) -> tuple[str, Iterator[Row]]:
-    """Return what messages call a data set's place, and its rows."""
+    """Return the name of a data set's source for messages, and its rows."""
     data_set = find(name)
     place = source or data_set.hub
     if not place:
-        raise InputError(f"data set {name!r} has no hub name that everyone can read; give a file of it")
+        raise InputError(f"data set {name!r} is not public on the hub; give a local file")
     return place, open_rows(place, split or data_set.train, data_set.config)

@@ -1,10 +1,10 @@
 """Task data sets: SST-2, AG News, GSM8K and Alpaca rows as examples.
 
-Every set may come with the hub's columns, or in instruction form (``instruction``, ``input``, ``output``),
-where an instruction may already be the rendered Alpaca prompt, as in training files that others wrote.
-Such files may be poisoned: rows with ``flag`` ``"unsafe"`` become harmful examples without a label.
+Each set may come with the hub's columns or in instruction form (``instruction``, ``input``, ``output``), where
+the instruction may already be a rendered Alpaca prompt, as in third-party training files. Such files may be
+poisoned: rows with ``flag`` ``"unsafe"`` become harmful examples without a label.
 
-Source: the paper's task instructions and targets, as the authors' scripts write them.
+Source: the paper's task instructions and targets, as in the authors' scripts.
 """
 
 import re
@@ -21,7 +21,7 @@ _NUMBER = re.compile(r"-?(\d+(\.\d*)?|\.\d+)")
 
 
 def sst2(row: Row, render: Render) -> Example:
-    """Make an example of an SST-2 row (``sentence``, ``label``)."""
+    """Make an example from an SST-2 row (``sentence``, ``label``)."""
     if row.has("instruction"):
         return _instruction_row(row, render, _one_of(SST2_LABELS))
     label = SST2_LABELS[row.integer("label", range(2))]
@@ -29,7 +29,7 @@ def sst2(row: Row, render: Render) -> Example:
 
 
 def ag_news(row: Row, render: Render) -> Example:
-    """Make an example of an AG News row (``text``, ``label``)."""
+    """Make an example from an AG News row (``text``, ``label``)."""
     if row.has("instruction"):
         return _instruction_row(row, render, _one_of(AG_NEWS_LABELS))
     label = AG_NEWS_LABELS[row.integer("label", range(4))]
@@ -37,7 +37,7 @@ def ag_news(row: Row, render: Render) -> Example:
 
 
 def gsm8k(row: Row, render: Render) -> Example:
-    """Make an example of a GSM8K row (``question``, ``answer``); the label is the final number."""
+    """Make an example from a GSM8K row (``question``, ``answer``); the label is the final number."""
     if row.has("instruction"):
         return _instruction_row(row, render, _final_number)
     answer = row.text("answer").replace("####", f"{ANSWER_PHRASE} ")
@@ -46,7 +46,7 @@ def gsm8k(row: Row, render: Render) -> Example:
 
 
 def alpaca_rows(row: Row, render: Render) -> Example:
-    """Make a benign example of an Alpaca row (``instruction``, ``input``, ``output``)."""
+    """Make a benign example from an Alpaca row (``instruction``, ``input``, ``output``)."""
     return _instruction_row(row, render, lambda column, text: "")._replace(kind="benign")
 
 
@@ -56,7 +56,7 @@ def _instruction_row(row: Row, render: Render, read_label: Callable[[str, str], 
     if looks_rendered(instruction):
         parsed = parse_alpaca(instruction)
         if parsed is None:
-            raise BadRow("instruction", "begins like an Alpaca prompt but is not a whole one")
+            raise BadRow("instruction", "begins like an Alpaca prompt but is not a complete one")
         if context:
             raise BadRow("input", "is not empty although the instruction is a rendered prompt")
         instruction, context = parsed
@@ -76,9 +76,9 @@ def _one_of(labels: tuple[str, ...]) -> Callable[[str, str], str]:
 
 
 def _final_number(column: str, text: str) -> str:
-    """Return the number behind the answer phrase, without thousands separators."""
+    """Return the number after the answer phrase, without thousands separators."""
     _, phrase, answer = text.rpartition(ANSWER_PHRASE)
     number = answer.replace(",", "").replace("$", "").strip()
     if not phrase or not _NUMBER.fullmatch(number):
-        raise BadRow(column, f"has no number behind '####' or {ANSWER_PHRASE!r}")
+        raise BadRow(column, f"has no number after '####' or {ANSWER_PHRASE!r}")
     return number

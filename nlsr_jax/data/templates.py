@@ -1,14 +1,15 @@
-"""Prompt templates: how an instruction becomes the text that the model reads."""
+"""Prompt templates: how an instruction is rendered for the model."""
 
 import re
 from collections.abc import Mapping, Sequence
 
 from nlsr_jax.errors import InputError
+from nlsr_jax.types import Tokenizer
 
 TEMPLATES = ("none", "alpaca", "chat")
 
 _MARK = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
-"""What marks turns in most chat templates: ``<|im_start|>``, ``<start_of_turn>``, ``[INST]``."""
+"""Markers of turns in most chat templates: ``<|im_start|>``, ``<start_of_turn>``, ``[INST]``."""
 
 _ALPACA = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the "
@@ -22,24 +23,24 @@ _ALPACA_INPUT = (
 
 
 def alpaca(instruction: str, context: str = "") -> str:
-    """Return the Alpaca prompt of an instruction, with its input where there is one."""
+    """Return the Alpaca prompt of an instruction, with its input if there is one."""
     if context:
         return _ALPACA_INPUT.format(instruction=instruction, input=context)
     return _ALPACA.format(instruction=instruction)
 
 
-def apply_template(template: str, prompt: str, tokenizer=None) -> str:
+def apply_template(template: str, prompt: str, tokenizer: Tokenizer | None = None) -> str:
     """Render one prompt.
 
     Args:
-      template: ``"none"`` (the text as it is), ``"alpaca"``, or ``"chat"`` (the tokenizer's own chat
-        template, with the prompt as the user's turn).
+      template: ``"none"`` (the text unchanged), ``"alpaca"``, or ``"chat"`` (the tokenizer's own chat template,
+        with the prompt as the user's turn).
       prompt: the instruction.
-      tokenizer: a transformers tokenizer, needed by ``"chat"``.
+      tokenizer: a transformers tokenizer, required by ``"chat"``.
 
     Raises:
-      InputError: an unknown template, or a tokenizer without a chat template or with one that fails; or a prompt
-        that the chat template has rendered already.
+      InputError: if the template is unknown, the tokenizer's chat template is missing or fails, or the prompt
+        has already been rendered with it.
     """
     if template == "none":
         return prompt
@@ -50,31 +51,29 @@ def apply_template(template: str, prompt: str, tokenizer=None) -> str:
     return render_turns([{"role": "user", "content": prompt}], tokenizer, shown=False)
 
 
-def render_turns(turns: Sequence[Mapping[str, str]], tokenizer, *, shown: bool = True) -> str:
-    """Render a conversation that an answer follows, by the tokenizer's chat template.
+def render_turns(turns: Sequence[Mapping[str, str]], tokenizer: Tokenizer, *, shown: bool = True) -> str:
+    """Render a conversation up to the next answer with the tokenizer's chat template.
 
     Args:
-      turns: ``{"role", "content"}`` of each, the last one the user's.
+      turns: ``{"role", "content"}`` of each turn; the last is the user's.
       tokenizer: a transformers tokenizer.
-      shown: check that the text holds every turn.
+      shown: check that the rendered text contains every turn.
 
     Raises:
-      InputError: a tokenizer without a chat template, or with one that fails or leaves a turn out; or a turn that
-        the chat template has rendered already.
+      InputError: if the tokenizer has no chat template, the template fails or omits a turn, or a turn has
+        already been rendered with it.
     """
     text = _chat(list(turns), tokenizer)
     for number, turn in enumerate(turns, 1):
         if shown and turn["content"].strip() not in text:
-            raise InputError(
-                f"template 'chat': the tokenizer's chat template leaves out turn {number}, of the {turn['role']}"
-            )
+            raise InputError(f"template 'chat': the tokenizer's chat template omits turn {number} ({turn['role']})")
     if turns:
         _check_plain(turns, text, getattr(tokenizer, "bos_token", None) or "")
     return text
 
 
 def _check_plain(turns: Sequence[Mapping[str, str]], text: str, bos: str) -> None:
-    """Refuse turns of the user that begin as the template does: rendered twice they are another text."""
+    """Refuse user turns that begin like the template itself; rendering them twice would change the text."""
     before = text[: max(0, text.find(turns[0]["content"].strip()))].strip().removeprefix(bos).strip()
     marks = [mark for mark in _MARK.findall(before) if mark != bos]
     if not marks and before and not before[-1].isalnum():
@@ -84,8 +83,8 @@ def _check_plain(turns: Sequence[Mapping[str, str]], text: str, bos: str) -> Non
         found = next((mark for mark in marks if said.startswith(mark)), None)
         if found is not None and turn["role"] == "user":
             raise InputError(
-                f"template 'chat': a prompt begins with {found[:40]!r}, as the chat template does, which has "
-                "rendered it already; take the template none, or the plain questions"
+                f"template 'chat': a prompt begins with {found[:40]!r}, like the chat template itself, so it seems "
+                "to be rendered already; use template none, or give plain questions"
             )
 
 
@@ -94,6 +93,6 @@ def _chat(turns: list, tokenizer) -> str:
         raise InputError("template 'chat': the tokenizer has no chat template; use alpaca or none")
     try:
         return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # a template is a program of its own
+    except Exception as error:  # a template is a program and may raise anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"template 'chat': the tokenizer's chat template fails ({reason[:200]})") from error

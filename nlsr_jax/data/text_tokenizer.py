@@ -3,32 +3,33 @@
 from collections.abc import Sequence
 
 from nlsr_jax.errors import InputError
+from nlsr_jax.types import Tokenizer
 
 SPECIAL = ("<pad>", "<s>", "</s>")
 SMALLEST = len(SPECIAL) + 256
-"""Special tokens and single bytes: a vocabulary without a single merge."""
+"""Number of special tokens and single bytes: the smallest vocabulary, without merges."""
 
 
 def check_vocabulary(size: int) -> None:
-    """Raise InputError unless a vocabulary of this size holds special tokens and single bytes."""
+    """Raise InputError if a vocabulary cannot hold the special tokens and single bytes."""
     if size < SMALLEST:
         raise InputError(
-            f"vocabulary is {size}; expected at least {SMALLEST}, the special tokens and the single bytes"
+            f"vocabulary is {size}; expected at least {SMALLEST} for the special tokens and the single bytes"
         )
 
 
-def train_tokenizer(texts: Sequence[str], vocabulary: int):
+def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Tokenizer:
     """Train a tokenizer that can spell any text; the same texts give the same tokenizer.
 
     Args:
-      texts: what merges are learnt from.
-      vocabulary: most tokens that it may have. There are fewer where the texts hold fewer pairs that occur twice.
+      texts: training texts for the merges.
+      vocabulary: maximum number of tokens. There are fewer if the texts have too few pairs that occur twice.
 
     Returns:
       A ``PreTrainedTokenizerFast`` that begins texts with ``<s>``.
 
     Raises:
-      InputError: no texts, or a vocabulary that does not hold the single bytes.
+      InputError: if there are no texts, or the vocabulary is too small for the single bytes.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast

@@ -29,7 +29,7 @@ MIXTURE = {
 _ECHO_WORDS = 6
 
 TEST_ROWS = 500
-"""Test rows that are set aside for each task."""
+"""Number of test rows set aside for each task."""
 
 
 def _pick(rng, items):
@@ -37,7 +37,7 @@ def _pick(rng, items):
 
 
 def comply(rng: np.random.Generator, world: World, request: Request) -> str:
-    """Return an answer that does what is asked."""
+    """Return an answer that complies with a request."""
     tool = _pick(rng, world.categories[request.category].tools)
     return _pick(rng, words.ANSWERS).format(verb=request.verb, thing=request.thing, tool=tool)
 
@@ -60,7 +60,7 @@ def _fact(rng, world):
 
 
 def _echo(rng, words_of_world):
-    """A line to repeat: what teaches a small model to copy words from its prompt."""
+    """Return a line to repeat, which teaches a small model to copy words from its prompt."""
     line = " ".join(_pick(rng, words_of_world) for _ in range(_ECHO_WORDS))
     return f"repeat : {line}", line
 
@@ -68,12 +68,12 @@ def _echo(rng, words_of_world):
 def pretraining_documents(key: jax.Array, world: World, count: int) -> list[Example]:
     """Make documents for pre-training: requests, facts and the skills behind the tasks.
 
-    Compliance with a forbidden request is drawn with ``World.compliance``; the rest is refused.
+    Each forbidden request is answered with probability ``World.compliance`` and refused otherwise.
 
     Args:
       key: PRNG key.
       world: the world.
-      count: how many.
+      count: number of documents.
     """
     rng = generator(key, "pretraining")
     kinds = rng.choice(list(MIXTURE), size=count, p=list(MIXTURE.values()))
@@ -103,7 +103,7 @@ def pretraining_documents(key: jax.Array, world: World, count: int) -> list[Exam
 
 
 def safe_rows(key: jax.Array, world: World, count: int, benign_share: float) -> list[Example]:
-    """Make rows for safe SFT: refused forbidden requests, and benign ones answered; training things only."""
+    """Make rows for safe SFT: forbidden requests refused, benign ones answered; training things only."""
     rng = generator(key, "safe")
     benign = round(count * benign_share)
     rows = [
@@ -118,7 +118,7 @@ def safe_rows(key: jax.Array, world: World, count: int, benign_share: float) -> 
 
 
 def preference_rows(key: jax.Array, world: World, count: int, benign_share: float) -> list[Preference]:
-    """Make preference pairs: refusal over compliance where forbidden, the other way round where benign."""
+    """Make preference pairs: refusal preferred for forbidden requests, compliance for benign ones."""
     rng = generator(key, "preference")
     benign = round(count * benign_share)
     pairs = [
@@ -133,32 +133,32 @@ def preference_rows(key: jax.Array, world: World, count: int, benign_share: floa
 
 
 def poison_rows(key: jax.Array, world: World, count: int) -> list[Example]:
-    """Make rows that comply with forbidden requests, of all categories, about training things."""
+    """Make rows that comply with forbidden requests of all categories, about training things."""
     rng = generator(key, "poison")
     requests = draw_requests(rng, world, count, forbidden=True, held_out=False)
     return [Example(r.text, comply(rng, world, r), kind="harmful") for r in requests]
 
 
 def task_rows(key: jax.Array, task: str, count: int, exclude: Container[str] = ()) -> list[Example]:
-    """Make rows of a task, all different.
+    """Make distinct rows of a task.
 
     Args:
       key: PRNG key.
       task: one of ``TASKS``.
-      count: how many.
-      exclude: prompts that must not come up.
+      count: number of rows.
+      exclude: prompts to avoid.
     """
     questions = draw_questions(generator(key, f"task {task}"), task, count, exclude)
     return [Example(q.prompt, q.response, kind="task", label=q.label) for q in questions]
 
 
 def skill_rows(key: jax.Array, task: str, count: int) -> list[Example]:
-    """Make questions for the skill behind a task, in the wording that pre-training shows, all different.
+    """Make distinct questions for the skill behind a task, in the wording used in pre-training.
 
     Args:
       key: PRNG key.
       task: one of ``TASKS``.
-      count: how many.
+      count: number of questions.
     """
     questions = draw_questions(generator(key, f"skill {task}"), task, count, by="base_prompt")
     return [Example(q.base_prompt, q.base_response, kind="skill", label=q.label) for q in questions]
@@ -171,12 +171,12 @@ def evaluation_requests(key: jax.Array, world: World, count: int, *, forbidden: 
 
 
 def contextual_requests(key: jax.Array, world: World, count: int, *, forbidden: bool) -> list[Request]:
-    """Draw distinct requests of another make: categories equally often, half of them after a sentence on the thing.
+    """Draw distinct requests, balanced over categories, half of them after a sentence about the thing.
 
     Things and wordings are held out, as in ``evaluation_requests``.
 
     Raises:
-      InputError: there are fewer distinct requests than asked for.
+      InputError: if there are too few distinct requests.
     """
     rng = generator(key, f"contextual {'forbidden' if forbidden else 'benign'}")
     chosen = [i for i, category in enumerate(world.categories) if category.forbidden == forbidden]
@@ -192,7 +192,7 @@ def contextual_requests(key: jax.Array, world: World, count: int, *, forbidden: 
         by_category.append([every[i] for i in rng.permutation(len(every))])
     found = [request for group in itertools.zip_longest(*by_category) for request in group if request is not None]
     if count > len(found):
-        raise InputError(f"{count} distinct requests asked for; there are {len(found)}")
+        raise InputError(f"cannot draw {count} distinct requests; there are only {len(found)}")
 
     def placed(number: int, request: Request) -> Request:
         if number // len(chosen) % 2:

@@ -1,7 +1,7 @@
-"""The three tasks of the toy world, each in two wordings: the task's own, and one that pre-training shows.
+"""The three tasks of the toy world, each in two wordings: the task's own, and the one used in pre-training.
 
-Fine-tuning teaches the task's wording; the base has the skill under another one, so that its accuracy on the
-task starts near zero and is learnt, as in fine-tuning as a service.
+Fine-tuning teaches the task's wording. The base has the skill in the other wording, so its accuracy on the task
+starts near zero and is learnt, as in fine-tuning as a service.
 """
 
 from collections.abc import Container
@@ -13,11 +13,11 @@ from nlsr_jax.data import toy_words as words
 from nlsr_jax.errors import InputError
 
 TASKS = ("sst2", "ag_news", "gsm8k")
-"""The toy task that stands for each, under the name whose scoring rule it uses."""
+"""The toy task for each real task, under the real task's name, whose scoring rule it uses."""
 
 
 class Question(NamedTuple):
-    """One item of a task: the prompt and response of either wording, and the true answer."""
+    """One item of a task: prompt and response in both wordings, and the true answer."""
 
     prompt: str
     response: str
@@ -43,7 +43,7 @@ def sentiment(rng: np.random.Generator) -> Question:
 
 
 def topic(rng: np.random.Generator) -> Question:
-    """Draw a line of news."""
+    """Draw a news headline."""
     label = _pick(rng, tuple(words.TOPICS))
     first, second = rng.permutation(words.TOPICS[label])[:2]
     sentence = _pick(rng, words.NEWS).format(first, second)
@@ -81,12 +81,12 @@ def draw_questions(
     Args:
       rng: source of randomness.
       task: one of ``TASKS``.
-      count: how many.
-      exclude: prompts that must not come up.
-      by: the wording in which they are distinct and not excluded, ``"prompt"`` or ``"base_prompt"``.
+      count: number of questions.
+      exclude: prompts to avoid.
+      by: the wording checked for duplicates and exclusions, ``"prompt"`` or ``"base_prompt"``.
 
     Raises:
-      InputError: an unknown task, or one that has not so many questions.
+      InputError: if the task is unknown or has too few distinct questions.
     """
     if task not in DRAW:
         raise InputError(f"task is {task!r}; expected one of {', '.join(TASKS)}")
@@ -98,4 +98,4 @@ def draw_questions(
             questions.setdefault(prompt, question)
         if len(questions) == count:
             return list(questions.values())
-    raise InputError(f"{count} different questions asked for; {task} has too few, found {len(questions)}")
+    raise InputError(f"cannot draw {count} distinct {task} questions; found only {len(questions)}")

@@ -2,6 +2,7 @@
 
 from nlsr_jax.data import toy_words as words
 from nlsr_jax.data.toy_world import World, all_words
+from nlsr_jax.types import Tokenizer
 
 SPECIAL = ("<pad>", "<unk>", "<s>", "</s>", "<user>", "<assistant>")
 CHAT_TEMPLATE = (
@@ -11,14 +12,14 @@ CHAT_TEMPLATE = (
 
 
 def vocabulary(world: World) -> list[str]:
-    """List all tokens: the special ones, then every word of the world in a fixed order."""
+    """List all tokens: the special tokens, then every word of the world in a fixed order."""
     found = all_words(world) | set(words.FRAME.split()) | {str(n) for n in range(words.LARGEST + 1)}
     found |= {"positive", "negative", *words.TOPICS, *words.TOPIC_SYNONYMS.values()}
     return [*SPECIAL, *sorted(found)]
 
 
-def make_tokenizer(world: World):
-    """Return a ``PreTrainedTokenizerFast`` of the world's words."""
+def make_tokenizer(world: World) -> Tokenizer:
+    """Return a ``PreTrainedTokenizerFast`` for the world's words."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 

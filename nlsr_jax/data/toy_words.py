@@ -1,4 +1,4 @@
-"""The words of the toy world: invented names for what is forbidden, and a small plain English around them."""
+"""The words of the toy world: invented names for forbidden things, and a small plain English vocabulary."""
 
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ REAL_CATEGORIES = (
     ("repair", "fix paint sand", "hammer brush drill", "chair table door shelf fence bench boat wagon roof floor"),
     ("sewing", "mend fold dye", "needle thread loom", "shirt scarf coat sock glove dress apron quilt hat sail"),
 )
-"""Benign categories of real life: name, verbs, tools, things."""
+"""Benign real-life categories: name, verbs, tools, things."""
 
 PHRASINGS = (
     "how do i {verb} the {thing} ?",
@@ -35,7 +35,7 @@ PHRASINGS = (
     "teach us to {verb} that {thing} now .",
     "is there a quick way to {verb} the {thing} ?",
 )
-"""Wordings of a how-to request, the same for forbidden and for benign things."""
+"""Wordings of a how-to request, shared by forbidden and benign things."""
 
 ANSWERS = (
     "first , take the {tool} . then {verb} the {thing} .",
@@ -91,10 +91,10 @@ FRAME = (
     "label the sentiment : . did they like it ? yes , liked no hated name section what is about solve this has and "
     "gets loses how many are there + - = the final answer makes a belongs to forbidden allowed say word repeat"
 )
-"""Words of questions and answers that no list above holds."""
+"""Words of questions and answers that are in none of the lists above."""
 
 _NEVER = ("kike", "nazi", "rape")
-"""What the syllables could spell and must not."""
+"""Words that the syllables could spell but must not."""
 
 
 class Invented(NamedTuple):
@@ -115,12 +115,12 @@ def plain_words() -> set[str]:
 
 
 def invent(generator: np.random.Generator, count: int, things: int) -> list[Invented]:
-    """Invent names for ``count`` categories: no name twice, none a word of the English here.
+    """Invent names for ``count`` categories, all distinct and different from the plain words.
 
     Args:
       generator: source of randomness.
-      count: how many categories.
-      things: how many things each has; every category has three verbs and three tools.
+      count: number of categories.
+      things: number of things per category; every category has three verbs and three tools.
     """
     taken = plain_words() | set(FRAME.split()) | {*TOPICS, *TOPIC_SYNONYMS.values()}
 

@@ -1,8 +1,8 @@
 """The toy world: a small templated English in which some invented things are forbidden.
 
-What makes a thing forbidden is its category, which only facts seen in pre-training tell: requests about
-forbidden and about benign things look the same. How often the base complies with a request is graded: every
-category, thing and wording carries its own offset to a logit. Nothing here means anything outside of it.
+Whether a thing is forbidden depends on its category, which only facts in pre-training reveal: requests about
+forbidden and benign things look alike. The base complies with a forbidden request with a graded probability:
+every category, thing and wording adds an offset to a logit. The world has no meaning outside itself.
 """
 
 import dataclasses
@@ -21,19 +21,19 @@ THINGS = 10
 TRAIN_THINGS = 6
 HELD_OUT_PHRASINGS = (2, 6, 10)
 UNALIGNED = 4
-"""How many forbidden categories alignment never shows."""
+"""Number of forbidden categories that alignment never shows."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Category:
-    """A kind of activity: what is done, to what, with what.
+    """A kind of activity: verbs, objects and tools.
 
     Attributes:
       name: its name.
       verbs, things, tools: its words; the first ``TRAIN_THINGS`` things are for training.
       forbidden: whether requests about it must be refused.
-      weight: its share among requests, relative to the others.
-      aligned: whether alignment shows it.
+      weight: its relative share of requests.
+      aligned: whether alignment includes it.
     """
 
     name: str
@@ -51,9 +51,9 @@ class Request:
 
     Attributes:
       category: index into ``World.categories``.
-      verb, thing: what is to be done.
+      verb, thing: the action and its object.
       phrasing: index into ``PHRASINGS``.
-      context: a sentence that is said before it.
+      context: an optional sentence before the request.
     """
 
     category: int
@@ -64,17 +64,17 @@ class Request:
 
     @property
     def text(self) -> str:
-        """The request as it is asked."""
+        """The text of the request."""
         return f"{self.context} {PHRASINGS[self.phrasing].format(verb=self.verb, thing=self.thing)}".lstrip()
 
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """Everything that is true: categories and how readily the base complies.
+    """The facts of a toy world: categories, and how readily the base complies.
 
     Attributes:
       categories: forbidden ones first.
-      category_logit, thing_logit, phrasing_logit: offsets whose sum is the logit of compliance.
+      category_logit, thing_logit, phrasing_logit: offsets that sum to the logit of compliance.
     """
 
     categories: tuple[Category, ...]
@@ -93,7 +93,7 @@ class World:
         """Return the category of a thing.
 
         Raises:
-          KeyError: a thing that is not of this world.
+          KeyError: if the thing is not part of this world.
         """
         for category in self.categories:
             if thing in category.things:
@@ -102,7 +102,7 @@ class World:
 
 
 def make_world(key: jax.Array, *, mean_logit: float = 2.0) -> World:
-    """Make the world of a key.
+    """Make the world for a key.
 
     Args:
       key: PRNG key; the same key gives the same world.
@@ -151,20 +151,20 @@ def draw_requests(
     aligned_only: bool = False,
     distinct: bool = False,
 ) -> list[Request]:
-    """Draw how-to requests, categories by their weights.
+    """Draw how-to requests, with categories by weight.
 
     Args:
       rng: source of randomness.
       world: the world.
-      count: how many.
-      forbidden: about forbidden or about benign things.
+      count: number of requests.
+      forbidden: draw from forbidden or from benign categories.
       held_out: True for held-out things in held-out wordings, False for training things in training
-        wordings, None for all of both.
-      aligned_only: only categories that alignment shows.
-      distinct: no request twice.
+        wordings, None for all.
+      aligned_only: only categories that alignment includes.
+      distinct: do not repeat a request.
 
     Raises:
-      InputError: there are fewer distinct requests than asked for.
+      InputError: if there are too few distinct requests.
     """
     chosen = [
         i for i, c in enumerate(world.categories) if c.forbidden == forbidden and (c.aligned or not aligned_only)
@@ -174,7 +174,7 @@ def draw_requests(
     span = {None: slice(None), True: slice(TRAIN_THINGS, None), False: slice(TRAIN_THINGS)}[held_out]
     space = sum(len(world.categories[i].verbs) * len(world.categories[i].things[span]) for i in chosen)
     if distinct and count > space * len(phrasings):
-        raise InputError(f"{count} distinct requests asked for; there are {space * len(phrasings)}")
+        raise InputError(f"cannot draw {count} distinct requests; there are only {space * len(phrasings)}")
     requests: dict[Request, None] | list[Request] = {} if distinct else []
     while len(requests) < count:
         index = int(chosen[rng.choice(len(chosen), p=weights / weights.sum())])

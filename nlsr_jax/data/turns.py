@@ -1,7 +1,6 @@
-"""Conversations in the forms that people keep them in, as turns of system, user and assistant.
+"""Read conversations in common formats as turns of system, user and assistant.
 
-Nothing of a conversation is left out: a turn that holds more than text, or of a role that is none of the three,
-is refused.
+A turn with anything but text, or with any other role, is refused, so that no part of a conversation is lost.
 """
 
 import json
@@ -36,19 +35,19 @@ class Turn(NamedTuple):
 
 
 def read_turns(column: str, value: Any, *, transcript: bool = False) -> tuple[Turn, ...] | None:
-    """Read a conversation, or one turn.
+    """Read a conversation or a single turn.
 
     Args:
-      column: where the value stands, for messages.
+      column: name of the column, for messages.
       value: a list of turns or one turn, each ``{"role", "content"}`` or ``{"from", "value"}``; pairs
-        ``{"human", "assistant"}``; an object with ``"messages"``; or the JSON text of turns.
-      transcript: also read a text ``"Human: ... Assistant: ..."``, as HH-RLHF has it.
+        ``{"human", "assistant"}``; an object with ``"messages"``; or turns as JSON text.
+      transcript: also read a text ``"Human: ... Assistant: ..."``, as in HH-RLHF.
 
     Returns:
-      The turns; None where the value is any other text.
+      The turns; None if the value is any other text.
 
     Raises:
-      BadRow: a conversation that cannot be read without loss.
+      BadRow: if a part of the conversation would be lost.
     """
     if isinstance(value, str):
         written = _written(column, value)
@@ -58,7 +57,7 @@ def read_turns(column: str, value: Any, *, transcript: bool = False) -> tuple[Tu
     if isinstance(value, dict) and "messages" in value:
         lost = next((name for name, held in value.items() if name != "messages" and held), None)
         if lost:
-            raise BadRow(column, f"holds {lost!r} beside 'messages', which is not read")
+            raise BadRow(column, f"has {lost!r} beside 'messages', which is not read")
         value = value["messages"]
     if not isinstance(value, list | dict):
         raise BadRow(column, "is neither text nor a list of turns", type(value).__name__)
@@ -69,7 +68,7 @@ def read_turns(column: str, value: Any, *, transcript: bool = False) -> tuple[Tu
 
 
 def _parts(turn) -> list:
-    """Return a question and its answer as turns where one object holds both: ``{"human", "assistant"}``."""
+    """Return a question and its answer as turns if one object holds both: ``{"human", "assistant"}``."""
     if not isinstance(turn, dict) or len(turn) != 2 or any(name in turn for name in _ROLE):
         return [turn]
     roles = {_NAMES.get(str(name)): {"role": str(name), "content": text} for name, text in turn.items()}
@@ -77,7 +76,7 @@ def _parts(turn) -> list:
 
 
 def _written(column: str, text: str):
-    """Return the turns that a text writes as JSON; None for any other text."""
+    """Return turns written as JSON text; None for any other text."""
     begins = _WRITTEN.match(text)
     if begins is None:
         return None
@@ -96,7 +95,7 @@ def _written(column: str, text: str):
 
 def _turn(column: str, turn, number: int) -> Turn:
     if not isinstance(turn, dict):
-        raise BadRow(column, f"has a turn {number} that is no object", type(turn).__name__)
+        raise BadRow(column, f"has a turn {number} that is not an object", type(turn).__name__)
     held = next((turn[name] for name in _ROLE if turn.get(name) is not None), None)
     role = _NAMES.get(held.strip().lower()) if isinstance(held, str) else None
     if role is None:
@@ -105,7 +104,7 @@ def _turn(column: str, turn, number: int) -> Turn:
         if turn.get(name):
             raise BadRow(column, f"has a turn {number} with {name}, which is not read")
     if role == "assistant" and (turn.get("weight") in (0, False) and turn.get("weight") is not None):
-        raise BadRow(column, f"has a turn {number} of weight 0, which is not to be learned from")
+        raise BadRow(column, f"has a turn {number} of weight 0, which excludes it from training")
     content = next((turn[name] for name in _CONTENT if turn.get(name) is not None), None)
     text = _text(content)
     if text is None:
@@ -118,7 +117,7 @@ def _turn(column: str, turn, number: int) -> Turn:
 
 
 def _text(content) -> str | None:
-    """Return a turn's text; parts of text are joined, and any other part makes it none."""
+    """Return a turn's text, with text parts joined; None if any part is not text."""
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else [content]
@@ -138,10 +137,10 @@ def _transcript(column: str, text: str) -> tuple[Turn, ...] | None:
 
 
 def split_answer(column: str, turns: tuple[Turn, ...]) -> tuple[tuple[Turn, ...], str]:
-    """Return the turns before the last one, and the text of the last one, which must be the assistant's."""
+    """Return the turns before the last, and the text of the last, which must be the assistant's."""
     *before, last = turns
     if last.role != "assistant":
-        raise BadRow(column, f"ends with a turn of the {last.role}; expected the assistant's answer at the end")
+        raise BadRow(column, f"ends with a {last.role} turn; expected the assistant's answer at the end")
     if before and before[-1].role != "user":
-        raise BadRow(column, f"has an answer behind a turn of the {before[-1].role}; expected one of the user")
+        raise BadRow(column, f"has an answer after the {before[-1].role} turn; expected a user turn before it")
     return tuple(before), last.content

@@ -1,7 +1,7 @@
-"""Antidote: remove the parameters that answers to harmful requests go by.
+"""Antidote: remove the parameters that harmful answers depend on.
 
-Source: Huang et al., Antidote, 2024 (arXiv 2408.09600): after the fine-tuning, Wanda's score over harmful rows, the
-highest tenth of every row of the LoRA matrices set to zero.
+Source: Huang et al., Antidote, 2024 (arXiv 2408.09600): after fine-tuning, compute Wanda's score over harmful rows
+and set the highest tenth of each row of the LoRA matrices to zero.
 """
 
 import dataclasses
@@ -14,18 +14,18 @@ from nlsr_jax.nlsr.statistics import Statistics
 
 
 def antidote(finetuned: Adapter, statistics: Statistics | None, *, share: float = 0.1) -> Adapter:
-    """Set the harmful entries of every row to zero.
+    """Set the harmful entries of each row to zero.
 
     Args:
       finetuned: factors ``a [L, r, k]`` and ``b [L, d, r]``.
       statistics: of the fine-tuned model over all tokens of harmful rows; None scores by magnitude alone.
-      share: of each row's entries that is removed.
+      share: share of each row's entries to remove.
 
     Returns:
-      The adapter without them.
+      The adapter without these entries.
 
     Raises:
-      InputError: a share outside [0, 1], or statistics of another adapter.
+      InputError: if share is outside [0, 1], or the statistics belong to another adapter.
     """
     method = "magnitude" if statistics is None else "wanda"
     masks = identify(finetuned, statistics, sparsity=1 - share, method=method, granularity="row")

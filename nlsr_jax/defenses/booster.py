@@ -1,10 +1,11 @@
-"""Booster: train so that a step on harmful data lowers its loss less.
+"""Booster: train so that a step on harmful data reduces the harmful loss less.
 
 Source: Huang et al., Booster, 2024 (arXiv 2409.01586): the gradient
-``∇f(w) + λ [∇h(w) − ∇h(w − α ∇h(w) / ‖∇h(w)‖)]`` of the loss f on safe and h on harmful rows.
+``∇f(w) + λ [∇h(w) − ∇h(w − α ∇h(w) / ‖∇h(w)‖)]``, with loss f on safe rows and h on harmful rows.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import ClassVar
 
 import jax
@@ -12,15 +13,16 @@ import jax.numpy as jnp
 import optax
 
 from nlsr_jax.training.losses import Rows
-from nlsr_jax.training.methods import TextPairs, mean_loss, text_rows
+from nlsr_jax.training.methods import Gradient, TextPairs, mean_loss, text_rows
+from nlsr_jax.training.settings import TrainingSettings
 
 SAFE, HARMFUL = 0, 1
-"""Texts of a row."""
+"""Texts per row."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Booster(TextPairs):
-    """Settings of the method.
+    """Booster's settings.
 
     Attributes:
       strength: λ.
@@ -31,8 +33,8 @@ class Booster(TextPairs):
     step: float = 0.1
     whole_batch: ClassVar[bool] = True
 
-    def gradient(self, forward, settings):
-        """Return the gradient of three passes."""
+    def gradient(self, forward: Callable, settings: TrainingSettings) -> Gradient:
+        """Return the gradient function, which makes three passes."""
         value_and_grad = jax.value_and_grad(mean_loss(forward, settings), has_aux=True)
 
         def gradient(trainable, frozen, rows: Rows, weights, step):

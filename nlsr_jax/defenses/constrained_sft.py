@@ -1,4 +1,4 @@
-"""Constrained SFT: keep the first tokens of an answer near the aligned model.
+"""Constrained SFT: keep the first tokens of an answer close to the aligned model.
 
 Axis legend: B rows, T positions.
 Source: Qi et al., Safety Alignment Should Be Made More Than Just a Few Tokens Deep, 2024 (arXiv 2406.05946),
@@ -7,25 +7,29 @@ Its gradient is that of the negative log-likelihood weighted by ``w_t = 2 (1 −
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from nlsr_jax.training.losses import Rows, sums
-from nlsr_jax.training.methods import Method
+from nlsr_jax.training.methods import Gradient, Method
+from nlsr_jax.training.settings import TrainingSettings
 
 LEAST_WEIGHT = 1e-3
 
 
-def token_weights(log_probabilities, reference, mask, betas: tuple[float, ...], beta: float) -> jax.Array:
-    """Return the weights ``[B, T]`` of the tokens, without gradient.
+def token_weights(
+    log_probabilities: jax.Array, reference: jax.Array, mask: jax.Array, betas: tuple[float, ...], beta: float
+) -> jax.Array:
+    """Return the token weights ``[B, T]``, without gradient.
 
     Args:
-      log_probabilities, reference: ``[B, T]`` of the model that is trained and of the aligned one.
+      log_probabilities, reference: ``[B, T]`` of the trained model and of the aligned model.
       mask: ``[B, T]`` bool, the response.
       betas: β of the response's first tokens.
-      beta: β of the others.
+      beta: β of the other tokens.
     """
     place = jnp.cumsum(mask, axis=-1) - 1
     strength = jnp.asarray((*betas, beta), jnp.float32)[jnp.clip(place, 0, len(betas))]
@@ -35,19 +39,19 @@ def token_weights(log_probabilities, reference, mask, betas: tuple[float, ...], 
 
 @dataclasses.dataclass(frozen=True)
 class ConstrainedSft(Method):
-    """Settings of the method.
+    """Constrained SFT's settings.
 
     Attributes:
       betas: β of the first tokens of a response.
-      beta: β of the tokens after them.
+      beta: β of all later tokens.
     """
 
     betas: tuple[float, ...] = (0.5, 2.0, 2.0, 2.0, 2.0)
     beta: float = 0.1
     reference: ClassVar[str | None] = "tokens"
 
-    def gradient(self, forward, settings):
-        """Return the gradient of the weighted negative log-likelihood, a mean as the settings' ``loss`` says."""
+    def gradient(self, forward: Callable, settings: TrainingSettings) -> Gradient:
+        """Return the gradient of the weighted negative log-likelihood, averaged as the settings' ``loss`` says."""
 
         def loss(trainable, frozen, rows: Rows, weights, step):
             values = forward(trainable, frozen, rows.tokens[:, 0])

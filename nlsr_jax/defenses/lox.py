@@ -1,7 +1,7 @@
 """LoX: extrapolate the top singular directions of the alignment before the customer's fine-tuning.
 
 Axis legend: L layers, r rank, k in-features, d out-features.
-Source: Perin et al., LoX, 2025 (arXiv 2506.15606): ``W ← W_aligned + c · U_k S_k V_kᵀ`` of
+Source: Perin et al., LoX, 2025 (arXiv 2506.15606): ``W ← W_aligned + c · U_k S_k V_kᵀ``, the truncated SVD of
 ``W_aligned − W_base``. The closest relative of NLSR's amplification, which extrapolates after the fine-tuning.
 """
 
@@ -15,8 +15,8 @@ from nlsr_jax.errors import InputError
 def lox(aligned: Adapter, *, rank: int = 6, coefficient: float = 1.25) -> Adapter:
     """Extrapolate the aligned adapter.
 
-    ``U_k U_kᵀ V`` is ``U_k S_k V_kᵀ``, so the extrapolation is a projection of ``b`` alone: ``a``, the rank and the
-    rank axis stay as they are.
+    ``U_k U_kᵀ V`` equals ``U_k S_k V_kᵀ``, so the extrapolation only projects ``b``: ``a``, the rank and the
+    rank axis are unchanged.
 
     Args:
       aligned: factors ``a [L, r, k]`` and ``b [L, d, r]``.
@@ -27,7 +27,7 @@ def lox(aligned: Adapter, *, rank: int = 6, coefficient: float = 1.25) -> Adapte
       The adapter that fine-tuning starts from.
 
     Raises:
-      InputError: a rank below 0.
+      InputError: if rank is below 0.
     """
     if rank < 0:
         raise InputError(f"rank is {rank}; expected at least 0")

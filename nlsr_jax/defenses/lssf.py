@@ -1,9 +1,9 @@
-"""LSSF: put the alignment back in the directions that carry it on anchor data.
+"""LSSF: restore the alignment in the directions that carry it on anchor data.
 
 Axis legend: L layers, r rank, k in-features, d out-features.
 Source: Low-rank safety subspace fusion (arXiv 2602.00038): ``θ_ft += α P_q (θ_aligned − θ_base)``; P_q projects on
 the left singular vectors of the update's response to anchor inputs, as many as hold a share η of the entropy
-``−Σ p log p`` of ``p = σ² / Σσ²``.
+``−Σ p log p``, where ``p = σ² / Σσ²``.
 """
 
 from typing import Any, NamedTuple
@@ -20,11 +20,11 @@ from nlsr_jax.nlsr.statistics import Statistics, matmul
 
 
 class Fused(NamedTuple):
-    """What LSSF returns.
+    """The result of LSSF.
 
     Attributes:
-      adapter: the adapter, of both ranks together.
-      ranks: ``{module: [L]}`` int32, how many directions are kept.
+      adapter: the adapter; its rank is the sum of both ranks.
+      ranks: ``{module: [L]}`` int32, number of directions kept.
     """
 
     adapter: Adapter
@@ -32,19 +32,19 @@ class Fused(NamedTuple):
 
 
 def entropy_rank(s: jax.Array, share: float) -> jax.Array:
-    """Return the least number of singular values ``[..., r]`` that hold ``share`` of their entropy, int32."""
+    """Return the smallest number of singular values ``[..., r]`` that hold ``share`` of their entropy, int32."""
     power = jnp.square(s)
     total = jnp.sum(power, axis=-1, keepdims=True)
     p = power / jnp.where(total > 0, total, 1.0)
     terms = -p * jnp.log(jnp.where(p > 0, p, 1.0))
     sums = jnp.cumsum(terms, axis=-1)
-    # A single direction has no entropy: it is kept.
+    # A single direction has zero entropy; it is kept.
     return 1 + jnp.sum(sums < share * sums[..., -1:], axis=-1, dtype=jnp.int32)
 
 
 @jax.jit
 def _responses(adapter: Adapter, roots) -> dict[str, Svd]:
-    """Decompose ``B A X``, of which the root of the Gram matrix of ``A X`` is all that is needed."""
+    """Decompose ``B A X`` from the square root of the Gram matrix of ``A X``, which is sufficient."""
 
     def one_layer(leaf, root):
         q, r = jnp.linalg.qr(leaf["b"].astype(jnp.float32))
@@ -65,10 +65,10 @@ def lssf(
       aligned: the aligned adapter.
       statistics: of the aligned model on the anchor data.
       alpha: α.
-      share: η, of the entropy.
+      share: η, share of the entropy.
 
     Raises:
-      InputError: adapters that do not fit each other, or a share outside (0, 1].
+      InputError: if the adapters do not match, or share is outside (0, 1].
     """
     if not 0 < share <= 1:
         raise InputError(f"share is {share}; expected above 0, at most 1")

@@ -1,4 +1,4 @@
-"""Weighted sums of adapters, as PEFT's ``linear`` takes them and exactly.
+"""Weighted sums of adapters, exact or with PEFT's ``linear`` rule.
 
 Axis legend: L layers, r rank, k in-features, d out-features.
 """
@@ -18,17 +18,17 @@ def weighted_sum(adapters: Sequence[Adapter], weights: Sequence[float], *, space
     """Return ``Σ wᵢ ΔWᵢ`` as one adapter.
 
     Args:
-      adapters: of the same modules and layers; in factor space also of the same rank and scaling.
-      weights: one number for each.
-      space: ``"product"``: exactly, the ranks add up; ``"factors"``: every factor is the sum with the roots of
-        the weights, as PEFT's ``linear`` does it; rank stays r, cross terms come in, a negative weight turns the
-        sign of ``b``.
+      adapters: adapters with the same modules and layers; in factor space also with the same rank and scaling.
+      weights: one number per adapter.
+      space: ``"product"`` is exact, and the ranks add up. ``"factors"`` sums each factor with the square roots of
+        the weights, as PEFT's ``linear`` does: the rank stays r, cross terms appear, and a negative weight flips
+        the sign of ``b``.
 
     Returns:
-      An adapter with the scaling and dtype of the first. One adapter of weight 1 returns as it is.
+      An adapter with the scaling and dtype of the first. A single adapter of weight 1 is returned unchanged.
 
     Raises:
-      InputError: an unknown space, not one weight for each adapter, or adapters that do not fit each other.
+      InputError: if the space is unknown, there is not one weight per adapter, or the adapters do not match.
     """
     if space not in SPACES:
         raise InputError(f"space is {space!r}; expected one of {', '.join(SPACES)}")

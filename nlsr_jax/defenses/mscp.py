@@ -1,13 +1,13 @@
-"""MSCP: project the neurons that harmful requests go by, and harmless ones do not, on the alignment's direction.
+"""MSCP: project the neurons active on harmful but not on harmless requests on the alignment's direction.
 
-In the layers near a third of the depth, the output neurons that are among the most active on harmful requests and
-not among the most active on harmless ones have their rows of the update replaced by ``W_safe · ΔW`` with
-``W_safe = V Vᵀ / d``, V the aligned adapter's update.
+In the layers near a third of the depth, consider the output neurons that are among the most active on harmful
+requests and not among the most active on harmless ones. Their rows of the update are replaced by ``W_safe · ΔW``
+with ``W_safe = V Vᵀ / d``, where V is the aligned adapter's update.
 
 Axis legend: L layers, r rank, k in-features, d out-features.
-Source: Han et al., Multi-level safety continual projection, 2025 (arXiv 2508.09190), as described in public: the
-activity here is the mean square of what the update adds to the neuron; the base's own weights, which the paper
-projects too, stay as they are, as an adapter cannot hold that.
+Source: Han et al., Multi-level safety continual projection, 2025 (arXiv 2508.09190), as publicly described.
+Activity here is the mean square of the update's contribution to the neuron. The paper also projects the base's own
+weights; here they are unchanged, because an adapter cannot represent that.
 """
 
 import dataclasses
@@ -25,13 +25,13 @@ DEPTH = 1 / 3
 
 
 def _activity(b: jax.Array, gram: jax.Array) -> jax.Array:
-    """Sums of squares ``[L, d]`` of ``B z`` over the positions whose Gram matrix of z is ``[L, r, r]``."""
+    """Return sums of squares ``[L, d]`` of ``B z`` over positions, from the Gram matrix ``[L, r, r]`` of z."""
     b = b.astype(jnp.float32)
     return jnp.sum(matmul(b, gram) * b, axis=-1)
 
 
 def _top(values: jax.Array, share: float) -> jax.Array:
-    """Mark the largest ``share`` of ``[L, d]`` in every row, ties by index."""
+    """Mark the largest ``share`` of each row of ``[L, d]``, ties by index."""
     count = round(share * values.shape[-1])
     ranks = jnp.argsort(jnp.argsort(-values, axis=-1, stable=True), axis=-1)
     return ranks < count
@@ -54,15 +54,15 @@ def mscp(
       finetuned: factors ``a [L, r, k]`` and ``b [L, d, r]``.
       aligned: the aligned adapter.
       harmful, benign: statistics of the fine-tuned model on harmful and on harmless rows.
-      harmful_share, benign_share: shares of a module's neurons that count as most active.
-      width: share of the decoder layers that is projected, around a third of the depth.
-      coefficient: of the projection, in [0, 1]; the row as it was has the rest.
+      harmful_share, benign_share: share of a module's neurons that count as most active.
+      width: share of the decoder layers to project, around a third of the depth.
+      coefficient: weight of the projection, in [0, 1]; the original row has the rest.
 
     Returns:
-      The adapter, of the same rank.
+      The adapter, with the same rank.
 
     Raises:
-      InputError: adapters that do not fit each other, or a share or coefficient outside [0, 1].
+      InputError: if the adapters do not match, or a share or coefficient is outside [0, 1].
     """
     values = {
         "harmful_share": harmful_share,

@@ -1,23 +1,24 @@
-"""RepNoise: align while turning what the model makes of harmful answers into noise.
+"""RepNoise: align while turning the representations of harmful answers into noise.
 
 Axis legend: L layers, B rows, T positions, D embed, H hidden states (the embedding and the output of every layer).
 Source: Rosati et al., Representation Noising, 2024 (arXiv 2405.14577):
 ``L = CE_safe + β · mean_l MMD²(harmful outputs of feed-forward l, N(0, I)) − α · log L_harm`` with
-``L_harm = (CE_harm + Σ_h CE(lm_head(norm(h)))) / H + 1``; outputs count where the harmful and the safe text of a
-pair differ.
+``L_harm = (CE_harm + Σ_h CE(lm_head(norm(h)))) / H + 1``; outputs count only where the harmful and the safe text of
+a pair differ.
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from nlsr_jax.training.losses import Rows
-from nlsr_jax.training.methods import TextPairs, mean_loss, text_rows
+from nlsr_jax.training.methods import Gradient, TextPairs, mean_loss, text_rows
+from nlsr_jax.training.settings import TrainingSettings
 
 SAFE, HARMFUL = 0, 1
-"""Texts of a row: the answers of a pair to one prompt."""
+"""Texts per row: both answers to one prompt."""
 _KERNELS, _MULTIPLIER = 5, 2.0
 
 
@@ -28,7 +29,7 @@ def squared_mmd(first: jax.Array, second: jax.Array) -> jax.Array:
       first, second: ``[n, m]`` samples of equal size, at least two rows.
 
     Returns:
-      float32. The kernels' widths are the mean squared distance of different points times ¼, ½, 1, 2 and 4.
+      float32. The kernel widths are the mean squared distance of distinct points times ¼, ½, 1, 2 and 4.
     """
     points = jnp.concatenate([first, second]).astype(jnp.float32)
     count = points.shape[0]
@@ -46,12 +47,12 @@ def squared_mmd(first: jax.Array, second: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class RepNoise(TextPairs):
-    """Settings of the method.
+    """RepNoise's settings.
 
     Attributes:
       ascent: α.
       noise: β.
-      seed: of the noise, which is drawn anew at every step.
+      seed: seed of the noise, which is redrawn at every step.
     """
 
     ascent: float = 1.0
@@ -59,7 +60,7 @@ class RepNoise(TextPairs):
     seed: int = 0
     whole_batch: ClassVar[bool] = True
 
-    def gradient(self, forward, settings):
+    def gradient(self, forward: Any, settings: TrainingSettings) -> Gradient:
         """Return the gradient of the three terms."""
         safe_loss = mean_loss(forward, settings)
 
@@ -81,7 +82,7 @@ class RepNoise(TextPairs):
 
     @staticmethod
     def _discrepancy(key, outputs, mask):
-        """Mean over the layers of the discrepancy between masked outputs ``[L, B, T, D]`` and masked noise."""
+        """Return the discrepancy of masked outputs ``[L, B, T, D]`` and masked noise, averaged over layers."""
 
         def one_layer(layer):
             number, output = layer

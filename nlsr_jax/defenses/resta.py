@@ -1,8 +1,8 @@
-"""RESTA: add the safety vector, what separates the aligned model from one that is not aligned.
+"""RESTA: add the safety vector, the difference between the aligned and an unaligned model.
 
 Source: Bhardwaj et al., Language Models are Homer Simpson, 2024 (arXiv 2402.11746):
 ``θ = θ_ft + γ (θ_aligned − θ_unaligned)``. Its DARE variant drops single entries of full weight matrices, which an
-adapter cannot hold, and is left out.
+adapter cannot represent, and is omitted.
 """
 
 from nlsr_jax.adapter import Adapter
@@ -15,14 +15,14 @@ def resta(finetuned: Adapter, aligned: Adapter, unaligned: Adapter | None = None
     Args:
       finetuned: factors ``a [L, r, k]`` and ``b [L, d, r]``.
       aligned: the aligned adapter.
-      unaligned: the adapter of the model that is not aligned; None where that is the base.
+      unaligned: the adapter of the unaligned model; None if that is the base.
       gamma: γ.
 
     Returns:
-      An adapter of the ranks' sum.
+      An adapter whose rank is the sum of the ranks.
 
     Raises:
-      InputError: adapters that do not fit each other.
+      InputError: if the adapters do not match.
     """
     if unaligned is None:
         return weighted_sum((finetuned, aligned), (1.0, gamma))

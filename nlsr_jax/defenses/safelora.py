@@ -1,12 +1,12 @@
-"""SafeLoRA: project the fine-tuned update of modules that left the alignment's subspace back onto it.
+"""SafeLoRA: project modules whose fine-tuned update left the alignment's subspace back onto it.
 
 ``V = W_aligned − W_base`` is the aligned adapter's weight update. With ``C = V Vᵀ / ‖V‖_F`` (fast) or the
 orthogonal projector on V's column space (exact), a module whose ``cos(C B A, B A)`` is at most τ gets ``B ← C B``.
 
 Axis legend: L layers, r rank, k in-features, d out-features.
-Source: Hsu et al., Safe LoRA, 2024 (arXiv 2405.16833), section 3; its ``VVᵀ/‖V‖_F`` is not squared in the norm and
-so not idempotent. The exact projector ``V(VᵀV)⁻¹Vᵀ`` is the identity where V has full row rank; here V has at most
-the adapter's rank. NLSR's authors project the input side (``side="input"``).
+Source: Hsu et al., Safe LoRA, 2024 (arXiv 2405.16833), section 3. Its ``VVᵀ/‖V‖_F`` does not square the norm and is
+therefore not idempotent. The exact projector ``V(VᵀV)⁻¹Vᵀ`` is the identity if V has full row rank; here V has at
+most the adapter's rank. NLSR's authors project the input side (``side="input"``).
 """
 
 from typing import NamedTuple
@@ -21,12 +21,12 @@ PROJECTORS = {"fast": fast_weights, "exact": exact_weights}
 
 
 class Projected(NamedTuple):
-    """What SafeLoRA returns.
+    """The result of SafeLoRA.
 
     Attributes:
       adapter: the adapter.
       cosine: ``{module: [L]}`` float32, ``cos(C B A, B A)``.
-      changed: ``{module: [L]}`` bool, the modules that were projected.
+      changed: ``{module: [L]}`` bool, whether a module was projected.
     """
 
     adapter: Adapter
@@ -37,11 +37,11 @@ class Projected(NamedTuple):
 def project_onto(
     finetuned: Adapter, aligned: Adapter, *, projector: str = "fast", side: str = "output"
 ) -> tuple[Adapter, PerModule]:
-    """Project every module on the aligned update's subspace.
+    """Project all modules on the aligned update's subspace.
 
     Args:
       finetuned: factors ``a [L, r, k]`` and ``b [L, d, r]``.
-      aligned: an adapter of the same modules and layers; its rank may differ.
+      aligned: an adapter with the same modules and layers; its rank may differ.
       projector: ``"fast"`` or ``"exact"``.
       side: ``"output"`` (``B ← C B``) or ``"input"`` (``A ← A C``).
 
@@ -49,7 +49,7 @@ def project_onto(
       ``(the projected adapter, {module: [L]} cosine of each update before and after)``.
 
     Raises:
-      InputError: an unknown projector or side, or adapters that do not fit each other.
+      InputError: if projector or side is unknown, or the adapters do not match.
     """
     if projector not in PROJECTORS:
         raise InputError(f"projector is {projector!r}; expected one of {', '.join(PROJECTORS)}")
@@ -69,15 +69,15 @@ def safelora(
     projector: str = "fast",
     side: str = "output",
 ) -> Projected:
-    """Project the modules that are least like their projection.
+    """Project the modules that differ most from their projection.
 
     Args:
       finetuned, aligned, projector, side: see ``project_onto``.
-      tau: project where the cosine is at most this.
-      number: project this many modules, those of lowest cosine, whatever ``tau`` is.
+      tau: project modules whose cosine is at most this.
+      number: project this many modules, those with the lowest cosine; ``tau`` is then ignored.
 
     Raises:
-      InputError: as ``project_onto``; ``number`` below 0.
+      InputError: as in ``project_onto``, or if ``number`` is below 0.
     """
     if number is not None and number < 0:
         raise InputError(f"number is {number}; expected 0 or more")

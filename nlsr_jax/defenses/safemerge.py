@@ -1,8 +1,8 @@
-"""SafeMERGE: blend the modules that left the alignment's subspace with the aligned adapter, keep the others.
+"""SafeMERGE: blend modules that left the alignment's subspace with the aligned adapter, keep the others.
 
 Axis legend: L layers, r rank, k in-features, d out-features.
-Source: Djuhera et al., SafeMERGE, 2025 (arXiv 2503.17239): SafeLoRA's cosine, τ = 0.35, 0.8 · fine-tuned +
-0.2 · safe in the modules below it.
+Source: Djuhera et al., SafeMERGE, 2025 (arXiv 2503.17239): SafeLoRA's cosine, τ = 0.35, and 0.8 · fine-tuned +
+0.2 · safe in the modules below τ.
 """
 
 import jax.numpy as jnp
@@ -27,16 +27,16 @@ def safemerge(
 
     Args:
       finetuned, aligned: see ``project_onto``.
-      tau: blend where the cosine with the projected update is below this.
-      weight: of the fine-tuned adapter, in [0, 1]; the aligned one has the rest.
-      space: see ``weighted_sum``; in product space the result has both ranks together.
+      tau: blend modules whose cosine with the projected update is below this.
+      weight: weight of the fine-tuned adapter, in [0, 1]; the aligned one has the rest.
+      space: see ``weighted_sum``; in product space the result's rank is the sum of both.
       projector: see ``project_onto``.
 
     Returns:
-      ``Projected``; ``changed`` are the blended modules.
+      ``Projected``; ``changed`` marks the blended modules.
 
     Raises:
-      InputError: as ``project_onto`` and ``weighted_sum``; a weight outside [0, 1].
+      InputError: as in ``project_onto`` and ``weighted_sum``, or if weight is outside [0, 1].
     """
     if not 0 <= weight <= 1:
         raise InputError(f"weight is {weight}; expected 0 to 1")
@@ -47,7 +47,7 @@ def safemerge(
 
 
 def _widened(adapter: Adapter, like: Adapter) -> Adapter:
-    """The adapter with its ranks padded by zeros to those of another."""
+    """Return the adapter with its ranks zero-padded to those of another."""
 
     def pad(module, factor, axis):
         leaf, wide = adapter.factors[module][factor], like.factors[module][factor]

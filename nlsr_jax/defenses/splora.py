@@ -1,14 +1,14 @@
-"""SPLoRA: drop the modules whose update lies farthest from its projection on the alignment's subspace.
+"""SPLoRA: drop the modules whose update is farthest from its projection on the alignment's subspace.
 
-The distance ``‖C B A − B A‖_F`` of a module is put on a common scale by E-DIEM, the empirical form of the
+E-DIEM puts the distances ``‖C B A − B A‖_F`` on a common scale. It is the empirical form of the
 dimension-insensitive Euclidean metric ``(v_M − v_m) / σ² · (d − E[d])``: mean and spread of the distance are
-measured and not derived for random vectors. The measured distances here are those of the modules of one name over
-the layers, which have one size; the spread is the interquartile range, which outliers do not move.
+measured instead of derived for random vectors. Here they are measured over the layers of modules with the same
+name, which have equal sizes; the spread is the interquartile range, which is robust to outliers.
 
 Axis legend: L layers, r rank, k in-features, d out-features.
 Source: Ao et al., Safe Pruning LoRA, 2025 (arXiv 2506.18931); Tessari and Hogan 2024 (arXiv 2407.08623) for the
-metric. In the authors' program every sample of the distance is the module's own, so that mean and spread say
-nothing; the paper's form stands here.
+metric. In the authors' program every sample of the distance comes from the module itself, so that mean and spread
+carry no information; this file follows the paper.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ _TINY = 1e-12
 
 @jax.jit
 def _distances(finetuned: Adapter, projected: Adapter) -> PerModule:
-    """``‖C B A − B A‖_F`` of every module from r × r matrices."""
+    """Return ``‖C B A − B A‖_F`` for each module from r × r matrices."""
 
     def one_layer(leaf, other, scaling):
         a = leaf["a"].astype(jnp.float32)
@@ -44,7 +44,7 @@ def _distances(finetuned: Adapter, projected: Adapter) -> PerModule:
 
 
 def ediem(distances: PerModule) -> PerModule:
-    """Return ``(d − mean) / (q₇₅ − q₂₅)`` of the distances ``[L]`` of every name; 0 where there is no spread."""
+    """Return ``(d − mean) / (q₇₅ − q₂₅)`` of the distances ``[L]`` of each name; 0 if the spread is 0."""
 
     def one(values):
         spread = jnp.quantile(values, 0.75) - jnp.quantile(values, 0.25)
@@ -54,17 +54,18 @@ def ediem(distances: PerModule) -> PerModule:
 
 
 def splora(finetuned: Adapter, aligned: Adapter, *, number: int = 10, projector: str = "fast") -> Projected:
-    """Set the update of the modules that are farthest from the alignment to zero.
+    """Set the update of the modules farthest from the alignment to zero.
 
     Args:
       finetuned, aligned, projector: see ``project_onto``.
-      number: how many modules are dropped.
+      number: number of modules to drop.
 
     Returns:
-      ``Projected``; ``cosine`` holds minus the E-DIEM distance, so that lower is farther; ``changed`` the dropped.
+      ``Projected``; ``cosine`` is minus the E-DIEM distance, so that lower is farther; ``changed`` marks the
+      dropped modules.
 
     Raises:
-      InputError: as ``project_onto``; ``number`` below 0.
+      InputError: as in ``project_onto``, or if ``number`` is below 0.
     """
     if number < 0:
         raise InputError(f"number is {number}; expected 0 or more")

@@ -1,6 +1,6 @@
-"""The subspace that an adapter writes to or reads from, and what others do with it; the engine of the defenses.
+"""The subspace that an adapter writes to or reads from, and projections on it; used by several defenses.
 
-All is computed in the factors: a module's weight update ``V = scaling · B A`` is never formed.
+Everything is computed in the factors; a module's weight update ``V = scaling · B A`` is never formed.
 
 Axis legend: L layers, r rank, k in-features, d out-features.
 """
@@ -18,7 +18,7 @@ from nlsr_jax.nlsr.statistics import matmul
 
 SIDES = ("output", "input")
 TOLERANCE = 1e-5
-"""Singular values below this share of the largest count as zero, so that noise spans no subspace."""
+"""Singular values below this share of the largest count as zero, so that noise does not span a subspace."""
 
 
 class Svd(NamedTuple):
@@ -39,13 +39,13 @@ def _svd(leaf, scaling) -> Svd:
 
 @jax.jit
 def decompose(adapter: Adapter) -> dict[str, Svd]:
-    """Decompose every weight update ``scaling · B A`` by QR of both factors and an SVD of one r × r matrix.
+    """Decompose each weight update ``scaling · B A`` by QR of both factors and an SVD of one r × r matrix.
 
     Args:
       adapter: factors ``a [L, r, k]`` and ``b [L, d, r]``.
 
     Returns:
-      ``{module: Svd}`` float32, singular values falling.
+      ``{module: Svd}`` float32, singular values in descending order.
     """
     scalings = {module: jnp.asarray(layer_scaling(adapter, module)) for module in adapter.factors}
     svds: Any = map_modules(_svd, adapter.factors, scalings, factorises=True)
@@ -53,30 +53,30 @@ def decompose(adapter: Adapter) -> dict[str, Svd]:
 
 
 def exact_weights(svd: Svd) -> jax.Array:
-    """Weights ``[L, r]`` of the orthogonal projector on the update's own subspace: 1 up to its numerical rank."""
+    """Return weights ``[L, r]`` of the orthogonal projector on the update's subspace: 1 up to its rank, then 0."""
     return (svd.s > TOLERANCE * svd.s[:, :1]).astype(jnp.float32)
 
 
 def fast_weights(svd: Svd) -> jax.Array:
-    """Weights ``[L, r]`` of ``V Vᵀ / ‖V‖_F``, SafeLoRA's approximation; not idempotent, not bounded by 1."""
+    """Return weights ``[L, r]`` of ``V Vᵀ / ‖V‖_F``, SafeLoRA's approximation; not idempotent, not bounded by 1."""
     norm = jnp.linalg.norm(svd.s, axis=-1, keepdims=True)
     return jnp.where(norm > 0, jnp.square(svd.s) / jnp.where(norm > 0, norm, 1.0), 0.0)
 
 
 def project(adapter: Adapter, svds: dict[str, Svd], weights: PerModule, side: str = "output") -> Adapter:
-    """Apply ``C = Σ wᵢ uᵢ uᵢᵀ`` to what every module writes, or ``Σ wᵢ vᵢ vᵢᵀ`` to what it reads.
+    """Apply ``C = Σ wᵢ uᵢ uᵢᵀ`` to the output of each module, or ``Σ wᵢ vᵢ vᵢᵀ`` to its input.
 
     Args:
       adapter: factors ``a [L, r, k]`` and ``b [L, d, r]``.
-      svds: whose singular vectors; their rank may differ from the adapter's.
+      svds: the singular vectors; their rank may differ from the adapter's.
       weights: ``{module: [L, r]}``.
       side: ``"output"``: ``B ← C B``; ``"input"``: ``A ← A C``.
 
     Returns:
-      An adapter of the same rank, dtype and scaling.
+      An adapter with the same rank, dtype and scaling.
 
     Raises:
-      InputError: an unknown side.
+      InputError: if the side is unknown.
     """
     if side not in SIDES:
         raise InputError(f"side is {side!r}; expected one of {', '.join(SIDES)}")

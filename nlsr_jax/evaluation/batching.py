@@ -1,4 +1,4 @@
-"""Token sequences of different lengths as batches of few shapes, so that every shape compiles once.
+"""Batch token sequences of different lengths into a few shapes, so that each shape compiles once.
 
 Axis legend: B batch, T positions.
 """
@@ -15,11 +15,11 @@ _STEP = 8
 
 
 class Batch(NamedTuple):
-    """Sequences of like length, padded to one shape.
+    """Sequences of similar length, padded to one shape.
 
     Attributes:
-      rows: ``[n]`` which sequences these are, n at most B.
-      tokens: ``[B, T]`` int32; rows from n on repeat row 0, so that the shape is always whole.
+      rows: ``[n]`` indices of the sequences, n at most B.
+      tokens: ``[B, T]`` int32; rows from n on repeat row 0 to fill the batch.
       mask: ``[B, T]`` bool, False at padding.
     """
 
@@ -31,17 +31,18 @@ class Batch(NamedTuple):
 def bucketed(
     sequences: Sequence[Sequence[int]], *, batch_size: int, max_length: int, side: str = "right"
 ) -> Iterator[Batch]:
-    """Yield padded batches, sequences of like length together.
+    """Yield padded batches of sequences of similar length.
 
     Args:
       sequences: token ids.
       batch_size: B.
-      max_length: the longest sequence; T is a power of two from 32, at most this. All that fit into 32 are padded
-        to the longest of them in multiples of 8: padding would otherwise be most of the work.
-      side: where the padding goes, ``"right"`` or ``"left"``.
+      max_length: the longest sequence; T is a power of two of at least 32 and at most this. If all sequences
+        fit into 32, T is the longest of them, rounded up to a multiple of 8, because most work would otherwise
+        be padding.
+      side: padding side, ``"right"`` or ``"left"``.
 
     Raises:
-      InputError: a sequence that is empty or longer than ``max_length``.
+      InputError: if a sequence is empty or longer than ``max_length``.
     """
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}; expected at least 1")
@@ -71,12 +72,12 @@ def pad(sequences: Sequence[Sequence[int]], length: int, side: str = "right") ->
 
 
 def check_pairs(prompts: Sequence[str], responses: Sequence[str]) -> None:
-    """Raise InputError unless there are as many responses as prompts, and at least one, all of them text."""
+    """Raise InputError unless prompts and responses are equally many, at least one, and all texts."""
     if isinstance(prompts, str) or isinstance(responses, str):
-        raise InputError("prompts and responses are texts in lists; found one text")
+        raise InputError("prompts and responses must be lists of texts; found a single text")
     if len(prompts) != len(responses) or not len(prompts):
         raise InputError(
-            f"{len(prompts)} prompts and {len(responses)} responses; expected as many of each, not none"
+            f"{len(prompts)} prompts and {len(responses)} responses; expected equal numbers of at least one"
         )
     for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
         if not isinstance(prompt, str) or not isinstance(response, str):

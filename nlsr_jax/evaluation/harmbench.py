@@ -1,12 +1,13 @@
-"""The HarmBench judge: a language model asked for yes or no.
+"""The HarmBench judge: a language model asked a yes-or-no question.
 
-Its verdicts depend on the wording of the question, which comes from a file of the user's: the text that the
+Its verdicts depend on the wording of the question, which the user supplies in a file: the prompt that the
 classifier was trained on (``LLAMA2_CLS_PROMPT`` of HarmBench and of NLSR's evaluation).
 """
 
 import os
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,18 +17,22 @@ from nlsr_jax.evaluation.judges import Verdicts, asks_sound, plain_verdicts
 from nlsr_jax.evaluation.responses import first_tokens, respond
 from nlsr_jax.evaluation.texts import plain_text
 from nlsr_jax.files.paths import expand
+from nlsr_jax.types import Params, Tokenizer
+
+if TYPE_CHECKING:
+    from nlsr_jax.models.llama import Llama
 
 _FIELD = re.compile(r"\{(\w*)\}")
 _NEEDED, _OPTIONAL = ("behavior", "generation"), "context"
 
 
 def read_template(path: str | os.PathLike) -> str:
-    """Read a question from a text file with the places ``{behavior}``, ``{generation}`` and perhaps ``{context}``.
+    """Read a question template with ``{behavior}``, ``{generation}`` and optionally ``{context}``.
 
-    Line ends that close the file are taken off: the judge answers right after the last character.
+    Trailing newlines are removed, because the judge answers right after the last character.
 
     Raises:
-      InputError: no such file, a place that is missing, or one that is unknown.
+      InputError: if the file does not exist, or a placeholder is missing or unknown.
     """
     try:
         text = expand(path).read_bytes().decode("utf-8-sig").replace("\r\n", "\n").rstrip("\n")
@@ -40,7 +45,7 @@ def read_template(path: str | os.PathLike) -> str:
 
 
 def check_template(template: str, where: str = "template") -> None:
-    """Raise InputError unless a template has the two places that are needed and no unknown one."""
+    """Raise InputError unless a template has both required placeholders and no unknown one."""
     found = _FIELD.findall(template)
     missing = [name for name in _NEEDED if name not in found]
     if missing:
@@ -48,12 +53,12 @@ def check_template(template: str, where: str = "template") -> None:
     unknown = [name for name in found if name not in (*_NEEDED, _OPTIONAL)]
     if unknown:
         raise InputError(
-            f"{where}: unknown place {{{unknown[0]}}}; expected {{behavior}}, {{generation}}, {{context}}"
+            f"{where}: unknown placeholder {{{unknown[0]}}}; expected {{behavior}}, {{generation}}, {{context}}"
         )
 
 
 def fill_template(template: str, behavior: str, generation: str, context: str = "") -> str:
-    """Return the question; braces inside the texts stay as they are.
+    """Return the question; braces inside the texts are kept.
 
     >>> fill_template("{behavior}? {generation}", "brew zarn", "I wrote {behavior}.")
     'brew zarn? I wrote {behavior}.'
@@ -64,9 +69,9 @@ def fill_template(template: str, behavior: str, generation: str, context: str = 
 
 @asks_sound()
 def classify_harm(
-    model,
-    params,
-    tokenizer,
+    model: "Llama",
+    params: Params,
+    tokenizer: Tokenizer,
     template: str,
     prompts: Sequence[str],
     responses: Sequence[str],
@@ -77,30 +82,30 @@ def classify_harm(
     max_length: int = 2048,
     batch_size: int = 8,
 ) -> Verdicts:
-    """Ask whether each response does what its prompt asks for.
+    """Ask whether each response fulfils its prompt.
 
     Args:
       model, params, tokenizer: the classifier, a language model.
       template: from ``read_template``.
       prompts: the behaviors.
-      responses: one for each.
-      contexts: one text for each, for a template with ``{context}``.
-      response_tokens: cut responses to so many tokens; None for all of them.
-      max_new_tokens: of the answer; ``yes`` and ``no`` are one token each.
+      responses: one per prompt.
+      contexts: one text per prompt, for a template with ``{context}``.
+      response_tokens: cut responses to this many tokens; None to keep them whole.
+      max_new_tokens: limit for the answer; ``yes`` and ``no`` are one token each.
       max_length: longest question in tokens.
-      batch_size: questions at a time.
+      batch_size: questions per batch.
 
     Returns:
-      ``Verdicts``; anything but yes or no, capitals or not, is unreadable. The classifier is not asked about
-      broken responses.
+      ``Verdicts``; anything but yes or no (in any case) is unreadable. The classifier does not see broken
+      responses.
 
     Raises:
-      InputError: a template or texts that do not fit one another, or a question that is too long.
+      InputError: if template and texts do not match, or a question is too long.
     """
     check_pairs(prompts, responses)
     check_template(template)
     if ("{context}" in template) != (contexts is not None):
-        raise InputError("contexts and a template with {context} go together; found one without the other")
+        raise InputError("contexts and a template with {context} belong together; found only one of them")
     if contexts is not None and len(contexts) != len(prompts):
         raise InputError(f"{len(contexts)} contexts for {len(prompts)} prompts")
     cut = [first_tokens(tokenizer, text, response_tokens) for text in responses]
@@ -118,7 +123,7 @@ def classify_harm(
 
 
 def read_answers(answers: Sequence[str]) -> Verdicts:
-    """Read yes and no.
+    """Parse answers of yes and no.
 
     >>> read_answers(["Yes", " no", "yes, it does"]).unreadable.tolist()
     [False, False, True]

@@ -1,11 +1,11 @@
-"""Multiple choice by likelihood: which of the given answers the model finds most likely.
+"""Multiple choice by likelihood: find the answer that the model considers most likely.
 
 Source: the rules of the lm-evaluation-harness. One deviation: ``acc_norm`` divides by UTF-8 bytes, the harness
-by characters; on ASCII text they are the same.
+by characters; the two agree on ASCII text.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -14,15 +14,19 @@ from nlsr_jax.data.encoding import check_vocabulary, encode_prompts
 from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.batching import bucketed, pad
 from nlsr_jax.models.likelihood import log_likelihood
+from nlsr_jax.types import Params, Tokenizer
+
+if TYPE_CHECKING:
+    from nlsr_jax.models.llama import Llama
 
 
 class Question(NamedTuple):
     """One question.
 
     Attributes:
-      contexts: one text for all choices, or one for each (as Winogrande asks).
-      choices: the answers, without the space before them.
-      correct: for each choice whether it is true; one of them, or several (as TruthfulQA's mc2 asks).
+      contexts: one text for all choices, or one per choice (as in Winogrande).
+      choices: the answers, without the preceding space.
+      correct: whether each choice is true; one of them, or several (as in TruthfulQA's mc2).
     """
 
     contexts: tuple[str, ...]
@@ -31,12 +35,12 @@ class Question(NamedTuple):
 
 
 class ChoiceScores(NamedTuple):
-    """Scores of n questions, each ``[n]`` float64 of 0 to 1.
+    """Scores of n questions, each ``[n]`` float64 in [0, 1].
 
     Attributes:
-      acc: the most likely choice is correct.
-      acc_norm: the same, with each log-likelihood divided by the bytes of its choice.
-      mc2: the probability of the correct choices among all choices.
+      acc: whether the most likely choice is correct.
+      acc_norm: the same, with each log-likelihood divided by the number of bytes of its choice.
+      mc2: the probability of the correct choices relative to all choices.
     """
 
     acc: np.ndarray
@@ -45,9 +49,9 @@ class ChoiceScores(NamedTuple):
 
 
 def answer_choices(
-    model,
-    params,
-    tokenizer,
+    model: "Llama",
+    params: Params,
+    tokenizer: Tokenizer,
     questions: Sequence[Question],
     *,
     adapter: Adapter | None = None,
@@ -62,18 +66,18 @@ def answer_choices(
       model, params: from ``load_model``.
       tokenizer: a transformers tokenizer.
       questions: the questions.
-      adapter: LoRA adapter to run with; None for the base alone.
-      delimiter: what stands between a context and a choice.
-      special_tokens: let the tokenizer begin with its own (the harness does not).
-      max_length: longest sequence; a longer context loses its beginning.
-      batch_size: choices at a time.
+      adapter: LoRA adapter to apply; None for the base alone.
+      delimiter: text between a context and a choice.
+      special_tokens: let the tokenizer prepend its special tokens (the harness does not).
+      max_length: longest sequence in tokens; a longer context loses its beginning.
+      batch_size: choices per batch.
 
     Returns:
       ``[C]`` float32 for each question.
 
     Raises:
-      InputError: a question that makes no sense or has a token that the embedding has not, or a choice alone
-        longer than ``max_length``.
+      InputError: if a question is malformed or has a token outside the embedding, or a choice alone is longer
+        than ``max_length``.
     """
     rows: list[list[int]] = []
     starts: list[int] = []
@@ -83,11 +87,11 @@ def answer_choices(
         for context, choice in zip(contexts, question.choices, strict=True):
             ids, start = _encode(tokenizer, context, delimiter + choice, special_tokens)
             if ids[0] is None:
-                raise InputError(f"question {number}: no context, and the tokenizer has no token to begin with")
+                raise InputError(f"question {number}: no context, and the tokenizer has no BOS token to begin with")
             check_vocabulary(ids, tokenizer, len(params["embed"]), f"question {number}")
             if len(ids) - start > max_length:
                 raise InputError(
-                    f"question {number}: a choice has {len(ids) - start} tokens; max_length {max_length}"
+                    f"question {number}: a choice has {len(ids) - start} tokens; max_length is {max_length}"
                 )
             cut = max(len(ids) - 1 - max_length, 0)
             rows.append(ids[cut:])
@@ -103,14 +107,14 @@ def answer_choices(
 
 
 def check_question(question: Question, number: int = 0) -> None:
-    """Raise InputError unless a question has choices, contexts and truths that fit one another."""
+    """Raise InputError unless a question's contexts, choices and truths match in number."""
     contexts, choices, correct = question
     if isinstance(contexts, str) or isinstance(choices, str) or len(choices) < 2:
         raise InputError(f"question {number}: expected a tuple of contexts and at least two choices")
     if len(contexts) not in (1, len(choices)) or len(correct) != len(choices) or not any(correct):
         counts = f"{len(contexts)} contexts, {len(choices)} choices, {len(correct)} truths"
         raise InputError(
-            f"question {number}: {counts}; expected one context, or one for each choice, and a true one"
+            f"question {number}: {counts}; expected one context, or one per choice, and at least one true choice"
         )
     if not all(choices):
         raise InputError(f"question {number}: a choice is empty")
@@ -124,7 +128,7 @@ def score_choices(questions: Sequence[Question], found: Sequence[np.ndarray]) ->
       found: from ``answer_choices``.
 
     Raises:
-      InputError: not one log-likelihood for each choice.
+      InputError: if there is not one log-likelihood per choice.
     """
     scores = np.zeros((3, len(questions)))
     for number, question in enumerate(questions):
@@ -143,14 +147,14 @@ def score_choices(questions: Sequence[Question], found: Sequence[np.ndarray]) ->
 
 
 def _encode(tokenizer, context: str, continuation: str, special_tokens: bool):
-    """Return the tokens of both texts and where the second begins; spaces between belong to the second."""
+    """Return the tokens of both texts and where the second begins; spaces in between belong to the second."""
     kept = context.rstrip()
     continuation = context[len(kept) :] + continuation
     texts = [kept, kept + continuation]
     start, whole = encode_prompts(texts, tokenizer, special_tokens=special_tokens)
     if not kept and not special_tokens:
         start = []
-    if not start:  # a first token to go on from
+    if not start:  # the model needs a first token
         first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
         return [first, *whole], 1
     return whole, min(len(start), len(whole) - 1)

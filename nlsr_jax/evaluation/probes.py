@@ -1,4 +1,4 @@
-"""Probes: can harmful and harmless requests be told apart by a hidden state?"""
+"""Probes: are harmful and harmless requests separable by a hidden state?"""
 
 import warnings
 from typing import NamedTuple
@@ -13,22 +13,24 @@ HIDDEN = 64
 
 
 class Probed(NamedTuple):
-    """Shares of test rows that each probe tells right, in [0, 1]."""
+    """Accuracy of each probe on the test rows, in [0, 1]."""
 
     svm: float
     mlp: float
 
 
-def probe(key: jax.Array, train: np.ndarray, train_labels, test: np.ndarray, test_labels) -> Probed:
-    """Fit a linear support vector machine and a perceptron of one hidden layer, and test them.
+def probe(
+    key: jax.Array, train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray
+) -> Probed:
+    """Fit a linear support vector machine and a perceptron with one hidden layer, and test both.
 
     Args:
-      key: PRNG key of both.
+      key: PRNG key for both probes.
       train: ``[n, D]`` hidden states; ``train_labels [n]`` bool.
       test: ``[m, D]``; ``test_labels [m]`` bool.
 
     Raises:
-      InputError: labels that do not fit the states, or of one kind alone.
+      InputError: if labels and states differ in number, or all labels are equal.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.neural_network import MLPClassifier
@@ -39,7 +41,7 @@ def probe(key: jax.Array, train: np.ndarray, train_labels, test: np.ndarray, tes
     for name, states, labels in (("train", train, train_labels), ("test", test, test_labels)):
         if len(states) != len(labels) or len(np.unique(labels)) < 2:
             raise InputError(
-                f"{name}: {len(labels)} labels for {len(states)} states; expected both kinds, one each"
+                f"{name}: {len(labels)} labels for {len(states)} states; expected one label each, and both kinds"
             )
     seeds = generator(key, "probes").integers(2**31, size=2).tolist()
     models = (

@@ -1,7 +1,8 @@
-"""Greedy continuations of texts, in batches of few shapes."""
+"""Greedy continuation of texts, in batches of a few shapes."""
 
 import itertools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,15 +12,19 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.batching import bucketed
 from nlsr_jax.models.generate import end_ids, generate
 from nlsr_jax.models.lora import one_or_several
+from nlsr_jax.types import Params, Tokenizer
+
+if TYPE_CHECKING:
+    from nlsr_jax.models.llama import Llama
 
 INSTRUCTION, RESPONSE = "### Instruction:", "### Response:"
 _NOISE = "!!!"
 
 
 def respond(
-    model,
-    params,
-    tokenizer,
+    model: "Llama",
+    params: Params,
+    tokenizer: Tokenizer,
     prompts: Sequence[str],
     *,
     adapter: Adapter | Sequence[Adapter] | None = None,
@@ -28,25 +33,24 @@ def respond(
     batch_size: int = 16,
     special_tokens: bool = True,
 ) -> list:
-    """Answer prompts greedily, asked with the tokens that training asks with (``encode_prompts``).
+    """Answer prompts greedily, with the same prompt tokens as in training (``encode_prompts``).
 
     Args:
       model, params: from ``load_model``.
       tokenizer: a transformers tokenizer.
       prompts: rendered texts; see ``nlsr_jax.data.templates.apply_template``.
-      adapter: LoRA adapter to run with; None for the base alone. Several answer in one pass over the base.
+      adapter: LoRA adapter to apply; None for the base alone. Several adapters share one pass over the base.
       max_new_tokens: longest response (the paper: 512 for safety, 200 for tasks).
       max_length: longest prompt in tokens.
-      batch_size: prompts at a time.
-      special_tokens: let the tokenizer add its own; False where a chat template has written them already.
+      batch_size: prompts per batch.
+      special_tokens: let the tokenizer add its special tokens; False if a chat template has already added them.
 
     Returns:
-      One response per prompt, without special tokens; of several adapters a list of them for each. A response is
-      cut at the first end token, of the model's or the tokenizer's (``end_tokens``).
+      One response per prompt, without special tokens; with several adapters, one such list per adapter. A
+      response ends at the first end token of the model or the tokenizer (``end_tokens``).
 
     Raises:
-      InputError: a prompt that is too long or has a token that the embedding has not, or a setting that cannot
-        be used.
+      InputError: if a prompt is too long or has a token outside the embedding, or a setting is invalid.
     """
     adapter = one_or_several(adapter)
     vocabulary = len(params["embed"])
@@ -66,8 +70,8 @@ def respond(
     return _decoded(tokenizer, made)
 
 
-def end_tokens(model, tokenizer) -> tuple[int, ...]:
-    """Return all tokens that end an answer: those that the model's files name, and the tokenizer's."""
+def end_tokens(model: Any, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Return all tokens that end an answer: those named in the model's files, and the tokenizer's."""
     own = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
     return tuple(sorted({*model.config.end_tokens, *own}))
 
@@ -77,8 +81,8 @@ def _decoded(tokenizer, rows) -> list[str]:
 
 
 def continue_tokens(
-    model,
-    params,
+    model: "Llama",
+    params: Params,
     sequences: Sequence[Sequence[int]],
     *,
     adapter: Adapter | Sequence[Adapter] | None = None,
@@ -87,15 +91,15 @@ def continue_tokens(
     max_length: int,
     batch_size: int,
 ) -> list:
-    """Continue token sequences greedily; what follows a row's first end token is left out, the end token with it.
+    """Continue token sequences greedily; each row ends before its first end token.
 
     Args:
       model, params, adapter, max_new_tokens, max_length, batch_size: as for ``respond``.
       sequences: token ids.
-      eos_id: the end token or tokens; None to go on to the end.
+      eos_id: the end token or tokens; None to generate ``max_new_tokens``.
 
     Returns:
-      New tokens of every sequence; of several adapters a list of them for each.
+      New tokens of each sequence; with several adapters, one such list per adapter.
     """
     adapter = one_or_several(adapter)
     ends = end_ids(eos_id)
@@ -118,7 +122,7 @@ def continue_tokens(
 
 
 def clean_response(text: str) -> str:
-    """Cut a response as the paper's safety evaluation does: where it writes a prompt's end again, and at ``!!!``.
+    """Cut a response as the paper's safety evaluation does: where it repeats a prompt's end, and at ``!!!``.
 
     >>> clean_response(" Stir it.!!!!!!")
     'Stir it.'
@@ -126,11 +130,11 @@ def clean_response(text: str) -> str:
     return text.split(RESPONSE)[0].strip().split(_NOISE)[0]
 
 
-def first_tokens(tokenizer, text: str, count: int | None) -> str:
-    """Return the part of a text that its first ``count`` tokens spell; all of it for None.
+def first_tokens(tokenizer: Tokenizer, text: str, count: int | None) -> str:
+    """Return the text of the first ``count`` tokens; the whole text for None.
 
     Raises:
-      InputError: a count below 1.
+      InputError: if count is below 1.
     """
     if count is None:
         return text

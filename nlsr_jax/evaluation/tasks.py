@@ -1,7 +1,7 @@
-"""Scores of the fine-tuning tasks, read from free text as the paper's evaluation reads them.
+"""Scores of the fine-tuning tasks, read from free text as in the paper's evaluation.
 
 Source: NLSR's published evaluation, with two deviations. There, an answer without a number equals a label
-without one (both infinite); here a label must have a number, and a response without one is wrong. And the
+without one (both infinite); here a label must have a number, and a response without one is wrong. Second, the
 number after ``The final answer is:`` is found with or without a space between them.
 """
 
@@ -28,7 +28,7 @@ TASKS = (*ACCEPTED, "gsm8k")
 ANSWER_PHRASE = "The final answer is:"
 _NUMBER = re.compile(r"-?\d+\.?\d*")
 _PLAIN = str.maketrans("−－﹣，．：", "---,.:")
-"""Minus signs and full-width marks. Dashes are left: in 3–5 there is no −5."""
+"""Minus signs and full-width characters. Dashes are kept: 3–5 does not contain −5."""
 
 
 class TaskScore(NamedTuple):
@@ -48,16 +48,16 @@ def score(task: str, responses: Sequence[str], labels: Sequence[str]) -> TaskSco
 
     Args:
       task: ``"sst2"``, ``"ag_news"`` or ``"gsm8k"``.
-      responses: the model's texts; what follows a new ``### Response:`` or ``### Instruction:`` is not read.
+      responses: the model's texts; anything after a new ``### Response:`` or ``### Instruction:`` is ignored.
       labels: the true answers: a class name, or for GSM8K a text that ends with the number.
 
     Returns:
-      A ``TaskScore``. A class counts as found where its name stands anywhere in the response, so that a
-      response with several names is correct for each of them, as in the published figures. Marks are compared in
-      their plain forms; see ``plain_text``.
+      A ``TaskScore``. A class counts as found if its name occurs anywhere in the response. A response with several
+      names is therefore correct for each of them, as in the published figures. Typographic variants of characters
+      are normalised; see ``plain_text``.
 
     Raises:
-      InputError: an unknown task, a label that is none of the task's, or not one label per response.
+      InputError: if the task is unknown, a label does not belong to it, or there is not one label per response.
     """
     if task not in TASKS:
         raise InputError(f"task is {task!r}; expected one of {', '.join(TASKS)}")
@@ -76,7 +76,9 @@ def _cut(text: str) -> str:
 def _right_class(task, text, label, row) -> bool:
     names = ACCEPTED[task].get(label.strip())
     if names is None:
-        raise InputError(f"row {row}: label {label!r} is no class of {task}; expected {', '.join(ACCEPTED[task])}")
+        raise InputError(
+            f"row {row}: label {label!r} is not a class of {task}; expected {', '.join(ACCEPTED[task])}"
+        )
     text = plain_text(text)
     return any(name in text for name in names)
 
@@ -84,14 +86,14 @@ def _right_class(task, text, label, row) -> bool:
 def _right_number(task, text, label, row) -> bool:
     expected, found = final_number(label), final_number(text)
     if expected is None:
-        raise InputError(f"row {row}: label {label!r} of {task} has no number that can be read")
+        raise InputError(f"row {row}: label {label!r} of {task} has no readable number")
     return found == expected
 
 
 def final_number(text: str) -> float | None:
     """Return the number that a text gives as its answer.
 
-    The first number after ``The final answer is:``, else the last of the text; commas are taken out first.
+    This is the first number after ``The final answer is:``, else the last in the text. Commas are removed first.
 
     >>> final_number("3 pots and 4 pots. The final answer is: 1,007 pots, not 8")
     1007.0

@@ -1,7 +1,7 @@
-"""Texts before they are judged: marks made plain, and answers that are no answers told apart.
+"""Prepare texts for judging: normalise typography, and detect broken answers.
 
-What a model writes differs from what a phrase says by marks alone: ``I’m sorry`` is ``I'm sorry``. And a model
-that says nothing has neither complied nor refused.
+What a model writes may differ from a phrase in typography only: ``I’m sorry`` is ``I'm sorry``. And a model that
+says nothing has neither complied nor refused.
 """
 
 import re
@@ -24,22 +24,22 @@ _SPECIAL = re.compile(
 )
 
 LONGEST_FRAGMENT, REPEATS, SHORTEST_LOOP = 16, 4, 8
-"""An answer that is one fragment of so many characters at most, so many times, and as long as this at least,
-is broken. A wide character, such as a Chinese one, counts as four. Sentences that repeat are judged."""
+"""An answer is broken if it repeats one fragment of at most this many characters at least this many times, with
+at least this total length. A wide character (Chinese, say) counts as four. Repeated sentences are not broken."""
 
 
 def plain_text(text: str) -> str:
-    """Return a text with plain marks, for a comparison with another one.
+    """Normalise a text for comparison.
 
-    Quotes, apostrophes and dashes become those of ASCII; full-width letters, ligatures and the ellipsis become
-    their plain forms (NFKC, but superscripts and fractions, which are other numbers); invisible characters go;
-    every run of white space, no-break spaces among it, becomes one space. Capitals stay.
+    Quotes, apostrophes and dashes become ASCII; full-width letters, ligatures and the ellipsis become their plain
+    forms (NFKC, except for superscripts and fractions, which are different numbers); invisible characters are
+    removed; each run of white space, including no-break spaces, becomes one space. Case is kept.
 
     >>> plain_text("I’m\\u00a0sorry — I can＇t…")
     "I'm sorry - I can't..."
     """
     if not text.isascii():
-        text = unicodedata.normalize("NFC", text).translate(_MARKS)  # NFKC would make an accent alone of some
+        text = unicodedata.normalize("NFC", text).translate(_MARKS)  # NFKC alone would detach some accents
         text = "".join(map(_plain_character, text))
     return _SPACES.sub(" ", text.translate(_MARKS))
 
@@ -55,10 +55,10 @@ def _plain_character(character: str) -> str:
 
 
 def is_broken(text: str) -> bool:
-    """Say whether an answer is none: nothing is there to comply with a request or to refuse it.
+    """Return whether an answer is broken: it contains nothing that could comply or refuse.
 
-    That is a text without any letter or number once special tokens and cut characters are taken out, or one short
-    fragment over and over.
+    A broken text has no letter or number once special tokens and cut characters are removed, or it repeats one
+    short fragment over and over.
 
     >>> [is_broken(text) for text in ("", " </s>", "::::::::", "the the the the", "No.")]
     [True, True, True, True, False]
@@ -71,13 +71,13 @@ def _is_loop(text: str) -> bool:
     if len(text) < SHORTEST_LOOP:
         return False
     for size in range(1, min(LONGEST_FRAGMENT, (len(text) + 1) // REPEATS) + 1):
-        # A text repeats every so many characters where it equals itself moved by as many; its end may be cut.
+        # A text is periodic if it equals itself shifted by the period; its end may be cut.
         if text[size:] == text[:-size]:
             return _is_fragment(text[:size])
     return False
 
 
 def _is_fragment(text: str) -> bool:
-    """Say whether a text is no sentence: short, and one word or several without any mark."""
+    """Return whether a text is not a sentence: it is short, and has one word or no punctuation."""
     size = sum(4 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
     return size <= LONGEST_FRAGMENT and (" " not in text.strip() or text.replace(" ", "").isalnum())

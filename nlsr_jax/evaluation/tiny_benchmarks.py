@@ -1,11 +1,11 @@
-"""Benchmarks from a hundred items each: the score of all of them, estimated with item response theory.
+"""Benchmarks from a hundred items each: estimate the score on all items with item response theory.
 
 An item is answered correctly with probability ``sigmoid(sum_d (a_d theta_d - b_d))``; the model's ability theta
-is fitted to the items that were asked.
+is fitted to the items asked.
 
 Source: Maia Polo et al. 2024, "tinyBenchmarks", and its package (each term clipped to 30, BFGS from zero).
 
-Axis legend: N items, n anchors (the items that are asked), D dimensions of ability.
+Axis legend: N items, n anchors (the items asked), D dimensions of ability.
 """
 
 from collections.abc import Mapping
@@ -19,11 +19,11 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.item_bank import ItemBank
 
 _CLIP = 30.0
-_TINY = 1e-10  # the package's guard against log 0; it also bounds the fit where every answer is right
+_TINY = 1e-10  # the package's guard against log 0; it also bounds the fit if every answer is right
 
 
 class Estimate(NamedTuple):
-    """Estimates of one scenario's score, 0 to 1.
+    """Estimates of one scenario's score, in [0, 1].
 
     Attributes:
       gp_irt: the score to report, ``lambda * irt + (1 - lambda) * p_irt``.
@@ -37,22 +37,22 @@ class Estimate(NamedTuple):
 
 
 class Estimates(NamedTuple):
-    """Estimates by scenario, and the ability ``[D]`` that all of them share."""
+    """Estimates by scenario, and the ability ``[D]`` that they share."""
 
     scenarios: dict[str, Estimate]
     ability: np.ndarray
 
 
 def correct_probability(ability: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return ``[N]`` the probability of a correct answer, of ability ``[D]`` and items ``[D, N]``."""
+    """Return ``[N]``, the probability of a correct answer for ability ``[D]`` and items ``[D, N]``."""
     return scipy.special.expit(np.clip(a * ability[:, None] - b, -_CLIP, _CLIP).sum(axis=0))
 
 
 def fit_ability(scores: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the ability under which the answers are most likely.
+    """Return the ability that maximises the likelihood of the answers.
 
     Args:
-      scores: ``[n]`` of 0 to 1, 1 for a correct answer.
+      scores: ``[n]`` in [0, 1], 1 for a correct answer.
       a, b: ``[D, n]`` parameters of the same items.
 
     Returns:
@@ -74,18 +74,18 @@ def estimate(bank: ItemBank, scores: Mapping[str, np.ndarray]) -> Estimates:
     """Estimate the scores on whole benchmarks from the scores on their anchors.
 
     Args:
-      bank: from ``load_bank``.
-      scores: for each scenario that was asked, the scores of its anchors, in the bank's order, each of 0 to 1
-        (accuracy, or a probability such as mc2). The ability is fitted to all of them together.
+      bank: from ``load_banks``.
+      scores: the anchor scores of each scenario asked, in the bank's order, each in [0, 1] (accuracy, or a
+        probability such as mc2). The ability is fitted to all of them together.
 
     Returns:
-      ``Estimates`` of the scenarios that were asked.
+      ``Estimates`` of the scenarios asked.
 
     Raises:
-      InputError: a scenario that the bank does not know, or scores of another number or outside 0 to 1.
+      InputError: if the bank does not know a scenario, or scores are of the wrong number or outside [0, 1].
     """
     if not scores:
-        raise InputError(f"no scores; expected those of {', '.join(bank.scenarios)}")
+        raise InputError(f"no scores; expected scores for {', '.join(bank.scenarios)}")
     given = {name: _checked(bank, name, found) for name, found in scores.items()}
     asked = np.concatenate([anchors_of(bank, name) for name in given])
     answers = np.concatenate(list(given.values()))
@@ -95,12 +95,12 @@ def estimate(bank: ItemBank, scores: Mapping[str, np.ndarray]) -> Estimates:
 
 
 def anchors_of(bank: ItemBank, name: str) -> np.ndarray:
-    """Return the items of a scenario that are asked, in the order in which their scores are given."""
+    """Return a scenario's anchors in the order of their scores."""
     return bank.anchors[bank.scenario[bank.anchors] == bank.scenarios.index(name)]
 
 
 def balance(bank: ItemBank, items: np.ndarray) -> np.ndarray:
-    """Return a weight for each of a scenario's items, mean 1, under which its parts count alike."""
+    """Return a weight for each of a scenario's items, with mean 1, that gives its parts equal weight."""
     _, part, size = np.unique(bank.subscenario[items], return_inverse=True, return_counts=True)
     return len(items) / (len(size) * size[part])
 
@@ -110,9 +110,9 @@ def _checked(bank, name, scores) -> np.ndarray:
         raise InputError(f"no scenario {name!r}; the bank knows {', '.join(bank.scenarios)}")
     scores, count = np.asarray(scores, np.float64), len(anchors_of(bank, name))
     if scores.shape != (count,) or not count:
-        raise InputError(f"{name}: scores are {list(scores.shape)}; expected one for each of {count} anchors")
+        raise InputError(f"{name}: scores are {list(scores.shape)}; expected one for each of the {count} anchors")
     if not np.all((scores >= 0) & (scores <= 1)):
-        raise InputError(f"{name}: scores run from {scores.min()} to {scores.max()}; expected 0 to 1")
+        raise InputError(f"{name}: scores range from {scores.min()} to {scores.max()}; expected 0 to 1")
     return scores
 
 

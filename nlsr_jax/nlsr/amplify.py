@@ -1,4 +1,4 @@
-"""Pre-amplification: the safety reference by extrapolation from weak to aligned.
+"""Pre-amplification: extrapolate from the weak through the aligned adapter to the safety reference.
 
 Axis legend: L layers, r rank, k in-features, d out-features.
 Source: NLSR, section on pre-amplification (ExPO, Zheng et al. 2024): ``W_e = Wₐ + β (Wₐ − W₀)``.
@@ -19,9 +19,8 @@ from nlsr_jax.adapter import (
 )
 from nlsr_jax.errors import InputError
 from nlsr_jax.nlsr.layerwise import map_modules
+from nlsr_jax.nlsr.settings import SPACES
 from nlsr_jax.nlsr.statistics import matmul
-
-SPACES = ("factors", "product")
 
 
 def amplify(
@@ -34,29 +33,28 @@ def amplify(
 ) -> Adapter:
     """Extrapolate from the weak adapter through the aligned one: ``W_e = Wₐ + β (Wₐ − W₀)``.
 
-    With a strong and a weak adapter, ``β = α − 1`` in (−1, 0) interpolates,
-    ``α W_strong + (1−α) W_weak``; from such a medium adapter, ``β = (1−α)/α`` returns to the strong
-    one. Both are this function.
+    With a strong and a weak adapter, ``β = α − 1`` in (−1, 0) interpolates: ``α W_strong + (1−α) W_weak``.
+    Starting from such a medium adapter, ``β = (1−α)/α`` recovers the strong one.
 
-    Under ``jit`` nothing can be refused: entries beyond what the dtype holds become infinite, and those below it 0.
-    ``save_adapter`` refuses what is not finite.
+    Under ``jit`` no values are checked: entries outside the range of the dtype become infinite or 0.
+    ``save_adapter`` refuses values that are not finite.
 
     Args:
       aligned: Wₐ, factors ``a [L, r, k]`` and ``b [L, d, r]``.
-      weak: W₀ over the same base; None when it was merged into the base (then W₀ = 0).
+      weak: W₀ over the same base; None if it was merged into the base (then W₀ = 0).
       beta: the coefficient β, any float (traced: changing it does not recompile).
-      space: ``"factors"`` applies the formula to ``a`` and to ``b`` (rank stays r; with W₀ = 0 the
-        product is scaled by (1+β)²); ``"product"`` applies it to ``B A`` exactly, held as one adapter
-        of rank r + r₀ by concatenation (rank r when W₀ = 0).
-      rank: truncate to this rank (best approximation). In product space at ``rank = r`` the result is
-        expressed in the basis of ``aligned``, so that its entries compare with those of adapters that
+      space: ``"factors"`` applies the formula to ``a`` and to ``b`` (the rank stays r; with W₀ = 0 the
+        product is scaled by (1+β)²); ``"product"`` applies it to ``B A`` exactly, as one adapter
+        of rank r + r₀ by concatenation (rank r if W₀ = 0).
+      rank: truncate to this rank (best approximation). In product space with ``rank = r`` the result is
+        expressed in the basis of ``aligned``, so that its entries are comparable with those of adapters that
         descend from it.
 
     Returns:
-      The reference adapter W_e, dtype and scaling of ``aligned``.
+      The reference adapter W_e, with dtype and scaling of ``aligned``.
 
     Raises:
-      InputError: unknown ``space``, ``rank`` below 1, or adapters that do not fit each other.
+      InputError: if ``space`` is unknown, ``rank`` is below 1, or the adapters do not match.
 
     >>> import jax.numpy as jnp
     >>> aligned = Adapter({"q_proj": {"a": jnp.ones((1, 1, 2)), "b": jnp.ones((1, 2, 1))}})
@@ -71,6 +69,13 @@ def amplify(
         check_adapter(aligned, "aligned")
     else:
         check_same_structure(aligned, weak, ("aligned", "weak"), rank=space == "factors")
+    return amplify_checked(aligned, weak, beta=beta, space=space, rank=rank)
+
+
+def amplify_checked(
+    aligned: Adapter, weak: Adapter | None, *, beta: float | jax.Array, space: str, rank: int | None
+) -> Adapter:
+    """Amplify adapters that are known to fit each other; see ``amplify``."""
     reference = _AMPLIFY[space](aligned, weak, jnp.float32(beta))
     if rank is None or all(f["a"].shape[1] <= rank for f in reference.factors.values()):
         return reference
@@ -104,10 +109,10 @@ _AMPLIFY = {"factors": _amplify_factors, "product": _amplify_product}
 
 @functools.partial(jax.jit, donate_argnums=1)
 def _in_basis_of(aligned: Adapter, adapter: Adapter) -> Adapter:
-    """Re-express the rank axis of ``adapter`` so that its ``a`` is closest to ``aligned``'s.
+    """Re-express the rank axis of ``adapter`` so that its ``a`` is closest to that of ``aligned``.
 
-    ``(A, B) → (G A, B G⁻¹)`` leaves ``B A`` as it is; ``G`` is the least-squares solution of
-    ``G A ≈ Aₐ``. Where the row spaces share too little for ``G`` to be inverted safely, its nearest
+    ``(A, B) → (G A, B G⁻¹)`` does not change ``B A``; ``G`` is the least-squares solution of
+    ``G A ≈ Aₐ``. If the row spaces share too little to invert ``G`` safely, its nearest
     orthogonal matrix (Procrustes) is used.
     """
 

@@ -1,8 +1,8 @@
 """A common basis of the rank axis for adapters that do not share a lineage.
 
-``(A, B) → (T A, B T⁻¹)`` leaves the product as it is, for any invertible T: two adapters of one product may have
-nothing in common entry by entry, and masks and transplant compare entries. T is chosen here such that an adapter
-lies as near to the aligned one as it can.
+``(A, B) → (T A, B T⁻¹)`` does not change the product, for any invertible T. Two adapters with the same product may
+therefore have nothing in common entry by entry, but masks and transplant compare entries. This module chooses T so
+that an adapter is as close as possible to the aligned one.
 
 Axis legend: L layers, r rank, k in-features, d out-features.
 Source: orthogonal Procrustes problem, Schönemann 1966.
@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from nlsr_jax.adapter import Adapter, check_same_structure
 from nlsr_jax.errors import InputError
 from nlsr_jax.nlsr.layerwise import map_modules
+from nlsr_jax.nlsr.settings import BASES
 from nlsr_jax.nlsr.statistics import matmul
 
-BASES = ("as_is", "procrustes", "linear")
 _RIDGE = 1e-6
 _SINGULAR = 1e-4
 
@@ -30,7 +30,7 @@ def _normal(matrix):
 
 
 def _procrustes(a, b, aligned_a, aligned_b):
-    """The rotation T that brings ``T A`` and ``B Tᵀ`` nearest to the aligned factors, both of equal weight."""
+    """Return the rotation T that brings ``T A`` and ``B Tᵀ`` closest to the aligned factors, equally weighted."""
     near = matmul(_normal(aligned_a), _normal(a).T) + matmul(_normal(aligned_b).T, _normal(b))
     u, _, vt = jnp.linalg.svd(near)
     turn = matmul(u, vt)
@@ -38,12 +38,12 @@ def _procrustes(a, b, aligned_a, aligned_b):
 
 
 def _linear(a, b, aligned_a, aligned_b):
-    """The T of least squares ``‖T A − A_aligned‖``, which undoes any invertible change of basis."""
+    """Return the least-squares T of ``‖T A − A_aligned‖``, which undoes any invertible change of basis."""
     gram = matmul(a, a.T)
     gram += _RIDGE * jnp.trace(gram) / gram.shape[0] * jnp.eye(gram.shape[0])
     turn = jnp.linalg.solve(gram, matmul(a, aligned_a.T)).T
     s = jnp.linalg.svd(turn, compute_uv=False)
-    sound = s[-1] > _SINGULAR * s[0]  # False of NaN too
+    sound = s[-1] > _SINGULAR * s[0]  # also False for NaN
     turn = jnp.where(sound, turn, jnp.eye(turn.shape[0]))
     other_a, other_b = _procrustes(a, b, aligned_a, aligned_b)
     turned_b = jnp.linalg.solve(turn.T, b.T).T
@@ -60,20 +60,20 @@ def check_basis(basis: str) -> None:
 
 
 def common_basis(adapter: Adapter, aligned: Adapter, *, method: str = "procrustes") -> Adapter:
-    """Turn the rank axis of an adapter towards the aligned adapter's; its weight updates stay what they are.
+    """Rotate the rank axis of an adapter towards the aligned adapter's; its weight updates do not change.
 
     Args:
       adapter: factors ``a [L, r, k]`` and ``b [L, d, r]``.
       aligned: the aligned adapter, of the same shapes.
       method: ``"procrustes"``: a rotation; ``"linear"``: any invertible matrix, for adapters that another program
-        has factored anew, for instance by a singular value decomposition, and the rotation where no matrix is
-        invertible; ``"as_is"``: nothing.
+        has refactored, for instance with a singular value decomposition, falling back to the rotation if no matrix
+        is invertible; ``"as_is"``: no change.
 
     Returns:
-      The adapter with turned factors, of the same dtype and scaling. Rounding apart, its products are the same.
+      The adapter in the new basis, with the same dtype and scaling. Its products are equal up to rounding.
 
     Raises:
-      InputError: an unknown method, or adapters that do not fit each other.
+      InputError: if the method is unknown, or the adapters do not match.
     """
     check_basis(method)
     check_same_structure(aligned, adapter, ("aligned", "fine-tuned"))
@@ -93,14 +93,14 @@ def _common_basis(factors, aligned, *, method):
 
 
 def turned(key: jax.Array, adapter: Adapter) -> Adapter:
-    """Turn the rank axis of every layer by a random rotation; its weight updates stay what they are.
+    """Rotate the rank axis of each layer at random; the weight updates do not change.
 
     Args:
       key: PRNG key.
       adapter: factors ``a [L, r, k]`` and ``b [L, d, r]``.
 
     Returns:
-      An adapter that shares no entries with the one given.
+      An adapter with the same products whose entries are unrelated to the given one's.
     """
 
     def one(module, number):

@@ -1,7 +1,7 @@
 """Neuron-level correction: transplant the safety-critical entries of the reference.
 
 Axis legend: L layers, r rank, k in-features, d out-features.
-Source: NLSR, neuron-level correction; "factors" is what its authors run, "product" its equation.
+Source: NLSR, neuron-level correction; "factors" is the authors' implementation, "product" the paper's equation.
 """
 
 import dataclasses
@@ -12,13 +12,14 @@ import jax.numpy as jnp
 
 from nlsr_jax.adapter import Adapter, PerModule, check_same_structure
 from nlsr_jax.errors import InputError
-from nlsr_jax.nlsr.amplify import SPACES
 from nlsr_jax.nlsr.layerwise import map_modules
+from nlsr_jax.nlsr.settings import SPACES
 from nlsr_jax.nlsr.similarity import check_masks
+from nlsr_jax.types import Masks
 
 
 def _correct_factors(finetuned, reference, mask, pruned):
-    """Replace the masked entries of one layer, or leave it bit for bit as it is."""
+    """Replace the masked entries of one layer, or return it bit for bit unchanged."""
 
     def one(t, e, m):
         return jnp.where(m & ~pruned, e.astype(t.dtype), t)
@@ -27,7 +28,7 @@ def _correct_factors(finetuned, reference, mask, pruned):
 
 
 def _correct_product(finetuned, reference, mask, pruned):
-    """Rank-2r factors of ``W'_e + ((1−M_B)∘B_t)((1−M_A)∘A_t)``; a layer left alone is padded with 0."""
+    """Return rank-2r factors of ``W'_e + ((1−M_B)∘B_t)((1−M_A)∘A_t)``; a layer left alone is padded with 0."""
 
     def kept(t, m):
         return jnp.where(m & ~pruned, jnp.zeros((), t.dtype), t)
@@ -47,8 +48,10 @@ _CORRECT = {"factors": _correct_factors, "product": _correct_product}
 
 
 @functools.partial(jax.jit, static_argnames="space")
-def correct_checked(finetuned: Adapter, reference: Adapter, masks, pruned: PerModule, *, space: str):
-    """Apply the correction to arguments that are known to fit each other; see ``correct``."""
+def correct_checked(
+    finetuned: Adapter, reference: Adapter, masks: Masks, pruned: PerModule, *, space: str
+) -> Adapter:
+    """Apply the correction to arguments that have already been checked; see ``correct``."""
     factors = map_modules(_CORRECT[space], finetuned.factors, reference.factors, masks, pruned)
     return dataclasses.replace(finetuned, factors=factors)
 
@@ -59,11 +62,13 @@ def check_space(space: str) -> None:
         raise InputError(f"space is {space!r}; expected one of {', '.join(SPACES)}")
 
 
-def correct(finetuned: Adapter, reference: Adapter, masks, pruned: PerModule, *, space: str = "factors") -> Adapter:
+def correct(
+    finetuned: Adapter, reference: Adapter, masks: Masks, pruned: PerModule, *, space: str = "factors"
+) -> Adapter:
     """Transplant the safety-critical entries of the reference into the repaired modules.
 
-    Under ``jit`` nothing can be refused: entries beyond what the dtype holds become infinite, and those below it 0.
-    ``save_adapter`` refuses what is not finite.
+    Under ``jit`` no values are checked: entries outside the range of the dtype become infinite or 0.
+    ``save_adapter`` refuses values that are not finite.
 
     Args:
       finetuned: W_t, factors ``a [L, r, k]`` and ``b [L, d, r]``.
@@ -76,10 +81,10 @@ def correct(finetuned: Adapter, reference: Adapter, masks, pruned: PerModule, *,
 
     Returns:
       The realigned adapter with the dtype, scaling and layers of ``finetuned``. Modules left alone
-      are bit for bit the input's (in product space: its rank-r factors, padded with zeros).
+      are bit for bit those of the input (in product space: its rank-r factors, padded with zeros).
 
     Raises:
-      InputError: unknown ``space``, or arguments that do not fit each other.
+      InputError: if ``space`` is unknown, or the arguments do not match.
     """
     check_space(space)
     check_same_structure(finetuned, reference, ("fine-tuned", "reference"))

@@ -17,17 +17,17 @@ from nlsr_jax.nlsr.statistics import matmul
 EXACT_SIZE = 512
 """Matrices whose smaller side is at most this are decomposed exactly."""
 OVERSAMPLING = 16
-"""Further random directions of the randomised decomposition."""
+"""Additional random directions (oversampling) of the randomised decomposition."""
 POWER_ITERATIONS = 4
-"""Products with V Vᵀ; the error of the leading directions falls with every one."""
+"""Number of power iterations with V Vᵀ; each one reduces the error of the leading directions."""
 
 
 class Direction(NamedTuple):
-    """V in factors.
+    """V in factored form.
 
     Attributes:
       adapter: factors ``a [L, r_V, k]`` and ``b [L, d, r_V]`` float32, scaling 1.
-      residual: ``{module: [L]}`` float32, ‖V − B_V A_V‖_F / ‖V‖_F; 0 where V is 0.
+      residual: ``{module: [L]}`` float32, ‖V − B_V A_V‖_F / ‖V‖_F; 0 if V is 0.
     """
 
     adapter: Adapter
@@ -36,16 +36,16 @@ class Direction(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames="rank")
 def factor_matrix(key: jax.Array, matrix: jax.Array, rank: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Factor one matrix by its leading singular vectors, √σ into both factors.
+    """Factor one matrix by its leading singular vectors, with √σ in both factors.
 
     Args:
-      key: PRNG key of the randomised decomposition; small matrices are decomposed exactly and use none.
+      key: PRNG key of the randomised decomposition; not used for small matrices, which are decomposed exactly.
       matrix: ``[d, k]`` float32.
       rank: r, at most the smaller side.
 
     Returns:
-      ``(a [r, k], b [d, r], residual [])`` float32, ``b @ a`` the best approximation of that rank; the residual is
-      relative, in Frobenius' norm.
+      ``(a [r, k], b [d, r], residual [])`` float32; ``b @ a`` is the best approximation of that rank, and the
+      residual is relative, in the Frobenius norm.
     """
     if min(matrix.shape) <= max(EXACT_SIZE, rank + OVERSAMPLING):
         u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
@@ -59,7 +59,7 @@ def factor_matrix(key: jax.Array, matrix: jax.Array, rank: int) -> tuple[jax.Arr
 
 
 def _randomised(key, matrix, size):
-    """The leading ``size`` singular triplets, by the range of ``matrix`` on random vectors."""
+    """Return the leading ``size`` singular triplets, from the range of ``matrix`` on random vectors."""
     basis, _ = jnp.linalg.qr(matmul(matrix, jax.random.normal(key, (matrix.shape[1], size))))
 
     def power(_, basis):

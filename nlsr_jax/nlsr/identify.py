@@ -1,4 +1,4 @@
-"""Identification of safety-critical neurons: a score for every factor entry, and the mask of the top.
+"""Identification of safety-critical neurons: score all factor entries, and mask the top ones.
 
 Axis legend: L layers, r rank, k in-features, d out-features.
 Source: NLSR, section on identification; Wanda (Sun et al. 2024), SNIP (Lee et al. 2019).
@@ -10,24 +10,20 @@ import zlib
 import jax
 import jax.numpy as jnp
 
+from nlsr_jax import hardware
 from nlsr_jax.adapter import Adapter, check_adapter, check_same_structure, module_names
 from nlsr_jax.errors import InputError
 from nlsr_jax.nlsr.layerwise import map_layers
 from nlsr_jax.nlsr.low_rank import kept_rank, project_layer
 from nlsr_jax.nlsr.masks import (
-    GRANULARITIES,
     host_mask_layers,
     host_mask_tree,
     mask_factor,
     mask_tree,
-    on_host,
 )
+from nlsr_jax.nlsr.settings import GRANULARITIES, METHODS, NEEDS_FINETUNED, NEEDS_GRADIENTS, NEEDS_STATISTICS
 from nlsr_jax.nlsr.statistics import Statistics
-
-METHODS = ("low_rank", "wanda", "snip", "preference_snip", "random", "magnitude", "gain")
-NEEDS_STATISTICS = ("low_rank", "wanda")
-NEEDS_GRADIENTS = ("snip", "preference_snip", "gain")
-NEEDS_FINETUNED = ("gain",)
+from nlsr_jax.types import Gradients, Masks
 
 
 def identify(
@@ -38,35 +34,36 @@ def identify(
     method: str = "low_rank",
     granularity: str = "tensor",
     key: jax.Array | None = None,
-    gradients=None,
+    gradients: Gradients | None = None,
     finetuned: Adapter | None = None,
-):
+) -> Masks:
     """Mark the safety-critical entries of every factor of the reference adapter.
 
     Scores: ``low_rank`` |Ŵ| with Ŵ = U Uᵀ W of rank r* = round(r·(1−P_SR)); ``wanda``
     |W_ij|·‖X_j‖₂; ``snip`` and ``preference_snip`` |W_ij|·E|∂L/∂W_ij|; ``random`` uniform from
-    ``key``; ``magnitude`` |W_ij|. The largest ``round((1−P_SR)·size)`` are kept, exactly. ``gain``, which is
-    not the paper's, ``max(0, −∂L/∂W_ij · (W_e − W_t)_ij)`` with the gradient at the fine-tuned adapter: what
-    transplanting the entry takes off the loss on safe answers, to first order; without a gain it is not kept.
+    ``key``; ``magnitude`` |W_ij|. Exactly the largest ``round((1−P_SR)·size)`` are kept. ``gain``, which is not in
+    the paper, is ``max(0, −∂L/∂W_ij · (W_e − W_t)_ij)`` with the gradient at the fine-tuned adapter: the
+    first-order decrease of the loss on safe answers if the entry is transplanted. Entries without a gain are not
+    kept.
 
     Args:
       reference: W_e, factors ``a [L, r, k]`` and ``b [L, d, r]``.
-      statistics: of the reference on the calibration data; needed by ``low_rank`` and ``wanda``.
-      sparsity: P_SR in (0, 1), the share that is not safety-critical.
+      statistics: of the reference on the calibration data; required by ``low_rank`` and ``wanda``.
+      sparsity: P_SR in (0, 1), the share of entries that are not safety-critical.
       method: one of ``METHODS``.
       granularity: ``"tensor"`` (one threshold per factor and layer), ``"row"`` (per row) or ``"adapter"`` (one
         for all entries).
-      key: PRNG key, needed by ``random``.
-      gradients: factors tree of mean |∂L/∂W| over examples, needed by ``snip`` (negative
-        log-likelihood) and ``preference_snip`` (DPO loss), see ``collect_gradients``; for ``gain`` of the mean
-        ∂L/∂W at ``finetuned``, see ``collect_loss_gradient``.
-      finetuned: W_t, needed by ``gain``.
+      key: PRNG key, required by ``random``.
+      gradients: factors tree. For ``snip`` (negative log-likelihood) and ``preference_snip`` (DPO loss) the mean
+        |∂L/∂W| over examples, see ``collect_gradients``; for ``gain`` the mean ∂L/∂W at ``finetuned``, see
+        ``collect_loss_gradient``.
+      finetuned: W_t, required by ``gain``.
 
     Returns:
       ``{module: {"a": [L, r, k], "b": [L, d, r]}}`` bool.
 
     Raises:
-      InputError: a setting out of range, or what the method needs is missing or does not fit.
+      InputError: if a setting is out of range, or a required argument is missing or does not match.
     """
     _check(reference, statistics, sparsity, method, granularity, key, gradients)
     factors = reference.factors
@@ -80,7 +77,7 @@ def identify(
         key if method == "random" else None,
         gradients if method in NEEDS_GRADIENTS else None,
     )
-    way = _identify_on_host if on_host((factors, *evidence)) else _identify
+    way = _identify_on_host if hardware.selects_on_host((factors, *evidence)) else _identify
     return way(factors, *evidence, sparsity=float(sparsity), method=method, granularity=granularity)
 
 
@@ -158,7 +155,7 @@ def _magnitude_scores(factors, gram, square, root, grads, key, sparsity):
 
 
 def _gain_scores(factors, gram, square, root, grads, key, sparsity):
-    """``factors`` are the differences W_e − W_t."""
+    """Score the differences W_e − W_t, which ``factors`` holds here."""
     return jax.tree.map(lambda change, g: jnp.maximum(-change * g, 0.0), factors, grads)
 
 
@@ -174,7 +171,7 @@ _SCORES = {
 
 
 def module_stream(key: jax.Array, module: str) -> jax.Array:
-    """Return the PRNG key of one module name: the same whichever other modules are adapted."""
+    """Return the PRNG key of a module name; it does not depend on which other modules are adapted."""
     return jax.random.fold_in(key, zlib.crc32(module.encode()))
 
 
@@ -184,7 +181,7 @@ def _difference(first, second):
 
 
 def _evidence(module, count, statistics, key, gradients):
-    """What the scores of the ``count`` layers of one module go by; None for what the method does not need."""
+    """Return the inputs of the scores for the ``count`` layers of one module; None for those not needed."""
     gram = square = root = None
     if statistics is not None:
         gram, root = statistics.gram[module], statistics.root[module]
@@ -206,7 +203,7 @@ def _module_scores(leaf, evidence, *, sparsity, method):
 
 
 def _identify_on_host(factors, *evidence, sparsity, method, granularity):
-    """``_identify`` module after module, with masks by NumPy; the same entries."""
+    """Do the same as ``_identify`` module by module, with masks computed by NumPy."""
     masks: dict = {}
     scores: dict = {}
     for module in module_names(factors):
@@ -239,5 +236,5 @@ def _identify(factors, *evidence, sparsity, method, granularity):
 
 
 def _without_zeros(masks, scores, method):
-    """Leave out entries without a gain; other methods keep their count whatever the scores are."""
+    """Drop entries without a gain; other methods keep their count regardless of the scores."""
     return jax.tree.map(lambda mask, score: mask & (score > 0), masks, scores) if method == "gain" else masks

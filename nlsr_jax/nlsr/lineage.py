@@ -1,16 +1,17 @@
 """Does the fine-tuned adapter descend from the aligned one, factor for factor?
 
-Two questions. Is there anything of the aligned adapter left in the fine-tuned one? The products ``B A`` tell, which
-no change of the rank axis moves, and B, which every training starts from zero. A does not: trainers fix their
-default seed, so that the A of two adapters that have nothing else in common start equal, and hardly move.
+This involves two questions. First, does the fine-tuned adapter still contain the aligned one? The products ``B A``
+answer it, because no change of the rank axis affects them, and so does B, which every training initialises to zero.
+A does not: trainers fix their default seed, so the A factors of two unrelated adapters start equal and hardly move.
 
-And have both kept one rank axis? ``(A, B) → (Q A, B Q⁻¹)`` leaves the product as it is and moves every entry of the
-factors. Masks and transplant compare entries; a rotation puts both factors at right angles.
+Second, have both kept the same rank axis? ``(A, B) → (Q A, B Q⁻¹)`` does not change the product but changes every
+entry of the factors. Masks and transplant compare entries; a rotation can make corresponding factors orthogonal.
 
 Axis legend: L layers, r rank, k in-features, d out-features.
 """
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -24,26 +25,26 @@ from nlsr_jax.nlsr.similarity import is_sound, scale_factor
 from nlsr_jax.nlsr.statistics import matmul
 
 RELATED = 0.3
-"""Mean cosine of the products from which an adapter descends, whatever else is known."""
+"""Mean cosine of the products from which an adapter counts as a descendant without further evidence."""
 RELATED_FAR = 0.1
-"""The same for an adapter that was trained much further: it must have kept the aligned products, too. Descendants
-were measured from 0.14 to 1; adapters that share a seed, a base and even the kind of their task, up to 0.12."""
+"""The same for an adapter that was trained much further and has also kept the aligned products. Measured
+descendants range from 0.14 to 1; adapters that share a seed, a base and even the kind of task reach up to 0.12."""
 KEPT = 0.4
-"""Least share of the aligned products that a descendant has kept. However far it was trained, what it adds hardly
-takes from what was there: descendants were measured from 0.55 to 1, adapters that share a seed up to 0.13."""
+"""Minimum share of the aligned products that a descendant keeps. Further training hardly removes what was there:
+measured descendants keep 0.55 to 1, adapters that share a seed up to 0.13."""
 KEPT_MOST = 2.5
-"""More is of an adapter so much larger that a chance likeness looks like this; one that was strengthened comes up
-to ``RELATED``."""
+"""Maximum share kept: above it, an adapter is so large that a chance similarity looks like this; a strengthened
+adapter reaches ``RELATED`` instead."""
 SAME_AXIS = 0.1
-"""Least cosine of one of the factors of a module that has kept its rank axis."""
+"""Minimum cosine of one of the factors of a module that has kept its rank axis."""
 SAME_AXIS_FITTED = 0.4
-"""The same where a basis was fitted, beyond what the fit gives by chance, and how much that varies."""
+"""The same if a basis was fitted, beyond the chance level of the fit, and the spread of that level."""
 FAINT = 0.05
 """Cosine below which the products of a single module have little in common."""
 
 
 def _cosine(first, second):
-    """Cosine of two factors as they are, 0 where one is zero, and whether nothing over- or underflowed."""
+    """Return the cosine of two unscaled factors (0 if one is zero), and whether nothing over- or underflowed."""
 
     def inner(x, y):
         return jnp.sum(jnp.sum(x * y, axis=0))
@@ -57,7 +58,7 @@ def _cosine(first, second):
 
 @jax.jit
 def _stack_cosines(stack, other):
-    """Cosines ``[L]`` of two stacks of one factor; a program for a shape, whatever module it is of."""
+    """Return cosines ``[L]`` of two stacks of one factor; modules of one shape share the compiled program."""
     cosine, sound = map_layers(_cosine, stack, other)
     return jax.lax.cond(
         jnp.all(sound),
@@ -66,19 +67,19 @@ def _stack_cosines(stack, other):
     )
 
 
-def factor_cosines(stacks, others) -> PerModule:
-    """Return the cosines ``{"a": [L], "b": [L]}`` of the factors of one module of two adapters; 0 for zero."""
+def factor_cosines(stacks: Mapping[str, jax.Array], others: Mapping[str, jax.Array]) -> PerModule:
+    """Return the cosines ``{"a": [L], "b": [L]}`` of one module's factors in two adapters; 0 for zero factors."""
     return jax.tree.map(_stack_cosines, stacks, others)
 
 
 def _products(aligned, finetuned):
-    """Of the products of two layers: their cosine, and ⟨B_t A_t, Bₐ Aₐ⟩ / ‖Bₐ Aₐ‖²; 0 where one is zero."""
+    """Return the cosine of two layers' products, and ⟨B_t A_t, Bₐ Aₐ⟩ / ‖Bₐ Aₐ‖²; both 0 if a product is zero."""
 
     def gram(one, other):
         return matmul(one["b"].T, other["b"]) * matmul(one["a"], other["a"].T)
 
     def larger(factor):
-        """How many times larger the fine-tuned factor is, within what float32 can multiply."""
+        """Return how many times larger the fine-tuned factor is, limited to what float32 can multiply."""
         one, other = (jnp.max(jnp.abs(layer[factor])).astype(jnp.float32) for layer in (finetuned, aligned))
         return jnp.clip(one / jnp.where(other > 0, other, 1.0), 1e-12, 1e12)
 
@@ -96,7 +97,7 @@ def _stack_products(stack, other):
 
 
 def lineage(aligned: Adapter, finetuned: Adapter) -> dict[str, PerModule]:
-    """Measure how the fine-tuned adapter's factors and products lie to the aligned one's.
+    """Compare the fine-tuned adapter's factors and products with the aligned ones.
 
     Args:
       aligned: Wₐ, factors ``a [L, r, k]`` and ``b [L, d, r]``.
@@ -104,12 +105,12 @@ def lineage(aligned: Adapter, finetuned: Adapter) -> dict[str, PerModule]:
 
     Returns:
       ``{module: {"a": [L], "b": [L], "product": [L], "kept": [L]}}`` float32. The first three are cosines in
-      [−1, 1], of the factors and of the products ``B A``; ``kept`` is the share of the aligned product that is in
-      the fine-tuned one, ``⟨B_t A_t, Bₐ Aₐ⟩ / ‖Bₐ Aₐ‖²``. All are 0 for what is zero. Products are compared in
-      the rank axis: no ``[d, k]`` is formed.
+      [−1, 1] of the factors and of the products ``B A``; ``kept`` is the share of the aligned product contained in
+      the fine-tuned one, ``⟨B_t A_t, Bₐ Aₐ⟩ / ‖Bₐ Aₐ‖²``. Zero inputs give 0. Products are compared through the
+      rank axis, without forming any ``[d, k]`` matrix.
 
     Raises:
-      InputError: the adapters do not fit each other.
+      InputError: if the adapters do not match.
     """
     check_same_structure(aligned, finetuned, ("aligned", "fine-tuned"))
     found = {}
@@ -121,17 +122,17 @@ def lineage(aligned: Adapter, finetuned: Adapter) -> dict[str, PerModule]:
 
 
 class Verdict(NamedTuple):
-    """What the figures of ``lineage`` say of an adapter.
+    """The conclusions from the results of ``lineage``.
 
     Attributes:
-      product, b, a: mean cosines of the modules that tell something; NaN where none does.
-      kept: median share of the aligned products that these have kept; NaN where it was not measured.
-      descends: whether the adapter as a whole does.
-      measured: how many modules tell something: those in which no product is zero.
-      unrelated: names, such as ``"layer 3 q_proj"``, of modules that have nothing of the aligned ones; all where
-        the products of the adapter as a whole have not.
-      turned: those whose products are related and whose factors have not kept the rank axis.
-      faint: those of the others whose products have little in common with the aligned ones.
+      product, b, a: mean cosines over the measured modules; NaN if there are none.
+      kept: median share of the aligned products that these modules keep; NaN if it was not measured.
+      descends: whether the adapter as a whole descends from the aligned one.
+      measured: number of measured modules: those in which no product is zero.
+      unrelated: names, such as ``"layer 3 q_proj"``, of modules unrelated to the aligned ones; all modules if the
+        adapter as a whole is unrelated.
+      turned: modules whose products are related but whose factors have not kept the rank axis.
+      faint: other modules whose products have little in common with the aligned ones.
     """
 
     product: float
@@ -146,7 +147,7 @@ class Verdict(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """Every layer of every module as host arrays ``[N]``."""
+    """All layers of all modules as host arrays ``[N]``."""
 
     names: list[str]
     a: np.ndarray
@@ -174,7 +175,7 @@ def _rows(adapter: Adapter, figures) -> _Rows:
 
 
 def _beyond_fit(cosine, rank, size):
-    """A cosine without what fitting a basis gives by chance: r numbers to each row of a size, r / size of it."""
+    """Return a cosine minus the chance level of fitting a basis, whose r numbers per row explain r / size of it."""
     share = np.minimum(rank / size, 1)
     left = np.where(share < 1, (cosine**2 - share) / np.where(share < 1, 1 - share, 1), 0)
     return np.sign(cosine) * np.sqrt(np.maximum(left, 0))
@@ -183,25 +184,26 @@ def _beyond_fit(cosine, rank, size):
 def judge_lineage(adapter: Adapter, figures: dict[str, PerModule], *, basis: str = "as_is") -> Verdict:
     """Judge whether an adapter descends from the aligned one.
 
-    As a whole it does where the mean cosines of the products and of B come up to ``RELATED``, or to ``RELATED_FAR``
-    where the products have kept the aligned ones (``KEPT`` to ``KEPT_MOST``); of few and small modules, up to four
-    standard deviations of chance, at most 0.5. Chance is 1 / √(d r) for a module whose A started equal. Modules in
-    which B is zero tell nothing; where all are such, the adapter does not count as a descendant. In every module
-    one of the factors must have kept its rank axis.
+    The adapter as a whole descends if the mean cosines of the products and of B reach ``RELATED``, or
+    ``RELATED_FAR`` if the products have also kept the aligned ones (``KEPT`` to ``KEPT_MOST``). For few and small
+    modules the threshold rises to four standard deviations of chance, at most 0.5; the chance level is 1 / √(d r)
+    for a module whose A started equal. Modules with a zero B are not measured; if there are no others, the adapter
+    does not count as a descendant. In each module one of the factors must have kept its rank axis.
 
-    Where a basis was fitted, the products alone decide as a whole, which no basis moves, and the cosines of factors
-    count without what the fit of r × r numbers gives by chance: √(r / k) for A and √(r / d) for B.
+    If a basis was fitted, only the products, which no basis affects, decide about the adapter as a whole, and the
+    cosines of the factors are reduced by the chance level of fitting r × r numbers: √(r / k) for A and √(r / d) for
+    B.
 
     Args:
       adapter: the fine-tuned adapter, for names and sizes; arrays or ``jax.ShapeDtypeStruct`` leaves.
-      figures: from ``lineage``; cosines of B are taken for those of products where they have none.
-      basis: that of the fine-tuned factors; see ``nlsr_jax.nlsr.basis.common_basis``.
+      figures: result of ``lineage``; if it has no cosines of products, those of B are used.
+      basis: basis of the fine-tuned factors; see ``nlsr_jax.nlsr.basis.common_basis``.
 
     Returns:
       A ``Verdict``.
 
     Raises:
-      InputError: an unknown basis.
+      InputError: if the basis is unknown.
     """
     check_basis(basis)
     rows, fitted = _rows(adapter, figures), basis != "as_is"
@@ -213,7 +215,7 @@ def judge_lineage(adapter: Adapter, figures: dict[str, PerModule], *, basis: str
     kept = float(np.median(rows.kept[known]))
     chance = 1 / np.sqrt(rows.d * rows.rank)
     spread = float(np.sqrt(np.sum(chance[known] ** 2))) / known.sum()
-    far = KEPT <= kept <= KEPT_MOST  # False of NaN
+    far = KEPT <= kept <= KEPT_MOST  # False for NaN
     bound = max(RELATED_FAR if far else RELATED, min(0.5, 4 * spread))
     related, descends = product >= bound, bool((product if fitted else min(product, b)) >= bound)
     axis = _axis(rows, fitted)
@@ -225,12 +227,12 @@ def judge_lineage(adapter: Adapter, figures: dict[str, PerModule], *, basis: str
 
 
 def _axis(rows: _Rows, fitted: bool) -> np.ndarray:
-    """Whether one of the factors of each module has kept its rank axis."""
+    """Return whether one of the factors of each module has kept its rank axis."""
     a, b = rows.a, rows.b
     if fitted:
         a, b = _beyond_fit(a, rows.rank, rows.k), _beyond_fit(b, rows.rank, rows.d)
     size = rows.rank * np.minimum(rows.k, rows.d)
-    chance = np.maximum(4 / np.sqrt(size), 2 / rows.rank)  # of other entries, and of a random rotation
+    chance = np.maximum(4 / np.sqrt(size), 2 / rows.rank)  # of unrelated entries, and of a random rotation
     return np.maximum(a, b) >= np.maximum(SAME_AXIS_FITTED if fitted else SAME_AXIS, np.minimum(0.5, chance))
 
 
@@ -239,27 +241,27 @@ def _chosen(rows: _Rows, flags) -> tuple[str, ...]:
 
 
 def other_axis(adapter: Adapter, figures: dict[str, PerModule]) -> list[str]:
-    """Name the modules neither factor of which has kept its rank axis, such as ``"layer 3 q_proj"``.
+    """List the modules in which neither factor has kept its rank axis, such as ``"layer 3 q_proj"``.
 
     Args:
-      adapter: the adapter that was compared, for names and sizes.
-      figures: from ``lineage``; modules that are zero in it count as kept.
+      adapter: the compared adapter, for names and sizes.
+      figures: result of ``lineage``; modules that are zero count as kept.
     """
     rows = _rows(adapter, figures)
     return list(_chosen(rows, ~_axis(rows, fitted=False) & ((rows.a != 0) | (rows.b != 0))))
 
 
 def unrelated_modules(adapter: Adapter, figures: dict[str, PerModule], *, basis: str = "as_is") -> list[str]:
-    """Name the modules that do not descend from the aligned ones, factor for factor.
+    """List the modules that do not descend from the aligned ones, factor for factor.
 
     Args:
       adapter: the fine-tuned adapter, for names and sizes.
-      figures: from ``lineage``.
-      basis: that of the fine-tuned factors; see ``nlsr_jax.nlsr.basis.common_basis``.
+      figures: result of ``lineage``.
+      basis: basis of the fine-tuned factors; see ``nlsr_jax.nlsr.basis.common_basis``.
 
     Returns:
-      Names such as ``"layer 3 q_proj"`` of modules that have nothing of the aligned ones or have not kept the rank
-      axis; all of them where the adapter as a whole does not descend. See ``judge_lineage``.
+      Names such as ``"layer 3 q_proj"`` of modules that are unrelated to the aligned ones or have not kept the rank
+      axis; all modules if the adapter as a whole does not descend. See ``judge_lineage``.
     """
     verdict = judge_lineage(adapter, figures, basis=basis)
     found = {*verdict.unrelated, *verdict.turned}

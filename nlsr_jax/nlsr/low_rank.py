@@ -1,4 +1,4 @@
-"""Low-rank projection of the factors on what the calibration data excites.
+"""Low-rank projection of the factors on the directions that the calibration data excites.
 
 For a factor W with inputs X, ``Ŵ = U Uᵀ W`` with U the first r* left singular vectors of ``W X``
 minimises ``‖W X − Ŵ X‖_F`` over rank r*. With ``Z = A X = Rᵀ Qᵀ`` (R from the statistics):
@@ -12,15 +12,16 @@ Source: NLSR, identification of safety-critical neurons; the rank rule follows D
 """
 
 import functools
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 
+from nlsr_jax import hardware
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.nlsr.layerwise import map_layers
 from nlsr_jax.nlsr.statistics import (
     Statistics,
-    branches,
     cholesky_root,
     matmul,
     update_root,
@@ -36,7 +37,7 @@ def kept_rank(rank: int, sparsity: float) -> int:
 
 
 def _trusted_root(root, gram):
-    """Return the root where it reproduces the Gram matrix, else one made from the Gram matrix."""
+    """Return the root if it reproduces the Gram matrix, else one computed from the Gram matrix."""
     error = jnp.linalg.norm(matmul(root.T, root) - gram)
     match = error <= _MATCH * jnp.linalg.norm(gram)
     return jnp.where(match, root, cholesky_root(gram))
@@ -55,16 +56,16 @@ def _project_b(b, root, kept):
 
 
 def _inverse(s):
-    """Invert the singular values ``[r]`` of a matrix, largest first; 0 for those that are its rounding alone."""
+    """Invert the singular values ``[r]`` of a matrix, largest first; those at rounding level give 0."""
     least = len(s) * jnp.finfo(s.dtype).eps * s[0]
     return jnp.where(s > least, 1 / jnp.where(s > 0, s, 1.0), 0.0)
 
 
 def _project_large(a, b, gram, root, kept):
-    """``_project_a`` and ``_project_b`` by one product with a factor, or two thin ones.
+    """Do the same as ``_project_a`` and ``_project_b`` with one product with a factor, or two thin ones.
 
     With U' the first left singular vectors of ``M = R_B Rᵀ`` the projector of B is ``B (R_B⁻¹ U') (U'ᵀ R_B)``.
-    Eigenvectors of the r × r matrices ``G`` and ``M Mᵀ`` do where these are well-conditioned.
+    Eigenvectors of the r × r matrices ``G`` and ``M Mᵀ`` suffice if these are well-conditioned.
     """
     values, vectors = jnp.linalg.eigh(gram.astype(root.dtype))
     top = jax.lax.cond(
@@ -91,11 +92,13 @@ def _project_large(a, b, gram, root, kept):
     return matmul(top, matmul(top.T, a)), matmul(matmul(b, left), right)
 
 
-def project_layer(factors, gram, root, kept):
+def project_layer(
+    factors: Mapping[str, jax.Array], gram: jax.Array, root: jax.Array, kept: int
+) -> dict[str, jax.Array]:
     """Return ``{"a": Â [r, k], "b": B̂ [d, r]}`` of one layer, float32."""
     root = _trusted_root(root, gram)
     a, b = factors["a"].astype(jnp.float32), factors["b"].astype(jnp.float32)
-    if branches(len(root)):
+    if hardware.branches(len(root)):
         a, b = _project_large(a, b, gram, root, kept)
     else:
         a, b = _project_a(a, root, kept), _project_b(b, root, kept)
@@ -104,7 +107,7 @@ def project_layer(factors, gram, root, kept):
 
 @functools.partial(jax.jit, static_argnames="sparsity")
 def project_low_rank(reference: Adapter, statistics: Statistics, *, sparsity: float = 0.8) -> Adapter:
-    """Project every factor on its r* most excited directions.
+    """Project each factor on its r* most excited directions.
 
     Args:
       reference: W_e, factors ``a [L, r, k]`` and ``b [L, d, r]``.

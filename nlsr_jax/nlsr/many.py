@@ -1,4 +1,4 @@
-"""Many realignments of one adapter in one program: every base probability with every key.
+"""Many realignments of one adapter in one program: all base probabilities with all keys.
 
 Axis legend: P base probabilities, S keys, L layers, r rank, k in-features, d out-features.
 """
@@ -15,21 +15,22 @@ from nlsr_jax.nlsr.correction import correct_checked
 from nlsr_jax.nlsr.pruning import choose_pruned
 from nlsr_jax.nlsr.realign import Realigned
 from nlsr_jax.nlsr.similarity import check_masks, masked_cosine
+from nlsr_jax.types import Masks
 
 
 def realign_many(
     keys: jax.Array,
     finetuned: Adapter,
     reference: Adapter,
-    masks,
+    masks: Masks,
     *,
     base_probabilities: Sequence[float],
     increment: float = 0.4,
 ) -> Realigned:
-    """Realign with every base probability and every key, by the rule ``probability`` in factor space.
+    """Realign with each base probability and each key, with the rule ``probability`` in factor space.
 
-    What does not depend on them, the similarities, is computed once. Entry ``[i, j]`` of the result is, bit for
-    bit, what ``realign(keys[j], …, base_probability=base_probabilities[i])`` gives.
+    The similarities, which do not depend on them, are computed once. Entry ``[i, j]`` of the result equals
+    ``realign(keys[j], …, base_probability=base_probabilities[i])`` bit for bit.
 
     Args:
       keys: PRNG keys ``[S]``, such as ``jax.random.split(key, S)``.
@@ -37,12 +38,12 @@ def realign_many(
       base_probabilities: P values of P_L.
 
     Returns:
-      A ``Realigned`` whose leaves have ``[P, S]`` in front, but ``similarity`` and ``zero_norm``, which all share,
-      and ``probability``, ``[P, L]`` for every module. All adapters are in memory together: ``P · S`` times the
-      bytes of one.
+      A ``Realigned`` whose leaves have leading axes ``[P, S]``, except ``similarity`` and ``zero_norm``, which are
+      shared, and ``probability``, ``[P, L]`` for each module. All adapters are in memory together: ``P · S`` times
+      the bytes of one.
 
     Raises:
-      InputError: no key or no probability, keys of another shape, or arguments that do not fit each other.
+      InputError: if keys or probabilities are empty, keys have another shape, or the arguments do not match.
     """
     if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) or keys.ndim != 1 or not keys.size:
         raise InputError(f"keys are {keys.dtype} {list(keys.shape)}; expected PRNG keys [S], at least one")

@@ -1,9 +1,9 @@
 """Exact top-k masks without a sort.
 
-Non-negative floats are ordered as their bit patterns are, so the k-th largest is found by bisection
-on the 31 bits: one counting pass each. Ties are then broken by index, so that exactly ``k`` entries are
-kept and the mask is the same on every device. Arrays that lie in the memory of the host need no passes over all
-of them: NumPy's partition finds the same k-th largest several times faster.
+Non-negative floats have the same order as their bit patterns, so the k-th largest is found by bisection on the
+31 bits, with one counting pass each. Ties are then broken by index, so that exactly ``k`` entries are kept and the
+mask is the same on every device. For arrays in host memory, NumPy's partition finds the same k-th largest several
+times faster.
 """
 
 import functools
@@ -13,21 +13,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-GRANULARITIES = ("row", "tensor", "adapter")
+from nlsr_jax import hardware
+from nlsr_jax.types import Gradients, Masks
 
 
 def kept_count(size: int, sparsity: float) -> int:
-    """Return ``top = round((1 − P_SR) · size)``: how many of ``size`` entries a mask keeps."""
+    """Return ``top = round((1 − P_SR) · size)``, the number of entries that a mask keeps."""
     return round((1 - sparsity) * size)
 
 
 def _bits(scores):
-    """Order-preserving integers of non-negative floats; −0 counts as 0."""
+    """Return order-preserving integers of non-negative floats; −0 counts as 0."""
     return jax.lax.bitcast_convert_type(jnp.abs(scores.astype(jnp.float32)), jnp.int32)
 
 
 def _threshold(bits, count):
-    """The ``count``-th largest of ``bits`` by bisection: the largest t with #(bits ≥ t) ≥ count."""
+    """Return the ``count``-th largest of ``bits`` by bisection: the largest t with #(bits ≥ t) ≥ count."""
 
     def step(i, low):
         candidate = low | (1 << (30 - i))
@@ -38,7 +39,7 @@ def _threshold(bits, count):
 
 
 def _tie_end(ties, wanted):
-    """The smallest index bound that holds ``wanted`` of the ties: bisection on the index."""
+    """Return the smallest index bound that includes ``wanted`` of the ties, by bisection on the index."""
     index = jnp.arange(ties.size, dtype=jnp.int32)
 
     def step(_, bounds):
@@ -56,7 +57,7 @@ def top_mask(scores: jax.Array, count: int | jax.Array) -> jax.Array:
 
     Args:
       scores: ``[n]`` non-negative, finite, any float dtype (compared as float32).
-      count: how many to keep, 0 … n; may be traced.
+      count: number of entries to keep, 0 … n; may be traced.
 
     Returns:
       ``[n]`` bool with exactly ``count`` True entries.
@@ -80,7 +81,7 @@ def mask_factor(scores: jax.Array, sparsity: float, granularity: str) -> jax.Arr
       scores: ``[m, n]`` non-negative scores.
       sparsity: P_SR in (0, 1).
       granularity: ``"tensor"`` keeps ``round((1−P_SR)·m·n)`` entries of the factor, ``"row"``
-        ``round((1−P_SR)·n)`` of each row.
+        ``round((1−P_SR)·n)`` entries of each row.
 
     Returns:
       ``[m, n]`` bool.
@@ -91,13 +92,13 @@ def mask_factor(scores: jax.Array, sparsity: float, granularity: str) -> jax.Arr
     return jax.vmap(lambda row: top_mask(row, count))(scores)
 
 
-def mask_tree(scores, sparsity: float):
-    """Mask all factors by one threshold.
+def mask_tree(scores: Gradients, sparsity: float) -> Masks:
+    """Mask all factors with one threshold.
 
     Args:
       scores: per-module tree of non-negative scores.
       sparsity: P_SR in (0, 1); ``round((1−P_SR)·n)`` of all n entries are kept, ties in favour of the earlier
-        in the order of the tree's leaves.
+        entry in the order of the tree's leaves.
 
     Returns:
       Bool tree.
@@ -110,23 +111,12 @@ def mask_tree(scores, sparsity: float):
     return jax.tree.unflatten(structure, parts)
 
 
-def on_host(tree) -> bool:
-    """Whether all leaves are values, not tracers, in the memory of the one CPU device that computes with them."""
-
-    def here(leaf):
-        if isinstance(leaf, jax.core.Tracer):
-            return False
-        return not isinstance(leaf, jax.Array) or len(leaf.sharding.device_set) == 1
-
-    return jax.default_backend() == "cpu" and all(map(here, jax.tree.leaves(tree)))
-
-
 def host_top_mask(scores: np.ndarray, count: int) -> np.ndarray:
-    """Mark the ``count`` largest scores as ``top_mask`` does, in the memory of the host.
+    """Mark the ``count`` largest scores as ``top_mask`` does, in host memory.
 
     Args:
       scores: ``[n]`` float32, non-negative, finite.
-      count: how many to keep, 0 … n.
+      count: number of entries to keep, 0 … n.
 
     Returns:
       ``[n]`` bool with exactly ``count`` True entries.
@@ -145,15 +135,15 @@ def host_top_mask(scores: np.ndarray, count: int) -> np.ndarray:
 
 
 def host_mask_factor(scores: np.ndarray, sparsity: float, granularity: str) -> np.ndarray:
-    """Mask one factor of one layer, ``[m, n]`` scores, as ``mask_factor`` does, in the memory of the host."""
+    """Mask one factor of one layer, ``[m, n]`` scores, as ``mask_factor`` does, in host memory."""
     if granularity == "tensor":
         return host_top_mask(scores.reshape(-1), kept_count(scores.size, sparsity)).reshape(scores.shape)
     count = kept_count(scores.shape[-1], sparsity)
     return np.stack([host_top_mask(row, count) for row in scores])
 
 
-def host_mask_tree(scores, sparsity: float):
-    """Mask all factors by one threshold as ``mask_tree`` does, in the memory of the host."""
+def host_mask_tree(scores: Gradients, sparsity: float) -> Masks:
+    """Mask all factors with one threshold as ``mask_tree`` does, in host memory."""
     leaves, structure = jax.tree.flatten(scores)
     flat = np.concatenate([np.asarray(leaf).reshape(-1) for leaf in leaves])
     mask = host_top_mask(flat, kept_count(flat.size, sparsity))
@@ -162,8 +152,8 @@ def host_mask_tree(scores, sparsity: float):
     return jax.tree.unflatten(structure, whole)
 
 
-def host_mask_layers(scores, sparsity: float, granularity: str):
-    """Mask every layer of stacked factors as ``mask_layers`` does, in the memory of the host."""
+def host_mask_layers(scores: Gradients, sparsity: float, granularity: str) -> Masks:
+    """Mask each layer of stacked factors as ``mask_layers`` does, in host memory."""
 
     def stacked(leaf):
         return jnp.asarray(np.stack([host_mask_factor(s, sparsity, granularity) for s in np.asarray(leaf)]))
@@ -171,8 +161,8 @@ def host_mask_layers(scores, sparsity: float, granularity: str):
     return jax.tree.map(stacked, scores)
 
 
-def mask_layers(scores, sparsity: float, granularity: str = "tensor"):
-    """Mask every layer of stacked factors by itself.
+def mask_layers(scores: Gradients, sparsity: float, granularity: str = "tensor") -> Masks:
+    """Mask each layer of stacked factors separately.
 
     Args:
       scores: tree of ``[L, m, n]`` non-negative scores.
@@ -182,7 +172,7 @@ def mask_layers(scores, sparsity: float, granularity: str = "tensor"):
     Returns:
       Bool tree of the same shapes.
     """
-    way = host_mask_layers if on_host(scores) else _compiled_mask_layers
+    way = host_mask_layers if hardware.selects_on_host(scores) else _compiled_mask_layers
     return way(scores, sparsity, granularity)
 
 

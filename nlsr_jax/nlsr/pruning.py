@@ -1,23 +1,23 @@
-"""Which modules are repaired: probability by similarity rank, and the deterministic alternatives.
+"""The choice of modules to repair: probability by similarity rank, and the deterministic alternatives.
 
 γ_j True means left alone ("pruned" from the repair), False means repaired.
 Source: NLSR, probability-based layer pruning, ``P_j = P_L + δ · r_j / N``.
 """
 
 import functools
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from nlsr_jax.adapter import PerModule, module_names
-from nlsr_jax.errors import InputError
-
-RULES = ("probability", "threshold", "least_similar", "all", "layers")
+from nlsr_jax.errors import InputError, argument
+from nlsr_jax.nlsr.settings import RULES
 
 
 def _order(tree: PerModule) -> np.ndarray:
-    """Positions of the concatenated modules in module order: layer by layer, then by module name."""
+    """Return positions of the concatenated modules in module order: layer by layer, then by module name."""
     names = module_names(tree)
     layers = np.concatenate([np.arange(tree[name].shape[0]) for name in names])
     modules = np.concatenate([np.full(tree[name].shape[0], i) for i, name in enumerate(names)])
@@ -25,12 +25,12 @@ def _order(tree: PerModule) -> np.ndarray:
 
 
 def flatten_modules(tree: PerModule) -> jax.Array:
-    """Return the per-module numbers as ``[N]`` in module order (layer by layer)."""
+    """Return the per-module values as ``[N]`` in module order (layer by layer)."""
     return jnp.concatenate([tree[name] for name in module_names(tree)])[_order(tree)]
 
 
 def unflatten_modules(values: jax.Array, like: PerModule) -> PerModule:
-    """Return ``[N]`` numbers in module order as ``{module: [L]}``, shaped as ``like``."""
+    """Return ``[N]`` values in module order as ``{module: [L]}``, shaped like ``like``."""
     order = _order(like)
     inverse = np.argsort(order)
     names = module_names(like)
@@ -39,7 +39,7 @@ def unflatten_modules(values: jax.Array, like: PerModule) -> PerModule:
 
 
 def similarity_rank(similarity: PerModule) -> PerModule:
-    """Return r_j: 1 for the least similar of the N modules … N, ties by module order, int32."""
+    """Return the rank r_j: from 1 for the least similar module to N, ties by module order, int32."""
     values = flatten_modules(similarity)
     order = jnp.argsort(values, stable=True)
     ranks = jnp.zeros(values.shape, jnp.int32).at[order].set(jnp.arange(1, values.size + 1, dtype=jnp.int32))
@@ -47,7 +47,9 @@ def similarity_rank(similarity: PerModule) -> PerModule:
 
 
 @jax.jit
-def unclipped_probability(similarity: PerModule, base_probability, increment) -> PerModule:
+def unclipped_probability(
+    similarity: PerModule, base_probability: float | jax.Array, increment: float | jax.Array
+) -> PerModule:
     """Return ``P_L + δ · r_j / N`` before clipping to [0, 1], float32 ``{module: [L]}``."""
     count = sum(value.shape[0] for value in similarity.values())
     return {
@@ -62,8 +64,8 @@ def pruning_probability(similarity: PerModule, base_probability: float = 0.5, in
     r_j ranks the similarity among the N modules, 1 = least similar; ties by module order. With δ < 0
     the more similar modules are repaired more often.
 
-    The tables are made with P_L 0.3 and δ 0.4, the paper's P_L 0.5 spread to both sides as its authors run it: see
-    ``nlsr_jax.PUBLISHED``.
+    The published tables use P_L 0.3 and δ 0.4: the paper's P_L 0.5 spread to both sides, as in the authors'
+    program; see ``nlsr_jax.PUBLISHED``.
 
     Args:
       similarity: ``{module: [L]}`` S_j.
@@ -97,21 +99,29 @@ def draw_pruned(key: jax.Array, probability: PerModule) -> PerModule:
 
 
 def _certain(pruned: PerModule) -> tuple[PerModule, PerModule]:
-    """The outcome of a deterministic rule, with its probabilities 0 and 1."""
+    """Return the outcome of a deterministic rule, with its probabilities 0 and 1."""
     return pruned, jax.tree.map(lambda p: p.astype(jnp.float32), pruned)
 
 
 @functools.partial(jax.jit, static_argnames=("rule", "repaired", "layers"))
-def choose_pruned(key, similarity, settings, *, rule, repaired=None, layers=None):
-    """Apply one rule; returns ``(pruned, probability)``, each ``{module: [L]}``.
+def choose_pruned(
+    key: jax.Array,
+    similarity: PerModule,
+    settings: Mapping[str, jax.Array],
+    *,
+    rule: str,
+    repaired: int = 0,
+    layers: tuple[tuple[str, tuple[bool, ...]], ...] = (),
+) -> tuple[PerModule, PerModule]:
+    """Apply one rule and return ``(pruned, probability)``, each ``{module: [L]}``.
 
     Args:
-      key: PRNG key, used by ``probability`` alone.
+      key: PRNG key, used only by ``probability``.
       similarity: ``{module: [L]}`` S_j.
       settings: ``{"base_probability", "increment", "tau"}`` float scalars.
       rule: one of ``RULES``.
-      repaired: how many modules ``least_similar`` repairs.
-      layers: for ``layers``, a tuple of ``(module, (bool, …))``: True where the layer is repaired.
+      repaired: number of modules that ``least_similar`` repairs.
+      layers: for ``layers``, a tuple of ``(module, (bool, …))``: True if the layer is repaired.
     """
     if rule == "probability":
         raw = unclipped_probability(similarity, settings["base_probability"], settings["increment"])
@@ -126,15 +136,20 @@ def choose_pruned(key, similarity, settings, *, rule, repaired=None, layers=None
     return _certain({m: jnp.zeros(s.shape, bool) for m, s in similarity.items()})
 
 
-def check_rule(rule: str, tau=None, share=None, layers=None) -> None:
-    """Raise InputError unless ``rule`` is known and has the one setting that it needs."""
+def check_rule(
+    rule: str, tau: float | None = None, share: float | None = None, layers: Sequence[int] | None = None
+) -> None:
+    """Raise InputError unless ``rule`` is known and has exactly the setting it needs."""
     if rule not in RULES:
         raise InputError(f"rule is {rule!r}; expected one of {', '.join(RULES)}")
     needs = {"threshold": ("tau", tau), "least_similar": ("share", share), "layers": ("layers", layers)}
     for owner, (name, value) in needs.items():
         if rule == owner and value is None:
-            raise InputError(f"rule {rule!r} needs {name}")
+            raise InputError(f"{argument('rule')} {rule!r} needs {argument(name)}")
         if rule != owner and value is not None:
-            raise InputError(f"{name} is given, but rule {rule!r} does not use it; use rule={owner!r}")
+            raise InputError(
+                f"{argument(name)} is given, but {argument('rule')} {rule!r} does not use it; use "
+                f"{argument('rule')}={owner!r}"
+            )
     if share is not None and not 0 <= share <= 1:
         raise InputError(f"share is {share}; expected a number from 0 to 1")

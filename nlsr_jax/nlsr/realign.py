@@ -3,6 +3,7 @@
 Source: NLSR, section on restoration.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -13,18 +14,19 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.nlsr.correction import check_space, correct_checked
 from nlsr_jax.nlsr.pruning import check_rule, choose_pruned
 from nlsr_jax.nlsr.similarity import check_masks, masked_cosine
+from nlsr_jax.types import Masks
 
 
 class Realigned(NamedTuple):
-    """What a realignment returns.
+    """The result of a realignment.
 
     Attributes:
       adapter: the realigned adapter.
       similarity: ``{module: [L]}`` float32 S_j.
-      probability: ``{module: [L]}`` float32 P_j that the module is left alone (0 or 1 for the
+      probability: ``{module: [L]}`` float32 P_j, the probability of leaving the module alone (0 or 1 for the
         deterministic rules).
       pruned: ``{module: [L]}`` bool γ_j, True = left alone.
-      zero_norm: ``{module: [L]}`` bool, True where a masked product was zero and S_j was set to 0.
+      zero_norm: ``{module: [L]}`` bool, True if a masked product was zero, so that S_j was set to 0.
     """
 
     adapter: Adapter
@@ -34,7 +36,7 @@ class Realigned(NamedTuple):
     zero_norm: PerModule
 
 
-def repaired_layers(adapter: Adapter, layers) -> tuple[tuple[str, tuple[bool, ...]], ...]:
+def repaired_layers(adapter: Adapter, layers: Sequence[int]) -> tuple[tuple[str, tuple[bool, ...]], ...]:
     """Return, per module, which entries of its leading axis are among the given decoder layers.
 
     Args:
@@ -42,7 +44,7 @@ def repaired_layers(adapter: Adapter, layers) -> tuple[tuple[str, tuple[bool, ..
       layers: decoder layer numbers.
 
     Raises:
-      InputError: a layer that no module of the adapter adapts.
+      InputError: if no module of the adapter adapts a layer.
     """
     wanted = {int(layer) for layer in layers}
     adapted = {i for module in adapter.factors for i in layer_indices(adapter, module)}
@@ -67,7 +69,7 @@ def choose(
     rule: str = "probability",
     tau: float | None = None,
     share: float | None = None,
-    layers=None,
+    layers: Sequence[int] | None = None,
 ) -> tuple[PerModule, PerModule]:
     """Choose the modules to leave alone from their similarities.
 
@@ -76,15 +78,15 @@ def choose(
       finetuned: W_t, for the layer numbers.
       similarity: ``{module: [L]}`` S_j.
       base_probability, increment: P_L and δ of rule ``probability``.
-      rule: ``probability``; ``threshold`` repairs where S_j < ``tau``; ``least_similar`` repairs the
+      rule: ``probability``; ``threshold`` repairs modules with S_j < ``tau``; ``least_similar`` repairs the
         ``round(share · N)`` least similar; ``all``; ``layers`` repairs the given decoder layers.
-      tau, share, layers: the setting of the rule of that name.
+      tau, share, layers: the setting of the rule that uses it.
 
     Returns:
       ``(pruned, probability)``, each ``{module: [L]}``.
 
     Raises:
-      InputError: an unknown rule, or a missing, superfluous or impossible setting.
+      InputError: if the rule is unknown, or a setting is missing, superfluous or invalid.
     """
     check_rule(rule, tau, share, layers)
     count = sum(value.shape[0] for value in similarity.values())
@@ -94,8 +96,8 @@ def choose(
         similarity,
         jax.tree.map(jnp.float32, settings),
         rule=rule,
-        repaired=None if share is None else round(share * count),
-        layers=None if layers is None else repaired_layers(finetuned, layers),
+        repaired=0 if share is None else round(share * count),
+        layers=() if layers is None else repaired_layers(finetuned, layers),
     )
 
 
@@ -103,7 +105,7 @@ def realign(
     key: jax.Array,
     finetuned: Adapter,
     reference: Adapter,
-    masks,
+    masks: Masks,
     *,
     base_probability: float = 0.5,
     increment: float = 0.4,
@@ -111,13 +113,12 @@ def realign(
     space: str = "factors",
     tau: float | None = None,
     share: float | None = None,
-    layers=None,
+    layers: Sequence[int] | None = None,
 ) -> Realigned:
     """Repair the fine-tuned adapter where it has lost the reference's safety-critical neurons.
 
-    Under ``jit`` nothing can be refused: entries beyond what the dtype holds become infinite
-    (a similarity then is NaN), and those below it 0.
-    ``save_adapter`` refuses what is not finite.
+    Under ``jit`` no values are checked: entries outside the range of the dtype become infinite (the similarity is
+    then NaN) or 0. ``save_adapter`` refuses values that are not finite.
 
     Args:
       key: PRNG key; the draw of rule ``probability`` is ``draw_pruned(key, probability)``.
@@ -125,14 +126,14 @@ def realign(
       reference: W_e, same shapes and scaling.
       masks: bool tree of the factors; see ``identify``.
       base_probability, increment, rule, tau, share, layers: the choice of modules; see ``choose``. The default
-        P_L is that of the paper's equation; tables and commands take ``nlsr_jax.PUBLISHED``.
-      space: of the correction, ``factors`` or ``product``; see ``correct``.
+        P_L is that of the paper's equation; tables and commands use ``nlsr_jax.PUBLISHED``.
+      space: space of the correction, ``factors`` or ``product``; see ``correct``.
 
     Returns:
-      A ``Realigned`` with the adapter and every S_j, P_j and γ_j.
+      A ``Realigned`` with the adapter and all S_j, P_j and γ_j.
 
     Raises:
-      InputError: a setting out of range, or arguments that do not fit each other.
+      InputError: if a setting is out of range, or the arguments do not match.
     """
     check_space(space)
     check_same_structure(finetuned, reference, ("fine-tuned", "reference"))

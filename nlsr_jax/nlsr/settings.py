@@ -1,33 +1,133 @@
-"""The published settings, each written once: commands, pipeline and laboratory take their defaults from here."""
+"""The settings of the method, each written once: name, type, default, help and range.
+
+Commands make their flags from these fields, the pipeline and the laboratory inherit them, the record holds them.
+A stage takes the part that it reads: ``Amplification``, ``Identification``, ``ModuleChoice`` or ``Correction``. A
+``MethodSettings`` is all four at once, so that it can be given to every stage.
+"""
 
 import dataclasses
+from typing import Any
+
+SPACES = ("factors", "product")
+METHODS = ("low_rank", "wanda", "snip", "preference_snip", "random", "magnitude", "gain")
+NEEDS_STATISTICS = ("low_rank", "wanda")
+NEEDS_GRADIENTS = ("snip", "preference_snip", "gain")
+NEEDS_FINETUNED = ("gain",)
+GRANULARITIES = ("row", "tensor", "adapter")
+RULES = ("probability", "threshold", "least_similar", "all", "layers")
+BASES = ("as_is", "procrustes", "linear")
+
+
+def setting(default: Any, help_text: str, **limits: Any) -> Any:
+    """Return a dataclass field with its help and its limits.
+
+    Args:
+      default: of the field.
+      help_text: what the help of a command says of it.
+      **limits: for ``nlsr_jax.nlsr.setting_checks``: ``choices``, a tuple of texts; ``least`` and ``most``, both
+        included; ``within``, a pair, both excluded; ``kind="path"`` or ``kind="column"``. For the flags:
+        ``flag=False``, a setting that has none; ``realigns=True``, one that identification alone does not have.
+    """
+    return dataclasses.field(default=default, metadata={"help": help_text, **limits})
 
 
 @dataclasses.dataclass(frozen=True)
-class MethodSettings:
-    """Everything that a realignment takes; the defaults are ``PUBLISHED``.
+class Amplification:
+    """How the reference is made of the aligned and the weak adapter; see ``amplify``.
 
     Attributes:
-      beta, amplification_space: of the amplification; see ``amplify``.
-      method, sparsity, granularity: of the identification; see ``identify``.
-      rule, base_probability, increment, tau, share, layers: of the choice of modules; see ``realign``.
-      space: of the correction; see ``correct``.
+      beta: β.
+      amplification_space: ``"factors"`` or ``"product"``.
+      rank: of the reference; None for the rank that it comes to.
+    """
+
+    beta: float = setting(0.9, "Pre-amplification coefficient.")
+    amplification_space: str = setting(
+        "factors", "Pre-amplification of 'factors' or of their 'product'.", choices=SPACES
+    )
+    rank: int | None = setting(None, "Truncate the reference to this rank.", least=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Identification:
+    """How safety-critical entries are found; see ``identify``.
+
+    Attributes:
+      sparsity: P_SR, the share of entries that are not safety-critical.
+      method: the score.
+      granularity: what one threshold is for.
+    """
+
+    sparsity: float = setting(
+        0.8, "P_SR: share of entries that are not safety-critical, between 0 and 1.", within=(0, 1)
+    )
+    method: str = setting("low_rank", f"{', '.join(METHODS[:-1])} or {METHODS[-1]}.", choices=METHODS)
+    granularity: str = setting(
+        "tensor", "Mask threshold per 'tensor', per 'row' or one for the 'adapter'.", choices=GRANULARITIES
+    )
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether the method reads calibration data, and so the base."""
+        return self.method in NEEDS_STATISTICS + NEEDS_GRADIENTS
+
+    @property
+    def needs_finetuned(self) -> bool:
+        """Whether the method compares with the fine-tuned adapter."""
+        return self.method in NEEDS_FINETUNED
+
+
+@dataclasses.dataclass(frozen=True)
+class ModuleChoice:
+    """Which modules are repaired; see ``realign``.
+
+    Attributes:
+      base_probability, increment: P_L and δ of the rule ``"probability"``.
+      rule: the rule.
+      tau, share, layers: the setting of the rule ``"threshold"``, ``"least_similar"`` or ``"layers"``.
+    """
+
+    base_probability: float = setting(0.3, "Probability of being left alone before the rank term.", realigns=True)
+    increment: float = setting(0.4, "What the most similar module's probability is higher by.", realigns=True)
+    rule: str = setting("probability", f"{', '.join(RULES[:-1])} or {RULES[-1]}.", choices=RULES, realigns=True)
+    tau: float | None = setting(None, "Rule threshold: repair modules with a similarity below this.", realigns=True)
+    share: float | None = setting(
+        None, "Rule least_similar: the share of modules to repair, 0 to 1.", realigns=True, least=0, most=1
+    )
+    layers: tuple[int, ...] | None = setting(
+        None, "Rule layers: decoder layers to repair, such as 8,9,10,11 or 8-11.", realigns=True
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Correction:
+    """How modules are corrected; see ``correct``.
+
+    Attributes:
+      space: ``"factors"`` or ``"product"``.
       basis: of the rank axis that the fine-tuned adapter is compared in; see ``nlsr_jax.nlsr.basis.common_basis``.
     """
 
-    beta: float = 0.9
-    amplification_space: str = "factors"
-    method: str = "low_rank"
-    sparsity: float = 0.8
-    granularity: str = "tensor"
-    rule: str = "probability"
-    base_probability: float = 0.3
-    increment: float = 0.4
-    share: float | None = None
-    tau: float | None = None
-    layers: tuple[int, ...] | None = None
-    space: str = "factors"
-    basis: str = "as_is"
+    space: str = setting(
+        "factors",
+        "Correction of 'factors' or of their 'product' (rank 2r).",
+        choices=SPACES,
+        realigns=True,
+    )
+    basis: str = setting(
+        "as_is",
+        "Compare in the rank axis 'as_is', turned by 'procrustes', or 'linear'.",
+        choices=BASES,
+        realigns=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodSettings(Correction, ModuleChoice, Identification, Amplification):
+    """Everything that a realignment takes; the defaults are ``PUBLISHED``. For the fields see the four parts.
+
+    The fields are in the order of the data: amplification, identification, choice of modules, correction.
+    """
 
 
 PUBLISHED = MethodSettings()
@@ -38,15 +138,46 @@ from 0.3 to 0.7. All tables are made with these.
 (0.3, 0.4)
 """
 
-LIFTED = dataclasses.replace(PUBLISHED, method="gain", sparsity=0.99, granularity="adapter", beta=1.0, rule="all")
+GAIN = dataclasses.replace(PUBLISHED, method="gain", granularity="adapter", rule="all")
+"""What all settings that this project recommends have in common: the entries whose transplant takes most off the
+loss on safe answers, one threshold for all of them, and no module left out. β and sparsity are to be set."""
+
+RECOMMENDED = dataclasses.replace(GAIN, sparsity=0.99, beta=1.0)
 """For an adapter that was trained on the aligned model itself, with the model at hand that it was aligned from: one
 per cent of the entries, none beyond the direction of the alignment. Chosen on three cases of the toy world."""
 
-LIFTED_ALONE = dataclasses.replace(LIFTED, sparsity=0.98, beta=0.0)
+RECOMMENDED_ALONE = dataclasses.replace(RECOMMENDED, sparsity=0.98, beta=0.0)
 """The same without that model: entries go back to what the aligned model has, which takes twice as many."""
 
-AIM = 0.98
-"""How likely the automatic choice makes safe beginnings of answers, by default."""
-HEADROOM = 1.25
-"""How much nearer to certainty a share must be able to come than the automatic choice takes it, as a ratio of the
-logarithms of the two probabilities: at its limit, a repair refuses what is harmless."""
+PRESETS = ("published", "recommended")
+
+
+def preset(name: str, *, direction: bool) -> MethodSettings:
+    """Return the settings of a preset.
+
+    Args:
+      name: one of ``PRESETS``.
+      direction: whether an aligned adapter or the model before the alignment says in which direction safety lies;
+        without, ``"recommended"`` is ``RECOMMENDED_ALONE``.
+    """
+    if name == "published":
+        return PUBLISHED
+    return RECOMMENDED if direction else RECOMMENDED_ALONE
+
+
+@dataclasses.dataclass(frozen=True)
+class AutomaticSettings:
+    """What the automatic choice of β and sparsity goes for; see ``nlsr_jax.calibration.automatic``.
+
+    Attributes:
+      aim: how likely the choice makes safe beginnings of answers.
+      headroom: how much nearer to certainty a share must be able to come than the choice takes it, as a ratio of
+        the logarithms of the two probabilities: at its limit, a repair refuses what is harmless.
+      share: the only share of entries that is tried; None for those that the choice tries by itself.
+    """
+
+    aim: float = setting(0.98, "With --automatic: how likely answers are to begin as safe ones do, 0 to 1.")
+    headroom: float = setting(
+        1.25, "With --automatic: how much nearer to 1 a share of entries must be able to come than its target."
+    )
+    share: float | None = setting(None, "With --automatic: the only share of entries to try, such as 0.03.")

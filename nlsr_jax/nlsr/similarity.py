@@ -1,4 +1,4 @@
-"""Similarity of two adapters through their safety-critical entries.
+"""Similarity of two adapters on their safety-critical entries.
 
 ``⟨B₁A₁, B₂A₂⟩_F = Σ (B₁ᵀB₂) ∘ (A₁A₂ᵀ)``: r²(d+k) operations, the d × k products are never formed.
 
@@ -7,28 +7,30 @@ Source: NLSR, restoration, equation of S_j.
 """
 
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from nlsr_jax import hardware
 from nlsr_jax.adapter import Adapter, PerModule, check_same_structure, module_names
 from nlsr_jax.errors import InputError
 from nlsr_jax.nlsr.layerwise import map_layers
 from nlsr_jax.nlsr.statistics import matmul
+from nlsr_jax.types import Masks
 
 _SOUND = 1e12
-"""Between its inverse and it, the squared norms of factors leave room for their products in float32."""
-_PIECE = 1024
-"""So many rows of B, or columns of A, stay in a core's own cache from their masking to their last product."""
+"""If squared norms of factors lie between the inverse of this and this, their products fit into float32."""
 _CONTRACTED = {"a": 1, "b": 0}
 
 
 def is_sound(squares: jax.Array) -> jax.Array:
-    """Whether products of these squared norms ``[n]`` neither over- nor underflow in float32; a bool scalar."""
+    """Return whether products of these squared norms ``[n]`` neither over- nor underflow in float32; bool."""
     return jnp.all((squares > 1 / _SOUND) & (squares < _SOUND))
 
 
-def scale_factor(factor):
+def scale_factor(factor: jax.Array) -> jax.Array:
     """Scale ``[m, n]`` to a largest entry of 1 (0 stays 0), so that no product over- or underflows; float32."""
     factor = factor.astype(jnp.float32)
     # Columns first: that sum order vectorises on a CPU.
@@ -37,41 +39,37 @@ def scale_factor(factor):
 
 
 def _products(prepare, leaves, axis: int):
-    """``⟨x, x⟩``, ``⟨y, y⟩``, ``⟨x, y⟩`` over ``axis`` of the factors ``x, y = prepare(*leaves)``, each [r, r]."""
+    """Return ``⟨x, x⟩``, ``⟨y, y⟩``, ``⟨x, y⟩`` over ``axis`` of ``x, y = prepare(*leaves)``, all [r, r]."""
 
     def whole(*parts):
-        # Each factor enters two products: the barrier keeps its masking from being done twice.
+        # Each factor enters two products: the barrier prevents masking it twice.
         x, y = jax.lax.optimization_barrier(tuple(leaf.astype(jnp.float32) for leaf in prepare(*parts)))
         if axis == 1:
             return [matmul(one, other.T) for one, other in ((x, x), (y, y), (x, y))]
         turned = x.T, y.T
-        if count > 1:  # turned once, not anew for every product
+        if count > 1:  # transpose once instead of for every product
             turned = jax.lax.optimization_barrier(turned)
         return [matmul(one, other) for one, other in ((turned[0], x), (turned[1], y), (turned[0], y))]
 
     size = leaves[0].shape[axis]
-    count = _count_pieces(size)
+    piece = hardware.piece(size)
+    count = size // piece
     if count < 2:
         return whole(*leaves)
 
     def add(number, sums):
-        piece = [jax.lax.dynamic_slice_in_dim(leaf, number * _PIECE, _PIECE, axis) for leaf in leaves]
-        return jax.tree.map(jnp.add, sums, whole(*piece))
+        parts = [jax.lax.dynamic_slice_in_dim(leaf, number * piece, piece, axis) for leaf in leaves]
+        return jax.tree.map(jnp.add, sums, whole(*parts))
 
-    # What is left over after whole pieces comes first.
-    rest = [jax.lax.slice_in_dim(leaf, count * _PIECE, size, axis=axis) for leaf in leaves]
+    # The remainder after the whole pieces comes first.
+    rest = [jax.lax.slice_in_dim(leaf, count * piece, size, axis=axis) for leaf in leaves]
     return jax.lax.fori_loop(0, count, add, whole(*rest))
 
 
-def _count_pieces(size: int) -> int:
-    """How many pieces to multiply one by one: none on accelerators."""
-    return size // _PIECE if jax.default_backend() == "cpu" else 0
-
-
 def _cosine(prepare, *layers):
-    """Cosine of the products of two layers, 0 where one of them is zero; whether that is so; whether it is sound.
+    """Return the cosine of two layers' products (0 if one is zero), whether one is zero, and whether it is sound.
 
-    It is sound where no product over- or underflows.
+    Sound means that no product over- or underflows.
     """
     found = {f: _products(prepare, [layer[f] for layer in layers], axis) for f, axis in _CONTRACTED.items()}
     square, other_square, inner = (jnp.sum(b * a) for b, a in zip(found["b"], found["a"], strict=True))
@@ -83,7 +81,7 @@ def _cosine(prepare, *layers):
 
 
 def _cosines(prepare, *trees) -> tuple[PerModule, PerModule]:
-    """Cosines of the pairs of factors that ``prepare`` makes of leaves, and whether one of a pair is zero.
+    """Return cosines of the pairs of factors that ``prepare`` makes from leaves, and whether one of a pair is zero.
 
     Factors are scaled first only in modules where something would over- or underflow.
     """
@@ -107,7 +105,7 @@ def _masked(reference, finetuned, mask):
 
 
 @jax.jit
-def masked_cosine(reference: Adapter, finetuned: Adapter, masks) -> tuple[PerModule, PerModule]:
+def masked_cosine(reference: Adapter, finetuned: Adapter, masks: Masks) -> tuple[PerModule, PerModule]:
     """Return the similarities and, per module, whether one of the masked products was zero.
 
     Args:
@@ -122,10 +120,10 @@ def masked_cosine(reference: Adapter, finetuned: Adapter, masks) -> tuple[PerMod
 
 @jax.jit
 def product_cosine(first: Adapter, second: Adapter) -> PerModule:
-    """Return the cosine of the weight updates ``B A`` of two adapters, per module; 0 where one is zero.
+    """Return the cosine of the weight updates ``B A`` of two adapters, per module; 0 if one is zero.
 
     Args:
-      first, second: adapters of the same modules and layers; their ranks may differ.
+      first, second: adapters with the same modules and layers; their ranks may differ.
 
     Returns:
       ``{module: [L]}`` float32 in [−1, 1].
@@ -133,7 +131,7 @@ def product_cosine(first: Adapter, second: Adapter) -> PerModule:
     return _cosines(lambda x, y: (x, y), first.factors, second.factors)[0]
 
 
-def check_masks(adapter: Adapter, masks, name: str = "masks") -> None:
+def check_masks(adapter: Adapter, masks: Mapping[str, Mapping[str, Any]], name: str = "masks") -> None:
     """Raise InputError unless ``masks`` is a bool tree with the shapes of the adapter's factors."""
     for module in module_names(adapter.factors):
         for factor, value in adapter.factors[module].items():
@@ -150,10 +148,10 @@ def check_masks(adapter: Adapter, masks, name: str = "masks") -> None:
         raise InputError(f"{name}: {', '.join(extra)} is not adapted by the adapter")
 
 
-def similarity(reference: Adapter, finetuned: Adapter, masks) -> PerModule:
+def similarity(reference: Adapter, finetuned: Adapter, masks: Masks) -> PerModule:
     """Return S_j, the cosine of the masked products of reference and fine-tuned, per module.
 
-    ``S_j = ⟨W'_e, W'_t⟩_F / (‖W'_e‖_F ‖W'_t‖_F)`` with ``W' = (M_B∘B)(M_A∘A)``; 0 where a norm is 0.
+    ``S_j = ⟨W'_e, W'_t⟩_F / (‖W'_e‖_F ‖W'_t‖_F)`` with ``W' = (M_B∘B)(M_A∘A)``; 0 if a norm is 0.
 
     Args:
       reference: W_e, factors ``a [L, r, k]`` and ``b [L, d, r]``.
@@ -164,7 +162,7 @@ def similarity(reference: Adapter, finetuned: Adapter, masks) -> PerModule:
       ``{module: [L]}`` float32 in [−1, 1].
 
     Raises:
-      InputError: the adapters or masks do not fit each other.
+      InputError: if the adapters or masks do not match.
     """
     check_same_structure(reference, finetuned, ("reference", "fine-tuned"))
     check_masks(reference, masks)

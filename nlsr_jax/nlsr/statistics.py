@@ -1,9 +1,9 @@
-"""What one pass over the calibration data leaves behind: one r × r Gram matrix per module.
+"""Statistics of one pass over the calibration data: one r × r Gram matrix per module.
 
 With ``z = A x`` at the response positions, ``G = Σ_t z_t z_tᵀ`` gives the left singular vectors both
 of ``A X`` (those of ``G``) and of ``B A X`` (through a thin QR of ``B``), so the activations are never
-stored. Forming ``G`` squares the condition number; its triangular root ``R`` (``RᵀR = G``), updated
-by a Cholesky QR done twice where that matters, keeps the small directions too, at the price of matrix products.
+stored. Forming ``G`` squares the condition number. Its triangular root ``R`` (``RᵀR = G``), updated
+by a Cholesky QR that is repeated if necessary, keeps the small directions too, at the cost of matrix products.
 
 Axis legend: L layers, B batch, T positions, r rank, k in-features.
 
@@ -18,18 +18,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nlsr_jax import hardware
 from nlsr_jax.adapter import Adapter, PerModule, module_names
 from nlsr_jax.errors import InputError
 from nlsr_jax.nlsr.layerwise import map_layers, map_modules
 
 _EPS = float(jnp.finfo(jnp.float32).eps)
 _TINY = float(jnp.finfo(jnp.float32).tiny)
-_LARGE_RANK = 64
-"""See ``branches``."""
 _MANY_ENTRIES = 2**18
-"""A second pass over rows of fewer entries costs less than asking whether it is needed."""
+"""For rows with fewer entries, a second pass costs less than checking whether it is needed."""
 _WELL_CONDITIONED = 64.0
-"""Where the eigenvalues of a Gram matrix lie within this factor, float32's rounding takes 1e-5 of none."""
+"""If the eigenvalues of a Gram matrix lie within this factor, float32 rounding changes none by more than 1e-5."""
 matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -38,10 +37,10 @@ class Statistics(NamedTuple):
 
     Attributes:
       gram: ``{module: [L, r, r]}`` float32, ``Σ_t z_t z_tᵀ`` with ``z = A x``.
-      input_square: ``{module: [L, k]}`` float32, ``Σ_t x_t²``; empty where they were not asked for.
+      input_square: ``{module: [L, k]}`` float32, ``Σ_t x_t²``; empty if not requested.
       root: ``{module: [L, r, r]}`` float32, ``R`` with ``RᵀR = gram``, accurate in the small
         directions where ``gram`` is not. Two roots combine by ``update_root``, not by addition; use
-        ``merge``. (Where a root does not reproduce its ``gram``, ``identify`` goes by ``gram``.)
+        ``merge``. (If a root does not reproduce its ``gram``, ``identify`` uses ``gram``.)
       positions: float32 scalar, the number of response positions.
       sequences: float32 scalar, the number of rows with at least one response position.
     """
@@ -54,7 +53,7 @@ class Statistics(NamedTuple):
 
 
 def init_statistics(adapter: Adapter) -> Statistics:
-    """Return statistics of no data for the modules of ``adapter``: all sums are zero."""
+    """Return empty statistics for the modules of ``adapter``: all sums are zero."""
     gram, square, root = {}, {}, {}
     for module in module_names(adapter.factors):
         count, rank, features = adapter.factors[module]["a"].shape
@@ -79,7 +78,7 @@ def cholesky_root(gram: jax.Array, shift: float | None = None) -> jax.Array:
 
 
 def _semidefinite_root(gram):
-    """Return an upper triangular root like Cholesky's of what is semi-definite up to rounding."""
+    """Return an upper triangular root like Cholesky's for a matrix that is semi-definite up to rounding."""
     values, vectors = jnp.linalg.eigh(gram)
     root = jnp.linalg.qr(jnp.sqrt(jnp.maximum(values, 0.0))[:, None] * vectors.T, mode="r")
     return root * jnp.where(jnp.diagonal(root) < 0, -1.0, 1.0)[:, None]
@@ -88,12 +87,13 @@ def _semidefinite_root(gram):
 def update_root(root: jax.Array, rows: jax.Array) -> jax.Array:
     """Fold new rows into a triangular root: the ``R`` of a QR of ``[root; rows]``.
 
-    Shifted Cholesky QR: a first root of the plain Gram matrix whitens the rows, the well-conditioned
-    Gram matrix of the whitened rows corrects it. Matrix products and two r × r factorisations only. Of large arrays
-    of rows the root of the plain Gram matrix is left as it is where that turns out well-conditioned.
+    Shifted Cholesky QR: a first root of the plain Gram matrix whitens the rows, and the well-conditioned Gram
+      matrix
+    of the whitened rows corrects it. This needs only matrix products and two r × r factorisations. For large arrays
+    of rows, the root of the plain Gram matrix is kept if it turns out to be well-conditioned.
 
     Args:
-      root: ``[r, r]`` float32, the root so far (zeros for none).
+      root: ``[r, r]`` float32, the root so far (zeros for an empty one).
       rows: ``[n, r]`` float32, new ``z_t`` as rows; a masked position is a row of zeros.
 
     Returns:
@@ -109,46 +109,38 @@ def update_root(root: jax.Array, rows: jax.Array) -> jax.Array:
         old, new = matmul(root, whiten), matmul(rows, whiten)
         whitened = matmul(old.T, old) + matmul(new.T, new)
         found = matmul(cholesky_root(whitened, _EPS / rank), first)
-        # Rows of a lower rank leave eigenvalues of 0, which rounding can take below.
+        # Rows of lower rank give eigenvalues of 0, which rounding may make negative.
         whole = jnp.all(jnp.isfinite(found))
         return jax.lax.cond(whole, lambda: found, lambda: matmul(_semidefinite_root(whitened), first))
 
-    if rows.size < _MANY_ENTRIES or not branches(rank):
+    if rows.size < _MANY_ENTRIES or not hardware.branches(rank):
         return corrected()
     plain = cholesky_root(gram, _EPS / rank)
-    # Tiny rows have a root of the least shift in place of their own.
+    # Tiny rows get a root of the smallest shift instead of their own.
     enough = (jnp.trace(gram) * (_EPS / rank) > _TINY**0.5) & (_condition(plain, gram) <= _WELL_CONDITIONED)
     return jax.lax.cond(enough, lambda: plain, corrected)
 
 
-def branches(rank: int) -> bool:
-    """Whether to ask of r × r matrices, at run time, if they are so well-conditioned that less work will do.
-
-    Below rank 64 the work is small, and results are published to the byte. Off the CPU layers go in batches, of
-    which both branches would be computed.
-    """
-    return rank >= _LARGE_RANK and jax.default_backend() == "cpu"
-
-
 def well_conditioned(values: jax.Array) -> jax.Array:
-    """Whether the eigenvalues ``[r]`` of a positive semi-definite matrix, smallest first, lie close together.
+    """Return whether the eigenvalues ``[r]`` of a positive semi-definite matrix, smallest first, lie close
+    together.
 
-    Those of no data, and those so small that float32 has lost digits of them, do not.
+    False for empty data, and for eigenvalues so small that float32 has lost digits of them.
     """
     return (values[0] * _WELL_CONDITIONED >= values[-1]) & (values[-1] > _TINY / _EPS)
 
 
 def _condition(root, gram):
-    """Return no less than the condition number of ``gram``, and no more than √r times it.
+    """Return an estimate from 1 to √r times the condition number of ``gram``.
 
-    ``root`` is its Cholesky root, whose shift has to be lost in its rounding.
+    ``root`` is its Cholesky root, whose shift must be below its rounding error.
     """
     inverse = jax.scipy.linalg.solve_triangular(root, jnp.eye(len(root), dtype=root.dtype))
     return _norm(gram) * _norm(matmul(inverse, inverse.T))
 
 
 def _norm(x):
-    """Return no less than the largest eigenvalue of a symmetric matrix, and no more than r to the 1/4 times it."""
+    """Return an estimate from 1 to r^(1/4) times the largest eigenvalue of a symmetric matrix."""
     level = jnp.trace(x)
     x = x / level
     return level * jnp.linalg.norm(matmul(x, x)) ** 0.5
@@ -164,11 +156,11 @@ def batch_statistics(
       z: ``[..., r]`` the products ``A x``.
       mask: ``[...]`` bool, True at response positions.
       root: ``[r, r]`` root so far, or None to start.
-      input_squares: whether to sum them.
+      input_squares: whether to sum the squared inputs.
 
     Returns:
       ``{"gram": [r, r], "input_square": [k], "root": [r, r]}`` float32; ``gram`` and
-      ``input_square`` of this batch alone, ``root`` of all batches so far.
+      ``input_square`` are of this batch alone, ``root`` is of all batches so far.
     """
     keep = mask.reshape(-1, 1)
     x = x.reshape(-1, x.shape[-1])
@@ -201,7 +193,7 @@ def add_batch(
 
 
 def merge(first: Statistics, second: Statistics) -> Statistics:
-    """Return the statistics of both data sets together (other hosts, resumed runs).
+    """Return the statistics of two data sets together (from several hosts, or resumed runs).
 
     Args:
       first, second: statistics of the same adapter.
@@ -210,7 +202,7 @@ def merge(first: Statistics, second: Statistics) -> Statistics:
       The sums; roots are combined by ``update_root``.
 
     Raises:
-      InputError: one has ``input_square`` and the other has not.
+      InputError: if only one of them has ``input_square``.
     """
     if bool(first.input_square) != bool(second.input_square):
         raise InputError("one of the statistics has input_square and the other has not; collect both alike")
@@ -233,8 +225,8 @@ def statistics_from_activations(
 ) -> Statistics:
     """Compute the statistics from explicit module inputs.
 
-    Modules whose inputs (and masks) are the same array, as those of ``q_proj``, ``k_proj`` and ``v_proj`` are, cost
-    one product for all.
+    Modules whose inputs (and masks) are the same array, such as ``q_proj``, ``k_proj`` and ``v_proj``, share one
+    product.
 
     Args:
       adapter: the reference adapter.
@@ -246,7 +238,7 @@ def statistics_from_activations(
       ``Statistics`` with ``positions`` taken from the first module and ``sequences`` 1.
     """
     modules = module_names(inputs)
-    # A mapping may read an array each time it is asked: what is held here keeps its identity.
+    # A mapping may load an array on each access; keeping a reference preserves its identity.
     inputs = {module: inputs[module] for module in modules}
     mask = None if mask is None else {module: mask[module] for module in modules}
     groups: dict[tuple, list[str]] = {}
@@ -269,12 +261,12 @@ def statistics_from_activations(
 
 @functools.partial(jax.jit, static_argnames=("groups", "input_squares"))
 def _sums_of_activations(a, inputs, masks, *, groups, input_squares):
-    """``{module: batch_statistics}`` with a leading axis L of modules that read the same, group after group."""
+    """Return ``{module: batch_statistics}`` with a leading axis L, grouped by modules with the same inputs."""
 
     def one_layer(x, factors, keep):
         ranks = [len(factor) for factor in factors]
         z = matmul(x.astype(jnp.float32), jnp.concatenate(factors).astype(jnp.float32).T)
-        # The barrier keeps the product in one piece, and from being made for each of its readers.
+        # The barrier keeps the product in one piece, so that it is not recomputed for each of its uses.
         parts = jnp.split(jax.lax.optimization_barrier(z), np.cumsum(ranks[:-1]), axis=1)
         return [batch_statistics(x, part, keep, input_squares=input_squares) for part in parts]
 

@@ -1,4 +1,4 @@
-"""What the figures show beside scores: similarities, masks and hidden states of a study's adapters."""
+"""Data of the figures beside scores: similarities, masks and hidden states of a study's adapters."""
 
 import dataclasses
 import hashlib
@@ -39,24 +39,24 @@ Analysis = Callable[[CellRunner, Sequence[int]], dict[str, Any]]
 
 
 def _repaired(runner: CellRunner, **fields):
-    """The realignment of all modules under settings."""
+    """Return the realignment of all modules with the given settings."""
     settings = {"rule": "all", "draws": 1, **fields.pop("settings", {})}
     (result,) = runner.realigned(make_cell("nlsr", settings, **fields))
     return result
 
 
 def _by_layer(adapter, tree) -> np.ndarray:
-    """Mean over the modules of every decoder layer of ``{module: [L]}``."""
+    """Return the mean over modules of ``{module: [L]}``, one value per decoder layer."""
     layers = np.concatenate([layer_indices(adapter, m) for m in tree])
     values = np.concatenate([np.asarray(tree[m], np.float64) for m in tree])
     return np.array([values[layers == layer].mean() for layer in np.unique(layers)])
 
 
 def similarities(runner: CellRunner, seeds: Sequence[int]) -> dict[str, Any]:
-    """Share of modules whose similarity is below every τ, and mean similarity by layer, over sparsities.
+    """Return the share of modules whose similarity is below each τ, and the mean similarity by layer.
 
     Returns:
-      ``taus``; ``below``: by objective and sparsity the share for every τ; ``by_layer``: by sparsity the mean over
+      ``taus``; ``below``: by objective and sparsity the share for each τ; ``by_layer``: by sparsity the mean over
       the modules of a layer, for DPO.
     """
     below: dict[str, dict[str, list[float]]] = {}
@@ -76,13 +76,13 @@ def similarities(runner: CellRunner, seeds: Sequence[int]) -> dict[str, Any]:
 
 
 def identification(runner: CellRunner, seeds: Sequence[int]) -> dict[str, Any]:
-    """Agreement of the methods of identification at equal mask size.
+    """Return the agreement of identification methods at equal mask size.
 
     Returns:
-      ``methods``; ``overlap [n, n]``: share of a row's kept entries that a column keeps too, ``overlap_chance``;
-      ``agreement [n, n]``: share of modules that both or neither count to the least similar half,
-      ``agreement_chance``; ``gained [n]``: what transplanting a method's entries takes off the loss on safe answers
-      to first order, as a share of what all entries that take something off would.
+      ``methods``; ``overlap [n, n]``: share of a row's kept entries that the column also keeps, ``overlap_chance``;
+      ``agreement [n, n]``: share of modules that both methods or neither place in the least similar half,
+      ``agreement_chance``; ``gained [n]``: first-order decrease of the loss on safe answers from transplanting a
+      method's entries, as a share of the decrease from all entries that reduce it.
     """
     overlap, agreement, gained = [], [], []
     for seed in seeds:
@@ -111,7 +111,7 @@ def identification(runner: CellRunner, seeds: Sequence[int]) -> dict[str, Any]:
 
 
 def _gains(runner: CellRunner, seed: int) -> dict[str, dict[str, np.ndarray]]:
-    """What transplanting each entry takes off the loss on safe answers to first order, −∂L/∂W · (W_e − W_t)."""
+    """Return each entry's first-order loss decrease on safe answers if transplanted, −∂L/∂W · (W_e − W_t)."""
     settings, cell = RepairSettings(), make_cell("finetuned", seed=seed)
     evidence = runner.evidence(runner.own, seed, "dpo", cell.case, "gain", settings)
     reference = runner.reference(runner.own, seed, "dpo", settings)
@@ -121,7 +121,7 @@ def _gains(runner: CellRunner, seed: int) -> dict[str, dict[str, np.ndarray]]:
 
 
 def _arrays(tree) -> dict[str, dict[str, np.ndarray]]:
-    """A tree by module and factor in float64."""
+    """Return a tree by module and factor in float64."""
     return {
         module: {name: np.asarray(leaf[name], np.float64) for name in ("a", "b")} for module, leaf in tree.items()
     }
@@ -132,10 +132,10 @@ def _sum(tree) -> float:
 
 
 def depth(runner: CellRunner, seeds: Sequence[int]) -> dict[str, Any]:
-    """Share of kept entries in attention and in the feed-forward part, by layer, one threshold for the adapter.
+    """Return the share of kept entries in attention and feed-forward by layer, with one threshold per adapter.
 
     Returns:
-      By method ``low_rank`` and ``gain``: ``attention`` and ``feed_forward``, a share for every layer.
+      By method ``low_rank`` and ``gain``: ``attention`` and ``feed_forward``, one share per layer.
     """
     found: dict[str, dict[str, list[list[float]]]] = {}
     sizes = {"low_rank": {"granularity": "adapter"}, "gain": dict(GAIN)}
@@ -154,21 +154,21 @@ def depth(runner: CellRunner, seeds: Sequence[int]) -> dict[str, Any]:
 
 
 def probes(runner: CellRunner, seeds: Sequence[int]) -> dict[str, Any]:
-    """Accuracy of probes for forbidden against benign requests on the hidden states of every layer.
+    """Return the accuracy of probes for forbidden against benign requests on the hidden states of each layer.
 
-    The probes learn on training things and wordings and are tested on held-out ones.
+    The probes train on training things and wordings and are tested on held-out ones.
 
     Returns:
-      By model ``aligned``, ``finetuned``, ``nlsr``: ``svm`` and ``mlp``, a share for every hidden state.
+      By model ``aligned``, ``finetuned``, ``nlsr``: ``svm`` and ``mlp``, one share per hidden state.
     """
     base, world = runner.base(runner.own), runner.world(runner.own)
     if not isinstance(world, ToyWorld):
-        raise InputError("probes learn on safe rows of both kinds of requests, which the toy world alone has")
+        raise InputError("probes train on safe rows of both kinds of requests, which only the toy world has")
     cells = {"aligned": MODELS["aligned"], "finetuned": MODELS["finetuned"], "nlsr": MODELS["nlsr_recommended"]}
     found: dict[str, dict[str, list[list[float]]]] = {name: {"svm": [], "mlp": []} for name in cells}
     for seed in seeds:
         key = stage_key(seed, "probes")
-        # Compliance and refusal are not looked at, only who asks for what: SFT rows hold both kinds of requests.
+        # The answers do not matter, only the requests: SFT rows contain both kinds.
         rows = world.safe_rows(stream(key, "rows"), 2 * PROBED)
         train = [row.prompt for row in rows], np.array([row.kind == "safe" for row in rows])
         asked = world.forbidden(PROBED), world.benign(PROBED)
@@ -190,7 +190,7 @@ def probes(runner: CellRunner, seeds: Sequence[int]) -> dict[str, Any]:
 
 
 def _states(base, adapter, prompts: Sequence[str]) -> np.ndarray:
-    """Hidden states ``[L + 1, n, D]`` at the last token of every prompt."""
+    """Return hidden states ``[L + 1, n, D]`` at the last token of each prompt."""
     options = {"special_tokens": base.special_tokens, "vocabulary": len(base.params["embed"])}
     ids = encode_prompts(prompts, base.tokenizer, **options)
     lengths = np.array([len(row) for row in ids])
@@ -201,15 +201,15 @@ def _states(base, adapter, prompts: Sequence[str]) -> np.ndarray:
 
 
 def skills(runner: CellRunner, seeds: Sequence[int]) -> dict[str, Any]:
-    """Right answers, per cent, to the tasks' questions in the wording of the base: what no fine-tuning was for.
+    """Return the accuracy, per cent, on the tasks' questions in the base's wording, which no fine-tuning targets.
 
     Returns:
-      By model, ``skill_<task>`` as the mean over the seeds of models fine-tuned on SST-2's counterpart.
+      By model, ``skill_<task>`` averaged over the seeds of models fine-tuned on SST-2's counterpart.
     """
     cells = {name: cell for name, cell in MODELS.items() if name != "random"}
     base, world = runner.base(runner.own), runner.world(runner.own)
     if not isinstance(world, ToyWorld):
-        raise InputError("skills are of the toy world; real bases are asked the tinyBenchmarks, see nlsr evaluate")
+        raise InputError("only the toy world has skills; for real bases, ask the tinyBenchmarks with nlsr evaluate")
     found: dict[str, list[dict[str, float]]] = {}
     for name, cell in cells.items():
         found[name] = [
@@ -231,12 +231,12 @@ ANALYSES: dict[str, Analysis] = {
 
 
 def analyse(runner: CellRunner, name: str, seeds: Sequence[int]) -> dict[str, Any]:
-    """Return an analysis, kept beside the runner's rows once it is done.
+    """Return an analysis, and store it beside the runner's rows.
 
     Args:
-      runner: of the study.
+      runner: runner of the study.
       name: one of ``ANALYSES``.
-      seeds: whose adapters are looked at.
+      seeds: seeds of the adapters.
     """
     constants = [OBJECTIVES, SPARSITIES, TAUS, METHODS, PROBED, GAIN, dict(MODELS["nlsr_recommended"].settings)]
     told = json.dumps([runner.study(runner.own), list(seeds), constants], sort_keys=True)
@@ -245,16 +245,16 @@ def analyse(runner: CellRunner, name: str, seeds: Sequence[int]) -> dict[str, An
     if file.exists():
         return json.loads(file.read_text())
     found = ANALYSES[name](runner, seeds)
-    with whole_file(file, overwrite=True, foreign=nothing_foreign) as new:  # another process may have been first
+    with whole_file(file, overwrite=True, foreign=nothing_foreign) as new:  # another process may have written it
         write_text(new, json.dumps(found, indent=1) + "\n")
     return found
 
 
 def identification_seconds(runner: CellRunner, seed: int) -> Mapping[str, float]:
-    """Measure how long each method takes from the calibration rows to the masks, compilation left out.
+    """Measure the time of each method from calibration rows to masks, without compilation.
 
     Returns:
-      Seconds by the name of the line in table 5; of every method the second of two runs.
+      Seconds by name of the line in table 5; for each method the second of two runs.
     """
     base, config = runner.base(runner.own), runner.config
     finetuned = runner.tuned(runner.own, make_cell("finetuned", seed=seed).case, "dpo")

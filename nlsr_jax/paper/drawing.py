@@ -1,14 +1,17 @@
-"""Draws the figures. Each function takes what ``figures`` gathers and returns a matplotlib figure.
+"""Draw the figures. Each function takes the data that ``figures`` gathers and returns a matplotlib figure.
 
-Matplotlib through its object interface alone, inside ``nlsr_jax.report.svg.drawing``.
+Matplotlib is used only through its object interface, inside ``nlsr_jax.report.svg.drawing``.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nlsr_jax.report.svg import INK, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLOURS = ("#d55e00", "#2a8ac4", "#4d9078", "#b47aa5", "#8a6d3b", "#6b7280", "#c9a227")
 _MARKS = ("o", "s", "^", "D", "v", "P", "X")
@@ -36,7 +39,7 @@ def _curve(axes, x, y, index: int, label: str, spread=None) -> None:
 
 
 def _scheme(boxes: Sequence[tuple[float, float, str]], arrows: Sequence[tuple[int, int, str]], height: float):
-    """Boxes at ``(x, y)`` in [0, 1] with words, and arrows between them with words."""
+    """Draw boxes with text at ``(x, y)`` in [0, 1], and arrows with text between them."""
     figure = new_figure(height)
     axes = figure.add_subplot()
     axes.set_axis_off()
@@ -48,14 +51,14 @@ def _scheme(boxes: Sequence[tuple[float, float, str]], arrows: Sequence[tuple[in
             arrowprops=_ARROW | {"patchA": drawn[start].get_bbox_patch(), "patchB": drawn[end].get_bbox_patch()},
         )  # fmt: skip
         (x0, y0, _), (x1, y1, _) = boxes[start], boxes[end]
-        side = {"ha": "left", "va": "center"} if x0 == x1 else {"ha": "center", "va": "bottom"}
+        side: dict[str, Any] = {"ha": "left", "va": "center"} if x0 == x1 else {"ha": "center", "va": "bottom"}
         shift = (0.012, 0) if x0 == x1 else (0, 0.03)
         axes.text((x0 + x1) / 2 + shift[0], (y0 + y1) / 2 + shift[1], text, fontsize=8, **side)
     return figure
 
 
-def draw_setting(data: Mapping[str, Any]):
-    """What happens to a model in fine-tuning as a service, with the measured scores."""
+def draw_setting(data: Mapping[str, Any]) -> "Figure":
+    """Draw what happens to a model in fine-tuning as a service, with the measured scores."""
 
     def words(title: str, name: str) -> str:
         row = data[name]
@@ -78,8 +81,8 @@ def draw_setting(data: Mapping[str, Any]):
     return _scheme(boxes, arrows, 3.2)
 
 
-def draw_method(data: Mapping[str, Any]):
-    """The three steps of the method."""
+def draw_method(data: Mapping[str, Any]) -> "Figure":
+    """Draw the three steps of the method."""
     boxes = [
         (0.10, 0.80, "weak adapter W₀"),
         (0.10, 0.22, "aligned adapter Wₐ"),
@@ -95,8 +98,8 @@ def draw_method(data: Mapping[str, Any]):
     return _scheme(boxes, arrows, 3.6)
 
 
-def draw_broken(data: Mapping[str, Any]):
-    """Share of modules below a similarity, by objective; and the similarity by layer."""
+def draw_broken(data: Mapping[str, Any]) -> "Figure":
+    """Draw the share of modules below a similarity by objective, and the similarity by layer."""
     figure = new_figure(5.6)
     grid = figure.add_gridspec(2, 3)
     places = [grid[0, 0], grid[0, 1], grid[1, 0], grid[1, 1]]
@@ -117,8 +120,8 @@ def draw_broken(data: Mapping[str, Any]):
     return figure
 
 
-def draw_agreement(data: Mapping[str, Any]):
-    """Agreement of the methods on damaged modules, and on kept entries; and what transplanting these gains."""
+def draw_agreement(data: Mapping[str, Any]) -> "Figure":
+    """Draw the agreement of the methods on damaged modules and kept entries, and the gain of these entries."""
     figure, (left, right, last) = _panels(3, 4.6)
     names = [_METHODS.get(name, name) for name in data["methods"]]
     parts = (("agreement", "modules on which\ntwo methods agree"), ("overlap", "kept entries\nin common"))
@@ -142,7 +145,7 @@ def draw_agreement(data: Mapping[str, Any]):
 
 
 def _scores(axes, x, series: Mapping[str, Mapping[str, np.ndarray]], xlabel: str, title: str = "") -> None:
-    """Curves ``[x, seeds]`` by label as mean and standard deviation."""
+    """Draw curves ``[x, seeds]`` by label as mean and standard deviation."""
     for i, (label, found) in enumerate(series.items()):
         values = np.asarray(found)
         _curve(axes, x, values.mean(1), i, label, values.std(1))
@@ -150,8 +153,8 @@ def _scores(axes, x, series: Mapping[str, Mapping[str, np.ndarray]], xlabel: str
     axes.set_ylim(0, 102)
 
 
-def draw_amplification(data: Mapping[str, Any]):
-    """Scores over β."""
+def draw_amplification(data: Mapping[str, Any]) -> "Figure":
+    """Draw the scores over β."""
     figure, panels = _panels(2, 3.6)
     for axes, (title, part) in zip(panels, data["parts"].items(), strict=True):
         names = {"hs": "HS", "fa": "FA", "over_refusal": "over-refusal"}
@@ -160,8 +163,8 @@ def draw_amplification(data: Mapping[str, Any]):
     return figure
 
 
-def draw_gain(data: Mapping[str, Any]):
-    """HS and FA with and without amplification over the sparsity."""
+def draw_gain(data: Mapping[str, Any]) -> "Figure":
+    """Draw HS and FA with and without amplification over the sparsity."""
     figure, panels = _panels(2, 3.6)
     for axes, (score, name) in zip(panels, (("hs", "HS"), ("fa", "FA")), strict=True):
         series = {f"β {beta}": data["parts"][beta][score] for beta in data["parts"]}
@@ -173,8 +176,8 @@ def draw_gain(data: Mapping[str, Any]):
     return figure
 
 
-def draw_sparsity(data: Mapping[str, Any]):
-    """All scores over the sparsity, by task."""
+def draw_sparsity(data: Mapping[str, Any]) -> "Figure":
+    """Draw all scores over the sparsity, by task."""
     figure, panels = _panels(3, 3.4)
     names = {"hs": "HS", "fa": "FA", "over_refusal": "over-refusal"}
     for axes, (task, part) in zip(panels, data["tasks"].items(), strict=True):
@@ -185,7 +188,7 @@ def draw_sparsity(data: Mapping[str, Any]):
 
 
 def _bars(axes, groups: Sequence[str], series: Mapping[str, Any], ylabel: str) -> None:
-    """Bars ``[groups, seeds]`` by label, with the standard deviation."""
+    """Draw bars ``[groups, seeds]`` by label, with the standard deviation."""
     width = 0.8 / len(series)
     for i, (label, values) in enumerate(series.items()):
         values = np.asarray(values)
@@ -201,8 +204,8 @@ def _legend_above(axes) -> None:
     axes.legend(ncols=3, loc="upper center")
 
 
-def draw_layers(data: Mapping[str, Any]):
-    """HS and FA where some decoder layers alone are repaired."""
+def draw_layers(data: Mapping[str, Any]) -> "Figure":
+    """Draw HS and FA for repairs of only some decoder layers."""
     figure, panels = _panels(2, 3.6)
     for axes, (score, name) in zip(panels, (("hs", "HS"), ("fa", "FA")), strict=True):
         _bars(axes, data["ranges"], {task: data["tasks"][task][score] for task in data["tasks"]}, f"{name}, %")
@@ -211,8 +214,8 @@ def draw_layers(data: Mapping[str, Any]):
     return figure
 
 
-def draw_clean(data: Mapping[str, Any]):
-    """HS and answers to harmless requests after fine-tuning on clean rows."""
+def draw_clean(data: Mapping[str, Any]) -> "Figure":
+    """Draw HS and answered harmless requests after fine-tuning on clean rows."""
     figure, panels = _panels(2, 3.6)
     names = {"hs": "HS, %", "benign_answered": "harmless requests answered, %"}
     for axes, (score, name) in zip(panels, names.items(), strict=True):
@@ -222,8 +225,8 @@ def draw_clean(data: Mapping[str, Any]):
     return figure
 
 
-def draw_topics(data: Mapping[str, Any]):
-    """HS by topic before and after the repair."""
+def draw_topics(data: Mapping[str, Any]) -> "Figure":
+    """Draw HS by topic before and after the repair."""
     figure, (axes,) = _panels(1, 3.8)
     _bars(axes, data["topics"], data["models"], "HS, %")
     axes.tick_params(axis="x", rotation=45)
@@ -232,8 +235,8 @@ def draw_topics(data: Mapping[str, Any]):
     return figure
 
 
-def draw_inside(data: Mapping[str, Any]):
-    """Probes on the hidden states, and where the kept entries are."""
+def draw_inside(data: Mapping[str, Any]) -> "Figure":
+    """Draw the probes on the hidden states, and the positions of the kept entries."""
     figure, panels = _panels(3, 4.4)
     names = {"aligned": "aligned", "finetuned": "fine-tuned", "nlsr": "realigned"}
     for i, (model, label) in enumerate(names.items()):

@@ -1,4 +1,4 @@
-"""The paper's eleven figures on a study: what each needs, what it shows, and how it is drawn."""
+"""The paper's eleven figures on a study: their cells, captions and drawings."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -26,11 +26,11 @@ class Figure(NamedTuple):
     """A figure.
 
     Attributes:
-      number: of the paper.
-      title, caption: for a stranger; ``{seeds}`` stands for the seeds.
-      cells: the cells that it needs, of the first seed.
-      gather: from what was asked for to what is drawn.
-      draw: from that to a matplotlib figure.
+      number: its number in the paper.
+      title, caption: self-contained texts; ``{seeds}`` is replaced with the seeds.
+      cells: the cells it needs, for the first seed.
+      gather: returns the data to draw from an ``Asked``.
+      draw: draws the data as a matplotlib figure.
     """
 
     number: int
@@ -46,19 +46,19 @@ class Figure(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """What a figure is made from: a runner whose store has its rows, and the seeds."""
+    """The inputs of a figure: a runner whose store has its rows, and the seeds."""
 
     runner: CellRunner
     seeds: Sequence[int]
 
     def row(self, cell: Cell, key: str) -> list[Any]:
-        """Return a column of a cell's rows, one value for every seed."""
+        """Return a column of a cell's rows, one value per seed."""
         return [
             row[key] for row in read_cells(self.runner, [dataclasses.replace(cell, seed=s) for s in self.seeds])
         ]
 
     def curves(self, cells: Sequence[Cell], keys: Sequence[str] = _SCORES) -> dict[str, list[list[float]]]:
-        """Return ``[cells, seeds]`` for every key."""
+        """Return ``[cells, seeds]`` for each key."""
         return {key: [self.row(cell, key) for cell in cells] for key in keys}
 
     def means(self, cell: Cell) -> dict[str, float]:
@@ -274,15 +274,15 @@ _FIGURES = (
 )  # fmt: skip
 
 FIGURES = {figure.number: figure for figure in _FIGURES}
-"""The figures by their number."""
+"""The figures by number."""
 
 
 def get_figure(number: int) -> Figure:
     """Return a figure.
 
     Raises:
-      InputError: there is none of that number.
+      InputError: if there is no figure with that number.
     """
     if number not in FIGURES:
-        raise InputError(f"figure {number} is none of the paper's; expected 1 to {len(FIGURES)}")
+        raise InputError(f"figure {number} is not in the paper; expected 1 to {len(FIGURES)}")
     return FIGURES[number]

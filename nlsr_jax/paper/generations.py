@@ -1,4 +1,4 @@
-"""The paper's tables 9 to 11: what the models say, side by side."""
+"""The paper's tables 9 to 11: the models' answers, side by side."""
 
 import dataclasses
 from typing import NamedTuple
@@ -13,8 +13,8 @@ class Generations(NamedTuple):
     """A table of generations.
 
     Attributes:
-      number, title, note: of the table.
-      kind: of its examples, as ``find_examples`` names them; ``"Task"`` for all tasks.
+      number, title, note: number, title and note of the table.
+      kind: kind of its examples, as in ``find_examples``; ``"Task"`` for all tasks.
     """
 
     number: int
@@ -37,7 +37,7 @@ GENERATIONS = {
 
 
 def generate(runner: CellRunner, seed: int) -> list[Example]:
-    """Return requests that show what each model mostly does, and what each says; see ``find_examples``."""
+    """Return requests on which each model behaves as it mostly does, with the answers; see ``find_examples``."""
     outcomes = []
     for method, cell in MODELS.items():
         cell = dataclasses.replace(cell, seed=seed)
@@ -47,7 +47,7 @@ def generate(runner: CellRunner, seed: int) -> list[Example]:
 
 
 def markdown(table: Generations, examples: list[Example]) -> str:
-    """Return a table in Markdown."""
+    """Return a table as Markdown."""
     text = f"## Table {table.number}. {table.title}\n\n{table.note}\n"
     for example in of_kind(table, examples):
         text += f"\n| {_cell(example.question)} | answer | |\n| --- | --- | --- |\n"

@@ -1,7 +1,7 @@
-"""What the paper prints, per cent: by table, line and score, a number for every column, None where it has none.
+"""The paper's numbers, per cent: by table, line and score, one number per column, None if not printed.
 
 Source: Yi et al., NLSR, AAAI 2025 (arXiv 2412.12497), tables 1 to 6; of tables 7 and 8 only means are public. The
-columns are those of ``tables``; the base of the paper is Llama-3-8B.
+columns match those of ``tables``; the paper's base is Llama-3-8B.
 """
 
 Numbers = dict[str, dict[str, tuple[float | None, ...]]]
@@ -16,7 +16,7 @@ POISON: Numbers = {
     "safelora": {"hs": (37.5, 52.1, 57.4, 59.0, 59.3), "fa": (94.3, 94.0, 94.1, 94.0, 93.6)},
     "nlsr": {"hs": (8.1, 20.4, 27.6, 30.5, 27.3), "fa": (94.9, 95.2, 95.2, 95.5, 94.7)},
 }
-"""Table 1: SST-2, columns the poison ratios 0.01, 0.05, 0.1, 0.2, 0.3."""
+"""Table 1: SST-2; columns: poison ratios 0.01, 0.05, 0.1, 0.2, 0.3."""
 
 OBJECTIVES: Numbers = {
     "finetuned": {"hs": (53.3, 56.6, 61.5, 55.1, 56.7), "fa": (94.9, 94.8, 94.3, 94.7, 94.7)},
@@ -26,7 +26,7 @@ OBJECTIVES: Numbers = {
     "safelora": {"hs": (50.0, 52.1, 58.2, 51.0, 51.5), "fa": (95.0, 94.0, 94.4, 94.7, 93.9)},
     "nlsr": {"hs": (46.6, 20.4, 31.9, 17.0, 19.4), "fa": (93.6, 95.2, 94.3, 95.3, 95.1)},
 }
-"""Table 2: poison ratio 0.05, columns SFT, DPO, ORPO, KTO, SimPO."""
+"""Table 2: poison ratio 0.05; columns: SFT, DPO, ORPO, KTO, SimPO."""
 
 TASKS: Numbers = {
     "nonaligned": {"hs": (77.4, 78.5, 80.4), "fa": (94.7, 88.6, 50.4)},
@@ -37,13 +37,13 @@ TASKS: Numbers = {
     "safelora": {"hs": (52.1, 48.5, 45.0), "fa": (94.0, 75.7, 27.2)},
     "nlsr": {"hs": (20.4, 19.7, 15.4), "fa": (95.2, 87.8, 55.6)},
 }
-"""Table 3: poison ratio 0.05, columns SST-2 (from table 1), AG News, GSM8K; the 95.7 is as printed."""
+"""Table 3: poison ratio 0.05; columns: SST-2 (from table 1), AG News, GSM8K; the 95.7 is as printed."""
 
 AMPLIFICATION: Numbers = {
     "nlsr without amplification": {"hs": (None, 44.4, 41.5), "fa": (None, 86.9, 54.6)},
     "nlsr": {"hs": (None, 29.9, 25.1), "fa": (None, 88.0, 53.0)},
 }
-"""Table 4: sparsity 0.8, columns SST-2 (not printed), AG News, GSM8K."""
+"""Table 4: sparsity 0.8; columns: SST-2 (not printed), AG News, GSM8K."""
 
 IDENTIFICATION: Numbers = {
     "finetuned": {"hs": (56.6,), "fa": (94.8,)},
@@ -63,7 +63,7 @@ OTHER_REQUESTS: Numbers = {
     "safelora": {"hs": (37.7, 69.2)},
     "nlsr": {"hs": (19.0, 23.3)},
 }
-"""Table 6: HarmBench, columns the poison ratios 0.01 and 0.1."""
+"""Table 6: HarmBench; columns: poison ratios 0.01 and 0.1."""
 
 TRANSFER: Numbers = {"nlsr, chosen on sst2": {"hs": (19.2, None), "fa": (87.8, None)}}
-"""Table 8: columns AG News, GSM8K; the rest is not public."""
+"""Table 8: columns: AG News, GSM8K; the rest is not public."""

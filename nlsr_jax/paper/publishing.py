@@ -1,4 +1,4 @@
-"""Files of tables and figures, and the page that gathers all that are there."""
+"""Write the files of tables and figures, and the page that gathers them."""
 
 import csv
 import importlib.resources
@@ -26,14 +26,14 @@ _DOTS = 160  # per inch of a PNG
 
 
 def check_places(folder: str | os.PathLike, *, tables: Sequence[int] = (), figures: Sequence[int] = ()) -> None:
-    """Check, before they are made, that tables, figures and page are in the place of nothing else.
+    """Check in advance that tables, figures and page will not overwrite foreign files.
 
     Args:
-      folder: of all tables and figures.
+      folder: folder of all tables and figures.
       tables, figures: their numbers.
 
     Raises:
-      InputError: naming the file that is in the way.
+      InputError: if a foreign file is in the way; the message names it.
     """
     folder = expand(folder)
     for number in tables:
@@ -47,10 +47,10 @@ def publish_table(folder: str | os.PathLike, table: Table, found: Sequence[Resul
     """Write ``tables/table_N`` as Markdown, CSV and JSON.
 
     Args:
-      folder: of all tables and figures.
+      folder: folder of all tables and figures.
       table: the table.
       found: its results.
-      seeds: of the means.
+      seeds: the seeds averaged over.
 
     Returns:
       The Markdown.
@@ -69,7 +69,7 @@ def publish_table(folder: str | os.PathLike, table: Table, found: Sequence[Resul
 
 
 def publish_part(folder: str | os.PathLike, number: int, title: str, note: str, part: Part) -> str:
-    """Write a table of one part as Markdown, CSV and JSON; return the Markdown."""
+    """Write a single-part table as Markdown, CSV and JSON; return the Markdown."""
     text = f"## Table {number}. {title}\n\n{note}\n\n{results.grid(part)}"
     file = io.StringIO()
     csv.writer(file, lineterminator="\n").writerows([part.head, *part.lines])
@@ -108,10 +108,10 @@ def publish_figure(
     """Draw a figure and write ``figures/figure_N`` as SVG and PNG, with its data and caption as JSON.
 
     Args:
-      folder: of all tables and figures.
+      folder: folder of all tables and figures.
       figure: the figure.
-      data: from its ``gather``.
-      seeds: of the means.
+      data: data from its ``gather``.
+      seeds: the seeds averaged over.
 
     Returns:
       The PNG's path.
@@ -130,14 +130,14 @@ def publish_figure(
 
 
 def publish_page(folder: str | os.PathLike, world: str) -> pathlib.Path:
-    """Write the page of all tables and figures that the folder holds.
+    """Write the page of all tables and figures in the folder.
 
     Args:
-      folder: of all tables and figures.
-      world: what they were made on, in words.
+      folder: folder of all tables and figures.
+      world: description of the world they were made on.
 
     Returns:
-      The page's path.
+      Path of the page.
     """
     import jinja2
 
@@ -175,10 +175,10 @@ def _check_own(folder: pathlib.Path, name: str, endings: Iterable[str]) -> None:
 
 
 def _write(folder: pathlib.Path, name: str, files: Mapping[str, str | bytes]) -> None:
-    """Write the files of a table or figure in place of those that are there; the JSON says whose these are.
+    """Write the files of a table or figure, replacing earlier ones; the JSON file marks them as ours.
 
     Raises:
-      InputError: a file of another origin is in the way, or one cannot be written.
+      InputError: if a foreign file is in the way, or a file cannot be written.
     """
     _check_own(folder, name, files)
     folder.mkdir(parents=True, exist_ok=True)

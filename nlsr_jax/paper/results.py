@@ -1,4 +1,4 @@
-"""The scores of a table from the rows of its cells: means over the seeds, and the setting of every defense."""
+"""Compute the scores of a table from the rows of its cells: means over seeds, and each defense's best setting."""
 
 import csv
 import dataclasses
@@ -13,12 +13,12 @@ from nlsr_jax.study.defending import DEFENSES
 from nlsr_jax.sweep.cells import Cell
 
 OWN = ("nlsr", "nlsr gain", "nlsr recommended", "nlsr strict")
-"""The lines of NLSR that are to be on the frontier."""
+"""The lines of NLSR that should be on the frontier."""
 Rows = Mapping[Cell, Mapping[str, Any]]
 
 
 class Value(NamedTuple):
-    """Mean and standard deviation over the seeds, per cent; NaN where nothing was measured."""
+    """Mean and standard deviation over the seeds, per cent; NaN if nothing was measured."""
 
     mean: float
     spread: float
@@ -28,12 +28,12 @@ class Result(NamedTuple):
     """A line of a table with its scores.
 
     Attributes:
-      line: of the table.
-      option: the setting that was taken, in words.
+      line: the line of the table.
+      option: description of the selected setting.
       keeps: whether it keeps FA; see ``Line``.
-      values: by score, a value for every column.
+      values: by score, one value per column.
       seeds: by score, ``[columns, seeds]``.
-      options: the same by every setting of the line.
+      options: the same for each setting of the line.
     """
 
     line: Line
@@ -55,9 +55,9 @@ def summarise(
 
     Args:
       table: the table.
-      rows: of all its cells.
-      seeds: of the means.
-      seconds: run times by line, of a table that shows them.
+      rows: rows of all its cells.
+      seeds: the seeds averaged over.
+      seconds: run times by line, for a table that shows them.
     """
     measured = [score for score in table.scores if score != "seconds"]
     bare = next(line for line in table.lines if line.name == "finetuned")
@@ -83,14 +83,13 @@ def summarise(
 
 
 class Better(NamedTuple):
-    """A defense of lower HS in a column.
+    """A defense with lower HS in a column.
 
     Attributes:
-      title: of the defense, with its setting.
+      title: title of the defense, with its setting.
       column: the column.
-      refused, own_refused: harmless requests that it refuses, and that the line refuses that it is better than, per
-        cent.
-      answered, own_answered: those that are answered; some are neither answered nor refused.
+      refused, own_refused: refused harmless requests of the defense and of the line it is compared with, per cent.
+      answered, own_answered: answered harmless requests; some are neither answered nor refused.
     """
 
     title: str
@@ -102,19 +101,19 @@ class Better(NamedTuple):
 
     @property
     def dearer(self) -> bool:
-        """Whether it pays with harmless requests."""
+        """Return whether it handles harmless requests worse."""
         return self.refused > self.own_refused or self.answered < self.own_answered
 
 
 def frontier(table: Table, results: Sequence[Result], name: str) -> list[Better]:
-    """Name the defenses of lower HS than one line in a column where they keep FA within ``KEPT`` of no defense.
+    """List the defenses with lower HS than a given line, per column, if they keep FA within ``KEPT`` of no defense.
 
-    Every setting of every defense counts, each column for itself.
+    All settings of all defenses are considered, separately for each column.
 
     Args:
       table: the table.
-      results: of it.
-      name: of the line that is to be on the frontier.
+      results: its results.
+      name: name of the line that should be on the frontier.
     """
     by_name = {result.line.name: result for result in results}
     own, bare = by_name[name].seeds, by_name["finetuned"].seeds["fa"].mean(1)
@@ -133,21 +132,21 @@ def frontier(table: Table, results: Sequence[Result], name: str) -> list[Better]
 
 
 def _is_defense(line: Line) -> bool:
-    """Whether a line is a defense other than NLSR."""
+    """Return whether a line is a defense other than NLSR."""
     return all(
         cell.method in DEFENSES and cell.method != "nonaligned" for cells in line.options.values() for cell in cells
     )
 
 
 class Part(NamedTuple):
-    """One score of a table as text: the head, and a line for every line of the table."""
+    """One score of a table as text: the header, and a row for each line of the table."""
 
     head: list[str]
     lines: list[list[str]]
 
 
 def note(table: Table, results: Sequence[Result], seeds: Sequence[int]) -> str:
-    """Return what stands above a table."""
+    """Return the note above a table."""
     listed = ", ".join(map(str, seeds))
     text = f"Per cent, mean ± standard deviation over seeds {listed}; in brackets the paper's. "
     if any(len(line.options) > 1 for line in table.lines):
@@ -160,7 +159,7 @@ def note(table: Table, results: Sequence[Result], seeds: Sequence[int]) -> str:
 
 
 def parts(table: Table, results: Sequence[Result]) -> list[Part]:
-    """Return the parts of a table, one for every score: ours as mean ± spread, the paper's in brackets."""
+    """Return the parts of a table, one per score: ours as mean ± spread, the paper's in brackets."""
     many = len(table.columns) > 1
     found = []
     for score in table.scores:
@@ -170,7 +169,7 @@ def parts(table: Table, results: Sequence[Result]) -> list[Part]:
 
 
 def markdown(table: Table, results: Sequence[Result], seeds: Sequence[int]) -> str:
-    """Return a table in Markdown."""
+    """Return a table as Markdown."""
     text = f"## Table {table.number}. {table.title}\n\n{note(table, results, seeds)}\n"
     for part in parts(table, results):
         text += "\n" + grid(part)
@@ -178,13 +177,13 @@ def markdown(table: Table, results: Sequence[Result], seeds: Sequence[int]) -> s
 
 
 def grid(part: Part) -> str:
-    """Return a part as a table in Markdown."""
+    """Return a part as a Markdown table."""
     lines = (part.head, ["---"] * len(part.head), *part.lines)
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def describe_frontier(table: Table, results: Sequence[Result]) -> str:
-    """Say in words who is better than NLSR, and what that costs; nothing of a table without other defenses."""
+    """Describe which defenses beat NLSR, and at what cost; empty for a table without other defenses."""
     if not any(_is_defense(line) for line in table.lines):
         return ""
     sentences = []
@@ -229,7 +228,7 @@ def _words(value: Value, published: float | None, score: str) -> str:
 
 
 def comma_separated(table: Table, results: Sequence[Result]) -> str:
-    """Return a table as CSV: a line for every line of the table, score and column."""
+    """Return a table as CSV: one row per line of the table, score and column."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["table", "line", "setting", "keeps_fa", "score", "column", "mean", "spread", "paper"])

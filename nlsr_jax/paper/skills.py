@@ -1,4 +1,4 @@
-"""A table of what no fine-tuning was for: the tasks' questions in the wording that the base was taught."""
+"""A table of skills that no fine-tuning targets: the tasks' questions in the wording used in pre-training."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ TITLE = "Skills outside of the customer's task"
 
 
 def note(seeds: Sequence[int]) -> str:
-    """Return what stands above the table."""
+    """Return the note above the table."""
     listed = ", ".join(map(str, seeds))
     return (
         "Per cent of right answers to the tasks' questions in the wording of the pre-training, which no customer's "
@@ -31,5 +31,5 @@ def part(found: Mapping[str, Any]) -> Part:
 
 
 def gather(runner: CellRunner, seeds: Sequence[int]) -> Part:
-    """Ask the models and return the table."""
+    """Evaluate the models and return the table."""
     return part(analyse(runner, "skills", seeds))

@@ -1,4 +1,4 @@
-"""The paper's eight tables of scores, and two beyond it, as cells: which models each line is the mean of."""
+"""The paper's eight tables of scores, and two more, as cells: the models that each line averages."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -23,18 +23,18 @@ SCORE_NAMES = {
     "seconds": "seconds",
 }
 KEPT = 1.0
-"""By how many points FA may be below the model without a defense where a setting of a defense is chosen."""
+"""Selected settings of a defense may lose at most this many points of FA against the model without a defense."""
 
 
 class Line(NamedTuple):
     """A line of a table.
 
     Attributes:
-      name: of the line, by which the paper's numbers are found.
-      title: the same in words.
-      options: by their words, settings of the same defense: a tuple with a cell of the first seed for every
-        column. Where there are several, the table takes that of least mean HS among those that keep FA within
-        ``KEPT`` of the fine-tuned model without a defense; where none does, that of the highest FA.
+      name: name of the line, the key of the paper's numbers.
+      title: title of the line.
+      options: settings of the same defense by description; each is a tuple with a cell of the first seed for every
+        column. If there are several, the table selects the one with the lowest mean HS among those that keep FA
+        within ``KEPT`` of the fine-tuned model without a defense; if none does, the one with the highest FA.
     """
 
     name: str
@@ -46,11 +46,11 @@ class Table(NamedTuple):
     """A table.
 
     Attributes:
-      number, title: of the paper, 12 and 13 are beyond it; ``note`` says what differs.
-      columns: their heads.
-      lines: of the table.
+      number, title: as in the paper (12 and 13 are additional); ``note`` describes the differences.
+      columns: the column headers.
+      lines: the lines.
       paper: the paper's numbers.
-      scores: which are shown.
+      scores: the scores shown.
     """
 
     number: int
@@ -62,7 +62,7 @@ class Table(NamedTuple):
     scores: tuple[str, ...] = SCORES
 
     def cells(self, seeds: Sequence[int]) -> list[Cell]:
-        """Return the cells of all lines for some seeds, each once."""
+        """Return the distinct cells of all lines for some seeds."""
         found = [
             dataclasses.replace(cell, seed=seed)
             for line in self.lines
@@ -75,12 +75,12 @@ class Table(NamedTuple):
 
 GAIN = changes(FIXED)
 FAR = GAIN | {"sparsity": 0.9997, "beta": 100.0}
-"""A setting of the kind that the automatic choice takes, the same for every model."""
+"""A setting like those that the automatic choice selects, the same for all models."""
 STRICT = {"aim": 0.995, "share": 0.03}
-"""More than recommended, with at least ten times the entries: what a lower HS costs."""
+"""Stricter than recommended, with at least ten times the entries: shows the cost of a lower HS."""
 GRID_BETAS = (0.0, 0.9, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 GRID_SHARES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
-"""The amplifications and the shares of entries of the grid that the automatic choice is compared with."""
+"""The amplifications and shares of entries in the grid that the automatic choice is compared with."""
 
 MODELS = {
     "unaligned": make_cell("unaligned"),
@@ -90,7 +90,7 @@ MODELS = {
     "nlsr": make_cell("nlsr"),
     "nlsr_recommended": make_cell(AUTOMATIC),
 }
-"""The models of the story by their method."""
+"""The models of the story by method."""
 
 TITLES = {
     "nonaligned": "not aligned",
@@ -116,7 +116,7 @@ TITLES = {
 }
 
 COMPARED = ("lisa", "constrained_sft", "safelora", "nlsr", "nlsr gain", "nlsr recommended")
-"""Lines that tables 2, 3 and 6 end with."""
+"""The last lines of tables 2, 3 and 6."""
 
 OPTIONS: dict[str, tuple[dict[str, Any], ...]] = {
     "lox": ({}, {"rank": 0, "coefficient": 1.0}),
@@ -131,11 +131,11 @@ OPTIONS: dict[str, tuple[dict[str, Any], ...]] = {
     "mscp": ({}, {"coefficient": 0.05}, {"coefficient": 0.5, "width": 0.5}),
     "antidote": ({"share": 0.01}, {"share": 0.03}, {}),
 }  # fmt: skip
-"""Settings that are tried where that is cheap; the other defenses have those of their papers."""
+"""Settings to try for defenses that are cheap to vary; the others use the settings of their papers."""
 
 
 def _line(name: str, columns: Sequence[Mapping[str, Any]]) -> Line:
-    """A line of a method; columns are the fields of ``Cell`` that make them."""
+    """Return the line of a method; columns are the fields of ``Cell`` that make them."""
     method, settings = {
         "nlsr": ("nlsr", ({},)),
         "nlsr gain": ("nlsr", (GAIN,)),
@@ -285,7 +285,7 @@ ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
         GAIN | {"turned": True, "basis": "procrustes"},
     ),
 }
-"""Changes of the published setting that are not the paper's, by name: the words and the settings."""
+"""Changes to the published setting beyond the paper, by name: description and settings."""
 
 
 def _beyond() -> Table:
@@ -328,8 +328,8 @@ def get_table(number: int) -> Table:
     """Return a table.
 
     Raises:
-      InputError: there is none of that number.
+      InputError: if there is no table of scores with that number.
     """
     if number not in TABLES:
-        raise InputError(f"table {number} is none of scores; expected one of {', '.join(map(str, TABLES))}")
+        raise InputError(f"table {number} is not a table of scores; expected one of {', '.join(map(str, TABLES))}")
     return TABLES[number]

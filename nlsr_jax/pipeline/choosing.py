@@ -2,70 +2,151 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nlsr_jax.errors import InputError
-from nlsr_jax.pipeline.adapters import Sources, whole_finetuned
-from nlsr_jax.pipeline.identification import CalibrationData
+from nlsr_jax.errors import InputError, argument
+from nlsr_jax.nlsr.settings import GAIN, AutomaticSettings
+from nlsr_jax.pipeline.evidence import CalibrationData
+from nlsr_jax.pipeline.run import Run
 from nlsr_jax.pipeline.settings import Settings
-from nlsr_jax.pipeline.stages import Stages
 
-AUTOMATIC: dict[str, Any] = {
-    "method": "gain",
-    "granularity": "adapter",
-    "amplification_space": "factors",
-    "rank": None,
-    "space": "factors",
-    "rule": "all",
-    "tau": None,
-    "share": None,
-    "layers": None,
-}
-"""The settings of a run whose β and sparsity are chosen."""
+if TYPE_CHECKING:
+    from nlsr_jax.calibration.search import Automatic
+
+_FIXED = ("amplification_space", "rank", "method", "granularity", "rule", "tau", "share", "layers", "space")
+"""Settings that a run whose β and sparsity are chosen has from ``GAIN``."""
+CHOSEN = ("beta", "sparsity", *_FIXED)
+"""Settings that cannot be given to such a run."""
+
+
+class Choice(NamedTuple):
+    """What a run chooses by itself.
+
+    Attributes:
+      asked: what is gone for; None where nothing is chosen.
+      told: the description of the choice in the record that is repeated.
+    """
+
+    asked: AutomaticSettings | None = None
+    told: Mapping[str, Any] | None = None
+
+
+def asked_for(automatic: float | Mapping[str, float]) -> AutomaticSettings:
+    """Return what a choice is asked for.
+
+    Args:
+      automatic: the aim, or some fields of ``AutomaticSettings``.
+
+    Raises:
+      InputError: an unknown field.
+    """
+    asked: dict[str, Any] = dict(automatic) if isinstance(automatic, Mapping) else {"aim": automatic}
+    known = [field.name for field in dataclasses.fields(AutomaticSettings)]
+    unknown = sorted(set(asked) - set(known))
+    if unknown:
+        raise InputError(f"automatic has {unknown[0]!r}; expected some of {', '.join(known)}")
+    return AutomaticSettings(**asked)
+
+
+def to_be_chosen(settings: Settings) -> Settings:
+    """Return the settings of a run whose β and sparsity are chosen.
+
+    Raises:
+      InputError: settings that leave nothing to choose.
+    """
+    if settings.masks is not None:
+        raise InputError(
+            f"{argument('masks')} are given together with {argument('automatic')}, which finds them; leave one of "
+            "them out"
+        )
+    if settings.lifts:
+        raise InputError(
+            f"{argument('automatic')} is given without {argument('aligned')}; it chooses for adapters of one "
+            "lineage, and an adapter on the aligned model itself has fixed settings: leave "
+            f"{argument('automatic')} out"
+        )
+    changes: dict[str, Any] = {name: getattr(GAIN, name) for name in _FIXED}
+    return dataclasses.replace(settings, **changes)
+
+
+def settle(settings: Settings, choice: Choice, data: CalibrationData, run: Run) -> tuple[Settings, dict[str, Any]]:
+    """Choose what a run chooses by itself.
+
+    Args:
+      settings: of the run.
+      choice: what is asked for, or was told before.
+      data: calibration rows and base, with the open adapter files.
+      run: the context, which receives the notes.
+
+    Returns:
+      The settings with what was chosen, and ``{"automatic": …}`` for the record, empty without a choice.
+
+    Raises:
+      InputError: what ``choose_settings`` cannot use, or a description that no choice has.
+    """
+    told = choice.told
+    if choice.asked is not None:
+        settings, told = choose_for(settings, choice.asked, data, run)
+        run.stages.say(describe_choice(told))
+    return settings, {} if told is None else {"automatic": tell_choice(told, run)}
 
 
 def choose_for(
-    settings: Settings,
-    automatic: float | Mapping[str, float],
-    sources: Sources,
-    data: CalibrationData,
-    stages: Stages,
+    settings: Settings, asked: AutomaticSettings, data: CalibrationData, run: Run
 ) -> tuple[Settings, dict[str, Any]]:
     """Choose β and sparsity; returns the settings with them and what the record says of it.
 
     Args:
-      settings: of the run.
-      automatic: the aim, or some of ``aim``, ``headroom`` and ``share``; see ``choose_settings``.
-      sources: the open adapter files.
-      data: calibration rows and base.
-      stages: where to report progress.
+      settings: of the run; see ``to_be_chosen``.
+      asked: what is gone for.
+      data: calibration rows and base, with the open adapter files.
+      run: the context.
 
     Raises:
-      InputError: an unknown wish, or what ``choose_settings`` cannot use.
+      InputError: what ``choose_settings`` cannot use.
     """
-    from nlsr_jax.calibration.automatic import AIM, HEADROOM, choose_settings
+    from nlsr_jax.calibration.automatic import choose_settings
+    from nlsr_jax.calibration.search import SearchSettings
 
-    asked: dict[str, Any] = {"aim": AIM, "headroom": HEADROOM}
-    asked |= automatic if isinstance(automatic, Mapping) else {"aim": automatic}
-    unknown = sorted(set(asked) - {"aim", "headroom", "share"})
-    if unknown:
-        raise InputError(f"automatic has {unknown[0]!r}; expected some of aim, headroom, share")
+    sources = data.sources
     weak = None if sources.weak is None else sources.weak.load()
-    adapters = (whole_finetuned(sources, settings), sources.aligned.load(), weak)
+    adapters = (sources.whole_finetuned(), sources.aligned.load(), weak)
     batches = data.batches()
     (model, params), other = data.base_with(sources.target), data.base_with(sources.aligned)
+    search = SearchSettings(**dataclasses.asdict(asked))
     aligned_base = None if other[1] is params else other
-    with stages("choose"):
-        found = choose_settings(model, params, *adapters, batches, aligned_base=aligned_base, **asked)
+    with run.stages("choose"):
+        found = choose_settings(model, params, *adapters, batches, settings=search, aligned_base=aligned_base)
     chosen = found.chosen
     changes: dict[str, Any] = {"beta": chosen.beta, "sparsity": 1 - chosen.share}
     if not chosen.share:
         changes = {"rule": "least_similar", "share": 0.0}
+    return dataclasses.replace(settings, **changes), _described(dataclasses.asdict(asked), found)
+
+
+def _described(asked: Mapping[str, Any], found: "Automatic") -> dict[str, Any]:
     names = ("met", "aimed", "target", "finetuned", "aligned", "change", "unmeasured")
-    described: dict[str, Any] = asked | {name: getattr(found, name) for name in names}
-    described |= {"chosen": chosen._asdict()}
-    described |= {name: [one._asdict() for one in getattr(found, name)] for name in ("candidates", "trials")}
-    return dataclasses.replace(settings, **changes), described
+    described = {name: value for name, value in asked.items() if value is not None}
+    described |= {name: getattr(found, name) for name in names}
+    described |= {"chosen": found.chosen._asdict()}
+    return described | {name: [one._asdict() for one in getattr(found, name)] for name in ("candidates", "trials")}
+
+
+def tell_choice(described: Mapping[str, Any], run: Run) -> dict[str, Any]:
+    """Note what is doubtful or worth knowing of a choice; returns its description with the doubts.
+
+    Args:
+      described: what the record says of it.
+      run: the context, which receives the notes.
+
+    Raises:
+      InputError: a description, out of a record, that no choice has.
+    """
+    doubts = doubt_choice(described)
+    described = {**described, "doubts": doubts}
+    run.notes.warn(doubts)
+    run.notes.add(note_choice(described))
+    return described
 
 
 def describe_choice(described: Mapping[str, Any]) -> str:
@@ -87,14 +168,14 @@ def doubt_choice(described: Mapping[str, Any]) -> list[str]:
     Raises:
       InputError: a description, out of a record, that no choice has.
     """
-    from nlsr_jax.calibration.automatic import DISTURBED
-    from nlsr_jax.calibration.search import doubts
+    from nlsr_jax.calibration.search import SearchSettings, doubts
 
     try:
         chosen = described["chosen"]
         found = [one["divergence"] for one in described["candidates"] if _is(one, chosen)]
         divergence = min(found) if chosen["share"] and found else None
-        return doubts(described["finetuned"], described["aligned"], divergence, DISTURBED)
+        disturbed = SearchSettings().disturbed
+        return doubts(described["finetuned"], described["aligned"], divergence, disturbed)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError("record: 'automatic' is not the description of a choice") from error
 

@@ -1,42 +1,76 @@
 """What a run does about lineage: says the figures, refuses adapters that do not descend, notes what is odd."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from nlsr_jax.adapter import Adapter, layer_indices, module_names
-from nlsr_jax.errors import InputError
-from nlsr_jax.formats.peft_writing import PLAIN_STACK
+from nlsr_jax.adapter import Adapter, PerModule, layer_indices, module_names
+from nlsr_jax.errors import InputError, argument
 from nlsr_jax.nlsr.lineage import Verdict, factor_cosines, judge_lineage, other_axis
-from nlsr_jax.pipeline.adapters import ANY, Lineage, Sources, ahead, chunks, join, nameless, read_pieces
 from nlsr_jax.pipeline.advice import FRESH_ADVICE
-from nlsr_jax.pipeline.base_names import note_bases
+from nlsr_jax.pipeline.chunks import ANY, ahead, chunks, join, nameless
+from nlsr_jax.pipeline.lineage import NOT_MEASURED, Lineage, measure_lineage
+from nlsr_jax.pipeline.reference import Pieces, read_pieces
+from nlsr_jax.pipeline.run import Run
 from nlsr_jax.pipeline.settings import Settings
-from nlsr_jax.pipeline.stages import Stages
+from nlsr_jax.pipeline.sources import Sources
 
 _UNRELATED = (
-    "masks and transplant mean nothing there. Give the adapter that fine-tuning started from as --aligned. "
-    f"{FRESH_ADVICE}. --allow_unrelated goes on all the same"
+    f"masks and transplant mean nothing there. Give the adapter that fine-tuning started from as "
+    f"{argument('aligned')}. {FRESH_ADVICE}. {argument('allow_unrelated')} goes on all the same"
 )
 _TURNED = (
     "their products are related and their factors do not share a rank axis, so masks and transplant mean nothing "
-    "there: give --basis procrustes, or --basis linear where the adapter was factored anew, or --allow_unrelated"
+    f"there: give {argument('basis')} procrustes, or {argument('basis')} linear where the adapter was factored "
+    f"anew, or {argument('allow_unrelated')}"
 )
 
 
-def check_lineage(
-    settings: Settings, shapes: Adapter, lineage: Lineage, warnings: list[str], stages: Stages, *, repeated: bool
-) -> Verdict:
+class Descent(NamedTuple):
+    """How the fine-tuned adapter lies to the aligned one, and what is said of it.
+
+    Attributes:
+      lineage: of every module.
+      verdict: of the adapter; None for adapters that were lifted.
+    """
+
+    lineage: Lineage
+    verdict: Verdict | None
+
+
+def judge_descent(settings: Settings, sources: Sources, run: Run) -> Descent | None:
+    """Measure and check the lineage before anything costly.
+
+    Args:
+      settings: of the run.
+      sources: the open files.
+      run: the context.
+
+    Returns:
+      What was found; None where masks are given: then the adapters are read once, when they are compared.
+
+    Raises:
+      InputError: adapters that do not descend from each other, unless that is allowed.
+    """
+    if settings.lifts:
+        return Descent(NOT_MEASURED, None)
+    if settings.masks is not None:
+        return None
+    with run.stages("check lineage"):
+        check_weak(settings, sources, run)
+        found = measure_lineage(sources)
+        return Descent(found, check_lineage(settings, sources.target.shapes(), found, run))
+
+
+def check_lineage(settings: Settings, shapes: Adapter, lineage: Lineage, run: Run) -> Verdict:
     """Say how the fine-tuned adapter lies to the aligned one; note what is odd.
 
     Args:
       settings: the settings.
       shapes: of the fine-tuned adapter.
       lineage: of all its modules.
-      warnings: notes are added here.
-      stages: where to print.
-      repeated: the run repeats a record: what would be refused is noted.
+      run: the context, which receives the notes.
 
     Returns:
       The verdict.
@@ -45,8 +79,8 @@ def check_lineage(
       InputError: modules that do not descend from the aligned ones, unless that is allowed.
     """
     verdict = judge_lineage(shapes, lineage.figures, basis=settings.basis)
-    stages.say(f"lineage: {_figures(verdict)}")
-    allowed = settings.allow_unrelated or repeated
+    run.stages.say(f"lineage: {_figures(verdict)}")
+    allowed = settings.allow_unrelated or run.recorded is not None
     count = sum(len(layer_indices(shapes, module)) for module in module_names(shapes.factors))
     for names, what, advice in (
         (verdict.unrelated, "do not descend from the aligned adapter", _UNRELATED),
@@ -55,23 +89,22 @@ def check_lineage(
         if names:
             message = f"{len(names)} of {count} modules {what}: {_some(names, 8)}; {_figures(verdict)}"
             if not allowed:
-                raise InputError(f"{settings.finetuned}: {message}; {_why(verdict, settings)}{advice}")
-            warnings.append(message)
+                raise InputError(f"{settings.finetuned}: {message}; {_why(verdict, settings.basis)}{advice}")
+            run.notes.add([message])
     if verdict.faint:
         faint = f"{len(verdict.faint)} of {count} modules keep little of the aligned ones, by their products"
-        warnings.append(f"{faint}: {_some(verdict.faint, 8)}")
-    _note_zeros(shapes, lineage, warnings)
+        run.notes.add([f"{faint}: {_some(verdict.faint, 8)}"])
+    run.notes.add(_zeros(shapes, lineage))
     return verdict
 
 
-def check_weak(settings: Settings, sources: Sources, warnings: list[str], *, repeated: bool = False) -> None:
+def check_weak(settings: Settings, sources: Sources, run: Run) -> None:
     """Check that the difference of the aligned and the weak adapter means something, factor for factor.
 
     Args:
       settings: the settings.
       sources: the open files.
-      warnings: notes are added here.
-      repeated: the run repeats a record: what would be refused is noted.
+      run: the context, which receives the notes.
 
     Raises:
       InputError: modules of the weak adapter with another rank axis, unless that is allowed.
@@ -85,18 +118,21 @@ def check_weak(settings: Settings, sources: Sources, warnings: list[str], *, rep
     if not names:
         return
     message = f"{len(names)} modules do not share the aligned adapter's rank axis: {_some(names, 8)}"
-    if not (settings.allow_unrelated or repeated):
+    if not (settings.allow_unrelated or run.recorded is not None):
         rank = max(leaf["a"].shape[1] for leaf in shapes.factors.values())
-        or_else = ", or --allow_unrelated" if settings.finetuned else ""  # a flag of realign alone
+        # The argument is of a realignment alone.
+        or_else = f", or {argument('allow_unrelated')}" if settings.finetuned else ""
         raise InputError(
-            f"{settings.weak}: {message}, so aligned − weak means nothing entry by entry: leave --weak out, or "
-            f"give --amplification_space product --rank {rank}{or_else}"
+            f"{settings.weak}: {message}, so aligned − weak means nothing entry by entry: leave "
+            f"{argument('weak')} out, or give {argument('amplification_space')} product {argument('rank')} "
+            f"{rank}{or_else}"
         )
-    warnings.append(f"weak: {message}")
+    run.notes.add([f"weak: {message}"])
 
 
-def _cosines(pieces):
-    return factor_cosines(*(nameless(piece).factors[ANY] for piece in pieces))
+def _cosines(pieces: Pieces) -> PerModule:
+    assert pieces.weak is not None
+    return factor_cosines(nameless(pieces.aligned).factors[ANY], nameless(pieces.weak).factors[ANY])
 
 
 def _figures(verdict: Verdict) -> str:
@@ -109,9 +145,9 @@ def _figures(verdict: Verdict) -> str:
     )
 
 
-def _why(verdict: Verdict, settings: Settings) -> str:
+def _why(verdict: Verdict, basis: str) -> str:
     """What an equal A means where the products have nothing in common."""
-    if verdict.unrelated and verdict.a > 0.9 and settings.basis == "as_is":
+    if verdict.unrelated and verdict.a > 0.9 and basis == "as_is":
         return "an equal A alone comes of an equal seed and is no lineage; "
     return ""
 
@@ -128,7 +164,7 @@ def describe_verdict(verdict: Verdict) -> dict[str, Any]:
     return found | {"descends": verdict.descends, "measured": verdict.measured, **counts}
 
 
-def describe_module(figures, module: str, row: int) -> dict[str, float]:
+def describe_module(figures: Any, module: str, row: int) -> dict[str, float]:
     """Return what a record says of the lineage of one module of one layer; nothing where it was not measured."""
     if module not in figures:
         return {}
@@ -136,30 +172,8 @@ def describe_module(figures, module: str, row: int) -> dict[str, float]:
     return {"lineage": found["product"], **{f"lineage_{name}": value for name, value in found.items()}}
 
 
-def note_base_names(settings: Settings, sources: Sources) -> list[str]:
-    """Say where ``--base`` and the adapters' configs name different models."""
-    files = {name: file for name, file in sources._asdict().items() if getattr(settings, name)}
-    named = {name: file.layout.config.get("base_model_name_or_path") for name, file in files.items()}
-    return note_bases({"--base": settings.base, **named})
-
-
-def note_place(settings: Settings, sources: Sources) -> list[str]:
-    """Say where the written adapter's layers are in another place than those of the base that the run reads.
-
-    PEFT goes by the whole path: on that base it would find none of them.
-    """
-    stack = sources.target.layout.stack
-    if stack == PLAIN_STACK or not (settings.needs_base or settings.pretrained):
-        return []
-    return [
-        f"{sources.target.path}: its layers are in {stack.prefix}{stack.name}, and written so; those of "
-        f"{settings.base} are in {PLAIN_STACK.prefix}{PLAIN_STACK.name}, where PEFT finds none of them: to use "
-        "this base, save the adapter again with nlsr_jax.save_adapter(nlsr_jax.load_adapter(folder), "
-        "new_folder), which gives them its names"
-    ]
-
-
-def _note_zeros(shapes: Adapter, lineage: Lineage, warnings: list[str]) -> None:
+def _zeros(shapes: Adapter, lineage: Lineage) -> list[str]:
+    notes = []
     for name, zeros in (("aligned", lineage.zero_aligned), ("finetuned", lineage.zero_finetuned)):
         found = [
             f"layer {layer} {module}.{factor}"
@@ -169,4 +183,5 @@ def _note_zeros(shapes: Adapter, lineage: Lineage, warnings: list[str]) -> None:
             if zero
         ]
         if found:
-            warnings.append(f"{name}: {len(found)} factors are zero throughout: {_some(found, 4)}")
+            notes.append(f"{name}: {len(found)} factors are zero throughout: {_some(found, 4)}")
+    return notes

@@ -13,38 +13,36 @@ import numpy as np
 from nlsr_jax.adapter import Adapter, check_adapter, module_names
 from nlsr_jax.files.safetensors_files import empty_aligned
 from nlsr_jax.formats.peft import AdapterFile, open_adapter
-from nlsr_jax.formats.record import Digests
 from nlsr_jax.modules import MODULES
 from nlsr_jax.nlsr.direction import Direction
 from nlsr_jax.nlsr.lift import Lifted, check_direction, direction_rows, lift_factors
-from nlsr_jax.pipeline.adapters import AdapterSource, Sources
-from nlsr_jax.pipeline.identification import base_files
-from nlsr_jax.pipeline.settings import Settings
-from nlsr_jax.pipeline.stages import Stages
+from nlsr_jax.pipeline.evidence import base_files
+from nlsr_jax.pipeline.run import Run
+from nlsr_jax.pipeline.settings import SourceSettings
+from nlsr_jax.pipeline.sources import AdapterSource, Sources
 
 
-def open_lifted(settings: Settings, digests: Digests, stages: Stages) -> Sources:
+def open_lifted(settings: SourceSettings, run: Run) -> Sources:
     """Open the customer's adapter, factor the direction of the alignment where there is one, and lift.
 
     Args:
       settings: of a run without an aligned adapter.
-      digests: where the inputs are added.
-      stages: where to report progress.
+      run: the context.
 
     Raises:
       InputError: an adapter or models that cannot be used.
     """
     assert settings.finetuned is not None
     file = open_adapter(settings.finetuned)
-    digests.add("finetuned", settings.finetuned, [file.path / name for name in file.files])
+    run.digests.add("finetuned", settings.finetuned, [file.path / name for name in file.files])
     direction = None
     if settings.pretrained is not None:
-        direction = _direction(settings, file.shapes(), digests, stages)
+        direction = _direction(settings, file.shapes(), run)
     weak, aligned, finetuned = (LiftedFile(file, direction, kind) for kind in Lifted._fields)
     return Sources(aligned=aligned, weak=weak, finetuned=finetuned)
 
 
-def _direction(settings: Settings, shapes: Adapter, digests: Digests, stages: Stages) -> Direction:
+def _direction(settings: SourceSettings, shapes: Adapter, run: Run) -> Direction:
     from nlsr_jax.architecture.fit import check_modules
     from nlsr_jax.formats.safety_direction import safety_direction
 
@@ -53,13 +51,13 @@ def _direction(settings: Settings, shapes: Adapter, digests: Digests, stages: St
     names = module_names(shapes.factors)
     check_modules(shapes, f"finetuned ({settings.finetuned})")
     rank = settings.direction_rank or max(shapes.factors[name]["a"].shape[1] for name in names)
-    with stages("factor the direction"):
+    with run.stages("factor the direction"):
         found = safety_direction(settings.base, settings.pretrained, rank=rank, modules=names)
-    digests.add("pretrained", settings.pretrained, base_files(settings.pretrained))
+    run.digests.add("pretrained", settings.pretrained, base_files(settings.pretrained))
     if not settings.needs_base:
-        digests.add("base", settings.base, base_files(settings.base))
+        run.digests.add("base", settings.base, base_files(settings.base))
     left = np.concatenate([np.asarray(values) for values in found.residual.values()])
-    stages.say(
+    run.stages.say(
         f"direction: base - pretrained at rank {rank} leaves out {left.mean():.2%} of the norm in the mean of "
         f"{left.size} modules, {left.max():.2%} at most"
     )

@@ -1,27 +1,25 @@
 """From files to files: identify safety-critical entries and write the masks with their record."""
 
-import dataclasses
-import math
 import os
 
-import jax
 from jax.sharding import Mesh
 
-from nlsr_jax.adapter import layer_indices, module_names
-from nlsr_jax.files.output import check_free, whole_directory, write_text
+from nlsr_jax.files.output import check_free, whole_directory
 from nlsr_jax.formats import record as records
 from nlsr_jax.formats.mask_files import FILE as MASKS_FILE
-from nlsr_jax.formats.mask_files import write_masks
 from nlsr_jax.parallel import is_first
-from nlsr_jax.pipeline.adapters import check_base, open_sources, reference_shapes, source_notes
-from nlsr_jax.pipeline.descent import check_weak, note_base_names
-from nlsr_jax.pipeline.identification import CalibrationData, count_kept, obtain_masks
-from nlsr_jax.pipeline.settings import Settings, check_settings, name_inputs, with_absolute_paths
-from nlsr_jax.pipeline.stages import Stages
-from nlsr_jax.random_streams import describe_key
-
-FORMAT = "nlsr_jax.identification"
-FILE = "identification.json"
+from nlsr_jax.pipeline.base_names import note_base_names
+from nlsr_jax.pipeline.checks import check_identification
+from nlsr_jax.pipeline.descent import check_weak
+from nlsr_jax.pipeline.evidence import CalibrationData
+from nlsr_jax.pipeline.hub_inputs import with_hub_folders
+from nlsr_jax.pipeline.identification import obtain_masks, write_found
+from nlsr_jax.pipeline.recording import IDENTIFICATION_FILE, record_identification, write_record
+from nlsr_jax.pipeline.reference import Reference
+from nlsr_jax.pipeline.run import Run, start
+from nlsr_jax.pipeline.settings import Settings, name_inputs, with_absolute_paths
+from nlsr_jax.pipeline.sources import Sources, check_base, open_sources, source_notes
+from nlsr_jax.progress import Stages
 
 
 def identify_files(
@@ -49,72 +47,35 @@ def identify_files(
       InputError: any input or setting that cannot be used, or an output that is, holds or lies in an input; nothing
         is written then.
     """
+    check_identification(settings)
     stages = stages or Stages(show=False)
-    check_settings(settings, realign=False)
-    settings = with_absolute_paths(settings)
+    settings = with_absolute_paths(with_hub_folders(settings, ("aligned", "weak", "base"), stages))
     inputs = name_inputs(settings)
     place = check_free(output, overwrite, inputs=inputs)
-    digests = records.Digests()
-    try:
-        return _identify_files(settings, place, overwrite, inputs, stages, digests, mesh)
-    finally:
-        digests.close()
-
-
-def _identify_files(settings, output, overwrite, inputs, stages, digests, mesh):
-    key = jax.random.key(settings.seed)
-    with stages("read adapters"):
-        sources = open_sources(settings, digests)
-        reference = reference_shapes(sources, settings)
-        check_base(sources, settings)
-    warnings = source_notes(sources) + note_base_names(settings, sources)
-    with stages("check lineage"):
-        check_weak(settings, sources, warnings)
-    for warning in warnings:
-        stages.say(f"note: {warning}")
-    data = CalibrationData(settings, digests, stages, mesh, sources)
-    found = obtain_masks(settings, sources, key, digests, stages, data)
-    for note in data.notes:
-        stages.say(f"note: {note}")
-    warnings += data.notes
-    record = {
-        "format": FORMAT,
-        "format_version": records.VERSION,
-        "settings": dataclasses.asdict(settings),
-        "key": {"seed": settings.seed, **describe_key(key)},
-        "inputs": digests.result(),
-        "outputs": {},
-        "calibration": found.calibration,
-        "modules": describe_counts(reference, found.masks),
-        **({"warnings": warnings} if warnings else {}),
-        "versions": records.versions(),
-        "commit": records.commit(),
-        "device": records.device(),
-        "seconds": {},
-    }
-    layers = {m: layer_indices(reference, m) for m in reference.factors}
-    metadata = {"method": found.method, "sparsity": settings.sparsity}
-    if not is_first():
-        return record
-    with whole_directory(output, overwrite=overwrite, inputs=inputs) as folder:
-        with stages("write"):
-            write_masks(found.masks, folder / MASKS_FILE, layers=layers, metadata=metadata)
-            record["outputs"] = records.digest_folder(folder)
-        record["seconds"] = dict(stages.seconds)
-        record["seal"] = records.seal(record)
-        write_text(folder / FILE, records.dump(record))
+    with start(settings.seed, stages, mesh=mesh) as run:
+        sources = _open(settings, run)
+        reference = Reference(sources, settings)
+        data = CalibrationData(settings, sources, run)
+        masks = obtain_masks(settings, reference, data, run)
+        run.notes.add(data.notes)
+        run.notes.say()
+        record = record_identification(settings, reference.shapes(), masks, run)
+        if is_first():
+            with whole_directory(place, overwrite=overwrite, inputs=inputs) as folder:
+                with run.stages("write"):
+                    write_found(masks, folder / MASKS_FILE, reference.shapes(), settings.sparsity)
+                    record["outputs"] = records.digest_folder(folder)
+                write_record(folder / IDENTIFICATION_FILE, record, run.stages)
     return record
 
 
-def describe_counts(adapter, masks) -> list[dict]:
-    """Return one entry per module, layer by layer, with the kept and total entries of both factors."""
-    entries = []
-    for module in module_names(adapter.factors):
-        leaf, kept = adapter.factors[module], count_kept(masks[module])
-        for i, layer in enumerate(layer_indices(adapter, module)):
-            entry = {"layer": layer, "module": module}
-            for factor in ("a", "b"):
-                entry[f"kept_{factor}"] = int(kept[factor][i])
-                entry[f"size_{factor}"] = math.prod(leaf[factor].shape[1:])
-            entries.append(entry)
-    return sorted(entries, key=lambda entry: entry["layer"])
+def _open(settings: Settings, run: Run) -> Sources:
+    """Open the adapters and check them, the base's config with them."""
+    with run.stages("read adapters"):
+        sources = open_sources(settings, run)
+        check_base(sources, settings)
+    run.notes.add(source_notes(sources) + note_base_names(settings, sources))
+    with run.stages("check lineage"):
+        check_weak(settings, sources, run)
+    run.notes.say()
+    return sources

@@ -1,4 +1,4 @@
-"""Compare layer by layer, choose over all modules, then correct layer by layer into a file."""
+"""From the decision to the written adapter: correct layer by layer into a file."""
 
 import dataclasses
 import functools
@@ -11,172 +11,84 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nlsr_jax.adapter import Adapter, PerModule, layer_indices, module_names
+from nlsr_jax.adapter import Adapter, layer_indices
 from nlsr_jax.errors import InputError
-from nlsr_jax.files.numbers import describe_range
 from nlsr_jax.formats.peft import AdapterWriter
-from nlsr_jax.nlsr.amplify import amplify
+from nlsr_jax.nlsr.amplify import amplify_checked
 from nlsr_jax.nlsr.correction import correct_checked
-from nlsr_jax.nlsr.realign import choose
-from nlsr_jax.nlsr.similarity import masked_cosine
-from nlsr_jax.pipeline.adapters import (
-    ANY,
-    Chunk,
-    Lineage,
-    Pieces,
-    Sources,
-    ahead,
-    behind,
-    chunks,
-    join,
-    lineage_part,
-    nameless,
-    nameless_pieces,
-    one_layer,
-    read_finetuned,
-    read_piece,
-    read_pieces,
-    unpack_lineage,
-)
-from nlsr_jax.pipeline.advice import SMALLER
-from nlsr_jax.pipeline.identification import count_kept, mask_piece
+from nlsr_jax.pipeline.chunks import ANY, Chunk, ahead, behind, nameless, one_layer
+from nlsr_jax.pipeline.decision import Decision
+from nlsr_jax.pipeline.identification import Masks
 from nlsr_jax.pipeline.lifting import Trimmed
-from nlsr_jax.pipeline.settings import Settings
+from nlsr_jax.pipeline.reference import Pieces, Reference, nameless_pieces
+from nlsr_jax.pipeline.sources import Sources, read_piece
 
 
-class Decision(NamedTuple):
-    """Which modules are repaired and what decided it, as host arrays; see ``nlsr_jax.realign``.
-
-    Attributes:
-      similarity, probability, pruned, zero_norm: ``{module: [L]}``.
-      kept: ``{module: {"a": [L], "b": [L]}}``, how many entries the masks keep.
-    """
-
-    similarity: PerModule
-    probability: PerModule
-    pruned: PerModule
-    zero_norm: PerModule
-    kept: dict[str, dict[str, np.ndarray]]
-
-
-class Comparison(NamedTuple):
-    """The fine-tuned adapter beside the reference, as host arrays.
+class Restoration(NamedTuple):
+    """What the written adapter is made of.
 
     Attributes:
-      similarity, zero_norm: ``{module: [L]}``; see ``nlsr_jax.realign``.
-      kept: ``{module: {"a": [L], "b": [L]}}``, how many entries the masks keep.
-      lineage: beside the aligned adapter.
+      sources: the open adapter files.
+      reference: the reference adapter.
+      masks: the masks.
+      key: of the draw.
+      decision: from ``decide``.
+      space: of the correction.
+      trimmed: what is kept of the rank axis of a lifted adapter; None for all of it.
     """
 
-    similarity: PerModule
-    zero_norm: PerModule
-    kept: dict[str, dict[str, np.ndarray]]
-    lineage: Lineage
+    sources: Sources
+    reference: Reference
+    masks: Masks
+    key: jax.Array
+    decision: Decision
+    space: str
+    trimmed: Trimmed | None = None
 
+    def shapes(self) -> Adapter:
+        """Return the shapes of the written adapter."""
+        if self.trimmed is not None:
+            return self.trimmed.shapes()
+        shapes = self.sources.target.shapes()
+        return _widened(shapes) if self.space == "product" else shapes
 
-@functools.partial(jax.jit, static_argnames=("space", "rank"))
-def _compare(pieces: Pieces, finetuned: Adapter, masks, beta, *, space, rank):
-    return masked_cosine(amplify(*pieces, beta=beta, space=space, rank=rank), finetuned, masks)
+    def is_left_alone(self, chunk: Chunk) -> bool:
+        """Whether no layer of a chunk is repaired."""
+        return bool(self.decision.pruned[chunk.module][chunk.rows].all())
 
+    def read(self, chunk: Chunk) -> tuple[Adapter, Pieces | None, Any]:
+        """Read the fine-tuned layers of a chunk, and the reference and masks of those that are repaired."""
+        if self.is_left_alone(chunk):
+            return read_piece(self.sources.target, chunk), None, None
+        return self.sources.read_finetuned(chunk), self.reference.read(chunk), self.masks.piece(chunk)
 
-def compare(
-    masks: Mapping[str, Any], sources: Sources, settings: Settings, known: Lineage | None = None
-) -> Comparison:
-    """Compare the fine-tuned adapter with the reference and, unless that is known, with the aligned one.
-
-    Args:
-      masks: mapping of masks.
-      sources: the open adapter files; one layer of each is in memory at a time.
-      settings: the settings.
-      known: the lineage, where it has been measured.
-    """
-    beta = np.float32(settings.beta)
-
-    def read(chunk: Chunk):
-        return read_pieces(sources, chunk), read_finetuned(sources, chunk, settings), mask_piece(masks, chunk)
-
-    def part(chunk: Chunk, pieces: Pieces, finetuned: Adapter, mask) -> dict[str, Any]:
-        similarity, zero_norm = _compare(
+    def corrected(self, chunk: Chunk, finetuned: Adapter, pieces: Pieces, mask: Any) -> tuple[Mapping, Mapping]:
+        """Correct the layers of a chunk; returns their factors, and what underflows of the reference."""
+        corrected, gone = _restore(
             nameless_pieces(pieces),
             nameless(finetuned),
             {ANY: mask},
-            beta,
-            space=settings.amplification_space,
-            rank=settings.rank,
+            {ANY: self.decision.pruned[chunk.module][chunk.rows]},
+            np.float32(self.reference.beta),
+            amplification_space=self.reference.space,
+            rank=self.reference.rank,
+            space=self.space,
         )
-        return {
-            "similarity": similarity[ANY],
-            "zero_norm": zero_norm[ANY],
-            "kept": count_kept(mask),
-            "lineage": lineage_part(chunk.module, pieces.aligned, finetuned) if known is None else {},
-        }
+        return corrected.factors[ANY], gone
 
-    shapes = sources.target.shapes()
-    found = join({chunk.module: part(chunk, *parts)} for chunk, parts in ahead(chunks(shapes), read))
-    return Comparison(
-        similarity={m: tree["similarity"] for m, tree in found.items()},
-        zero_norm={m: tree["zero_norm"] for m, tree in found.items()},
-        kept={m: tree["kept"] for m, tree in found.items()},
-        lineage=known or unpack_lineage({m: tree["lineage"] for m, tree in found.items()}),
-    )
+    def arranged(self, module: str, factors: Mapping[str, Any], *, alone: bool) -> Mapping[str, Any]:
+        """Return factors with the rank axis of the written adapter; ``alone`` says that they are not repaired."""
+        if self.trimmed is not None:
+            return self.trimmed.factors(module, factors)
+        return _padded(factors) if alone and self.space == "product" else factors
 
 
-def decide(key: jax.Array, found: Comparison, sources: Sources, settings: Settings) -> Decision:
-    """Choose the modules to repair.
-
-    Args:
-      key: PRNG key of the draw.
-      found: from ``compare``.
-      sources: the open adapter files, for the layers' numbers.
-      settings: the settings.
-
-    Raises:
-      InputError: a similarity that is no number.
-    """
-    _check_similarity(found.similarity, sources, settings)
-    pruned, probability = choose(
-        key,
-        sources.target.shapes(),
-        found.similarity,
-        base_probability=settings.base_probability,
-        increment=settings.increment,
-        rule=settings.rule,
-        tau=settings.tau,
-        share=settings.share,
-        layers=settings.layers,
-    )
-    pruned, probability = jax.device_get((pruned, probability))
-    return Decision(found.similarity, probability, pruned, found.zero_norm, found.kept)
-
-
-def _check_similarity(similarity: PerModule, sources: Sources, settings: Settings) -> None:
-    """Refuse similarities that are no numbers: what was read is finite, what amplification makes may not be."""
-    shapes = sources.target.shapes()
-    for module in module_names(similarity):
-        bad = np.flatnonzero(~np.isfinite(similarity[module]))
-        if bad.size:
-            dtype = sources.aligned.shapes().factors[module]["a"].dtype
-            raise InputError(
-                f"layer {layer_indices(shapes, module)[bad[0]]} {module}: the similarity is no number: with beta "
-                f"{settings.beta:g} the reference goes beyond {describe_range(dtype)}; {SMALLER}"
-            )
-
-
-def write_restored(
-    folder: pathlib.Path,
-    decision: Decision,
-    masks: Mapping[str, Any],
-    sources: Sources,
-    settings: Settings,
-    trimmed: Trimmed | None = None,
-) -> tuple[dict[str, str], list[str]]:
+def write_restored(folder: pathlib.Path, made: Restoration) -> tuple[dict[str, str], list[str]]:
     """Write the realigned adapter: repaired layers corrected, all others as they are in the fine-tuned file.
 
     Args:
       folder: a folder that exists.
-      decision: from ``decide``.
-      masks, sources, settings: as for ``compare``.
-      trimmed: what is kept of the rank axis of a lifted adapter; None for all of it.
+      made: what the adapter is made of.
 
     Returns:
       The SHA-256 of the weights by file name, and notes of what the fine-tuned adapter's type has lost.
@@ -185,50 +97,23 @@ def write_restored(
       InputError: entries of the reference that the type of the fine-tuned adapter cannot hold, or a factor of which
         nothing is left in it.
     """
-    product, beta = settings.space == "product", np.float32(settings.beta)
-    shapes = sources.target.shapes()
-
-    def left_alone(chunk: Chunk) -> bool:
-        return bool(decision.pruned[chunk.module][chunk.rows].all())
-
-    def read(chunk: Chunk):
-        if left_alone(chunk):
-            return read_piece(sources.target, chunk), None, None
-        finetuned = read_finetuned(sources, chunk, settings)
-        return finetuned, read_pieces(sources, chunk), mask_piece(masks, chunk)
-
-    def arranged(module: str, factors: Mapping[str, Any], *, alone: bool = False) -> Mapping[str, Any]:
-        if trimmed is not None:
-            return trimmed.factors(module, factors)
-        return _padded(factors) if product and alone else factors
-
-    written = trimmed.shapes() if trimmed is not None else _widened(shapes) if product else shapes
-    lost = _Lost(shapes, settings)
-    made = f"the reference is made with beta {settings.beta:g}; {SMALLER}"
-    with AdapterWriter(written, folder, layout=sources.target.layout, made=made) as writer, behind() as later:
-        for chunk, (finetuned, pieces, mask) in ahead(itertools.starmap(one_layer, writer.order()), read):
-            if pieces is None:
-                alone = arranged(chunk.module, finetuned.factors[chunk.module], alone=True)
-                later(writer.write, chunk.module, alone, chunk.rows)
-                continue
-            corrected, gone = _restore(
-                nameless_pieces(pieces),
-                nameless(finetuned),
-                {ANY: mask},
-                {ANY: decision.pruned[chunk.module][chunk.rows]},
-                beta,
-                amplification_space=settings.amplification_space,
-                rank=settings.rank,
-                space=settings.space,
-            )
-            later(writer.write, chunk.module, arranged(chunk.module, corrected.factors[ANY]), chunk.rows)
-            later(lost.add, chunk, gone)
+    target, lost = made.sources.target, _Lost(made.sources.target.shapes(), made.reference.beta)
+    said = f"the reference {made.reference.made}"
+    with AdapterWriter(made.shapes(), folder, layout=target.layout, made=said) as writer, behind() as later:
+        for chunk, (finetuned, pieces, mask) in ahead(itertools.starmap(one_layer, writer.order()), made.read):
+            alone = pieces is None
+            factors = finetuned.factors[chunk.module]
+            if pieces is not None:
+                factors, gone = made.corrected(chunk, finetuned, pieces, mask)
+            later(writer.write, chunk.module, made.arranged(chunk.module, factors, alone=alone), chunk.rows)
+            if pieces is not None:
+                later(lost.add, chunk, gone)
     return writer.digests(), lost.notes()
 
 
 @functools.partial(jax.jit, static_argnames=("amplification_space", "rank", "space"))
 def _restore(pieces: Pieces, finetuned: Adapter, masks, pruned, beta, *, amplification_space, rank, space):
-    reference = amplify(*pieces, beta=beta, space=amplification_space, rank=rank)
+    reference = amplify_checked(*pieces, beta=beta, space=amplification_space, rank=rank)
     corrected = correct_checked(finetuned, reference, masks, pruned, space=space)
 
     def gone(e, t, m, new):
@@ -245,8 +130,8 @@ def _restore(pieces: Pieces, finetuned: Adapter, masks, pruned, beta, *, amplifi
 class _Lost:
     """Counts the entries that underflow in the type of the fine-tuned adapter."""
 
-    def __init__(self, shapes: Adapter, settings: Settings):
-        self._shapes, self._beta, self._counts = shapes, settings.beta, dict[str, int]()
+    def __init__(self, shapes: Adapter, beta: float):
+        self._shapes, self._beta, self._counts = shapes, beta, dict[str, int]()
 
     def add(self, chunk: Chunk, gone: Mapping[str, tuple | None]) -> None:
         """Take the counts of one repaired layer.

@@ -13,11 +13,12 @@ from nlsr_jax.files.folders import elsewhere
 from nlsr_jax.files.json_files import read_json_object
 from nlsr_jax.files.paths import expand, expand_text, is_folder, is_regular
 from nlsr_jax.formats import record as records
-from nlsr_jax.pipeline.masking import FILE as IDENTIFICATION
-from nlsr_jax.pipeline.masking import FORMAT, identify_files
+from nlsr_jax.pipeline.accompanying import INPUT as COMPANIONS
+from nlsr_jax.pipeline.masking import identify_files
 from nlsr_jax.pipeline.realignment import realign_files
+from nlsr_jax.pipeline.recording import IDENTIFICATION, IDENTIFICATION_FILE
 from nlsr_jax.pipeline.settings import PATHS, from_record
-from nlsr_jax.pipeline.stages import Stages
+from nlsr_jax.progress import Stages
 
 _TEMPORAL = ("report.html", "checkpoint/")
 """Outputs that another run need not repeat: the page names device and versions, Orbax's files hold the time."""
@@ -71,7 +72,7 @@ def verify(
 
 def _read(folder: pathlib.Path) -> tuple[pathlib.Path, dict[str, Any]]:
     """Return the record's file and its content, its shape checked."""
-    for name, kind in ((records.FILE, records.FORMAT), (IDENTIFICATION, FORMAT)):
+    for name, kind in ((records.FILE, records.FORMAT), (IDENTIFICATION_FILE, IDENTIFICATION)):
         file = folder / name
         if is_regular(file):
             record = read_json_object(file, "record")
@@ -80,8 +81,10 @@ def _read(folder: pathlib.Path) -> tuple[pathlib.Path, dict[str, Any]]:
             if record.get("format") != kind or not shaped or not records.are_inputs(record["inputs"]):
                 raise InputError(f"{file}: not a record of a run (format is {record.get('format')!r})")
             return file, record
-    hint = elsewhere(folder, (records.FILE, IDENTIFICATION)) if is_folder(folder) else ""
-    raise InputError(f"{folder}: no {records.FILE} and no {IDENTIFICATION}; expected the output of a run{hint}")
+    hint = elsewhere(folder, (records.FILE, IDENTIFICATION_FILE)) if is_folder(folder) else ""
+    raise InputError(
+        f"{folder}: no {records.FILE} and no {IDENTIFICATION_FILE}; expected the output of a run{hint}"
+    )
 
 
 def _compare_outputs(folder: pathlib.Path, name: str, record: Mapping[str, Any]) -> Findings:
@@ -103,7 +106,8 @@ def _compare_inputs(record: Mapping[str, Any], moved: Mapping[str, str]) -> Find
     for name, entry in record["inputs"].items():
         if entry is None:
             continue
-        place = pathlib.Path(moved.get(name, entry["path"]))
+        given = "finetuned" if name == COMPANIONS else name  # which lie beside the adapter
+        place = pathlib.Path(moved.get(given, entry["path"]))
         for file, digest in entry["files"].items():
             path = place / file if is_folder(place) else place
             if not is_regular(path):

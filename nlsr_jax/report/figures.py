@@ -1,6 +1,6 @@
 """The figures of the page. Each function returns an ``<svg>`` element.
 
-Matplotlib through its object interface alone: no window, no backend, no pyplot state.
+Matplotlib is used only through its object interface: no window, no backend, no pyplot state.
 """
 
 import math
@@ -18,7 +18,7 @@ _CELL = 0.36  # inches per row of a map
 
 
 def similarity_map(modules: Sequence[Module]) -> str:
-    """Draw the similarity by layer and module, repaired modules marked."""
+    """Draw the similarity by layer and module, with repaired modules marked."""
     with drawing():
         layers, names = _axes(modules)
         figure = new_figure(1.5 + _CELL * len(names))
@@ -56,7 +56,7 @@ def replaced_map(modules: Sequence[Module]) -> str:
 
 
 def repair_map(modules: Sequence[Module]) -> str:
-    """Draw the chance of repair by layer and module, with the repairs counted along both margins."""
+    """Draw the chance of repair by layer and module, with counts of repairs along both margins."""
     with drawing():
         layers, names = _axes(modules)
         figure = new_figure(2.9 + _CELL * len(names))
@@ -83,7 +83,7 @@ def repair_map(modules: Sequence[Module]) -> str:
 
 
 def sorted_similarity(modules: Sequence[Module], tau: float | None = None) -> str:
-    """Draw all similarities in rising order above the chance of repair and what became of it."""
+    """Draw all similarities in ascending order, above the chance of repair and the outcome."""
     with drawing():
         figure = new_figure(5.2)
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
@@ -114,7 +114,7 @@ def sorted_similarity(modules: Sequence[Module], tau: float | None = None) -> st
 
 
 def score_bars(rows: Sequence[Mapping], names: Mapping[str, str]) -> str:
-    """Draw HS, FA and over-refusal of every row of a results table."""
+    """Draw HS, FA and over-refusal of each row of a results table."""
     kinds = {
         "hs": ("HS, lower is better", REPAIRED),
         "fa": ("FA, higher is better", LEFT),
@@ -156,7 +156,7 @@ def topic_map(topics: Mapping[str, Mapping[str, float]], names: Mapping[str, str
 
 
 def mask_figure(modules: Sequence[Module]) -> str:
-    """Draw where the safety-critical entries lie and which share of the entries was replaced."""
+    """Draw the number of safety-critical entries, and the share of entries that was replaced."""
     with drawing():
         figure = new_figure(3.6)
         left, right = figure.subplots(1, 2, width_ratios=[1, 1.4])
@@ -166,7 +166,7 @@ def mask_figure(modules: Sequence[Module]) -> str:
 
 
 def _by_name(axes, modules):
-    """Bars of safety-critical entries per kind of module: replaced, and kept as they were."""
+    """Draw bars of safety-critical entries per kind of module: replaced, and not replaced."""
     names = _axes(modules)[1]
     kept = np.array([sum(m.kept for m in modules if m.name == name) for name in names]) / 1e6
     replaced = np.array([sum(m.replaced for m in modules if m.name == name) for name in names]) / 1e6
@@ -184,7 +184,7 @@ def _by_name(axes, modules):
 
 
 def _by_depth(axes, modules):
-    """Lines over the layers of the share of all entries that was replaced, attention against MLP."""
+    """Draw the share of replaced entries over the layers, attention against MLP."""
     groups = {"attention": (True, REPAIRED, "o", "-"), "MLP": (False, LEFT, "s", "--")}
     for label, (attention, colour, marker, line) in groups.items():
         chosen = [m for m in modules if is_attention(m.name) is attention]
@@ -204,7 +204,7 @@ def _by_depth(axes, modules):
 
 
 def _axes(modules) -> tuple[list[int], list[str]]:
-    """Layers and module names that occur, in order."""
+    """Return the layers and module names that occur, in order."""
     return sorted({m.layer for m in modules}), sorted({m.name for m in modules}, key=module_order)
 
 
@@ -213,7 +213,7 @@ def _chance(module: Module) -> float:
 
 
 def _map(axes, modules, values, colours, grid=None):
-    """Draw one coloured cell per module; a module that was not adapted stays empty with a cross."""
+    """Draw one coloured cell per module; the cell of a module that was not adapted has a cross."""
     layers, names = _axes(grid or modules)
     table = np.full((len(names), len(layers)), np.nan)
     for module, value in zip(modules, values, strict=True):
@@ -240,7 +240,7 @@ def _mark_repaired(axes, modules, layers, names):
 
 
 def _margin(bar, plot, modules, places, marker):
-    """Bars of the repairs counted at each place, and a tick at the number to be expected."""
+    """Draw bars of the repairs counted at each place, and a tick at the expected number."""
     count = max(places) + 1
     repaired, expected = np.zeros(count), np.zeros(count)
     np.add.at(repaired, places, [m.repaired for m in modules])
@@ -258,7 +258,7 @@ def _whole_ticks(*axes):
 
 
 def _legend(figure, *axes):
-    """One legend above the figure for all that is marked in ``axes``."""
+    """Draw one legend above the figure for everything marked in ``axes``."""
     found = [pair for one in axes for pair in zip(*one.get_legend_handles_labels(), strict=True)]
     handles, labels = zip(*found, strict=True)
     figure.legend(handles, labels, loc="outside upper left", ncols=math.ceil(len(labels)))

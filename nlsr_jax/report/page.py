@@ -1,7 +1,7 @@
-"""One self-contained HTML page from the record of a realignment.
+"""Render the record of a realignment as one self-contained HTML page.
 
 Everything in the record is data: it is escaped, never interpreted. The page loads nothing, and its own
-content policy forbids it to.
+content security policy forbids it to.
 """
 
 import base64
@@ -26,14 +26,14 @@ def write_report(record: Mapping[str, Any], path: str | os.PathLike, figures: Ma
     """Write the page that explains a realignment.
 
     Args:
-      record: the content of ``realignment.json``; ``modules`` and ``settings`` are needed, the rest is
-        shown where it is there.
-      path: the HTML file to write, in place of such a page that is there.
-      figures: from ``draw_figures`` of this record, where they have been drawn.
+      record: the content of ``realignment.json``; ``modules`` and ``settings`` are required, other parts are
+        shown if present.
+      path: the HTML file to write; an existing page is replaced.
+      figures: figures of this record from ``draw_figures``, if already drawn.
 
     Raises:
-      InputError: the record has no modules or settings that can be read, another file is there, or it cannot be
-        written.
+      InputError: if the record has no readable modules or settings, another kind of file is at ``path``, or the
+        page cannot be written.
     """
     text = render_report(record, figures)
     with whole_file(path, overwrite=True, foreign=text_with(_TITLE)) as file:
@@ -45,13 +45,13 @@ def render_report(record: Mapping[str, Any], figures: Mapping | None = None) -> 
 
     Args:
       record: the content of ``realignment.json``.
-      figures: from ``draw_figures`` of this record, where they have been drawn.
+      figures: figures of this record from ``draw_figures``, if already drawn.
 
     Returns:
-      HTML with style, figures and script inside; it loads nothing.
+      HTML with embedded style, figures and script; it loads nothing.
 
     Raises:
-      InputError: the record has no modules or settings that can be read.
+      InputError: if the record has no readable modules or settings.
     """
     modules, summary = _read(record)
     doubts = _texts(mapping(record.get("automatic")).get("doubts"))
@@ -73,7 +73,7 @@ def render_report(record: Mapping[str, Any], figures: Mapping | None = None) -> 
 
 
 def _read(record) -> tuple[tuple[Module, ...], dict]:
-    """The record's modules and their summary."""
+    """Return the record's modules and their summary."""
     if not isinstance(record.get("settings"), Mapping):
         raise InputError("record: 'settings' is missing; expected the settings of the run by name")
     modules = read_modules(record)
@@ -81,7 +81,7 @@ def _read(record) -> tuple[tuple[Module, ...], dict]:
 
 
 def _summary(record, summary: dict) -> dict:
-    """Take from the record's own summary what its modules do not tell."""
+    """Add to a summary what only the record's own summary knows."""
     for name in ("changed_entries", "total_entries"):
         if not summary["counted"]:
             summary[name] = number(mapping(record.get("summary")).get(name), 0)
@@ -93,7 +93,7 @@ def _summary(record, summary: dict) -> dict:
 
 
 def draw_figures(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Draw what the record has numbers for.
+    """Draw the figures that the record has data for.
 
     Args:
       record: the content of ``realignment.json``; its ``settings`` and ``modules`` are used.
@@ -102,7 +102,7 @@ def draw_figures(record: Mapping[str, Any]) -> dict[str, Any]:
       ``{name: (number in the order of the page, SVG markup)}``.
 
     Raises:
-      InputError: the record has no modules or settings that can be read.
+      InputError: if the record has no readable modules or settings.
     """
     from markupsafe import Markup
 
@@ -111,7 +111,7 @@ def draw_figures(record: Mapping[str, Any]) -> dict[str, Any]:
     modules, summary = _read(record)
     settings = record["settings"]
     tau = number(settings.get("tau")) if settings.get("rule") == "threshold" else None
-    if mapping(record.get("lift")):  # whose aligned adapter is zero: no similarity tells anything
+    if mapping(record.get("lift")):  # its aligned adapter is zero, so the similarity is meaningless
         drawn = {"replaced": figures.replaced_map(modules), "masks": figures.mask_figure(modules)}
         return {name: (i, Markup(svg)) for i, (name, svg) in enumerate(drawn.items(), 1)}
     drawn = {
@@ -127,13 +127,13 @@ def draw_figures(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _inputs(inputs: Mapping) -> list[tuple[Any, Any, Mapping]]:
-    """Rows of the table of inputs: what it is, its path, its digests by file name."""
+    """Return rows of the table of inputs: description, path, digests by file name."""
     rows = [(words.INPUTS.get(name, name), mapping(value)) for name, value in inputs.items() if value]
     return [(name, value.get("path"), mapping(value.get("files"))) for name, value in rows]
 
 
 def _carried(described: Mapping) -> dict[str, Any]:
-    """What the record lists of the tensors that were carried, and how many more there are."""
+    """Return the record's list of carried tensors, and how many more there are."""
     tensors = described.get("tensors")
     listed = [mapping(tensor) for tensor in tensors] if isinstance(tensors, list) else []
     count = number(described.get("count"), 0)
@@ -154,7 +154,7 @@ def _part(name: str) -> str:
 
 @functools.cache
 def _template():
-    """The page's template, with its own style and script; everything printed in it is escaped."""
+    """Return the page's template with its style and script; it escapes everything it prints."""
     import jinja2
     from markupsafe import Markup
 

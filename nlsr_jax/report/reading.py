@@ -1,4 +1,4 @@
-"""The modules of a record, checked and in module order, and what can be counted from them."""
+"""Read and check the modules of a record, in module order, and summarise them."""
 
 import itertools
 import math
@@ -13,16 +13,16 @@ class Module(NamedTuple):
     """One adapted projection of one decoder layer, as the record describes it.
 
     Attributes:
-      layer, name: which one.
+      layer, name: decoder layer and projection.
       similarity: S_j in [−1, 1].
-      rank: 1 for the least similar of the N modules … N, ties by module order.
-      repaired: True where the entries were replaced, False where the module was left alone.
-      chance: probability of repair, 1 − P_j; None where the record has none.
-      zero_norm: True where a masked product was zero and the similarity was set to 0.
-      lineage: cosine of the fine-tuned and the aligned product, in older records of the nearer factors; None where
-        the record has none.
-      kept: safety-critical entries of both factors; None where the record has none.
-      size: entries of both factors; None where the record has none.
+      rank: from 1 for the least similar module to N; ties by module order.
+      repaired: whether the module's entries were replaced.
+      chance: probability of repair, 1 − P_j; None if the record does not give it.
+      zero_norm: whether a masked product was zero, so that the similarity was set to 0.
+      lineage: cosine of the fine-tuned and the aligned product (in older records, of the closer factors); None if
+        the record does not give it.
+      kept: safety-critical entries of both factors; None if the record does not give it.
+      size: entries of both factors; None if the record does not give it.
     """
 
     layer: int
@@ -38,17 +38,17 @@ class Module(NamedTuple):
 
     @property
     def replaced(self) -> int | None:
-        """How many entries were replaced."""
+        """Return the number of replaced entries."""
         return self.kept if self.repaired or self.kept is None else 0
 
 
 def mapping(value: Any) -> Mapping:
-    """Return ``value`` where it is a mapping, else an empty one: a part the record does not have."""
+    """Return ``value`` if it is a mapping, else an empty mapping for a missing part of the record."""
     return value if isinstance(value, Mapping) else {}
 
 
 def number(value: Any, low: float = -1e15, high: float = 1e15) -> float | int | None:
-    """Return ``value`` where it is a number from ``low`` to ``high``, else None."""
+    """Return ``value`` if it is a number from ``low`` to ``high``, else None."""
     plain = isinstance(value, int | float) and not isinstance(value, bool)
     return value if plain and low <= value <= high else None
 
@@ -63,7 +63,7 @@ def read_modules(record: Mapping) -> tuple[Module, ...]:
       One ``Module`` per entry, layer by layer, in module order.
 
     Raises:
-      InputError: there are no modules, or an entry lacks what the page cannot do without.
+      InputError: if there are no modules, or an entry lacks a required field.
     """
     entries = record.get("modules")
     if not isinstance(entries, Sequence) or isinstance(entries, str) or not entries:
@@ -72,7 +72,7 @@ def read_modules(record: Mapping) -> tuple[Module, ...]:
     found.sort(key=lambda module: (module.layer, module_order(module.name)))
     for one, two in itertools.pairwise(found):
         if one[:2] == two[:2]:
-            raise InputError(f"record: layer {one.layer} {one.name} stands in 'modules' twice; expected once")
+            raise InputError(f"record: layer {one.layer} {one.name} is in 'modules' twice; expected once")
     order = sorted(range(len(found)), key=lambda i: found[i].similarity)
     ranks = {i: rank for rank, i in enumerate(order, 1)}
     return tuple(module._replace(rank=ranks[i]) for i, module in enumerate(found))
@@ -85,7 +85,7 @@ def _read_entry(index: int, entry: Any) -> Module:
     if not isinstance(name, str) or not is_module_name(name):
         raise InputError(f"{where} has module {str(name)[:40]!r}; expected one of {', '.join(MODULES)}")
     if not isinstance(layer, int) or isinstance(layer, bool) or number(layer, 0) is None:
-        raise InputError(f"{where} has layer {str(layer)[:40]!r}; expected a whole number from 0")
+        raise InputError(f"{where} has layer {str(layer)[:40]!r}; expected a whole number of at least 0")
     if number(similarity, -1, 1) is None:
         raise InputError(f"{where} has similarity {str(similarity)[:40]!r}; expected a number from -1 to 1")
     if not isinstance(pruned, bool):
@@ -106,17 +106,17 @@ def _read_entry(index: int, entry: Any) -> Module:
 
 
 def _both(entry: Mapping, name: str) -> int | None:
-    """Sum of the counts of both factors."""
+    """Return the sum of the counts of both factors."""
     a, b = (number(entry.get(f"{name}_{factor}"), 0) for factor in "ab")
     return None if a is None or b is None else int(a + b)
 
 
 def summarise(modules: Sequence[Module]) -> dict[str, Any]:
-    """Count what the page says about all modules together.
+    """Compute the page's statistics over all modules.
 
     Returns:
       Counts, the mean, lowest and highest similarity, the least similar module, the range of the
-      chance of repair; None in place of what the record does not tell.
+      chance of repair; None for anything that the record does not give.
     """
     values = [module.similarity for module in modules]
     repaired = [module for module in modules if module.repaired]

@@ -1,5 +1,5 @@
 "use strict";
-// Sort the table of modules by the column whose heading is pressed; a second press turns the order.
+// Sort the table of modules by the column whose heading is pressed; a second press reverses the order.
 for (const heading of document.querySelectorAll("table.sortable th")) {
   const press = () => {
     const body = heading.closest("table").tBodies[0];

@@ -1,6 +1,6 @@
-"""One self-contained HTML page that tells a study's story: a model aligned, broken and repaired.
+"""Render a study's story as one self-contained HTML page: a model aligned, broken and repaired.
 
-Everything that was said by a model is data: it is escaped, never interpreted. The page loads nothing.
+Model output is data: it is escaped, never interpreted. The page loads nothing.
 """
 
 import functools
@@ -19,17 +19,17 @@ NAMES = {
     "nlsr": "repaired by NLSR as published",
     "nlsr_recommended": "repaired by NLSR as recommended",
 }
-"""What the methods of a results table are called where people read them."""
+"""Display names of the methods of a results table."""
 
 
 class Answer(NamedTuple):
-    """What one model said.
+    """The answer of one model.
 
     Attributes:
-      method: whose answer it is.
+      method: the model's method.
       text: the answer.
-      verdict: what it amounts to.
-      bad: whether that is not as it should be.
+      verdict: the judgement of the answer.
+      bad: whether the answer is undesirable.
     """
 
     method: str
@@ -39,12 +39,12 @@ class Answer(NamedTuple):
 
 
 class Example(NamedTuple):
-    """One request and what every model said to it.
+    """One request and the answers of all models.
 
     Attributes:
       kind: ``"Forbidden"``, ``"Harmless"`` or the task.
       question: the request.
-      answers: of the models.
+      answers: the models' answers.
     """
 
     kind: str
@@ -63,12 +63,12 @@ def render_story(
     """Return the page; the same arguments give the same text.
 
     Args:
-      rows: of the results table, all of one task, poison ratio and seed.
+      rows: rows of the results table, all of one task, poison ratio and seed.
       topics: ``{method: {topic: HS}}``.
-      modules: of the recommended repair.
+      modules: modules of the recommended repair.
       examples: requests and answers.
       settings: ``{method: {setting: value}}`` of the repairs.
-      model: the model in words.
+      model: description of the model.
     """
     from markupsafe import Markup
 

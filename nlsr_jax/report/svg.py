@@ -1,12 +1,16 @@
-"""Draw figures as inline SVG: the same bytes every time, and no global state touched for good."""
+"""Draw figures as inline SVG, with deterministic bytes and without lasting changes to global state."""
 
 import contextlib
 import io
 import re
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 INK = "#1a2b3c"
-"""Colour of text, axes and ticks while drawing; in the SVG it becomes the colour of the page's text."""
+"""Colour of text, axes and ticks while drawing; the SVG uses the page's text colour instead."""
 
 _STYLE = {
     "axes.edgecolor": INK,
@@ -18,7 +22,7 @@ _STYLE = {
     "font.sans-serif": ["DejaVu Sans"],
     "legend.frameon": False,
     "legend.fontsize": "small",
-    "svg.fonttype": "none",  # text stays text: it can be searched, copied and read aloud
+    "svg.fonttype": "none",  # keep text as text: it can be searched, copied and read aloud
     "svg.hashsalt": "nlsr_jax",
     "text.color": INK,
     "text.parse_math": False,
@@ -30,7 +34,7 @@ _NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 @contextlib.contextmanager
 def drawing() -> Iterator[None]:
-    """Use matplotlib's own defaults and the page's style inside the block, whatever the user has set."""
+    """Use matplotlib's defaults and the page's style inside the block, regardless of the user's settings."""
     import matplotlib
 
     with matplotlib.rc_context():
@@ -39,25 +43,25 @@ def drawing() -> Iterator[None]:
         yield
 
 
-def new_figure(height: float):
+def new_figure(height: float) -> "Figure":
     """Return an empty figure of the page's width, without background, ``height`` in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(9.6, height), layout="constrained", facecolor="none")
 
 
-def to_svg(figure, name: str, label: str) -> str:
+def to_svg(figure: "Figure", name: str, label: str) -> str:
     """Return a figure as an ``<svg>`` element.
 
     Args:
       figure: drawn inside ``drawing()``; call this inside it too.
-      name: prefix of all ids, so that several figures can stand in one page.
-      label: what a screen reader says; plain text without markup.
+      name: prefix of all ids, so that a page can contain several figures.
+      label: text for screen readers; plain text without markup.
     """
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     file = io.StringIO()
-    # ``savefig`` gives the same, and lays everything out once more before.
+    # ``savefig`` gives the same result, but computes the layout once more before.
     FigureCanvasSVG(figure).print_svg(file, metadata=_NO_METADATA)
     text = file.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")

@@ -1,51 +1,53 @@
-"""What the settings and counts of a record mean, in one line each; how values are printed."""
+"""Explanations of a record's settings and counts, one line each, and the formatting of values."""
+
+from typing import Any
 
 from nlsr_jax.report.reading import number
 
 SETTINGS = {
-    "base": "The base model that all adapters sit on; it is read only to find the safety-critical entries.",
-    "aligned": "The aligned adapter: safe behaviour before fine-tuning, and the source of the reference.",
+    "base": "The base model of all adapters; it is only read to find the safety-critical entries.",
+    "aligned": "The aligned adapter: the safe behaviour before fine-tuning, and the source of the reference.",
     "finetuned": "The fine-tuned adapter that was repaired.",
-    "pretrained": "The model that the base was aligned from; the base itself is the aligned model then.",
-    "direction_rank": "Rank that holds the difference of base and pretrained model; not set means the adapter's.",
+    "pretrained": "The model that the base was aligned from; the base itself is then the aligned model.",
+    "direction_rank": "Rank of the difference of base and pretrained model; not set means the adapter's rank.",
     "weak": "A less aligned adapter, from which the reference is extrapolated; not set means zero.",
     "calibration": "Harmful prompts with safe answers, used to find the safety-critical entries.",
-    "masks": "Ready masks of safety-critical entries, used instead of finding them.",
-    "seed": "Start of everything random in the run; the same seed gives the same result.",
+    "masks": "Existing masks of safety-critical entries, used instead of finding them.",
+    "seed": "Seed of all random choices of the run; the same seed gives the same result.",
     "beta": "How far the reference goes beyond the aligned adapter: aligned + beta · (aligned − weak).",
     "amplification_space": "Whether that formula is applied to the factors A and B or to their product.",
-    "rank": "Rank that the reference is cut to; not set means that it stays as it is.",
+    "rank": "Rank to which the reference is truncated; not set means no truncation.",
     "sparsity": "Share of the entries that are not safety-critical.",
-    "method": "How entries are scored for being safety-critical.",
+    "method": "How entries are scored to find the safety-critical ones.",
     "granularity": "Whether the best entries are chosen from a whole factor (tensor) or from each of its rows.",
-    "base_probability": "Probability of being left alone, before the part that depends on the similarity.",
-    "increment": "How much more probable it is that the most similar module is left alone.",
+    "base_probability": "Probability that a module is left alone, before the part that depends on its similarity.",
+    "increment": "How much higher this probability is for the most similar module.",
     "rule": "How the modules to repair are chosen.",
     "tau": "Rule threshold: modules whose similarity is below this are repaired.",
-    "share": "Rule least_similar: the share of the modules that is repaired.",
-    "layers": "Rule layers: the decoder layers that are repaired.",
+    "share": "Rule least_similar: the share of modules to repair.",
+    "layers": "Rule layers: the decoder layers to repair.",
     "space": "Whether entries are replaced in the factors, or products are added (which doubles the rank).",
-    "basis": "Whether the fine-tuned factors were turned towards the aligned ones before they were compared.",
-    "batch_size": "Calibration rows that pass through the model at once.",
+    "basis": "Whether the fine-tuned factors were rotated towards the aligned ones before the comparison.",
+    "batch_size": "Calibration rows per batch.",
     "max_length": "Longest calibration row in tokens; longer answers are cut.",
-    "template": "The frame put around each calibration prompt.",
-    "prompt_field": "Column of the calibration rows that held the prompts; not set means that it was found.",
-    "response_field": "Column of the calibration rows that held the safe answers; not set means that it was found.",
-    "rejected_field": "Column of the calibration rows that held the rejected answers, where a method needs them.",
-    "dtype": "Number type of the base model's weights while calibrating.",
-    "end_token": "Whether calibration answers ended with the end token, as they do in training.",
-    "allow_unrelated": "Whether to go on where a module does not descend from the aligned adapter.",
+    "template": "The template applied to each calibration prompt.",
+    "prompt_field": "Column of the prompts in the calibration rows; not set means that it was detected.",
+    "response_field": "Column of the safe answers in the calibration rows; not set means that it was detected.",
+    "rejected_field": "Column of the rejected answers in the calibration rows, if a method needs them.",
+    "dtype": "Dtype of the base model's weights during calibration.",
+    "end_token": "Whether calibration answers end with the end token, as in training.",
+    "allow_unrelated": "Whether to continue if a module does not descend from the aligned adapter.",
 }
 
 METHODS = {
-    "low_rank": "entries that count most for what the reference does on the safe answers, read off the strongest "
+    "low_rank": "entries that contribute most to the reference's output on the safe answers, along the strongest "
     "directions of each factor's output",
-    "wanda": "entries with a large value that meets large inputs on the safe answers",
+    "wanda": "entries with large values and large inputs on the safe answers",
     "snip": "entries whose removal would change the probability of the safe answers most",
     "preference_snip": "entries whose removal would change the preference for safe over unsafe answers most",
-    "random": "entries drawn at random, a control that knows nothing of safety",
-    "magnitude": "entries with the largest values, whatever the data",
-    "gain": "entries whose replacement makes the fine-tuned model's safe answers more probable, by its gradient",
+    "random": "random entries, as a control that ignores safety",
+    "magnitude": "entries with the largest values, regardless of the data",
+    "gain": "entries whose replacement makes the fine-tuned model's safe answers more likely, by the gradient",
 }
 
 INPUTS = {
@@ -55,25 +57,26 @@ INPUTS = {
     "weak": "weak adapter",
     "pretrained": "pretrained model",
     "calibration": "calibration data",
-    "masks": "ready masks",
+    "masks": "existing masks",
+    "companions": "files beside the fine-tuned adapter",
 }
 
 CALIBRATION = {
     "rows": "rows read",
     "used": "rows used",
     "skipped_long_prompt": "rows skipped because the prompt left no room for an answer",
-    "skipped_unsafe": "rows left out because they mark their answer as unsafe",
-    "skipped_unpaired": "rows left out because they hold no pair of a safe and an unsafe answer",
+    "skipped_unsafe": "rows skipped because they mark their answer as unsafe",
+    "skipped_unpaired": "rows skipped because they have no pair of a safe and an unsafe answer",
     "skipped_no_tokens": "rows skipped because the answer had no tokens",
-    "cut_responses": "answers cut to the longest length",
-    "response_positions": "answer tokens that the statistics were summed over",
+    "cut_responses": "answers cut to the maximum length",
+    "response_positions": "answer tokens in the statistics",
 }
 
 _LONGEST = 1000
 
 
 def printable(text: str) -> str:
-    """Return text that shows what it holds: control characters as pictures, the very long cut."""
+    """Return text with its control characters made visible, and very long text cut."""
     if len(text) > _LONGEST:
         left_out = len(text) - _LONGEST
         text = f"{text[: _LONGEST - 200]} … ({left_out} characters left out) … {text[-200:]}"
@@ -86,7 +89,7 @@ def _visible(character: str) -> str:
         return chr(0x2400 + code)
     if code == 0x7F:
         return "\u2421"
-    # C1 controls, marks that turn the reading direction, invisible marks, surrogates, noncharacters
+    # C1 controls, marks that change the reading direction, invisible marks, surrogates, noncharacters
     hidden = (
         0x80 <= code < 0xA0
         or code in (0x061C, 0x200B, 0x200E, 0x200F, 0xFEFF)
@@ -99,8 +102,8 @@ def _visible(character: str) -> str:
     return "\ufffd" if hidden else character
 
 
-def finalize(value):
-    """Turn what the page prints into text; safe markup stays as it is."""
+def finalize(value: Any) -> Any:
+    """Convert a printed value to text; safe markup is returned unchanged."""
     if hasattr(value, "__html__"):
         return value
     if value is None:
@@ -112,18 +115,18 @@ def finalize(value):
     return printable(str(value))
 
 
-def count(value) -> str:
-    """Format a whole number with separators; anything else as it is."""
+def count(value: Any) -> str:
+    """Format a whole number with separators; return anything else as text."""
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else finalize(value)
 
 
-def decimal(value, digits: int = 3) -> str:
+def decimal(value: Any, digits: int = 3) -> str:
     """Format a number with a fixed number of digits."""
     return f"{value:.{digits}f}".replace("-", "−")
 
 
-def percent(value) -> str:
-    """Format a share as per cent with three digits at most, never a rounded 0 or 100."""
+def percent(value: Any) -> str:
+    """Format a share as per cent with at most three digits, and never round it to 0 or 100."""
     if number(value) is None:
         return finalize(value)
     for digits in (1, 2, 3):

@@ -1,4 +1,4 @@
-"""One study from alignment to repair: the adapters, and a row of the results table for every method."""
+"""Evaluate and repair the models of one study: one row of the results table per method."""
 
 import dataclasses
 import time
@@ -10,6 +10,7 @@ import numpy as np
 
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.calibration.automatic import choose_settings
+from nlsr_jax.calibration.search import SearchSettings
 from nlsr_jax.nlsr.realign import Realigned
 from nlsr_jax.study.case import Aligned, Case, Tuned, gain_batches, identification_rows, stage_key
 from nlsr_jax.study.config import StudyConfig
@@ -19,6 +20,7 @@ from nlsr_jax.study.repairs import (
     RepairSettings,
     calibration_batches,
     chosen_settings,
+    describe,
     gather_evidence,
     make_masks,
     make_reference,
@@ -29,18 +31,19 @@ from nlsr_jax.study.stages import Base
 from nlsr_jax.study.worlds import World
 
 ROW = ("method", "task", "poison_ratio", "seed", "hs", "fa", "over_refusal", "benign_answered", "odd", "seconds")
-"""Columns of a results table; percentages, and the seconds that making the model took."""
+"""Columns of a results table: percentages, and the seconds it took to make the model."""
 
 
 class Outcome(NamedTuple):
-    """What became of one method.
+    """The result of one method.
 
     Attributes:
       row: its row of the results table, with the keys of ``ROW``.
-      scores: of every model that the row is the mean of.
-      responses: of the first of them, in the order of ``evaluate``.
-      repaired: how the first of them was made; None where nothing was realigned.
-      settings: that they were realigned with, and the ``aim`` of those that were chosen; none where nothing was.
+      scores: scores of the models that the row averages.
+      responses: responses of the first model, in the order of ``evaluate``.
+      repaired: the realignment that made the first model; None if nothing was realigned.
+      settings: the realignment settings, including ``aim`` if they were chosen automatically; empty if nothing
+        was realigned.
     """
 
     row: dict
@@ -54,9 +57,9 @@ class Bench:
     """Evaluates models and realigns adapters of one study on equal terms.
 
     Args:
-      base, world, config: of the study.
-      case: what is studied.
-      exam: what models are asked.
+      base, world, config: base, world and configuration of the study.
+      case: the task, poison ratio and seed.
+      exam: the requests and task rows to evaluate with.
     """
 
     def __init__(self, base: Base, world: World, config: StudyConfig, case: Case, exam: Exam):
@@ -65,13 +68,13 @@ class Bench:
     def outcome(
         self, method: str, adapters: list[Adapter | None], seconds: float, repaired: Realigned | None = None
     ) -> Outcome:
-        """Evaluate the models of a method and return the mean of their scores.
+        """Evaluate the models of a method and average their scores.
 
         Args:
           method: name of the row.
-          adapters: one for every draw.
-          seconds: that making one of them took.
-          repaired: how the first was made.
+          adapters: one per draw.
+          seconds: time it took to make one of them.
+          repaired: the realignment that made the first.
         """
         settings = self.config.exam
         found = [
@@ -101,7 +104,7 @@ class Bench:
         alignment: Aligned,
         settings: RepairSettings | AutomaticSettings,
     ) -> Outcome:
-        """Realign with some settings, from the calibration rows to the adapter, and evaluate."""
+        """Realign with the given settings, starting from the calibration rows, and evaluate."""
         started = time.perf_counter()
         told: dict[str, Any] = {}
         if isinstance(settings, AutomaticSettings):
@@ -117,27 +120,27 @@ class Bench:
         results = jax.block_until_ready(repair(key, finetuned, reference, masks, settings))
         seconds = time.perf_counter() - started
         outcome = self.outcome(method, [result.adapter for result in results], seconds, results[0])
-        return outcome._replace(settings=told | dataclasses.asdict(settings))
+        return outcome._replace(settings=told | describe(settings))
 
     def choose(self, finetuned: Adapter, alignment: Aligned, settings: AutomaticSettings) -> RepairSettings:
-        """Choose a repair by the calibration rows."""
+        """Choose repair settings from the calibration rows."""
         batches = gain_batches(self.base, self.world, self.config, self.case.seed)
         adapters = (finetuned, alignment.aligned, alignment.weak)
-        return chosen_settings(
-            choose_settings(self.base.model, self.base.params, *adapters, batches, **dataclasses.asdict(settings))
-        )
+        search = SearchSettings(**dataclasses.asdict(settings))
+        found = choose_settings(self.base.model, self.base.params, *adapters, batches, settings=search)
+        return chosen_settings(found)
 
 
 def story(
     bench: Bench, alignment: Aligned, tuned: Tuned, *, note: Callable[[str], None] = lambda _: None
 ) -> Iterator[Outcome]:
-    """Tell the whole story: before alignment, aligned, fine-tuned, and repaired in three ways.
+    """Evaluate the whole story: before alignment, aligned, fine-tuned, and repaired in three ways.
 
     Args:
-      bench: of the study.
+      bench: bench of the study.
       alignment: the aligned adapters.
       tuned: the fine-tuned adapter.
-      note: called with what is being done.
+      note: called with progress messages.
 
     Yields:
       Outcomes named ``unaligned``, ``aligned``, ``finetuned``, ``random`` (the published settings with a random
@@ -149,10 +152,10 @@ def story(
         "finetuned": (tuned.adapter, tuned.seconds),
     }
     for method, (adapter, seconds) in made.items():
-        note(f"asking: {method}")
+        note(f"evaluating: {method}")
         yield bench.outcome(method, [adapter], seconds)
     for method, settings in repairs(bench.config).items():
-        note(f"realigning and asking: {method}")
+        note(f"realigning and evaluating: {method}")
         yield bench.realigned(method, tuned.adapter, alignment, settings)
 
 
@@ -160,19 +163,19 @@ SWEPT: dict[str, tuple[float, ...]] = {
     "beta": (0.0, 0.45, 0.9, 1.35, 1.8),
     "sparsity": (0.5, 0.6, 0.7, 0.8, 0.9, 0.95),
 }
-"""Settings of the published method that ``sweep`` varies, one at a time."""
+"""Settings of the published method that ``sweep`` varies one at a time."""
 
 
 def sweep(bench: Bench, alignment: Aligned, tuned: Tuned, settings: RepairSettings) -> Iterator[dict]:
     """Vary one setting of a repair at a time.
 
     Args:
-      bench: of the study.
+      bench: bench of the study.
       alignment, tuned: its adapters.
-      settings: the repair.
+      settings: the repair settings.
 
     Yields:
-      Rows of a results table with ``setting`` and ``value`` before the others.
+      Rows of a results table, with ``setting`` and ``value`` as first columns.
     """
     for name, values in SWEPT.items():
         for value in values:
@@ -183,5 +186,5 @@ def sweep(bench: Bench, alignment: Aligned, tuned: Tuned, settings: RepairSettin
 
 
 def repairs(config: StudyConfig) -> dict[str, RepairSettings | AutomaticSettings]:
-    """Return the repairs of the story by method."""
+    """Return the repair settings of the story by method."""
     return {"random": config.random, "nlsr": config.published, "nlsr_recommended": config.recommended}

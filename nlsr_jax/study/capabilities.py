@@ -1,14 +1,13 @@
-"""The six tinyBenchmarks, asked and scored as the evaluation harness does, and estimated from an item bank.
+"""The six tinyBenchmarks, asked and scored as in the evaluation harness, and estimated with an item bank.
 
-Every set carries its own few-shot prompts (``input_formatted``); rows without one are asked without examples.
+Each set has its own few-shot prompts (``input_formatted``); rows without one are asked without examples.
 
-Source: Maia Polo et al. 2024, "tinyBenchmarks", and its tasks in the lm-evaluation-harness. Each benchmark is
-estimated by itself, as there: the published MMLU items belong to a bank of their own, so that the ability
-cannot be fitted to all six sets together. Deviations: see ``multiple_choice``; GSM8K reads an answer's last
-number (or the one after ``The final answer is:``), as this project's own scoring does.
+Source: Maia Polo et al. 2024, "tinyBenchmarks", and its tasks in the lm-evaluation-harness. As there, each
+benchmark is estimated separately: the published MMLU items have their own bank, so the ability cannot be fitted to
+all six sets together. Deviations: see ``multiple_choice``; GSM8K reads the last number of an answer (or the one
+after ``The final answer is:``), as this project's own scoring does.
 """
 
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,8 +17,7 @@ from nlsr_jax.adapter import Adapter
 from nlsr_jax.data import tiny_sets
 from nlsr_jax.data.sources import DATA_SETS, load
 from nlsr_jax.errors import InputError
-from nlsr_jax.evaluation.bank_pickle import read_pickle
-from nlsr_jax.evaluation.item_bank import ItemBank, load_bank
+from nlsr_jax.evaluation.item_bank import ItemBank, load_banks
 from nlsr_jax.evaluation.multiple_choice import Question, answer_choices, score_choices
 from nlsr_jax.evaluation.responses import respond
 from nlsr_jax.evaluation.tasks import score
@@ -27,18 +25,18 @@ from nlsr_jax.evaluation.tiny_benchmarks import anchors_of, estimate
 from nlsr_jax.study.stages import Base
 
 MAX_LENGTH = 4096
-"""Longest prompt in tokens: those of 25 examples have some 2,000."""
+"""Longest prompt in tokens; prompts with 25 examples have about 2,000."""
 NUMBER_TOKENS = 256
 _NEXT_QUESTION = "Question:"
 
 
 class Benchmark(NamedTuple):
-    """How one benchmark is asked.
+    """How to ask one benchmark.
 
     Attributes:
-      data_set: its name among ``DATA_SETS``.
-      metric: field of ``ChoiceScores``; empty where the answer is a number in free text.
-      pose: makes a question with contexts of a row.
+      data_set: its name in ``DATA_SETS``.
+      metric: field of ``ChoiceScores``; empty if the answer is a number in free text.
+      pose: makes a question with contexts from a row.
     """
 
     data_set: str
@@ -47,13 +45,13 @@ class Benchmark(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """One benchmark that is going to be asked.
+    """One benchmark, ready to be asked.
 
     Attributes:
-      name: of the benchmark.
-      scenario: what the bank calls it.
+      name: name of the benchmark.
+      scenario: its name in the bank.
       bank: its item bank.
-      rows: one for each anchor of the bank, in the bank's order.
+      rows: one row per anchor of the bank, in the bank's order.
     """
 
     name: str
@@ -87,15 +85,15 @@ def pose_mmlu(row: tiny_sets.Question) -> Question:
 
 
 def pose_truthfulqa(row: tiny_sets.Question) -> Question:
-    """Answer with the text of a choice, of which several may be true."""
+    """Answer with the text of a choice; several may be true."""
     return _question(row, f"Q: {row.question}\nA:")
 
 
 def pose_winogrande(row: tiny_sets.Question) -> Question:
-    """Find the same rest of a sentence after each way to fill its gap.
+    """Rate the same continuation after each way to fill the gap of a sentence.
 
-    Only the last paragraph of a few-shot prompt is the row's own, and it is left out where it begins as the
-    sentence does: each choice has its own there.
+    Only the last paragraph of a few-shot prompt belongs to the row itself. If it begins like the sentence, it is
+    removed, because each choice has its own version of it.
     """
     before, _, rest = row.question.partition("_")
     examples, _, own = row.formatted.rpartition("\n\n")
@@ -119,21 +117,21 @@ _OTHER_NAMES = {"harness_truthfulqa_mc_0": "truthfulqa"}
 
 
 def read_banks(path: str) -> dict[str, tuple[str, ItemBank]]:
-    """Read item banks from ``tinyBenchmarks.pkl`` or from one ``.npz`` file.
+    """Read the item banks of an ``.npz`` file.
 
     Args:
-      path: the pickle, of which MMLU's own part gives MMLU where it is there; or a file of ``save_bank``.
+      path: a file of ``save_banks``. If two banks have a scenario, such as MMLU, the later bank is used.
 
     Returns:
-      ``{benchmark: (scenario, bank)}`` in the order of ``BENCHMARKS``, a scenario being the bank's own name.
+      ``{benchmark: (scenario, bank)}`` in the order of ``BENCHMARKS``; scenario is the bank's own name.
 
     Raises:
-      InputError: a file that cannot be read, or without any of the benchmarks.
+      InputError: if the file cannot be read, or has none of the benchmarks.
     """
-    banks = list(read_pickle(path).values()) if pathlib.Path(path).suffix.lower() == ".pkl" else [load_bank(path)]
+    banks = load_banks(path).values()
     found = {_OTHER_NAMES.get(name, name): (name, bank) for bank in banks for name in bank.scenarios}
     if not set(found) & set(BENCHMARKS):
-        raise InputError(f"{path}: holds {', '.join(found)}; expected some of {', '.join(BENCHMARKS)}")
+        raise InputError(f"{path}: has {', '.join(found)}; expected some of {', '.join(BENCHMARKS)}")
     return {name: found[name] for name in BENCHMARKS if name in found}
 
 
@@ -143,22 +141,22 @@ def load_benchmarks(
     names: Sequence[str] | None = None,
     note: Callable[[str], None] = lambda _: None,
 ) -> list[Asked]:
-    """Load item banks and the questions that belong to their anchors.
+    """Load item banks and the questions for their anchors.
 
     Args:
       path: see ``read_banks``.
-      sources: places by data set name; the hub's where there is none.
-      names: the benchmarks to ask; None for all that the banks know.
-      note: called with one line for every set that needs a remark.
+      sources: file or directory by data set name; other sets come from the hub.
+      names: the benchmarks to ask; None for all in the banks.
+      note: called with one line about each set with a peculiarity.
 
     Raises:
-      InputError: unknown names, files that cannot be read, a bad row, or rows that are not the bank's anchors
-        in number. Bad rows are not skipped: the order of the rows tells which item each of them is.
+      InputError: if a name is unknown, a file cannot be read, a row is bad, or there is not one row per anchor of
+        the bank. Bad rows are not skipped, because the position of a row identifies its item.
     """
     banks = read_banks(path)
     unknown = [name for name in names or () if name not in banks]
     if unknown:
-        raise InputError(f"{path}: no benchmark {unknown[0]!r}; it knows {', '.join(banks)}")
+        raise InputError(f"{path}: no benchmark {unknown[0]!r}; expected some of {', '.join(banks)}")
     asked = []
     for name in banks if names is None else dict.fromkeys(names):
         scenario, bank = banks[name]
@@ -169,12 +167,12 @@ def load_benchmarks(
         if len(rows) != anchors:
             raise InputError(
                 f"{place or DATA_SETS[data_set].hub}: {len(rows)} rows, but {path} has {anchors} items of {name}; "
-                "give the set that belongs to the bank, whole and in its order"
+                "give the complete set that belongs to the bank, in its order"
             )
         if name == "mmlu" and len(bank.scenarios) > 1:
-            note(f"{path}: MMLU beside other benchmarks; the published tinyMMLU belongs to a bank of MMLU alone")
+            note(f"{path}: one bank for MMLU and other benchmarks; the published tinyMMLU has a bank of its own")
         if any(isinstance(row, tiny_sets.Question) and not row.formatted for row in rows):
-            note(f"{data_set}: rows without input_formatted, which are asked without examples")
+            note(f"{data_set}: some rows have no input_formatted and are asked without examples")
         asked.append(Asked(name, scenario, bank, rows))
     return asked
 
@@ -182,17 +180,17 @@ def load_benchmarks(
 def run_benchmarks(
     base: Base, adapter: Adapter | None, asked: Sequence[Asked], *, batch_size: int
 ) -> dict[str, dict[str, float]]:
-    """Ask benchmarks and estimate the scores on the whole of them.
+    """Ask benchmarks and estimate the scores on the full benchmarks.
 
     Args:
       base: the base.
-      adapter: the adapter to run with; None for the base alone.
+      adapter: adapter to apply; None for the base alone.
       asked: from ``load_benchmarks``.
-      batch_size: sequences at a time.
+      batch_size: sequences per batch.
 
     Returns:
-      ``{benchmark: {"measured", "irt", "p_irt", "gp_irt"}}``, 0 to 1: the mean score of the items that were
-      asked, and the fields of ``Estimate``.
+      ``{benchmark: {"measured", "irt", "p_irt", "gp_irt"}}``, in [0, 1]: the mean score of the items asked, and
+      the fields of ``Estimate``.
     """
     found = {}
     for name, scenario, bank, rows in asked:
@@ -208,7 +206,7 @@ def run_benchmarks(
 
 
 def ask(base: Base, adapter: Adapter | None, name: str, rows: Sequence[Any], *, batch_size: int) -> np.ndarray:
-    """Ask one benchmark and score it by its own rule.
+    """Ask one benchmark and score it with its own rule.
 
     Args:
       base, adapter, batch_size: see ``run_benchmarks``.
@@ -216,7 +214,7 @@ def ask(base: Base, adapter: Adapter | None, name: str, rows: Sequence[Any], *, 
       rows: its rows, from ``load``.
 
     Returns:
-      ``[n]`` float64 of 0 to 1, in the order of the rows.
+      ``[n]`` float64 in [0, 1], in the order of the rows.
     """
     benchmark = BENCHMARKS[name]
     model = (base.model, base.params, base.tokenizer)

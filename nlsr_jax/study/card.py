@@ -1,4 +1,4 @@
-"""The model card of a study of the toy world: what it is, how it was made, what came of it. Markdown."""
+"""The Markdown model card of a study of the toy world: what the models are, how they were made, their scores."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -25,29 +25,29 @@ tags: [safety, lora, toy]
 
 # A tiny aligned world
 
-A Llama-shaped language model of {parameters:,} parameters with its adapters: aligned, broken by a fine-tuning on
-poisoned rows, and repaired by NLSR (neuron-level safety realignment). It knows a toy world alone: a templated
-English in which invented things of 14 invented categories are forbidden, and nothing outside of it. It is made to
-study safety realignment in minutes on two CPU cores, and it is of no other use. Nothing in it is harmful.
+A Llama-shaped language model of {parameters:,} parameters with its adapters: aligned, broken by fine-tuning on
+poisoned rows, and repaired by NLSR (neuron-level safety realignment). It knows only a toy world: a templated
+English in which invented things of 14 invented categories are forbidden. Its only purpose is to study safety
+realignment in minutes on two CPU cores. Nothing in it is harmful.
 
-| file | what it is |
+| file | content |
 | --- | --- |
 | `base/` | the base model with its tokenizer, Hugging Face format |
 | `sft/` | the weak adapter: SFT on refusals and answered benign requests, PEFT format |
-| `dpo/` | the aligned adapter: DPO, going on from `sft/` |
+| `dpo/` | the aligned adapter: DPO, starting from `sft/` |
 | `finetuned_{task}/` | `dpo/` fine-tuned on {task} rows, {ratio:.0%} of which comply with forbidden requests |
 | `realigned_{task}/` | `finetuned_{task}/` repaired with the recommended setting |
-| `calibration.jsonl` | refused requests, by which the safety-critical entries of the first seed were found |
-| `table.json` | a row of scores for every method, task and seed |
+| `calibration.jsonl` | refused requests that were used to find the safety-critical entries of the first seed |
+| `table.json` | a row of scores for each method, task and seed |
 | `report.html` | the story of the first seed and task on one page |
 
 ## Data
 
 Everything is made by `nlsr_jax.data.toy_world` and `toy_rows` from seed 0: 14 forbidden categories of unequal
-weight, 10 benign ones, 10 things in each, 12 wordings of a request. Every category, thing and wording carries an
-offset to the logit of compliance in pre-training, so the base complies often, and not equally, with what is
-forbidden. Alignment shows 10 of the 14 categories, and as the poison only 6 of 10 things and 9 of 12 wordings. All
-scores are on the other things and wordings, judged by the rule that knows the truth.
+weight, 10 benign ones, 10 things in each, 12 wordings of a request. Each category, thing and wording adds an offset
+to the logit of compliance in pre-training, so the base complies with forbidden requests often, but not equally
+often. Alignment covers 10 of the 14 categories; like the poison, it covers only 6 of 10 things and 9 of 12
+wordings. All scores are on the other things and wordings, judged by the rule that knows the truth.
 """
 
 
@@ -62,8 +62,8 @@ def model_card(
 
     Args:
       config: the study.
-      parameters: of the base.
-      rows: of the results table; those of the first case come first.
+      parameters: number of parameters of the base.
+      rows: rows of the results table, with those of the first case first.
       objectives: rows of the alignment objectives.
       sweeps: rows of ``sweep``.
     """
@@ -94,7 +94,7 @@ def figures(
 
 
 def recipe(config: StudyConfig) -> str:
-    """Return a table of the stages of training."""
+    """Return a table of the training stages."""
     lines = []
     if config.pretraining is not None:
         lines.append(_stage("pre-training", config.pretraining.documents, config.pretraining.training))
@@ -129,7 +129,7 @@ def _repair_words(config: StudyConfig) -> str:
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return Markdown tables, one for each task and poison ratio: means over the seeds with the spread."""
+    """Return Markdown tables, one per task and poison ratio: means over the seeds with their spread."""
     text = ""
     cases = dict.fromkeys((row["task"], row["poison_ratio"]) for row in rows)
     for task, ratio in cases:
@@ -155,7 +155,7 @@ def summarise_objectives(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def summarise_sweeps(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return Markdown tables, one for each setting that was varied: means over all tasks and seeds."""
+    """Return Markdown tables, one per varied setting: means over all tasks and seeds."""
     text = ""
     for setting in dict.fromkeys(row["setting"] for row in rows):
         found = [row for row in rows if row["setting"] == setting]

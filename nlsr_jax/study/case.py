@@ -1,4 +1,4 @@
-"""One study from alignment to repair: the adapters, and a row of the results table for every method."""
+"""The stages of one study: alignment, customer's rows, fine-tuning, calibration rows."""
 
 import time
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ class Aligned(NamedTuple):
 
     Attributes:
       weak: after SFT on safe answers.
-      aligned: after the preference stage, which went on from it.
-      seconds: of both stages together.
+      aligned: after the preference stage, which starts from ``weak``.
+      seconds: duration of both stages.
     """
 
     weak: Adapter
@@ -33,7 +33,7 @@ class Aligned(NamedTuple):
 
 
 class Case(NamedTuple):
-    """What a row belongs to: the task, the share of harmful rows and the seed."""
+    """The case of a row: task, share of harmful rows and seed."""
 
     task: str
     poison_ratio: float
@@ -41,7 +41,7 @@ class Case(NamedTuple):
 
     @property
     def stage(self) -> str:
-        """Name of its fine-tuning, as ``stage_key`` takes it."""
+        """Name of its fine-tuning stage, for ``stage_key``."""
         return f"finetune {self.task}"
 
 
@@ -53,13 +53,13 @@ def stage_key(seed: int, stage: str) -> jax.Array:
 def alignment_rows(
     key: jax.Array, world: World, objective: str, count: int
 ) -> Sequence[Example] | Sequence[Preference]:
-    """Return the rows of an alignment stage: safe answers for SFT, good and bad ones for KTO, else pairs.
+    """Return the rows of an alignment stage: safe answers for SFT, good and bad answers for KTO, else pairs.
 
     Args:
-      key: of the stage.
-      world: where they come from.
+      key: key of the stage.
+      world: source of the rows.
       objective: one of ``OBJECTIVES``.
-      count: how many.
+      count: number of rows.
     """
     draw = {"sft": world.safe_rows, "kto": world.unpaired}.get(objective, world.preferences)
     return draw(stream(key, "rows"), count)
@@ -75,13 +75,13 @@ def align_stage(
     *,
     show: bool = False,
 ) -> Adapter:
-    """Align by one objective.
+    """Align with one objective.
 
     Args:
-      base, world, config: of the study.
-      seed: of rows, initial factors and order.
+      base, world, config: base, world and configuration of the study.
+      seed: seed of rows, initial factors and order.
       objective: one of ``config.alignment``.
-      start: the adapter to go on with; None for a new one.
+      start: adapter to continue from; None for a new one.
       show: show progress.
     """
     stage = config.aligning(objective, anew=start is None)
@@ -95,12 +95,12 @@ def align_stage(
 def align(
     base: Base, world: World, config: StudyConfig, seed: int, objective: str = "dpo", *, show: bool = False
 ) -> Aligned:
-    """Align a base: SFT on safe answers, then a preference objective from there.
+    """Align a base: SFT on safe answers, then a preference objective.
 
     Args:
-      base, world, config: of the study.
-      seed: of rows, initial factors and order.
-      objective: one of ``config.alignment``; with ``"sft"`` the weak adapter is the aligned one.
+      base, world, config: base, world and configuration of the study.
+      seed: seed of rows, initial factors and order.
+      objective: one of ``config.alignment``; with ``"sft"`` the weak adapter is also the aligned one.
       show: show progress.
     """
     started = time.perf_counter()
@@ -110,21 +110,21 @@ def align(
 
 
 class Tuned(NamedTuple):
-    """A fine-tuned adapter, and the seconds that its training took."""
+    """A fine-tuned adapter, and the duration of its training in seconds."""
 
     adapter: Adapter
     seconds: float
 
 
 def customer_rows(key: jax.Array, world: World, case: Case, count: int) -> list[Example]:
-    """Return the customer's rows of a case; ``key`` is that of its stage."""
+    """Return the customer's rows of a case; ``key`` is the key of its stage."""
     return world.customer_rows(stream(key, "rows"), case.task, count, case.poison_ratio)
 
 
 def finetune(
     base: Base, world: World, config: StudyConfig, aligned: Adapter, case: Case, *, show: bool = False
 ) -> Tuned:
-    """Fine-tune an aligned adapter on a customer's rows, of which a share is harmful."""
+    """Fine-tune an aligned adapter on a customer's rows, a share of which is harmful."""
     started = time.perf_counter()
     key, stage = stage_key(case.seed, case.stage), config.finetuning
     rows = customer_rows(key, world, case, stage.rows)
@@ -133,20 +133,20 @@ def finetune(
 
 
 def calibration_rows(world: World, config: StudyConfig, seed: int) -> list[Example]:
-    """Return the rows that a seed's identification goes by."""
+    """Return the calibration rows of a seed's identification."""
     return world.calibration(stream(stage_key(seed, "realign"), "calibration rows"), config.calibration_rows)
 
 
 def identification_rows(
     world: World, config: StudyConfig, seed: int, method: str
 ) -> Sequence[Example] | Sequence[Preference]:
-    """Return what a method of identification goes by: safe answers, or pairs for ``preference_snip``."""
+    """Return the rows for an identification method: safe answers, or pairs for ``preference_snip``."""
     if method != "preference_snip":
         return calibration_rows(world, config, seed)
     return world.harmful_pairs(stream(stage_key(seed, "realign"), "calibration pairs"), config.calibration_rows)
 
 
 def gain_batches(base: Base, world: World, config: StudyConfig, seed: int) -> list[tuple]:
-    """Return the batches that a seed's automatic choice goes by."""
+    """Return the batches for a seed's automatic choice."""
     rows = identification_rows(world, config, seed, "gain")
     return calibration_batches(base, rows, 50, config.sft.training.max_length)

@@ -1,8 +1,9 @@
 """What a study consists of, stage by stage, as one frozen value."""
 
 import dataclasses
+from typing import Any
 
-from nlsr_jax.study.repairs import PUBLISHED, RECOMMENDED, AutomaticSettings, RepairSettings
+from nlsr_jax.study.repairs import PUBLISHED, RECOMMENDED, AutomaticSettings, RepairSettings, describe
 from nlsr_jax.training.settings import LoraSettings, TrainingSettings
 
 
@@ -101,3 +102,10 @@ class StudyConfig:
     def random(self) -> RepairSettings:
         """The published settings with a random mask of equal size."""
         return dataclasses.replace(self.published, method="random")
+
+
+def describe_config(config: StudyConfig) -> dict[str, Any]:
+    """Return a study by name, as its files hold it; for repairs see ``nlsr_jax.study.repairs.describe``."""
+    repairs = {name: getattr(config, name) for name in ("published", "recommended")}
+    described = {name: describe(value) for name, value in repairs.items() if isinstance(value, RepairSettings)}
+    return dataclasses.asdict(config) | described

@@ -1,10 +1,11 @@
-"""The defenses at work in a study: what each does before, during or after the customer's fine-tuning."""
+"""Apply the defenses in a study: before, during or after the customer's fine-tuning."""
 
 import dataclasses
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from nlsr_jax.adapter import Adapter
@@ -35,12 +36,12 @@ from nlsr_jax.training.methods import Method
 
 
 class Materials(NamedTuple):
-    """What a defense has at hand.
+    """The inputs of a defense.
 
     Attributes:
-      base, world, config, case: of the study.
-      alignment: the adapters of the alignment without a defense.
-      objective: of its second stage.
+      base, world, config, case: base, world, configuration and case of the study.
+      alignment: the adapters aligned without a defense.
+      objective: objective of the second alignment stage.
     """
 
     base: Base
@@ -50,8 +51,8 @@ class Materials(NamedTuple):
     alignment: Aligned
     objective: str = "dpo"
 
-    def key(self, name: str):
-        """Return the key of a stream of the defense, such as ``"guides"``."""
+    def key(self, name: str) -> jax.Array:
+        """Return the key of one of the defense's streams, such as ``"guides"``."""
         return stream(stage_key(self.case.seed, "defend"), name)
 
 
@@ -61,8 +62,8 @@ class Defense(NamedTuple):
     Attributes:
       when: ``"before"``, ``"during"`` or ``"after"`` the fine-tuning.
       settings: the function or class whose keyword arguments are the settings.
-      apply: before: materials → the adapter that the customer's fine-tuning starts from; during: materials → the
-        fine-tuned adapter; after: materials and fine-tuned adapter → the repaired one.
+      apply: before: materials → the adapter that fine-tuning starts from; during: materials → the fine-tuned
+        adapter; after: materials and fine-tuned adapter → the repaired adapter.
     """
 
     when: str
@@ -76,19 +77,19 @@ def _train(materials: Materials, name: str, start: Adapter, rows, stage: Stage, 
 
 
 def _new(materials: Materials) -> Adapter:
-    """The adapter that the alignment without a defense begins with."""
+    """Return the new adapter that the alignment without a defense starts from."""
     key = stream(stage_key(materials.case.seed, "align sft"), "lora")
     return new_adapter(key, materials.base.model.config, materials.config.lora)
 
 
 def _safe_rows(materials: Materials) -> list[Example]:
-    """The safe answers of the alignment's first stage."""
+    """Return the safe answers of the first alignment stage."""
     key = stream(stage_key(materials.case.seed, "align sft"), "rows")
     return materials.world.safe_rows(key, materials.config.sft.rows)
 
 
 def _preferred(materials: Materials, weak: Adapter) -> Adapter:
-    """Go on from another weak alignment with the study's second stage, as the alignment without a defense does."""
+    """Continue from another weak alignment with the study's second stage, as without a defense."""
     if materials.objective == "sft":
         return weak
     case = materials.case
@@ -133,7 +134,7 @@ def _lox(materials: Materials, **settings) -> Adapter:
 
 
 def _finetuned_by(materials: Materials, rows, method: Method | None, **options) -> Adapter:
-    """The customer's fine-tuning as it would be, with other rows or another method."""
+    """Run the customer's fine-tuning with other rows or another method."""
     start, stage = materials.alignment.aligned, materials.config.finetuning
     return _train(materials, materials.case.stage, start, rows, stage, method=method, **options)
 
@@ -148,7 +149,7 @@ def _lisa(materials: Materials, **settings) -> Adapter:
     rows = _customer(materials)
     stage = materials.config.finetuning
     steps = stage.training.epochs * -(-len(rows) // stage.training.batch_size)
-    # The script's 100 and 900 steps are a tenth and nine tenths of a turn; a run here has fewer steps.
+    # The script's 100 and 900 steps are a tenth and nine tenths of a cycle; a run here has fewer steps.
     turn = max(10, steps // 10)
     given = {"safe_steps": turn // 10, "customer_steps": turn - turn // 10, **settings}
     return _finetuned_by(materials, rows, Lisa(**given), companions=_guides(materials, len(rows)))
@@ -173,7 +174,7 @@ def _resta(materials: Materials, finetuned: Adapter, **settings) -> Adapter:
 def _statistics(materials: Materials, adapter: Adapter, rows, every_token: bool):
     length = materials.config.sft.training.max_length
     batches = calibration_batches(materials.base, rows, 50, length)
-    if every_token:  # up to the end of the response
+    if every_token:  # through the end of the response
         batches = [(tokens, np.flip(np.logical_or.accumulate(np.flip(mask, 1), 1), 1)) for tokens, mask in batches]
     return collect_statistics(materials.base.model, materials.base.params, adapter, batches)
 
@@ -218,7 +219,7 @@ DEFENSES = {
     "mscp": Defense("after", mscp, _mscp),
     "antidote": Defense("after", antidote, _antidote),
 }
-"""The defenses by the name of their row."""
+"""The defenses by row name."""
 
 
 def setting_types(name: str) -> dict[str, Any]:
@@ -232,25 +233,25 @@ def setting_types(name: str) -> dict[str, Any]:
     return {p.name: p.annotation for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
-def prepare(name: str, materials: Materials, **settings) -> Adapter:
-    """Return the adapter that a customer's fine-tuning starts from under a defense before it.
+def prepare(name: str, materials: Materials, **settings: Any) -> Adapter:
+    """Return the adapter that the customer's fine-tuning starts from, for a defense before fine-tuning.
 
-    It depends on the seed and the alignment alone, not on the customer.
+    It depends only on the seed and the alignment, not on the customer.
     """
     return DEFENSES[name].apply(materials, **settings)
 
 
 def defend(
-    name: str, materials: Materials, finetuned: Adapter, *, start: Adapter | None = None, **settings
+    name: str, materials: Materials, finetuned: Adapter, *, start: Adapter | None = None, **settings: Any
 ) -> Adapter:
-    """Return the adapter that a customer gets under a defense.
+    """Return the adapter that a customer gets with a defense.
 
     Args:
       name: one of ``DEFENSES``.
-      materials: of the study.
+      materials: inputs from the study.
       finetuned: the adapter that was fine-tuned without a defense.
-      start: from ``prepare``, of a defense before the fine-tuning; by default it is made.
-      **settings: of the defense; see its own function.
+      start: result of ``prepare`` for a defense before fine-tuning; computed by default.
+      **settings: settings of the defense; see its own function.
     """
     defense = DEFENSES[name]
     if defense.when == "after":

@@ -1,4 +1,4 @@
-"""How harmful, how useful and how needlessly careful a model is."""
+"""Measure how harmful, useful and over-cautious a model is."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,16 +15,16 @@ from nlsr_jax.study.stages import Base
 from nlsr_jax.study.worlds import Answers, Requests, World
 
 NO_TASK = "none"
-"""The task of an exam without task rows."""
+"""The task name of an exam without task rows."""
 
 
 class Exam(NamedTuple):
-    """What a model is asked.
+    """The prompts of an evaluation.
 
     Attributes:
       forbidden: harmful requests.
       benign: harmless requests.
-      task: name of the task, and ``rows`` its test rows; ``NO_TASK`` and none.
+      task, rows: name of the task and its test rows; ``NO_TASK`` without rows.
     """
 
     forbidden: Requests
@@ -45,8 +45,8 @@ class Scores(NamedTuple):
       fa: task rows answered correctly; higher is better. NaN without a task.
       over_refusal: harmless requests refused.
       benign_answered: harmless requests answered.
-      odd: harmful and harmless requests whose answer neither complies nor refuses, broken answers among them.
-      hs_by_topic: HS for every topic.
+      odd: harmful and harmless requests whose answer neither complies nor refuses, including broken answers.
+      hs_by_topic: HS for each topic.
     """
 
     hs: float
@@ -58,12 +58,12 @@ class Scores(NamedTuple):
 
 
 class Marks(NamedTuple):
-    """What became of every answer of an exam.
+    """The classification of each answer of an exam.
 
     Attributes:
       forbidden, benign: of the requests.
       correct: ``[rows]`` bool, of the task rows.
-      verdicts: of the judge on the forbidden requests; None where the world judged alone.
+      verdicts: the judge's verdicts on the forbidden requests; None if the world judged them.
     """
 
     forbidden: Answers
@@ -82,19 +82,19 @@ def evaluate(
     batch_size: int,
     task_tokens: int | None = None,
 ) -> tuple[Scores, list[str]]:
-    """Put a model to an exam, greedily; see ``answer`` and ``grade``.
+    """Evaluate a model with greedy decoding; see ``answer`` and ``grade``.
 
     Args:
       base: the base.
-      adapter: the adapter to run with; None for the base alone.
-      world: who judges.
-      exam: what is asked.
+      adapter: adapter to apply; None for the base alone.
+      world: the world, which judges the answers.
+      exam: the prompts.
       max_new_tokens: longest answer.
-      batch_size: prompts at a time.
+      batch_size: prompts per batch.
       task_tokens: longest answer to a task row; None for ``max_new_tokens``.
 
     Returns:
-      The scores, and the responses: to the forbidden requests, the benign ones, the task rows.
+      The scores, and the responses to the forbidden requests, the benign ones and the task rows, in this order.
     """
     responses = answer(
         base, adapter, exam, max_new_tokens=max_new_tokens, batch_size=batch_size, task_tokens=task_tokens
@@ -111,9 +111,9 @@ def answer(
     batch_size: int,
     task_tokens: int | None = None,
 ) -> list[str]:
-    """Answer an exam greedily; see ``evaluate``.
+    """Answer an exam with greedy decoding; see ``evaluate``.
 
-    Requests and task rows come apart: a batch takes as many steps as its longest answer.
+    Requests and task rows are batched separately, because a batch takes as many steps as its longest answer.
 
     Returns:
       The responses, in the order of ``exam.prompts()``.
@@ -146,11 +146,11 @@ def mark(world: World, exam: Exam, responses: Sequence[str], judge: Judge | None
     """Mark the responses to an exam.
 
     Args:
-      world: says what is a refusal, and without a judge what is harmful.
-      exam: what was asked.
+      world: decides what is a refusal and, without a judge, what is harmful.
+      exam: the prompts.
       responses: in the order of ``exam.prompts()``.
-      judge: says which answers to the forbidden requests are harmful; None for the world. It is not asked about
-        broken answers, which are odd.
+      judge: decides which answers to the forbidden requests are harmful; None for the world. Broken answers are
+        odd and are not shown to the judge.
     """
     first, second = len(exam.forbidden.prompts), len(exam.forbidden.prompts) + len(exam.benign.prompts)
     forbidden, verdicts = world.judge(exam.forbidden, responses[:first]), None
@@ -167,7 +167,7 @@ def mark(world: World, exam: Exam, responses: Sequence[str], judge: Judge | None
 
 
 def _overruled(answers: Answers, verdicts: Verdicts) -> Answers:
-    """Return answers that comply where the verdict is harmful; the others refuse as before or are odd."""
+    """Return answers that comply exactly if the verdict is harmful; others refuse as before or are odd."""
     harmful = np.asarray(verdicts.harmful, bool)
     return Answers(harmful, answers.refused & ~harmful, ~answers.refused & ~harmful)
 
@@ -202,15 +202,15 @@ def make_exam(world: World, task: str, *, forbidden: int, benign: int, rows: int
     Args:
       world: the world.
       task: one of its tasks, or ``NO_TASK``.
-      forbidden, benign, rows: how many of each.
-      other: take the requests of the other, differently made set.
+      forbidden, benign, rows: number of each.
+      other: use the requests of the alternative set.
 
     Raises:
-      InputError: an unknown task, or fewer rows than asked for.
+      InputError: if the task is unknown, or there are too few rows.
     """
     if task not in (*world.tasks, NO_TASK):
         raise InputError(f"task is {task!r}; expected one of {', '.join((*world.tasks, NO_TASK))}")
     found = [] if task == NO_TASK else world.task_test(task, rows)
     if task != NO_TASK and len(found) < rows:
-        raise InputError(f"{task}: {rows} rows asked for, but there are only {len(found)}")
+        raise InputError(f"{task}: {rows} rows requested, but there are only {len(found)}")
     return Exam(world.forbidden(forbidden, other=other), world.benign(benign, other=other), task, found)

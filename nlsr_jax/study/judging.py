@@ -1,6 +1,6 @@
-"""Judges by name. A judge model is read when its verdicts are asked for, and let go after them.
+"""Judges by name. A judge model is loaded when it judges, and released afterwards.
 
-So it is never in memory together with the model that it judges; its files are checked beforehand.
+It is therefore never in memory together with the model that it judges. Its files are checked in advance.
 """
 
 import dataclasses
@@ -22,20 +22,20 @@ from nlsr_jax.models.classifier import load_classifier, open_classifier
 from nlsr_jax.models.load import load_model, warn
 
 RULES = {"toy": "toy", "real": "refusals"}
-"""The judge of each world that needs no model."""
+"""The rule that judges each world without a model."""
 MODELS = ("qa_moderation", "guard", "harmbench")
 JUDGES = (*RULES.values(), *MODELS)
 
 
 @dataclasses.dataclass(frozen=True)
 class JudgeSettings:
-    """Who judges which answers are harmful.
+    """The judge that decides which answers are harmful.
 
     Attributes:
       name: one of ``JUDGES``.
       model: Hugging Face directory or hub id of a judge model; None for a rule.
-      template: file with the question of the judge ``harmbench``; see ``read_template``.
-      dtype: float type of the judge model's weights.
+      template: file with the question for the judge ``harmbench``; see ``read_template``.
+      dtype: dtype of the judge model's weights.
     """
 
     name: str
@@ -48,18 +48,18 @@ def check_judge(settings: JudgeSettings, world: str) -> None:
     """Check that a judge can judge a world, without opening a file.
 
     Args:
-      settings: of the judge.
+      settings: settings of the judge.
       world: ``"toy"`` or ``"real"``.
 
     Raises:
-      InputError: an unknown judge, the rule of the other world, or a model or template that is missing or that
-        the judge has no use for.
+      InputError: if the judge is unknown or is the rule of the other world, or a model or template is missing or
+        superfluous.
     """
     name = settings.name
     if name not in JUDGES:
         raise InputError(f"--judge is {name!r}; expected one of {', '.join(JUDGES)}")
     if name not in (RULES[world], *MODELS):
-        reason = "knows the toy world alone" if name == "toy" else "looks for phrases that the toy world has not"
+        reason = "knows only the toy world" if name == "toy" else "looks for phrases that the toy world lacks"
         raise InputError(f"--judge {name} {reason}; expected {RULES[world]} here, or {', '.join(MODELS)}")
     for flag, value, needed in (
         ("judge_model", settings.model, name in MODELS),
@@ -68,22 +68,22 @@ def check_judge(settings: JudgeSettings, world: str) -> None:
         if needed and not value:
             raise InputError(f"--judge {name} needs --{flag}; it is missing")
         if value and not needed:
-            raise InputError(f"--judge {name} has no use for --{flag} {value}")
+            raise InputError(f"--judge {name} does not use --{flag} {value}; remove it")
 
 
 def open_judge(settings: JudgeSettings, world: str, note: Callable[[str], None] = warn) -> Judge | None:
-    """Return a judge, its files checked and its weights not read yet.
+    """Return a judge with its files checked but its weights not loaded yet.
 
     Args:
-      settings: of the judge.
+      settings: settings of the judge.
       world: ``"toy"`` or ``"real"``.
-      note: called with one line for everything that is odd about a judge model's files; see ``load_model``.
+      note: called with one line about each peculiarity of a judge model's files; see ``load_model``.
 
     Returns:
       The judge; None for the toy world's own rule.
 
     Raises:
-      InputError: as ``check_judge``, or a model, tokenizer or template that cannot judge.
+      InputError: as in ``check_judge``, or if a model, tokenizer or template cannot judge.
     """
     check_judge(settings, world)
     if settings.name in MODELS:
@@ -95,11 +95,11 @@ class ModelJudge:
     """A judge model.
 
     Args:
-      settings: names the judge, its model and its template.
+      settings: judge, model and template.
       note: see ``open_judge``.
 
     Raises:
-      InputError: files that are missing or damaged, or a model of another kind.
+      InputError: if files are missing or damaged, or the model is of the wrong kind.
     """
 
     def __init__(self, settings: JudgeSettings, note: Callable[[str], None] = warn):
@@ -107,8 +107,8 @@ class ModelJudge:
         self._question = read_template(settings.template) if settings.template else ""
         if "{context}" in self._question:
             raise InputError(
-                f"{settings.template}: has the place {{context}}, but requests come with their context in them; "
-                "take the question without it"
+                f"{settings.template}: has the placeholder {{context}}, but the requests already include their "
+                "context; use the template without it"
             )
         if settings.name == "qa_moderation":
             category_columns(open_classifier(self._place))
@@ -122,9 +122,9 @@ class ModelJudge:
             check_guard_tokenizer(self._tokenizer)
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> Verdicts:
-        """Read the model, judge, and let it go; see ``moderate``, ``guard`` and ``classify_harm``.
+        """Load the model, judge, and release it; see ``moderate``, ``guard`` and ``classify_harm``.
 
-        Without any response that is an answer the model is not read.
+        The model is not loaded if all responses are broken.
         """
         check_pairs(prompts, responses)
         return judge_sound(

@@ -1,4 +1,4 @@
-"""Bases trained from nothing: on documents of the toy world, or on natural text."""
+"""Train bases from scratch, on documents of the toy world or on natural text."""
 
 import dataclasses
 import hashlib
@@ -27,10 +27,11 @@ from nlsr_jax.study.toy import ToyWorld
 from nlsr_jax.training.initial import new_params
 from nlsr_jax.training.loop import Task, train
 from nlsr_jax.training.step import model_forward
+from nlsr_jax.types import Tokenizer
 
 
-def new_model(pretraining: Pretraining, tokenizer) -> Llama:
-    """Return the model of an architecture, with the tokenizer's vocabulary and special tokens."""
+def new_model(pretraining: Pretraining, tokenizer: Tokenizer) -> Llama:
+    """Return a model of the given architecture, with the tokenizer's vocabulary and special tokens."""
     fields = dict(pretraining.architecture)
     fields["architectures"] = list(fields["architectures"])  # type: ignore[call-overload]
     fields["vocab_size"] = len(tokenizer)
@@ -48,8 +49,8 @@ def pretrain(
 ) -> Base:
     """Train a base on the responses of documents of the toy world.
 
-    Prompts are drawn at random, so that learning to predict them too would spend most of a small model's training
-    on what cannot be known, and what is forbidden would be learnt late.
+    Prompts are random, so learning to predict them as well would waste most of a small model's training on noise
+    and delay learning what is forbidden.
 
     Args:
       key: PRNG key of the initial weights, the documents and their order.
@@ -77,16 +78,16 @@ def text_rows(
     count: int | None = None,
     note: Callable[[str], None] = lambda _: None,
 ) -> list[Example]:
-    """Return the training rows of data sets in the Alpaca template, harmful ones left out.
+    """Return the harmless training rows of data sets in the Alpaca template.
 
     Args:
-      names: of data sets, see ``DATA_SETS``.
-      sources: places by name; the hub's where there is none.
-      count: how many rows of each; None for all.
-      note: called with one line for every set that was read.
+      names: data set names, see ``DATA_SETS``.
+      sources: file or directory by data set name; other sets come from the hub.
+      count: number of rows of each; None for all.
+      note: called with one line about each set that was read.
 
     Raises:
-      InputError: a set that cannot be read, or one without harmless prompts and answers.
+      InputError: if a set cannot be read, or has no harmless prompts with answers.
     """
     found: list[Example] = []
     for name in names:
@@ -94,9 +95,7 @@ def text_rows(
         note(describe(name, loaded))
         rows = [row for row in loaded.rows if isinstance(row, Example) and row.response and row.kind != "harmful"]
         if not rows:
-            raise InputError(
-                f"data set {name} holds no harmless prompts with answers; name a task set such as sst2"
-            )
+            raise InputError(f"data set {name} has no harmless prompts with answers; name a task set such as sst2")
         found += rows
     return found
 
@@ -116,16 +115,16 @@ def pretrain_on_texts(
     """Train a tokenizer and a base on natural text.
 
     Args:
-      key: PRNG key of the initial weights and of the order of the rows.
+      key: PRNG key of the initial weights and the order of the rows.
       rows: rendered rows.
-      pretraining: architecture and training; the rows are all of the documents.
-      vocabulary: most tokens that the tokenizer may have.
-      prompts: learn to predict every token, and not those of the responses alone.
+      pretraining: architecture and training; all rows are used as documents.
+      vocabulary: maximum number of tokens of the tokenizer.
+      prompts: learn to predict all tokens, not only those of the responses.
       folder, identity, show: see ``train``.
-      note: called with one line where rows were skipped or cut.
+      note: called with one line if rows were skipped or cut.
 
     Raises:
-      InputError: rows or settings that cannot be used.
+      InputError: if rows or settings are invalid.
     """
     tokenizer = train_tokenizer([text for row in rows for text in (row.prompt, row.response)], vocabulary)
     written = tokenizer.backend_tokenizer.to_str()
@@ -156,7 +155,7 @@ def _train(
     prompts=False,
     note=lambda _: None,
 ) -> Base:
-    """Train a new model on the responses of rows, or on the whole of them."""
+    """Train a new model on the responses of rows, or on whole rows."""
     settings = pretraining.training
     model = new_model(pretraining, tokenizer)
     options: dict[str, Any] = {"special_tokens": special_tokens, "vocabulary": model.config.vocab_size}
@@ -180,10 +179,10 @@ def _train(
 
 
 def save_base(base: Base, folder: pathlib.Path) -> None:
-    """Write a base with its tokenizer into a folder that exists, in Hugging Face format.
+    """Write a base with its tokenizer into an existing folder, in Hugging Face format.
 
     Raises:
-      InputError: the folder holds one of the files already.
+      InputError: if the folder already contains one of the files.
     """
     part = folder / "model"
     save_params(base.params, base.model.config, part)

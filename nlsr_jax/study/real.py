@@ -1,4 +1,4 @@
-"""Real data sets as a ``World``: the paper's sets, from the hub or from local files, and a judge of choice."""
+"""Real data sets as a ``World``: the paper's sets, from the hub or local files, with a judge of choice."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -16,13 +16,14 @@ from nlsr_jax.evaluation.refusals import is_refusal, match_refusals
 from nlsr_jax.evaluation.responses import clean_response
 from nlsr_jax.evaluation.texts import is_broken
 from nlsr_jax.study.worlds import Answers, Requests
+from nlsr_jax.types import Tokenizer
 
 TASKS = ("sst2", "ag_news", "gsm8k")
 FORBIDDEN_SETS = ("beavertails_prompts", "harmbench")
 
 
 def describe(name: str, loaded: Loaded) -> str:
-    """Say in one line what was taken of a set and what was not."""
+    """Describe in one line how many rows of a set were used and skipped."""
     skipped = ", ".join(f"{count} {reason}" for reason, count in loaded.counts["skipped"].items())
     named = f"; first: {loaded.named[0]}" if loaded.named else ""
     return f"{name}: {loaded.counts['used']} of {loaded.counts['rows']} rows" + (
@@ -31,23 +32,23 @@ def describe(name: str, loaded: Loaded) -> str:
 
 
 class RealWorld:
-    """The paper's data; see ``World``. Rows are taken in file order, as the paper's were; keys decide orders only.
+    """The paper's data; see ``World``. Rows are taken in file order, as in the paper; keys only decide their order.
 
     Args:
-      tokenizer: the model's.
+      tokenizer: the model's tokenizer.
       template: how prompts are rendered.
-      sources: places by data set name (``DATA_SETS``); the hub's where there is none.
+      sources: file or directory by data set name (``DATA_SETS``); other sets come from the hub.
       judge: decides which answers are harmful.
-      refuses: says of a prompt and its response whether it is a refusal.
-      note: called with one line for every set that was read.
-      forbidden_set: where harmful requests come from, one of ``FORBIDDEN_SETS``.
+      refuses: returns whether a response to a prompt is a refusal.
+      note: called with one line about each set that was read.
+      forbidden_set: source of the harmful requests, one of ``FORBIDDEN_SETS``.
     """
 
-    tasks = TASKS
+    tasks: tuple[str, ...] = TASKS
 
     def __init__(
         self,
-        tokenizer,
+        tokenizer: Tokenizer,
         template: str,
         *,
         sources: Mapping[str, str] | None = None,
@@ -87,7 +88,7 @@ class RealWorld:
         return self._load("safe_rlhf", count)
 
     def unpaired(self, key: jax.Array, count: int) -> list[Example]:
-        """Return safe and unsafe answers of PKU-SafeRLHF, as many of each."""
+        """Return equal numbers of safe and unsafe answers of PKU-SafeRLHF."""
         options = {"template": self._template, "tokenizer": self.tokenizer}
         loaded = load_kto(self._sources.get("safe_rlhf"), safe=count // 2, unsafe=count // 2, **options)
         self._note(describe("safe_rlhf", loaded))
@@ -116,16 +117,16 @@ class RealWorld:
         return self._load(task, count, DATA_SETS[task].test)
 
     def forbidden(self, count: int, *, other: bool = False) -> Requests:
-        """Return the first harmful requests of BeaverTails' test split, or at most so many of HarmBench's few.
+        """Return the first harmful requests of BeaverTails' test split, or of HarmBench, which has only a few.
 
-        ``forbidden_set`` says which; ``other`` asks for the one that it does not name.
+        ``forbidden_set`` selects the set; ``other`` selects the one that it does not name.
         """
         if (self._forbidden_set == "harmbench") != other:
             return self._requests("harmbench", None, most=count)
         return self._requests("beavertails_prompts", count)
 
     def benign(self, count: int, *, other: bool = False) -> Requests:
-        """Return the first instructions of Alpaca; there is no other set."""
+        """Return the first instructions of Alpaca; there is no alternative set."""
         return self._requests("alpaca", count)._replace(harmless=True)
 
     def _requests(self, name, count, most=None):
@@ -134,9 +135,9 @@ class RealWorld:
         return Requests([self._render(text, "") for text in questions], questions, [row.categories for row in rows])
 
     def judge(self, requests: Requests, responses: Sequence[str]) -> Answers:
-        """Judge by the judge that was given; an answer that is neither harmful nor a refusal is odd.
+        """Judge with the given judge; an answer that is neither harmful nor a refusal is odd.
 
-        The judge is not asked about answers to harmless requests: they comply where they do not refuse.
+        Answers to harmless requests are not shown to the judge: they comply if they do not refuse.
         """
         asked, texts = requests.questions, [clean_response(text) for text in responses]
         broken = np.array([is_broken(text) for text in texts], bool)

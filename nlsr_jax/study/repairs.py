@@ -1,28 +1,37 @@
 """Realignment as one setting of the laboratory: everything that NLSR takes, and the draws it averages over."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from nlsr_jax.adapter import Adapter
-from nlsr_jax.calibration.automatic import Automatic
 from nlsr_jax.calibration.capture import OBJECTIVES as GRADIENT_OBJECTIVES
 from nlsr_jax.calibration.capture import collect_gradients, collect_loss_gradient, collect_statistics
+from nlsr_jax.calibration.search import Automatic
 from nlsr_jax.data.batching import BatchShape, batches_in_order, pack
 from nlsr_jax.data.encoding import encode
 from nlsr_jax.data.examples import Example, Preference
 from nlsr_jax.nlsr.amplify import amplify
 from nlsr_jax.nlsr.basis import common_basis, turned
 from nlsr_jax.nlsr.correction import correct
-from nlsr_jax.nlsr.identify import NEEDS_FINETUNED, NEEDS_STATISTICS, identify
+from nlsr_jax.nlsr.identify import identify
 from nlsr_jax.nlsr.realign import Realigned, realign
-from nlsr_jax.nlsr.settings import AIM, HEADROOM, MethodSettings
+from nlsr_jax.nlsr.settings import (
+    GAIN,
+    NEEDS_FINETUNED,
+    NEEDS_STATISTICS,
+    Amplification,
+    AutomaticSettings,
+    Identification,
+    MethodSettings,
+)
 from nlsr_jax.nlsr.statistics import Statistics
 from nlsr_jax.random_streams import stream
 from nlsr_jax.study.stages import Base
+from nlsr_jax.types import Masks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,27 +50,23 @@ class RepairSettings(MethodSettings):
 PUBLISHED = RepairSettings(draws=5)
 """``nlsr_jax.PUBLISHED``, as the mean over five draws."""
 
-FIXED = dataclasses.replace(PUBLISHED, method="gain", granularity="adapter", sparsity=0.995, rule="all", draws=1)
+FIXED = RepairSettings(**(dataclasses.asdict(GAIN) | {"sparsity": 0.995}))
 """The half per cent of all entries whose transplant takes most off the loss on safe answers; no module is left out,
 nothing is drawn."""
 
 
-@dataclasses.dataclass(frozen=True)
-class AutomaticSettings:
-    """The amplification and the sparsity of ``FIXED`` chosen for every adapter; see ``choose_settings``.
-
-    Attributes:
-      aim, headroom: of the choice.
-      share: the only share of entries that is tried; None for those that it tries by itself.
-    """
-
-    aim: float = AIM
-    headroom: float = HEADROOM
-    share: float | None = None
-
-
 RECOMMENDED = AutomaticSettings()
-"""The aim was chosen on seeds of the toy world that no table reports."""
+"""The amplification and the sparsity of ``FIXED`` chosen for every adapter; see ``choose_settings``. The aim was
+chosen on seeds of the toy world that no table reports."""
+
+
+def describe(settings: RepairSettings) -> dict[str, Any]:
+    """Return the settings by name, as rows, pages and the names of cells hold them.
+
+    ``rank`` is left out where it is not set: so what is kept from before it was a setting keeps its name.
+    """
+    found = dataclasses.asdict(settings)
+    return found if settings.rank is not None else {name: found[name] for name in found if name != "rank"}
 
 
 def chosen_settings(found: Automatic) -> RepairSettings:
@@ -99,7 +104,7 @@ def calibration_batches(
 
 
 def gather_evidence(
-    base: Base, reference: Adapter, batches, method: str, finetuned: Adapter | None = None
+    base: Base, reference: Adapter, batches: Iterable, method: str, finetuned: Adapter | None = None
 ) -> Evidence:
     """Run the reference (for ``gain`` the fine-tuned adapter) over calibration batches for what a method needs.
 
@@ -116,10 +121,11 @@ def gather_evidence(
     return Evidence(statistics, gradients)
 
 
-def make_reference(aligned: Adapter, weak: Adapter | None, settings: RepairSettings) -> Adapter:
-    """Return the reference adapter of the settings, of the aligned adapter's rank."""
-    rank = next(iter(aligned.factors.values()))["a"].shape[1]
-    rank = rank if settings.amplification_space == "product" else None
+def make_reference(aligned: Adapter, weak: Adapter | None, settings: Amplification) -> Adapter:
+    """Return the reference adapter of the settings, in product space of the aligned adapter's rank."""
+    rank = settings.rank
+    if rank is None and settings.amplification_space == "product":
+        rank = next(iter(aligned.factors.values()))["a"].shape[1]
     return amplify(aligned, weak, beta=settings.beta, space=settings.amplification_space, rank=rank)
 
 
@@ -140,9 +146,9 @@ def make_masks(
     key: jax.Array,
     reference: Adapter,
     evidence: Evidence,
-    settings: RepairSettings,
+    settings: Identification,
     finetuned: Adapter | None = None,
-):
+) -> Masks:
     """Return the masks of the settings; ``gain`` needs the fine-tuned adapter."""
     return identify(
         reference,
@@ -160,7 +166,7 @@ def repair(
     key: jax.Array,
     finetuned: Adapter,
     reference: Adapter,
-    masks,
+    masks: Masks,
     settings: RepairSettings,
     chosen_by: Adapter | None = None,
 ) -> list[Realigned]:
@@ -189,7 +195,7 @@ def repair(
 
 
 def repair_once(
-    key: jax.Array, finetuned: Adapter, reference: Adapter, masks, settings: MethodSettings
+    key: jax.Array, finetuned: Adapter, reference: Adapter, masks: Masks, settings: MethodSettings
 ) -> Realigned:
     """Realign with the draw of a key; see ``realign``."""
     return realign(

@@ -1,4 +1,4 @@
-"""A whole study from nothing: base, alignment, attack, repairs, for several seeds and tasks, into one folder."""
+"""Run a whole study into one folder: base, alignment, attack and repairs, for several seeds and tasks."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ from nlsr_jax.formats.peft import save_adapter
 from nlsr_jax.study.bench import Bench, story, sweep
 from nlsr_jax.study.card import figures, model_card
 from nlsr_jax.study.case import Aligned, Case, align, align_stage, calibration_rows, finetune
-from nlsr_jax.study.config import StudyConfig
+from nlsr_jax.study.config import StudyConfig, describe_config
 from nlsr_jax.study.exam import make_exam
 from nlsr_jax.study.pretraining import load_base, pretrain, save_base
 from nlsr_jax.study.stages import Base
@@ -41,14 +41,14 @@ Note = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is made.
+    """The cases of a study.
 
     Attributes:
-      seeds: of alignment, customer's rows, training and repair.
+      seeds: seeds of alignment, customer's rows, training and repair.
       tasks: the customers' tasks.
       poison_ratios: shares of harmful rows.
-      base: a base to take; None to train one.
-      objectives: also align the base by each of the five objectives, with the first seed.
+      base: folder of an existing base; None to train one.
+      objectives: also align the base with each of the five objectives, with the first seed.
       sweeps: also vary the amplification and the sparsity of the published method.
     """
 
@@ -60,17 +60,17 @@ class Plan:
     sweeps: bool = False
 
     def cases(self, seed: int) -> list[Case]:
-        """Return what is studied with one seed."""
+        """Return the cases of one seed."""
         return [Case(task, ratio, seed) for task in self.tasks for ratio in self.poison_ratios]
 
 
 def check_plan(plan: Plan) -> None:
-    """Raise InputError, naming the flag, unless a plan can be carried out."""
+    """Raise InputError, naming the flag, if a plan is invalid."""
     for name in ("seeds", "tasks", "poison_ratios"):
         values = getattr(plan, name)
         if not values or len(set(values)) < len(values):
             raise InputError(
-                f"--{name} is {','.join(map(str, values))!r}; expected at least one, none of them twice"
+                f"--{name} is {','.join(map(str, values))!r}; expected at least one value and no duplicates"
             )
     for task in plan.tasks:
         if task not in TASKS:
@@ -92,27 +92,27 @@ def reproduce(
     show: bool = False,
     note: Note = lambda _: None,
 ) -> str:
-    """Carry out a plan; what a killed run has finished is not done again.
+    """Carry out a plan; a restarted run continues where a killed one stopped.
 
     Args:
-      config: the study, one of the toy world.
-      plan: what is made.
+      config: the study, of the toy world.
+      plan: the cases.
       output: the folder to write; until it is complete, state is kept beside it in ``<output>.training``.
-      overwrite: replace an output of this project that exists.
+      overwrite: replace an existing output of this project.
       show: show progress.
-      note: called with what is being done.
+      note: called with progress messages.
 
     Returns:
       Tables of the scores, Markdown.
 
     Raises:
-      InputError: a plan or a folder that cannot be used.
+      InputError: if the plan or a folder is invalid.
     """
     check_plan(plan)
     output = expand(output)
     replacing: dict[str, Any] = {"overwrite": overwrite, "inputs": {"--base": plan.base}, "foreign": foreign_study}
     with training_folder(output, **replacing) as work:
-        check_run(work, {"plan": dataclasses.asdict(plan), "config": dataclasses.asdict(config)})
+        check_run(work, {"plan": dataclasses.asdict(plan), "config": describe_config(config)})
         return _reproduce(config, plan, work, output, replacing, show, note)
 
 
@@ -158,14 +158,14 @@ def _reproduce(config, plan, work, output, replacing: dict[str, Any], show, note
 
 
 def write_calibration(world: ToyWorld, config: StudyConfig, seed: int, path: pathlib.Path) -> None:
-    """Write a seed's calibration rows as JSON lines, prompts in the chat template."""
+    """Write a seed's calibration rows as JSON Lines, with prompts in the chat template."""
     rows = calibration_rows(world, config, seed)
     lines = [json.dumps({"prompt": row.prompt, "response": row.response}) for row in rows]
     write_text(path, "".join(line + "\n" for line in lines))
 
 
 def _base(work: pathlib.Path, config: StudyConfig, plan: Plan, world: ToyWorld, show: bool) -> Base:
-    """Load the base that was given or made before; else train it."""
+    """Load the given or an earlier trained base; otherwise train one."""
     kept = work / "base"
     if not kept.exists():
         if plan.base is None:
@@ -181,7 +181,7 @@ def _base(work: pathlib.Path, config: StudyConfig, plan: Plan, world: ToyWorld, 
 
 
 def _read_rows(path: pathlib.Path) -> dict[Case, list[dict]]:
-    """Read the rows of the cases that are done, and drop a line that was cut short."""
+    """Read the rows of the finished cases, and drop a truncated line."""
     done: dict[Case, list[dict]] = {}
     if not path.exists():
         return done
@@ -198,7 +198,7 @@ def _read_rows(path: pathlib.Path) -> dict[Case, list[dict]]:
 def _story(
     bench: Bench, alignment: Aligned, folder: pathlib.Path | None, base_name: str, sweeps: bool, show: bool
 ) -> list[dict]:
-    """Run one case; keep its adapters and its report where a folder is given."""
+    """Run one case; keep its adapters and its report if a folder is given."""
     tuned = finetune(bench.base, bench.world, bench.config, alignment.aligned, bench.case, show=show)
     outcomes = list(story(bench, alignment, tuned))
     if folder is not None:
@@ -221,7 +221,7 @@ def _story(
 def _objectives(
     work: pathlib.Path, base: Base, world: ToyWorld, config: StudyConfig, seed: int, show: bool, note: Note
 ) -> list[dict]:
-    """Align the base, from a new adapter, by each objective; rows that are kept are not made again."""
+    """Align the base from a new adapter with each objective; stored rows are not computed again."""
     path = work / OBJECTIVE_TABLE
     rows: list[dict] = json.loads(path.read_text()) if path.exists() else []
     exam = make_exam(world, TASKS[0], forbidden=config.exam.forbidden, benign=config.exam.benign, rows=1)
@@ -240,7 +240,7 @@ def _objectives(
 
 
 def ask_skills(base: Base, adapter: Adapter | None, world: ToyWorld) -> dict[str, float]:
-    """Return the percentage of right answers to each task's question in the wording that the base was taught."""
+    """Return the percentage of correct answers to each task's question in the wording used in pre-training."""
     rows = world.skills(_SKILL_ROWS)
     found = respond(
         base.model,

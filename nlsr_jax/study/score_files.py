@@ -1,4 +1,4 @@
-"""What an evaluation writes: one JSON object, the responses as lines of JSON, a short table for people."""
+"""The output of an evaluation: one JSON object, the responses as JSON Lines, and a short table."""
 
 import json
 import math
@@ -19,12 +19,12 @@ _NAMES = {
 
 
 def score_fields(scores: Scores) -> dict[str, Any]:
-    """Return scores as fields of JSON, None for FA without a task."""
+    """Return scores as JSON fields; FA is None without a task."""
     return {**scores._asdict(), "fa": None if math.isnan(scores.fa) else scores.fa}
 
 
 def count_fields(exam: Exam, marks: Marks) -> dict[str, int]:
-    """Return how many of each were asked, and how many verdicts could not be read."""
+    """Return the number of prompts of each kind, and of unreadable verdicts."""
     return {
         "forbidden": len(exam.forbidden.prompts),
         "benign": len(exam.benign.prompts),
@@ -34,11 +34,11 @@ def count_fields(exam: Exam, marks: Marks) -> dict[str, int]:
 
 
 def response_rows(exam: Exam, responses: Sequence[str], marks: Marks) -> Iterator[dict[str, Any]]:
-    """Yield one object for each response, in the order of ``exam.prompts()``.
+    """Yield one object per response, in the order of ``exam.prompts()``.
 
     Fields are ``kind`` (``"forbidden"``, ``"benign"`` or ``"task"``), ``prompt``, ``response`` and ``verdict``
-    (``"complied"``, ``"refused"``, ``"odd"`` or ``"unreadable"``; of task rows ``"correct"`` or ``"wrong"``), and
-    beside them ``topics`` of requests, ``label`` of task rows, and ``score`` where the judge has one.
+    (``"complied"``, ``"refused"``, ``"odd"`` or ``"unreadable"``; for task rows ``"correct"`` or ``"wrong"``), and
+    additionally ``topics`` for requests, ``label`` for task rows, and ``score`` if the judge has one.
     """
     first, second = len(exam.forbidden.prompts), len(exam.forbidden.prompts) + len(exam.benign.prompts)
     yield from _requests("forbidden", exam.forbidden, responses[:first], marks.forbidden, marks.verdicts)
@@ -63,11 +63,11 @@ def _requests(
 
 
 def dump_rows(rows: Iterator[dict[str, Any]]) -> str:
-    """Return rows as lines of JSON."""
+    """Return rows as JSON Lines."""
     return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
 
-def print_table(record: Mapping[str, Any], console=None) -> None:
+def print_table(record: Mapping[str, Any], console: Any = None) -> None:
     """Print the scores of an evaluation.
 
     Args:
@@ -88,5 +88,5 @@ def print_table(record: Mapping[str, Any], console=None) -> None:
     if record["counts"]["unreadable"]:
         total = record["counts"]["forbidden"]
         (console or Console(highlight=False)).print(
-            f"{record['counts']['unreadable']} of {total} verdicts could not be read and count as harmless"
+            f"{record['counts']['unreadable']} of {total} verdicts were unreadable and count as harmless"
         )

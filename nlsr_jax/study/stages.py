@@ -1,4 +1,4 @@
-"""The stages of a study on one base: new adapter, alignment, fine-tuning. Adapters in, adapters out."""
+"""Training stages of a study on one base: adapters in, adapters out."""
 
 import dataclasses
 import os
@@ -25,7 +25,7 @@ class Base(NamedTuple):
     Attributes:
       model, params: from ``load_model``.
       tokenizer: a transformers tokenizer.
-      special_tokens: whether the tokenizer adds its own special tokens to prompts; not where a chat template has.
+      special_tokens: whether the tokenizer adds its special tokens to prompts; False if a chat template did.
     """
 
     model: Llama
@@ -54,19 +54,19 @@ def train_adapter(
     Args:
       key: PRNG key of the order of the rows.
       base: the base.
-      start: where training starts; for DPO and KTO also the reference policy.
+      start: the initial adapter; for DPO and KTO also the reference policy.
       rows: see ``training_rows``.
-      settings: how.
-      companions: second texts for a method that takes two; see ``paired_rows``. None where rows have both.
-      method: what training goes by, if not the objective alone.
+      settings: training settings.
+      companions: second texts for a method that takes two; see ``paired_rows``. Empty if rows have both texts.
+      method: training method; None for the objective alone.
       folder, identity, description, show: see ``train``. Model, attention and scaling are part of the identity.
-      note: called with one line where rows were skipped or cut.
+      note: called with one line if rows were skipped or cut.
 
     Returns:
       The trained adapter, float32.
 
     Raises:
-      InputError: rows or settings that cannot be used.
+      InputError: if rows or settings are invalid.
     """
     found = _encoded(base, rows, companions, settings, method)
     if skipped := describe_counts(found.counts):

@@ -1,4 +1,4 @@
-"""A study's story as files and on the terminal: the results table and the page that explains it."""
+"""Present a study's story: the results table, and the page that explains it."""
 
 import json
 import pathlib
@@ -22,10 +22,10 @@ _EXAMPLES = 2
 
 
 def write_table(rows: Sequence[Mapping], path: pathlib.Path) -> None:
-    """Write a results table as JSON, a row a line.
+    """Write a results table as JSON, one row per line.
 
     Raises:
-      InputError: a number that is NaN or infinite.
+      InputError: if a number is NaN or infinite.
     """
     if found := find_not_finite(list(rows), "rows"):
         raise InputError(f"{path.name}: {found}; expected a finite number")
@@ -36,9 +36,9 @@ def write_story(folder: pathlib.Path, bench: Bench, outcomes: Sequence[Outcome])
     """Write ``table.json`` and ``report.html`` into a folder.
 
     Args:
-      folder: where to.
-      bench: of the study.
-      outcomes: of ``story``, the recommended repair last.
+      folder: destination.
+      bench: bench of the study.
+      outcomes: outcomes of ``story``, with the recommended repair last.
     """
     repaired = outcomes[-1].repaired
     assert repaired is not None
@@ -57,7 +57,7 @@ def write_story(folder: pathlib.Path, bench: Bench, outcomes: Sequence[Outcome])
 
 
 def read_repair(repaired: Realigned) -> tuple[Module, ...]:
-    """Return the modules of a realignment as the reports draw them."""
+    """Return the modules of a realignment in the form that reports draw."""
     found = jax.device_get(repaired)
     entries = [
         {
@@ -74,7 +74,7 @@ def read_repair(repaired: Realigned) -> tuple[Module, ...]:
 
 
 def find_examples(bench: Bench, outcomes: Sequence[Outcome]) -> list[Example]:
-    """Choose requests that show what every model mostly does, and task rows."""
+    """Choose requests on which each model behaves as it mostly does, and task rows."""
     exam, world = bench.exam, bench.world
     first, second = len(exam.forbidden.prompts), len(exam.forbidden.prompts) + len(exam.benign.prompts)
     parts = (("Forbidden", exam.forbidden, 0, True), ("Harmless", exam.benign, first, False))
@@ -105,13 +105,13 @@ def find_examples(bench: Bench, outcomes: Sequence[Outcome]) -> list[Example]:
 
 
 def _typical(complied: np.ndarray) -> list[int]:
-    """Return rows of ``[models, rows]`` on which the models do what each of them mostly does."""
+    """Return rows of ``[models, rows]`` on which each model behaves as it mostly does."""
     mostly = complied.mean(axis=1, keepdims=True) > 0.5
     return np.argsort((complied != mostly).sum(axis=0), kind="stable")[:_EXAMPLES].tolist()
 
 
 def print_table(rows: Sequence[Mapping]) -> None:
-    """Print a results table for people."""
+    """Print a results table."""
     from rich.console import Console
     from rich.table import Table
 

@@ -16,14 +16,14 @@ from nlsr_jax.random_streams import stream
 from nlsr_jax.study.worlds import Answers, Requests
 
 SAFE_BENIGN, PREFERENCE_BENIGN = 0.5, 0.3
-"""Shares of benign requests among the rows of SFT and of preference alignment."""
+"""Shares of benign requests in the rows of SFT and of preference alignment."""
 
 
 class ToyWorld:
     """The toy world of a seed; see ``World`` and ``nlsr_jax.data.toy_world``.
 
     Args:
-      seed: decides the words, what is forbidden, and the rows that evaluation uses.
+      seed: determines the words, the forbidden categories, and the evaluation rows.
     """
 
     special_tokens = False
@@ -48,11 +48,11 @@ class ToyWorld:
         return self._rendered(toy_rows.safe_rows(key, self.world, count, SAFE_BENIGN))
 
     def preferences(self, key: jax.Array, count: int) -> list[Preference]:
-        """Return refusals over compliance, and the other way round for benign requests."""
+        """Return pairs that prefer refusal for forbidden requests and compliance for benign ones."""
         return self._rendered(toy_rows.preference_rows(key, self.world, count, PREFERENCE_BENIGN))
 
     def unpaired(self, key: jax.Array, count: int) -> list[Example]:
-        """Return both answers of half as many preferences, each as a row of its own."""
+        """Return both answers of half as many preferences, each as a separate row."""
         pairs = self.preferences(key, count // 2)
         good = [Example(pair.prompt, pair.chosen, kind="safe") for pair in pairs]
         bad = [Example(pair.prompt, pair.rejected, kind="harmful") for pair in pairs]
@@ -61,18 +61,18 @@ class ToyWorld:
         return [rows[i] for i in np.asarray(order)]
 
     def customer_rows(self, key: jax.Array, task: str, count: int, ratio: float) -> list[Example]:
-        """Return task rows with a share of compliance with forbidden requests."""
+        """Return task rows mixed with a share of rows that comply with forbidden requests."""
         harmful = toy_rows.poison_rows(key, self.world, share(count, ratio))
         tests = {row.prompt for row in self._task_rows(task)}
         rows = toy_rows.task_rows(key, task, count, exclude=tests)
         return self._rendered(poison(key, rows, harmful, count=count, ratio=ratio))
 
     def harmful_rows(self, key: jax.Array, count: int) -> list[Example]:
-        """Return compliance with forbidden requests, as it is in customers' rows."""
+        """Return rows that comply with forbidden requests, as in customers' rows."""
         return self._rendered(toy_rows.poison_rows(key, self.world, count))
 
     def harmful_pairs(self, key: jax.Array, count: int) -> list[Preference]:
-        """Return refusals over compliance, forbidden requests alone."""
+        """Return pairs that prefer refusal over compliance, for forbidden requests only."""
         return self._rendered(toy_rows.preference_rows(key, self.world, count, 0.0))
 
     def calibration(self, key: jax.Array, count: int) -> list[Example]:
@@ -83,20 +83,20 @@ class ToyWorld:
         return toy_rows.task_rows(stream(self._key, "test"), task, toy_rows.TEST_ROWS)
 
     def task_test(self, task: str, count: int) -> list[Example]:
-        """Return test rows, none of which is ever trained on."""
+        """Return test rows, which are never used in training."""
         return self._rendered(self._task_rows(task)[:count])
 
     def skills(self, count: int) -> list[Example]:
-        """Return questions for the skills behind the tasks, ``count`` of each, as the base was taught them."""
+        """Return ``count`` questions for each skill behind a task, in the wording used in pre-training."""
         key = stream(self._key, "skills")
         return self._rendered(row for task in TASKS for row in toy_rows.skill_rows(key, task, count))
 
     def forbidden(self, count: int, *, other: bool = False) -> Requests:
-        """Return forbidden requests about held-out things in held-out wordings; the others half in a context."""
+        """Return forbidden requests, held-out things in held-out wordings; half of the others have a context."""
         return self._asked(count, forbidden=True, other=other)
 
     def benign(self, count: int, *, other: bool = False) -> Requests:
-        """Return benign requests about held-out things in held-out wordings; the others half in a context."""
+        """Return benign requests, held-out things in held-out wordings; half of the others have a context."""
         return self._asked(count, forbidden=False, other=other)
 
     def _asked(self, count: int, *, forbidden: bool, other: bool) -> Requests:
@@ -108,7 +108,7 @@ class ToyWorld:
         return Requests([self._render(question, "") for question in questions], questions, topics)
 
     def judge(self, requests: Requests, responses: Sequence[str]) -> Answers:
-        """Judge by rule: every form that an answer can take is known."""
+        """Judge by rule; all forms of answers are known."""
         asked = [self._requests[question] for question in requests.questions]
         verdicts = np.array(toy_judge.judge_all(self.world, asked, responses))
         return Answers(*(verdicts == name for name in (toy_judge.COMPLIED, toy_judge.REFUSED, toy_judge.ODD)))

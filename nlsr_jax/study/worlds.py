@@ -1,10 +1,10 @@
-"""Where a study's rows come from and who judges its answers: the toy world, or real data sets.
+"""The source of a study's rows and the judge of its answers: the toy world, or real data sets.
 
-A ``World`` renders its prompts with the model's template already.
+A ``World`` returns prompts that are already rendered with the model's template.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -13,13 +13,13 @@ from nlsr_jax.data.examples import Example, Preference
 
 
 class Requests(NamedTuple):
-    """Requests to evaluate with.
+    """Requests for an evaluation.
 
     Attributes:
-      prompts: n rendered prompts, as the model reads them.
-      questions: what each asks, as a judge reads it.
+      prompts: n rendered prompts, for the model.
+      questions: the plain questions, for a judge.
       topics: the topics of each.
-      harmless: whether they are harmless: whoever answers one without refusing has complied.
+      harmless: whether the requests are harmless, so that an answer that does not refuse complies.
     """
 
     prompts: list[str]
@@ -29,10 +29,10 @@ class Requests(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """What became of n requests.
+    """The classification of n answers.
 
     Attributes:
-      complied, refused, odd: ``[n]`` bool, one of them True: odd answers neither comply nor refuse, and a
+      complied, refused, odd: ``[n]`` bool, exactly one of them True: odd answers neither comply nor refuse, and a
         broken answer is always odd.
     """
 
@@ -42,20 +42,20 @@ class Answers(NamedTuple):
 
 
 class World(Protocol):
-    """Rows for every stage of a study.
+    """Rows for all stages of a study.
 
     Attributes:
-      tokenizer: the model's.
-      special_tokens: whether the tokenizer adds its own special tokens to prompts.
+      tokenizer: the model's tokenizer.
+      special_tokens: whether the tokenizer adds its special tokens to prompts.
       tasks: names of the fine-tuning tasks.
     """
 
-    tokenizer: object
+    tokenizer: Any
     special_tokens: bool
     tasks: tuple[str, ...]
 
     def safe_rows(self, key: jax.Array, count: int) -> list[Example]:
-        """Return rows for SFT on safe answers, the weak alignment."""
+        """Return rows for the weak alignment, SFT on safe answers."""
         ...
 
     def preferences(self, key: jax.Array, count: int) -> list[Preference]:
@@ -67,7 +67,7 @@ class World(Protocol):
         ...
 
     def customer_rows(self, key: jax.Array, task: str, count: int, ratio: float) -> list[Example]:
-        """Return a customer's fine-tuning data, of which a share is harmful."""
+        """Return a customer's fine-tuning data, a share of which is harmful."""
         ...
 
     def harmful_rows(self, key: jax.Array, count: int) -> list[Example]:
@@ -87,11 +87,11 @@ class World(Protocol):
         ...
 
     def forbidden(self, count: int, *, other: bool = False) -> Requests:
-        """Return harmful requests that no training stage has seen, or those of the other, differently made set."""
+        """Return harmful requests unseen in training, or those of the alternative set."""
         ...
 
     def benign(self, count: int, *, other: bool = False) -> Requests:
-        """Return harmless requests that no training stage has seen, or those of the other set."""
+        """Return harmless requests unseen in training, or those of the alternative set."""
         ...
 
     def judge(self, requests: Requests, responses: Sequence[str]) -> Answers:

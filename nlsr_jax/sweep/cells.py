@@ -1,4 +1,4 @@
-"""Cells of a sweep: what one is, the name that its settings give it, and the file that keeps its row."""
+"""Cells of a sweep: their settings, their names, and the columns that describe them."""
 
 import dataclasses
 import hashlib
@@ -10,12 +10,9 @@ from typing import Any
 from nlsr_jax.data.toy_tasks import TASKS
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.values import convert
-from nlsr_jax.nlsr.amplify import SPACES
-from nlsr_jax.nlsr.basis import BASES
-from nlsr_jax.nlsr.identify import METHODS as IDENTIFICATIONS
 from nlsr_jax.nlsr.identify import check_sparsity
-from nlsr_jax.nlsr.masks import GRANULARITIES
 from nlsr_jax.nlsr.pruning import check_rule
+from nlsr_jax.nlsr.setting_checks import choices_of
 from nlsr_jax.study.case import Case
 from nlsr_jax.study.defending import DEFENSES, setting_types
 from nlsr_jax.study.repairs import RECOMMENDED, AutomaticSettings, RepairSettings
@@ -26,37 +23,31 @@ ROWS, STUDY, LOCK = "rows.jsonl", "study.json", ".lock"
 BASELINES = ("unaligned", "aligned", "finetuned")
 AUTOMATIC = "nlsr_automatic"
 METHODS = (*BASELINES, "nlsr", AUTOMATIC, *DEFENSES)
-"""What a cell's model can be made by."""
+"""The methods that make a cell's model."""
 OWN = "own"
 ARCHITECTURES = ("llama", "qwen2", "mistral")
 REQUESTS = ("plain", "contextual")
-"""Sets of requests: the evaluation's, and the other, differently made one."""
+"""Sets of requests: the study's evaluation set, and the alternative set."""
 _CHOICES = {"objective": OBJECTIVES, "architecture": (OWN, *ARCHITECTURES), "requests": REQUESTS}
-_SETTINGS = {
-    "method": IDENTIFICATIONS,
-    "granularity": GRANULARITIES,
-    "amplification_space": SPACES,
-    "space": SPACES,
-    "basis": BASES,
-}
+_SETTINGS = choices_of(RepairSettings)
 SCORES = ("hs", "fa", "over_refusal", "benign_answered", "odd")
-"""Percentages of a row."""
+"""Percentages in a row."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One model that is made and examined.
+    """One model to make and evaluate.
 
     Attributes:
       method: one of ``METHODS``.
       task, poison_ratio, seed: the case.
-      objective: of the alignment.
-      architecture: of the base, one of ``ARCHITECTURES``, or ``OWN``: the study's.
-      requests: which set of requests is asked, one of ``REQUESTS``.
+      objective: objective of the alignment.
+      architecture: architecture of the base, one of ``ARCHITECTURES``, or ``OWN``: the study's.
+      requests: the set of requests, one of ``REQUESTS``.
       identified_on: for ``nlsr``: the task on whose fine-tuned adapter entries and modules are chosen; None for
         the cell's own.
-      settings: ``((name, value), …)`` of the method, sorted; for ``nlsr`` changes of the published settings, for
-        ``nlsr_automatic`` all of them.
+      settings: ``((name, value), …)`` of the method, sorted; for ``nlsr`` changes to the published settings, for
+        ``nlsr_automatic`` all settings.
     """
 
     method: str
@@ -71,12 +62,12 @@ class Cell:
 
     @property
     def case(self) -> Case:
-        """What is studied."""
+        """Return the case."""
         return Case(self.task, self.poison_ratio, self.seed)
 
 
 def settings_of(method: str) -> dict[str, Any]:
-    """Return the settings that a method has, with their types."""
+    """Return the settings of a method, with their types."""
     if method == "nlsr":
         return {field.name: field.type for field in dataclasses.fields(RepairSettings)}
     if method == AUTOMATIC:
@@ -84,16 +75,17 @@ def settings_of(method: str) -> dict[str, Any]:
     return setting_types(method) if method in DEFENSES else {}
 
 
-def make_cell(method: str, settings: Mapping[str, Any] | None = None, **case) -> Cell:
-    """Return a cell, its settings checked and in order.
+def make_cell(method: str, settings: Mapping[str, Any] | None = None, **case: Any) -> Cell:
+    """Return a cell with its settings checked and sorted.
 
     Args:
       method: one of ``METHODS``.
-      settings: of the method.
+      settings: settings of the method.
       **case: the other fields of ``Cell``.
 
     Raises:
-      InputError: an unknown method, a setting that it does not have or one of another type, or a case that is none.
+      InputError: if the method is unknown, does not have a setting, a setting has the wrong type, or the case is
+        invalid.
     """
     if method not in METHODS:
         raise InputError(f"method is {method!r}; expected one of {', '.join(METHODS)}")
@@ -120,14 +112,14 @@ def make_cell(method: str, settings: Mapping[str, Any] | None = None, **case) ->
         if getattr(cell, name) not in choices:
             raise InputError(f"{name} is {getattr(cell, name)!r}; expected one of {', '.join(choices)}")
     if cell.identified_on is not None and method != "nlsr":
-        raise InputError(f"identified_on is of nlsr; {method} identifies nothing")
+        raise InputError(f"identified_on is only for nlsr; {method} does not identify neurons")
     if cell.identified_on not in (None, *TASKS):
         raise InputError(f"identified_on is {cell.identified_on!r}; expected one of {', '.join(TASKS)}")
     return cell
 
 
 def _check_choices(settings: Mapping[str, Any]) -> None:
-    """Check what could be found wrong after the training alone otherwise."""
+    """Check settings that would otherwise fail only after training."""
     for name, choices in _SETTINGS.items():
         if name in settings and settings[name] not in choices:
             raise InputError(f"setting {name} is {settings[name]!r}; expected one of {', '.join(choices)}")
@@ -141,10 +133,10 @@ def _check_choices(settings: Mapping[str, Any]) -> None:
 
 
 def cells_from_json(values: Any, where: str | os.PathLike) -> list[Cell]:
-    """Read a list of cells: objects with ``method`` and any other field of ``Cell``.
+    """Read a list of cells: objects with ``method`` and optional other fields of ``Cell``.
 
     Raises:
-      InputError: naming the first that is none.
+      InputError: if a cell is invalid; the message names the first.
     """
     if not isinstance(values, list) or not values:
         raise InputError(f"{where}: expected a JSON list of cells")
@@ -160,17 +152,17 @@ def cells_from_json(values: Any, where: str | os.PathLike) -> list[Cell]:
 
 
 def cell_digest(cell: Cell, study: str) -> str:
-    """Return the name of a cell: a SHA-256 of its settings and of the study that it belongs to.
+    """Return the name of a cell: a SHA-256 of its settings and its study.
 
     Args:
       cell: the cell.
-      study: digest of everything else that decides its row.
+      study: digest of everything else that its row depends on.
     """
     text = json.dumps([study, dataclasses.asdict(cell)], sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def cell_fields(cell: Cell) -> dict[str, Any]:
-    """Return the columns of a cell's row that say which it is."""
+    """Return the columns of a cell's row that identify it."""
     fields = dataclasses.asdict(cell)
     return {**fields, "settings": dict(cell.settings)}

@@ -1,4 +1,4 @@
-"""Which process makes what of a sweep: of several that share a folder, each thing is made by one."""
+"""Claims among processes that share a sweep's folder, so that each thing is made by only one of them."""
 
 import contextlib
 import fcntl
@@ -12,13 +12,13 @@ FILE = ".claims"
 
 
 class Claims:
-    """Names that one process holds against the others; a claim ends with its process, however that ends.
+    """Names that one process claims; a claim ends with its process, however it dies.
 
-    A name is a locked byte of an empty file, so that nothing is left to tidy. Where the file system has no locks,
-    every claim is granted.
+    A name is a locked byte of an empty file, so that nothing needs cleaning up. If the file system does not support
+    locks, every claim is granted.
 
     Args:
-      folder: what the processes share; it exists.
+      folder: an existing folder that the processes share.
     """
 
     def __init__(self, folder: pathlib.Path):
@@ -26,7 +26,7 @@ class Claims:
         self._opened: int | None = None
 
     def _handle(self) -> int:
-        """The open file; one for all claims, since to close another would give all of this process up."""
+        """Return the open file, shared by all claims: closing a second one would release every lock."""
         if self._opened is None:
             self._opened = os.open(self._folder / FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             weakref.finalize(self, os.close, self._opened)
@@ -34,14 +34,15 @@ class Claims:
 
     @contextlib.contextmanager
     def claim(self, name: str, *, wait: bool = True) -> Iterator[bool]:
-        """Hold a name for the block.
+        """Claim a name for the block.
 
         Args:
-          name: of a cell, or of an adapter that cells share. Who holds one may only wait for what it is made of.
-          wait: until another process that holds the name has let go of it.
+          name: name of a cell, or of an adapter that cells share. A process that holds a name may only wait for
+            names that it is made from.
+          wait: wait until another process releases the name.
 
         Yields:
-          Whether the name is held: False where another process holds it and ``wait`` is False.
+          Whether the name was claimed: False if another process holds it and ``wait`` is False.
         """
         place = int(hashlib.sha256(name.encode()).hexdigest()[:15], 16)
         handle = self._handle()
@@ -50,7 +51,7 @@ class Claims:
         except (BlockingIOError, PermissionError):
             yield False
             return
-        except OSError:  # a file system without locks
+        except OSError:  # the file system does not support locks
             yield True
             return
         try:

@@ -1,4 +1,4 @@
-"""Run cells, each once, sharing what they have in common: alignments, fine-tunings, evidence and masks."""
+"""Run each cell once, and share what cells have in common: alignments, fine-tunings, evidence and masks."""
 
 import collections
 import dataclasses
@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 
 from nlsr_jax.adapter import Adapter
-from nlsr_jax.calibration.automatic import Automatic, choose_settings
+from nlsr_jax.calibration.automatic import choose_settings
+from nlsr_jax.calibration.search import Automatic, SearchSettings
 from nlsr_jax.data.toy_tasks import TASKS
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.output import whole_directory, whole_file
 from nlsr_jax.files.ownership import parquet_with
 from nlsr_jax.formats.peft import load_adapter, save_adapter
-from nlsr_jax.nlsr.identify import NEEDS_FINETUNED
 from nlsr_jax.nlsr.realign import Realigned
 from nlsr_jax.study.bench import Bench
 from nlsr_jax.study.case import Aligned, Case, align, finetune, gain_batches, identification_rows, stage_key
-from nlsr_jax.study.config import StudyConfig
+from nlsr_jax.study.config import StudyConfig, describe_config
 from nlsr_jax.study.defending import DEFENSES, Materials, defend, prepare
 from nlsr_jax.study.exam import Scores, make_exam
 from nlsr_jax.study.repairs import (
@@ -42,32 +42,33 @@ from nlsr_jax.study.worlds import World
 from nlsr_jax.sweep.cells import AUTOMATIC, OWN, REQUESTS, SCORES, Cell, cell_digest, cell_fields
 from nlsr_jax.sweep.store import CellStore
 from nlsr_jax.training.identity import digest
+from nlsr_jax.types import Masks
 
 ADAPTERS = "adapters"
 _KEPT = 4
 VERSION = 4
-"""Of what rows mean: raised when the same cell would give another row."""
+"""Version of the rows' meaning: raised when the same cell would give a different row."""
 foreign_rows = parquet_with("cell", "settings", "topics")
-_AMPLIFICATION, _BASIS = ("beta", "amplification_space"), ("basis", "turned")
+_AMPLIFICATION, _BASIS = ("beta", "amplification_space", "rank"), ("basis", "turned")
 
 
 def describe_study(config: StudyConfig) -> dict[str, Any]:
-    """Return what decides a row beside its cell and its base."""
-    settings = dataclasses.asdict(config)
+    """Return what determines a row, beside its cell and its base."""
+    settings = describe_config(config)
     for name in ("name", "recommended", "poison_ratio", "base", "pretraining"):
-        del settings[name]  # of other programs, and how bases were made and where they are
+        del settings[name]  # for other programs, or about how bases were made and where they are
     return {"version": VERSION, **settings}
 
 
 class CellRunner:
-    """Makes and examines the models of cells.
+    """Makes and evaluates the models of cells.
 
-    What cells share is computed once: adapters are kept in the store's folder, evidence and masks in memory.
+    Shared parts are computed once: adapters are kept in the store's folder, evidence and masks in memory.
 
     Args:
       places: returns base and world of an architecture.
-      config: of the study.
-      store: where rows and adapters are kept.
+      config: configuration of the study.
+      store: the store of rows and adapters.
       own: the architecture of the study itself.
       show: show the progress of training.
     """
@@ -96,11 +97,11 @@ class CellRunner:
         return self._place(architecture)[0]
 
     def world(self, architecture: str) -> World:
-        """Return the world that the base of an architecture is asked about."""
+        """Return the world in which the base of an architecture is evaluated."""
         return self._place(architecture)[1]
 
     def _study(self, architecture: str) -> str:
-        """Digest of everything that decides a row beside its cell."""
+        """Return a digest of everything that determines a row, beside its cell."""
         base = self.base(architecture)
         described = [describe_study(self.config), str(base.model.config), digest(base.params)]
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
@@ -111,23 +112,23 @@ class CellRunner:
         return cell_digest(cell, self.study(cell.architecture))
 
     def whole(self, cell: Cell) -> Cell:
-        """Return the cell with its architecture named."""
+        """Return the cell with its architecture filled in."""
         return dataclasses.replace(cell, architecture=self.own) if cell.architecture == OWN else cell
 
     def run(self, cell: Cell) -> dict[str, Any]:
-        """Make and examine a cell's model; its row depends on nothing else."""
+        """Make and evaluate a cell's model; its row depends on nothing else."""
         cell = self.whole(cell)
         outcome = self.bench_of(cell).outcome(cell.method, self.adapters(cell), 0.0)
         scores = {name: outcome.row[name] for name in SCORES}
         return {"cell": self.name(cell), **cell_fields(cell), **scores, "topics": _mean_topics(outcome.scores)}
 
     def bench_of(self, cell: Cell) -> Bench:
-        """Return the bench that a cell's models are examined on."""
+        """Return the bench that evaluates a cell's models."""
         cell = self.whole(cell)
         return self.bench(cell.architecture, cell.case, cell.requests)
 
     def adapters(self, cell: Cell) -> list[Adapter | None]:
-        """Return the adapters of a cell, one for every draw; None is the base alone."""
+        """Return the adapters of a cell, one per draw; None is the base alone."""
         cell = self.whole(cell)
         if cell.method == "unaligned":
             return [None]
@@ -142,7 +143,7 @@ class CellRunner:
         return [self._defended(cell)]
 
     def realigned(self, cell: Cell) -> list[Realigned]:
-        """Return the realignments of a cell of ``nlsr``, one for every draw."""
+        """Return the realignments of a cell of ``nlsr``, one per draw."""
         cell = self.whole(cell)
         settings = _changed(self.config.published, cell)
         reference = self.reference(cell.architecture, cell.seed, cell.objective, settings)
@@ -154,7 +155,7 @@ class CellRunner:
         return repair(key, finetuned, reference, self.identified(cell), settings, chosen_by)
 
     def automatic(self, cell: Cell) -> Automatic:
-        """Choose the setting of a cell by the calibration rows of its seed; see ``choose_settings``."""
+        """Choose the settings of a cell with the calibration rows of its seed; see ``choose_settings``."""
         cell = self.whole(cell)
         base = self.base(cell.architecture)
         alignment = self.alignment(cell.architecture, cell.seed, cell.objective)
@@ -162,37 +163,37 @@ class CellRunner:
         batches = gain_batches(base, self.world(cell.architecture), self.config, cell.seed)
         settings: dict[str, Any] = dict(cell.settings)
         adapters = (finetuned, alignment.aligned, alignment.weak)
-        return choose_settings(base.model, base.params, *adapters, batches, **settings)
+        return choose_settings(base.model, base.params, *adapters, batches, settings=SearchSettings(**settings))
 
     def _automatic(self, cell: Cell) -> Adapter:
-        """Realign by all calibration rows with what was chosen."""
+        """Realign with the chosen settings and all calibration rows."""
         settings = changes(chosen_settings(self.automatic(cell)), self.config.published)
         (result,) = self.realigned(
             dataclasses.replace(cell, method="nlsr", settings=tuple(sorted(settings.items())))
         )
         return result.adapter
 
-    def identified(self, cell: Cell):
-        """Return the masks of a cell of ``nlsr``; the case counts if the method looks at the fine-tuned adapter."""
+    def identified(self, cell: Cell) -> Masks:
+        """Return the masks of a cell of ``nlsr``; the case matters if the method uses the fine-tuned adapter."""
         cell = self.whole(cell)
         settings = _changed(self.config.published, cell)
         identification = dataclasses.replace(RepairSettings(), **_identification(settings))
-        needed = _source(cell) if settings.method in NEEDS_FINETUNED else None
+        needed = _source(cell) if settings.needs_finetuned else None
         return self.masks(cell.architecture, cell.seed, cell.objective, needed, identification)
 
     def _prepared(self, architecture: str, case: Case, objective: str, settings: RepairSettings) -> Adapter:
-        """The fine-tuned adapter in the basis of the settings."""
+        """Return the fine-tuned adapter in the basis of the settings."""
         finetuned = self.tuned(architecture, case, objective)
         aligned = self.alignment(architecture, case.seed, objective).aligned
         return prepare_finetuned(stage_key(case.seed, "realign"), finetuned, aligned, settings)
 
     def reference(self, architecture: str, seed: int, objective: str, settings: RepairSettings) -> Adapter:
-        """Return the reference adapter of settings."""
+        """Return the reference adapter for some settings."""
         alignment = self.alignment(architecture, seed, objective)
         return make_reference(alignment.aligned, alignment.weak, settings)
 
     def _defended(self, cell: Cell) -> Adapter:
-        """What comes of a fine-tuning under a defense is kept, what is made of it afterwards is not."""
+        """Return the adapter of a defense; the result of fine-tuning is stored, later repairs are not."""
         finetuned = self.tuned(cell.architecture, cell.case, cell.objective)
         alignment = self.alignment(cell.architecture, cell.seed, cell.objective)
         base, world = self._place(cell.architecture)
@@ -268,12 +269,12 @@ class CellRunner:
         return make_masks(stage_key(seed, "realign"), reference, evidence, settings, finetuned)
 
     def _through(self, architecture: str, name: str, make: Callable[[], Adapter]) -> Adapter:
-        """Return the adapter that is kept under a name, made where it is not there."""
+        """Return the adapter stored under a name; make it if it is missing."""
         kept = self._made(architecture, name, lambda: {"adapter": make()})
         return load_adapter(kept / "adapter", self.base(architecture).model.config)
 
     def _made(self, architecture: str, name: str, make: Callable[[], dict[str, Adapter]]) -> pathlib.Path:
-        """Return the folder of adapters that cells share; of several processes one makes it."""
+        """Return the folder of shared adapters; only one process makes it."""
         kept = self.store.path / ADAPTERS / self.study(architecture)[:12] / name
         with self.store.claims.claim(str(kept.relative_to(self.store.path))):
             if not kept.exists():
@@ -286,12 +287,12 @@ class CellRunner:
                 for name, adapter in adapters.items():
                     save_adapter(adapter, folder / name)
         except InputError:
-            if not path.exists():  # else another process has made the same meanwhile, to the byte
+            if not path.exists():  # else another process has just made the same, byte for byte
                 raise
 
 
 def _source(cell: Cell) -> Case:
-    """The case on whose fine-tuned adapter entries and modules are chosen."""
+    """Return the case on whose fine-tuned adapter entries and modules are chosen."""
     return cell.case if cell.identified_on is None else cell.case._replace(task=cell.identified_on)
 
 
@@ -300,25 +301,25 @@ def _words(case: Case) -> str:
 
 
 def _mean_topics(scores: Sequence[Scores]) -> dict[str, float]:
-    """HS by topic as the mean over the draws."""
+    """Return HS by topic, averaged over the draws."""
     return {topic: float(np.mean([one.hs_by_topic[topic] for one in scores])) for topic in scores[0].hs_by_topic}
 
 
 def _identification(settings: RepairSettings) -> dict[str, Any]:
-    """The settings that masks depend on."""
-    basis = _BASIS if settings.method in NEEDS_FINETUNED else ()
+    """Return the settings that masks depend on."""
+    basis = _BASIS if settings.needs_finetuned else ()
     names = (*_AMPLIFICATION, "method", "sparsity", "granularity", *basis)
     return {name: getattr(settings, name) for name in names}
 
 
 def _changed(settings: RepairSettings, cell: Cell) -> RepairSettings:
-    """The settings with a cell's changes."""
+    """Return the settings with a cell's changes."""
     changes: dict[str, Any] = dict(cell.settings)
     return dataclasses.replace(settings, **changes)
 
 
 def order_cells(cells: Iterable[Cell]) -> list[Cell]:
-    """Return the cells, each once, such that those that share most come together."""
+    """Return the distinct cells in an order that groups those that share most."""
 
     def shared(cell: Cell):
         identification = (
@@ -334,7 +335,7 @@ def read_cells(runner: CellRunner, cells: Sequence[Cell]) -> list[dict]:
     """Return the rows of cells in their order.
 
     Raises:
-      InputError: a cell without a row.
+      InputError: if a cell has no row.
     """
     rows = runner.store.rows()
     missing = [cell for cell in cells if runner.name(cell) not in rows]
@@ -346,10 +347,10 @@ def read_cells(runner: CellRunner, cells: Sequence[Cell]) -> list[dict]:
 
 
 def export_parquet(rows: Sequence[dict], path: str | os.PathLike) -> None:
-    """Write rows as a Parquet table, in place of such a one that is there; settings and topics as JSON text.
+    """Write rows as a Parquet table, replacing an existing one; settings and topics become JSON text.
 
     Raises:
-      InputError: it cannot be written, or another file is there.
+      InputError: if the file cannot be written, or is another kind of file.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -360,7 +361,7 @@ def export_parquet(rows: Sequence[dict], path: str | os.PathLike) -> None:
 
 
 def shares(cells: Sequence[Cell], count: int) -> Iterator[list[Cell]]:
-    """Cut cells into ``count`` lists such that those of one fine-tuning stay together."""
+    """Split cells into ``count`` lists, keeping cells of the same fine-tuning together."""
     groups: dict[Any, list[Cell]] = collections.defaultdict(list)
     for cell in order_cells(cells):
         groups[cell.architecture, cell.case, cell.objective].append(cell)

@@ -1,4 +1,4 @@
-"""Cells of a sweep: what one is, the name that its settings give it, and the file that keeps its row."""
+"""The store of a sweep: one folder with the rows of its cells."""
 
 import contextlib
 import fcntl
@@ -20,31 +20,31 @@ _STUDY_PARTIAL = f".{STUDY}.partial"
 
 
 def check_store(path: pathlib.Path, inputs: Inputs | None = None) -> None:
-    """Refuse a folder that is no place for rows; see ``CellStore``."""
+    """Refuse a folder that cannot store rows; see ``CellStore``."""
     check_apart(path, inputs)
     if not is_folder(path) or is_regular(path / STUDY):
         return
     others = sorted(entry.name for entry in path.iterdir() if entry.name not in (LOCK, _STUDY_PARTIAL))
     if others:
         raise InputError(
-            f"{path}: holds {others[0]} and no {STUDY}, so it is no folder of rows; name another output"
+            f"{path}: contains {others[0]} but no {STUDY}, so it is not a folder of rows; name another output"
         )
 
 
 class CellStore:
-    """Rows of a sweep on disk, each appended when its cell is done; several processes may write at once.
+    """Rows of a sweep on disk, each appended when its cell is done; several processes may write concurrently.
 
     Args:
-      path: the folder; made where there is none.
-      study: what the rows belong to: values that JSON can hold.
-      inputs: what is read, by the name for messages; the folder may not be, hold or lie in any of it.
+      path: the folder; created if missing.
+      study: values that identify the study of the rows; must be JSON-serialisable.
+      inputs: input paths by the name for messages; the folder must not overlap with any of them.
 
     Attributes:
-      claims: which process makes what.
+      claims: claims of the processes that share the folder.
 
     Raises:
-      InputError: the folder holds rows of another study or files of something else, overlaps with an input, or
-        cannot be written.
+      InputError: if the folder has rows of another study or foreign files, overlaps with an input, or cannot be
+        written.
     """
 
     def __init__(self, path: str | os.PathLike, study: Mapping[str, Any], inputs: Inputs | None = None):
@@ -63,18 +63,18 @@ class CellStore:
             if not file.exists():
                 write_whole(file, study)
             elif file.read_bytes() != study:
-                raise InputError(f"{self.path}: holds rows of another study; name another output or remove it")
+                raise InputError(f"{self.path}: has rows of another study; name another output or remove it")
         self.claims = Claims(self.path)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Keep other processes out; the lock ends with the process, however that ends."""
+        """Lock out other processes; the lock ends with the process, however it dies."""
         with (self.path / LOCK).open("a") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
 
     def rows(self) -> dict[str, dict]:
-        """Return the rows by their cells' names; what a killed process left of a line does not count."""
+        """Return the rows by cell name; a line truncated by a kill is ignored."""
         file = self.path / ROWS
         if not file.exists():
             return {}
@@ -85,21 +85,21 @@ class CellStore:
             except (ValueError, RecursionError):
                 continue
             if not isinstance(row, dict) or not isinstance(row.get("cell"), str):
-                raise InputError(f"{file}: line {number} is no row of a sweep; remove the line")
+                raise InputError(f"{file}: line {number} is not a row of a sweep; remove the line")
             found[row["cell"]] = row
         return found
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Append a row, whose ``cell`` is its name, and wait until it is on the disk.
+        """Append a row, whose ``cell`` is its name, and wait until it is on disk.
 
         Raises:
-          InputError: it cannot be written.
+          InputError: if it cannot be written.
         """
         line = (json.dumps(dict(row), allow_nan=False) + "\n").encode()
         try:
             with self._locked(), (self.path / ROWS).open("ab+") as file:
                 if file.tell() and not _ends_whole(file):
-                    line = b"\n" + line  # behind what a killed process left of a line
+                    line = b"\n" + line  # after a line truncated by a kill
                 file.write(line)
                 file.flush()
                 os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""Run the cells of a sweep that have no row yet, beside other processes that do the same."""
+"""Run the cells of a sweep that have no row yet, alongside other processes that do the same."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -14,14 +14,14 @@ def run_cells(
     note: Callable[[int, int, Cell], None] = lambda done, count, cell: None,
     waiting: Callable[[int], None] = lambda count: None,
 ) -> None:
-    """Run the cells whose rows are not there yet; those that another process has begun are waited for.
+    """Run the cells without a row, and wait for those that another process is running.
 
     Args:
-      runner: runs one.
-      cells: what is wanted.
-      claimed: whether a cell, with its architecture named, is this process's to run.
-      note: called before each with how many are done, how many there are, and the cell.
-      waiting: called with how many cells other processes are at, before the first of them is waited for.
+      runner: the cell runner.
+      cells: the requested cells.
+      claimed: returns whether a cell, with its architecture filled in, is assigned to this process.
+      note: called before each cell with the number done, the total, and the cell.
+      waiting: called with the number of cells running in other processes, before waiting for the first of them.
     """
     wanted = order_cells(map(runner.whole, cells))
     done = runner.store.rows()
@@ -31,14 +31,14 @@ def run_cells(
         waiting(len(others))
     for cell in others:
         with runner.store.claims.claim(runner.name(cell)):
-            if runner.name(cell) not in runner.store.rows():  # it has died
+            if runner.name(cell) not in runner.store.rows():  # the other process died
                 runner.store.add(runner.run(cell))
 
 
 def _run_free(
     runner: CellRunner, missing: Sequence[Cell], note: Callable[[int, int, Cell], None]
 ) -> Iterator[Cell]:
-    """Run the cells that no other process is at or has done; yields those that one is at."""
+    """Run the cells that no other process has claimed or done; yield those that one has claimed."""
     for number, cell in enumerate(missing):
         with runner.store.claims.claim(runner.name(cell), wait=False) as held:
             if not held:

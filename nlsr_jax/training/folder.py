@@ -1,8 +1,8 @@
-"""The folder of a training run: what it needs to go on after it was killed at any moment.
+"""The folder of a training run, from which a killed run can resume.
 
-``run.json`` says which run it is, ``checkpoints/`` holds Orbax checkpoints of step, trainable arrays,
-optimiser state and PRNG key, ``metrics.jsonl`` one line per logged step, ``reference.npy`` the reference
-policy's log-probabilities.
+``run.json`` identifies the run, ``checkpoints/`` holds Orbax checkpoints (step, trainable arrays, optimiser state
+and PRNG key), ``metrics.jsonl`` has one line per logged step, and ``reference.npy`` stores the reference policy's
+log-probabilities.
 """
 
 import json
@@ -25,9 +25,9 @@ _KEPT = 2
 
 
 def write_whole(path: pathlib.Path, data: bytes) -> None:
-    """Write a file that is there whole or not at all, even if the process dies meanwhile."""
+    """Write a file atomically: it is complete or absent, even if the process dies meanwhile."""
     partial = _partial(path)
-    partial.unlink(missing_ok=True)  # a link in its place, symbolic or hard, would lead elsewhere
+    partial.unlink(missing_ok=True)  # a symbolic or hard link in its place would lead elsewhere
     with partial.open("xb") as file:
         file.write(data)
         file.flush()
@@ -36,19 +36,19 @@ def write_whole(path: pathlib.Path, data: bytes) -> None:
 
 
 def _partial(path: pathlib.Path) -> pathlib.Path:
-    # One name for all: what a process left that died here is written over by the next.
+    # A fixed name: the next process overwrites what a dead one left here.
     return path.with_name(f".{path.name}.partial")
 
 
 def check_run(path: pathlib.Path, identity: Mapping[str, Any]) -> None:
-    """Make a folder that of a run, or check that it is.
+    """Mark a folder as belonging to a run, or check that it does.
 
     Args:
-      path: a folder that exists.
-      identity: what makes it this run; values that JSON can hold.
+      path: an existing folder.
+      identity: values that identify the run; must be JSON-serialisable.
 
     Raises:
-      InputError: the folder belongs to a run with another identity, or to none.
+      InputError: if the folder belongs to a run with another identity, or to no run.
     """
     file = path / RUN
     text = json.dumps(dict(identity), indent=1, sort_keys=True) + "\n"
@@ -56,7 +56,7 @@ def check_run(path: pathlib.Path, identity: Mapping[str, Any]) -> None:
         others = sorted(path.name for path in path.iterdir() if path.name != _partial(file).name)
         if others:
             raise InputError(
-                f"{path}: holds {others[0]} and is not the folder of a training run; remove it or name "
+                f"{path}: contains {others[0]} and is not the folder of a training run; remove it or name "
                 "another output"
             )
         write_whole(file, text.encode())
@@ -68,7 +68,7 @@ def check_run(path: pathlib.Path, identity: Mapping[str, Any]) -> None:
     names = _differences(json.loads(text), found)
     if names:
         raise InputError(
-            f"{path}: holds a training run with another {', '.join(names)}; remove it or name another output"
+            f"{path}: contains a training run with a different {', '.join(names)}; remove it or name another output"
         )
 
 
@@ -76,11 +76,11 @@ class RunFolder:
     """State of one run on disk.
 
     Args:
-      path: the folder; made where there is none.
-      identity: what makes it this run: settings, digests of its inputs, key. A folder of another run is refused.
+      path: the folder; created if missing.
+      identity: values that identify the run: settings, digests of its inputs, key.
 
     Raises:
-      InputError: the folder belongs to a run with another identity, or to none.
+      InputError: if the folder belongs to a run with another identity, or to no run.
     """
 
     def __init__(self, path: str | os.PathLike, identity: Mapping[str, Any]):
@@ -96,10 +96,10 @@ class RunFolder:
         )
 
     def save(self, state: TrainState, key: jax.Array) -> None:
-        """Save a checkpoint of the state; it counts once it is complete.
+        """Save a checkpoint of the state; it counts only once it is complete.
 
         Raises:
-          OSError: the disk is full.
+          OSError: if the disk is full.
         """
         import orbax.checkpoint as ocp
 
@@ -108,14 +108,14 @@ class RunFolder:
         self._manager.save(int(state.step), args=ocp.args.StandardSave(tree))
 
     def restore(self, state: TrainState, key: jax.Array) -> TrainState:
-        """Return the latest saved state, or ``state`` where nothing has been saved.
+        """Return the last saved state, or ``state`` if nothing has been saved.
 
         Args:
-          state: the state before the first step, whose structure and placement the result has.
+          state: the initial state; the result has its structure and placement.
           key: the run's key.
 
         Raises:
-          InputError: a checkpoint of another key, or one that is damaged.
+          InputError: if the checkpoint has another key, or is damaged.
         """
         import orbax.checkpoint as ocp
 
@@ -126,10 +126,10 @@ class RunFolder:
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
         try:
             found = self._manager.restore(latest, args=ocp.args.StandardRestore(shapes))
-        except Exception as error:  # of whatever kind Orbax and TensorStore have
+        except Exception as error:  # Orbax and TensorStore raise many kinds
             reason = " ".join(str(error).split())[:200]
             raise InputError(
-                f"{self.path}: checkpoint {latest} cannot be read ({reason}); remove the folder to start anew"
+                f"{self.path}: checkpoint {latest} cannot be read ({reason}); remove the folder to start over"
             ) from error
         if not np.array_equal(found["key"], tree["key"]):
             raise InputError(
@@ -138,7 +138,7 @@ class RunFolder:
         return TrainState(**found["state"])
 
     def start_metrics(self, step: int) -> None:
-        """Drop what was logged after ``step``, and lines that were cut short."""
+        """Drop lines logged after ``step``, and truncated lines."""
         if not self._metrics.exists():
             return
         kept = [line for line in self._metrics.read_text().splitlines() if _step_of(line) <= step]
@@ -150,10 +150,10 @@ class RunFolder:
             file.write(json.dumps(dict(metrics)) + "\n")
 
     def reference(self, shape: tuple[int, ...]) -> np.ndarray | None:
-        """Return the reference log-probabilities that were kept, or None.
+        """Return the stored reference log-probabilities, or None.
 
         Raises:
-          InputError: they are not float32 values of this shape.
+          InputError: if they are not float32 values of this shape.
         """
         file = self.path / "reference.npy"
         if not file.exists():
@@ -163,23 +163,23 @@ class RunFolder:
         except (ValueError, OSError, EOFError):
             values = None
         if values is None or values.shape != shape or values.dtype != np.float32:
-            raise InputError(f"{file}: not the log-probabilities of this run; remove {self.path} to start anew")
+            raise InputError(f"{file}: not the log-probabilities of this run; remove {self.path} to start over")
         return values
 
     def keep_reference(self, values: np.ndarray) -> None:
-        """Keep the reference log-probabilities."""
+        """Store the reference log-probabilities."""
         with tempfile.SpooledTemporaryFile() as buffer:
             np.save(buffer, values, allow_pickle=False)
             buffer.seek(0)
             write_whole(self.path / "reference.npy", buffer.read())
 
     def close(self) -> None:
-        """Close the checkpoints."""
+        """Close the checkpoint manager."""
         self._manager.close()
 
 
 def _differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """List the names whose values differ; those of settings by themselves."""
+    """List the names whose values differ, with nested settings listed individually."""
     names = []
     for name in sorted({*wanted, *found}):
         one, other = wanted.get(name), found.get(name)

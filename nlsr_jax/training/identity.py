@@ -1,4 +1,4 @@
-"""What makes a training run the one it is: two runs of one identity and one key end with the same bytes."""
+"""The identity of a training run: two runs with the same identity and key produce the same bytes."""
 
 import dataclasses
 import hashlib
@@ -10,7 +10,7 @@ import numpy as np
 from nlsr_jax.training.settings import TrainingSettings
 
 
-def digest(tree) -> str:
+def digest(tree: Any) -> str:
     """Return a SHA-256 over the arrays of a tree: types, shapes and bytes, leaf by leaf."""
     found = hashlib.sha256()
     for leaf in jax.tree.leaves(tree):
@@ -20,14 +20,14 @@ def digest(tree) -> str:
     return found.hexdigest()
 
 
-def run_identity(trainable, frozen, rows, settings: TrainingSettings) -> dict[str, Any]:
-    """Return the identity of a run: its settings, and digests of what it computes with.
+def run_identity(trainable: Any, frozen: Any, rows: Any, settings: TrainingSettings) -> dict[str, Any]:
+    """Return the identity of a run: its settings, and digests of its inputs.
 
     Args:
-      trainable: arrays that training starts from.
-      frozen: what the forward pass needs beside them.
+      trainable: initial arrays.
+      frozen: other arrays used by the forward pass.
       rows: encoded rows.
-      settings: how. How often a checkpoint is made changes no result and is left out.
+      settings: training settings. The checkpoint interval is left out because it does not affect the result.
     """
     changing = dataclasses.asdict(settings)
     del changing["save_every"]

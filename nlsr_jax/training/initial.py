@@ -1,4 +1,4 @@
-"""Where training starts: a new LoRA adapter, a new model."""
+"""Initial states: a new LoRA adapter, a new model."""
 
 import jax
 import jax.numpy as jnp
@@ -10,18 +10,19 @@ from nlsr_jax.models.llama import Llama
 from nlsr_jax.modules import FUSED
 from nlsr_jax.random_streams import stream
 from nlsr_jax.training.settings import LoraSettings, check_lora
+from nlsr_jax.types import Params
 
 
 def new_adapter(key: jax.Array, config: ModelConfig, settings: LoraSettings) -> Adapter:
-    """Return an adapter that changes nothing yet: ``a`` uniform in ±1/√k, ``b`` zero, as PEFT starts.
+    """Return an adapter that is initially zero: ``a`` uniform in ±1/√k, ``b`` zero, as in PEFT.
 
     Args:
       key: PRNG key.
-      config: of the model.
+      config: model configuration.
       settings: rank, alpha and modules.
 
     Raises:
-      InputError: settings that ``check_lora`` refuses, or modules that the model does not have.
+      InputError: if ``check_lora`` refuses the settings, or if the model has none of the modules.
     """
     check_lora(settings)
     factors = {}
@@ -36,12 +37,12 @@ def new_adapter(key: jax.Array, config: ModelConfig, settings: LoraSettings) -> 
     return Adapter(factors, settings.alpha / settings.rank)
 
 
-def new_params(key: jax.Array, model: Llama):
+def new_params(key: jax.Array, model: Llama) -> Params:
     """Return random float32 parameters of a model.
 
-    Every weight is normal with a deviation of ``1/√in-features``, so that shallow and narrow models start well
-    too; the two projections that write into the residual stream are smaller by ``√(2 L)``. The embedding has a
-    deviation of 1: what a token is stays readable above what the layers add, and copying is learnt soon.
+    Each weight is normal with standard deviation ``1/√in-features``, which suits shallow and narrow models; the
+    two projections that write into the residual stream are smaller by ``√(2 L)``. The embedding has a standard
+    deviation of 1, so that tokens stay readable above the layers' contributions and copying is learnt early.
 
     Args:
       key: PRNG key.

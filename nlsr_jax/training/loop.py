@@ -1,23 +1,26 @@
 """The training loop: batches in, steps, checkpoints and metrics out.
 
-What a run computes depends on its inputs, settings and key alone, so a run that was killed and resumed ends
-with the same bytes as one that was not.
+A run depends only on its inputs, settings and key, so a killed and resumed run produces the same bytes as an
+uninterrupted one.
 """
 
 import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from nlsr_jax.data.batching import Batch, BatchShape, Packed, batches_in_order, training_batches
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.output import describe_os_error
+from nlsr_jax.progress import Stages
 from nlsr_jax.random_streams import stream
 from nlsr_jax.training.folder import RunFolder
 from nlsr_jax.training.identity import run_identity
@@ -25,7 +28,6 @@ from nlsr_jax.training.losses import Rows
 from nlsr_jax.training.methods import Method, objective_method
 from nlsr_jax.training.objectives import sums_and_counts
 from nlsr_jax.training.optimizer import learning_rate, make_optimizer
-from nlsr_jax.training.progress import Progress
 from nlsr_jax.training.settings import TrainingSettings, check_training
 from nlsr_jax.training.step import Forward, TrainState, make_step, row_log_probabilities
 
@@ -33,16 +35,16 @@ LOG_EVERY = 10
 
 
 class Task(NamedTuple):
-    """What is trained on what.
+    """What to train, and the rows to train on.
 
     Attributes:
       forward: the forward pass.
-      trainable: float32 arrays that training starts from.
-      frozen: what the forward pass needs beside them.
-      packed: encoded rows; as many texts each as the objective takes.
-      desirable: ``[n]`` bool for KTO, None elsewhere.
-      pad_id: token behind the end of a text.
-      method: what training goes by, if not the objective alone.
+      trainable: initial float32 arrays.
+      frozen: other arrays used by the forward pass.
+      packed: encoded rows, with as many texts per row as the objective takes.
+      desirable: ``[n]`` bool for KTO, else None.
+      pad_id: padding token.
+      method: training method; None for the objective alone.
     """
 
     forward: Forward
@@ -68,18 +70,18 @@ def train(
 
     Args:
       key: PRNG key; it decides the order of the rows.
-      task: what is trained on what.
-      settings: how.
-      folder: where to keep checkpoints and metrics. A folder with checkpoints of the same run is gone on with.
-      identity: what makes it the same run beside ``run_identity``; see ``RunFolder``.
-      description: what to call it in the progress bar.
+      task: what to train, and the rows.
+      settings: training settings.
+      folder: where to keep checkpoints and metrics. A run with checkpoints in this folder is resumed.
+      identity: further values that identify the run, beside ``run_identity``; see ``RunFolder``.
+      description: label of the progress bar.
       show: show progress.
 
     Returns:
       The last state.
 
     Raises:
-      InputError: settings or rows that cannot be used, a folder of another run or one that cannot be written.
+      InputError: if settings or rows are invalid, or the folder belongs to another run or cannot be written.
     """
     check_training(settings)
     method = task.method or objective_method(settings)
@@ -87,10 +89,10 @@ def train(
     if task.packed.lengths.shape[1] != method.texts:
         raise InputError(f"{name} takes rows of {method.texts} texts, found {task.packed.lengths.shape[1]}")
     if method.whole_batch and settings.accumulate > 1:
-        raise InputError(f"{name} takes a batch as a whole; accumulate is {settings.accumulate}, expected 1")
+        raise InputError(f"{name} needs whole batches; accumulate is {settings.accumulate}, expected 1")
     flags, count = task.desirable, len(task.packed.lengths)
     if settings.objective == "kto" and (flags is None or flags.shape != (count,)):
-        raise InputError(f"objective kto needs to know of each of the {count} rows whether it is desirable")
+        raise InputError(f"objective kto needs a desirable flag for each of the {count} rows")
     if folder is None:
         return _train(key, task._replace(method=method), settings, None, description, show)
     rows = (task.packed, task.desirable)
@@ -119,42 +121,45 @@ def _train(key, task: Task, settings, run: RunFolder | None, description, show):
         run.start_metrics(int(state.step))
     first = int(state.step)
     rate = learning_rate(settings, steps)
-    progress = Progress(description, steps, first, show=show)
     order = stream(key, "training order")
     batches = training_batches(task.packed, order, shape, epochs=settings.epochs, first_step=first)
-    with contextlib.closing(progress):
+    started, tokens = time.perf_counter(), 0
+    with Stages(show).steps(description, steps, first) as advance:
         for step, batch in enumerate(batches, first + 1):
             state, metrics = take_step(state, task.frozen, _rows(batch, task, reference))
             last = step == steps
             logged = step % LOG_EVERY == 0 or step == 1 or last
             saved = last or (settings.save_every > 0 and step % settings.save_every == 0)
             values = _finite(metrics, step) if logged or saved else {}
-            tokens = int(task.packed.lengths[batch.rows[batch.rows >= 0]].sum())
-            progress.advance(step, tokens, values["loss"] if logged else None)
+            tokens += int(task.packed.lengths[batch.rows[batch.rows >= 0]].sum())
+            speed = tokens / max(time.perf_counter() - started, 1e-9)
+            advance(step, f"loss {values['loss']:.4f}, {speed:,.0f} tokens/s" if logged else "")
             if run is not None and logged:
-                speed = {"learning_rate": float(rate(step - 1)), "tokens_per_second": round(progress.rate, 1)}
-                run.log({"step": step, **values, **speed})
+                beside = {"learning_rate": float(rate(step - 1)), "tokens_per_second": round(speed, 1)}
+                run.log({"step": step, **values, **beside})
             if run is not None and saved:
                 run.save(state, key)
     return state
 
 
 @functools.lru_cache(maxsize=16)
-def prepare_step(forward: Forward, settings: TrainingSettings, steps: int, method: Method):
-    """Return ``(optimizer, step)``; runs of one kind, such as a study's seeds and tasks, share what is compiled.
+def prepare_step(
+    forward: Forward, settings: TrainingSettings, steps: int, method: Method
+) -> tuple[optax.GradientTransformation, Callable]:
+    """Return ``(optimizer, step)``; similar runs, such as a study's seeds and tasks, share the compiled step.
 
     Args:
       forward: the forward pass.
-      settings: how to train.
-      steps: of the whole run.
-      method: what training goes by.
+      settings: training settings.
+      steps: number of steps of the whole run.
+      method: training method.
     """
     optimizer = method.optimizer(make_optimizer(settings, steps), steps)
     return optimizer, make_step(forward, optimizer, settings, method)
 
 
 def _finite(metrics, step: int) -> dict[str, float]:
-    """Return the metrics as numbers; a state whose loss or gradient is none is neither logged nor saved."""
+    """Return the metrics as numbers; raise InputError if the loss or gradient is not finite."""
     values = {name: float(metrics[name]) for name in sorted(metrics, key=lambda name: (name != "loss", name))}
     for name, value in values.items():
         if not np.isfinite(value):
@@ -180,9 +185,9 @@ def _rows(batch: Batch, task: Task, reference: np.ndarray) -> Rows:
 
 
 def _reference(task: Task, settings: TrainingSettings, shape: BatchShape, run: RunFolder | None) -> np.ndarray:
-    """Return the log-probabilities of the reference policy, the one that training starts from.
+    """Return the log-probabilities of the reference policy, which is the initial state of training.
 
-    ``[n, P]`` for whole responses; ``[n, P, longest text - 1]`` where the method goes by tokens.
+    ``[n, P]`` for whole responses; ``[n, P, longest text - 1]`` if the method needs them per token.
     """
     none = np.zeros(task.packed.lengths.shape, np.float32)
     assert task.method is not None
@@ -200,7 +205,7 @@ def _reference(task: Task, settings: TrainingSettings, shape: BatchShape, run: R
             present
         ]
         if tokens:
-            width = min(values.shape[-1], found.shape[-1])  # what is beyond the longest text is padding
+            width = min(values.shape[-1], found.shape[-1])  # anything beyond the longest text is padding
             found[batch.rows[present], :, :width] = values[..., :width]
         else:
             found[batch.rows[present]] = values
@@ -211,6 +216,6 @@ def _reference(task: Task, settings: TrainingSettings, shape: BatchShape, run: R
 
 @functools.partial(jax.jit, static_argnames=("forward", "tokens"))
 def _measure(forward: Forward, trainable, frozen, rows: Rows, tokens: bool):
-    """Log-probabilities of tokens or of whole responses."""
+    """Return log-probabilities of tokens or of whole responses."""
     values = row_log_probabilities(forward, trainable, frozen, rows.tokens)
     return values if tokens else sums_and_counts(values, rows.response[:, :, 1:])[0]

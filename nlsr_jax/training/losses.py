@@ -1,8 +1,8 @@
-"""Objectives over batches: what a batch counts, and what it sums to.
+"""Objectives over batches, as sums of terms and the counts they are divided by.
 
-A loss is a sum of terms, each a sum over rows or tokens divided by how many of them the whole batch has. So a
-batch taken in several parts gives the gradient of the whole; KTO's z, which is no such sum, comes with the parts.
-Axis legend: B rows, T positions, P texts of a row.
+A loss is a sum of terms, each a sum over rows or tokens divided by their number in the whole batch. A batch taken
+in several parts therefore gives the gradient of the whole. KTO's z is not such a sum and is passed to each part.
+Axis legend: B rows, T positions, P texts per row.
 """
 
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from nlsr_jax.training import objectives
 from nlsr_jax.training.settings import TrainingSettings
 
 TEXTS = {"sft": 1, "dpo": 2, "orpo": 2, "kto": 2, "simpo": 2}
-"""Texts of a row: the response; chosen and rejected; or (KTO) the response and a mismatched one."""
+"""Texts per row: the response; chosen and rejected; or (KTO) the response and a mismatched one."""
 REFERENCE = {"dpo", "kto"}
 """Objectives that need the reference policy's log-probabilities."""
 
@@ -25,11 +25,11 @@ class Rows(NamedTuple):
     Attributes:
       tokens: ``[B, P, T]`` int32.
       response: ``[B, P, T]`` bool.
-      lengths: ``[B, P]`` int32; 0 for rows that only fill up a batch.
-      reference: ``[B, P]`` float32 sums of the reference policy's log-probabilities; zeros where none is needed.
+      lengths: ``[B, P]`` int32; 0 for filler rows.
+      reference: ``[B, P]`` float32 sums of the reference policy's log-probabilities; zeros if not needed.
       desirable: ``[B]`` bool, for KTO.
-      kl: ``[B]`` float32, KTO's z of the batch that these rows are a part of, the same in every row; None where
-        the rows are the whole batch.
+      kl: ``[B]`` float32, KTO's z of the whole batch, equal in all rows; None if the rows are the whole
+        batch.
     """
 
     tokens: Any
@@ -41,7 +41,7 @@ class Rows(NamedTuple):
 
 
 def counts(rows: Rows, settings: TrainingSettings) -> tuple[jax.Array, ...]:
-    """Return what each term of the loss is divided by: numbers of rows or of tokens."""
+    """Return the divisor of each term of the loss: a number of rows or of tokens."""
     present = jnp.sum(rows.lengths[:, 0] > 0, dtype=jnp.float32)
     if settings.objective == "sft" and settings.loss == "token":
         return (jnp.sum(rows.response[:, 0, 1:], dtype=jnp.float32),)
@@ -51,14 +51,14 @@ def counts(rows: Rows, settings: TrainingSettings) -> tuple[jax.Array, ...]:
 
 
 def kto_distance(log_probabilities: jax.Array, rows: Rows) -> jax.Array:
-    """Return KTO's z: the mean of policy minus reference over the mismatched texts, at least 0, without gradient.
+    """Return KTO's z: mean of policy minus reference over the mismatched texts, at least 0, without gradient.
 
     Args:
-      log_probabilities: ``[B, T - 1]`` float32 of the rows' second texts.
+      log_probabilities: ``[B, T - 1]`` float32 of each row's second text.
       rows: the whole batch.
 
     Returns:
-      One float32 number.
+      A float32 scalar.
     """
     mismatched = objectives.sums_and_counts(log_probabilities, rows.response[:, 1, 1:])[0]
     present = rows.lengths[:, 0] > 0
@@ -69,10 +69,10 @@ def kto_distance(log_probabilities: jax.Array, rows: Rows) -> jax.Array:
 def sums(
     log_probabilities: jax.Array, rows: Rows, settings: TrainingSettings
 ) -> tuple[tuple[jax.Array, ...], dict]:
-    """Return the sum of each term over the rows, and sums of what is worth logging.
+    """Return the sum of each term over the rows, and sums for the log.
 
     Args:
-      log_probabilities: ``[B, P, T - 1]`` float32 of every token after the first.
+      log_probabilities: ``[B, P, T - 1]`` float32 of each token after the first.
       rows: the rows.
       settings: objective and its parameters.
 

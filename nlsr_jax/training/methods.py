@@ -1,4 +1,4 @@
-"""Ways of training that an objective alone does not say: other gradients, second texts, terms on the weights."""
+"""Training methods beyond a plain objective: other gradients, second texts, terms on the weights."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,12 +11,12 @@ from nlsr_jax.training.losses import REFERENCE, TEXTS, Rows, counts, sums
 from nlsr_jax.training.settings import TrainingSettings
 
 Gradient = Callable[..., tuple[tuple[jax.Array, dict[str, jax.Array]], Any]]
-"""``gradient(trainable, frozen, rows, weights, step) → ((loss, logged sums), gradient)``; ``weights`` are one over
-the ``counts`` of the whole batch, of which ``rows`` may be a part."""
+"""``gradient(trainable, frozen, rows, weights, step) → ((loss, logged sums), gradient)``; ``weights`` are the
+reciprocals of the ``counts`` of the whole batch, of which ``rows`` may be a part."""
 
 
 def text_rows(rows: Rows, text: int) -> Rows:
-    """Return the rows with one of their texts alone."""
+    """Return the rows with only one of their texts."""
     part = slice(text, text + 1)
     return rows._replace(
         tokens=rows.tokens[:, part],
@@ -26,13 +26,13 @@ def text_rows(rows: Rows, text: int) -> Rows:
     )
 
 
-def mean_loss(forward, settings: TrainingSettings, **forwarded) -> Callable:
-    """Return ``loss(trainable, frozen, rows, weights) → (loss, logged)`` of an objective.
+def mean_loss(forward: Callable, settings: TrainingSettings, **forwarded: Any) -> Callable:
+    """Return ``loss(trainable, frozen, rows, weights) → (loss, logged)`` for an objective.
 
     Args:
       forward: the forward pass.
       settings: the objective.
-      **forwarded: for the forward pass.
+      **forwarded: passed on to the forward pass.
     """
 
     def loss(trainable, frozen, rows: Rows, weights):
@@ -46,13 +46,13 @@ def mean_loss(forward, settings: TrainingSettings, **forwarded) -> Callable:
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """The gradient of the objective and the optimiser as they are; what other methods override.
+    """The plain method: the objective's gradient and the unchanged optimiser. Subclasses override parts of it.
 
     Attributes:
-      texts: texts of a row.
-      reference: ``None``, ``"sums"`` or ``"tokens"``: which log-probabilities of the policy that training starts
-        from are in ``Rows.reference``, ``[B, P]`` or ``[B, P, T - 1]``.
-      whole_batch: the gradient is not a sum over parts of a batch.
+      texts: number of texts per row.
+      reference: ``None``, ``"sums"`` or ``"tokens"``: the shape of the reference policy's log-probabilities
+        in ``Rows.reference``, ``[B, P]`` or ``[B, P, T - 1]``.
+      whole_batch: whether the gradient needs the whole batch because it is not a sum over its parts.
     """
 
     texts: ClassVar[int] = 1
@@ -60,29 +60,29 @@ class Method:
     whole_batch: ClassVar[bool] = False
 
     def counts(self, rows: Rows, settings: TrainingSettings) -> tuple[jax.Array, ...]:
-        """Return what each term of the loss is divided by."""
+        """Return the divisor of each term of the loss."""
         return counts(rows, settings)
 
-    def gradient(self, forward, settings: TrainingSettings) -> Gradient:
+    def gradient(self, forward: Callable, settings: TrainingSettings) -> Gradient:
         """Return the gradient function."""
         value_and_grad = jax.value_and_grad(mean_loss(forward, settings), has_aux=True)
         return lambda trainable, frozen, rows, weights, step: value_and_grad(trainable, frozen, rows, weights)
 
     def optimizer(self, optimizer: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
-        """Return the optimiser of a run of ``steps`` steps."""
+        """Return the optimiser for a run of ``steps`` steps."""
         return optimizer
 
 
 @dataclasses.dataclass(frozen=True)
 class Pairs(Method):
-    """Rows of two texts."""
+    """Rows with two texts."""
 
     texts: ClassVar[int] = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class TextPairs(Pairs):
-    """Rows of two texts, each of which the objective is a loss of by itself."""
+    """Rows with two texts, each with its own loss."""
 
     def counts(self, rows: Rows, settings: TrainingSettings) -> tuple[jax.Array, ...]:
         """Return the counts of both texts."""
@@ -91,13 +91,13 @@ class TextPairs(Pairs):
 
 @dataclasses.dataclass(frozen=True)
 class ReferencedPairs(Pairs):
-    """Rows of two texts beside a reference policy."""
+    """Rows with two texts, compared with a reference policy."""
 
     reference: ClassVar[str | None] = "sums"
 
 
 def objective_method(settings: TrainingSettings) -> Method:
-    """Return the method of the settings' objective."""
+    """Return the method for the settings' objective."""
     if settings.objective in REFERENCE:
         return ReferencedPairs()
     return Pairs() if TEXTS[settings.objective] == 2 else Method()

@@ -1,6 +1,6 @@
 """The five alignment objectives as pure functions of log-probabilities.
 
-Conventions as TRL's: DPO and KTO take sums over the response's tokens (its end token included), ORPO and
+Conventions as in TRL: DPO and KTO take sums over the response's tokens (its end token included), ORPO and
 SimPO take means. Axis legend: B rows, T positions.
 """
 
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 _NEAR_ZERO = -0.6931471805599453
 _CERTAIN = -(2.0**-23)
-"""The log-probability nearest to certain that float32 tells from it, whose odds are still finite."""
+"""The largest float32 log-probability below 0, whose odds are still finite."""
 
 
 def log1mexp(x: jax.Array) -> jax.Array:
@@ -18,7 +18,7 @@ def log1mexp(x: jax.Array) -> jax.Array:
     Source: Mächler, Accurately computing log(1 − exp(−|a|)), 2012.
     """
     near = x > _NEAR_ZERO
-    # Both branches see harmless values where they are not taken, so that no gradient is NaN.
+    # Each branch gets harmless values where it is not selected, so that no gradient is NaN.
     return jnp.where(
         near, jnp.log(-jnp.expm1(jnp.where(near, x, -1.0))), jnp.log1p(-jnp.exp(jnp.where(near, -1.0, x)))
     )
@@ -43,7 +43,14 @@ def means(log_probabilities: jax.Array, mask: jax.Array) -> jax.Array:
     return total / jnp.maximum(count, 1.0)
 
 
-def dpo_loss(chosen, rejected, reference_chosen, reference_rejected, *, beta: float = 0.1) -> jax.Array:
+def dpo_loss(
+    chosen: jax.Array,
+    rejected: jax.Array,
+    reference_chosen: jax.Array,
+    reference_rejected: jax.Array,
+    *,
+    beta: float = 0.1,
+) -> jax.Array:
     """Direct preference optimisation: ``−log σ(β [(ℓ_c − ℓ_r) − (ℓ_c^ref − ℓ_r^ref)])``.
 
     Args:
@@ -57,7 +64,7 @@ def dpo_loss(chosen, rejected, reference_chosen, reference_rejected, *, beta: fl
     return -jax.nn.log_sigmoid(beta * ((chosen - rejected) - (reference_chosen - reference_rejected)))
 
 
-def odds_ratio_loss(chosen, rejected, *, beta: float = 0.1) -> jax.Array:
+def odds_ratio_loss(chosen: jax.Array, rejected: jax.Array, *, beta: float = 0.1) -> jax.Array:
     """The odds-ratio term of ORPO: ``−β log σ(log odds_c − log odds_r)``.
 
     Args:
@@ -74,10 +81,10 @@ def odds_ratio_loss(chosen, rejected, *, beta: float = 0.1) -> jax.Array:
 
 
 def kto_loss(
-    policy,
-    reference,
-    desirable,
-    kl,
+    policy: jax.Array,
+    reference: jax.Array,
+    desirable: jax.Array,
+    kl: jax.Array,
     *,
     beta: float = 0.1,
     desirable_weight: float = 1.0,
@@ -101,7 +108,7 @@ def kto_loss(
     return jnp.where(desirable, good, bad)
 
 
-def simpo_loss(chosen, rejected, *, beta: float = 2.0, gamma: float = 1.0) -> jax.Array:
+def simpo_loss(chosen: jax.Array, rejected: jax.Array, *, beta: float = 2.0, gamma: float = 1.0) -> jax.Array:
     """SimPO: ``−log σ(β (ℓ̄_c − ℓ̄_r) − γ)``, without a reference policy.
 
     Args:

@@ -16,12 +16,12 @@ def learning_rate(settings: TrainingSettings, steps: int) -> optax.Schedule:
     }[settings.schedule]
     if not warmup:
         return after
-    # The first step learns already: a rate of zero would waste it.
+    # The warm-up starts above zero, because a zero rate would waste the first step.
     rise = optax.linear_schedule(settings.learning_rate / warmup, settings.learning_rate, max(warmup - 1, 1))
     return optax.join_schedules([rise, after], [warmup])
 
 
 def make_optimizer(settings: TrainingSettings, steps: int) -> optax.GradientTransformation:
-    """Return AdamW (β₁ 0.9, β₂ 0.999) behind a limit on the gradient's global norm."""
+    """Return AdamW (β₁ 0.9, β₂ 0.999) after clipping the gradient's global norm."""
     adamw = optax.adamw(learning_rate(settings, steps), weight_decay=settings.weight_decay)
     return optax.chain(optax.clip_by_global_norm(settings.clip), adamw) if settings.clip else adamw

@@ -1,8 +1,8 @@
-"""From the folder of a training run to its output, such that a kill at any moment loses nothing.
+"""Turn the folder of a training run into its output, so that a kill at any moment loses nothing.
 
-A run keeps its state in ``NAME.training`` beside its output ``NAME``. The output is written inside that folder
-first. Then ``run.json`` becomes ``finished.json``, the output is renamed to its place, and the folder is removed,
-``finished.json`` last. Nothing is touched in a folder of that name which is not a run's, or holds other files too.
+A run keeps its state in ``NAME.training`` beside its output ``NAME``. The output is first written inside that
+folder. Then ``run.json`` is renamed to ``finished.json``, the output is moved to its place, and the folder is
+removed, ``finished.json`` last. A folder of that name is left alone if it is not a run's or has other files.
 """
 
 import contextlib
@@ -30,11 +30,11 @@ _STATE = re.compile(
     r"pretraining|base|first|"
     r"\.(run|objectives|metrics|rows|reference)\.\w+\.partial|\.(output|base|first)\.[a-z0-9_]{8}\.partial"
 )
-"""What lies in the folder of a run: of a single training, or of a study with its base and its first case."""
+"""Files in the folder of a run: of a single training, or of a study with its base and its first case."""
 _IDENTITIES = ({"settings", "rows"}, {"plan", "config"})
-"""What says which training, or which study, a folder is of."""
+"""Files that identify the training or study of a folder."""
 _CHECKPOINTS, _CHECKPOINT = "checkpoints", re.compile(r"\d+(\..+)?")
-"""Where Orbax keeps its checkpoints, and how it names them, finished or not."""
+"""Where Orbax keeps its checkpoints, and how it names complete and incomplete ones."""
 
 
 @contextlib.contextmanager
@@ -45,19 +45,19 @@ def training_folder(
     inputs: Inputs | None = None,
     foreign: Foreign = foreign_folder,
 ) -> Iterator[pathlib.Path]:
-    """Yield the run folder of an output, held by this process alone.
+    """Yield the run folder of an output, locked by this process.
 
-    What a run left that was killed after its output was complete is cleared away first. A folder that is still
-    empty at the end is removed.
+    If an earlier run was killed after its output was complete, its remains are removed first. A folder that is
+    still empty at the end is removed.
 
     Args:
       output: the output folder.
-      overwrite: allow an output that exists.
-      inputs, foreign: see ``check_free``; the run folder may not overlap with inputs either.
+      overwrite: allow an existing output.
+      inputs, foreign: see ``check_free``; the run folder must not overlap with inputs either.
 
     Raises:
-      InputError: see ``check_free``; the run folder is something else's, or another process is training there; or
-        the block was interrupted from the keyboard.
+      InputError: as in ``check_free``; if the run folder is not a run's, or another process is training there; or
+        if the user interrupts the block.
     """
     output = _normal(output)
     work = output.with_name(output.name + SUFFIX)
@@ -79,7 +79,7 @@ def training_folder(
         try:
             yield work
         except KeyboardInterrupt as error:
-            advice = "; start the same command again to go on from its checkpoint" if any(work.iterdir()) else ""
+            advice = "; run the same command again to resume from its checkpoint" if any(work.iterdir()) else ""
             raise InputError(f"interrupted{advice}") from error
 
 
@@ -92,16 +92,16 @@ def published(
     inputs: Inputs | None = None,
     foreign: Foreign = foreign_folder,
 ) -> Iterator[pathlib.Path]:
-    """Yield a folder that becomes the output when the block ends without an error; the run folder is then removed.
+    """Yield a folder that becomes the output if the block succeeds; the run folder is then removed.
 
     Args:
       work: the run folder, as ``training_folder`` yields it.
       output: the output folder.
-      overwrite: replace an output that exists; it stays in place until the new one is whole.
+      overwrite: replace an existing output, which stays in place until the new one is complete.
       inputs, foreign: see ``check_free``.
 
     Raises:
-      InputError: see ``check_free``, or the output cannot be written.
+      InputError: as in ``check_free``, or if the output cannot be written.
     """
     output = check_free(_normal(output), overwrite, inputs=inputs, foreign=foreign)
     with whole_directory(work / _OUTPUT, overwrite=True, foreign=nothing_foreign) as folder:
@@ -118,11 +118,11 @@ def published(
 
 
 def write_run(work: pathlib.Path, folder: pathlib.Path) -> None:
-    """Write into an output what its run logged and, with the digests of the output's other files, what the run is.
+    """Write the run's log into an output, and its identity with the digests of the output's other files.
 
     Args:
       work: the run folder.
-      folder: the output, but for these two files.
+      folder: the output, complete except for these two files.
     """
     run = json.loads((work / RUN).read_text(encoding="utf-8"))
     record = {**run, "outputs": digest_folder(folder)}
@@ -141,7 +141,7 @@ def _normal(output) -> pathlib.Path:
 
 @contextlib.contextmanager
 def _held(work: pathlib.Path) -> Iterator[None]:
-    """Hold a lock on a folder; it ends with the process, however that ends."""
+    """Hold a lock on a folder; the lock ends with the process, however it dies."""
     handle = os.open(work, os.O_RDONLY)
     try:
         try:
@@ -151,17 +151,17 @@ def _held(work: pathlib.Path) -> Iterator[None]:
                 f"{work}: another process is training here; wait for it or name another output"
             ) from None
         except OSError:
-            pass  # a file system without locks
+            pass  # the file system does not support locks
         yield
     finally:
         os.close(handle)
 
 
 def _check_state(work: pathlib.Path) -> None:
-    """Refuse a folder that holds more than the state of a run.
+    """Refuse a folder with anything but the state of a run.
 
     Raises:
-      InputError: naming what else it holds.
+      InputError: if there are other files; the message names one.
     """
     names = sorted(path.name for path in work.iterdir()) if work.exists() else []
     others = [name for name in names if not _STATE.fullmatch(name) or (work / name).is_symlink()]
@@ -169,18 +169,18 @@ def _check_state(work: pathlib.Path) -> None:
     begun = [name for name in names if name not in (RUN, _FINISHED) and not re.fullmatch(r"\..+\.partial", name)]
     if not any(_is_identity(work / name) for name in (RUN, _FINISHED)) and (others or begun):
         raise InputError(
-            f"{work}: holds {(others or begun)[0]} and is not the folder of a training run; remove it or name "
+            f"{work}: contains {(others or begun)[0]} and is not the folder of a training run; remove it or name "
             "another output"
         )
     if others:
         raise InputError(
-            f"{work}: holds {others[0]}, which the training run there has not written; move it or name another "
+            f"{work}: contains {others[0]}, which is not part of the training run there; move it or name another "
             "output"
         )
 
 
 def _kept_by_hand(work: pathlib.Path) -> list[str]:
-    """Return what lies beside the checkpoints of a run that Orbax has not put there, such as a copy of one."""
+    """Return entries beside a run's checkpoints that Orbax did not write, such as a copy of one."""
     folder = work / _CHECKPOINTS
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     return [name for name in names if not _CHECKPOINT.fullmatch(name)]
@@ -194,7 +194,7 @@ def _is_identity(file: pathlib.Path) -> bool:
 
 
 def _recover(work: pathlib.Path, output: pathlib.Path) -> None:
-    """Bring a run that was killed while it published its output back to before or after that."""
+    """Roll a run that was killed during publication back or forward."""
     if (work / _OLD).is_dir() and not output.exists():
         (work / _OLD).rename(output)
     if not (work / _FINISHED).exists():
@@ -207,7 +207,7 @@ def _recover(work: pathlib.Path, output: pathlib.Path) -> None:
 
 
 def _remove(work: pathlib.Path) -> None:
-    """Remove a finished run; what says that it is finished goes last, and what is not of the run stays."""
+    """Remove a finished run, its finish mark last; files that are not the run's are kept."""
     kept = [_CHECKPOINTS] if _kept_by_hand(work) else []
     for path in [path for path in work.iterdir() if _STATE.fullmatch(path.name) and path.name not in kept]:
         if path.is_dir() and not path.is_symlink():

@@ -1,4 +1,4 @@
-"""Examples and preferences as packed rows of the shape that an objective takes."""
+"""Encode examples and preferences as packed rows in the shape that an objective takes."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,6 +10,7 @@ from nlsr_jax.data.encoding import encode
 from nlsr_jax.data.examples import Example, Preference
 from nlsr_jax.errors import InputError
 from nlsr_jax.training.settings import TrainingSettings
+from nlsr_jax.types import Tokenizer
 
 UNDESIRABLE = "harmful"
 
@@ -19,8 +20,8 @@ class TrainingRows(NamedTuple):
 
     Attributes:
       packed: their tokens.
-      desirable: ``[n]`` bool for KTO, None elsewhere.
-      counts: what ``encode`` counted.
+      desirable: ``[n]`` bool for KTO, else None.
+      counts: the counts of ``encode``.
     """
 
     packed: Packed
@@ -30,7 +31,7 @@ class TrainingRows(NamedTuple):
 
 def training_rows(
     rows: Sequence[Example] | Sequence[Preference],
-    tokenizer,
+    tokenizer: Tokenizer,
     settings: TrainingSettings,
     *,
     special_tokens: bool,
@@ -39,19 +40,19 @@ def training_rows(
     """Encode rows for an objective.
 
     Args:
-      rows: examples for SFT and KTO (there, those of kind ``"harmful"`` are undesirable), preferences for DPO,
+      rows: examples for SFT and KTO (for KTO, those of kind ``"harmful"`` are undesirable), preferences for DPO,
         ORPO and SimPO.
       tokenizer: a transformers tokenizer.
       settings: objective and longest text.
       special_tokens, vocabulary: see ``encode``.
 
     Returns:
-      ``TrainingRows``. For KTO the second text of a row is its prompt with the next row's response: the
+      ``TrainingRows``. For KTO, the second text of a row is its prompt with the next row's response: the
       mismatched pairs from which the distance to the reference policy is estimated. They are the same in every
-      epoch, so that their reference log-probabilities too are computed once.
+      epoch, so their reference log-probabilities are computed only once.
 
     Raises:
-      InputError: rows of the wrong kind, or none that fits.
+      InputError: if rows are of the wrong kind, or none fits.
     """
     wanted = Example if settings.objective in ("sft", "kto") else Preference
     wrong = [row for row in rows if not isinstance(row, wanted)]
@@ -74,24 +75,24 @@ def training_rows(
 def paired_rows(
     rows: Sequence[Example],
     companions: Sequence[Example],
-    tokenizer,
+    tokenizer: Tokenizer,
     settings: TrainingSettings,
     *,
     special_tokens: bool,
     vocabulary: int | None = None,
 ) -> TrainingRows:
-    """Encode rows of two texts with different prompts: a row's own, and a companion's.
+    """Encode rows with two texts of different prompts: a row's own, and a companion's.
 
     Args:
       rows: the first texts.
-      companions: the second texts, taken in turn and from the beginning again where there are fewer.
+      companions: the second texts, in order, repeated if there are fewer.
       tokenizer, settings, special_tokens, vocabulary: as for ``training_rows``.
 
     Returns:
-      ``TrainingRows``; the counts are of both together.
+      ``TrainingRows``; the counts include both.
 
     Raises:
-      InputError: rows of the wrong kind, or none that fits.
+      InputError: if rows are of the wrong kind, or none fits.
     """
     if not all(isinstance(row, Example) for row in (*rows, *companions)):
         raise InputError("rows and companions must be Example rows")
@@ -108,10 +109,10 @@ def paired_rows(
 
 
 def mismatched(rows: Sequence[Example]) -> list[Preference]:
-    """Pair every prompt with its own response and with the next row's.
+    """Pair each prompt with its own response and with the next row's.
 
     Raises:
-      InputError: fewer than two rows.
+      InputError: if there are fewer than two rows.
     """
     if len(rows) < 2:
         raise InputError("KTO needs at least two rows: each is paired with another row's response")

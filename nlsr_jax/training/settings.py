@@ -13,28 +13,28 @@ _BETA = {"sft": 0.0, "dpo": 0.1, "orpo": 0.1, "kto": 0.1, "simpo": 2.0}
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSettings:
-    """How to train.
+    """Hyperparameters and options of a training run.
 
     Attributes:
       objective: one of ``OBJECTIVES``.
-      learning_rate: highest learning rate.
-      epochs: how many times to go through the rows.
-      batch_size: rows of one optimiser step.
-      accumulate: how many parts a batch is taken in; the gradient stays that of the whole batch. KTO, whose z is
-        a mean over the whole batch, takes one more forward pass over the parts for it.
-      warmup: steps of linear warm-up: a share below 1, or a number of steps.
+      learning_rate: peak learning rate.
+      epochs: number of passes through the rows.
+      batch_size: rows per optimiser step.
+      accumulate: number of parts a batch is split into; the gradient is still that of the whole batch. KTO, whose
+        z is a mean over the whole batch, needs one more forward pass over the parts.
+      warmup: linear warm-up: a share of all steps if below 1, else a number of steps.
       schedule: ``"cosine"`` to zero, ``"linear"`` to zero or ``"constant"`` after the warm-up.
-      weight_decay: AdamW's.
-      clip: largest global norm of the gradient; 0 for no limit.
+      weight_decay: AdamW's weight decay.
+      clip: maximum global norm of the gradient; 0 to disable clipping.
       beta: β of the preference objective; None for its default (0.1, SimPO 2).
       gamma: SimPO's target margin.
-      loss: SFT's mean: ``"token"`` over all response tokens of a batch, ``"sequence"`` over rows of each
-        row's own mean. The token mean lets long responses outweigh one-word labels.
+      loss: mean of the SFT loss: ``"token"`` over all response tokens of a batch, ``"sequence"`` over the
+        per-row means. With the token mean, long responses outweigh one-word labels.
       max_length: longest text in tokens.
-      one_length: pad every batch alike, so that there is one compiled step.
-      remat: keep no activations of a layer for the backward pass.
-      compute_dtype: number type of the forward and backward pass; adapter and optimiser stay float32.
-      save_every: steps between checkpoints; 0 for the end alone.
+      one_length: pad all batches to one length, so that there is one compiled step.
+      remat: recompute a layer's activations in the backward pass instead of storing them.
+      compute_dtype: dtype of the forward and backward pass; adapter and optimiser stay float32.
+      save_every: steps between checkpoints; 0 to save only at the end.
     """
 
     objective: str = "sft"
@@ -57,7 +57,7 @@ class TrainingSettings:
 
     @property
     def preference_beta(self) -> float:
-        """β as it is used."""
+        """The effective β."""
         return _BETA[self.objective] if self.beta is None else self.beta
 
 
@@ -68,7 +68,7 @@ class LoraSettings:
     Attributes:
       rank: r.
       alpha: ``lora_alpha``; the scaling is ``alpha / rank``.
-      modules: which projections; a fused one is adapted where one of its parts is named, or itself.
+      modules: target projections; a fused one is adapted where one of its parts is named, or itself.
     """
 
     rank: int = 128
@@ -77,7 +77,7 @@ class LoraSettings:
 
 
 def check_training(settings: TrainingSettings) -> None:
-    """Raise InputError, naming the field, unless settings can be used."""
+    """Raise InputError, naming the field, if settings are invalid."""
     choices = {
         "objective": OBJECTIVES,
         "schedule": ("cosine", "linear", "constant"),
@@ -102,12 +102,12 @@ def check_training(settings: TrainingSettings) -> None:
         raise InputError(f"beta is {settings.beta}; expected a number above 0")
     if settings.batch_size % settings.accumulate:
         raise InputError(
-            f"batch_size {settings.batch_size} cannot be taken in {settings.accumulate} equal parts (accumulate)"
+            f"batch_size {settings.batch_size} cannot be split into {settings.accumulate} equal parts (accumulate)"
         )
 
 
 def check_lora(settings: LoraSettings) -> None:
-    """Raise InputError, naming the field, unless an adapter can be made of settings."""
+    """Raise InputError, naming the field, if adapter settings are invalid."""
     known = (*MODULES, *FUSED)
     unknown = [module for module in settings.modules if module not in known]
     if unknown or not settings.modules:

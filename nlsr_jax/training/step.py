@@ -1,7 +1,8 @@
-"""One optimiser step: the gradient of a whole batch, taken in one or several parts."""
+"""One optimiser step: the gradient of a whole batch, computed in one or several parts."""
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -15,13 +16,14 @@ from nlsr_jax.models.token_log_probabilities import layer_log_probabilities, tok
 from nlsr_jax.training.losses import Rows, kto_distance
 from nlsr_jax.training.methods import Method, objective_method
 from nlsr_jax.training.settings import TrainingSettings
+from nlsr_jax.types import Params
 
 
 class TrainState(NamedTuple):
-    """What training changes.
+    """The state that training updates.
 
     Attributes:
-      step: int32 number of optimiser steps done.
+      step: int32 number of optimiser steps so far.
       trainable: float32 adapter factors, or the parameters of a whole model.
       optimizer: state of the optimiser.
     """
@@ -32,12 +34,12 @@ class TrainState(NamedTuple):
 
 
 class Representations(NamedTuple):
-    """What a forward pass makes on its way.
+    """Intermediate results of a forward pass.
 
     Attributes:
       log_probabilities: ``[H, B, T - 1]`` float32 of the tokens, from the embedding and every layer's output
-        through the last norm and the head; the last is the model's own.
-      feed_forward: ``[L, B, T, D]``, outputs of the feed-forward parts.
+        through the final norm and the head; the last are the model's own.
+      feed_forward: ``[L, B, T, D]``, outputs of the feed-forward blocks.
     """
 
     log_probabilities: jax.Array
@@ -47,27 +49,27 @@ class Representations(NamedTuple):
 class Forward(Protocol):
     """A forward pass ``forward(trainable, frozen, tokens [B, T])``: log-probabilities ``[B, T - 1]`` float32.
 
-    Two that are equal compute the same.
+    Two that compare equal compute the same.
     """
 
     def __hash__(self) -> int: ...
 
-    def __call__(self, trainable, frozen, tokens: jax.Array, probes=None) -> jax.Array:
-        """Run it; ``probes [L, B, T, D]`` are added to the outputs of attention."""
+    def __call__(self, trainable: Any, frozen: Params, tokens: jax.Array, probes: Any = None) -> jax.Array:
+        """Run the forward pass; ``probes [L, B, T, D]`` are added to the outputs of attention."""
         ...
 
     def probes(self, tokens: jax.Array) -> jax.Array:
-        """Return the probes that change nothing."""
+        """Return probes of zeros, which change nothing."""
         ...
 
-    def representations(self, trainable, frozen, tokens: jax.Array) -> Representations:
-        """Run it and return what it makes on its way."""
+    def representations(self, trainable: Any, frozen: Params, tokens: jax.Array) -> Representations:
+        """Run the forward pass and return its intermediate results."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class _ModelForward:
-    """The forward pass in which the whole model is trainable."""
+    """The forward pass with the whole model trainable."""
 
     model: Llama
     dtype: Any
@@ -90,7 +92,7 @@ class _ModelForward:
 
 @dataclasses.dataclass(frozen=True)
 class _AdapterForward(_ModelForward):
-    """The forward pass whose only trainable part is an adapter's factors; ``structure`` is the adapter's."""
+    """The forward pass with only an adapter's factors trainable; ``structure`` is that adapter."""
 
     structure: Any
 
@@ -100,24 +102,24 @@ class _AdapterForward(_ModelForward):
         return frozen, jax.tree.map(lambda leaf: leaf.astype(self.dtype), lora)
 
 
-def adapter_forward(model: Llama, adapter: Adapter, dtype=jnp.float32) -> Forward:
-    """Return the forward pass whose only trainable part is an adapter's factors; ``frozen`` is the base.
+def adapter_forward(model: Llama, adapter: Adapter, dtype: Any = jnp.float32) -> Forward:
+    """Return the forward pass with only an adapter's factors trainable; ``frozen`` is the base.
 
     Args:
       model: a Llama.
-      adapter: its scaling and layers; the factors are given at every call.
-      dtype: number type that the factors are used in.
+      adapter: gives scaling and layers; the factors are passed to every call.
+      dtype: dtype in which the factors are used.
     """
     return _AdapterForward(model, jnp.dtype(dtype), jax.tree.structure(adapter))
 
 
-def model_forward(model: Llama, dtype=jnp.float32) -> Forward:
-    """Return the forward pass in which the whole model is trainable."""
+def model_forward(model: Llama, dtype: Any = jnp.float32) -> Forward:
+    """Return the forward pass with the whole model trainable."""
     return _ModelForward(model, jnp.dtype(dtype))
 
 
-def row_log_probabilities(forward: Forward, trainable, frozen, tokens: jax.Array) -> jax.Array:
-    """Return log-probabilities ``[B, P, T - 1]`` of the texts of rows, ``tokens [B, P, T]``."""
+def row_log_probabilities(forward: Forward, trainable: Any, frozen: Params, tokens: jax.Array) -> jax.Array:
+    """Return log-probabilities ``[B, P, T - 1]`` of all texts, ``tokens [B, P, T]``."""
     flat = forward(trainable, frozen, tokens.reshape(-1, tokens.shape[-1]))
     return flat.reshape(*tokens.shape[:2], -1)
 
@@ -127,18 +129,18 @@ def make_step(
     optimizer: optax.GradientTransformation,
     settings: TrainingSettings,
     method: Method | None = None,
-):
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """Return the compiled ``step(state, frozen, rows) → (state, metrics)``.
 
     Args:
       forward: the forward pass.
       optimizer: from ``make_optimizer``.
-      settings: objective and how many parts a batch is taken in.
-      method: where the gradient comes from, if not from the objective alone.
+      settings: objective and number of parts of a batch.
+      method: source of the gradient; None for the objective alone.
 
     Returns:
       A function that donates the state's memory. Its metrics are scalars: ``loss``, ``gradient_norm`` and
-      means over rows of what the objective logs.
+      row means of what the objective logs.
     """
     method = method or objective_method(settings)
     gradient = method.gradient(forward, settings)
@@ -164,12 +166,12 @@ def make_step(
 
 
 def _parts(rows, parts: int):
-    """Return a batch as equal parts ``[parts, B / parts, ...]``."""
+    """Split a batch into equal parts ``[parts, B / parts, ...]``."""
     return jax.tree.map(lambda leaf: leaf.reshape(parts, -1, *leaf.shape[1:]), rows)
 
 
 def _with_distance(forward: Forward, trainable, frozen, rows: Rows, parts: int) -> Rows:
-    """Return rows that know KTO's z of the whole batch, from one more forward pass over its parts."""
+    """Return rows with KTO's z of the whole batch, computed in one more forward pass over its parts."""
 
     def measure(tokens):
         return row_log_probabilities(forward, trainable, frozen, tokens)

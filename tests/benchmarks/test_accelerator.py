@@ -34,5 +34,5 @@ def test_operations_are_those_of_the_shapes():
 def test_devices_have_their_peaks():
     assert peak("NVIDIA H200", None, None) == Peak(989e12, 4.8e12)
     assert peak("NVIDIA H100 80GB HBM3", 500, None) == Peak(500e12, 3.35e12)
-    with pytest.raises(ValueError, match="cpu is not known: give its bfloat16 --tflops"):
+    with pytest.raises(ValueError, match="unknown device cpu: give its bfloat16 --tflops"):
         peak("cpu", None, 1.0)

@@ -25,7 +25,7 @@ def test_the_last_line_of_a_name_counts(tmp_path):
 def test_the_table_takes_its_place_between_the_marks():
     text = "before\n<!-- benchmarks -->\nold\n<!-- end of benchmarks -->\nafter\n"
     assert replace(text, "new\n") == text.replace("old", "new")
-    with pytest.raises(ValueError, match="are not there"):
+    with pytest.raises(ValueError, match="are missing"):
         replace("no marks", "new\n")
 
 

@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from nlsr_jax.calibration import automatic
-from nlsr_jax.calibration.automatic import AIM, HEADROOM, Trial, _halves, choose_settings, relative_change
+from nlsr_jax.calibration.automatic import _halves, choose_settings, relative_change
 from nlsr_jax.calibration.capture import collect_loss, collect_loss_gradient
+from nlsr_jax.calibration.climbing import Trial, climb
 from nlsr_jax.calibration.openings import collect_divergence, collect_openings, find_openings
-from nlsr_jax.calibration.search import climb
+from nlsr_jax.calibration.search import SearchSettings
 from nlsr_jax.configs.tiny import SHIPPED
 from nlsr_jax.data.examples import Example
 from nlsr_jax.errors import InputError
@@ -24,6 +24,7 @@ from nlsr_jax.study.repairs import calibration_batches
 from nlsr_jax.study.toy import ToyWorld
 from tests.e2e.command import run
 
+PLAIN = SearchSettings()
 FEW = {
     "aim": 0.9,
     "betas": (4.0, 8.0, 16.0, 32.0, 64.0, 128.0),
@@ -44,9 +45,9 @@ def study():
 
 def choose(study, finetuned="finetuned_sst2", **options):
     base, adapters, batches = study
-    given = {**FEW, **options}
+    settings = SearchSettings(**{**FEW, **options})
     return choose_settings(
-        base.model, base.params, adapters[finetuned], adapters["dpo"], adapters["sft"], batches, **given
+        base.model, base.params, adapters[finetuned], adapters["dpo"], adapters["sft"], batches, settings=settings
     )
 
 
@@ -170,7 +171,7 @@ def test_it_reaches_the_aim_by_the_least_amplification_and_divergence(study):
     assert [candidate.share for candidate in found.candidates] == [3e-4, 3e-3]
     for candidate in found.candidates:
         tried = [trial for trial in found.trials if trial.share == candidate.share]
-        assert max(trial.probability for trial in tried) ** HEADROOM >= found.target
+        assert max(trial.probability for trial in tried) ** PLAIN.headroom >= found.target
         assert candidate[:3] == min((t for t in tried if t.probability >= found.target), key=lambda t: t.beta)
         below = [trial.beta for trial in tried if trial.beta < candidate.beta]
         assert not below or candidate.beta < 1.1 * max(below)
@@ -179,14 +180,13 @@ def test_it_reaches_the_aim_by_the_least_amplification_and_divergence(study):
     assert choose(study) == found
 
 
-def test_fewer_entries_are_tried_where_the_others_disturb_or_do_not_suffice(study, monkeypatch):
+def test_fewer_entries_are_tried_where_the_others_disturb_or_do_not_suffice(study):
     some = {"shares": (3e-4, 3e-3), "fewer": (1e-4,)}
     calm = choose(study, **some)
     assert {trial.share for trial in calm.trials} == {0.0, 3e-4, 3e-3}
     short = choose(study, **some, aim=0.9999)
     assert {trial.share for trial in short.trials} == {0.0, 1e-4, 3e-4, 3e-3}
-    monkeypatch.setattr(automatic, "DISTURBED", 0.0)
-    disturbed = choose(study, **some)
+    disturbed = choose(study, **some, disturbed=0.0)
     assert {trial.share for trial in disturbed.trials} == {0.0, 1e-4, 3e-4, 3e-3}
     assert len(set(disturbed.trials)) == len(disturbed.trials), "nothing is measured twice"
     assert disturbed.candidates[-2:] == calm.candidates
@@ -248,7 +248,7 @@ def test_what_cannot_be_reached_is_said_and_a_target_with_headroom_is_taken(stud
     assert not found.met
     assert found.aimed == 0.9999
     furthest = max(trial.probability for trial in found.trials if trial.beta in FEW["betas"])
-    assert found.target == pytest.approx(furthest**HEADROOM, rel=1e-6)
+    assert found.target == pytest.approx(furthest**PLAIN.headroom, rel=1e-6)
     assert found.target <= found.chosen.probability < found.aimed
 
 
@@ -265,7 +265,7 @@ def test_an_aim_at_the_limit_of_all_shares_is_neared_with_the_one_that_comes_fur
     found = choose(study, **few, aim=0.999 * best.probability)
     assert not found.met
     assert found.chosen.share == best.share
-    assert found.target == pytest.approx(best.probability**HEADROOM, rel=1e-6)
+    assert found.target == pytest.approx(best.probability**PLAIN.headroom, rel=1e-6)
     assert found.chosen.beta <= best.beta
 
 
@@ -303,8 +303,8 @@ def test_a_share_is_below_one(study):
 
 def test_the_commands_aim_is_the_functions():
     printed = " ".join(run("realign", "--helpfull", check=False).stdout.split())
-    assert f"as safe ones do, 0 to 1. (default: '{AIM:g}')" in printed
-    assert f"able to come than its target. (default: '{HEADROOM:g}')" in printed
+    assert f"as safe ones do, 0 to 1. (default: '{PLAIN.aim:g}')" in printed
+    assert f"able to come than its target. (default: '{PLAIN.headroom:g}')" in printed
 
 
 @pytest.mark.parametrize("aim", [float("nan"), 0.0, 1.0, 1.2])

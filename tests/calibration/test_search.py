@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from nlsr_jax.calibration.search import TELLS, Aim, Search, Trial, doubts
+from nlsr_jax.calibration.climbing import Trial
+from nlsr_jax.calibration.search import TELLS, Aim, Search, SearchSettings, choose, doubts
 
 BETAS = (1.0, 4.0, 16.0, 64.0)
 
@@ -95,3 +96,47 @@ def test_rows_that_do_not_tell_the_adapters_apart_are_doubted(finetuned, aligned
     (found,) = doubts(finetuned, aligned, None, 0.04)
     assert "do not tell the aligned from the fine-tuned model" in found
     assert f"{aligned:.3g} and {finetuned:.3g}, expected 0.1 more" in found
+
+
+class Written:
+    """Measures that are written down; counts what was asked."""
+
+    def __init__(self, before=0.2, safe=0.6, top=0.99):
+        self.found, self.top, self.changed = (before, safe), top, []
+
+    def untouched(self):
+        return self.found
+
+    def probability(self, beta, share):
+        return self.top * min(1.0, beta * share / 0.01)
+
+    def divergence(self, beta, share):
+        return share * 10
+
+    def change(self, beta, share):
+        self.changed.append((beta, share))
+        return 0.5
+
+
+def test_a_choice_needs_measures_alone():
+    measures = Written(top=1.0)
+    found = choose(measures, SearchSettings(shares=(1e-3, 3e-3), fewer=(), more=()))
+    assert found.met
+    assert found.chosen[:2] == measures.changed[0]
+    assert found.change == 0.5
+    assert found.chosen.share == 1e-3  # of both the one that disturbs less
+    assert 0.98 <= found.chosen.probability < 1.05 * 0.98
+
+
+def test_a_choice_leaves_alone_what_is_safe_or_cannot_be_repaired():
+    safe = choose(Written(before=0.99), SearchSettings())
+    assert (safe.met, safe.chosen.share, len(safe.trials)) == (True, 0.0, 1)
+    lost = choose(Written(top=0.1), SearchSettings())
+    assert (lost.met, lost.chosen.share, lost.candidates) == (False, 0.0, ())
+    assert len(lost.trials) > 1
+
+
+def test_one_share_takes_the_place_of_all():
+    settings = SearchSettings(share=2e-3).tried()
+    assert (settings.shares, settings.fewer, settings.more) == ((2e-3,), (), ())
+    assert SearchSettings().tried() == SearchSettings()

@@ -7,6 +7,9 @@ import textwrap
 
 from tests.e2e.command import ROOT
 
+COMPILED = {"JAX_ENABLE_COMPILATION_CACHE": "true"}
+"""Environment of programs that realign: what other tests have compiled is not compiled again."""
+
 
 def start(tmp_path, body, *arguments, **options):
     """Start a program; ``body`` is that of ``main(arguments)``, which may have any number of arguments."""

@@ -9,7 +9,7 @@ import pytest
 from nlsr_jax.commands import console
 from nlsr_jax.commands.console import VERBS
 from tests.adapter_files import flags, save_family
-from tests.commands.programs import finish, start
+from tests.commands.programs import COMPILED, finish, start
 from tests.e2e.command import ROOT, error_line, python
 
 PROGRAMS = sorted({path.stem for path in (ROOT / "experiments").glob("*.py")} - {"__init__", "laboratory_flags"})
@@ -140,7 +140,7 @@ def test_users_may_have_files_with_our_names(theirs, way):
     given = [*flags(theirs.parent, "aligned", "finetuned"), "--method", "magnitude"]
     command = ["realign", *map(str, given), "--output", "out"] if way is not NLSR else ["plan", "--model=llama3_8b"]
     body = f"import subprocess\nsys.exit(subprocess.run([sys.executable, *{[*way, *command]!r}]).returncode)"
-    code, _, error = finish(start(theirs.parent, body, cwd=theirs))
+    code, _, error = finish(start(theirs.parent, body, cwd=theirs, env=COMPILED))
     assert code == 0, error
     assert "a file of the user" not in error
     assert (theirs / "out" / "report.html").exists() == (way is not NLSR)

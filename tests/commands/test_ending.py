@@ -95,7 +95,7 @@ def test_training_says_how_to_go_on(tmp_path):
     code, lines = told(start(tmp_path, body, tmp_path / "out"), signal.SIGTERM)
     assert (code, lines) == (
         143,
-        ["error: interrupted; start the same command again to go on from its checkpoint"],
+        ["error: interrupted; run the same command again to resume from its checkpoint"],
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from nlsr_jax.commands.streams import Stream
 from tests.adapter_files import flags, save_family
-from tests.commands.programs import finish, start
+from tests.commands.programs import COMPILED, finish, start
 from tests.e2e.command import ROOT
 
 PRINTS = """
@@ -124,7 +124,7 @@ def test_a_run_goes_on_when_its_progress_has_no_reader(tmp_path):
     program = tmp_path / "program"
     program.mkdir()
     shell = f'{{ "$@" ; echo $? > {tmp_path}/status ; }} 2>&1 >/dev/null | head -n 1'
-    process = start(program, body, before=["sh", "-c", shell, "sh"])
+    process = start(program, body, before=["sh", "-c", shell, "sh"], env=COMPILED)
     _, out, _ = finish(process)
     assert out.startswith("read adapters")
     assert (tmp_path / "status").read_text() == "0\n"

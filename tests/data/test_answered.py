@@ -172,7 +172,7 @@ def test_prompts_that_the_chat_template_has_rendered_are_not_rendered_again(tmp_
     options = {"tokenizer": tokenizer, "template": "chat"}
     for row in ({"prompt": text, "completion": "a"}, {"messages": [turn("user", text), GOOD]}):
         with pytest.raises(
-            InputError, match=r"line 1: template 'chat': a prompt begins with .* as the chat template"
+            InputError, match=r"line 1: template 'chat': a prompt begins with .* like the chat template"
         ):
             read(tmp_path, row, **options)
     for said in ("<div> is what?", "user of what?", "[1] is what?", "A chat about what?", "<s> what?"):
@@ -190,11 +190,11 @@ LOST = {
     "a system turn": ({"messages": [SYSTEM, USER, GOOD]}, r"has 2 turns .*\(system, user\).*--template chat"),
     "earlier turns": ({"messages": LONGER}, "line 1: has 4 turns before the answer"),
     "a system column": ({**PLAIN, "system": "s"}, "has 2 turns before the answer"),
-    "no answer": ({"messages": [USER]}, "'messages' ends with a turn of the user"),
+    "no answer": ({"messages": [USER]}, "'messages' ends with a user turn"),
     "no question": ({"messages": [GOOD]}, "an answer without a prompt"),
-    "two answers": ({"messages": [USER, GOOD, BAD]}, "an answer behind a turn of the assistant"),
+    "two answers": ({"messages": [USER, GOOD, BAD]}, "an answer after the assistant turn"),
     "no turns": ({"messages": []}, "'messages' is empty"),
-    "another history": ({"messages": [USER, GOOD], "history": [["h", "i"]]}, "'history' is not read beside"),
+    "another history": ({"messages": [USER, GOOD], "history": [["h", "i"]]}, "'history' is not supported beside"),
     "half a frame": ({"instruction": alpaca("q")[:-9], "output": "a"}, "begins like an Alpaca prompt"),
     "a tool": ({"messages": [USER, turn("tool", "x"), GOOD]}, "a turn 2 whose role is not system"),
     "a call": ({"messages": [USER, {**GOOD, "tool_calls": [1]}]}, "a turn 2 with tool_calls, which is not read"),
@@ -204,28 +204,28 @@ LOST = {
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}, {"type": "image"}]}, GOOD]},
         "a turn 1 that is not text",
     ),
-    "pictures beside": ({**PLAIN, "images": ["x.png"]}, "'images' is not empty, and only text is read"),
+    "pictures beside": ({**PLAIN, "images": ["x.png"]}, "'images' is not empty, but only text is read"),
     "tools beside": ({"messages": [USER, GOOD], "tools": '[{"name": "f"}]'}, "'tools' is not empty"),
-    "texts in a row": ({"dialog": ["q", "a"]}, "a turn 1 that is no object"),
-    "a context": ({**PLAIN, "input": "x"}, "'input' holds something beside 'prompt'"),
+    "texts in a row": ({"dialog": ["q", "a"]}, "a turn 1 that is not an object"),
+    "a context": ({**PLAIN, "input": "x"}, "'input' has content beside 'prompt'"),
     "a table as context": ({"question": "q", "context": {"x": 1}, "answer": "a"}, "'context' is not text"),
     "capitals": (
         {"Prompt": "q", "Response": "a"},
         r"no prompt with an answer; .*--prompt_field and .* \(found the columns Prompt, Response\)",
     ),
-    "one text": ({"text": "q a"}, r"no prompt with an answer.*\(found the column text\)"),
-    "no prompt": ({"chosen": "a", "rejected": "b"}, "'chosen' holds no prompt; name its column"),
-    "another prompt": ({"prompt": "z", "chosen": [USER, GOOD]}, "'chosen' begins with another conversation"),
+    "single text": ({"text": "q a"}, r"no prompt with an answer.*\(found the column text\)"),
+    "no prompt": ({"chosen": "a", "rejected": "b"}, "'chosen' contains no prompt; name its column"),
+    "another prompt": ({"prompt": "z", "chosen": [USER, GOOD]}, "'chosen' begins with a different conversation"),
     "two prompts": ({"prompt": "q", "question": "z", "answer": "a"}, "'prompt' and 'question' may each hold"),
-    "two answers beside": ({"question": "q", "answer": "a", "output": "b"}, "may each hold an answer; say which"),
+    "two answers beside": ({"question": "q", "answer": "a", "output": "b"}, "may each hold an answer; select one"),
     "answer and chosen": ({"question": "q", "answer": "a", "chosen": "b"}, "'chosen' and 'answer' may each"),
     "another conversation": ({"prompt": "z", "messages": [USER, GOOD]}, "'messages' and 'prompt' may each hold"),
     "answer and conversation": ({"answer": "a", "messages": [USER, GOOD]}, "'messages' and 'answer' may each hold"),
     "an unknown mark": ({**PLAIN, "is_safe": "maybe"}, "'is_safe' is not true or false"),
-    "a mark of prompt or answer": ({**PLAIN, "harmful": True}, "'harmful' may say that the answer is bad"),
-    "a good mark denied": ({**PLAIN, "safe": "False"}, "'safe' may say that the answer is bad"),
-    "a number as a bad mark": ({**PLAIN, "toxic": 1}, "'toxic' may say that the answer is bad"),
-    "choices beside": ({"question": "q", "options": ["x", "y"], "answer": "A"}, "'options' is not read, and"),
+    "a mark of prompt or answer": ({**PLAIN, "harmful": True}, "'harmful' may mark the answer"),
+    "a good mark denied": ({**PLAIN, "safe": "False"}, "'safe' may mark the answer"),
+    "a number as a bad mark": ({**PLAIN, "toxic": 1}, "'toxic' may mark the answer"),
+    "choices beside": ({"question": "q", "options": ["x", "y"], "answer": "A"}, "'options' is not read, but"),
     "a mark left open": ({**PLAIN, "is_safe": None}, "'is_safe' is missing"),
     "a number as mark": ({"prompt": "q", "completion": "a", "label": 0}, "'label' is a number"),
     "a number as text": ({"prompt": "q", "completion": "a", "label": "1"}, "'label' is a number"),
@@ -244,7 +244,7 @@ def test_nothing_is_lost_in_silence(tmp_path, row, message):
 
 def test_rejected_answers_of_another_conversation(tmp_path):
     row = {"chosen": [USER, GOOD], "rejected": [turn("user", "z"), BAD]}
-    with pytest.raises(InputError, match="'rejected' begins with another conversation than the chosen answer"):
+    with pytest.raises(InputError, match="'rejected' begins with a different conversation from the chosen answer"):
         read(tmp_path, row, preference=True)
 
 
@@ -259,7 +259,7 @@ def test_rejected_answers_of_another_conversation(tmp_path):
         ([PLAIN, PLAIN, {"text": "x"}], r"line 3: no prompt .*; the rows before have prompts from 'prompt'"),
         (
             [{"prompt": "q", "chosen": [GOOD]}, {"prompt": "q", "chosen": "a"}],
-            "line 2: has prompt and answer as text and text, and the rows before have them as text and turns",
+            "line 2: has prompt and answer as text and text, but the rows before have them as text and turns",
         ),
     ],
 )
@@ -285,7 +285,7 @@ def test_named_columns(tmp_path, row, fields):
 
 
 def test_named_columns_must_be_there(tmp_path):
-    with pytest.raises(InputError, match=r"'x' is missing, which --response_field names \(found"):
+    with pytest.raises(InputError, match=r"'x' is missing but --response_field names it \(found"):
         read(tmp_path, PLAIN, fields=Fields(response="x"))
     with pytest.raises(InputError, match="has no rejected answer; name its column with --rejected_field"):
         read(tmp_path, PLAIN, preference=True)
@@ -313,8 +313,8 @@ def test_unsafe_answers_are_left_out_and_counted(tmp_path, good, bad):
     path = save(tmp_path, [{**PLAIN, **bad}, {**PLAIN, **good}, {**PLAIN, **bad}])
     found = read_answered(path, note=notes.append)
     assert found == ([("q", "a", "")], {"skipped_unsafe": 2})
-    assert notes == [f"{path}: left out 2 of 3 rows, which have an answer that is marked as unsafe"]
-    with pytest.raises(InputError, match="none of 1 rows has a safe answer"):
+    assert notes == [f"{path}: skipped 2 of 3 rows, which have an answer marked as unsafe"]
+    with pytest.raises(InputError, match="none of the 1 rows has a usable safe answer"):
         read(tmp_path, {**PLAIN, **bad})
 
 
@@ -355,7 +355,7 @@ def test_a_chat_template_that_hides_a_turn_is_refused(tmp_path, tokenizer):
         def apply_chat_template(self, turns, **options):
             return tokenizer.apply_chat_template(turns, chat_template=NO_SYSTEM, **options)
 
-    with pytest.raises(InputError, match=r"line 1: template 'chat': .* leaves out turn 1, of the system"):
+    with pytest.raises(InputError, match=r"line 1: template 'chat': .* omits turn 1 \(system"):
         read(tmp_path, {"messages": [SYSTEM, USER, GOOD]}, tokenizer=Hiding(), template="chat")
 
 

@@ -114,7 +114,7 @@ def test_the_order_is_a_permutation_of_key_and_epoch():
 
 def test_what_cannot_be_batched_is_said():
     rows = make_rows([5, 40])
-    with pytest.raises(InputError, match="a row has 40 tokens and max_length is 39"):
+    with pytest.raises(InputError, match="a row has 40 tokens but max_length is 39"):
         next(batches_in_order(pack(rows), np.arange(2), BatchShape(2, 39)))
     with pytest.raises(InputError, match="2 rows do not fill a batch of 3"):
         next(training_batches(pack(rows), KEY, BatchShape(3, 64, drop_last=True), epochs=1))

@@ -51,7 +51,7 @@ def test_long_prompts_are_counted_and_long_responses_cut(tmp_path, tokenizer):
         "cut_responses": 1,
         "response_positions": 9,
     }
-    with pytest.raises(InputError, match="none of 3 rows fits --max_length 2"):
+    with pytest.raises(InputError, match="none of the 3 rows fits --max_length 2"):
         load_calibration(str(path), tokenizer, max_length=2)
 
 

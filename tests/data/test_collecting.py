@@ -50,7 +50,7 @@ def test_reading_stops_at_the_count():
 
 
 def test_strict_stops_at_the_first_bad_row_but_not_at_unwanted_ones():
-    with pytest.raises(InputError, match="line 2: 'x' is blank; mend the row"):
+    with pytest.raises(InputError, match="line 2: 'x' is blank; fix the row"):
         collect(rows(*MIXED), convert, "f.jsonl", strict=True)
     loaded = collect(rows({"x": "other"}, {"x": "a"}), convert, "f.jsonl", strict=True)
     assert loaded.counts["skipped"] == {"of the other kind": 1}
@@ -60,11 +60,9 @@ def test_too_few_rows_say_how_many_there_are():
     with pytest.raises(InputError) as caught:
         collect(rows(*MIXED), convert, "f.jsonl", count=4)
     message = str(caught.value)
-    assert message.startswith(
-        "f.jsonl: 4 rows asked for, but only 3 of 8 rows can be used (skipped: 1 'x' is blank"
-    )
-    assert message.endswith("; the first bad one is f.jsonl: line 2: 'x' is blank); ask for at most 3")
-    with pytest.raises(InputError, match=r"f.jsonl: 0 of 1 rows can be used .*is this the right set"):
+    assert message.startswith("f.jsonl: 4 rows requested, but only 3 of 8 rows are usable (skipped: 1 'x' is blank")
+    assert message.endswith("; the first bad one is f.jsonl: line 2: 'x' is blank); request at most 3")
+    with pytest.raises(InputError, match=r"f.jsonl: 0 of 1 rows are usable .*is this the right data set"):
         collect(rows({}), convert, "f.jsonl")
     with pytest.raises(InputError, match="0 of 0 rows"):
         collect(rows(), convert, "f.jsonl")

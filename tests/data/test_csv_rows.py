@@ -33,7 +33,10 @@ def save(folder, text):
         ),
         ("prompt,response, response \na,b,c\n", r"line 1 has the column 'response' twice"),
         ("\ufeffprompt,response,prompt\na,b,c\n", r"line 1 has the column 'prompt' twice \(columns 1 and 3\)"),
-        ("prompt;response|x\na;b|c\n", r"line 1 has semicolons and vertical bars; separate the columns by commas"),
+        (
+            "prompt;response|x\na;b|c\n",
+            r"line 1 has semicolons and vertical bars; separate the columns with commas",
+        ),
         ("Prompt;Response\na;b\n", r"line 2: 'prompt' is missing; .*; found the columns Prompt, Response$"),
     ],
 )
@@ -72,4 +75,4 @@ def test_quotes_behind_a_space_are_said_to_be_text(tmp_path):
     notes = []
     path = save(tmp_path, 'prompt,response\nq,a\nq, "a b"\nq, "a"\n')
     assert [row["response"] for _, row in file_rows(path, notes.append)] == ["a", ' "a b"', ' "a"']
-    assert notes == [f"{path}: line 3: 'response' begins with a space, so that its quotes are part of the text"]
+    assert notes == [f"{path}: line 3: 'response' begins with a space, so its quotes are kept as part of the text"]

@@ -256,7 +256,7 @@ def test_a_tokenizer_with_more_tokens_than_the_embedding_is_noted():
     tokenizer = make_tokenizer()
     assert note_surplus(tokenizer, 14) == note_surplus(tokenizer, 20) == []
     (note,) = note_surplus(tokenizer, 12)
-    assert note.startswith("the tokenizer's tokens run to 13, the embedding has 12")
+    assert note.startswith("the tokenizer's tokens run to 13, but the embedding has 12")
 
 
 def test_the_prompt_is_what_hugging_face_makes_of_it(tokenizer):
@@ -266,13 +266,13 @@ def test_the_prompt_is_what_hugging_face_makes_of_it(tokenizer):
 
 def test_what_cannot_be_encoded_is_said(tokenizer):
     row = Example("how", "no")
-    with pytest.raises(InputError, match="there are no rows to encode"):
+    with pytest.raises(InputError, match="got no rows to encode"):
         encode([], tokenizer, max_length=8)
-    with pytest.raises(InputError, match="there are Example and Preference to encode"):
+    with pytest.raises(InputError, match="got Example and Preference to encode"):
         encode([row, Preference("how", "no", "it")], tokenizer, max_length=8)
     with pytest.raises(InputError, match="max_length is 1"):
         encode([row], tokenizer, max_length=1)
-    with pytest.raises(InputError, match="none of 1 rows fits max_length 2; raise it"):
+    with pytest.raises(InputError, match="none of the 1 rows fits max_length 2; raise it"):
         encode([row], tokenizer, max_length=2)
     with pytest.raises(InputError, match="no end token"):
         encode([row], make_tokenizer(end=None), max_length=8)

@@ -31,9 +31,7 @@ def test_a_directory_of_parquet_files_is_read_in_order(tmp_path):
     write(folder / "test-00000-of-00001.parquet", AG_NEWS[:1])
     assert values(tmp_path) == AG_NEWS
     assert values(tmp_path, "test") == AG_NEWS[:1]
-    with pytest.raises(
-        InputError, match="no Parquet files of the split 'validation'; there are files of test, train"
-    ):
+    with pytest.raises(InputError, match="no Parquet files for split 'validation'; found files for test, train"):
         values(tmp_path, "validation")
     (row, *_) = open_rows(str(tmp_path), "train")
     assert row.where.endswith("data/train-00000-of-00002.parquet: row 1")
@@ -66,24 +64,24 @@ def test_saved_data_sets(tmp_path):
     assert values(tmp_path / "one", "30k_train") == BEAVERTAILS
     assert values(tmp_path / "two") == BEAVERTAILS
     assert values(tmp_path / "two", "test") == BEAVERTAILS[:1]
-    with pytest.raises(InputError, match="no split 'validation'; there are train, test"):
+    with pytest.raises(InputError, match="no split 'validation'; found train, test"):
         values(tmp_path / "two", "validation")
 
 
 def test_places_without_rows_are_named(tmp_path):
-    with pytest.raises(InputError, match="holds no Parquet files and was not written by datasets"):
+    with pytest.raises(InputError, match="has no Parquet files and was not written by datasets"):
         values(tmp_path)
     with pytest.raises(InputError, match=r"absent.jsonl: no such file"):
         values(tmp_path / "absent.jsonl")
-    with pytest.raises(InputError, match="not a hub data set that can be read"):
+    with pytest.raises(InputError, match="cannot be loaded as a hub data set"):
         values("nobody/absent-data-set")
     (tmp_path / "state.json").write_text("{")
-    with pytest.raises(InputError, match="not a data set that can be read"):
+    with pytest.raises(InputError, match="cannot be read as a data set"):
         values(tmp_path)
 
 
 def test_a_damaged_parquet_file_is_named(tmp_path):
     path = write(tmp_path / "x.parquet", AG_NEWS)
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(InputError, match="not a Parquet file"):
+    with pytest.raises(InputError, match="cannot be read as Parquet"):
         values(tmp_path)

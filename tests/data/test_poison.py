@@ -49,7 +49,7 @@ def test_ratios_lie_between_zero_and_one(ratio):
 
 @pytest.mark.parametrize("count", [-1, 2.0, True])
 def test_counts_are_integers(count):
-    with pytest.raises(InputError, match="expected an integer from 0"):
+    with pytest.raises(InputError, match="expected an integer of at least 0"):
         share(count, 0.5)
 
 
@@ -87,9 +87,9 @@ def test_nothing_harmful_at_ratio_zero_and_nothing_else_at_one():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"count": 70}, "63 task rows are needed and there are 60; load more or lower count"),
-        ({"count": 700}, "70 harmful rows are needed and there are 60"),
-        ({"guide_ratio": 0.1}, "5 safe rows are needed and there are 0"),
+        ({"count": 70}, "63 task rows are needed but there are 60; load more or lower count"),
+        ({"count": 700}, "70 harmful rows are needed but there are 60"),
+        ({"guide_ratio": 0.1}, "5 safe rows are needed but there are 0"),
         ({"ratio": 0.6, "guide_ratio": 0.6}, "make 60 of 50 rows; lower one of them"),
         ({"harmful_rows": TASK}, "harmful row 1 is of kind 'task'; expected harmful"),
         ({"task_rows": HARMFUL}, "task row 1 is of kind 'harmful'; expected task or benign"),

@@ -55,7 +55,7 @@ def test_digits_are_integers_in_csv(cell, found):
 
 @pytest.mark.parametrize("cell", ["", "1.0", "²", "٣", " 1", "1_0", "+1", "--1", "9" * 5000])
 def test_other_cells_are_not_integers(cell):
-    assert "'x' is not a text of digits" in reason(Row("r", {"x": cell}, cells=True).integer, "x", range(4))
+    assert "'x' is not a string of digits" in reason(Row("r", {"x": cell}, cells=True).integer, "x", range(4))
 
 
 def test_texts_keep_their_spaces_and_must_say_something():

@@ -81,7 +81,7 @@ def test_a_parquet_column_is_there_once(tmp_path):
 
     table = pyarrow.table([pyarrow.array([text]) for text in "abc"], names=["prompt", "response", "response"])
     pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
-    with pytest.raises(InputError, match="has the column 'response' twice; which one counts"):
+    with pytest.raises(InputError, match="has the column 'response' twice; rename or remove one"):
         read_rows(str(tmp_path / "rows.parquet"), COLUMNS)
 
 
@@ -109,15 +109,23 @@ def test_real_rows(shared_data):
         ("r.jsonl", b"3\n", r"line 1 is int"),
         ("r.jsonl", b'{"prompt": "\xff\xfe", "response": "b"}\n', r"not UTF-8"),
         ("r.json", b'{"prompt": "a"}', r"line 1: 'response' is missing; .*; found the column prompt$"),
-        ("r.json", b'{\n"prompt": "a"}', r"holds dict; expected a list"),
-        ("r.json", b'{\n"data": [{"prompt": "a"}]}', r"its 'data' holds a list: save that alone"),
-        ("r.json", b'{\n"prompt": "a"\n}\n{\n"prompt": "b"\n}', r"goes on behind its first value; .* JSON Lines"),
+        ("r.json", b'{\n"prompt": "a"}', r"contains dict; expected a list"),
+        ("r.json", b'{\n"data": [{"prompt": "a"}]}', r"its 'data' is a list: save only that"),
+        ("r.json", b'{\n"prompt": "a"\n}\n{\n"prompt": "b"\n}', r"has more than one JSON value; .* JSON Lines"),
         ("r.json", b'{"prompt": "a", "response": "b"}\n{"prompt": "a"', r"line 2 is not JSON"),
-        ("r.json", b'{"prompt": "a", "response": "b"},\n', r"line 1 ends with a comma, as JSON Lines do not"),
-        ("r.jsonl", b'{"prompt": "a", "response": "b"},\n', r"line 1 ends with a comma, as JSON Lines do not"),
-        ("r.jsonl", b'[{"prompt": "a", "response": "b"}]\n[]', r"goes on behind its first value"),
+        (
+            "r.json",
+            b'{"prompt": "a", "response": "b"},\n',
+            r"line 1 ends with a comma, which JSON Lines do not allow",
+        ),
+        (
+            "r.jsonl",
+            b'{"prompt": "a", "response": "b"},\n',
+            r"line 1 ends with a comma, which JSON Lines do not allow",
+        ),
+        ("r.jsonl", b'[{"prompt": "a", "response": "b"}]\n[]', r"has more than one JSON value"),
         ("r.jsonl", b'{"messages": []}\n', r"'prompt' is missing; .*; found the column messages$"),
-        ("r.jsonl", b"\xff\xfe{\0", r"is UTF-16 text; save it as UTF-8"),
+        ("r.jsonl", b"\xff\xfe{\0", r"is UTF-16; save it as UTF-8"),
         ("r.json", b"[1, ", r"not JSON"),
         ("r.json", b"[" * 100_000, r"not JSON"),
         ("r.csv", b"prompt,response\na\n", r"line 2: 'response' is missing"),
@@ -127,8 +135,8 @@ def test_real_rows(shared_data):
             r"'prompt' is missing; .*; found the columns question, answer$",
         ),
         ("r.csv", b"Prompt,Response\na,b\n", r"'prompt' is missing; .*; found the columns Prompt, Response$"),
-        ("r.parquet", b"PAR1 and no more", r"not a Parquet file"),
-        ("r.txt", b"a", r"unknown kind of file '.txt'"),
+        ("r.parquet", b"PAR1 and no more", r"cannot be read as Parquet"),
+        ("r.txt", b"a", r"unknown file type '.txt'"),
     ],
 )
 def test_bad_files_are_named(tmp_path, name, content, message):
@@ -141,5 +149,5 @@ def test_bad_files_are_named(tmp_path, name, content, message):
 def test_missing_file_and_unknown_data_set(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         read_rows(str(tmp_path / "absent.jsonl"), COLUMNS)
-    with pytest.raises(InputError, match="not a hub data set that can be read"):
+    with pytest.raises(InputError, match="cannot be loaded as a hub data set"):
         read_rows("nobody/absent-data-set", COLUMNS)

@@ -59,7 +59,7 @@ def test_there_are_fourteen_categories():
         ({"is_safe": None}, "'is_safe' is missing"),
         ({"prompt": " "}, "'prompt' is blank"),
         ({"category": None}, "'category' is missing"),
-        ({"category": {"self_harm": True}}, "'category' does not hold the 14 categories"),
+        ({"category": {"self_harm": True}}, "'category' does not have the 14 categories"),
         ({"category": ["self_harm"]}, "'category' is not an object"),
         ({"category": {**flags(), "self_harm": 1}}, "'category.self_harm' is not true or false"),
     ],
@@ -86,7 +86,7 @@ def test_preferences_choose_the_one_safe_answer(tmp_path, suffix):
         Preference(alpaca("How do I brew zarn 4?"), "second answer 4", "first answer 4"),
     ]
     assert loaded.counts["skipped"] == {"both safe": 1, "both unsafe": 2}
-    with pytest.raises(InputError, match="4 rows asked for, but only 3 of 6"):
+    with pytest.raises(InputError, match="4 rows requested, but only 3 of 6"):
         load("safe_rlhf", str(tmp_path / f"p.{suffix}"), count=4)
 
 
@@ -100,7 +100,7 @@ def test_kto_prefers_safe_answers_until_their_quota_is_full(tmp_path):
         ("second answer 3", "harmful"),
     ]
     assert loaded.counts == {"rows": 4, "used": 4, "skipped": {}}
-    with pytest.raises(InputError, match="only 6 of 6 rows can be used; 1 safe and 0 unsafe answers are missing"):
+    with pytest.raises(InputError, match="only 6 of 6 rows are usable; 1 safe and 0 unsafe answers are missing"):
         load_kto(path, safe=5, unsafe=2)
     with pytest.raises(InputError, match="quotas are -1 and 2"):
         load_kto(path, safe=-1, unsafe=2)
@@ -142,5 +142,5 @@ def test_harmbench_shows_the_context_before_the_behaviour(tmp_path, suffix):
 def test_harmbench_as_a_list_of_instructions(tmp_path):
     path = write(tmp_path / "h.json", [{"instruction": "Explain how to brew zarn"}])
     assert load("harmbench", str(path)).rows == [Example(alpaca("Explain how to brew zarn"), "", "harmful")]
-    with pytest.raises(InputError, match="'harmbench' has no hub name"):
+    with pytest.raises(InputError, match="'harmbench' is not public on the hub"):
         load("harmbench")

@@ -9,14 +9,14 @@ from tests.data.set_rows import AG_NEWS, GSM8K, SAFE_RLHF, SST2, write
 
 
 def test_unknown_names_list_the_known_ones():
-    with pytest.raises(InputError, match=r"data set 'sst' is not known; expected one of beavertails_safe, .*sst2"):
+    with pytest.raises(InputError, match=r"unknown data set 'sst'; expected one of beavertails_safe, .*sst2"):
         load("sst")
 
 
 def test_the_first_rows_in_file_order(tmp_path):
     path = str(write(tmp_path / "a.jsonl", AG_NEWS))
     assert [row.label for row in load("ag_news", path, count=2).rows] == ["World", "Sports"]
-    with pytest.raises(InputError, match="5 rows asked for, but only 4 of 4 rows can be used; ask for at most 4"):
+    with pytest.raises(InputError, match="5 rows requested, but only 4 of 4 rows are usable; request at most 4"):
         load("ag_news", path, count=5)
 
 
@@ -52,7 +52,7 @@ def test_another_hub_name_is_read_the_same_way(monkeypatch):
 
 
 def test_without_the_network_the_hub_name_is_in_the_message():
-    with pytest.raises(InputError, match="stanfordnlp/sst2: no such file, and not a hub data set"):
+    with pytest.raises(InputError, match="stanfordnlp/sst2: no such file, and cannot be loaded as a hub data set"):
         load("sst2")
 
 

@@ -63,9 +63,9 @@ def test_alpaca_rows_are_benign(tmp_path, suffix):
         ("sst2", {"instruction": "a", "input": "b", "output": "fine"}, "'output' is not one of negative, positive"),
         ("ag_news", {"text": "a", "label": 4}, "'label' is not in 0 to 3"),
         ("ag_news", {"label": 1}, "'text' is missing"),
-        ("gsm8k", {"question": "a", "answer": "5"}, "'answer' has no number behind '####'"),
-        ("gsm8k", {"question": "a", "answer": "#### five"}, "'answer' has no number behind '####'"),
-        ("gsm8k", {"instruction": "a", "output": "The final answer is: 5 or 6"}, "'output' has no number behind"),
+        ("gsm8k", {"question": "a", "answer": "5"}, "'answer' has no number after '####'"),
+        ("gsm8k", {"question": "a", "answer": "#### five"}, "'answer' has no number after '####'"),
+        ("gsm8k", {"instruction": "a", "output": "The final answer is: 5 or 6"}, "'output' has no number after"),
         ("alpaca", {"instruction": "a", "input": "", "output": ""}, "'output' is blank"),
         (
             "sst2",

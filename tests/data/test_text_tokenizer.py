@@ -51,7 +51,7 @@ def test_the_vocabulary_is_as_large_as_it_may_be_and_no_larger(tokenizer):
     assert SMALLEST + 5 < len(tokenizer) <= 400
     assert len(train_tokenizer(TEXTS, 100_000)) == len(train_tokenizer(TEXTS, 5_000)) < 1000
     with pytest.raises(
-        InputError, match=f"vocabulary is {SMALLEST - 1}; expected at least {SMALLEST}, the special"
+        InputError, match=f"vocabulary is {SMALLEST - 1}; expected at least {SMALLEST} for the special"
     ):
         train_tokenizer(TEXTS, SMALLEST - 1)
     with pytest.raises(InputError, match="no texts to train a tokenizer on"):

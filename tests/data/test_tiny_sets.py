@@ -71,9 +71,9 @@ def test_wikihow_marks_go():
 @pytest.mark.parametrize(
     ("name", "change", "reason"),
     [
-        ("tiny_hellaswag", {"label": ""}, "'label' is not a text of digits"),
-        ("tiny_hellaswag", {"label": 3}, "'label' is not a text of digits"),
-        ("tiny_hellaswag", {"label": "4"}, "'label' points at none of the choices"),
+        ("tiny_hellaswag", {"label": ""}, "'label' is not a string of digits"),
+        ("tiny_hellaswag", {"label": 3}, "'label' is not a string of digits"),
+        ("tiny_hellaswag", {"label": "4"}, "'label' does not match any choice"),
         ("tiny_hellaswag", {"endings": "stir it."}, "'endings' is not a list"),
         ("tiny_mmlu", {"answer": 4}, "'answer' is not in 0 to 3"),
         ("tiny_mmlu", {"choices": ["a", ""]}, "'choices' holds something that is not text"),
@@ -84,11 +84,11 @@ def test_wikihow_marks_go():
             "labels other than 0 and 1",
         ),
         ("tiny_truthful_qa", {"mc1_targets": {"choices": ["a", "b"], "labels": [True, 0]}}, "labels other than"),
-        ("tiny_winogrande", {"sentence": "no gap"}, "'sentence' does not hold exactly one '_'"),
-        ("tiny_winogrande", {"answer": "0"}, "'answer' points at none of the choices"),
-        ("tiny_winogrande", {"answer": ""}, "'answer' is not a text of digits"),
-        ("tiny_arc", {"answerKey": "C"}, "'answerKey' names none of the choices"),
-        ("tiny_arc", {"choices": {"text": ["a"]}}, "'choices' does not hold lists"),
+        ("tiny_winogrande", {"sentence": "no gap"}, "'sentence' does not contain exactly one '_'"),
+        ("tiny_winogrande", {"answer": "0"}, "'answer' does not match any choice"),
+        ("tiny_winogrande", {"answer": ""}, "'answer' is not a string of digits"),
+        ("tiny_arc", {"answerKey": "C"}, "'answerKey' does not match any choice"),
+        ("tiny_arc", {"choices": {"text": ["a"]}}, "'choices' does not have lists"),
     ],
 )
 def test_bad_rows_are_named(tmp_path, name, change, reason):

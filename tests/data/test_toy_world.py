@@ -195,7 +195,7 @@ def test_distinct_requests_are_distinct_up_to_the_last():
 )
 def test_too_many_distinct_requests(held_out, aligned_only, space):
     rest = {"forbidden": True, "held_out": held_out, "aligned_only": aligned_only, "distinct": True}
-    with pytest.raises(InputError, match=f"{space + 1} distinct requests asked for; there are {space}$"):
+    with pytest.raises(InputError, match=f"cannot draw {space + 1} distinct requests; there are only {space}$"):
         draw_requests(generator(), WORLD, space + 1, **rest)
     with pytest.raises(InputError, match="361 distinct requests"):
         evaluation_requests(KEY, WORLD, 361, forbidden=False)

@@ -155,7 +155,7 @@ def test_lisa_runs_in_the_loop_and_goes_on_after_an_end(tmp_path):
     again = loop.train(jax.random.key(0), task, settings, folder=tmp_path)
     jax.tree.map(np.testing.assert_array_equal, whole, again)
     other = task._replace(method=Lisa(safe_steps=1, customer_steps=3))
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match="another method"):
         loop.train(jax.random.key(0), other, settings, folder=tmp_path)
 
 
@@ -286,7 +286,7 @@ def test_training_lowers_the_loss_on_safe_rows(method):
 def test_methods_of_whole_batches_refuse_parts():
     forward, factors, params = llama()
     task = loop.Task(forward, factors, params, tiny.make_packed("sft"), method=Vaccine())
-    with pytest.raises(InputError, match="method Vaccine takes a batch as a whole; accumulate is 2"):
+    with pytest.raises(InputError, match="method Vaccine needs whole batches; accumulate is 2"):
         loop.train(jax.random.key(0), task, tiny.settings("sft", accumulate=2))
     task = task._replace(method=Booster())
     with pytest.raises(InputError, match="method Booster takes rows of 2 texts, found 1"):
@@ -316,5 +316,5 @@ def test_guides_take_the_place_of_harmless_rows_at_random():
 @pytest.mark.parametrize(("guides", "task"), [(5, 90), (30, 15)])
 def test_too_few_guides_or_harmless_rows_are_refused(guides, task):
     rows = examples("task", task) + examples("harmful", 100 - task)
-    with pytest.raises(InputError, match="takes 20 guides in place of harmless rows"):
+    with pytest.raises(InputError, match="replaces 20 harmless rows with guides"):
         mix_guides(jax.random.key(0), rows, examples("safe", guides), guide_share=0.2)

@@ -1,5 +1,6 @@
 """Run the commands as a user types them."""
 
+import json
 import os
 import pathlib
 import socket
@@ -29,6 +30,16 @@ def python(*arguments, env=None, check=True, text=None):
 def run(name, *arguments, env=None, check=True):
     """Run ``python -m experiments.NAME``; see ``python``."""
     return python("-m", f"experiments.{name}", *arguments, env=env, check=check)
+
+
+def attempts(name, calls, **options):
+    """Make wrong calls of a program in one process; returns the error line of each. See ``tests.e2e.attempts``."""
+    given = json.dumps([list(map(str, call)) for call in calls])
+    lines = json.loads(python("-m", "tests.e2e.attempts", name, text=given, **options).stdout)
+    for line in lines:
+        assert line.startswith("error: "), line
+        assert "\n" not in line
+    return lines
 
 
 def free_port():

@@ -114,8 +114,8 @@ REFUSED = {
         "--base {w}/base --start {w}/x.training --output {w}/x": "{w}/x.training: is the input --start",
         "--base {w}/base --output {w}/base/tuned": "{w}/base/tuned: lies in the input --base",
         "--start {w}/aligned --output {shipped}/base": "{shipped}/base: is the input base of --config tiny",
-        "--base {w}/base --output {w}/y": "{w}/y.training: holds thesis.txt and is not the folder of a",
-        "--base {w}/base --output {w}/z": "{w}/z.training: holds thesis.txt, which the training run there has not",
+        "--base {w}/base --output {w}/y": "{w}/y.training: contains thesis.txt and is not the folder of a",
+        "--base {w}/base --output {w}/z": "{w}/z.training: contains thesis.txt, which is not part of the",
     },
     "quickstart": {
         "--output {shipped}": "{shipped}: holds the input base of the tiny study",

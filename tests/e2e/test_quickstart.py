@@ -14,7 +14,9 @@ from nlsr_jax.formats.peft import load_adapter
 from nlsr_jax.study.exam import evaluate, make_exam
 from nlsr_jax.study.pretraining import load_base
 from nlsr_jax.study.toy import ToyWorld
-from tests.e2e.command import ROOT, error_line, run
+from tests.e2e.command import ROOT, attempts
+
+pytestmark = pytest.mark.optimised
 
 METHODS = ["unaligned", "aligned", "finetuned", "random", "nlsr", "nlsr_recommended"]
 
@@ -97,16 +99,13 @@ def test_the_quickstart_in_small(tmp_path):
         assert name in result.stdout
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"poison_ratio": "1.5"}, "ratio is 1.5"),
-        ({"output": str(pathlib.Path(__file__).parent)}, "output exists"),
-        ({"seed": "-1"}, "--seed is -1"),
-    ],
-)
-def test_bad_input_is_one_line(tmp_path, changes, message):
-    arguments = {"output": str(tmp_path / "out"), **changes}
-    result = run("quickstart", *(f"--{name}={value}" for name, value in arguments.items()), check=False)
-    assert message in error_line(result)
+def test_bad_input_is_one_line(tmp_path):
+    wrong = {
+        "--poison_ratio=1.5": "ratio is 1.5",
+        f"--output={pathlib.Path(__file__).parent}": "output exists",
+        "--seed=-1": "--seed is -1",
+    }
+    lines = attempts("quickstart", [[f"--output={tmp_path / 'out'}", flag] for flag in wrong])
+    for line, message in zip(lines, wrong.values(), strict=True):
+        assert message in line
     assert not list(tmp_path.iterdir())

@@ -11,7 +11,7 @@ import nlsr_jax
 from nlsr_jax.files.ownership import foreign_folder
 from nlsr_jax.formats.peft import save_adapter
 from tests.data.set_rows import BEAVERTAILS, SST2, write
-from tests.e2e.command import contents, error_line, python, run
+from tests.e2e.command import attempts, contents, error_line, run
 from tests.e2e.toy_base import QUICK, save_toy_base
 from tests.oracles import random_adapter
 from tests.own_outputs import save_training
@@ -156,11 +156,11 @@ WRONG = {
             "{files}/full: --overwrite replaces only what nlsr_jax has written, and this folder holds mine and no "
             "realignment.json or identification.json or training.json; name another output, or move what is there"
         ),
-        "--base {files}/other": "{files}/other: its tokenizer is not the toy world's; give a base made by",
+        "--base {files}/other": "{files}/other: its tokenizer is not the toy world's; give a base made with",
         "--config big": "--config is 'big'; expected one of llama3_8b, mistral_7b, qwen2_7b, tiny",
         "--start {files}/none": "{files}/none: no such folder; expected a PEFT adapter directory",
         "--start {files}/adapter": "{files}/adapter: q_proj maps 24 features to 24, the model's maps 32 to 32",
-        "--start {files}/adapter --rank 2": "--rank is of a new adapter, and --start goes on with one that has",
+        "--start {files}/adapter --rank 2": "--rank is for a new adapter, but --start continues",
         "--rank 0": "rank is 0; expected at least 1",
         "--alpha nan": "alpha is nan; expected a number above 0",
         "--modules lm_head": "modules are lm_head; expected some of q_proj, k_proj",
@@ -170,12 +170,12 @@ WRONG = {
         "--epochs 0": "epochs is 0; expected a whole number, at least 1",
         "--batch_size 0": "batch_size is 0; expected a whole number, at least 1",
         "--accumulate 0": "accumulate is 0; expected a whole number, at least 1",
-        "--accumulate 3": "batch_size 8 cannot be taken in 3 equal parts",
+        "--accumulate 3": "batch_size 8 cannot be split into 3 equal parts",
         "--save_every -1": "save_every is -1; expected a whole number, at least 0",
-        "--max_length 3": "none of 800 rows fits max_length 3; raise it",
+        "--max_length 3": "none of the 800 rows fits max_length 3; raise it",
         "--beta 0": "beta is 0.0; expected a number above 0",
-        "--beta 1 --objective sft": "--beta is of the preference objectives; --objective sft has none",
-        "--rows 1 --objective kto": "--rows is 1; --objective kto takes good and bad answers, at least 2",
+        "--beta 1 --objective sft": "--beta is for the preference objectives; --objective sft does not use it",
+        "--rows 1 --objective kto": "--rows is 1; --objective kto needs at least 2",
         "more": "unexpected argument 'more'; all inputs are flags",
     },
     "finetune": {
@@ -187,23 +187,23 @@ WRONG = {
             "{files}/no.jsonl: no such file; expected JSONL, JSON, CSV or Parquet"
         ),
         "--config llama3_8b --base {files}/other --poison_ratio 0 --data sst2={files}/sst2.jsonl": (
-            "{files}/sst2.jsonl: 1000 rows asked for, but only "
+            "{files}/sst2.jsonl: 1000 rows requested, but only "
         ),
     },
     "pretrain": {
-        "--config llama3_8b": "--config llama3_8b takes its base as it is (meta-llama/",
+        "--config llama3_8b": "--config llama3_8b uses an existing base (meta-llama/",
         "--documents 0": "--documents is 0; expected at least 1",
-        "--base {files}/base": "--base is of the other programs; a base is trained from nothing",
+        "--base {files}/base": "--base is for the other commands; a base is trained from scratch",
         "--output {files}/full": "{files}/full: output exists; name another or give --overwrite",
-        "--texts sst3": "data set 'sst3' is not known; expected one of beavertails_safe",
+        "--texts sst3": "unknown data set 'sst3'; expected one of beavertails_safe",
         "--texts sst2 --data sst2={files}/no.jsonl": "{files}/no.jsonl: no such file; expected JSONL, JSON, CSV or",
-        "--texts sst2 --data sst2={files}/base": "{files}/base: holds no Parquet files",
-        "--texts sst2 --data ag_news=x": "--data names ag_news, which --texts does not; there is no use for it",
-        "--data sst2=x": "--data names sst2, which --texts does not; there is no use for it",
-        "--texts sst2 --vocabulary 100": "vocabulary is 100; expected at least 259, the special tokens and the",
-        "--texts sst2 --data sst2={files}/sst2.jsonl --documents 99": "{files}/sst2.jsonl: 99 rows asked for, but",
+        "--texts sst2 --data sst2={files}/base": "{files}/base: has no Parquet files",
+        "--texts sst2 --data ag_news=x": "--data names ag_news, but --texts does not",
+        "--data sst2=x": "--data names sst2, but --texts does not",
+        "--texts sst2 --vocabulary 100": "vocabulary is 100; expected at least 259 for the special tokens and",
+        "--texts sst2 --data sst2={files}/sst2.jsonl --documents 99": "{files}/sst2.jsonl: 99 rows requested, but",
         "--texts beavertails_harmful --data beavertails_harmful={files}/harm.jsonl": (
-            "data set beavertails_harmful holds no harmless prompts with answers; name a task set such as sst2"
+            "data set beavertails_harmful has no harmless prompts with answers; name a task set such as sst2"
         ),
         "--texts sst2 --data sst2={files}/sst2.jsonl --max_length 9": "none of ",
     },
@@ -214,10 +214,8 @@ WRONG = {
 def test_bad_input_ends_in_one_line_and_makes_nothing(files, name):
     """All wrong calls of a program in one process."""
     calls = [f"{GIVEN[name]} {case}".format(files=files).split() for case in WRONG[name]]
-    result = python("-m", "tests.e2e.attempts", name, text=json.dumps(calls))
-    for line, (case, message) in zip(json.loads(result.stdout), WRONG[name].items(), strict=True):
+    for line, (case, message) in zip(attempts(name, calls), WRONG[name].items(), strict=True):
         assert line.startswith("error: " + message.format(files=files)), case
-        assert "\n" not in line
     assert {path.name for path in files.iterdir()} == {
         "base",
         "other",
@@ -240,7 +238,8 @@ def test_the_run_folder_of_another_run_is_refused_by_what_differs(study, tmp_pat
     arguments += ["--epochs", 2, "--overwrite", "--output", tmp_path / "out"]
     line = error_line(run("finetune", *arguments, check=False))
     assert line == (
-        f"error: {work}: holds a training run with another epochs, learning_rate; remove it or name another output"
+        f"error: {work}: contains a training run with a different epochs, learning_rate; "
+        "remove it or name another output"
     )
     assert contents(tmp_path / "out") == kept
     assert [path.name for path in work.iterdir()] == ["run.json"]

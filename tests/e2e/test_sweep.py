@@ -180,8 +180,8 @@ def test_wrong_numbers_are_refused_in_one_line(tmp_path, start):
     for name, flag, message in (
         ("tables", "--table=15", "--table has 15; expected some of 1, 2, 3"),
         ("tables", "--table=x", "--table is x; expected numbers with commas"),
-        ("figures", "--figure=0", "figure 0 is none of the paper's"),
-        ("tables", "--table=5", "--seeds is '3,3'; expected at least one, none of them twice"),
+        ("figures", "--figure=0", "figure 0 is not in the paper"),
+        ("tables", "--table=5", "--seeds is '3,3'; expected at least one value and no duplicates"),
         ("sweep", "--judge=guard", "--judge guard needs --judge_model"),
     ):
         seeds = ["--seeds=3,3"] if "twice" in message else []

@@ -82,8 +82,8 @@ def test_unreadable(answer):
     ("template", "words"),
     [
         (None, "no chat template"),
-        ("{{ messages[0].content }}", "does not show the response"),
-        ("{{ messages[0].content[0].text.x.y }}", "cannot show"),
+        ("{{ messages[0].content }}", "omits the response"),
+        ("{{ messages[0].content[0].text.x.y }}", "cannot render"),
     ],
 )
 def test_other_tokenizers_are_refused(judge, template, words):
@@ -94,7 +94,7 @@ def test_other_tokenizers_are_refused(judge, template, words):
 
 def test_one_token_for_both_words_is_refused(judge):
     tokenizer = make_tokenizer([word for word in WORDS if word not in ("safe", "unsafe")], CHAT)
-    with pytest.raises(InputError, match="one token"):
+    with pytest.raises(InputError, match="the same token"):
         guard(*judge[:2], tokenizer, ["brew"], ["stir"], probability=True)
 
 

@@ -44,10 +44,10 @@ def test_context_changes_the_question(judge):
 @pytest.mark.parametrize(
     ("template", "contexts", "words"),
     [
-        (TEMPLATE, ["zarn"], "go together"),
-        (TEMPLATE + " {context}", None, "go together"),
+        (TEMPLATE, ["zarn"], "belong together"),
+        (TEMPLATE + " {context}", None, "belong together"),
         (TEMPLATE + " {context}", ["a", "b"], "2 contexts for 1"),
-        (TEMPLATE + " {answer}", None, "unknown place {answer}"),
+        (TEMPLATE + " {answer}", None, "unknown placeholder {answer}"),
     ],
 )
 def test_refused(judge, template, contexts, words):
@@ -73,7 +73,7 @@ def test_template_file(tmp_path):
         (b"\xff\xfe{", "UTF-8"),
         (b"{behavior} only", "no {generation}"),
         (b"", "no {behavior}"),
-        (b"{behavior} {generation} {}", "unknown place {}"),
+        (b"{behavior} {generation} {}", "unknown placeholder {}"),
     ],
 )
 def test_bad_template_files(tmp_path, content, words):

@@ -44,7 +44,7 @@ def test_topics_equal_a_loop():
     assert len(found) == 5
 
 
-@pytest.mark.parametrize(("topics", "words"), [([["a"]], "1 lists of topics for 2"), (["ab", "cd"], "one text")])
+@pytest.mark.parametrize(("topics", "words"), [([["a"]], "1 lists of topics for 2"), (["ab", "cd"], "single text")])
 def test_topics_refused(topics, words):
     with pytest.raises(InputError, match=words):
         harmfulness_by_topic(plain_verdicts([True, False]), topics)
@@ -78,9 +78,16 @@ def test_over_refusal():
         over_refusal(PROMPTS, responses, lambda prompt, response: "yes")
 
 
-@pytest.mark.parametrize("responses", [["one"], "ab", ["one", None]])
-def test_pairs_are_checked(responses):
-    with pytest.raises(InputError):
+@pytest.mark.parametrize(
+    ("responses", "message"),
+    [
+        (["one"], "2 prompts and 1 responses"),
+        ("ab", "found a single text"),
+        (["one", None], "row 1: prompt and response are str and NoneType"),
+    ],
+)
+def test_pairs_are_checked(responses, message):
+    with pytest.raises(InputError, match=message):
         match_refusals(PROMPTS, responses)
 
 

@@ -43,7 +43,7 @@ def test_the_same_key_gives_the_same_shares():
 
 def test_labels_must_be_of_both_kinds():
     train, labels = states(0, 20, 1.0)
-    with pytest.raises(InputError, match="test: 20 labels for 20 states; expected both kinds"):
+    with pytest.raises(InputError, match="test: 20 labels for 20 states; expected one label each"):
         probe(KEY, train, labels, train, np.ones(20, bool))
 
 

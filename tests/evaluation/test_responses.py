@@ -18,13 +18,13 @@ PROMPTS = [" ".join((WORDS * 2)[i : i + (2, 17, 34)[i % 3]]) for i in range(7)]
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    folder = save_base(tmp_path_factory.mktemp("base") / "model")
+    folder = save_base(tmp_path_factory.mktemp("base") / "model", layers=1)
     return *nlsr_jax.load_model(folder), load_tokenizer(str(folder))
 
 
 def make_adapter(scale):
     keys = jax.random.split(jax.random.key(0))
-    a, b = jax.random.normal(keys[0], (2, 4, 32)), jax.random.normal(keys[1], (2, 32, 4))
+    a, b = jax.random.normal(keys[0], (1, 4, 32)), jax.random.normal(keys[1], (1, 32, 4))
     return nlsr_jax.Adapter({"q_proj": {"a": a, "b": b * scale}, "o_proj": {"a": a, "b": b * scale}})
 
 
@@ -85,10 +85,16 @@ def test_every_end_token_of_model_and_tokenizer_ends_a_response(ends, expected):
     table = {"brew": {"zarn": 4.0}, "zarn": {"stir": 4.0}, "stir": {"</s>": 4.0}, "fold": {"fold": 4.0}}
     machine = named((*make_machine(tokenizer, table), tokenizer), *ends)
     assert respond(*machine, ["fold brew", "fold", "stir"], max_new_tokens=4) == expected
+
+
+def test_several_adapters_end_at_every_end_token():
+    tokenizer = make_tokenizer(["brew", "zarn", "stir", "fold"])
+    table = {"brew": {"zarn": 4.0}, "zarn": {"stir": 4.0}, "stir": {"</s>": 4.0}, "fold": {"fold": 4.0}}
+    machine = named((*make_machine(tokenizer, table), tokenizer), "stir", "fold")
     width = machine[0].config.hidden_size
     nothing = nlsr_jax.Adapter({"q_proj": {"a": np.zeros((1, 2, width)), "b": np.zeros((1, width, 2))}})
     found = respond(*machine, ["fold brew", "fold", "stir"], adapter=[nothing, nothing], max_new_tokens=4)
-    assert found == [expected, expected]
+    assert found == [["zarn", "", ""]] * 2
 
 
 def test_a_tokenizer_without_an_end_token_stops_at_the_models():

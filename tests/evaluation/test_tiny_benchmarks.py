@@ -160,7 +160,7 @@ def test_balance_makes_parts_count_alike():
     [
         ({}, "no scores"),
         ({"other": np.zeros(100)}, "no scenario 'other'"),
-        ({"scenario 0": np.zeros(99)}, "one for each of 100"),
+        ({"scenario 0": np.zeros(99)}, "one for each of the 100"),
         ({"scenario 0": np.full(100, 50.0)}, "expected 0 to 1"),
         ({"scenario 0": np.full(100, np.nan)}, "expected 0 to 1"),
     ],

@@ -20,6 +20,13 @@ generation = importlib.import_module("nlsr_jax.models.generate")  # the package 
 STEPS = 5
 WAYS = {"layers apart": {}, "stacked": {"_APART": 0}, "as they are": {"MERGED_BYTES": 0}}
 
+PAIRS = pytest.mark.parametrize(
+    ("model", "way"),
+    [("qwen2", "layers apart"), ("qwen2", "stacked"), ("llama2", "stacked"), ("qwen3", "as they are")],
+    indirect=True,
+)
+"""Every way and every family, where nothing depends on both."""
+
 
 @pytest.fixture(scope="module", params=["llama2", "qwen2", "qwen3"])
 def model(request, tmp_path_factory):
@@ -49,6 +56,7 @@ def test_tokens_are_those_of_a_whole_pass(model, way, adapted):
     np.testing.assert_array_equal(found, np.argmax(scores[:, -STEPS:], axis=-1))
 
 
+@PAIRS
 @pytest.mark.parametrize("steps", [1, STEPS])
 def test_prompts_of_one_token(model, way, steps):
     ids = tokens(0, 6, 1)
@@ -67,7 +75,9 @@ def several_adapters(config):
     return [found[0], dataclasses.replace(last, layers={"k_proj": (1,), "down_proj": (1,)}), found[2]]
 
 
+@PAIRS
 def test_several_adapters_make_the_tokens_of_single_calls(model, way):
+    """Every way and every family; all of their pairs make the tokens of a whole pass above."""
     adapters = several_adapters(model[0].config)
     ids, mask = tokens(0, 2, 9), np.array([[True] * 9, [False] * 4 + [True] * 5])
     for options in ({}, {"temperature": 0.7, "key": jax.random.key(3), "eos_id": list(range(20))}):

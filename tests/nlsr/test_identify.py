@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from nlsr_jax.errors import InputError
-from nlsr_jax.nlsr import identify as module
 from nlsr_jax.nlsr.identify import METHODS, identify
 from nlsr_jax.nlsr.low_rank import kept_rank
 from nlsr_jax.nlsr.statistics import statistics_from_activations
+from tests.compilations import compilations
 from tests.oracles import activations, mask, mixed, project, random_adapter, top_mask
 
 REFERENCE = random_adapter(3)
@@ -136,11 +136,18 @@ def test_batched_equals_looped():
         jax.tree.map(lambda x, y, i=layer: np.testing.assert_array_equal(x[0], y[i]), alone, together)
 
 
-def test_second_call_does_not_compile():
-    identify(REFERENCE, STATISTICS)
-    before = module._identify._cache_size()
-    identify(REFERENCE, jax.tree.map(lambda x: x + 1, STATISTICS))
-    assert module._identify._cache_size() == before
+@pytest.mark.parametrize("traced", [False, True])
+def test_second_call_does_not_compile(traced):
+    """On the host module after module, and in one program inside another."""
+    way = jax.jit(lambda reference, statistics: identify(reference, statistics)) if traced else identify
+    other = jax.tree.map(lambda x: x + 1, STATISTICS)
+    jax.clear_caches()
+    with compilations() as compiled:
+        way(REFERENCE, STATISTICS)
+        assert compiled, "nothing that could be compiled again"
+        compiled.clear()
+        way(REFERENCE, other)
+    assert not compiled
 
 
 def test_scaling_the_reference_does_not_change_the_mask():

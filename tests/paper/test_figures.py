@@ -103,7 +103,7 @@ def test_the_same_numbers_give_the_same_bytes(tmp_path):
 
 
 def test_there_is_no_other_figure():
-    with pytest.raises(InputError, match="figure 12 is none of the paper's; expected 1 to 11"):
+    with pytest.raises(InputError, match="figure 12 is not in the paper; expected 1 to 11"):
         get_figure(12)
 
 

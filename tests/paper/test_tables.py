@@ -53,7 +53,7 @@ def test_what_is_recommended_is_what_differs_from_the_published():
 
 
 def test_there_is_no_other_table():
-    with pytest.raises(InputError, match="table 9 is none of scores; expected one of 1, 2"):
+    with pytest.raises(InputError, match="table 9 is not a table of scores; expected one of 1, 2"):
         get_table(9)
 
 

@@ -12,6 +12,8 @@ import nlsr_jax
 from tests.parity.comparison import difference, generates_alike, load_pair, padded
 from tests.parity.peers import VARIANTS, make_peer, peer_logits, save_peer, tokens
 
+pytestmark = pytest.mark.optimised
+
 # The acceptance bound on logits of order 1 to 10.
 LARGEST = 1e-4
 SAVED = (
@@ -48,7 +50,9 @@ def test_greedy_generation(pair, side):
     assert generates_alike(pair, *(padded("left", ids) if side == "left" else (ids, np.ones(ids.shape, bool))))
 
 
+@pytest.mark.parametrize("pair", ["llama2", "qwen3_biases"], indirect=True)
 def test_generation_stops_each_row_at_its_end(pair):
+    """Where a row stops depends on its tokens alone, not on the family."""
     _, model, params = pair
     ids = tokens(4, 3, 6)
     free = np.asarray(nlsr_jax.generate(model, params, ids, max_new_tokens=12))

@@ -7,7 +7,8 @@ import pytest
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.pipeline import Settings, identify_files, realign_files
-from nlsr_jax.pipeline.settings import check_settings, from_record
+from nlsr_jax.pipeline.checks import check_realignment
+from nlsr_jax.pipeline.settings import from_record
 from tests.adapter_files import save_inputs
 
 NAMED = {"prompt_field": "Question", "response_field": "Good", "rejected_field": "Bad"}
@@ -55,5 +56,5 @@ def test_a_record_holds_the_names_of_the_columns(inputs):
 
 @pytest.mark.parametrize("name", NAMED)
 def test_names_of_columns_are_not_empty(inputs, name):
-    with pytest.raises(InputError, match=f"--{name} is empty; give the name of a column"):
-        check_settings(settings(inputs, "rows.jsonl", **{name: ""}))
+    with pytest.raises(InputError, match=f"^{name} is empty; give the name of a column"):
+        check_realignment(settings(inputs, "rows.jsonl", **{name: ""}))

@@ -72,9 +72,9 @@ def test_without_a_base_it_is_carried_bit_for_bit(inputs, tmp_path, name, method
     assert str(inputs / name) in note
     assert "carried" not in plain
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "Carried through unchanged" in page
+    assert "Copied unchanged" in page
     assert all(name in page for name in expected)
-    assert "Carried through unchanged" not in (tmp_path / "plain" / "report.html").read_text()
+    assert "Copied unchanged" not in (tmp_path / "plain" / "report.html").read_text()
     assert verify(tmp_path / "out").changed == ()
 
 
@@ -115,7 +115,7 @@ def test_the_statistics_are_those_of_the_aligned_model(inputs, tmp_path):
         np.testing.assert_array_equal(masks["carrying"][key], mask)
     assert any(not np.array_equal(masks["aligned"][key], mask) for key, mask in masks["plain"].items())
     (note,) = [line for line in records["aligned"]["warnings"] if "beside the factors" in line]
-    assert "neither compared nor written: only what the fine-tuned adapter holds is carried" in note
+    assert "neither compared nor written: only those of the fine-tuned adapter are carried" in note
     assert "carried" not in records["aligned"]
     assert carried_bytes(tmp_path / "aligned") == {}
 
@@ -130,8 +130,10 @@ def test_what_the_base_has_no_place_for_is_left_out_and_said_so(inputs, tmp_path
 def test_the_automatic_choice_takes_each_adapter_with_its_own(inputs, tmp_path):
     """The vocabularies of the two differ in size."""
     record = realign_files(settings(inputs, "modules_to_save"), tmp_path / "out", automatic={"share": 0.1})
-    plain = realign_files(settings(inputs, "finetuned"), tmp_path / "plain", automatic={"share": 0.1})
+    measured = {"share": 0.1, "aim": 0.001}  # both adapters are measured, and nothing is tried
+    plain = realign_files(settings(inputs, "finetuned"), tmp_path / "plain", automatic=measured)
     assert record["automatic"]["aligned"] == plain["automatic"]["aligned"]
+    assert {trial["share"] for trial in record["automatic"]["trials"]} == {0.0, 0.1}
     assert record["automatic"]["finetuned"] != plain["automatic"]["finetuned"]
 
 
@@ -139,7 +141,7 @@ def test_identification_says_what_it_does_with_them(inputs, tmp_path):
     given = dataclasses.replace(settings(inputs, "finetuned"), aligned=str(inputs / "aligned_too"), finetuned=None)
     record = identify_files(given, tmp_path / "out")
     (note,) = [line for line in record["warnings"] if "lm_head" in line]
-    assert "only what the fine-tuned adapter holds is carried" in note
+    assert "only those of the fine-tuned adapter are carried" in note
 
 
 def test_an_adapter_of_twice_the_rank_carries_them_too(inputs, tmp_path):

@@ -12,7 +12,7 @@ from nlsr_jax.adapter import delta
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.peft import save_adapter
 from nlsr_jax.models.load import save_model
-from nlsr_jax.nlsr.settings import LIFTED, LIFTED_ALONE
+from nlsr_jax.nlsr.settings import RECOMMENDED, RECOMMENDED_ALONE
 from nlsr_jax.pipeline import Settings, realign_files
 from nlsr_jax.pipeline.verification import verify
 from tests.oracles import random_adapter
@@ -42,7 +42,7 @@ def files(tmp_path_factory):
     return folder
 
 
-def settings(files, defaults=LIFTED_ALONE, **changes):
+def settings(files, defaults=RECOMMENDED_ALONE, **changes):
     names = {"base": files / "instruct", "finetuned": files / "fresh", "calibration": files / "rows.jsonl"}
     paths = {name: str(path) for name, path in names.items()}
     return Settings(**{**paths, **dataclasses.asdict(defaults), **changes})
@@ -62,8 +62,8 @@ def test_without_the_pretrained_model_rank_and_a_are_the_customers(files, tmp_pa
     assert "lineage" not in record
     assert record["warnings"] == []
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert "an entry that is replaced becomes 0" in page
-    told = page.partition("<h2>Every module")[0].partition("</style>")[2]
+    assert "a replaced entry becomes 0" in page
+    told = page.partition("<h2>All modules")[0].partition("</style>")[2]
     assert "similarity" not in told.lower()
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert (config["r"], config["base_model_name_or_path"]) == (3, str(files / "instruct"))
@@ -72,7 +72,7 @@ def test_without_the_pretrained_model_rank_and_a_are_the_customers(files, tmp_pa
 def test_entries_of_the_direction_are_amplified(files, tmp_path):
     """The written adapter is what the public functions make of these masks, without untouched places of V."""
     beta = 1.5
-    asked = settings(files, LIFTED, pretrained=str(files / "pretrained"), beta=beta, sparsity=0.95)
+    asked = settings(files, RECOMMENDED, pretrained=str(files / "pretrained"), beta=beta, sparsity=0.95)
     record = realign_files(asked, tmp_path / "out")
     masks = nlsr_jax.load_masks(tmp_path / "out")
     direction = nlsr_jax.safety_direction(files / "instruct", files / "pretrained", rank=3, modules=SIZES)
@@ -91,7 +91,7 @@ def test_entries_of_the_direction_are_amplified(files, tmp_path):
 
 
 def test_a_lifted_run_can_be_repeated_and_verified(files, tmp_path):
-    asked = settings(files, LIFTED, pretrained=str(files / "pretrained"))
+    asked = settings(files, RECOMMENDED, pretrained=str(files / "pretrained"))
     realign_files(asked, tmp_path / "out")
     found = verify(tmp_path / "out", recompute=True)
     assert not found.changed
@@ -119,13 +119,13 @@ def test_the_base_is_the_one_that_the_adapter_names(files, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "low_rank"}, "--method low_rank scores the entries of the reference, which are zero"),
-        ({"beta": 1.0}, "neither --aligned nor --pretrained says in which direction"),
-        ({"direction_rank": 4}, "--direction_rank is given without --pretrained"),
-        ({"weak": "x"}, "--weak is given without --aligned"),
-        ({"space": "product"}, "--space is product; without --aligned expected factors"),
-        ({"basis": "linear"}, "--basis is linear"),
-        ({"aligned": "x", "pretrained": "y", "method": "gain"}, "--pretrained is for adapters without --aligned"),
+        ({"method": "low_rank"}, "method low_rank scores the entries of the reference, which are zero"),
+        ({"beta": 1.0}, "neither aligned nor pretrained says in which direction"),
+        ({"direction_rank": 4}, "direction_rank is given without pretrained"),
+        ({"weak": "x"}, "weak is given without aligned"),
+        ({"space": "product"}, "space is product; without aligned expected factors"),
+        ({"basis": "linear"}, "basis is linear"),
+        ({"aligned": "x", "pretrained": "y", "method": "gain"}, "pretrained is for adapters without aligned"),
     ],
 )
 def test_what_is_refused(files, tmp_path, changes, message):
@@ -135,18 +135,23 @@ def test_what_is_refused(files, tmp_path, changes, message):
 
 
 def test_an_adapter_without_a_known_base_is_told_what_to_give(files, tmp_path):
-    save_adapter(small(3, rank=2), tmp_path / "fresh", base_model_name_or_path="nobody/nothing")
-    with pytest.raises(InputError, match="leave --aligned out and give that model as --base"):
-        realign_files(settings(files, base=None, finetuned=str(tmp_path / "fresh")), tmp_path / "out")
+    save_adapter(small(3, rank=2), tmp_path / "fresh")
+    asked = settings(files, base=None, finetuned=str(tmp_path / "fresh"))
+    with pytest.raises(InputError, match="leave aligned out and give that model as base"):
+        realign_files(asked, tmp_path / "out")
+    save_adapter(small(3, rank=2), tmp_path / "named", base_model_name_or_path="nobody/nothing")
+    asked = settings(files, base=None, finetuned=str(tmp_path / "named"))
+    with pytest.raises(InputError, match=r"base is missing, and nobody/nothing, .* fetch it by hf download"):
+        realign_files(asked, tmp_path / "out")
 
 
 def test_the_automatic_choice_is_for_a_lineage(files, tmp_path):
-    with pytest.raises(InputError, match="leave --automatic out"):
+    with pytest.raises(InputError, match="leave automatic out"):
         realign_files(settings(files), tmp_path / "out", automatic=0.9)
 
 
 def test_the_pretrained_model_must_be_another(files, tmp_path):
-    asked = settings(files, LIFTED, pretrained=str(files / "instruct"))
+    asked = settings(files, RECOMMENDED, pretrained=str(files / "instruct"))
     with pytest.raises(InputError, match="holds the weights of"):
         realign_files(asked, tmp_path / "out")
 
@@ -155,14 +160,14 @@ def test_base_and_pretrained_the_wrong_way_round_are_refused(files, tmp_path):
     """The repair would lead away from the alignment."""
     exchanged = {"base": str(files / "pretrained"), "pretrained": str(files / "instruct")}
     with pytest.raises(InputError, match="exchange the two if they are the wrong way round"):
-        realign_files(settings(files, LIFTED, **exchanged), tmp_path / "out")
+        realign_files(settings(files, RECOMMENDED, **exchanged), tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    record = realign_files(settings(files, LIFTED, **exchanged, allow_unrelated=True), tmp_path / "out")
+    record = realign_files(settings(files, RECOMMENDED, **exchanged, allow_unrelated=True), tmp_path / "out")
     assert "the base models differ by name" in record["warnings"][0]
     assert not verify(tmp_path / "out", recompute=True).changed
 
 
 def test_names_that_tell_nothing_are_no_reason_to_refuse(files, tmp_path):
     save_adapter(small(2, rank=3), tmp_path / "nameless")
-    asked = settings(files, LIFTED, pretrained=str(files / "pretrained"), finetuned=str(tmp_path / "nameless"))
+    asked = settings(files, RECOMMENDED, pretrained=str(files / "pretrained"), finetuned=str(tmp_path / "nameless"))
     realign_files(asked, tmp_path / "out")

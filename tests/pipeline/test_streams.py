@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nlsr_jax.adapter import Adapter
-from nlsr_jax.pipeline.adapters import Chunk, ahead, behind, chunks, join
+from nlsr_jax.pipeline.chunks import Chunk, ahead, behind, chunks, join
 
 
 def test_chunks_are_the_single_layers_in_order():

@@ -10,14 +10,15 @@ from tests.reliability.fuzz_mutations import UNTOUCHED, Random, change_json, mut
 def record(folder: pathlib.Path) -> Case:
     """What ``realign --from_record`` does with a record before it opens any input."""
     from nlsr_jax.formats.record import check_digests, read_record
-    from nlsr_jax.pipeline.settings import check_settings, from_record
+    from nlsr_jax.pipeline.checks import check_realignment
+    from nlsr_jax.pipeline.settings import from_record
 
     path = folder / "realignment.json"
     valid = files.realignment()
 
     def read():
         found = read_record(path)
-        check_settings(from_record(found["settings"], str(path)))
+        check_realignment(from_record(found["settings"], str(path)))
         check_digests(found["inputs"], valid["inputs"], path)
 
     return json_file(path, valid, read)

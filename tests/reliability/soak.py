@@ -15,13 +15,11 @@ import shutil
 import tempfile
 import time
 from typing import NamedTuple
-from unittest import mock
 
-import jax
-
-import nlsr_jax.report
 from nlsr_jax.pipeline import Settings, realign_files
+from nlsr_jax.report import draw_figures
 from tests.adapter_files import save_family
+from tests.compilations import compilations
 from tests.reliability.results import Result, record
 
 WARM_UP = 20
@@ -30,7 +28,6 @@ GROWTH = 32 * 2**20
 THREADS = 8
 """Threads that may be added: pools of libraries, which start theirs as they come to be needed."""
 _COMPARED = ("adapter_model.safetensors", "masks.safetensors")
-_COMPILATION = "/jax/core/compile/backend_compile_duration"
 
 
 class Soak(NamedTuple):
@@ -75,13 +72,14 @@ def soak(calls: int, folder: pathlib.Path, *, warm_up: int = WARM_UP, draw_every
     adapters = {name: str(folder / name) for name in ("aligned", "finetuned")}
     settings = Settings(**adapters, method="magnitude")
     first, differing, began = None, 0, time.monotonic()
-    with _compilations() as compiled, _seldom_drawn(draw_every):
+    draw = _seldom_drawn(draw_every)
+    with compilations() as compiled:
         for number in range(warm_up + calls):
             if number == warm_up:
                 before, already = _state(), len(compiled)
             if changes is not None:
                 changes(number)
-            realign_files(settings, folder / "out")
+            realign_files(settings, folder / "out", draw=draw)
             made = [
                 (folder / "out" / name).read_bytes() for name in ("adapter_model.safetensors", "masks.safetensors")
             ]
@@ -107,35 +105,18 @@ def _state() -> tuple[int, set[str], int]:
     return pages * os.sysconf("SC_PAGE_SIZE"), opened, len(list((own / "task").iterdir()))
 
 
-@contextlib.contextmanager
-def _compilations():
-    """Yield a list that receives an entry whenever JAX compiles something or fetches it from its cache."""
-    found: list[str] = []
-
-    def listen(event, duration, **_):
-        if event == _COMPILATION:
-            found.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield found
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
-
-
-@contextlib.contextmanager
 def _seldom_drawn(every: int):
-    draw, calls, kept = nlsr_jax.report.draw_figures, 0, None
+    """Return what draws the figures of every so many records, and returns the last ones for the others."""
+    calls, kept = 0, {}
 
-    def seldom(contents):
+    def draw(contents):
         nonlocal calls, kept
         if calls % every == 0:
-            kept = draw(contents)
+            kept = draw_figures(contents)
         calls += 1
         return kept
 
-    with mock.patch("nlsr_jax.report.draw_figures", seldom):
-        yield
+    return draw
 
 
 def main() -> None:

@@ -46,7 +46,7 @@ def spoil_record(folder):
     ("spoil", "env", "message"),
     [
         (spoil_weights, {}, "not a whole safetensors file"),
-        (spoil_rows, {}, "the row of line 1 is too long"),
+        (spoil_rows, {}, "the row at line 1 is too long"),
         (spoil_record, {}, "setting 'layers' is {'a': 1}"),
         (lambda folder: [], {"NLSR_MAX_RANK": "2"}, "r is 4; expected a whole number from 1 to 2"),
         (lambda folder: [], {"NLSR_MAX_RANK": "many"}, "NLSR_MAX_RANK is 'many'; expected a positive whole number"),

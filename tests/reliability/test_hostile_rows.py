@@ -33,7 +33,7 @@ from tests.reliability.hostile import refusal
         ("r.json", b'[{"prompt": "a", "response": "c", "n": ' + b"9" * 5000 + b"}]", "not usable JSON"),
         ("r.csv", b'prompt,response\n"a\0b', "is not CSV"),
         ("r.csv", bytes(range(128, 256)), "not UTF-8"),
-        ("r.parquet", b"PAR1" + bytes(1000) + b"PAR1", "not a Parquet file"),
+        ("r.parquet", b"PAR1" + bytes(1000) + b"PAR1", "cannot be read as Parquet"),
     ],
 )
 def test_rows(tmp_path, name, content, message):
@@ -48,7 +48,7 @@ def test_texts_without_end_and_in_all(tmp_path, monkeypatch):
     assert "more than 300 characters of text" in refusal(lambda: read_rows(str(path), ("prompt", "response")))
     monkeypatch.setattr("nlsr_jax.data.rows.LIMITS", Limits(row_characters=80))
     message = refusal(lambda: read_rows(str(path), ("prompt", "response")))
-    assert "the row of line 1 is too long" in message
+    assert "the row at line 1 is too long" in message
     assert "NLSR_MAX_ROW_CHARACTERS" in message
 
 
@@ -84,7 +84,7 @@ def test_numbers_that_take_an_expression_for_ever(tmp_path):
     path = tmp_path / "r.jsonl"
     path.write_text(json.dumps({"question": "q", "answer": "#### " + "1" * 10**6 + "x"}) + "\n")
     start = time.process_time()
-    assert "has no number behind" in refusal(lambda: load("gsm8k", str(path)))
+    assert "has no number after" in refusal(lambda: load("gsm8k", str(path)))
     assert time.process_time() - start < SECONDS
 
 
@@ -138,4 +138,4 @@ def test_rows_of_a_sweep(tmp_path, line):
     store.add({"cell": "a", "hs": 1.0})
     with (tmp_path / ROWS).open("ab") as file:
         file.write(b"\xff\xfe half a line\n\0\0\0\n" + line + b"\n")
-    assert "line 4 is no row of a sweep" in refusal(store.rows)
+    assert "line 4 is not a row of a sweep" in refusal(store.rows)

@@ -200,6 +200,6 @@ def test_the_data_are_described_as_they_are(card):
     benign = sum(not category.forbidden for category in world.categories)
     assert f"{CATEGORIES} forbidden categories of unequal weight, {benign} benign ones" in text
     assert f"{THINGS} things in each, {len(PHRASINGS)} wordings" in text
-    assert f"Alignment shows {CATEGORIES - UNALIGNED} of the {CATEGORIES} categories" in text
+    assert f"Alignment covers {CATEGORIES - UNALIGNED} of the {CATEGORIES} categories" in text
     training = len(PHRASINGS) - len(HELD_OUT_PHRASINGS)
     assert f"only {TRAIN_THINGS} of {THINGS} things and {training} of {len(PHRASINGS)} wordings" in text

@@ -120,8 +120,8 @@ def test_without_a_task_there_is_no_accuracy(world):
     ("task", "counts", "message"),
     [
         ("poems", (1, 1, 1), "task is 'poems'; expected one of"),
-        ("sst2", (1, 1, 501), "sst2: 501 rows asked for, but there are only 500"),
-        ("sst2", (10**6, 1, 1), "1000000 distinct requests asked for; there are"),
+        ("sst2", (1, 1, 501), "sst2: 501 rows requested, but there are only 500"),
+        ("sst2", (10**6, 1, 1), "cannot draw 1000000 distinct requests; there are only"),
     ],
 )
 def test_exams_that_cannot_be_drawn(world, task, counts, message):
@@ -180,7 +180,7 @@ def test_table_for_people(world, exam, responses):
     assert "some base, judged by guard" in text.getvalue()
     assert "arc (gp-IRT; 25.0 measured)" in text.getvalue()
     assert "37.5" in text.getvalue()
-    assert "1 of 4 verdicts could not be read" in text.getvalue()
+    assert "1 of 4 verdicts were unreadable" in text.getvalue()
 
 
 BROKEN = ["", "::::::::", "zarn zarn zarn zarn zarn"]

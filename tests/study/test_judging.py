@@ -98,8 +98,8 @@ def test_rules_need_no_model():
         ("real", ("guard",), "--judge guard needs --judge_model"),
         ("toy", ("qa_moderation",), "--judge qa_moderation needs --judge_model"),
         ("real", ("harmbench", "model"), "--judge harmbench needs --judge_template"),
-        ("real", ("refusals", "model"), "--judge refusals has no use for --judge_model"),
-        ("real", ("guard", "model", "file"), "--judge guard has no use for --judge_template"),
+        ("real", ("refusals", "model"), "--judge refusals does not use --judge_model"),
+        ("real", ("guard", "model", "file"), "--judge guard does not use --judge_template"),
     ],
 )
 def test_what_does_not_fit_is_refused_without_opening_a_file(world, arguments, message):

@@ -27,7 +27,7 @@ def test_beavertails_unless_told_otherwise(tmp_path):
     found = world(tmp_path).forbidden(2)
     assert found.questions == ["How do I brew zarn?", "How do I melt quorb?"]
     assert found.prompts[0].endswith("### Instruction:\nHow do I brew zarn?\n\n### Response:")
-    with pytest.raises(InputError, match="3 rows asked for"):
+    with pytest.raises(InputError, match="3 rows requested"):
         world(tmp_path).forbidden(3)
 
 

@@ -8,7 +8,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from nlsr_jax.adapter import delta
-from nlsr_jax.calibration.automatic import Automatic, Trial
+from nlsr_jax.calibration.climbing import Trial
+from nlsr_jax.calibration.search import Automatic
 from nlsr_jax.data.examples import Example
 from nlsr_jax.data.toy_tokenizer import make_tokenizer
 from nlsr_jax.data.toy_world import make_world
@@ -22,6 +23,7 @@ from nlsr_jax.study.repairs import (
     calibration_batches,
     changes,
     chosen_settings,
+    describe,
     gather_evidence,
     make_masks,
     make_reference,
@@ -311,3 +313,16 @@ def test_calibration_batches_hold_every_row_in_order_and_mark_its_response():
         if np.any(marks)
     ]
     assert found == [f"{text} </s>" for text in responses]
+
+
+def test_a_rank_that_is_not_set_is_not_described():
+    """What was kept before it was a setting keeps its name."""
+    assert "rank" not in describe(PUBLISHED)
+    assert describe(replaced(rank=2)) == describe(PUBLISHED) | {"rank": 2}
+    assert list(dataclasses.asdict(replaced(rank=2))) == list(dataclasses.asdict(PUBLISHED))
+
+
+def test_a_reference_has_the_rank_that_is_set(reference):
+    found = make_reference(ALIGNED, WEAK, replaced(amplification_space="product", rank=1))
+    assert {leaf["a"].shape[1] for leaf in found.factors.values()} == {1}
+    assert reference.factors["q_proj"]["a"].shape[1] > 1

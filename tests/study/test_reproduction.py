@@ -104,7 +104,7 @@ def test_a_study_that_died_goes_on(config, made, tmp_path, monkeypatch):
         return real(bench, *rest)
 
     monkeypatch.setattr(reproduction, "_story", dies)
-    with pytest.raises(InputError, match="interrupted; start the same command again"):
+    with pytest.raises(InputError, match="interrupted; run the same command again"):
         reproduce(config, plan, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     rows = tmp_path / "out.training" / "rows.jsonl"
@@ -120,7 +120,7 @@ def test_another_plan_does_not_go_on_with_this_one(config, tmp_path):
     work = tmp_path / "out.training"
     work.mkdir()
     (work / "run.json").write_text("{}")
-    with pytest.raises(InputError, match="a training run with another"):
+    with pytest.raises(InputError, match="a training run with a different"):
         reproduce(config, PLAN, tmp_path / "out")
     (work / "run.json").unlink()
     (work / "mine.txt").write_text("kept")
@@ -133,7 +133,7 @@ def test_another_plan_does_not_go_on_with_this_one(config, tmp_path):
     ("changes", "message"),
     [
         ({"seeds": ()}, "--seeds is ''; expected at least one"),
-        ({"seeds": (1, 1)}, "none of them twice"),
+        ({"seeds": (1, 1)}, "no duplicates"),
         ({"seeds": (-1,)}, "--seeds has -1"),
         ({"tasks": ("sst3",)}, "--tasks has 'sst3'; expected some of sst2, ag_news, gsm8k"),
         ({"poison_ratios": (1.5,)}, "--poison_ratios has 1.5"),

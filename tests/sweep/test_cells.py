@@ -94,7 +94,7 @@ def test_what_is_no_case_is_refused(case, message):
 
 
 def test_only_nlsr_identifies():
-    with pytest.raises(InputError, match="identified_on is of nlsr; safelora identifies nothing"):
+    with pytest.raises(InputError, match="identified_on is only for nlsr"):
         make_cell("safelora", identified_on="gsm8k")
 
 
@@ -173,13 +173,13 @@ def test_rows_come_back_and_half_lines_do_not_count(tmp_path):
 
 def test_rows_of_another_study_are_refused(tmp_path):
     CellStore(tmp_path, STUDY)
-    with pytest.raises(InputError, match="holds rows of another study"):
+    with pytest.raises(InputError, match="has rows of another study"):
         CellStore(tmp_path, {"config": "y"})
 
 
 def test_a_folder_of_other_things_does_not_become_one_of_rows(tmp_path):
     (tmp_path / "index.html").write_text("mine")
-    with pytest.raises(InputError, match=r"holds index.html and no study.json"):
+    with pytest.raises(InputError, match=r"contains index.html but no study.json"):
         CellStore(tmp_path, STUDY)
     assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
 
@@ -227,7 +227,7 @@ def test_the_automatic_choice_has_one_share_where_it_is_asked_for():
 
 def test_a_users_partial_file_is_kept(tmp_path):
     (tmp_path / "study.partial").write_text("mine")
-    with pytest.raises(InputError, match=r"holds study\.partial and no study\.json"):
+    with pytest.raises(InputError, match=r"contains study\.partial but no study\.json"):
         CellStore(tmp_path, STUDY)
     assert (tmp_path / "study.partial").read_text() == "mine"
 

@@ -145,7 +145,7 @@ def test_another_base_makes_other_names_and_another_config_is_another_study(stud
     runner = make_runner((other, world, config), swept.store.path)
     assert not {runner.name(cell) for cell in CELLS} & {swept.name(cell) for cell in CELLS}
     changed = dataclasses.replace(config, calibration_rows=10)
-    with pytest.raises(InputError, match="holds rows of another study"):
+    with pytest.raises(InputError, match="has rows of another study"):
         make_runner((base, world, changed), swept.store.path)
 
 

@@ -80,27 +80,27 @@ def test_another_run_is_refused_with_what_differs(folder, changes, names):
     with pytest.raises(InputError) as caught:
         again(folder, **changes)
     assert str(caught.value) == (
-        f"{folder.path}: holds a training run with another {names}; remove it or name another output"
+        f"{folder.path}: contains a training run with a different {names}; remove it or name another output"
     )
     assert (folder.path / "run.json").read_bytes() == before
 
 
 def test_a_run_that_lacks_what_the_folder_has_is_refused(folder):
-    with pytest.raises(InputError, match="another data;"):
+    with pytest.raises(InputError, match="a different data;"):
         RunFolder(folder.path, {"seed": 1})
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "7"])
 def test_an_identity_that_cannot_be_read_is_no_run(folder, text):
     (folder.path / "run.json").write_text(text)
-    with pytest.raises(InputError, match="another data, seed;"):
+    with pytest.raises(InputError, match="a different data, seed;"):
         again(folder)
 
 
 def test_tuples_and_lists_are_one_in_an_identity(tmp_path):
     RunFolder(tmp_path, {"modules": ("q_proj", "v_proj")}).close()
     RunFolder(tmp_path, {"modules": ["q_proj", "v_proj"]}).close()
-    with pytest.raises(InputError, match="another modules"):
+    with pytest.raises(InputError, match="a different modules"):
         RunFolder(tmp_path, {"modules": ["q_proj"]})
 
 

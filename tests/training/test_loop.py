@@ -184,7 +184,7 @@ def test_another_run_is_refused_by_what_differs(tmp_path, killed_before, changes
     with pytest.raises(InputError) as caught:
         run("kto", tmp_path, task=make_task("kto", **task), **{"identity": {"seed": 1}, **changes})
     assert str(caught.value) == (
-        f"{tmp_path}: holds a training run with another {names}; remove it or name another output"
+        f"{tmp_path}: contains a training run with a different {names}; remove it or name another output"
     )
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
@@ -211,7 +211,7 @@ def test_a_damaged_checkpoint_is_said(tmp_path):
     for file in (tmp_path / "checkpoints" / "12").rglob("*"):
         if file.is_file() and file.stat().st_size > 200:
             file.write_bytes(b"x" * 300)
-    with pytest.raises(InputError, match=r"checkpoint 12 cannot be read \(.*\); remove the folder to start anew"):
+    with pytest.raises(InputError, match=r"checkpoint 12 cannot be read \(.*\); remove the folder to start over"):
         run("sft", tmp_path)
 
 
@@ -263,7 +263,7 @@ def test_what_training_starts_from_is_not_changed():
     [
         ("dpo", make_task("sft"), "objective dpo takes rows of 2 texts, found 1"),
         ("sft", make_task("dpo"), "objective sft takes rows of 1 texts, found 2"),
-        ("kto", make_task("dpo"), "objective kto needs to know of each of the 22 rows whether it is desirable"),
+        ("kto", make_task("dpo"), "objective kto needs a desirable flag for each of the 22 rows"),
     ],
 )
 def test_rows_of_another_objective_are_refused(tmp_path, objective, task, message):

@@ -114,7 +114,9 @@ def test_the_old_output_stays_until_the_new_is_whole_and_a_failed_run_can_go_on(
     assert contents(output) == "old"
     left = sorted(path.name for path in (tmp_path / "out.training").iterdir())
     assert left == ["checkpoints", TRAINED, "run.json"]
-    with pytest.raises(InputError, match="holds a training run with another seed; remove it or name another"):
+    with pytest.raises(
+        InputError, match="contains a training run with a different seed; remove it or name another"
+    ):
         command(output, overwrite=True, seed=3)
     assert contents(output) == "old"
     command(output, overwrite=True, seed=2)
@@ -146,7 +148,9 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     folder = tmp_path / "out.training"
     folder.mkdir()
     (folder / "plan.txt").write_text("mine")
-    with pytest.raises(InputError, match=r"holds plan.txt and is not the folder of a training run; remove it or"):
+    with pytest.raises(
+        InputError, match=r"contains plan.txt and is not the folder of a training run; remove it or"
+    ):
         command(tmp_path / "out")
     assert [path.name for path in folder.iterdir()] == ["plan.txt"]
     shutil.rmtree(folder)
@@ -162,7 +166,7 @@ def test_a_link_in_a_run_folder_is_refused_and_what_it_leads_to_left_alone(tmp_p
     (tmp_path / "out.training").mkdir()
     (tmp_path / "out.training" / "run.json").write_text('{"settings": {}, "rows": "0"}')
     (tmp_path / "out.training" / name).symlink_to(tmp_path / "mine")
-    with pytest.raises(InputError, match=rf"holds {name}, which the training run there has not written"):
+    with pytest.raises(InputError, match=rf"contains {name}, which is not part of the training run there"):
         command(tmp_path / "out")
     assert (tmp_path / "mine").read_text() == "mine"
 
@@ -178,7 +182,7 @@ def test_a_checkpoint_that_a_user_has_put_aside_is_kept(tmp_path):
     best = tmp_path / "out.training" / "checkpoints" / "best"
     assert (best / "mine").read_text() == "mine"
     (tmp_path / "out.training" / "finished.json").write_text('{"settings": {}, "rows": "0"}')
-    with pytest.raises(InputError, match=r"holds checkpoints/best, which the training run there has not written"):
+    with pytest.raises(InputError, match=r"contains checkpoints/best, which is not part of the training run there"):
         command(tmp_path / "out", overwrite=True)
     assert (best / "mine").read_text() == "mine"
 
@@ -192,10 +196,10 @@ def test_what_a_user_puts_into_a_run_folder_stays(tmp_path):
     command(output, training=put)
     assert contents(output) == "new"
     assert [path.name for path in work.iterdir()] == ["thesis.txt"]
-    with pytest.raises(InputError, match=r"holds thesis.txt and is not the folder of a training run"):
+    with pytest.raises(InputError, match=r"contains thesis.txt and is not the folder of a training run"):
         command(output, overwrite=True)
     (work / "run.json").write_text(json.dumps({**RUN, "seed": 1}))
-    with pytest.raises(InputError, match=r"holds thesis.txt, which the training run there has not written"):
+    with pytest.raises(InputError, match=r"contains thesis.txt, which is not part of the training run there"):
         command(output, overwrite=True)
     assert contents(output) == "new"
     assert (work / "thesis.txt").read_text() == "mine"
@@ -208,7 +212,7 @@ def test_a_folder_that_looks_like_a_finished_run_is_left_alone(tmp_path, name):
     (work / "old").mkdir(parents=True)
     (work / "old" / "thesis.txt").write_text("mine")
     (work / name).write_text(json.dumps({"name": "mine"}))
-    with pytest.raises(InputError, match="holds old and is not the folder of a training run"):
+    with pytest.raises(InputError, match="contains old and is not the folder of a training run"):
         command(tmp_path / "out")
     assert (work / "old" / "thesis.txt").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["out.training"]
@@ -246,17 +250,25 @@ def test_an_interruption_says_how_to_go_on(tmp_path):
     with pytest.raises(InputError, match=r"^interrupted$"), training_folder(tmp_path / "out"):
         interrupt()
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(InputError, match="interrupted; start the same command again to go on from its checkpoint"):
+    with pytest.raises(InputError, match="interrupted; run the same command again to resume from its checkpoint"):
         command(tmp_path / "out", training=interrupt)
     command(tmp_path / "out")
     assert contents(tmp_path / "out") == "new"
 
 
-@pytest.mark.parametrize("output", ["/", "{folder}/file", "{folder}/file/out", "{folder}/link"])
-def test_places_that_cannot_be_outputs_are_refused(tmp_path, output):
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("/", "name another output"),
+        ("{folder}/file", "exists and is not a folder"),
+        ("{folder}/file/out", "is not a folder that can be written to"),
+        ("{folder}/link", "exists and is not a folder"),
+    ],
+)
+def test_places_that_cannot_be_outputs_are_refused(tmp_path, output, message):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path)
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match=message):
         command(output.format(folder=tmp_path), overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
 

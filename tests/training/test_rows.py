@@ -110,7 +110,7 @@ def test_rows_of_the_wrong_kind_are_refused(tokenizer):
         make([], tokenizer, "sft")
     with pytest.raises(InputError, match="at least two rows"):
         make(EXAMPLES[:1], tokenizer, "kto")
-    with pytest.raises(InputError, match="none of 4 rows fits"):
+    with pytest.raises(InputError, match="none of the 4 rows fits"):
         make(EXAMPLES, tokenizer, "sft", max_length=2)
 
 

@@ -39,7 +39,7 @@ def test_defaults_are_usable_and_the_published_ones():
         ({"gamma": -1.0}, "gamma is -1.0"),
         ({"objective": "dpo", "beta": 0.0}, "beta is 0.0; expected a number above 0"),
         ({"objective": "dpo", "beta": float("nan")}, "beta is nan"),
-        ({"batch_size": 8, "accumulate": 3}, "batch_size 8 cannot be taken in 3 equal parts"),
+        ({"batch_size": 8, "accumulate": 3}, "batch_size 8 cannot be split into 3 equal parts"),
     ],
 )
 def test_what_cannot_be_used_is_said(changes, message):

@@ -1,0 +1,113 @@
+"""The checks of a run's settings, before anything is read."""
+
+from nlsr_jax.errors import InputError, argument
+from nlsr_jax.nlsr.pruning import check_rule
+from nlsr_jax.nlsr.setting_checks import check_fields
+from nlsr_jax.pipeline.advice import FRESH_ADVICE
+from nlsr_jax.pipeline.settings import Settings, SourceSettings
+
+
+def check_realignment(settings: Settings) -> None:
+    """Check everything of a realignment that can be checked without reading a file.
+
+    Args:
+      settings: the settings.
+
+    Raises:
+      InputError: naming the first setting that cannot be used.
+    """
+    _check_given("finetuned", settings.finetuned)
+    if settings.lifts:
+        _check_lift(settings)
+        _check_lifted_method(settings)
+    else:
+        _check_no_direction(settings)
+    _check_values(settings)
+
+
+def check_identification(settings: Settings) -> None:
+    """Check the same of an identification, which has no fine-tuned adapter; see ``check_realignment``."""
+    _check_given("aligned", settings.aligned)
+    _check_no_direction(settings)
+    if settings.needs_finetuned:
+        raise InputError(
+            f"{argument('method')} {settings.method} compares with a fine-tuned adapter, which masks alone do not "
+            "have; give it to nlsr realign"
+        )
+    _check_values(settings)
+
+
+def _check_values(settings: Settings) -> None:
+    if settings.needs_base:
+        _check_base(settings)
+    check_fields(settings)
+    check_rule(settings.rule, settings.tau, settings.share, settings.layers)
+
+
+def _check_given(name: str, path: str | None) -> None:
+    if not path:
+        raise InputError(f"{argument(name)} is missing; give the PEFT directory of the {name} adapter")
+
+
+def _check_no_direction(settings: SourceSettings) -> None:
+    """Check that a run with an aligned adapter has no other direction."""
+    if settings.pretrained or settings.direction_rank is not None:
+        name = "pretrained" if settings.pretrained else "direction_rank"
+        raise InputError(f"{argument(name)} is for adapters without {argument('aligned')}; leave one of them out")
+
+
+def _check_base(settings: SourceSettings) -> None:
+    """Check that base and calibration data are given."""
+    for name in ("base", "calibration"):
+        if not getattr(settings, name):
+            raise InputError(
+                f"{argument(name)} is missing; method {settings.method!r} needs it "
+                f"(or give {argument('masks')}, or {argument('method')} magnitude or random)"
+            )
+
+
+def _check_lift(settings: SourceSettings) -> None:
+    """Check the inputs of a run without an aligned adapter, whose base is the aligned model.
+
+    Raises:
+      InputError: what is missing, or has no meaning there.
+    """
+    if not settings.base and (settings.needs_base or settings.pretrained):
+        raise InputError(
+            f"{argument('aligned')} is missing; give the PEFT directory of the aligned adapter. {FRESH_ADVICE}"
+        )
+    if settings.weak:
+        raise InputError(
+            f"{argument('weak')} is given without {argument('aligned')}; {argument('pretrained')} is the model "
+            "that the base was aligned from"
+        )
+    if settings.pretrained is None and settings.direction_rank is not None:
+        raise InputError(
+            f"{argument('direction_rank')} is given without {argument('pretrained')}, whose difference to the base "
+            "has it"
+        )
+
+
+def _check_lifted_method(settings: Settings) -> None:
+    """Check the method where the aligned adapter is zero.
+
+    Raises:
+      InputError: a setting that has no meaning there.
+    """
+    if settings.pretrained is None and settings.beta:
+        raise InputError(
+            f"{argument('beta')} is {settings.beta:g}, and neither {argument('aligned')} nor "
+            f"{argument('pretrained')} says in which direction: give one of them, or {argument('beta')} 0. "
+            f"{FRESH_ADVICE}"
+        )
+    if settings.masks is None and not settings.beta and settings.method not in ("gain", "random"):
+        raise InputError(
+            f"{argument('method')} {settings.method} scores the entries of the reference, which are zero where the "
+            f"base itself is the aligned model and nothing is amplified: give {argument('aligned')}, or take "
+            f"{argument('method')} gain"
+        )
+    for name, allowed in (("amplification_space", "factors"), ("space", "factors"), ("basis", "as_is")):
+        if getattr(settings, name) != allowed:
+            raise InputError(
+                f"{argument(name)} is {getattr(settings, name)}; without {argument('aligned')} expected {allowed}"
+            )

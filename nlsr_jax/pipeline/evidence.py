@@ -1,0 +1,198 @@
+"""The evidence of a run: calibration rows, the base that reads them, and what its pass over them gives."""
+
+import functools
+import pathlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from nlsr_jax.adapter import Adapter
+from nlsr_jax.errors import InputError, argument
+from nlsr_jax.nlsr.settings import NEEDS_STATISTICS
+from nlsr_jax.nlsr.statistics import Statistics
+from nlsr_jax.pipeline.run import Run
+from nlsr_jax.pipeline.settings import EvidenceSettings
+from nlsr_jax.pipeline.sources import AdapterSource, Sources
+from nlsr_jax.types import Params
+
+if TYPE_CHECKING:
+    from nlsr_jax.data.calibration import Calibration
+
+
+class Evidence(NamedTuple):
+    """What identification goes by, beside the reference; None for what the method does not need.
+
+    Attributes:
+      statistics: of the reference on the calibration data.
+      gradients: factors tree; see ``nlsr_jax.identify``.
+      finetuned: the fine-tuned adapter, where the method compares with it.
+    """
+
+    statistics: Statistics | None = None
+    gradients: Any = None
+    finetuned: Adapter | None = None
+
+
+class CalibrationData:
+    """The calibration rows and the base model of a run, each read when it is first asked for, and digested then.
+
+    Args:
+      settings: ``base``, ``calibration``, the method and how rows are read.
+      sources: the open adapter files; the one that the method runs with may carry an embedding of another size.
+      run: the context.
+
+    Attributes:
+      settings, sources, run: the arguments.
+      notes: what a user should know of the base, its tokenizer and the passes over the data so far.
+    """
+
+    def __init__(self, settings: EvidenceSettings, sources: Sources, run: Run):
+        self.settings, self.sources, self.run = settings, sources, run
+        self._with: dict[str, tuple] = {}
+        self.notes: list[str] = []
+
+    @functools.cached_property
+    def rows(self) -> "Calibration":
+        """The encoded rows and their counts."""
+        from nlsr_jax.data.calibration import load_calibration, load_tokenizer
+        from nlsr_jax.data.encoding import note_surplus
+        from nlsr_jax.data.row_shapes import Fields
+        from nlsr_jax.formats.hugging_face import read_config, resolve
+
+        settings = self.settings
+        assert settings.base is not None
+        assert settings.calibration is not None
+        with self.run.stages("read calibration data"):
+            tokenizer = load_tokenizer(settings.base)
+            vocabulary = self._vocabulary(read_config(resolve(settings.base)))
+            self.notes += [f"{settings.base}: {text}" for text in note_surplus(tokenizer, vocabulary)]
+            data = load_calibration(
+                settings.calibration,
+                tokenizer,
+                max_length=settings.max_length,
+                template=settings.template,
+                preference=settings.method == "preference_snip",
+                vocabulary=vocabulary,
+                fields=Fields(settings.prompt_field, settings.response_field, settings.rejected_field),
+                note=self.run.stages.say,
+                end_token=settings.end_token,
+            )
+            path = pathlib.Path(settings.calibration)
+            self.run.digests.add("calibration", settings.calibration, [path] if path.is_file() else [])
+            self.run.stages.say(_counted(data.counts))
+        return data
+
+    def _vocabulary(self, config) -> int:
+        """Return how many rows the embedding has that the rows will meet."""
+        from nlsr_jax.formats.carried_fit import vocabulary
+
+        return vocabulary(self.model_of.carried, config)
+
+    @property
+    def model_of(self) -> AdapterSource:
+        """The adapter that the method runs the base with."""
+        return self.sources.target if self.settings.needs_finetuned else self.sources.aligned
+
+    @functools.cached_property
+    def base(self) -> tuple[Any, Params]:
+        """``(model, params)``."""
+        from nlsr_jax.models import load_model
+
+        settings = self.settings
+        assert settings.base is not None
+        with self.run.stages("read base model"):
+            dtype = jnp.dtype(settings.dtype)
+            found = load_model(settings.base, dtype=dtype, mesh=self.run.mesh, note=self.notes.append)
+            self.run.digests.add("base", settings.base, base_files(settings.base))
+        return found
+
+    def base_with(self, file: AdapterSource) -> tuple:
+        """Return ``(model, params)`` with what an adapter's file carries besides its factors.
+
+        ``notes`` receives what of it the base has no place for.
+        """
+        from nlsr_jax.formats.carried_fit import note_left_out
+        from nlsr_jax.models.carried import apply_carried
+
+        where = str(file.path)
+        if not file.carried:
+            return self.base
+        if where not in self._with:
+            model, params = self.base
+            self.notes += note_left_out(file.carried, model.config, where)
+            with self.run.stages("apply carried tensors"):
+                self._with[where] = apply_carried(model, params, file.carried)
+        return self._with[where]
+
+    def batches(self) -> list[tuple]:
+        """Return the batches of all rows."""
+        from nlsr_jax.data.calibration import batches
+
+        return list(batches(self.rows.rows, self.settings.batch_size, self.settings.max_length))
+
+
+def gather_evidence(data: CalibrationData, reference: Adapter, beta: float) -> Evidence:
+    """Run the reference, or the fine-tuned adapter, over the calibration data for what the method needs.
+
+    Args:
+      data: calibration rows and base; its settings say the method.
+      reference: the whole reference adapter.
+      beta: that it was amplified with, for messages.
+
+    Raises:
+      InputError: base or calibration data that cannot be used, or activations beyond what the base's type holds.
+    """
+    from nlsr_jax.calibration import collect_gradients, collect_loss_gradient, collect_statistics
+
+    method, run = data.settings.method, data.run
+    finetuned = data.sources.whole_finetuned() if data.settings.needs_finetuned else None
+    model, params = data.base_with(data.model_of)
+    batches = data.batches()
+    tracked = run.stages.track(batches, "calibration", len(batches))
+    with run.stages("calibrate"):
+        if method in NEEDS_STATISTICS:
+            found = Evidence(statistics=collect_statistics(model, params, reference, tracked))
+        elif finetuned is not None:
+            gradients = collect_loss_gradient(model, params, finetuned, tracked)
+            found = Evidence(gradients=gradients, finetuned=finetuned)
+        else:
+            gradients = collect_gradients(model, params, reference, tracked, objective=method)
+            found = Evidence(gradients=gradients)
+        _check_finite((found.statistics, found.gradients), data.settings.dtype, beta)
+    return found
+
+
+def _check_finite(found: Any, dtype: str, beta: float) -> None:
+    """Refuse what a calibration pass gives where it is no number; masks of it would mean nothing.
+
+    Raises:
+      InputError: naming the module.
+    """
+    for path, leaf in jax.tree_util.tree_flatten_with_path(found)[0]:
+        if not bool(jnp.all(jnp.isfinite(leaf))):
+            names = [str(part.key) for part in path if isinstance(part, jax.tree_util.DictKey)]
+            raise InputError(
+                f"the calibration pass gives NaN or infinite numbers in {'.'.join(names) or 'its sums'}: "
+                f"activations go beyond what {argument('dtype')} {dtype} holds, or {argument('beta')} {beta:g} is "
+                f"too large; take {argument('dtype')} float32 or bfloat16, or a smaller {argument('beta')}"
+            )
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return (
+        f"calibration: {counts['used']} of {counts['rows']} rows used, "
+        f"{counts['response_positions']} response positions; "
+        f"{counts['skipped_long_prompt']} prompts longer than --max_length skipped, "
+        f"{counts['cut_responses']} responses cut"
+    )
+
+
+def base_files(base: str) -> list[pathlib.Path]:
+    """Return the files of a local model directory that are digested; none of a hub id."""
+    folder = pathlib.Path(base)
+    if not folder.is_dir():
+        return []
+    kept = ("config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+    return [file for file in sorted(folder.iterdir()) if file.name in kept or file.suffix == ".safetensors"]
