@@ -9,8 +9,10 @@ import re
 
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Names of the projections of a decoder layer, in module order (ties are broken by it)."""
+FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+"""Modules of models that fuse projections of one input, as Phi-3 does, and what they fuse."""
 _OTHERS = {
-    **{"qkv_proj": "self_attn.", "gate_up_proj": "mlp."},  # Phi-3 and others that fuse projections
+    **dict(zip(FUSED, ("self_attn.", "mlp."), strict=True)),
     **dict.fromkeys(("fc1", "fc2", "att_proj", "attn_out", "ff_proj", "ff_out"), ""),  # in the layer itself
 }
 _PATHS = {name: f"{'self_attn' if name[0] in 'qkvo' else 'mlp'}.{name}" for name in MODULES}

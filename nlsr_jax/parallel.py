@@ -15,10 +15,11 @@ AXES = ("data", "fsdp", "tensor")
 _NARROW = 128
 """Products with fewer out-features per device are not worth splitting; their weights are gathered before use."""
 _RULES = {
+    "experts": PartitionSpec(None, None, "tensor", "fsdp"),
     "embed": PartitionSpec("tensor", "fsdp"),
     "lm_head": PartitionSpec("tensor", "fsdp"),
     **dict.fromkeys(
-        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        ("q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj", "gate_proj", "up_proj", "gate_up_proj", "down_proj"),
         PartitionSpec(None, "tensor", "fsdp"),
     ),
 }
@@ -50,7 +51,7 @@ def sharding(mesh: Mesh | AbstractMesh, path: tuple[str, ...], shape: tuple[int,
       shape: its shape; an axis that the mesh does not divide is not split.
     """
     rule = next((_RULES[name] for name in path if name in _RULES), PartitionSpec())
-    if path[-1] in ("bias", "scale"):
+    if path[-1] in ("bias", "scale", "router"):
         rule = PartitionSpec()
     sizes = [
         axis if axis in mesh.shape and size % mesh.shape[axis] == 0 else None

@@ -155,7 +155,10 @@ def _layer_bytes(config: ModelConfig, load: Load) -> int:
 def forward_bytes(config: ModelConfig, load: Load) -> int:
     """Return the peak bytes of one row in a forward pass without a backward pass."""
     itemsize = jnp.dtype(load.dtype).itemsize
-    feed_forward = load.length * (config.hidden_size + 2 * config.intermediate_size) * itemsize
+    inner = config.hidden_size + 2 * config.intermediate_size
+    if config.experts is not None:  # the rows of every choice, and what an expert makes of them
+        inner = config.hidden_size + config.experts.chosen * (2 * config.hidden_size + 2 * config.experts.size)
+    feed_forward = load.length * inner * itemsize
     scores = config.num_heads * queries_at_once(load.length) * load.length * 4
     return max(feed_forward, scores + load.length * config.hidden_size * 3 * itemsize)
 

@@ -55,6 +55,26 @@ print(json.dumps({
     **{name: same(calls[name]) for name in sys.argv[3].split(",")},
 }))
 """
+FAMILY = """
+import json, sys, jax, numpy as np, nlsr_jax
+from nlsr_jax.parallel import make_mesh
+from tests.oracles import random_adapter
+one, eight = (nlsr_jax.load_model(sys.argv[1], mesh=mesh) for mesh in (None, make_mesh((2, 2, 2))))
+config = one[0].config
+adapter = random_adapter(0, layers=config.num_layers, rank=2, sizes=config.projections())
+adapter = jax.tree.map(lambda leaf: np.float32(0.1) * leaf, adapter)
+ids = np.random.default_rng(0).integers(3, config.vocab_size, (4, 12)).astype(np.int32)
+logits = [np.asarray(nlsr_jax.logits(*which, ids, adapter=adapter)) for which in (one, eight)]
+made = [np.asarray(nlsr_jax.generate(*which, ids, adapter=adapter, max_new_tokens=6)) for which in (one, eight)]
+batches = [(ids, ids > 20)]
+gradients = [nlsr_jax.collect_loss_gradient(*which, adapter, batches) for which in (one, eight)]
+pairs = zip(*map(jax.tree.leaves, gradients), strict=True)
+print(json.dumps({
+    "close": bool(np.allclose(*logits, rtol=1e-4, atol=1e-4)),
+    "generated": bool((made[0] == made[1]).all()),
+    "gradient": all(np.allclose(a, b, rtol=1e-3, atol=1e-3 * np.abs(a).max()) for a, b in pairs),
+}))
+"""
 LOADING = """
 import json, resource, sys, jax, numpy as np
 from nlsr_jax.models import load_model, logits
@@ -86,6 +106,13 @@ def base(tmp_path_factory):
 
 def devices(count):
     return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+
+
+@pytest.mark.parametrize("variant", ["gemma3", "phi3", "qwen3_moe"])
+def test_other_families_over_a_mesh(tmp_path, variant):
+    save_peer(variant, tmp_path)
+    result = json.loads(python("-c", FAMILY, tmp_path, env=devices(8)).stdout)
+    assert result == {"close": True, "generated": True, "gradient": True}
 
 
 @pytest.mark.parametrize(

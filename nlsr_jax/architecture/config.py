@@ -1,88 +1,83 @@
-"""Llama-family model configs: ``config.json`` → ``ModelConfig``, or the field that is not supported.
+"""Model configs: ``config.json`` → ``ModelConfig``, or the field that is not supported.
 
-Source: transformers' configuration classes of llama, mistral, qwen2 and qwen3 (their defaults included).
+Source: transformers' configuration classes (their defaults included); see ``families``.
 """
 
 import dataclasses
 from typing import Any
 
-from nlsr_jax.architecture.fields import flag, positive, short, whole
+from nlsr_jax.architecture.families import FAMILIES
+from nlsr_jax.architecture.family import ExpertRule, Family
+from nlsr_jax.architecture.fields import cap, check_architectures, flag, positive, short, whole
+from nlsr_jax.architecture.nested import OUTER, text_part
 from nlsr_jax.architecture.quantisation import parse_quantisation
-from nlsr_jax.architecture.rope import Rope, parse_rope
+from nlsr_jax.architecture.rope import Rope, parse_rope, parse_two_ropes, rotary_width
+from nlsr_jax.architecture.windows import parse_window
 from nlsr_jax.errors import InputError
 
-ARCHITECTURES = {
-    "llama": ("LlamaForCausalLM", "LLaMAForCausalLM", "LlamaModel"),
-    "mistral": ("MistralForCausalLM", "MistralModel"),
-    "qwen2": ("Qwen2ForCausalLM", "Qwen2Model"),
-    "qwen3": ("Qwen3ForCausalLM", "Qwen3Model"),
-}
 _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-_COMMON: dict[str, Any] = {
-    "hidden_size": 4096,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "rms_norm_eps": 1e-6,
-    "head_dim": None,
-}
-_QWEN: dict[str, Any] = {
-    **_COMMON,
-    "vocab_size": 151936,
-    "intermediate_size": 22016,
-    "num_key_value_heads": 32,
-    "max_position_embeddings": 32768,
-}
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "llama": {
-        **_COMMON,
-        "vocab_size": 32000,
-        "intermediate_size": 11008,
-        "num_key_value_heads": None,
-        "max_position_embeddings": 2048,
-    },
-    "mistral": {
-        **_COMMON,
-        "vocab_size": 32000,
-        "intermediate_size": 14336,
-        "num_key_value_heads": 8,
-        "max_position_embeddings": 131072,
-    },
-    "qwen2": _QWEN,
-    "qwen3": {**_QWEN, "head_dim": 128},
-}
 _MOST_LAYERS = 10_000
+EXPERT_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
+"""What the projections of an expert are called in the parameter tree."""
 _REFUSED = {
     "auto_map": "it needs code of its own, which is never run",
     "compression_config": "its weights are quantised; give the full-precision model",
-    "num_local_experts": "mixtures of experts are not supported",
-    "num_experts": "mixtures of experts are not supported",
-    "vision_config": "models that see images are not supported",
-    "audio_config": "models that hear are not supported",
-    "text_config": "nested models are not supported",
+    "num_local_experts": "mixtures of experts are not supported in this family",
+    "num_experts": "mixtures of experts are not supported in this family",
+    "vision_config": "models that see images are not supported in this family",
+    "audio_config": "models that hear are not supported in this family",
+    "text_config": "nested models are not supported in this family",
     "per_layer_config": "layers that differ are not supported",
+    "mlp_only_layers": "layers that differ are not supported",
     "pruned_heads": "models with heads taken out are not supported",
+    "use_bidirectional_attention": "attention to later positions is not supported",
     "transformers_weights": "weights under names of their own are not supported; expected model.safetensors",
 }
 _INERT_ONLY = {
     "is_causal": (True, "attention to later positions is not supported"),
-    "partial_rotary_factor": (1, "rotary embeddings of a part of the head are not supported"),
+    "partial_rotary_factor": (1, "rotary embeddings of a part of the head are not supported in this family"),
+    "decoder_sparse_step": (1, "layers that differ are not supported"),
     "is_encoder_decoder": (False, "encoder-decoder models are not supported"),
     "add_cross_attention": (False, "cross attention is not supported"),
 }
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """Shapes and settings of a Llama-family model; all but the last field decide the numbers it computes.
+class Experts:
+    """A mixture of experts.
 
     Attributes:
-      family: ``llama``, ``mistral``, ``qwen2`` or ``qwen3``.
+      count: E, experts of a layer.
+      chosen: how many of them each position goes through.
+      size: F, the width of one.
+      normalised: whether the weights of the chosen ones sum to 1.
+    """
+
+    count: int
+    chosen: int
+    size: int
+    normalised: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Shapes and settings of a model; all but the last two fields decide the numbers it computes.
+
+    Attributes:
+      family: the ``model_type`` of its table in ``families``.
       window: attend to this many latest positions, its own included; None for all.
       windowed: which layers use the window.
       qkv_bias, out_bias, mlp_bias: which projections have a bias.
-      qk_norm: RMS norm of every query and key head (Qwen3).
+      qk_norm: RMS norm of queries and keys.
       tied: the output head is the embedding.
+      activation: of the feed-forward part, ``silu`` or ``gelu_tanh``.
+      query_scale: what scores are multiplied by; None for 1/√H.
+      attention_cap: c of ``c tanh(s / c)``, applied to the scores of attention; None for no cap.
+      logit_cap: the same for the logits.
+      local_rope: rotary embedding of the windowed layers; None for that of the others.
+      experts: None where the feed-forward part is one.
       end_tokens: tokens that end an answer; they decide no number, and take no part in comparisons.
+      nested: whether the files hold the language model inside another model; likewise.
     """
 
     family: str
@@ -102,21 +97,59 @@ class ModelConfig:
     qk_norm: bool = False
     window: int | None = None
     windowed: tuple[bool, ...] = ()
+    activation: str = "silu"
+    query_scale: float | None = None
+    attention_cap: float | None = None
+    logit_cap: float | None = None
+    local_rope: Rope | None = None
+    experts: Experts | None = None
     end_tokens: tuple[int, ...] = dataclasses.field(default=(), compare=False, repr=False)
+    nested: bool = dataclasses.field(default=False, compare=False, repr=False)
+
+    @property
+    def table(self) -> Family:
+        """What sets its family apart."""
+        return FAMILIES[self.family]
+
+    def attention_widths(self) -> tuple[int, int, int]:
+        """Return how many features queries, keys and values have."""
+        kv = self.num_kv_heads * self.head_dim
+        return self.num_heads * self.head_dim, kv, kv
 
     def projections(self) -> dict[str, tuple[int, int]]:
-        """Return ``{module: (in-features k, out-features d)}`` of the seven projections."""
-        heads, kv = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
-        d, f = self.hidden_size, self.intermediate_size
+        """Return ``{module: (in-features k, out-features d)}`` of the linear layers that are no experts."""
+        d, f, widths = self.hidden_size, self.intermediate_size, self.attention_widths()
+        fused = self.table.fused
+        inputs = (sum(widths),) if fused else widths
+        found = {name: (d, width) for name, width in zip(self.table.attention_inputs, inputs, strict=True)}
+        found["o_proj"] = (widths[0], d)
+        if self.experts is not None:
+            return found
+        for name in self.table.feed_forward_inputs:
+            found[name] = (d, 2 * f if fused else f)
+        return {**found, "down_proj": (f, d)}
+
+    def expert_modules(self) -> dict[str, tuple[tuple[str, int], tuple[int, int]]]:
+        """Return ``{module: ((own name, expert), (in-features k, out-features d))}`` of one layer's experts."""
+        if self.experts is None or self.table.experts is None:
+            return {}
+        rule, d, f = self.table.experts, self.hidden_size, self.experts.size
+        sizes = dict(zip(EXPERT_PROJECTIONS, ((d, f), (d, f), (f, d)), strict=True))
         return {
-            "q_proj": (d, heads),
-            "k_proj": (d, kv),
-            "v_proj": (d, kv),
-            "o_proj": (heads, d),
-            "gate_proj": (d, f),
-            "up_proj": (d, f),
-            "down_proj": (f, d),
+            f"{rule.experts}.{expert}.{name}": ((own, expert), sizes[own])
+            for expert in range(self.experts.count)
+            for own, name in zip(EXPERT_PROJECTIONS, rule.projections, strict=True)
         }
+
+    def modules(self) -> dict[str, tuple[int, int]]:
+        """Return ``{module: (in-features k, out-features d)}`` of all that an adapter may adapt."""
+        return self.projections() | {name: size for name, (_, size) in self.expert_modules().items()}
+
+    def bias(self, module: str) -> bool:
+        """Say whether a projection has a bias."""
+        if module == "o_proj":
+            return self.out_bias
+        return self.qkv_bias if module in self.table.attention_inputs else self.mlp_bias
 
 
 def parse_model_config(config: dict, where: str) -> ModelConfig:
@@ -127,13 +160,14 @@ def parse_model_config(config: dict, where: str) -> ModelConfig:
       where: its file, for messages.
 
     Returns:
-      A ``ModelConfig``.
+      A ``ModelConfig``; of a model that sees or hears, that of its language model.
 
     Raises:
       InputError: a model or a setting that is not supported, or a value that makes no sense.
     """
+    config, nested = text_part(config, where)
     family = _family(config, where)
-    known = {name: config.get(name, default) for name, default in _DEFAULTS[family].items()}
+    known = {name: config.get(name, default) for name, default in family.defaults.items()}
     sizes = {name: whole(known[name], name, where) for name in (*_SIZES, "max_position_embeddings")}
     whole(sizes["num_hidden_layers"], "num_hidden_layers", where, _MOST_LAYERS)
     heads = sizes["num_attention_heads"]
@@ -142,10 +176,11 @@ def parse_model_config(config: dict, where: str) -> ModelConfig:
     if heads % kv_heads:
         raise InputError(f"{where}: num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}")
     head_dim = _head_dim(known["head_dim"], sizes["hidden_size"], heads, family, where)
-    window, windowed = _window(config, family, sizes["num_hidden_layers"], where)
-    bias = flag(config, "attention_bias", where) if family in ("llama", "qwen3") else False
+    window, windowed = parse_window(config, family.window, sizes["num_hidden_layers"], where)
+    biased = _biased(config, family, where)
+    rope, local = _ropes(config, sizes["max_position_embeddings"], family, head_dim, any(windowed), where)
     return ModelConfig(
-        family=family,
+        family=family.model_type,
         vocab_size=sizes["vocab_size"],
         hidden_size=sizes["hidden_size"],
         intermediate_size=sizes["intermediate_size"],
@@ -154,41 +189,60 @@ def parse_model_config(config: dict, where: str) -> ModelConfig:
         num_kv_heads=kv_heads,
         head_dim=head_dim,
         eps=positive(known["rms_norm_eps"], "rms_norm_eps", where),
-        rope=parse_rope(config, sizes["max_position_embeddings"], where),
-        tied=flag(config, "tie_word_embeddings", where),
-        qkv_bias=bias or family == "qwen2",
-        out_bias=bias,
-        mlp_bias=flag(config, "mlp_bias", where) if family == "llama" else False,
-        qk_norm=family == "qwen3",
+        rope=rope,
+        tied=flag(known, "tie_word_embeddings", where),
+        qkv_bias="qkv" in biased,
+        out_bias="out" in biased,
+        mlp_bias="mlp" in biased,
+        qk_norm=family.qk_norm is not None,
         window=window,
         windowed=windowed,
+        activation=_activation(config, family, where),
+        query_scale=_query_scale(config, family, where),
+        attention_cap=cap(config, "attn_logit_softcapping", family.attention_cap, where),
+        logit_cap=cap(config, "final_logit_softcapping", family.logit_cap, where),
+        local_rope=local,
+        experts=_experts(known, config, family.experts, where),
+        nested=nested,
     )
 
 
-def _family(config, where) -> str:
-    family = config.get("model_type")
-    if not isinstance(family, str) or family not in ARCHITECTURES:
-        raise InputError(f"{where}: model_type is {short(family)}; supported are {', '.join(ARCHITECTURES)}")
-    for name, reason in _REFUSED.items():
-        if config.get(name):
-            raise InputError(f"{where}: {name} is {short(config[name])}: {reason}")
-    for name, (value, reason) in _INERT_ONLY.items():
-        if config.get(name) is not None and config[name] != value:
-            raise InputError(f"{where}: {name} is {short(config[name])}: {reason}")
+def _family(config, where) -> Family:
+    name = config.get("model_type")
+    if not isinstance(name, str) or name not in FAMILIES:
+        supported = ", ".join([*FAMILIES, *OUTER])
+        raise InputError(f"{where}: model_type is {short(name)}; supported are {supported}")
+    family = FAMILIES[name]
+    for field, reason in _REFUSED.items():
+        if config.get(field) and field not in family.reads:
+            raise InputError(f"{where}: {field} is {short(config[field])}: {reason}")
+    for field, (value, reason) in _INERT_ONLY.items():
+        if config.get(field) is not None and config[field] != value and field not in family.reads:
+            raise InputError(f"{where}: {field} is {short(config[field])}: {reason}")
     parse_quantisation(config, where)
-    named = config.get("architectures") or []
-    for name in named if isinstance(named, list) else [named]:
-        if name not in ARCHITECTURES[family]:
-            raise InputError(f"{where}: architecture {short(name)}; expected {ARCHITECTURES[family][0]}")
-    activation = config.get("hidden_act", "silu")
-    if activation not in ("silu", "swish"):
-        raise InputError(f"{where}: hidden_act is {short(activation)}; expected silu")
+    check_architectures(config, family.architectures, where)
     return family
 
 
-def _head_dim(value, hidden, heads, family, where) -> int:
-    derived = value is None and family != "qwen3"  # Qwen3 divides nothing: null is no head_dim there
-    if hidden % heads and (derived or family == "llama"):
+def _activation(config, family: Family, where) -> str:
+    field = family.activation_field
+    name = config.get(field, family.defaults.get(field, "silu"))
+    if not isinstance(name, str) or name not in family.activations:
+        raise InputError(f"{where}: {field} is {short(name)}; expected {' or '.join(family.activations)}")
+    return family.activations[name]
+
+
+def _biased(config, family: Family, where) -> set[str]:
+    found = set(family.biased)
+    for field, parts in family.bias_flags:
+        if flag(config, field, where):
+            found |= set(parts)
+    return found
+
+
+def _head_dim(value, hidden, heads, family: Family, where) -> int:
+    derived = value is None and family.derived_head_dim
+    if hidden % heads and (derived or family.whole_heads):
         raise InputError(f"{where}: hidden_size {hidden} is no multiple of num_attention_heads {heads}")
     head_dim = hidden // heads if derived else whole(value, "head_dim", where)
     if head_dim % 2:
@@ -196,33 +250,33 @@ def _head_dim(value, hidden, heads, family, where) -> int:
     return head_dim
 
 
-def _window(config, family, layers, where) -> tuple[int | None, tuple[bool, ...]]:
-    """Return the attention window and the layers that use it."""
-    if family == "llama":
-        return None, ()  # transformers reads no window in a llama config
-    size = config.get("sliding_window", 4096)
-    if family != "mistral" and not flag(config, "use_sliding_window", where):
-        size = None
-    if size is not None:
-        size = whole(size, "sliding_window", where)
-    if family == "mistral":
-        return size, () if size is None else (True,) * layers
-    windowed = _windowed(config, size, layers, where)
-    return (size, windowed) if any(windowed) else (None, ())
+def _ropes(config, length, family: Family, head_dim, windowed: bool, where) -> tuple[Rope, Rope | None]:
+    if family.local_theta is not None:
+        rope, local = parse_two_ropes(config, length, where, family)
+        return rope, local if windowed else None
+    rope = parse_rope(config, length, where, family, head_dim)
+    if rotary_width(rope.partial, head_dim) % 2 or not rotary_width(rope.partial, head_dim):
+        raise InputError(
+            f"{where}: partial_rotary_factor is {rope.partial}, of heads of {head_dim}; rotary embeddings need an "
+            "even number"
+        )
+    return rope, None
 
 
-def _windowed(config, size, layers, where) -> tuple[bool, ...]:
-    """Return which layers of a Qwen model use the window."""
-    types = config.get("layer_types")
-    if types is None:
-        first = config.get("max_window_layers", 28)
-        if isinstance(first, bool) or not isinstance(first, int):
-            raise InputError(f"{where}: max_window_layers is {short(first)}; expected a whole number")
-        return tuple(size is not None and i >= first for i in range(layers))
-    kinds = ("full_attention", "sliding_attention")
-    if not isinstance(types, list) or len(types) != layers or any(kind not in kinds for kind in types):
-        raise InputError(f"{where}: layer_types is {short(types)}; expected {layers} of {' or '.join(kinds)}")
-    windowed = tuple(kind == kinds[1] for kind in types)
-    if size is None and any(windowed):
-        raise InputError(f"{where}: layer_types has sliding_attention, but no sliding_window is in use")
-    return windowed
+def _query_scale(config, family: Family, where) -> float | None:
+    if family.query_scalar is None:
+        return None
+    value = config.get("query_pre_attn_scalar", family.query_scalar)
+    return positive(value, "query_pre_attn_scalar", where) ** -0.5
+
+
+def _experts(known: dict[str, Any], config, rule: ExpertRule | None, where) -> Experts | None:
+    if rule is None:
+        return None
+    name = next((field for field in rule.count if config.get(field) is not None), rule.count[-1])
+    count = whole(config.get(name, known["num_experts"]), name, where)
+    chosen = whole(known["num_experts_per_tok"], "num_experts_per_tok", where)
+    if chosen > count:
+        raise InputError(f"{where}: num_experts_per_tok is {chosen}, of {count} experts")
+    normalised = flag(config, "norm_topk_prob", where) if rule.normalised is None else rule.normalised
+    return Experts(count, chosen, whole(known[rule.size], rule.size, where), normalised)

@@ -1,9 +1,14 @@
 """Adapters meet the model: checks first, then factors for every layer with the scaling folded in."""
 
+import re
+
 from nlsr_jax.adapter import Adapter, check_adapter, layer_indices, module_names
 from nlsr_jax.architecture.config import ModelConfig
 from nlsr_jax.errors import InputError
-from nlsr_jax.modules import MODULES
+from nlsr_jax.modules import FUSED, MODULES
+
+_EVERY = (*MODULES, *FUSED)
+_EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
 def check_adapter_fits(adapter: Adapter, config: ModelConfig, name: str = "adapter") -> None:
@@ -18,8 +23,8 @@ def check_adapter_fits(adapter: Adapter, config: ModelConfig, name: str = "adapt
       InputError: naming the module that does not fit.
     """
     check_adapter(adapter, name)
-    projections = config.projections()
-    check_modules(adapter, name)
+    projections = config.modules()
+    check_modules(adapter, name, config)
     for module in module_names(adapter.factors):
         a, b = (adapter.factors[module][f].shape for f in ("a", "b"))
         found, expected = (a[2], b[1]), projections[module]
@@ -36,17 +41,31 @@ def check_adapter_fits(adapter: Adapter, config: ModelConfig, name: str = "adapt
             raise InputError(f"{name}: {module} adapts layers {list(layers)}; the model has {config.num_layers}")
 
 
-def check_modules(adapter: Adapter, name: str = "adapter") -> None:
-    """Check that a Flax model can have every module of an adapter; see ``check_adapter_fits``.
+def check_modules(adapter: Adapter, name: str = "adapter", config: ModelConfig | None = None) -> None:
+    """Check that a Flax model has every module of an adapter; see ``check_adapter_fits``.
+
+    Args:
+      adapter: arrays or ``jax.ShapeDtypeStruct`` leaves.
+      name: what to call the adapter in the error.
+      config: of the model; None to ask whether a model of any family has them.
 
     Raises:
-      InputError: naming the modules that none has.
+      InputError: naming the modules that it does not have, and why.
     """
-    lacking = [module for module in module_names(adapter.factors) if module not in MODULES]
-    if lacking:
-        shown = ", ".join(lacking[:4]) + (f" and {len(lacking) - 4} more" if len(lacking) > 4 else "")
-        raise InputError(
-            f"{name}: the base has no module {shown} in its Flax model, whose layers have "
-            f"{', '.join(MODULES)}: a forward pass of such a base is not available; realign without one, by "
-            "--method magnitude or random, or by --masks"
-        )
+    names = module_names(adapter.factors)
+    if config is None:
+        known, lacking = _EVERY, [name for name in names if name not in _EVERY and not _EXPERT.search(name)]
+    else:
+        known, every = tuple(config.projections()), config.modules()
+        lacking = [name for name in names if name not in every]
+    if not lacking:
+        return
+    shown = ", ".join(lacking[:4]) + (f" and {len(lacking) - 4} more" if len(lacking) > 4 else "")
+    reason = f"the base has no module {shown} in its Flax model, whose layers have {', '.join(known)}"
+    router = config is not None and config.table.experts is not None and config.table.experts.router
+    if router in lacking:
+        reason = f"{router} is the router, whose choice of experts stays the base's"
+    raise InputError(
+        f"{name}: {reason}: a forward pass of such an adapter is not available; realign without one, by "
+        "--method magnitude or random, or by --masks"
+    )

@@ -42,9 +42,10 @@ def _places(config: ModelConfig) -> dict[str, tuple[tuple[str, ...], int | None,
     """Return where a weight of this name lies in the parameter tree: its path, its layer and its shape."""
     found: dict[str, tuple[tuple[str, ...], int | None, tuple[int, ...]]] = {}
     for weight in hugging_face.weight_table(config):
-        stacked = weight.path[0] == "layers"
-        shape = weight.shape[1:] if stacked else weight.shape
-        found |= {name: (weight.path, i if stacked else None, shape) for i, name in enumerate(weight.names)}
+        if weight.axes == 2:  # of one expert
+            continue
+        places = range(len(weight.names)) if weight.axes else (None,)
+        found |= {name: (weight.path, i, weight.part) for i, name in zip(places, weight.names, strict=True)}
     return found
 
 

@@ -31,7 +31,10 @@ def read_end_tokens(folder: pathlib.Path, vocabulary: int) -> tuple[tuple[int, .
     for name, what in FILES.items():
         if not exists(folder / name):
             continue
-        named = _named(read_json_object(folder / name, what).get(FIELD), f"{folder / name}")
+        fields = read_json_object(folder / name, what)
+        nested = fields.get("text_config") if FIELD not in fields else None
+        fields = nested if isinstance(nested, dict) else fields
+        named = _named(fields.get(FIELD), f"{folder / name}")
         found = [token for token in named if token is not None and 0 <= token < vocabulary]
         if left := [token for token in named if token not in found]:
             shown = ", ".join("null" if token is None else str(token)[:40] for token in left[:4])

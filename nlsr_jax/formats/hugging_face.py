@@ -18,6 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from nlsr_jax.architecture.config import ModelConfig, parse_model_config
+from nlsr_jax.architecture.config_file import config_to_json
+from nlsr_jax.architecture.nested import PREFIXES
+from nlsr_jax.architecture.weights import EMBED, HEAD, Weight, weight_table
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.folders import elsewhere
 from nlsr_jax.files.json_files import read_json_object
@@ -32,18 +35,9 @@ from nlsr_jax.parallel import sharding
 
 CONFIG = "config.json"
 _PATTERNS = ["*.json", "*.safetensors", "tokenizer*", "*.model", "*.jinja"]
-_EMBED, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _ROWS = 4096
 """Rows of embedding and head that are compared at a time."""
 _IGNORED = re.compile(r"(model\.)?layers\.\d+\.self_attn\.rotary_emb\.inv_freq|(model\.)?rotary_emb\.inv_freq")
-
-
-class Weight(NamedTuple):
-    """One array of the parameter tree: its path, its names in the files (one per layer), its shape."""
-
-    path: tuple[str, ...]
-    names: tuple[str, ...]
-    shape: tuple[int, ...]
 
 
 class Weights(NamedTuple):
@@ -60,33 +54,6 @@ class Weights(NamedTuple):
     table: list[Weight]
     files: dict[str, tuple[SafetensorsFile, str]]
     notes: tuple[str, ...]
-
-
-def weight_table(config: ModelConfig) -> list[Weight]:
-    """List all arrays of a model's parameter tree with their names in Hugging Face files."""
-    c, table = config, []
-    d = c.hidden_size
-
-    def stacked(path, suffix, shape):
-        names = tuple(f"model.layers.{i}.{suffix}" for i in range(c.num_layers))
-        table.append(Weight(("layers", *path), names, (c.num_layers, *shape)))
-
-    table.append(Weight(("embed",), (_EMBED,), (c.vocab_size, d)))
-    for module, (k, out) in c.projections().items():
-        attention = module[0] in "qkvo"
-        name = f"{'self_attn' if attention else 'mlp'}.{module}"
-        stacked((module, "kernel"), f"{name}.weight", (out, k))
-        if c.out_bias if module == "o_proj" else c.qkv_bias if attention else c.mlp_bias:
-            stacked((module, "bias"), f"{name}.bias", (out,))
-    stacked(("input_norm", "scale"), "input_layernorm.weight", (d,))
-    stacked(("post_norm", "scale"), "post_attention_layernorm.weight", (d,))
-    if c.qk_norm:
-        stacked(("q_norm", "scale"), "self_attn.q_norm.weight", (c.head_dim,))
-        stacked(("k_norm", "scale"), "self_attn.k_norm.weight", (c.head_dim,))
-    table.append(Weight(("norm", "scale"), ("model.norm.weight",), (d,)))
-    if not c.tied:
-        table.append(Weight(("lm_head",), (_HEAD,), (c.vocab_size, d)))
-    return table
 
 
 def resolve(path: str | os.PathLike) -> pathlib.Path:
@@ -138,7 +105,7 @@ def open_weights(path: str | os.PathLike, config: ModelConfig, dtype: Any = jnp.
     """
     folder = expand(path)
     files, notes = locate(folder)
-    config, found, odd = _settle_head(folder, _plain_names(files), config, dtype)
+    config, found, odd = _settle_head(folder, _plain_names(files, config.nested), config, dtype)
     table = weight_table(config)
     found = _match_names(folder, found, table, config)
     for weight in table:
@@ -180,18 +147,18 @@ def _settle_head(folder, found, config: ModelConfig, dtype):
     Source: ``PreTrainedModel.tie_weights``: a head that differs from the embedding is not tied to it, and a head
     without an embedding is the embedding.
     """
-    if not config.tied or _HEAD not in found:
+    if not config.tied or HEAD not in found:
         return config, found, []
     said = f"{folder / CONFIG} says tie_word_embeddings"
-    if _EMBED not in found:
-        note = f"{said} and the files hold {_HEAD} alone: it is the embedding too, as in transformers"
-        return config, {_EMBED: found[_HEAD], **{n: f for n, f in found.items() if n != _HEAD}}, [note]
+    if EMBED not in found:
+        note = f"{said} and the files hold {HEAD} alone: it is the embedding too, as in transformers"
+        return config, {EMBED: found[HEAD], **{n: f for n, f in found.items() if n != HEAD}}, [note]
     shape = (config.vocab_size, config.hidden_size)
-    for name in (_EMBED, _HEAD):
+    for name in (EMBED, HEAD):
         _check_weight(Weight((name,), (name,), shape), found)
-    if dtype is None or _are_equal(found[_EMBED], found[_HEAD], shape[0], jnp.dtype(dtype)):
+    if dtype is None or _are_equal(found[EMBED], found[HEAD], shape[0], jnp.dtype(dtype)):
         return config, found, []
-    note = f"{said}, but {_HEAD} differs from {_EMBED}: each is used for itself, as in transformers"
+    note = f"{said}, but {HEAD} differs from {EMBED}: each is used for itself, as in transformers"
     return dataclasses.replace(config, tied=False), found, [note]
 
 
@@ -206,24 +173,40 @@ def _are_equal(one, other, count: int, dtype) -> bool:
     return True
 
 
-def _plain_names(files: Mapping[str, SafetensorsFile]) -> dict[str, tuple[SafetensorsFile, str]]:
+def _text_names(files: Mapping[str, SafetensorsFile]) -> dict[str, tuple[SafetensorsFile, str]]:
+    """Return where the tensors of a language model inside another model lie, under its own names."""
+    prefix = next((prefix for prefix in PREFIXES if any(name.startswith(prefix) for name in files)), None)
+    found = {}
+    for name, file in files.items():
+        if prefix is not None and name.startswith(prefix):
+            found[f"model.{name.removeprefix(prefix)}"] = file, name
+        if name in (HEAD, f"language_model.{HEAD}"):
+            found[HEAD] = file, name
+    return found
+
+
+def _plain_names(
+    files: Mapping[str, SafetensorsFile], nested: bool = False
+) -> dict[str, tuple[SafetensorsFile, str]]:
     """Return where every tensor lies under its name in a whole model: a bare one has no ``model.`` before it."""
+    if nested and (found := _text_names(files)):
+        return found
     bare = "embed_tokens.weight" in files or "norm.weight" in files
-    return {(f"model.{name}" if bare and name != _HEAD else name): (file, name) for name, file in files.items()}
+    return {(f"model.{name}" if bare and name != HEAD else name): (file, name) for name, file in files.items()}
 
 
 def _match_names(folder, found, table, config) -> dict[str, tuple[SafetensorsFile, str]]:
     """Account for every tensor: return those of the table."""
     expected = {name for weight in table for name in weight.names}
     missing = sorted(expected - set(found))
-    if missing == [_HEAD]:
+    if missing == [HEAD]:
         raise InputError(
-            f"{folder}: {_HEAD} is missing, and {CONFIG} does not say tie_word_embeddings; transformers would make "
+            f"{folder}: {HEAD} is missing, and {CONFIG} does not say tie_word_embeddings; transformers would make "
             "the head up at random: give the whole weights, or say so there if the embedding is the head"
         )
     if missing:
         raise InputError(f"{folder}: weight {missing[0]} is missing ({len(missing)} of {len(expected)} are)")
-    allowed = {_HEAD} if config.tied else set()
+    allowed = {HEAD} if config.tied else set()
     extra = sorted(name for name in set(found) - expected - allowed if not _IGNORED.fullmatch(name))
     if extra:
         raise InputError(
@@ -233,7 +216,7 @@ def _match_names(folder, found, table, config) -> dict[str, tuple[SafetensorsFil
 
 
 def _check_weight(weight: Weight, files) -> None:
-    shape = weight.shape[1:] if len(weight.names) > 1 or weight.path[0] == "layers" else weight.shape
+    shape = weight.part
     for name in weight.names:
         file, own = files[name]
         if file.dtype(own) not in FLOATS:
@@ -246,18 +229,17 @@ def _check_weight(weight: Weight, files) -> None:
 
 
 def _read(weight: Weight, files, dtype, mesh):
-    stacked = weight.path[0] == "layers"
+    names = np.array(weight.names, object).reshape(weight.shape[: weight.axes])
 
     @functools.lru_cache(maxsize=1)  # devices that follow each other may hold the same
     def read_shard(bounds):
         index = tuple(slice(*part) for part in bounds)
         shape = tuple(last - first for first, last in bounds)
         out = empty_aligned(shape, dtype)
-        for i, name in enumerate(weight.names[index[0]] if stacked else weight.names):
+        first, *rest = index[weight.axes :]
+        for place, name in np.ndenumerate(names[index[: weight.axes]]):
             file, own = files[name]
-            first, *rest = index[1:] if stacked else index
-            target = out[i] if stacked else out
-            target[...] = file.read_rows(own, first)[(slice(None), *rest)]
+            out[place][...] = file.read_rows(own, first)[(slice(None), *rest)]
         return out
 
     def callback(index):
@@ -267,53 +249,6 @@ def _read(weight: Weight, files, dtype, mesh):
         return jax.device_put(callback((slice(None),) * len(weight.shape)))
     layout = sharding(mesh, weight.path, weight.shape)
     return jax.make_array_from_callback(weight.shape, layout, callback)
-
-
-def config_to_json(config: ModelConfig) -> dict[str, Any]:
-    """Return a ``config.json`` that transformers reads as the same model."""
-    c = config
-    scaling = None
-    if c.rope.kind == "linear":
-        scaling = {"rope_type": "linear", "factor": c.rope.factor}
-    if c.rope.kind == "llama3":
-        scaling = {
-            "rope_type": "llama3",
-            "factor": c.rope.factor,
-            "low_freq_factor": c.rope.low_freq_factor,
-            "high_freq_factor": c.rope.high_freq_factor,
-            "original_max_position_embeddings": c.rope.original_length,
-        }
-    names = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
-    fields: dict[str, Any] = {
-        "architectures": [f"{names[c.family]}ForCausalLM"],
-        "model_type": c.family,
-        "hidden_act": "silu",
-        "vocab_size": c.vocab_size,
-        "hidden_size": c.hidden_size,
-        "intermediate_size": c.intermediate_size,
-        "num_hidden_layers": c.num_layers,
-        "num_attention_heads": c.num_heads,
-        "num_key_value_heads": c.num_kv_heads,
-        "head_dim": c.head_dim,
-        "rms_norm_eps": c.eps,
-        "rope_theta": c.rope.theta,
-        "rope_scaling": scaling,
-        "tie_word_embeddings": c.tied,
-        "torch_dtype": "float32",
-    }
-    if c.end_tokens:
-        fields["eos_token_id"] = list(c.end_tokens) if len(c.end_tokens) > 1 else c.end_tokens[0]
-    if c.family in ("llama", "qwen3"):
-        fields["attention_bias"] = c.qkv_bias
-    if c.family == "llama":
-        fields["mlp_bias"] = c.mlp_bias
-    else:
-        fields["sliding_window"] = c.window
-    if c.family in ("qwen2", "qwen3"):
-        fields["use_sliding_window"] = c.window is not None
-        kinds = c.windowed or (False,) * c.num_layers
-        fields["layer_types"] = ["sliding_attention" if w else "full_attention" for w in kinds]
-    return fields
 
 
 def save_params(params, config: ModelConfig, path: str | os.PathLike, *, overwrite: bool = False) -> None:
@@ -334,7 +269,7 @@ def save_params(params, config: ModelConfig, path: str | os.PathLike, *, overwri
         for name in weight.path:
             node = node[name]
         host = np.asarray(node)
-        parts = host if weight.path[0] == "layers" else [host]
+        parts = host.reshape(-1, *weight.part)
         tensors |= dict(zip(weight.names, parts, strict=True))
     with whole_directory(path, overwrite=overwrite, foreign=foreign_model) as folder:
         write_checked(tensors, folder / WEIGHTS, {"format": "pt"})

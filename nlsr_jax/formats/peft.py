@@ -74,7 +74,7 @@ def open_fitting(path: str | os.PathLike, config=None) -> AdapterFile:
         from nlsr_jax.formats.carried_fit import check_carried_fits
 
         check_adapter_fits(file.shapes(), config, str(path))
-        file.check_layers(config.num_layers)
+        file.check_layers(config.num_layers, tuple(config.modules()))
         check_carried_fits(file.carried, config)
     for note in [*file.notes, *_notes_of_place(path, file.layout.stack)]:
         _LOG.warning("note: %s", note)

@@ -25,7 +25,7 @@ _HEADED = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
 """Tasks for which PEFT trains a head and keeps it beside the factors."""
 _TASKS = ("CAUSAL_LM", "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION", *_HEADED)
 DEFAULT_TARGETS = ("q_proj", "v_proj")
-"""What PEFT adapts in Llama-family models when ``target_modules`` is not given."""
+"""What PEFT adapts in most models when ``target_modules`` is not given."""
 
 
 @dataclasses.dataclass(frozen=True)

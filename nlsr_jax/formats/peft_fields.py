@@ -47,7 +47,8 @@ REASONS = {
     "use_dora": "DoRA rescales the base weights, which factors alone cannot hold",
     "lora_bias": "a bias of the factors cannot be held",
     "layer_replication": "replicated layers change the base model",
-    "target_parameters": "adapted bare parameters are not linear layers",
+    "target_parameters": "PEFT adapts whole parameters, such as all experts of a layer in one, whose factors are "
+    "not those of linear layers",
     "use_qalora": "QA-LoRA pools the inputs",
     "alora_invocation_tokens": "activated LoRA depends on the position of a token",
     "use_bdlora": "block-diagonal factors are not plain LoRA",

@@ -29,6 +29,7 @@ from nlsr_jax.formats.peft_weights import (
     stacked_dtype,
     stacked_shapes,
 )
+from nlsr_jax.modules import MODULES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,14 +115,19 @@ class AdapterFile:
         unwritten = note_of(self.carried, str(self.path), written=False) if self.carried else ""
         return [unwritten if note == self.carried.note else note for note in self.notes]
 
-    def check_layers(self, num_layers: int) -> None:
-        """Check that every layer that the config adapts in a Llama-family model of ``num_layers`` is in the file.
+    def check_layers(self, num_layers: int, modules: Sequence[str] = MODULES) -> None:
+        """Check that every layer that the config adapts in a model is in the file.
+
+        Args:
+          num_layers: of the model.
+          modules: the projections of its decoder layers.
 
         Raises:
           InputError: naming the first that is not.
         """
         others = others_of(self.carried)
-        expected, _ = select_targets(self._config, num_layers, self._where, self._matched.prefix, others)
+        prefix = self._matched.prefix
+        expected, _ = select_targets(self._config, num_layers, self._where, prefix, others, modules)
         for module in module_names({**expected, **self._found.keys}):
             there, adapted = (set(layers.get(module, ())) for layers in (self._found.keys, expected))
             if adapted - there:

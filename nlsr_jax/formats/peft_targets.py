@@ -1,12 +1,12 @@
 """Which modules a LoRA config adapts, with which rank and scaling.
 
-The rules are PEFT's, applied to module paths: those of a Llama-family model, or those that a file holds factors of.
+The rules are PEFT's, applied to module paths: those of a model, or those that a file holds factors of.
 """
 
 import dataclasses
 import math
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from nlsr_jax.errors import InputError
@@ -164,9 +164,14 @@ def select_in_file(
 
 
 def select_targets(
-    config: LoraConfig, num_layers: int, where: str, prefix: str = "model.", others: Others = _NO_OTHERS
+    config: LoraConfig,
+    num_layers: int,
+    where: str,
+    prefix: str = "model.",
+    others: Others = _NO_OTHERS,
+    modules: Sequence[str] = MODULES,
 ) -> Targets:
-    """Select the projections that a config adapts, as PEFT does on a Llama-family model.
+    """Select the projections that a config adapts, as PEFT does on a model that has these in every layer.
 
     Args:
       config: the parsed config.
@@ -174,6 +179,7 @@ def select_targets(
       where: the config's file, for messages.
       prefix: what stands before ``layers`` in the model's module paths.
       others: further modules that there are factors of.
+      modules: the projections of a decoder layer.
 
     Returns:
       A ``Targets``.
@@ -184,10 +190,10 @@ def select_targets(
     """
     if config.all_linear:
         # Every linear layer but the output head, which leaves the projections.
-        config = dataclasses.replace(config, targets=MODULES)
+        config = dataclasses.replace(config, targets=tuple(modules))
     selector, stack = _Selector(config, where), Stack(prefix, "layers")
     found: dict[str, dict[int, Target]] = {}
-    for module in MODULES:
+    for module in modules:
         for layer in range(num_layers):
             path = module_path(layer, module, stack)
             if selector.selects(path):
@@ -195,8 +201,8 @@ def select_targets(
     _check_others(selector, num_layers, stack, where, others.factored)
     if not found:
         raise InputError(
-            f"{where}: target_modules {str(config.targets)[:120]} matches no projection of a Llama-family model "
-            f"of {num_layers} layers"
+            f"{where}: target_modules {str(config.targets)[:120]} matches no projection of a model of {num_layers} "
+            f"layers that have {', '.join(modules)}"
         )
     paths = [module_path(layer, module, stack) for module, layers in found.items() for layer in layers]
     paths += others.factored

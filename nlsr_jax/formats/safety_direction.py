@@ -10,7 +10,6 @@ from nlsr_jax.adapter import Adapter
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.safetensors_files import SafetensorsFile
 from nlsr_jax.formats.hugging_face import open_weights, read_config, resolve
-from nlsr_jax.modules import MODULES
 from nlsr_jax.nlsr.direction import Direction, factor_matrix
 from nlsr_jax.random_streams import stream
 
@@ -47,13 +46,15 @@ def safety_direction(
     """
     if rank < 1:
         raise InputError(f"rank is {rank}; expected at least 1")
-    unknown = sorted(set(modules or ()) - set(MODULES))
-    if unknown:
-        raise InputError(f"modules has {unknown[0]!r}; expected some of {', '.join(MODULES)}")
     aligned, start = _open(base), _open(pretrained)
+    unknown = sorted(set(modules or ()) - set(aligned))
+    if unknown:
+        raise InputError(f"modules has {unknown[0]!r}; expected some of {', '.join(aligned)}")
     key = stream(jax.random.key(seed), "direction")
     factors, residual = {}, {}
-    for module in [name for name in MODULES if modules is None or name in modules]:
+    for module in [name for name in aligned if modules is None or name in modules]:
+        if module not in start:
+            raise InputError(f"{pretrained}: has no module {module}; the base was not aligned from this model")
         _check_shapes(base, pretrained, module, aligned[module], start[module])
         found = []
         for layer, pair in enumerate(zip(aligned[module], start[module], strict=True)):

@@ -1,4 +1,4 @@
-"""Llama-family models in Flax; the only folder that imports it."""
+"""Language models in Flax; the only folder that imports it."""
 
 from nlsr_jax.models.carried import apply_carried
 from nlsr_jax.models.generate import generate

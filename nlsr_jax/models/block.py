@@ -1,11 +1,13 @@
 """One decoder layer in Flax Linen: norms, projections with their adapters, attention, gated feed-forward.
 
-Weights keep the orientation of Hugging Face files, ``[out, in]``.
+What sets families apart is read from their tables (``architecture.families``). Weights keep the orientation of
+Hugging Face files, ``[out, in]``.
 
 Axis legend: B batch, T query, S key, D embed, F feed-forward, K kv heads, G query heads per kv head, H head
 dim, r rank, N adapters, k in-features, d out-features.
 """
 
+import functools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -14,60 +16,37 @@ import jax.numpy as jnp
 import numpy as np
 
 from nlsr_jax.architecture.config import ModelConfig
-from nlsr_jax.architecture.rope import inverse_frequencies
-from nlsr_jax.models.attention import attend
+from nlsr_jax.models.attention import Scaling, attend
+from nlsr_jax.models.experts import Experts, stack_factors
 from nlsr_jax.models.fused_attention import attend_fused
+from nlsr_jax.models.norm import Norm
 from nlsr_jax.models.projection import adapted, beside, joined_name, thin
+from nlsr_jax.models.rotary import Rotary, rotate
 from nlsr_jax.nlsr.statistics import batch_statistics
 from nlsr_jax.parallel import Layout
+
+_ACTIVATIONS = {"silu": nn.silu, "gelu_tanh": functools.partial(nn.gelu, approximate=True)}
 
 
 class Context(NamedTuple):
     """What every layer sees alike.
 
     Attributes:
-      cos, sin: ``[B, T, 1, H/2]`` float32 rotary embedding.
+      rotary: rotary embedding of the positions, leaves ``[B, T, 1, H/2]``.
       mask: ``[B, T, S]`` bool, True where a query may attend.
       near: ``[B, T, S]`` bool, True inside the attention window; None without windows.
       keep: ``[B, T]`` bool response positions for the statistics; None for all.
     """
 
-    cos: jax.Array
-    sin: jax.Array
+    rotary: Rotary
     mask: jax.Array
     near: jax.Array | None
     keep: jax.Array | None
 
 
-def rotary_embedding(config: ModelConfig, positions) -> tuple[jax.Array, jax.Array]:
-    """Return cosine and sine ``[..., H/2]`` float32 of the angles of positions ``[...]``."""
-    angles = positions[..., None].astype(jnp.float32) * inverse_frequencies(config.rope, config.head_dim)
-    return jnp.cos(angles), jnp.sin(angles)
-
-
-def _rotate(x, context: Context):
-    """Apply the rotary embedding to ``[B, T, heads, H]``: the two halves of a head are one complex number."""
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    turned = [first * context.cos - second * context.sin, second * context.cos + first * context.sin]
-    return jnp.concatenate(turned, axis=-1).astype(x.dtype)
-
-
 def place(layout: Layout | None, leaf, split: int | None = None):
     """Lay activations over the mesh, where there is one; see ``Layout.place``."""
     return leaf if layout is None else layout.place(leaf, split)
-
-
-class Norm(nn.Module):
-    """RMS norm over the last axis, computed in float32."""
-
-    eps: float
-
-    @nn.compact
-    def __call__(self, x):
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
-        wide = x.astype(jnp.float32)
-        wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps)
-        return wide.astype(x.dtype) * scale
 
 
 class Projection(nn.Module):
@@ -127,28 +106,64 @@ class Block(nn.Module):
     def setup(self):
         c = self.config
         for name, (_, features) in c.projections().items():
-            bias = c.mlp_bias if name in ("gate_proj", "up_proj", "down_proj") else c.qkv_bias
-            bias = c.out_bias if name == "o_proj" else bias
-            setattr(self, name, Projection(features, bias))
-        self.input_norm, self.post_norm = Norm(c.eps), Norm(c.eps)
+            setattr(self, name, Projection(features, c.bias(name)))
+        for name, _ in c.table.norms:
+            setattr(self, name, Norm(c))
         if c.qk_norm:
-            self.q_norm, self.k_norm = Norm(c.eps), Norm(c.eps)
+            self.q_norm, self.k_norm = Norm(c), Norm(c)
+        if c.experts is not None:
+            self.experts = Experts(c, _ACTIVATIONS[c.activation])
 
     def __call__(self, carry, layer, windowed, context: Context):
         x, cache = carry
         before = x
-        attended, cache = self._attention(self.input_norm(x), cache, layer, windowed, context)
+        attended, cache = self._attention(self._normed("input_norm", x), cache, layer, windowed, context)
         x = x[:, -1:] if self.last else x
+        attended = self._normed("attended_norm", attended)
         if self.has_variable("probes", "attention"):
             attended = attended + self.get_variable("probes", "attention").astype(attended.dtype)
         x = x + attended
-        gate, up = self._products(("gate_proj", "up_proj"), self.post_norm(x), context.keep)
-        (h,) = self._products(("down_proj",), place(self.layout, nn.silu(gate) * up), context.keep)
-        h = place(self.layout, h)
+        h = self._feed_forward(self._normed("post_norm", x), context.keep)
+        h = self._normed("fed_norm", place(self.layout, h))
         if self.is_mutable_collection("representations"):
             self.put_variable("representations", "input", before)
             self.put_variable("representations", "feed_forward", h)
         return (x + h, cache), None
+
+    def _normed(self, name: str, x):
+        """Apply a norm, where the family has one there."""
+        return getattr(self, name)(x) if any(name == known for known, _ in self.config.table.norms) else x
+
+    def _feed_forward(self, x, keep):
+        c = self.config
+        if c.experts is not None:
+            return self._through_experts(x, keep)
+        gate, up = self._split(c.table.feed_forward_inputs, x, keep, (c.intermediate_size,) * 2)
+        (h,) = self._products(("down_proj",), place(self.layout, _ACTIVATIONS[c.activation](gate) * up), keep)
+        return h
+
+    def _through_experts(self, x, keep):
+        """Run the experts with their adapters, which are named by the path of an expert's module."""
+        modules = self.config.expert_modules()
+        found = {name: leaf for name, leaf in self.variables.get("lora", {}).items() if name in modules}
+        factors = stack_factors(found, self.config)
+        y, captured = self.experts(x, factors)
+        if found and self.is_mutable_collection("statistics"):
+            keep = jnp.ones(x.shape[:-1], bool) if keep is None else keep
+            so_far = self.variables.get("statistics", {})
+            for name, leaf in found.items():
+                own, expert = modules[name][0]
+                rows, mask = captured.of_expert(own, expert, keep)
+                root = so_far.get(name, {}).get("root")
+                self.put_variable("statistics", name, batch_statistics(rows, thin(rows, leaf["a"]), mask, root))
+        return y
+
+    def _split(self, names: tuple[str, ...], x, keep, widths: tuple[int, ...]) -> tuple[jax.Array, ...]:
+        """Return what projections of one input put out, cut into parts where they are one module."""
+        parts = self._products(names, x, keep)
+        if len(parts) == len(widths):
+            return parts
+        return tuple(jnp.split(parts[0], np.cumsum(widths[:-1]), axis=-1))
 
     def _products(self, names: tuple[str, ...], x, keep) -> tuple[jax.Array, ...]:
         """Return what projections of one input put out, by one product where they are joined; see ``join``."""
@@ -173,11 +188,14 @@ class Block(nn.Module):
         def split(y, heads):
             return place(self.layout, y.reshape(batch, length, heads, c.head_dim), axis)
 
-        q, k, v = self._products(("q_proj", "k_proj", "v_proj"), x, context.keep)
-        q, k, v = split(q, c.num_heads), split(k, c.num_kv_heads), split(v, c.num_kv_heads)
-        if c.qk_norm:
+        q, k, v = self._split(c.table.attention_inputs, x, context.keep, c.attention_widths())
+        if c.table.qk_norm == "whole":
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k = _rotate(q, context), _rotate(k, context)
+        q, k, v = split(q, c.num_heads), split(k, c.num_kv_heads), split(v, c.num_kv_heads)
+        if c.table.qk_norm == "head":
+            q, k = self.q_norm(q), self.k_norm(k)
+        rotary = context.rotary.of_layer(windowed)
+        q, k = rotate(q, rotary), rotate(k, rotary)
         k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
         mask = context.mask if context.near is None else context.mask & (context.near | ~windowed)
         q = q.reshape(batch, length, c.num_kv_heads, -1, c.head_dim)
@@ -186,7 +204,7 @@ class Block(nn.Module):
             if mask.shape[-1] != length:  # what starts an empty cache sees only itself
                 k, v = cache.seen(layer)
         fused = None if length == 1 else attend_fused(self.kernel, q, k, v, None if self.ordered else mask)
-        out = attend(q, k, v, mask) if fused is None else fused
+        out = attend(q, k, v, mask, Scaling(c.query_scale, c.attention_cap)) if fused is None else fused
         out = place(self.layout, out.reshape(batch, length, -1))
         out = out[:, -1:] if self.last else out
         (out,) = self._products(("o_proj",), out, context.keep)

@@ -41,6 +41,10 @@ def check_attention(attention: str, config: ModelConfig, dtype, mesh=None) -> No
         reason = f"needs weights of {names}, and dtype is {jnp.dtype(dtype).name}"
     elif mesh is not None:
         reason = "runs on one device, and a mesh is given"
+    elif config.attention_cap is not None:
+        reason = "has no soft cap, which this model's attention has"
+    elif config.query_scale is not None and config.query_scale != config.head_dim**-0.5:
+        reason = f"multiplies scores by 1/√{config.head_dim}, and this model by {config.query_scale:g}"
     elif not _takes(kernel, config.head_dim):
         reason = f"has no kernel for heads of {config.head_dim}"
     else:

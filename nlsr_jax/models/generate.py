@@ -12,11 +12,11 @@ import numpy as np
 
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.errors import InputError
-from nlsr_jax.models.block import rotary_embedding
 from nlsr_jax.models.cache import Cache
 from nlsr_jax.models.llama import Llama, everywhere, variables
 from nlsr_jax.models.lora import check_tokens, one_or_several, prepare, prepare_several, repeated
 from nlsr_jax.models.projection import join, merge_adapter
+from nlsr_jax.models.rotary import rotary_embedding
 
 _APART = 12
 """Up to this many layers they come one by one in a step of generation; more are scanned, to compile fast."""
@@ -75,22 +75,48 @@ def generate(
         prompts, mask = repeated(prompts, several), repeated(mask, several)
     else:
         lora = prepare(model, adapter)
-    made = _generate(
+    go_on = functools.partial(
+        _generate,
         model,
         params,
         lora,
-        prompts,
-        mask,
-        key if temperature > 0 else None,
-        np.float32(temperature),
-        jnp.int32(pad_id),
-        steps=int(max_new_tokens),
+        temperature=np.float32(temperature),
+        pad_id=jnp.int32(pad_id),
         ends=end_ids(eos_id),
         sample=temperature > 0,
         several=several,
         ordered=attention_mask is None and model.attention == "fused",
     )
+    key, steps = key if temperature > 0 else None, int(max_new_tokens)
+    if model.config.rope.kind == "longrope":
+        made = _across(go_on, model.config.rope.original_length, prompts, mask, key, steps)
+    else:
+        made = go_on(prompts, mask, key=key, steps=steps)
     return made.reshape(several, -1, made.shape[1]) if several else made
+
+
+def _across(go_on, length: int, prompts, mask, key, steps: int) -> jax.Array:
+    """Generate with a ``longrope`` embedding, whose frequencies change behind the original length.
+
+    Once the longest row of a batch is beyond it, all positions take the other frequencies: the cache is made again
+    then, as transformers does.
+
+    Args:
+      go_on: ``_generate`` but for the following.
+      length: the original length.
+      prompts, mask, key, steps: see ``_generate``.
+    """
+    near = length - int(jnp.max(jnp.sum(mask, axis=-1))) + 1  # tokens that the first frequencies choose
+    if near >= steps:
+        return go_on(prompts, mask, key=key, steps=steps)
+    if near < 1:
+        return go_on(prompts, mask, key=key, steps=steps, far=True)
+    first, done = go_on(prompts, mask, key=key, steps=near, tell=True)
+    longer = jnp.concatenate([jnp.asarray(prompts), first], axis=1)
+    seen = jnp.concatenate([mask, jnp.ones(first.shape, bool)], axis=1)
+    later = None if key is None else jax.random.fold_in(key, near)
+    rest = go_on(longer, seen, key=later, steps=steps - near, far=True, done=done)
+    return jnp.concatenate([first, rest], axis=1)
 
 
 def _is_whole(value) -> bool:
@@ -116,9 +142,9 @@ def _first_greatest(scores):
 
 
 def _take_apart(collections, cache: Cache) -> tuple[dict, Cache]:
-    """Cut stacked norms, factors and caches into layers once, which would else be copied out at every step."""
+    """Cut stacked norms, experts, factors and caches into layers once, not to copy them out at every step."""
     params, joined = collections["params"], collections["joined"]
-    stack = {"params": {name: leaf for name, leaf in params["layers"].items() if name.endswith("norm")}}
+    stack = {"params": {name: leaf for name, leaf in params["layers"].items() if not name.endswith("_proj")}}
     if "lora" in collections:
         stack["lora"] = collections["lora"]["layers"]
     loose = tuple(
@@ -129,10 +155,35 @@ def _take_apart(collections, cache: Cache) -> tuple[dict, Cache]:
     return {"params": rest, "joined": {"head": joined["head"]}, "loose": {"layers": loose}}, cache
 
 
-@functools.partial(jax.jit, static_argnames=("model", "steps", "ends", "sample", "several", "ordered"))
+@functools.partial(
+    jax.jit, static_argnames=("model", "steps", "ends", "sample", "several", "ordered", "far", "tell")
+)
 def _generate(
-    model, params, lora, prompts, mask, key, temperature, pad_id, *, steps, ends, sample, several, ordered
+    model,
+    params,
+    lora,
+    prompts,
+    mask,
+    *,
+    key,
+    temperature,
+    pad_id,
+    steps,
+    ends,
+    sample,
+    several,
+    ordered,
+    far=False,
+    tell=False,
+    done=None,
 ):
+    """Continue prompts ``[B, T]``; see ``generate``.
+
+    Args:
+      far: of the rotary embedding; see ``rotary_embedding``.
+      tell: return which rows have ended beside the tokens.
+      done: ``[B]`` bool, rows that have ended before; None for none.
+    """
     c = model.config
     batch, length = prompts.shape
     if not several:
@@ -183,11 +234,15 @@ def _generate(
 
     if "joined" in collections and apart:
         collections, cache = _take_apart(collections, cache)
-    rotary = rotary_embedding(c, jnp.arange(slots))
+    rotary = rotary_embedding(c, jnp.arange(slots), far)
     # A fused kernel without a mask is faster than with one of ones.
     attend = None if ordered else mask
     scores, cache = model.apply(collections, prompts, attend, cache=cache, rotary=rotary, output="last")
     first = choose(scores, 0)
+    over = ended(first)
+    if done is not None:
+        first, over = jnp.where(done, pad_id, first), done | over
     out = jnp.full((batch, steps), pad_id, jnp.int32).at[:, 0].set(first)
-    state = (jnp.int32(1), first, cache, ended(first), out)
-    return everywhere(model, jax.lax.while_loop(going, advance, state)[-1])
+    state = (jnp.int32(1), first, cache, over, out)
+    _, _, _, over, out = jax.lax.while_loop(going, advance, state)
+    return (everywhere(model, out), over) if tell else everywhere(model, out)

@@ -12,6 +12,7 @@ from nlsr_jax.adapter import Adapter
 from nlsr_jax.errors import InputError
 from nlsr_jax.models.llama import Llama, variables
 from nlsr_jax.models.lora import check_array, check_tokens, prepare
+from nlsr_jax.models.norm import soft_cap
 
 
 def log_likelihood(
@@ -45,12 +46,12 @@ def log_likelihood(
 @functools.partial(jax.jit, static_argnames="model")
 def _log_likelihood(model, params, lora, tokens, attention_mask, targets, keep):
     hidden = model.apply(variables(params, lora), tokens, attention_mask, output="hidden")
-    head = params["embed"] if model.config.tied else params["lm_head"]
+    head, cap = params["embed"] if model.config.tied else params["lm_head"], model.config.logit_cap
 
     def one(row):
         """One row at a time: ``[T, V]`` logits fit where ``[B, T, V]`` would not."""
         states, wanted, counts = row
-        logits = jnp.einsum("td,vd->tv", states, head, preferred_element_type=jnp.float32)
+        logits = soft_cap(jnp.einsum("td,vd->tv", states, head, preferred_element_type=jnp.float32), cap)
         chosen = jnp.take_along_axis(logits, wanted[:, None], axis=-1)[:, 0]
         return jnp.sum(jnp.where(counts, chosen - jax.nn.logsumexp(logits, axis=-1), 0))
 

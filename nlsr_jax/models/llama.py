@@ -1,10 +1,11 @@
-"""Llama-family decoder in Flax Linen: one block (see ``block``), stacked and scanned over the layers.
+"""Decoder of a language model in Flax Linen: one block (see ``block``), stacked and scanned over the layers.
 
-Weights keep the orientation of Hugging Face files, ``[out, in]``, with a leading axis L for the layers.
-Separate collections: ``params`` (the base), ``lora`` (factors whose scaling is folded into ``b``), ``statistics``,
-``representations`` (a layer's input and feed-forward output; both captured where they are mutable), ``probes``
-(added to what attention puts out, where they are given), ``joined`` (weights as generation reads them; see
-``join``), and ``loose`` (the layers' collections one by one, in place of the stack).
+The families differ by their tables (``architecture.families``) alone. Weights keep the orientation of Hugging Face
+files, ``[out, in]``, with a leading axis L for the layers. Separate collections: ``params`` (the base), ``lora``
+(factors whose scaling is folded into ``b``), ``statistics``, ``representations`` (a layer's input and feed-forward
+output; both captured where they are mutable), ``probes`` (added to what attention puts out, where they are given),
+``joined`` (weights as generation reads them; see ``join``), and ``loose`` (the layers' collections one by one, in
+place of the stack).
 
 Axis legend: B batch, T query, S key, D embed, H head dim, L layers, P positions of a table, V vocabulary.
 """
@@ -20,10 +21,12 @@ import jax.numpy as jnp
 from nlsr_jax import hardware
 from nlsr_jax.architecture.config import ModelConfig
 from nlsr_jax.errors import InputError
-from nlsr_jax.models.block import Block, Context, Norm, place, rotary_embedding
+from nlsr_jax.models.block import Block, Context, place
 from nlsr_jax.models.cache import LayerCache
 from nlsr_jax.models.fused_attention import ATTENTION
+from nlsr_jax.models.norm import Norm, soft_cap
 from nlsr_jax.models.projection import PRODUCT
+from nlsr_jax.models.rotary import rotary_embedding
 from nlsr_jax.parallel import Layout
 
 # A product that has a derivative of its own shows as no product to the policy: it goes by name.
@@ -33,7 +36,7 @@ _PRODUCTS = jax.checkpoint_policies.save_from_both_policies(
 
 
 class Llama(nn.Module):
-    """A Llama-family causal language model.
+    """A causal language model of any of the ``architecture.families``.
 
     Attributes:
       config: its shapes and settings.
@@ -73,8 +76,8 @@ class Llama(nn.Module):
             caches of the layers in ``k`` and ``v``.
           positions: ``[B, T]`` int32 positions; counted from the first unmasked token by default.
           keys: ``[B, S]`` bool, slots of the cache that may be attended, where T is 1.
-          rotary: tables ``[P, H/2]`` to read the rotary embedding from, where it is not to be computed anew at
-            every layer of every step; see ``rotary_embedding``.
+          rotary: tables with leaves ``[P, H/2]`` to read the rotary embedding from, where it is not to be computed
+            anew at every layer of every step; see ``rotary_embedding``.
           output: ``"logits"`` of all positions, ``"last"`` (of the last one), or ``"hidden"`` states.
 
         Returns:
@@ -85,6 +88,8 @@ class Llama(nn.Module):
         embed = self.param("embed", nn.initializers.normal(0.02), (c.vocab_size, c.hidden_size))
         context = self._context(tokens, attention_mask, positions, keys, cache, response_mask, rotary)
         x = self._gathered("embed", embed)[tokens]
+        if c.table.scaled_embedding:
+            x = x * jnp.asarray(c.hidden_size**0.5, x.dtype)
         x = place(self.layout, x)
         layers = jnp.arange(c.num_layers)
         windowed = jnp.asarray(c.windowed or (False,) * c.num_layers)
@@ -134,15 +139,17 @@ class Llama(nn.Module):
 
     def _head(self, x, embed, output):
         c = self.config
-        x = Norm(c.eps, name="norm")(x)
+        x = Norm(c, name="norm")(x)
         name = "embed" if c.tied else "lm_head"
         head = embed if c.tied else self.param(name, nn.initializers.normal(0.02), embed.shape)
         if output == "hidden":
             return x
         x = x[:, -1:] if output == "last" else x
         if self.has_variable("joined", "head"):
-            return jnp.matmul(x, self.get_variable("joined", "head"), preferred_element_type=jnp.float32)
-        return jnp.einsum("btd,vd->btv", x, self._gathered(name, head), preferred_element_type=jnp.float32)
+            scores = jnp.matmul(x, self.get_variable("joined", "head"), preferred_element_type=jnp.float32)
+        else:
+            scores = jnp.einsum("btd,vd->btv", x, self._gathered(name, head), preferred_element_type=jnp.float32)
+        return soft_cap(scores, c.logit_cap)
 
     def _gathered(self, name: str, weight):
         return weight if self.layout is None else self.layout.gather(name, weight)
@@ -162,10 +169,10 @@ class Llama(nn.Module):
         if c.window is not None:
             near = jnp.broadcast_to(queries[:, None] - slots < c.window, mask.shape)
         if rotary is None:
-            cos, sin = rotary_embedding(c, positions)
+            rotary = rotary_embedding(c, positions)
         else:
-            cos, sin = (table[positions] for table in rotary)
-        return Context(cos[:, :, None], sin[:, :, None], mask, near, response_mask)
+            rotary = jax.tree.map(lambda table: table[positions], rotary)
+        return Context(jax.tree.map(lambda leaf: leaf[:, :, None], rotary), mask, near, response_mask)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "output"))

@@ -33,10 +33,11 @@ def load_model(
     *,
     note: Callable[[str], None] = warn,
 ):
-    """Load a Llama-family model.
+    """Load a model of one of the families of ``nlsr_jax.architecture.families``.
 
     Args:
-      path: Hugging Face directory (``config.json`` and safetensors) or hub id.
+      path: Hugging Face directory (``config.json`` and safetensors) or hub id. Of a model that also sees, its
+        language model is loaded.
       dtype: float type of the weights: float32, bfloat16 or float16.
       mesh: lay the weights out over this mesh (``nlsr_jax.parallel.make_mesh``).
       attention: ``"plain"``, or ``"fused"``: whole sequences by the kernel of a GPU (cuDNN; bfloat16 or float16

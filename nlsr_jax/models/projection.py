@@ -19,7 +19,14 @@ MERGED_BYTES = 2**30
 """Weights up to this size are merged and joined once for a generation; larger ones would be in memory twice."""
 PRODUCT = "product"
 """The name by which what ``adapted`` returns can be kept for the backward pass (``jax.checkpoint_policies``)."""
-_JOINED = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
+_JOINED = (
+    ("q_proj", "k_proj", "v_proj"),
+    ("qkv_proj",),
+    ("o_proj",),
+    ("gate_proj", "up_proj"),
+    ("gate_up_proj",),
+    ("down_proj",),
+)
 
 
 def adapted(x: jax.Array, kernel: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
@@ -88,7 +95,11 @@ def merge_adapter(params, lora, positions: int) -> tuple[Any, Any]:
     """
     factors = {} if lora is None else dict(lora["layers"])
     layers = dict(params["layers"])
-    worth = {name: leaf for name, leaf in factors.items() if merges(positions, layers[name]["kernel"], leaf["a"])}
+    worth = {
+        name: leaf
+        for name, leaf in factors.items()
+        if name in layers and merges(positions, layers[name]["kernel"], leaf["a"])
+    }
     if sum(layers[name]["kernel"].nbytes for name in worth) > MERGED_BYTES:
         return params, lora
     for name, leaf in worth.items():
@@ -116,12 +127,13 @@ def join(params, tied: bool, apart: bool = False) -> dict[str, Any]:
       The collection ``joined``; empty where the weights are too large to be in memory twice.
     """
     layers, head = params["layers"], params["embed" if tied else "lm_head"]
-    parts = {name: layers[name] for names in _JOINED for name in names}
-    if sum(leaf.nbytes for leaf in (head, *(part["kernel"] for part in parts.values()))) > MERGED_BYTES:
+    parts = {name: layers[name] for names in _JOINED for name in names if name in layers}
+    experts = jax.tree.leaves(layers.get("experts"))
+    if sum(leaf.nbytes for leaf in (head, *experts, *(part["kernel"] for part in parts.values()))) > MERGED_BYTES:
         return {}
     if not apart:
         return {"layers": _join(parts), "head": head.T}
-    count = parts["q_proj"]["kernel"].shape[0]
+    count = parts["o_proj"]["kernel"].shape[0]
     ones = (jax.tree.map(lambda leaf, i=i: leaf[i], parts) for i in range(count))
     return {"layers": tuple(map(_join, ones)), "head": head.T}
 
@@ -130,6 +142,8 @@ def _join(parts) -> dict[str, jax.Array]:
     """Join the kernels ``[..., d, k]`` and biases of one layer or a stack of them."""
     found = {}
     for names in _JOINED:
+        if names[0] not in parts:
+            continue
         kernels = [jnp.swapaxes(parts[name]["kernel"], -1, -2) for name in names]
         found[joined_name(names)] = jnp.concatenate(kernels, axis=-1)
         if "bias" in parts[names[0]]:

@@ -3,12 +3,14 @@
 Axis legend: B batch, T positions, D embed, V vocabulary.
 """
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from nlsr_jax.models.llama import Llama, variables
+from nlsr_jax.models.norm import rms_norm, soft_cap
 
 WHOLE_LOGITS = 2**21
 """Most logits that are kept for the derivative; where there are more, they are made in parts and none is kept."""
@@ -51,9 +53,7 @@ def layer_log_probabilities(model: Llama, params, lora, tokens) -> tuple[jax.Arr
     layers = found["representations"]["layers"]
 
     def from_layer(hidden):
-        wide = hidden.astype(jnp.float32)
-        wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + model.config.eps)
-        return _log_probabilities(model, params, wide.astype(hidden.dtype) * params["norm"]["scale"], tokens)
+        return _log_probabilities(model, params, rms_norm(model.config, hidden, params["norm"]["scale"]), tokens)
 
     inner = jax.lax.map(jax.checkpoint(from_layer), layers["input"])
     last = _log_probabilities(model, params, states, tokens)
@@ -73,7 +73,8 @@ def likely_among(model: Llama, params, lora, tokens, places, among, *, temperatu
       ``[B, K]`` float32: the logarithm of their summed probabilities, −inf where there are none.
     """
     states: Any = model.apply(variables(params, lora), tokens, output="hidden")
-    logits, _ = _logits(jnp.take_along_axis(states, places[..., None], axis=1), _head(model, params))
+    states = jnp.take_along_axis(states, places[..., None], axis=1)
+    logits, _ = _logits(states, _head(model, params), model.config.logit_cap)
     logits = logits / temperature
     chosen = jax.nn.logsumexp(jnp.where(among, logits, -jnp.inf), axis=-1)
     return chosen - jax.nn.logsumexp(logits, axis=-1)
@@ -90,12 +91,12 @@ def token_divergences(model: Llama, params, before, after, tokens) -> jax.Array:
       ``[B, T]`` float32 in nats: the Kullback-Leibler divergence Σ p log(p / q) behind every token, p with
       ``before`` and q with ``after``.
     """
-    head = _head(model, params)
+    head, cap = _head(model, params), model.config.logit_cap
     first: Any = model.apply(variables(params, before), tokens, output="hidden")
     second: Any = model.apply(variables(params, after), tokens, output="hidden")
 
     def part(one, other):
-        (p, p_total), (q, q_total) = _logits(one, head), _logits(other, head)
+        (p, p_total), (q, q_total) = _logits(one, head, cap), _logits(other, head, cap)
         p, q = p - p_total[..., None], q - q_total[..., None]
         return jnp.sum(jnp.exp(p) * (p - q), axis=-1)
 
@@ -105,18 +106,19 @@ def token_divergences(model: Llama, params, before, after, tokens) -> jax.Array:
 def _log_probabilities(model: Llama, params, states, tokens) -> jax.Array:
     """Log-probabilities of the tokens from final hidden states ``[B, T, D]``."""
     hidden, following, head = states[:, :-1], tokens[:, 1:], _head(model, params)
+    cap = model.config.logit_cap
     if following.size * head.shape[0] <= WHOLE_LOGITS:
-        return _chosen(*_logits(hidden, head), following)
-    return _chosen_in_parts(hidden, head, following)
+        return _chosen(*_logits(hidden, head, cap), following)
+    return _chosen_in_parts(hidden, head, following, cap)
 
 
 def _head(model: Llama, params):
     return params["embed"] if model.config.tied else params["lm_head"]
 
 
-def _logits(states, head) -> tuple[jax.Array, jax.Array]:
+def _logits(states, head, cap: float | None) -> tuple[jax.Array, jax.Array]:
     """Logits and the logarithm of their summed exponentials."""
-    logits = jnp.einsum("btd,vd->btv", states, head, preferred_element_type=jnp.float32)
+    logits = soft_cap(jnp.einsum("btd,vd->btv", states, head, preferred_element_type=jnp.float32), cap)
     return logits, jax.nn.logsumexp(logits, axis=-1)
 
 
@@ -156,33 +158,44 @@ def _sum_parts(function, *arrays):
     return jax.lax.scan(lambda total, part: (total + function(*part), None), zeros, parts)[0]
 
 
-@jax.custom_vjp
-def _chosen_in_parts(states, head, following):
+def _slope(logits, cap: float | None):
+    """Return the derivative of capped logits by the logits before the cap."""
+    return 1 - jnp.square(logits / cap)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _chosen_in_parts(states, head, following, cap):
     """Log-probabilities ``[B, T]`` of ``following`` from ``states [B, T, D]`` and ``head W [V, D]``.
 
     Their derivative by the states, ``W[y] − p W``, is made where the logits are: those of a part are gone when the
-    next is made. That by W makes them again; it costs nothing where nobody asks for it.
+    next is made. That by W makes them again; it costs nothing where nobody asks for it. A soft cap multiplies both
+    terms by its slope.
     """
-    return _map_parts(lambda h, y: _chosen(*_logits(h, head), y), states, following)
+    return _map_parts(lambda h, y: _chosen(*_logits(h, head, cap), y), states, following)
 
 
-def _chosen_forward(states, head, following):
+def _chosen_forward(states, head, following, cap):
     def part(h, y):
-        logits, total = _logits(h, head)
-        likely = jnp.exp(logits - total[..., None]).astype(head.dtype)
-        mean = jnp.einsum("btv,vd->btd", likely, head, preferred_element_type=jnp.float32)
-        return _chosen(logits, total, y), head[y] - mean
+        logits, total = _logits(h, head, cap)
+        likely, wanted = jnp.exp(logits - total[..., None]), head[y]
+        if cap is not None:
+            slope = _slope(logits, cap)
+            likely = likely * slope
+            wanted = wanted * jnp.take_along_axis(slope, y[..., None], axis=-1).astype(head.dtype)
+        mean = jnp.einsum("btv,vd->btd", likely.astype(head.dtype), head, preferred_element_type=jnp.float32)
+        return _chosen(logits, total, y), wanted - mean
 
     values, direction = _map_parts(part, states, following)
     return values, (states, head, following, direction)
 
 
-def _chosen_backward(saved, gradient):
+def _chosen_backward(cap, saved, gradient):
     states, head, following, direction = saved
 
     def part(h, y, g):
-        logits, total = _logits(h, head)
+        logits, total = _logits(h, head, cap)
         d_logits = g[..., None] * ((jnp.arange(head.shape[0]) == y[..., None]) - jnp.exp(logits - total[..., None]))
+        d_logits = d_logits if cap is None else d_logits * _slope(logits, cap)
         return jnp.einsum("btv,btd->vd", d_logits.astype(h.dtype), h, preferred_element_type=jnp.float32)
 
     d_head = _sum_parts(part, states, following, gradient)

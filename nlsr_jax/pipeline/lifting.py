@@ -4,7 +4,7 @@ The lifted adapters are read as files are, a few layers at a time; see ``nlsr_ja
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ import numpy as np
 from nlsr_jax.adapter import Adapter, check_adapter, module_names
 from nlsr_jax.files.safetensors_files import empty_aligned
 from nlsr_jax.formats.peft import AdapterFile, open_adapter
+from nlsr_jax.modules import MODULES
 from nlsr_jax.nlsr.direction import Direction
 from nlsr_jax.nlsr.lift import Lifted, check_direction, direction_rows, lift_factors
 from nlsr_jax.pipeline.evidence import base_files
@@ -104,9 +105,9 @@ class LiftedFile:
         """Return no notes: the aligned and the weak adapter are made, not read."""
         return []
 
-    def check_layers(self, num_layers: int) -> None:
+    def check_layers(self, num_layers: int, modules: Sequence[str] = MODULES) -> None:
         """See ``AdapterFile.check_layers``."""
-        self._file.check_layers(num_layers)
+        self._file.check_layers(num_layers, modules)
 
     def slot(self, module: str) -> int:
         """Return the rank of V in one module, which stands before the customer's own; 0 without V."""

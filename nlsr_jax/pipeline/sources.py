@@ -6,7 +6,7 @@ of again.
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import jax
@@ -16,6 +16,7 @@ from nlsr_jax.adapter import Adapter, check_adapter, check_same_structure
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.peft import AdapterFile, PeftLayout, open_adapter
 from nlsr_jax.formats.peft_carried import Carried
+from nlsr_jax.modules import MODULES
 from nlsr_jax.nlsr.basis import common_basis
 from nlsr_jax.pipeline.advice import FRESH_ADVICE
 from nlsr_jax.pipeline.chunks import Chunk, piece_of
@@ -34,7 +35,7 @@ class AdapterSource(Protocol):
     notes: list[str]
 
     def notes_of_source(self) -> list[str]: ...
-    def check_layers(self, num_layers: int) -> None: ...
+    def check_layers(self, num_layers: int, modules: Sequence[str] = MODULES) -> None: ...
     def shapes(self) -> Adapter: ...
     def factors(self, module: str, rows: slice = ...) -> dict[str, np.ndarray]: ...
     def load(self) -> Adapter: ...
@@ -140,5 +141,5 @@ def check_base(sources: Sources, settings: SourceSettings) -> None:
     config = read_config(resolve(settings.base))
     for name, file in given:
         check_adapter_fits(file.shapes(), config, name)
-        file.check_layers(config.num_layers)
+        file.check_layers(config.num_layers, tuple(config.modules()))
         check_carried_fits(file.carried, config)

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.architecture.config import ModelConfig
+from nlsr_jax.errors import InputError
 from nlsr_jax.models.llama import Llama
+from nlsr_jax.modules import FUSED
 from nlsr_jax.random_streams import stream
 from nlsr_jax.training.settings import LoraSettings, check_lora
 from nlsr_jax.types import Params
@@ -20,15 +22,18 @@ def new_adapter(key: jax.Array, config: ModelConfig, settings: LoraSettings) -> 
       settings: rank, alpha and modules.
 
     Raises:
-      InputError: if ``check_lora`` refuses the settings.
+      InputError: if ``check_lora`` refuses the settings, or if the model has none of the modules.
     """
     check_lora(settings)
     factors = {}
     for module, (k, d) in config.projections().items():
-        if module in settings.modules:
+        if not {module, *FUSED.get(module, ())}.isdisjoint(settings.modules):
             shape, bound = (config.num_layers, settings.rank, k), k**-0.5
             a = jax.random.uniform(stream(key, module), shape, jnp.float32, -bound, bound)
             factors[module] = {"a": a, "b": jnp.zeros((config.num_layers, d, settings.rank), jnp.float32)}
+    if not factors:
+        wanted, known = ", ".join(settings.modules), ", ".join(config.projections())
+        raise InputError(f"modules are {wanted}; the model has {known}")
     return Adapter(factors, settings.alpha / settings.rank)
 
 
@@ -48,7 +53,7 @@ def new_params(key: jax.Array, model: Llama) -> Params:
     def draw(path, leaf):
         names = [part.key for part in path]
         if names[-1] == "scale":
-            return jnp.ones(leaf.shape, jnp.float32)
+            return jnp.full(leaf.shape, 1 - model.config.table.norm_offset, jnp.float32)
         if names[-1] == "bias":
             return jnp.zeros(leaf.shape, jnp.float32)
         deviation = 1.0 if names[-1] == "embed" else leaf.shape[-1] ** -0.5

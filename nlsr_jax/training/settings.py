@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 from nlsr_jax.errors import InputError
-from nlsr_jax.modules import MODULES
+from nlsr_jax.modules import FUSED, MODULES
 
 OBJECTIVES = ("sft", "dpo", "orpo", "kto", "simpo")
 _BETA = {"sft": 0.0, "dpo": 0.1, "orpo": 0.1, "kto": 0.1, "simpo": 2.0}
@@ -68,7 +68,7 @@ class LoraSettings:
     Attributes:
       rank: r.
       alpha: ``lora_alpha``; the scaling is ``alpha / rank``.
-      modules: target projections.
+      modules: target projections; a fused one is adapted where one of its parts is named, or itself.
     """
 
     rank: int = 128
@@ -108,10 +108,11 @@ def check_training(settings: TrainingSettings) -> None:
 
 def check_lora(settings: LoraSettings) -> None:
     """Raise InputError, naming the field, if adapter settings are invalid."""
-    unknown = [module for module in settings.modules if module not in MODULES]
+    known = (*MODULES, *FUSED)
+    unknown = [module for module in settings.modules if module not in known]
     if unknown or not settings.modules:
         raise InputError(
-            f"modules are {', '.join(settings.modules) or 'none'}; expected some of {', '.join(MODULES)}"
+            f"modules are {', '.join(settings.modules) or 'none'}; expected some of {', '.join(known)}"
         )
     if settings.rank < 1:
         raise InputError(f"rank is {settings.rank}; expected at least 1")

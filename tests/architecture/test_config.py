@@ -78,7 +78,7 @@ def test_variants_read_as_transformers_reads_them(change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "gemma"}, "model_type is 'gemma'"),
+        ({"model_type": "gpt2"}, "model_type is 'gpt2'"),
         ({"model_type": None}, "model_type is None"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification"),
         ({"auto_map": {"AutoModel": "x.Y"}}, "auto_map"),
@@ -108,27 +108,33 @@ def test_what_is_not_supported_is_refused_by_name(change, message):
     assert "\n" not in str(caught.value)
 
 
-def test_full_size_model_has_the_right_number_of_parameters():
+SIZES = {
+    "llama3_8b": 8_030_261_248,
+    "gemma2_9b": 9_241_705_984,
+    "gemma3_1b": 999_885_952,
+    "phi3_mini": 3_821_079_552,
+    "olmo2_7b": 7_298_617_344,
+    "qwen3_30b_a3b": 30_532_122_624,
+    "mixtral_8x7b": 46_702_792_704,
+}
+"""As their publishers' files hold."""
+
+
+@pytest.mark.parametrize("name", list(SIZES))
+def test_full_size_models_have_the_right_number_of_parameters(name):
     import math
 
     import jax
     import jax.numpy as jnp
 
-    from nlsr_jax.formats.hugging_face import weight_table
+    from nlsr_jax.architecture.known import known_config
+    from nlsr_jax.architecture.weights import weight_table
     from nlsr_jax.models import Llama
 
-    config = parse_model_config(
-        {
-            "model_type": "llama",
-            "vocab_size": 128256,
-            "intermediate_size": 14336,
-            "num_key_value_heads": 8,
-            "rope_theta": 5e5,
-        },
-        "config.json",
-    )
+    config = known_config(name)
     shapes = jax.eval_shape(lambda: Llama(config).init(jax.random.key(0), jnp.zeros((1, 8), jnp.int32)))["params"]
-    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == 8_030_261_248
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == SIZES[name]
     table = {weight.path: weight.shape for weight in weight_table(config)}
     found = {tuple(k.key for k in path): leaf.shape for path, leaf in jax.tree.leaves_with_path(shapes)}
     assert found == table
+    assert all(len(weight.names) == math.prod(weight.shape[: weight.axes]) for weight in weight_table(config))

@@ -1,5 +1,6 @@
 """Small random transformers models of every supported family, the torch peers of the tests."""
 
+import copy
 import pathlib
 
 import numpy as np
@@ -28,6 +29,25 @@ LLAMA3_ROPE = {
     "original_max_position_embeddings": 16,
 }
 LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
+GEMMA = {"head_dim": 16, "tie_word_embeddings": True, "sliding_window": 5, "query_pre_attn_scalar": 24}
+PATTERN = ["sliding_attention", "full_attention", "sliding_attention"]
+GEMMA3_ROPE = {
+    "full_attention": {"rope_type": "default", "rope_theta": 1000000.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+}
+EXPERTS = {"head_dim": 12, "num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 20}
+
+
+def longrope(count: int) -> dict:
+    """LongRoPE of Phi-3.5 for that many frequencies."""
+    return {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0 + 0.1 * i for i in range(count)],
+        "long_factor": [1.5 + 1.3 * i for i in range(count)],
+    }
+
+
 VARIANTS = {
     "llama2": ("Llama", {"num_key_value_heads": 4}),
     "llama3": ("Llama", {"rope_parameters": LLAMA3_ROPE}),
@@ -40,20 +60,54 @@ VARIANTS = {
     "qwen3_biases": ("Qwen3", {"head_dim": 16, "attention_bias": True}),
     "mistral": ("Mistral", {"sliding_window": 5, "head_dim": 12}),
     "mistral_no_window": ("Mistral", {"sliding_window": None}),
+    "gemma": ("Gemma", {"head_dim": 16, "tie_word_embeddings": True}),
+    "gemma_untied_biases": ("Gemma", {"head_dim": 16, "attention_bias": True}),
+    "gemma2": ("Gemma2", {**GEMMA, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 4.0}),
+    "gemma2_no_caps": ("Gemma2", {**GEMMA, "attn_logit_softcapping": None, "final_logit_softcapping": None}),
+    "gemma3": ("Gemma3Text", {**GEMMA, "layer_types": PATTERN, "rope_parameters": GEMMA3_ROPE}),
+    "gemma3_scaled": (
+        "Gemma3Text",
+        {
+            **GEMMA,
+            "final_logit_softcapping": 9.0,
+            "rope_parameters": {**GEMMA3_ROPE, "full_attention": LINEAR_ROPE},
+        },
+    ),
+    "phi3": ("Phi3", {"sliding_window": 6, "num_key_value_heads": 4}),
+    "phi4": ("Phi3", {}),
+    "phi35_short": ("Phi3", {"original_max_position_embeddings": 40, "rope_parameters": longrope(4)}),
+    "phi35_long": ("Phi3", {"original_max_position_embeddings": 8, "rope_parameters": longrope(4)}),
+    "phi35_crossing": ("Phi3", {"original_max_position_embeddings": 20, "rope_parameters": longrope(4)}),
+    "phi4_mini": (
+        "Phi3",
+        {
+            "tie_word_embeddings": True,
+            "hidden_size": 64,
+            "original_max_position_embeddings": 40,
+            "rope_parameters": {**longrope(6), "partial_rotary_factor": 0.75},
+        },
+    ),
+    "olmo2": ("Olmo2", {"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}}),
+    "olmo2_kv_heads": ("Olmo2", {"num_key_value_heads": 4, "attention_bias": True}),
+    "qwen3_moe": ("Qwen3Moe", {**EXPERTS, "norm_topk_prob": True}),
+    "qwen3_moe_unnormalised": ("Qwen3Moe", {**EXPERTS, "use_sliding_window": True, "sliding_window": 5}),
+    "mixtral": ("Mixtral", {"num_local_experts": 5}),
+    "mixtral_window": ("Mixtral", {"num_local_experts": 4, "num_experts_per_tok": 1, "sliding_window": 4}),
 }
 
 
 def make_peer(variant: str, seed: int = 0):
     """A random float32 model, its weights spread wider than a fresh one's so that logits differ clearly."""
     family, changes = VARIANTS[variant]
-    config = getattr(transformers, f"{family}Config")(**{**COMMON, **changes})
+    config = getattr(transformers, f"{family}Config")(**copy.deepcopy({**COMMON, **changes}))
     config._attn_implementation = "eager"
     torch.manual_seed(seed)
-    model = getattr(transformers, f"{family}ForCausalLM")(config)
+    model = getattr(transformers, f"{family.removesuffix('Text')}ForCausalLM")(config)
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            scale = 0.3 if weight.ndim == 2 else 0.2
-            weight.copy_(torch.randn_like(weight) * scale + ("norm" in name))
+            scale = 0.3 if weight.ndim > 1 else 0.2
+            centre = "norm" in name and not family.startswith("Gemma")
+            weight.copy_(torch.randn_like(weight) * scale + centre)
     return model.eval()
 
 

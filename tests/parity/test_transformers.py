@@ -9,43 +9,31 @@ import pytest
 import torch
 
 import nlsr_jax
+from tests.parity.comparison import difference, generates_alike, load_pair, padded
 from tests.parity.peers import VARIANTS, make_peer, peer_logits, save_peer, tokens
 
 pytestmark = pytest.mark.optimised
 
 # The acceptance bound on logits of order 1 to 10.
 LARGEST = 1e-4
+SAVED = (
+    *("llama3", "qwen2_window", "qwen3_biases", "mistral", "gemma_untied_biases", "gemma2", "gemma3_scaled"),
+    *("phi3", "phi35_long", "phi4_mini", "olmo2", "qwen3_moe", "mixtral_window"),
+)
 
 
 @pytest.fixture(scope="module", params=list(VARIANTS))
 def pair(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp(request.param)
-    peer = save_peer(request.param, folder)
-    return peer, *nlsr_jax.load_model(folder)
-
-
-def padded(side, ids):
-    """Ids with 0, 3 and 7 padding tokens, and the mask."""
-    ids, mask = ids.copy(), np.ones(ids.shape, bool)
-    for row, count in enumerate((0, 3, 7)):
-        part = slice(0, count) if side == "left" else slice(ids.shape[1] - count, None)
-        ids[row, part], mask[row, part] = 0, False
-    return ids, mask
+    return load_pair(request.param, tmp_path_factory.mktemp(request.param))
 
 
 def test_logits(pair):
-    peer, model, params = pair
-    ids = tokens(0, 3, 24)
-    difference = np.abs(np.asarray(nlsr_jax.logits(model, params, ids)) - peer_logits(peer, ids))
-    assert difference.max() < LARGEST
+    assert difference(pair, tokens(0, 3, 24)) < LARGEST
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_logits_with_padding(pair, side):
-    peer, model, params = pair
-    ids, mask = padded(side, tokens(1, 3, 20))
-    ours = np.asarray(nlsr_jax.logits(model, params, ids, attention_mask=mask))
-    assert np.abs(ours - peer_logits(peer, ids, mask))[mask].max() < LARGEST
+    assert difference(pair, *padded(side, tokens(1, 3, 20))) < LARGEST
 
 
 def test_padding_does_not_change_a_row(pair):
@@ -58,20 +46,8 @@ def test_padding_does_not_change_a_row(pair):
 
 @pytest.mark.parametrize("side", ["none", "left"])
 def test_greedy_generation(pair, side):
-    peer, model, params = pair
-    ids, mask = padded("left", tokens(3, 3, 12)) if side == "left" else (tokens(3, 3, 12), np.ones((3, 12), bool))
-    with torch.no_grad():
-        theirs = peer.generate(
-            torch.tensor(ids, dtype=torch.long),
-            attention_mask=torch.tensor(mask.astype(np.int64)),
-            max_new_tokens=20,
-            min_new_tokens=20,
-            do_sample=False,
-            eos_token_id=None,
-            pad_token_id=0,
-        ).numpy()[:, 12:]
-    ours = nlsr_jax.generate(model, params, ids, attention_mask=mask, max_new_tokens=20)
-    np.testing.assert_array_equal(ours, theirs)
+    ids = tokens(3, 3, 12)
+    assert generates_alike(pair, *(padded("left", ids) if side == "left" else (ids, np.ones(ids.shape, bool))))
 
 
 @pytest.mark.parametrize("pair", ["llama2", "qwen3_biases"], indirect=True)
@@ -128,7 +104,7 @@ def test_bfloat16_weights_stay_close(tmp_path):
     assert np.abs(ours - theirs).max() < 0.05 * np.abs(theirs).max()
 
 
-@pytest.mark.parametrize("variant", ["llama3", "qwen2_window", "qwen3_biases", "mistral"])
+@pytest.mark.parametrize("variant", SAVED)
 def test_what_we_save_transformers_loads(tmp_path, variant):
     from transformers import AutoModelForCausalLM
 
