@@ -5,6 +5,8 @@ google/gemma-2-9b, google/gemma-3-1b-pt and -4b-pt (its text), microsoft/Phi-3-m
 allenai/OLMo-2-1124-7B, Qwen/Qwen3-30B-A3B and mistralai/Mixtral-8x7B-v0.1.
 """
 
+from typing import Any
+
 from nlsr_jax.architecture.config import ModelConfig, parse_model_config
 from nlsr_jax.errors import InputError
 
@@ -13,7 +15,7 @@ _LLAMA3_8B = {
     "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-5,
     "rope_theta": 500000.0, "max_position_embeddings": 8192, "tie_word_embeddings": False,
 }  # fmt: skip
-KNOWN = {
+KNOWN: dict[str, dict[str, Any]] = {
     "llama3_8b": _LLAMA3_8B,
     "llama3_70b": _LLAMA3_8B
     | {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64},

@@ -152,7 +152,8 @@ def _parse_llama3(config, scaling, theta, max_length, where) -> Rope:
         raise InputError(f"{where}: rope_scaling low_freq_factor must be below high_freq_factor")
     # A length beside the scaling comes first: transformers overwrites the nested one with it.
     length = config.get(_LENGTH, scaling.get(_LENGTH, max_length))
-    return Rope(theta, "llama3", *numbers.values(), original_length=whole(length, _LENGTH, where))
+    factor, low, high = numbers.values()
+    return Rope(theta, "llama3", factor, low, high, original_length=whole(length, _LENGTH, where))
 
 
 def _parse_longrope(config, scaling, theta, max_length, where, family: Family, partial, head_dim) -> Rope:
