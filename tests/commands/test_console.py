@@ -12,7 +12,9 @@ from tests.adapter_files import flags, save_family
 from tests.commands.programs import COMPILED, finish, start
 from tests.e2e.command import ROOT, error_line, python
 
-PROGRAMS = sorted({path.stem for path in (ROOT / "experiments").glob("*.py")} - {"__init__", "laboratory_flags"})
+PROGRAMS = sorted(
+    {path.stem for path in (ROOT / "experiments").glob("*.py")} - {"__init__", "bank_pickle", "laboratory_flags"}
+)
 NLSR = ("-P", "-c", "from nlsr_jax.commands.console import main; main()")
 
 

@@ -86,7 +86,7 @@ def narrow_layer_1(tensors):
         (lambda f: change_config(f, target_modules=["q_proj", "v_proj"]), "which the config does not adapt"),
         (lambda f: change_weights(f, poke(np.nan)), "1 entries that are NaN or infinite"),
         (lambda f: change_weights(f, poke(np.inf)), "1 entries that are NaN or infinite"),
-        (lambda f: change_weights(f, lambda t: t.pop(Q0)), "alone"),
+        (lambda f: change_weights(f, lambda t: t.pop(Q0)), "lora_A is missing"),
         (lambda f: change_weights(f, rename(Q0, "base_model.model.x")), "'base_model.model.x' is unknown"),
         (lambda f: change_weights(f, rename(Q0, Q0.replace("A.weight", "magnitude_vector"))), "a DoRA magnitude"),
         (lambda f: change_weights(f, rename(Q0, Q0.replace("q_proj", "z_proj"))), "; lora_A is missing"),

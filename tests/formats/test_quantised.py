@@ -341,7 +341,7 @@ def test_a_config_without_quantised_weights(base, tmp_path):
         ({"load_in_4bit": True, "bnb_4bit_quant_type": "nf3"}, "expected nf4 or fp4"),
         ({"load_in_8bit": True, "llm_int8_skip_modules": "lm_head"}, "expected a list of module names"),
         ({"quant_method": "fp8", "weight_block_size": [128]}, "expected two numbers"),
-        ({"quant_method": "fp8", "weight_block_size": [0, 128]}, "expected a positive whole number"),
+        ({"quant_method": "fp8", "weight_block_size": [0, 128]}, "expected a whole number from 1"),
         ({"quant_method": "gptq", "bits": 3}, "2 or 4 or 8 are read"),
         ({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}, "checkpoint_format is 'marlin'"),
         ({"quant_method": "awq", "bits": 4, "version": "gemv"}, "gemm alone is read"),

@@ -27,7 +27,7 @@ from tests.reliability.hostile import refusal
     [
         ("r.jsonl", bytes(range(256)), "not UTF-8"),
         ("r.jsonl", b"\0" * 1000, "line 1 is not JSON"),
-        ("r.jsonl", b'{"prompt": "a", "prompt": "b", "response": "c"}', "line 1 has 'prompt' twice"),
+        ("r.jsonl", b'{"prompt": "a", "prompt": "b", "response": "c"}', "line 1 repeats the key 'prompt'"),
         ("r.jsonl", b'{"prompt": "\\ud800", "response": "c"}', "line 1: 'prompt' is not valid Unicode"),
         ("r.jsonl", b'{"prompt": "a", "response": "c", "n": ' + b"9" * 5000 + b"}", "line 1 is not JSON"),
         ("r.json", b'[{"prompt": "a", "response": "c", "n": ' + b"9" * 5000 + b"}]", "not usable JSON"),
