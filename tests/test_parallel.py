@@ -59,7 +59,7 @@ FAMILY = """
 import json, sys, jax, numpy as np, nlsr_jax
 from nlsr_jax.parallel import make_mesh
 from tests.oracles import random_adapter
-one, eight = (nlsr_jax.load_model(sys.argv[1], mesh=mesh) for mesh in (None, make_mesh((2, 2, 2))))
+one, eight = (nlsr_jax.load_model(sys.argv[1], mesh=mesh) for mesh in (None, make_mesh((1, 2, 2))))
 config = one[0].config
 adapter = random_adapter(0, layers=config.num_layers, rank=2, sizes=config.projections())
 adapter = jax.tree.map(lambda leaf: np.float32(0.1) * leaf, adapter)
@@ -108,10 +108,10 @@ def devices(count):
     return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
 
 
-@pytest.mark.parametrize("variant", ["gemma3", "phi3", "qwen3_moe"])
+@pytest.mark.parametrize("variant", ["gemma3", "qwen3_moe"])
 def test_other_families_over_a_mesh(tmp_path, variant):
     save_peer(variant, tmp_path)
-    result = json.loads(python("-c", FAMILY, tmp_path, env=devices(8)).stdout)
+    result = json.loads(python("-c", FAMILY, tmp_path, env=devices(4)).stdout)
     assert result == {"close": True, "generated": True, "gradient": True}
 
 
