@@ -8,6 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import jax
+    import numpy as np
+
+    Array = jax.Array | np.ndarray
+else:
+    Array = Any
 
 Masks = Mapping[str, Mapping[str, "jax.Array"]]
 """Bool tree of an adapter's factors, ``{module: {"a": [L, r, k], "b": [L, d, r]}}``; true where an entry is

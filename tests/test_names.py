@@ -52,10 +52,6 @@ def test_no_name_is_a_modules():
     assert not modules & set(nlsr_jax.__all__)
 
 
-UNTYPED_ROOMS = ("architecture", "formats", "models")
-"""Rooms in which some public signatures still lack types."""
-
-
 def untyped(path):
     """Public functions of a module, and public methods of its public classes, whose signature lacks a type."""
     waiting = [ast.parse(path.read_text(encoding="utf-8"))]
@@ -74,7 +70,7 @@ def untyped(path):
 
 def test_public_signatures_are_typed():
     folders = [pathlib.Path(package.__file__).parent for package in (nlsr_jax, experiments)]
-    paths = [path for folder in folders for path in folder.rglob("*.py") if path.parent.name not in UNTYPED_ROOMS]
+    paths = [path for folder in folders for path in folder.rglob("*.py")]
     assert len(paths) > 200
     assert [found for path in paths for found in untyped(path)] == []
 

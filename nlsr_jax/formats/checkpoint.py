@@ -11,12 +11,13 @@ import numpy as np
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.paths import expand
 from nlsr_jax.random_streams import describe_key, restore_key
+from nlsr_jax.types import Masks
 
 _OVERHEAD = 2**20
 """Bytes that Orbax may write in addition to the arrays."""
 
 
-def save_checkpoint(path: str | os.PathLike, masks, pruning_key: jax.Array) -> None:
+def save_checkpoint(path: str | os.PathLike, masks: Masks, pruning_key: jax.Array) -> None:
     """Save masks (bits packed along the last axis) and the pruning key with Orbax.
 
     Args:
@@ -61,7 +62,7 @@ def check_space(folder: pathlib.Path, size: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
-def restore_checkpoint(path: str | os.PathLike):
+def restore_checkpoint(path: str | os.PathLike) -> tuple[Masks, jax.Array]:
     """Return ``(masks, pruning_key)`` as ``save_checkpoint`` saved them.
 
     Raises:

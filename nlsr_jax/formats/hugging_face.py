@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from nlsr_jax.architecture.config import ModelConfig, parse_model_config
 from nlsr_jax.architecture.config_file import config_to_json
@@ -32,6 +33,7 @@ from nlsr_jax.formats.hub import fetch, parse_hub_name
 from nlsr_jax.formats.quantised_names import sibling_advice
 from nlsr_jax.formats.weight_files import WEIGHTS, locate
 from nlsr_jax.parallel import sharding
+from nlsr_jax.types import Params
 
 CONFIG = "config.json"
 _PATTERNS = ["*.json", "*.safetensors", "tokenizer*", "*.model", "*.jinja"]
@@ -113,7 +115,7 @@ def open_weights(path: str | os.PathLike, config: ModelConfig, dtype: Any = jnp.
     return Weights(config, table, found, (*notes, *odd))
 
 
-def read_params(weights: Weights, dtype=jnp.float32, mesh=None) -> dict[str, Any]:
+def read_params(weights: Weights, dtype: Any = jnp.float32, mesh: Mesh | None = None) -> dict[str, Any]:
     """Read all weights of a model.
 
     Args:
@@ -251,7 +253,7 @@ def _read(weight: Weight, files, dtype, mesh):
     return jax.make_array_from_callback(weight.shape, layout, callback)
 
 
-def save_params(params, config: ModelConfig, path: str | os.PathLike, *, overwrite: bool = False) -> None:
+def save_params(params: Params, config: ModelConfig, path: str | os.PathLike, *, overwrite: bool = False) -> None:
     """Write a Hugging Face model directory that transformers loads, whole or not at all.
 
     Args:

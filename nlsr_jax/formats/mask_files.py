@@ -3,7 +3,7 @@
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,7 +24,7 @@ def save_masks(
     masks: Mapping[str, Any],
     path: str | os.PathLike,
     *,
-    layers=None,
+    layers: Mapping[str, Sequence[int]] | None = None,
     metadata: dict[str, str] | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -53,7 +53,11 @@ def _foreign(path: pathlib.Path) -> str | None:
 
 
 def write_masks(
-    masks: Mapping[str, Any], path: pathlib.Path, *, layers=None, metadata: dict[str, str] | None = None
+    masks: Mapping[str, Any],
+    path: pathlib.Path,
+    *,
+    layers: Mapping[str, Sequence[int]] | None = None,
+    metadata: dict[str, str] | None = None,
 ) -> None:
     """Write masks to a file of a folder that is being made; see ``save_masks``.
 

@@ -78,7 +78,7 @@ def find_mlx_factors(file: SafetensorsFile) -> StackedKeys:
     return found._replace(keys=keys, transposed=True, nested=0, notes=())
 
 
-def plain_config(raw: Mapping[str, Any], shapes, found: StackedKeys, where: str) -> dict[str, Any]:
+def plain_config(raw: Mapping[str, Any], shapes: Any, found: StackedKeys, where: str) -> dict[str, Any]:
     """Return the ``adapter_config.json`` with which PEFT computes the same as MLX-LM.
 
     Args:

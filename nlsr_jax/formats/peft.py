@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from nlsr_jax.adapter import Adapter, check_adapter, layer_indices, module_names
+from nlsr_jax.architecture.config import ModelConfig
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.output import whole_directory, write_text
 from nlsr_jax.files.ownership import foreign_adapter
@@ -45,7 +46,7 @@ def open_adapter(path: str | os.PathLike) -> AdapterFile:
     return AdapterFile(path)
 
 
-def load_adapter(path: str | os.PathLike, config=None) -> Adapter:
+def load_adapter(path: str | os.PathLike, config: ModelConfig | None = None) -> Adapter:
     """Read a PEFT directory, or one of MLX-LM; what a user should know of it is logged as a warning.
 
     Args:
@@ -66,7 +67,7 @@ def load_adapter(path: str | os.PathLike, config=None) -> Adapter:
     return file.load()
 
 
-def open_fitting(path: str | os.PathLike, config=None) -> AdapterFile:
+def open_fitting(path: str | os.PathLike, config: ModelConfig | None = None) -> AdapterFile:
     """Open a directory as ``load_adapter`` does, checked against a model and with its notes logged."""
     file = open_adapter(path)
     if config is not None:
@@ -195,7 +196,7 @@ class AdapterWriter:
     def __enter__(self) -> "AdapterWriter":
         return self
 
-    def __exit__(self, kind=None, *error) -> None:
+    def __exit__(self, kind: Any = None, *error: Any) -> None:
         try:
             if kind is None:
                 self._passage.until()

@@ -43,11 +43,11 @@ class Matcher:
         self._compiled: dict[str, Any] = {}
         self._end = time.monotonic() + TOTAL_SECONDS
 
-    def match(self, pattern: str, text: str):
+    def match(self, pattern: str, text: str) -> Any:
         """Match at the start of ``text``; see ``re.match``."""
         return self._run("match", pattern, text)
 
-    def fullmatch(self, pattern: str, text: str):
+    def fullmatch(self, pattern: str, text: str) -> Any:
         """Match the whole of ``text``; see ``re.fullmatch``."""
         return self._run("fullmatch", pattern, text)
 

@@ -9,7 +9,7 @@ dim, r rank, N adapters, k in-features, d out-features.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -48,7 +48,7 @@ class Context(NamedTuple):
     keep: jax.Array | None
 
 
-def place(layout: Layout | None, leaf, split: int | None = None):
+def place(layout: Layout | None, leaf: jax.Array, split: int | None = None) -> jax.Array:
     """Lay activations over the mesh, where there is one; see ``Layout.place``."""
     return leaf if layout is None else layout.place(leaf, split)
 
@@ -63,7 +63,7 @@ class Projection(nn.Module):
     bias: bool = False
 
     @nn.compact
-    def __call__(self, x, keep=None):
+    def __call__(self, x: jax.Array, keep: jax.Array | None = None) -> Any:
         kernel = self.param("kernel", nn.initializers.normal(0.02), (self.features, x.shape[-1]))
         several = self.adapters()
         if self.has_variable("lora", "a") and several is None:
@@ -107,7 +107,7 @@ class Block(nn.Module):
     ordered: bool = False
     last: bool = False
 
-    def setup(self):
+    def setup(self) -> None:
         c = self.config
         for name, (_, features) in c.projections().items():
             setattr(self, name, Projection(features, c.bias(name)))
@@ -118,7 +118,7 @@ class Block(nn.Module):
         if c.experts is not None:
             self.experts = Experts(c, _ACTIVATIONS[c.activation])
 
-    def __call__(self, carry, layer, windowed, context: Context):
+    def __call__(self, carry: Any, layer: Any, windowed: jax.Array, context: Context) -> Any:
         x, cache = carry
         before = x
         attended, cache = self._attention(self._normed("input_norm", x), cache, layer, windowed, context)

@@ -20,14 +20,14 @@ class Cache(NamedTuple):
     v: Any
     slot: jax.Array
 
-    def seen(self, layer):
+    def seen(self, layer: Any) -> tuple[jax.Array, jax.Array]:
         """Return a layer's keys and values so far, ``[B, K, S, H]``."""
         return (
             jnp.swapaxes(jax.lax.dynamic_index_in_dim(self.k, layer, keepdims=False), -1, -2),
             jax.lax.dynamic_index_in_dim(self.v, layer, keepdims=False),
         )
 
-    def extended(self, layer, k, v) -> "Cache":
+    def extended(self, layer: Any, k: jax.Array, v: jax.Array) -> "Cache":
         """Put ``k`` and ``v [B, K, T, H]`` of new positions of a layer into the next free slots."""
         k = jnp.swapaxes(k, -1, -2)
         return self._replace(
@@ -46,11 +46,11 @@ class LayerCache(NamedTuple):
     v: jax.Array
     slot: jax.Array
 
-    def seen(self, layer):
+    def seen(self, layer: Any) -> tuple[jax.Array, jax.Array]:
         """Return the keys and values so far, ``[B, K, S, H]``."""
         return jnp.swapaxes(self.k, -1, -2), self.v
 
-    def extended(self, layer, k, v) -> "LayerCache":
+    def extended(self, layer: Any, k: jax.Array, v: jax.Array) -> "LayerCache":
         """Put ``k`` and ``v [B, K, T, H]`` of new positions into the next free slots."""
         return self._replace(
             k=jax.lax.dynamic_update_slice(self.k, jnp.swapaxes(k, -1, -2), (0, 0, 0, self.slot)),

@@ -15,9 +15,10 @@ from nlsr_jax.formats.peft_carried import Carried, CarriedTensor
 from nlsr_jax.models.carried_ends import Ends, read
 from nlsr_jax.models.llama import Llama
 from nlsr_jax.parallel import layout_of
+from nlsr_jax.types import Params
 
 
-def apply_carried(model: Llama, params, carried: Carried) -> tuple[Llama, Any]:
+def apply_carried(model: Llama, params: Params, carried: Carried) -> tuple[Llama, Any]:
     """Put what an adapter's file carries into a model, as PEFT does: copies, rows, and products of factors.
 
     Factors of the embedding and of the output head are merged into their weights, in the type of the base. The

@@ -5,6 +5,7 @@ Source: the order of PEFT's wrappers: weights of the base, rows of tokens, then 
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,11 +45,11 @@ class Ends:
       mesh: that they lie over; None for one device.
     """
 
-    def __init__(self, embed, head, carried: Carried, mesh: Mesh | None):
+    def __init__(self, embed: jax.Array, head: jax.Array | None, carried: Carried, mesh: Mesh | None):
         self._embed, self._head, self._carried, self._mesh = embed, head, carried, mesh
         self._plan = plan_ends(carried, head is None)
 
-    def changed(self, size: int):
+    def changed(self, size: int) -> Any:
         """Return embedding and head ``[size, D]`` as PEFT makes them; head None where the model stays tied."""
         plan = self._plan
         self._write_base()

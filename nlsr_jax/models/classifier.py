@@ -7,10 +7,12 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from nlsr_jax.architecture.config import ModelConfig, parse_model_config
 from nlsr_jax.architecture.fields import short
@@ -21,6 +23,7 @@ from nlsr_jax.formats import hugging_face as files_of
 from nlsr_jax.models.llama import Llama
 from nlsr_jax.models.load import _float_type, warn
 from nlsr_jax.models.lora import check_tokens
+from nlsr_jax.types import Array, Params
 
 ARCHITECTURES = ("LlamaForSequenceClassification", "LlamaModelForScore", "LlamaForScore")
 _HEADS = ("score.weight", "score_head.weight")
@@ -39,7 +42,7 @@ class Classifier(nn.Module):
     labels: tuple[str, ...]
 
     @nn.compact
-    def __call__(self, tokens, attention_mask):
+    def __call__(self, tokens: jax.Array, attention_mask: jax.Array) -> jax.Array:
         """Return ``[B, C]`` float32 logits of ``[B, T]`` tokens, read at each row's last unmasked position."""
         hidden = Llama(self.config, name="llama")(tokens, attention_mask, output="hidden")
         places = jnp.arange(tokens.shape[1])
@@ -50,7 +53,13 @@ class Classifier(nn.Module):
         return jnp.einsum("bd,cd->bc", pooled, head, preferred_element_type=jnp.float32)
 
 
-def load_classifier(path: str | os.PathLike, dtype=jnp.float32, mesh=None, *, note: Callable[[str], None] = warn):
+def load_classifier(
+    path: str | os.PathLike,
+    dtype: Any = jnp.float32,
+    mesh: Mesh | None = None,
+    *,
+    note: Callable[[str], None] = warn,
+) -> tuple[Classifier, Params]:
     """Load a Llama sequence classifier.
 
     Args:
@@ -141,7 +150,7 @@ def _labels(fields, shape, where) -> tuple[str, ...]:
     return tuple(str(named[str(i)]) for i in range(count))
 
 
-def classify(model: Classifier, params, tokens, attention_mask=None):
+def classify(model: Classifier, params: Params, tokens: Array, attention_mask: Array | None = None) -> jax.Array:
     """Return the class logits of whole sequences.
 
     Args:

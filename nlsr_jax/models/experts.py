@@ -122,7 +122,9 @@ class Experts(nn.Module):
     activation: Callable[[jax.Array], jax.Array]
 
     @nn.compact
-    def __call__(self, x, factors: Mapping[str, tuple[jax.Array, jax.Array]]):
+    def __call__(
+        self, x: jax.Array, factors: Mapping[str, tuple[jax.Array, jax.Array]]
+    ) -> tuple[jax.Array, Captured]:
         """Return what the chosen experts make of ``x [B, T, D]``, and what went into their projections.
 
         Args:

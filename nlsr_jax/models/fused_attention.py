@@ -4,8 +4,11 @@ Axis legend: B batch, T query, S key, K kv heads, G query heads per kv head, H h
 Source: ``jax.nn.dot_product_attention`` and ``jax.experimental.pallas.ops.tpu.splash_attention``.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from nlsr_jax import hardware
 from nlsr_jax.architecture.config import ModelConfig
@@ -17,7 +20,7 @@ _LANES = 128
 """Splash takes head dims and lengths that are multiples of it."""
 
 
-def check_attention(attention: str, config: ModelConfig, dtype, mesh=None) -> None:
+def check_attention(attention: str, config: ModelConfig, dtype: Any, mesh: Mesh | None = None) -> None:
     """Check that an attention is known, and that this machine has it for a model.
 
     Args:

@@ -5,6 +5,7 @@ Axis legend: B batch, T prompt positions, S cache slots, L layers, K kv heads, H
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from nlsr_jax.models.llama import Llama, everywhere, variables
 from nlsr_jax.models.lora import check_tokens, one_or_several, prepare, prepare_several, repeated
 from nlsr_jax.models.projection import join, merge_adapter
 from nlsr_jax.models.rotary import rotary_embedding
+from nlsr_jax.types import Array, Params
 
 _APART = 12
 """Up to this many layers they come one by one in a step of generation; more are scanned, to compile fast."""
@@ -25,17 +27,17 @@ _GREATEST = np.iinfo(np.int32).max
 
 def generate(
     model: Llama,
-    params,
-    prompts,
+    params: Params,
+    prompts: Any,
     *,
     adapter: Adapter | Sequence[Adapter] | None = None,
-    attention_mask=None,
+    attention_mask: Array | None = None,
     max_new_tokens: int,
     eos_id: int | tuple[int, ...] | list[int] | None = None,
     pad_id: int = 0,
     temperature: float = 0.0,
     key: jax.Array | None = None,
-):
+) -> jax.Array:
     """Continue prompts, greedily or by sampling.
 
     Args:
@@ -124,7 +126,7 @@ def _is_whole(value) -> bool:
     return np.shape(value) == () and np.issubdtype(np.asarray(value).dtype, np.integer)
 
 
-def end_ids(eos_id) -> tuple[int, ...]:
+def end_ids(eos_id: Any) -> tuple[int, ...]:
     """Return the end tokens as a tuple; one token may come without one around it."""
     if eos_id is None:
         return ()

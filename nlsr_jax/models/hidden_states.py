@@ -11,9 +11,12 @@ import jax.numpy as jnp
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.models.llama import Llama, variables
 from nlsr_jax.models.lora import check_tokens, prepare
+from nlsr_jax.types import Array, Params
 
 
-def last_hidden_states(model: Llama, params, tokens, lengths, *, adapter: Adapter | None = None) -> jax.Array:
+def last_hidden_states(
+    model: Llama, params: Params, tokens: Array, lengths: Array, *, adapter: Adapter | None = None
+) -> jax.Array:
     """Return the hidden states at the last token of every row.
 
     Args:

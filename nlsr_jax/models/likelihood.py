@@ -13,11 +13,19 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.models.llama import Llama, variables
 from nlsr_jax.models.lora import check_array, check_tokens, prepare
 from nlsr_jax.models.norm import soft_cap
+from nlsr_jax.types import Array, Params
 
 
 def log_likelihood(
-    model: Llama, params, tokens, targets, keep, *, adapter: Adapter | None = None, attention_mask=None
-):
+    model: Llama,
+    params: Params,
+    tokens: Array,
+    targets: Array,
+    keep: Array,
+    *,
+    adapter: Adapter | None = None,
+    attention_mask: Array | None = None,
+) -> jax.Array:
     """Return the log-probability of target tokens, summed over the positions that count.
 
     Args:

@@ -28,6 +28,7 @@ from nlsr_jax.models.norm import Norm, soft_cap
 from nlsr_jax.models.projection import PRODUCT
 from nlsr_jax.models.rotary import rotary_embedding
 from nlsr_jax.parallel import Layout
+from nlsr_jax.types import Params
 
 # A product that has a derivative of its own shows as no product to the policy: it goes by name.
 _PRODUCTS = jax.checkpoint_policies.save_from_both_policies(
@@ -56,16 +57,16 @@ class Llama(nn.Module):
     @nn.compact
     def __call__(
         self,
-        tokens,
-        attention_mask=None,
+        tokens: jax.Array,
+        attention_mask: jax.Array | None = None,
         *,
-        response_mask=None,
-        cache=None,
-        positions=None,
-        keys=None,
-        rotary=None,
-        output="logits",
-    ):
+        response_mask: jax.Array | None = None,
+        cache: Any = None,
+        positions: jax.Array | None = None,
+        keys: jax.Array | None = None,
+        rotary: Any = None,
+        output: str = "logits",
+    ) -> Any:
         """Run the model.
 
         Args:
@@ -176,16 +177,24 @@ class Llama(nn.Module):
 
 
 @functools.partial(jax.jit, static_argnames=("model", "output"))
-def forward(model: Llama, params, lora, tokens, attention_mask=None, *, output: str = "logits"):
+def forward(
+    model: Llama,
+    params: Params,
+    lora: Any,
+    tokens: jax.Array,
+    attention_mask: jax.Array | None = None,
+    *,
+    output: str = "logits",
+) -> Any:
     """Run the model on whole sequences; see ``Llama``."""
     return everywhere(model, model.apply(variables(params, lora), tokens, attention_mask, output=output))
 
 
-def everywhere(model: Llama, leaf):
+def everywhere(model: Llama, leaf: Any) -> Any:
     """Put what a model has made on all devices of its mesh, where it lies over one."""
     return leaf if model.layout is None else model.layout.everywhere(leaf)
 
 
-def variables(params, lora) -> dict[str, Any]:
+def variables(params: Params, lora: Any) -> dict[str, Any]:
     """Return the collections for ``model.apply``: the base, and the expanded adapter where there is one."""
     return {"params": params} if lora is None else {"params": params, "lora": lora}

@@ -4,10 +4,12 @@ import dataclasses
 import os
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from nlsr_jax.errors import InputError, one_line
 from nlsr_jax.files.numbers import describe_range
@@ -16,6 +18,7 @@ from nlsr_jax.formats.end_tokens import read_end_tokens
 from nlsr_jax.models.fused_attention import check_attention
 from nlsr_jax.models.llama import Llama
 from nlsr_jax.parallel import layout_of
+from nlsr_jax.types import Params
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -27,12 +30,12 @@ def warn(text: str) -> None:
 
 def load_model(
     path: str | os.PathLike,
-    dtype=jnp.float32,
-    mesh=None,
+    dtype: Any = jnp.float32,
+    mesh: Mesh | None = None,
     attention: str = "plain",
     *,
     note: Callable[[str], None] = warn,
-):
+) -> tuple[Llama, Params]:
     """Load a model of one of the families of ``nlsr_jax.architecture.families``.
 
     Args:
@@ -94,7 +97,7 @@ def _check_range(params, dtype: np.dtype, where) -> None:
             )
 
 
-def save_model(model: Llama, params, path: str | os.PathLike, *, overwrite: bool = False) -> None:
+def save_model(model: Llama, params: Params, path: str | os.PathLike, *, overwrite: bool = False) -> None:
     """Write a model as a Hugging Face directory that transformers loads; see ``load_model``.
 
     Raises:

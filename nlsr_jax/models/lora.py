@@ -1,6 +1,7 @@
 """Adapters meet the model: checks first, then factors for every layer with the scaling folded in."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,10 @@ from nlsr_jax.adapter import Adapter, layer_indices, layer_scaling, module_names
 from nlsr_jax.architecture.fit import check_adapter_fits
 from nlsr_jax.errors import InputError
 from nlsr_jax.models.llama import Llama, forward
+from nlsr_jax.types import Array, Params
 
 
-def expand(adapter: Adapter, num_layers: int):
+def expand(adapter: Adapter, num_layers: int) -> Any:
     """Return the ``lora`` collection: every layer's factors, zero where a layer is not adapted.
 
     Args:
@@ -65,7 +67,7 @@ def _expanded(adapter: Adapter, num_layers: int):
     return {"layers": tree}
 
 
-def prepare(model: Llama, adapter: Adapter | None):
+def prepare(model: Llama, adapter: Adapter | None) -> Any:
     """Check an adapter against a model and expand it; None stays None."""
     if adapter is None:
         return None
@@ -73,7 +75,7 @@ def prepare(model: Llama, adapter: Adapter | None):
     return _expanded(adapter, model.config.num_layers)
 
 
-def one_or_several(adapter) -> Adapter | tuple[Adapter, ...] | None:
+def one_or_several(adapter: Any) -> Adapter | tuple[Adapter, ...] | None:
     """Return several adapters as a tuple, and one or None as it is.
 
     Raises:
@@ -95,7 +97,7 @@ def one_or_several(adapter) -> Adapter | tuple[Adapter, ...] | None:
     return found
 
 
-def prepare_several(model: Llama, adapters: Sequence[Adapter]):
+def prepare_several(model: Llama, adapters: Sequence[Adapter]) -> Any:
     """Check adapters against a model and stack them for one pass over all.
 
     Args:
@@ -136,13 +138,13 @@ def prepare_several(model: Llama, adapters: Sequence[Adapter]):
     return {"layers": stacked}
 
 
-def check_array(value, name: str) -> None:
+def check_array(value: Any, name: str) -> None:
     """Raise InputError unless a value is a NumPy or JAX array."""
     if not isinstance(value, np.ndarray | jax.Array):
         raise InputError(f"{name} is a {type(value).__name__}; expected an array, see numpy.asarray")
 
 
-def check_tokens(model: Llama, tokens, attention_mask=None) -> None:
+def check_tokens(model: Llama, tokens: Array, attention_mask: Array | None = None) -> None:
     """Raise InputError unless tokens are ``[B, T]`` integers of the vocabulary and the mask has their shape.
 
     Inside a transformation of JAX there are no values to look at: there the shapes alone are checked.
@@ -175,7 +177,13 @@ def _values(tokens) -> list[np.ndarray]:
     return [np.asarray(shard.data) for shard in tokens.addressable_shards]
 
 
-def logits(model: Llama, params, tokens, adapter: Adapter | Sequence[Adapter] | None = None, attention_mask=None):
+def logits(
+    model: Llama,
+    params: Params,
+    tokens: Array,
+    adapter: Adapter | Sequence[Adapter] | None = None,
+    attention_mask: Array | None = None,
+) -> jax.Array:
     """Return the logits of whole sequences.
 
     Args:
@@ -199,6 +207,6 @@ def logits(model: Llama, params, tokens, adapter: Adapter | Sequence[Adapter] | 
     return found.reshape(count, *tokens.shape, -1)
 
 
-def repeated(rows, count: int):
+def repeated(rows: Any, count: int) -> Any:
     """Return ``[count · B, T]``: rows ``[B, T]`` for one adapter after the other; None stays None."""
     return None if rows is None else jnp.tile(jnp.asarray(rows), (count, 1))

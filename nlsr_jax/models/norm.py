@@ -37,6 +37,6 @@ class Norm(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         start = 1.0 - self.config.table.norm_offset
         return rms_norm(self.config, x, self.param("scale", nn.initializers.constant(start), (x.shape[-1],)))

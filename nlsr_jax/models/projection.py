@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from nlsr_jax.types import Params
+
 MERGED_BYTES = 2**30
 """Weights up to this size are merged and joined once for a generation; larger ones would be in memory twice."""
 PRODUCT = "product"
@@ -45,7 +47,7 @@ def adapted(x: jax.Array, kernel: jax.Array, a: jax.Array, b: jax.Array) -> jax.
     return checkpoint_name(y, PRODUCT)
 
 
-def merges(positions: int, kernel, *others) -> bool:
+def merges(positions: int, kernel: jax.Array, *others: jax.Array) -> bool:
     """Whether ``W + B A`` costs less than products with A and B, and loses nothing: all is float32.
 
     Args:
@@ -82,7 +84,7 @@ def merged(kernel: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
     return kernel + jnp.matmul(b, a)
 
 
-def merge_adapter(params, lora, positions: int) -> tuple[Any, Any]:
+def merge_adapter(params: Params, lora: Any, positions: int) -> tuple[Any, Any]:
     """Merge an adapter into a model's weights, where that pays and they are small.
 
     Args:
@@ -113,7 +115,7 @@ def joined_name(names: Iterable[str]) -> str:
     return "+".join(names)
 
 
-def join(params, tied: bool, apart: bool = False) -> dict[str, Any]:
+def join(params: Params, tied: bool, apart: bool = False) -> dict[str, Any]:
     """Return the weights as generation reads them: ``[..., in, out]``, projections of one input side by side.
 
     A few rows times weights that lie so take half the time on a CPU.

@@ -25,14 +25,14 @@ class Rotary(NamedTuple):
     local_cos: jax.Array | None = None
     local_sin: jax.Array | None = None
 
-    def of_layer(self, windowed) -> "Rotary":
+    def of_layer(self, windowed: jax.Array) -> "Rotary":
         """Return the rotary embedding of a layer, which has a window or has none."""
         if self.local_cos is None or self.local_sin is None:
             return self
         return Rotary(jnp.where(windowed, self.local_cos, self.cos), jnp.where(windowed, self.local_sin, self.sin))
 
 
-def rotary_embedding(config: ModelConfig, positions, far: bool | None = None) -> Rotary:
+def rotary_embedding(config: ModelConfig, positions: jax.Array, far: bool | None = None) -> Rotary:
     """Return the rotary embedding of positions.
 
     Args:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from nlsr_jax.models.llama import Llama, variables
 from nlsr_jax.models.norm import rms_norm, soft_cap
+from nlsr_jax.types import Params
 
 WHOLE_LOGITS = 2**21
 """Most logits that are kept for the derivative; where there are more, they are made in parts and none is kept."""
@@ -18,7 +19,9 @@ POSITIONS = 512
 """About how many positions make a part."""
 
 
-def token_log_probabilities(model: Llama, params, lora, tokens, probes=None) -> jax.Array:
+def token_log_probabilities(
+    model: Llama, params: Params, lora: Any, tokens: jax.Array, probes: jax.Array | None = None
+) -> jax.Array:
     """Return how likely the model finds each token after those before it.
 
     Args:
@@ -38,7 +41,9 @@ def token_log_probabilities(model: Llama, params, lora, tokens, probes=None) -> 
     return _log_probabilities(model, params, states, tokens)
 
 
-def layer_log_probabilities(model: Llama, params, lora, tokens) -> tuple[jax.Array, jax.Array]:
+def layer_log_probabilities(
+    model: Llama, params: Params, lora: Any, tokens: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Return how likely each layer's output makes the tokens, and what the feed-forward parts put out.
 
     Args:
@@ -60,7 +65,16 @@ def layer_log_probabilities(model: Llama, params, lora, tokens) -> tuple[jax.Arr
     return jnp.concatenate([inner, last[None]]), layers["feed_forward"]
 
 
-def likely_among(model: Llama, params, lora, tokens, places, among, *, temperature: float) -> jax.Array:
+def likely_among(
+    model: Llama,
+    params: Params,
+    lora: Any,
+    tokens: jax.Array,
+    places: jax.Array,
+    among: jax.Array,
+    *,
+    temperature: float,
+) -> jax.Array:
     """Return how likely the model goes on with one of several tokens.
 
     Args:
@@ -80,7 +94,7 @@ def likely_among(model: Llama, params, lora, tokens, places, among, *, temperatu
     return chosen - jax.nn.logsumexp(logits, axis=-1)
 
 
-def token_divergences(model: Llama, params, before, after, tokens) -> jax.Array:
+def token_divergences(model: Llama, params: Params, before: Any, after: Any, tokens: jax.Array) -> jax.Array:
     """Return how far the next token's distribution with one adapter is from that with another.
 
     Args:
