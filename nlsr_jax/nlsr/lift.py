@@ -60,7 +60,7 @@ def lift(
         ``finetuned``, or what ``safety_direction`` returns. None without one: the rank then stays that of the
         update, and with ``aligned`` V is Wₐ.
       aligned: Wₐ, where the aligned model is not the base but base + Wₐ; of any rank.
-      basis: rank axis of the customer's update, one of ``nlsr_jax.nlsr.update.BASES``; by default ``"own"``, with
+      basis: rank axis of the customer's update, one of ``own``, ``svd`` and ``turned``; by default ``"own"``, with
         ``aligned`` ``"turned"``.
       key: PRNG key of ``"turned"``.
 

@@ -16,6 +16,9 @@ NEEDS_FINETUNED = ("gain",)
 GRANULARITIES = ("row", "tensor", "adapter")
 RULES = ("probability", "threshold", "least_similar", "all", "layers")
 BASES = ("as_is", "procrustes", "linear")
+"""Rank axes in which the fine-tuned adapter is compared with the aligned one, entry by entry."""
+UPDATE_BASES = ("own", "svd", "turned")
+"""Rank axes of a customer's update: the factors' own, its singular vectors, or these turned at random."""
 
 
 def setting(default: Any, help_text: str, **limits: Any) -> Any:
@@ -105,7 +108,9 @@ class Correction:
 
     Attributes:
       space: ``"factors"`` or ``"product"``.
-      basis: of the rank axis that the fine-tuned adapter is compared in; see ``nlsr_jax.nlsr.basis.common_basis``.
+      basis: one of ``BASES``, of the rank axis that the fine-tuned adapter is compared in, see
+        ``nlsr_jax.nlsr.basis.common_basis``; or one of ``UPDATE_BASES``: the customer's update is factored anew and
+        lifted, see ``nlsr_jax.lift``.
     """
 
     space: str = setting(
@@ -116,8 +121,9 @@ class Correction:
     )
     basis: str = setting(
         "as_is",
-        "Compare in the rank axis 'as_is', turned by 'procrustes', or 'linear'.",
-        choices=BASES,
+        "Compare in the rank axis 'as_is', turned by 'procrustes', or 'linear'; or lift the customer's update, its "
+        "rank axis 'turned' at random, of singular vectors ('svd'), or the factors' 'own'.",
+        choices=BASES + UPDATE_BASES,
         realigns=True,
     )
 

@@ -3,6 +3,7 @@
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.nlsr.pruning import check_rule
 from nlsr_jax.nlsr.setting_checks import check_fields
+from nlsr_jax.nlsr.settings import UPDATE_BASES
 from nlsr_jax.pipeline.advice import FRESH_ADVICE
 from nlsr_jax.pipeline.settings import Settings, SourceSettings
 
@@ -17,11 +18,17 @@ def check_realignment(settings: Settings) -> None:
       InputError: naming the first setting that cannot be used.
     """
     _check_given("finetuned", settings.finetuned)
-    if settings.lifts:
+    if settings.aligned is None:
         _check_lift(settings)
-        _check_lifted_method(settings)
     else:
         _check_no_direction(settings)
+    if settings.lifts:
+        _check_lifted_method(settings)
+    elif settings.max_rank is not None:
+        raise InputError(
+            f"{argument('max_rank')} is of adapters that are lifted, whose rank grows; here the output has the "
+            f"rank of {argument('finetuned')}: leave it out, or take {argument('basis')} turned"
+        )
     _check_values(settings)
 
 
@@ -89,12 +96,12 @@ def _check_lift(settings: SourceSettings) -> None:
 
 
 def _check_lifted_method(settings: Settings) -> None:
-    """Check the method where the aligned adapter is zero.
+    """Check the method where adapters are lifted.
 
     Raises:
       InputError: a setting that has no meaning there.
     """
-    if settings.pretrained is None and settings.beta:
+    if settings.aligned is None and settings.pretrained is None and settings.beta:
         raise InputError(
             f"{argument('beta')} is {settings.beta:g}, and neither {argument('aligned')} nor "
             f"{argument('pretrained')} says in which direction: give one of them, or {argument('beta')} 0. "
@@ -102,12 +109,21 @@ def _check_lifted_method(settings: Settings) -> None:
         )
     if settings.masks is None and not settings.beta and settings.method not in ("gain", "random"):
         raise InputError(
-            f"{argument('method')} {settings.method} scores the entries of the reference, which are zero where the "
-            f"base itself is the aligned model and nothing is amplified: give {argument('aligned')}, or take "
-            f"{argument('method')} gain"
+            f"{argument('method')} {settings.method} scores the entries of the reference, which are zero where "
+            f"adapters are lifted and nothing is amplified: take {argument('method')} gain, or another "
+            f"{argument('beta')} with {argument('aligned')} or {argument('pretrained')}"
         )
-    for name, allowed in (("amplification_space", "factors"), ("space", "factors"), ("basis", "as_is")):
-        if getattr(settings, name) != allowed:
+    where = (
+        f"without {argument('aligned')}"
+        if settings.aligned is None
+        else f"with {argument('basis')} {settings.basis}"
+    )
+    for name, allowed in (
+        ("amplification_space", ("factors",)),
+        ("space", ("factors",)),
+        ("basis", ("as_is", *UPDATE_BASES)),
+    ):
+        if getattr(settings, name) not in allowed:
             raise InputError(
-                f"{argument(name)} is {getattr(settings, name)}; without {argument('aligned')} expected {allowed}"
+                f"{argument(name)} is {getattr(settings, name)}; {where} expected {' or '.join(allowed)}"
             )

@@ -32,7 +32,7 @@ from nlsr_jax.pipeline.decision import Decision, compare, decide
 from nlsr_jax.pipeline.descent import Descent, check_lineage, judge_descent
 from nlsr_jax.pipeline.evidence import CalibrationData
 from nlsr_jax.pipeline.identification import Masks, obtain_masks, write_found
-from nlsr_jax.pipeline.lifting import open_lifted, trim
+from nlsr_jax.pipeline.lifting import lift_of, open_lifted
 from nlsr_jax.pipeline.recording import record_realignment, write_record
 from nlsr_jax.pipeline.reference import Reference
 from nlsr_jax.pipeline.restoration import Restoration, write_restored
@@ -40,6 +40,7 @@ from nlsr_jax.pipeline.run import Run, start
 from nlsr_jax.pipeline.settings import Settings, name_inputs, with_absolute_paths
 from nlsr_jax.pipeline.sources import Sources, check_base, open_sources, source_notes
 from nlsr_jax.pipeline.stages import Stages
+from nlsr_jax.pipeline.trimming import trim
 from nlsr_jax.random_streams import stream
 from nlsr_jax.report import draw_figures, render_report
 
@@ -132,7 +133,7 @@ def _checked(settings: Settings, choice: Choice, stages: Stages, *, repeats: boo
 
 def _open(settings: Settings, run: Run) -> Sources:
     """Open the adapters and check that they fit each other, the base and the settings."""
-    if settings.lifts:
+    if settings.aligned is None:
         run.stages.say("no --aligned: the base itself is the aligned model, on which the adapter was trained")
     with run.stages("read adapters"):
         sources = open_lifted(settings, run) if settings.lifts else open_sources(settings, run)
@@ -158,7 +159,8 @@ def _decide(
             verdict = check_lineage(settings, sources.target.shapes(), found.lineage, run)
             descent = Descent(found.lineage, verdict)
         decision = decide(key, settings, found, reference, sources)
-        trimmed = trim(sources.target, masks.masks, decision.pruned) if settings.lifts else None
+        lift = lift_of(sources)
+        trimmed = None if lift is None else trim(lift, masks.masks, decision.pruned, settings.max_rank)
     zero = sum(int(np.sum(z)) for z in decision.zero_norm.values())
     if zero and not settings.lifts:  # whose aligned adapter is zero
         run.notes.add([f"{zero} modules have a masked product of zero; their similarity is set to 0"])
@@ -213,6 +215,8 @@ def _write(
     with run.stages("write"):
         figures = _DRAWING.submit(draw, record)
         digests, notes = write_restored(folder, made)
+        if made.trimmed is not None:
+            record["lift"] |= made.trimmed.describe_compression()
         digests |= kept.result()
         run.notes.add(notes)
         run.notes.say()

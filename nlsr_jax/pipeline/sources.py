@@ -6,7 +6,7 @@ of again.
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 import jax
@@ -49,12 +49,14 @@ class Sources:
       weak: the weak adapter, where there is one.
       finetuned: the fine-tuned adapter; None where only masks are made.
       basis: of the rank axis that the fine-tuned adapter is read in; see ``common_basis``.
+      fixed: leading places of the rank axis, by module, that are no candidates; see ``nlsr_jax.identify``.
     """
 
     aligned: AdapterSource
     weak: AdapterSource | None = None
     finetuned: AdapterSource | None = None
     basis: str = "as_is"
+    fixed: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def target(self) -> AdapterSource:
