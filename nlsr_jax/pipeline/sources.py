@@ -112,7 +112,7 @@ def open_sources(settings: Settings, run: Run) -> Sources:
             except InputError as error:
                 advice = f". {FRESH_ADVICE}" if name == "finetuned" else ""
                 raise InputError(f"{error.marked}{advice}") from None
-    return Sources(**found, basis=settings.basis)
+    return Sources(found["aligned"], found.get("weak"), found.get("finetuned"), settings.basis)
 
 
 def source_notes(sources: Sources) -> list[str]:
