@@ -11,7 +11,7 @@ of 2 % of the entries, with --pretrained of 1 % and beta 1. The base may be left
 
 With --aligned the defaults are the published settings, with which the tables are made (nlsr_jax.PUBLISHED).
 --preset takes the published or the recommended ones either way; flags beside it change them. Recommended with
---aligned is --basis turned: what the fine-tuning added to the aligned adapter is factored anew, so that the adapters
+--aligned is --basis turned: what the fine-tuning added to the aligned adapter is factored anew, so that adapters
 need no common lineage, rank or scaling. The output's rank grows; --max_rank compresses it and reports the error.
 --automatic chooses amplification and sparsity by the calibration data. No base and no calibration data are needed
 with --masks FILE or with --method magnitude or random.
