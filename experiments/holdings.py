@@ -2,10 +2,10 @@
 
   python -m experiments.holdings --output checkpoints/runs/holdings [--situations instruct --tasks sst2 --seeds 102]
 
-The situations are an instruct model with a fresh LoRA adapter (instruct), the same with the pretrained model at hand
-(instruct_pretrained), and a weak, an aligned and a fine-tuned adapter of one lineage (lineage). The instruct model is
-the base of --models with its adapter dpo merged. Each case is repaired by gain with one threshold for the adapter,
-for every --betas and --shares, and evaluated on held-out requests.
+The situations are an instruct model with a fresh LoRA adapter (instruct), the same with the pretrained model at
+hand (instruct_pretrained), and a weak, an aligned and a fine-tuned adapter of one lineage (lineage). The instruct
+model is the base of --models with its adapter dpo merged. Each case is repaired by gain with one threshold for the
+adapter, for every --betas and --shares, and evaluated on held-out requests.
 
 The output holds table.json: one row for each model with HS, FA, over-refusal and harmless requests answered, in per
 cent. Rows are stored as soon as they are made, in rows.jsonl; a killed run continues with the missing ones. On two

@@ -8,8 +8,10 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from nlsr_jax.adapter import Adapter
 from nlsr_jax.data.toy_tasks import TASKS
 from nlsr_jax.errors import InputError
+from nlsr_jax.files.paths import expand
 from nlsr_jax.formats.peft import load_adapter
 from nlsr_jax.study.bench import Bench
 from nlsr_jax.study.case import Case
@@ -18,9 +20,11 @@ from nlsr_jax.study.exam import make_exam
 from nlsr_jax.study.pretraining import load_base
 from nlsr_jax.study.reproduction import Plan, check_plan
 from nlsr_jax.study.situations import SITUATIONS, Holding, Made, Workshop
+from nlsr_jax.study.stages import Base
 from nlsr_jax.study.storytelling import TABLE, write_table
 from nlsr_jax.study.toy import ToyWorld
 from nlsr_jax.sweep.store import CellStore
+from nlsr_jax.training.identity import digest
 
 SHARES = (0.003, 0.01, 0.02, 0.03, 0.05)
 BETAS = (0.0, 1.0, 2.0)
@@ -109,10 +113,10 @@ def make_holdings(
       InputError: if the plan or a folder is invalid.
     """
     check_holdings(plan)
-    models = os.fspath(models)
-    store = CellStore(output, _describe(config), {"--models": models})
-    world, rates = ToyWorld(), dict(zip(plan.poison_ratios, plan.rates, strict=True))
-    base, alignment = load_base(os.path.join(models, "base"), world), load_adapter(os.path.join(models, "dpo"))
+    models, world = expand(models), ToyWorld()
+    base, alignment = load_base(models / "base", world), load_adapter(models / "dpo")
+    store = CellStore(output, _describe(config, base, alignment), {"--models": str(models)})
+    rates = dict(zip(plan.poison_ratios, plan.rates, strict=True))
     workshop = Workshop(base, world, config, alignment, rates, show=show)
     found: list[dict[str, Any]] = []
     for case, situation in itertools.product(plan.cases(), plan.situations):
@@ -120,10 +124,8 @@ def make_holdings(
         for entry in entries(plan, situation, case):
             name = _name(entry, rates[case.poison_ratio])
             if name not in done:
-                note(
-                    f"{situation}, {case.task}, {case.poison_ratio:.0%} harmful, seed {case.seed}: {_shown(entry)}"
-                )
-                holding = holding or SITUATIONS[situation](workshop, case)
+                note(f"{situation}, {case.task}, {case.poison_ratio:.0%}, seed {case.seed}: {_shown(entry)}")
+                holding = holding or SITUATIONS[situation].open(workshop, case)
                 done[name] = {"cell": name, **_row(workshop, holding, entry)}
                 store.add(done[name])
             found.append({column: value for column, value in done[name].items() if column != "cell"})
@@ -135,13 +137,10 @@ def entries(plan: HoldingsPlan, situation: str, case: Case) -> Iterator[Entry]:
     """Yield the rows of one situation of a case."""
     for method in BEFORE:
         yield Entry(situation, case, method)
-    known = KNOWN_BETAS.get(situation, plan.betas)
-    for beta, share in itertools.product((beta for beta in plan.betas if beta in known), plan.shares):
+    known = SITUATIONS[situation].betas
+    betas = [beta for beta in plan.betas if known is None or beta in known]
+    for beta, share in itertools.product(betas, plan.shares):
         yield Entry(situation, case, METHOD, beta, share)
-
-
-KNOWN_BETAS: Mapping[str, Sequence[float]] = {"instruct": (0.0,), "instruct_pretrained": (1.0, 2.0)}
-"""The values of β of situations that do not have all: without a direction only 0, with one what ``instruct`` lacks."""
 
 
 def _row(workshop: Workshop, holding: Holding, entry: Entry) -> dict[str, Any]:
@@ -150,7 +149,7 @@ def _row(workshop: Workshop, holding: Holding, entry: Entry) -> dict[str, Any]:
     else:
         made = holding.repaired(entry.beta, entry.share)
     row = _bench(workshop, made, entry.case).outcome(entry.method, [made.adapter], made.seconds).row
-    fresh = entry.situation != "lineage"
+    fresh = SITUATIONS[entry.situation].is_fresh
     row |= {
         "situation": entry.situation,
         "beta": entry.beta,
@@ -166,14 +165,15 @@ def _bench(workshop: Workshop, made: Made, case: Case) -> Bench:
     return Bench(made.base, workshop.world, workshop.config, case, exam)
 
 
-def _describe(config: StudyConfig) -> dict[str, Any]:
+def _describe(config: StudyConfig, base: Base, alignment: Adapter) -> dict[str, Any]:
     """Return what determines a row beside its name."""
-    return {"version": VERSION, "study": "holdings", "config": describe_config(config)}
+    models = {"base": digest(base.params), "alignment": digest(alignment.factors)}
+    return {"version": VERSION, "study": "holdings", **models, "config": describe_config(config)}
 
 
 def _name(entry: Entry, rate: float) -> str:
     values = [entry.situation, *entry.case, entry.method, entry.beta, entry.share]
-    if entry.situation != "lineage":
+    if SITUATIONS[entry.situation].is_fresh:
         values.append(rate)
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
