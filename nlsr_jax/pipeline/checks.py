@@ -17,7 +17,8 @@ def check_realignment(settings: Settings) -> None:
     Raises:
       InputError: naming the first setting that cannot be used.
     """
-    _check_given("finetuned", settings.finetuned)
+    if not settings.finetuned:
+        raise InputError(f"{argument('finetuned')} is missing; give the PEFT directory of the finetuned adapter")
     if settings.aligned is None:
         _check_lift(settings)
     else:
@@ -34,7 +35,11 @@ def check_realignment(settings: Settings) -> None:
 
 def check_identification(settings: Settings) -> None:
     """Check the same of an identification, which has no fine-tuned adapter; see ``check_realignment``."""
-    _check_given("aligned", settings.aligned)
+    if not settings.aligned:
+        raise InputError(
+            f"{argument('aligned')} is missing; give the PEFT directory of the aligned adapter. Without one, nlsr "
+            "realign finds masks together with the adapter that was trained on the aligned model"
+        )
     _check_no_direction(settings)
     if settings.needs_finetuned:
         raise InputError(
@@ -49,11 +54,6 @@ def _check_values(settings: Settings) -> None:
         _check_base(settings)
     check_fields(settings)
     check_rule(settings.rule, settings.tau, settings.share, settings.layers)
-
-
-def _check_given(name: str, path: str | None) -> None:
-    if not path:
-        raise InputError(f"{argument(name)} is missing; give the PEFT directory of the {name} adapter")
 
 
 def _check_no_direction(settings: SourceSettings) -> None:
@@ -81,7 +81,8 @@ def _check_lift(settings: SourceSettings) -> None:
     """
     if not settings.base and (settings.needs_base or settings.pretrained):
         raise InputError(
-            f"{argument('aligned')} is missing; give the PEFT directory of the aligned adapter. {FRESH_ADVICE}"
+            f"{argument('aligned')} is missing, and so is {argument('base')}; give the PEFT directory of the "
+            f"aligned adapter with its base. {FRESH_ADVICE}"
         )
     if settings.weak:
         raise InputError(

@@ -16,7 +16,7 @@ from nlsr_jax.nlsr.lineage import (
     judge_lineage,
     other_axis,
 )
-from nlsr_jax.pipeline.advice import FRESH_ADVICE
+from nlsr_jax.pipeline.advice import FRESH_ADVICE, TURNED_ADVICE
 from nlsr_jax.pipeline.chunks import ANY, ahead, chunks, join, nameless
 from nlsr_jax.pipeline.lifting import lift_of
 from nlsr_jax.pipeline.lineage import NOT_MEASURED, Lineage, measure_lineage, measure_products
@@ -26,13 +26,14 @@ from nlsr_jax.pipeline.settings import Settings
 from nlsr_jax.pipeline.sources import Sources
 
 _UNRELATED = (
-    f"masks and transplant mean nothing there. Give the adapter that fine-tuning started from as "
-    f"{argument('aligned')}. {FRESH_ADVICE}. {argument('allow_unrelated')} goes on all the same"
+    "masks and transplant mean nothing there. Give the adapter that fine-tuning started from as "
+    f"{argument('aligned')}; or, where the aligned model is the base with that adapter, {TURNED_ADVICE}. "
+    f"{FRESH_ADVICE}. {argument('allow_unrelated')} goes on all the same"
 )
 _TURNED = (
     "their products are related and their factors do not share a rank axis, so masks and transplant mean nothing "
     f"there: give {argument('basis')} procrustes, or {argument('basis')} linear where the adapter was factored "
-    f"anew, or {argument('allow_unrelated')}"
+    f"anew, or {argument('allow_unrelated')}. {TURNED_ADVICE}"
 )
 
 
@@ -171,7 +172,7 @@ def check_weak(settings: Settings, sources: Sources, run: Run) -> None:
         raise InputError(
             f"{settings.weak}: {message}, so aligned − weak means nothing entry by entry: leave "
             f"{argument('weak')} out, or give {argument('amplification_space')} product {argument('rank')} "
-            f"{rank}{or_else}"
+            f"{rank}{or_else}. {TURNED_ADVICE}"
         )
     run.notes.add([f"weak: {message}"])
 

@@ -3,14 +3,14 @@
 import numpy as np
 
 from nlsr_jax.adapter import Adapter, module_names
-from nlsr_jax.formats.peft import AdapterFile, open_adapter
+from nlsr_jax.formats.peft import AdapterFile
 from nlsr_jax.nlsr.direction import Direction
 from nlsr_jax.nlsr.lift import Lifted
 from nlsr_jax.pipeline.evidence import base_files
 from nlsr_jax.pipeline.lifted import Lift, LiftedFile
 from nlsr_jax.pipeline.run import Run
 from nlsr_jax.pipeline.settings import Settings
-from nlsr_jax.pipeline.sources import ADAPTERS, Sources
+from nlsr_jax.pipeline.sources import ADAPTERS, Sources, open_named
 
 
 def open_lifted(settings: Settings, run: Run) -> Sources:
@@ -26,8 +26,7 @@ def open_lifted(settings: Settings, run: Run) -> Sources:
     found: dict[str, AdapterFile] = {}
     for name in ADAPTERS:
         if path := getattr(settings, name):
-            file = found[name] = open_adapter(path)
-            run.digests.add(name, path, [file.path / part for part in file.files])
+            found[name] = open_named(name, path, run)
     direction = None
     if settings.pretrained is not None:
         direction = _direction(settings, found["finetuned"].shapes(), run)

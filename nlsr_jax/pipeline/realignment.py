@@ -23,7 +23,7 @@ from nlsr_jax.formats.checkpoint import save_checkpoint
 from nlsr_jax.formats.mask_files import FILE as MASKS_FILE
 from nlsr_jax.nlsr.pruning import unclipped_probability
 from nlsr_jax.nlsr.realign import repaired_layers
-from nlsr_jax.nlsr.settings import PRESETS, ModuleChoice
+from nlsr_jax.nlsr.settings import NEEDS_FINETUNED, PRESETS, ModuleChoice
 from nlsr_jax.parallel import is_first
 from nlsr_jax.pipeline.base_names import check_trained_on, note_base_names, note_place, with_named_base
 from nlsr_jax.pipeline.checks import check_realignment
@@ -154,7 +154,9 @@ def _decide(
     """Compare the fine-tuned adapter with the reference and choose the modules to repair."""
     sources, key = reference.sources, stream(run.key, "pruning")
     with run.stages("compare"):
-        found = compare(masks, reference, sources, None if descent is None else descent.lineage)
+        known = None if descent is None else descent.lineage
+        measured = settings.lifts or (masks.method in NEEDS_FINETUNED and settings.space == "factors")
+        found = compare(masks, reference, sources, known, measured=measured)
         if descent is None:
             verdict = check_lineage(settings, sources.target.shapes(), found.lineage, run)
             descent = Descent(found.lineage, verdict)

@@ -144,6 +144,9 @@ def _describe_modules(
                 "zero_norm": bool(decision.zero_norm[module][i]),
                 **describe_module(figures, module, i),
             }
+            for name, values in (("change", decision.change), ("taken", decision.taken)):
+                if module in values:
+                    entry[name] = float(values[module][i])
             for factor, axis in (("a", 1), ("b", 2)):
                 shape = list(shapes.factors[module][factor].shape)
                 shape[axis] -= fixed.get(module, 0)
