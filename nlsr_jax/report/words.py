@@ -25,7 +25,7 @@ SETTINGS = {
     "share": "Rule least_similar: the share of modules to repair.",
     "layers": "Rule layers: the decoder layers to repair.",
     "space": "Whether entries are replaced in the factors, or products are added (which doubles the rank).",
-    "basis": "Rank axis of the comparison: as_is, rotated towards the aligned factors, or that of the lifted update.",
+    "basis": "Rank axis of the comparison: as_is, rotated towards the aligned one, or that of a lifted update.",
     "max_rank": "Rank to which the written adapter is compressed; not set means no compression.",
     "batch_size": "Calibration rows per batch.",
     "max_length": "Longest calibration row in tokens; longer answers are cut.",
