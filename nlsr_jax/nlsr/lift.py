@@ -12,8 +12,8 @@ slot of V becomes that of β V.
 
 For adapters on one base the aligned model is base + Wₐ. Its factors take a slot of their own, the first of the rank
 axis, and D = W_t − Wₐ; see ``factor_update``, which factors V = Wₐ − W₀ as well. A transplant changes nothing in
-the slot of Wₐ: give ``identify`` its rank as ``fixed``. Where the weak adapter was merged into the base, V is Wₐ and
-shares its slot.
+the slot of Wₐ: give ``identify`` its rank as ``fixed``. Where the weak adapter was merged into the base, V is Wₐ
+and shares its slot.
 
 Axis legend: L layers, r rank, k in-features, d out-features.
 """
