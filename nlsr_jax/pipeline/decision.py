@@ -100,7 +100,7 @@ def compare(
 
     def slot(module: str) -> tuple[int, int] | None:
         found = None if lift is None else lift.slots(module)
-        return found.of_direction if found and found.direction and (reference.beta or lift.is_shared) else None
+        return found.of_direction if found and found.direction and reference.beta else None
 
     def part(chunk: Chunk, pieces: Pieces, finetuned: Adapter, mask) -> dict[str, Any]:
         inputs = nameless_pieces(pieces), nameless(finetuned), {ANY: mask}, beta
