@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 PACKAGE = "nlsr_jax"
 SETTINGS = ("nlsr_jax.nlsr.settings", "nlsr_jax.pipeline.settings")
 """Modules whose dataclasses are settings."""
-ENTRY = ("nlsr_jax.commands.realign", "_realign")
+ENTRY = ("nlsr_jax.commands.realign", "main")
 
 
 class Stop(NamedTuple):
