@@ -13,7 +13,7 @@ from nlsr_jax.files.paths import exists
 from nlsr_jax.formats.adapter_folder import resolve_adapter
 from nlsr_jax.formats.hub import HubName, parse_hub_name
 from nlsr_jax.pipeline.settings import Settings
-from nlsr_jax.pipeline.stages import Stages
+from nlsr_jax.progress import Stages
 
 ADAPTERS = ("aligned", "weak", "finetuned")
 MODELS = ("base", "pretrained")

@@ -127,7 +127,7 @@ def test_real_rows(shared_data):
         ("r.jsonl", b'{"messages": []}\n', r"'prompt' is missing; .*; found the column messages$"),
         ("r.jsonl", b"\xff\xfe{\0", r"is UTF-16; save it as UTF-8"),
         ("r.json", b"[1, ", r"not JSON"),
-        ("r.json", b"[" * 100_000, r"not JSON"),
+        ("r.json", b"[" * 100_000, r"nests deeper than 100 levels"),
         ("r.csv", b"prompt,response\na\n", r"line 2: 'response' is missing"),
         (
             "r.csv",

@@ -73,7 +73,7 @@ def imports(known: Mapping[str, pathlib.Path]) -> Iterator[Import]:
         package = module if path.stem == "__init__" else module.rpartition(".")[0]
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             for name in _named(node, package, known):
-                if name in known and name != module:
+                if name.partition(".")[0] in PACKAGES and name != module:
                     yield Import(module, name, node.lineno)
 
 
@@ -88,7 +88,7 @@ def _named(node: ast.AST, package: str, known: Mapping[str, pathlib.Path]) -> li
         return [name if name in known else source for name in inner]
     if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in _IMPORTERS:
         constants = [inner.value for inner in ast.walk(node) if isinstance(inner, ast.Constant)]
-        return [value for value in constants if isinstance(value, str)]
+        return [value for value in constants if value in known]
     return []
 
 
@@ -100,8 +100,8 @@ def problems(rooms: Iterable[Room], known: Mapping[str, pathlib.Path]) -> list[s
       known: ``{full name: file}`` as ``modules`` returns it.
 
     Returns:
-      One line each: a room that the page lacks, lists twice or invents, an import that leads up or to another room
-      of the same floor, and a circle of modules.
+      One line each: a room that the page lacks, lists twice or invents, an import of a module that does not exist,
+      an import that leads up or to another room of the same floor, and a circle of modules.
     """
     rooms, found = list(rooms), list(imports(known))
     floors = {room.name: room.floor for room in rooms}
@@ -111,9 +111,19 @@ def problems(rooms: Iterable[Room], known: Mapping[str, pathlib.Path]) -> list[s
         *(f"{name} stands on no floor" for name in sorted(there - set(counts))),
         *(f"{name} stands on a floor, and not in the sources" for name in sorted(set(counts) - there)),
         *(f"{name} stands on {count} floors" for name, count in sorted(counts.items()) if count > 1),
+        *(
+            f"{one.module}:{one.line} imports {one.imported}, which is not there"
+            for one in found
+            if one.imported not in known
+        ),
         *(text for one in found if (text := _led_wrong(one, floors))),
         *(f"circle: {' -> '.join(circle)}" for circle in _circles(found)),
     ]
+
+
+def _gone(one: Import, known: Mapping[str, pathlib.Path]) -> str | None:
+    """Say that an import names no module of the sources."""
+    return None if one.imported in known else f"{one.module}:{one.line} imports {one.imported}, which is not there"
 
 
 def _led_wrong(one: Import, floors: Mapping[str, int]) -> str | None:

@@ -65,7 +65,7 @@ def test_a_house_that_stands_has_no_problems(tmp_path):
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from nlsr_jax.high import x",
         "try:\n    import nlsr_jax.high\nexcept ImportError:\n    pass",
         "import importlib\nx = importlib.import_module('nlsr_jax.high')",
-        "from nlsr_jax.somewhere import lazily\nx = lazily(__name__, {'nlsr_jax.high': 'name'})",
+        "from nlsr_jax.ground import lazily\nx = lazily(__name__, {'nlsr_jax.high': 'name'})",
     ],
 )
 def test_an_import_that_leads_up_is_found(tmp_path, statement):
@@ -77,6 +77,11 @@ def test_an_import_that_leads_up_is_found(tmp_path, statement):
 def test_an_import_from_the_room_beside_is_found(tmp_path):
     (found,) = problems(tmp_path, {"nlsr_jax/side/__init__.py": "from nlsr_jax.low import one"})
     assert found == "nlsr_jax.side:1 imports nlsr_jax.low.one on the same floor"
+
+
+def test_an_import_of_what_is_not_there_is_found(tmp_path):
+    (found,) = problems(tmp_path, {"nlsr_jax/high.py": "def f():\n    from nlsr_jax.low.gone import x"})
+    assert found == "nlsr_jax.high:2 imports nlsr_jax.low.gone, which is not there"
 
 
 def test_a_circle_inside_a_room_is_found(tmp_path):

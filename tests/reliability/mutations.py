@@ -98,8 +98,8 @@ MUTATIONS = (
     Mutation(
         "formats/peft_config.py",
         "wrong default",
-        '_alpha(config.get("lora_alpha", 8)',
-        '_alpha(config.get("lora_alpha", 16)',
+        '(config.get("lora_alpha", 8)',
+        '(config.get("lora_alpha", 16)',
     ),
     Mutation(
         "formats/mask_files.py",
@@ -125,9 +125,8 @@ MUTATIONS = (
     Mutation(
         "files/output.py",
         "dropped check",
-        "            _settle(new)\n"
-        "            path = check_free(path, overwrite, inputs=inputs, foreign=foreign)\n",
-        "            _settle(new)\n",
+        "if error.errno in (errno.EEXIST, errno.ENOTEMPTY):",
+        "if error.errno in (errno.EACCES,):",
     ),
     Mutation("files/output.py", "wrong constant", "file.chmod(0o666 & ~umask)", "file.chmod(0o600 & ~umask)"),
     Mutation(
