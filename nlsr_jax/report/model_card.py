@@ -88,7 +88,10 @@ def _figures(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("modules repaired", f"{found['repaired']} of {found['modules']}"),
         ("entries replaced", f"{changed:,} of {total:,} ({changed / max(total, 1):.2%})"),
     ]
-    if record.get("lineage") is not None or settings_of(record).get("aligned"):
+    changes = [mapping(module).get("change") for module in record.get("modules", [])]
+    if changes and all(isinstance(change, float) for change in changes):
+        rows.append(("change of a module's update, mean", f"{sum(changes) / len(changes):.2%}"))
+    elif record.get("lineage") is not None or settings_of(record).get("aligned"):
         rows.append(("mean similarity to the reference", f"{found['mean_similarity']:.4f}"))
     calibration = mapping(record.get("calibration"))
     if isinstance(calibration.get("rows"), int):
