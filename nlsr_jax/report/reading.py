@@ -129,8 +129,9 @@ def summarise(modules: Sequence[Module]) -> dict[str, Any]:
     chances = [m.chance for m in modules if m.chance is not None]
     lineages = [m.lineage for m in modules if m.lineage is not None]
     counted = all(m.kept is not None and m.size for m in modules)
-    changes, taken = ([getattr(m, name) for m in modules] for name in ("change", "taken"))
-    measured = None not in changes
+    changes = [m.change for m in modules if m.change is not None]
+    taken = [m.taken for m in modules if m.taken is not None]
+    measured = len(changes) == len(modules)
     known = len(chances) == len(modules)
     return {
         "modules": len(modules),
@@ -149,8 +150,8 @@ def summarise(modules: Sequence[Module]) -> dict[str, Any]:
         "changed_entries": sum(m.replaced for m in modules) if counted else None,
         "total_entries": sum(m.size for m in modules) if counted else None,
         "change": math.fsum(changes) / len(changes) if measured else None,
-        "most_changed": max(modules, key=lambda m: m.change) if measured else None,
-        "taken": math.fsum(taken) / len(taken) if None not in taken else None,
+        "most_changed": max(modules, key=lambda m: m.change or 0.0) if measured else None,
+        "taken": math.fsum(taken) / len(taken) if len(taken) == len(modules) else None,
         "zero_norm": sum(m.zero_norm for m in modules),
         "lineage": (min(lineages), math.fsum(lineages) / len(lineages)) if lineages else None,
     }
