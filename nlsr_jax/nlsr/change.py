@@ -26,12 +26,14 @@ def _ratio(one, whole):
 
 def _change(before, after):
     """Return ‖B'A' − B A‖ / ‖B A‖ from the exact differences of the factors, so that small changes keep digits."""
-    largest = {f: jnp.max(jnp.abs(before[f])).astype(jnp.float32) for f in ("a", "b")}
-    scale = {f: jnp.where(value > 0, 1 / jnp.where(value > 0, value, 1.0), 1.0) for f, value in largest.items()}
-    old = {f: before[f].astype(jnp.float32) * scale[f] for f in ("a", "b")}
-    new = {f: after[f].astype(jnp.float32) * scale[f] for f in ("a", "b")}
-    a = jnp.concatenate([new["a"], new["a"] - old["a"]])
-    b = jnp.concatenate([new["b"] - old["b"], old["b"]], axis=1)
+    old, new, step = {}, {}, {}
+    for factor in ("a", "b"):
+        one, two = (leaf[factor].astype(jnp.float32) for leaf in (before, after))
+        largest = jnp.max(jnp.abs(one))
+        scale = 1 / jnp.where(largest > 0, largest, 1.0)
+        old[factor], new[factor], step[factor] = one * scale, two * scale, (two - one) * scale
+    a = jnp.concatenate([new["a"], step["a"]])
+    b = jnp.concatenate([step["b"], old["b"]], axis=1)
     return _ratio(_norm(a, b), _norm(old["a"], old["b"]))
 
 

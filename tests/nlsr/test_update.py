@@ -97,7 +97,7 @@ def test_same_key_same_bytes_and_another_key_another_basis():
     [
         ({"basis": "other"}, "basis is 'other'"),
         ({}, "give key"),
-        ({"basis": "own", "aligned": adapter(2, 3)}, "rank 3 in the aligned and 4"),
+        ({"basis": "own", "aligned": adapter(2, 3)}, "rank 3 in aligned and 4"),
     ],
 )
 def test_what_cannot_be_factored_is_refused(kwargs, message):
