@@ -156,11 +156,13 @@ def decide(
         layers=settings.layers,
     )
     pruned, probability = jax.device_get((pruned, probability))
-    change, taken = (
-        {m: np.where(pruned[m], 0.0, values) for m, values in measured.items()}
-        for measured in (found.change, found.taken)
-    )
+    change, taken = (_of_repaired(measured, pruned) for measured in (found.change, found.taken))
     return Decision(found.similarity, probability, pruned, found.zero_norm, found.kept, change, taken)
+
+
+def _of_repaired(measured: PerModule, pruned: PerModule) -> PerModule:
+    """Return what was measured, 0 for modules that are left alone, as host arrays."""
+    return jax.tree.map(lambda values, alone: np.where(alone, 0.0, values), measured, pruned) if measured else {}
 
 
 def _check_similarity(similarity: PerModule, reference: Reference, sources: Sources) -> None:

@@ -33,8 +33,8 @@ def open_lifted(settings: Settings, run: Run) -> Sources:
     basis = "own" if settings.basis == "as_is" else settings.basis
     lift = Lift(**found, direction=direction, basis=basis, key=run.key)
     fixed = {module: lift.slots(module).aligned for module in module_names(lift.shapes().factors)}
-    made = {kind: LiftedFile(lift, kind) for kind in Lifted._fields}
-    return Sources(**made, fixed=fixed if any(fixed.values()) else {})
+    weak, aligned, finetuned = (LiftedFile(lift, kind) for kind in Lifted._fields)
+    return Sources(aligned, weak, finetuned, fixed=fixed if any(fixed.values()) else {})
 
 
 def lift_of(sources: Sources) -> Lift | None:
