@@ -32,9 +32,10 @@ if TYPE_CHECKING:
     from nlsr_jax.nlsr.many import realign_many
     from nlsr_jax.nlsr.pruning import draw_pruned, pruning_probability
     from nlsr_jax.nlsr.realign import Realigned, realign
-    from nlsr_jax.nlsr.settings import PUBLISHED, RECOMMENDED
+    from nlsr_jax.nlsr.settings import PUBLISHED, RECOMMENDED, RECOMMENDED_LINEAGE
     from nlsr_jax.nlsr.similarity import similarity
     from nlsr_jax.nlsr.statistics import Statistics, init_statistics, merge, statistics_from_activations
+    from nlsr_jax.nlsr.update import factor_update
 
 __version__ = "0.2.0"
 
@@ -42,6 +43,7 @@ __all__ = [
     "MODULES",
     "PUBLISHED",
     "RECOMMENDED",
+    "RECOMMENDED_LINEAGE",
     "Adapter",
     "Direction",
     "InputError",
@@ -58,6 +60,7 @@ __all__ = [
     "correct",
     "delta",
     "draw_pruned",
+    "factor_update",
     "generate",
     "identify",
     "init_statistics",
@@ -103,8 +106,9 @@ __getattr__, __dir__ = lazily(
         "nlsr_jax.nlsr.many": "realign_many",
         "nlsr_jax.nlsr.pruning": "draw_pruned pruning_probability",
         "nlsr_jax.nlsr.realign": "Realigned realign",
-        "nlsr_jax.nlsr.settings": "PUBLISHED RECOMMENDED",
+        "nlsr_jax.nlsr.settings": "PUBLISHED RECOMMENDED RECOMMENDED_LINEAGE",
         "nlsr_jax.nlsr.similarity": "similarity",
         "nlsr_jax.nlsr.statistics": "Statistics init_statistics merge statistics_from_activations",
+        "nlsr_jax.nlsr.update": "factor_update",
     },
 )

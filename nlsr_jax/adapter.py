@@ -213,6 +213,11 @@ def concatenate(first: Adapter, second: Adapter, weights: tuple[float, float] = 
 
 def truncate_layer(a: jax.Array, b: jax.Array, rank: int) -> tuple[jax.Array, jax.Array]:
     """Return the best rank-``rank`` factors of ``b @ a`` for one layer, with singular values split evenly."""
+    return _truncate_layer(a, b, rank)[:2]
+
+
+def _truncate_layer(a, b, rank):
+    """Do the same and return the relative residual too: the norm of the singular values that are left out."""
     q_b, r_b = jnp.linalg.qr(b)
     q_a, r_a = jnp.linalg.qr(a.T)
     core = jnp.matmul(r_b, r_a.T, precision=jax.lax.Precision.HIGHEST)
@@ -220,17 +225,18 @@ def truncate_layer(a: jax.Array, b: jax.Array, rank: int) -> tuple[jax.Array, ja
     half = jnp.sqrt(s[:rank])
     new_a = jnp.matmul(half[:, None] * vt[:rank], q_a.T, precision=jax.lax.Precision.HIGHEST)
     new_b = jnp.matmul(q_b, u[:, :rank] * half, precision=jax.lax.Precision.HIGHEST)
-    return new_a, new_b
+    norm = jnp.linalg.norm(s)
+    return new_a, new_b, jnp.linalg.norm(s[rank:]) / jnp.where(norm > 0, norm, 1.0)
 
 
 @functools.partial(jax.jit, static_argnames="rank")
 def _truncate_layers(a, b, rank):
     def one_layer(pair):
-        return truncate_layer(pair[0].astype(jnp.float32), pair[1].astype(jnp.float32), rank)
+        return _truncate_layer(pair[0].astype(jnp.float32), pair[1].astype(jnp.float32), rank)
 
     # Layer by layer: on the CPU, batches of factorisations can deadlock; see ``map_layers``.
-    new_a, new_b = jax.lax.map(one_layer, (a, b))
-    return new_a.astype(a.dtype), new_b.astype(b.dtype)
+    new_a, new_b, residual = jax.lax.map(one_layer, (a, b))
+    return new_a.astype(a.dtype), new_b.astype(b.dtype), residual
 
 
 def truncate(adapter: Adapter, rank: int) -> Adapter:
@@ -250,12 +256,28 @@ def truncate(adapter: Adapter, rank: int) -> Adapter:
     Raises:
       InputError: if ``rank`` is below 1.
     """
+    return truncate_measured(adapter, rank)[0]
+
+
+def truncate_measured(adapter: Adapter, rank: int) -> tuple[Adapter, PerModule]:
+    """Truncate as ``truncate`` does, and measure what is left out.
+
+    Args:
+      adapter, rank: see ``truncate``.
+
+    Returns:
+      The truncated adapter, and ``{module: [L]}`` float32, ‖B A − B' A'‖_F / ‖B A‖_F; 0 where the rank is kept.
+
+    Raises:
+      InputError: if ``rank`` is below 1.
+    """
     if rank < 1:
         raise InputError(f"rank is {rank}; expected at least 1")
-    factors = {}
+    factors, residual = {}, {}
     for module, leaf in adapter.factors.items():
         a, b = leaf["a"], leaf["b"]
+        left = jnp.zeros(a.shape[0], jnp.float32)
         if a.shape[1] > rank:
-            a, b = _truncate_layers(a, b, rank)
-        factors[module] = {"a": a, "b": b}
-    return dataclasses.replace(adapter, factors=factors)
+            a, b, left = _truncate_layers(a, b, rank)
+        factors[module], residual[module] = {"a": a, "b": b}, left
+    return dataclasses.replace(adapter, factors=factors), residual

@@ -10,7 +10,9 @@ Without --aligned the base is the aligned model, such as an instruct model, and 
 of 2 % of the entries, with --pretrained of 1 % and beta 1. The base may be left out where the adapter names it.
 
 With --aligned the defaults are the published settings, with which the tables are made (nlsr_jax.PUBLISHED).
---preset takes the published or the recommended ones (nlsr_jax.RECOMMENDED) either way; flags beside it change them.
+--preset takes the published or the recommended ones either way; flags beside it change them. Recommended with
+--aligned is --basis turned: what the fine-tuning added to the aligned adapter is factored anew, so that adapters
+need no common lineage, rank or scaling. The output's rank grows; --max_rank compresses it and reports the error.
 --automatic chooses amplification and sparsity by the calibration data. No base and no calibration data are needed
 with --masks FILE or with --method magnitude or random.
 
@@ -110,7 +112,7 @@ def _settings() -> Settings:
     import dataclasses
 
     name = FLAGS.preset or ("published" if FLAGS.aligned else "recommended")
-    found = preset(name, direction=bool(FLAGS.aligned or FLAGS.pretrained))
+    found = preset(name, direction=bool(FLAGS.pretrained), aligned=bool(FLAGS.aligned))
     defaults = dataclasses.asdict(found)
     given = method_flags.values_of(Settings, _SETTINGS)
     return Settings(**given | {name: value for name, value in defaults.items() if not FLAGS[name].present})

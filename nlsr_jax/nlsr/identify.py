@@ -13,6 +13,14 @@ import jax.numpy as jnp
 from nlsr_jax import hardware
 from nlsr_jax.adapter import Adapter, check_adapter, check_same_structure, module_names
 from nlsr_jax.errors import InputError
+from nlsr_jax.nlsr.candidates import (
+    Fixed,
+    candidates,
+    candidates_of,
+    candidates_statistics,
+    check_fixed,
+    with_fixed,
+)
 from nlsr_jax.nlsr.layerwise import map_layers
 from nlsr_jax.nlsr.low_rank import kept_rank, project_layer
 from nlsr_jax.nlsr.masks import (
@@ -36,6 +44,7 @@ def identify(
     key: jax.Array | None = None,
     gradients: Gradients | None = None,
     finetuned: Adapter | None = None,
+    fixed: Fixed | None = None,
 ) -> Masks:
     """Mark the safety-critical entries of every factor of the reference adapter.
 
@@ -58,6 +67,9 @@ def identify(
         |∂L/∂W| over examples, see ``collect_gradients``; for ``gain`` the mean ∂L/∂W at ``finetuned``, see
         ``collect_loss_gradient``.
       finetuned: W_t, required by ``gain``.
+      fixed: ``{module: f}``: the first f places of the rank axis are no candidates, as the slot of Wₐ in adapters
+        that were lifted with an aligned adapter and a direction. They are not marked, and shares are of all other
+        entries.
 
     Returns:
       ``{module: {"a": [L, r, k], "b": [L, d, r]}}`` bool.
@@ -66,6 +78,19 @@ def identify(
       InputError: if a setting is out of range, or a required argument is missing or does not match.
     """
     _check(reference, statistics, sparsity, method, granularity, key, gradients)
+    if fixed and any(fixed.values()):
+        check_fixed(reference, fixed)
+        masks = identify(
+            candidates_of(reference, fixed),
+            None if statistics is None else candidates_statistics(statistics, fixed),
+            sparsity=sparsity,
+            method=method,
+            granularity=granularity,
+            key=key,
+            gradients=None if gradients is None else candidates(gradients, fixed),
+            finetuned=None if finetuned is None else candidates_of(finetuned, fixed),
+        )
+        return with_fixed(masks, fixed)
     factors = reference.factors
     if method in NEEDS_FINETUNED:
         if finetuned is None:

@@ -10,9 +10,10 @@ so that ``amplify`` in factors gives the reference [β B_V, 0], whose product is
 corrections then apply unchanged. A transplanted entry of B_D becomes 0, the aligned model's value; one of the
 slot of V becomes that of β V.
 
-For adapters on one base the aligned model is base + Wₐ. Its factors take a slot of their own, which no mask
-touches, and D = W_t − Wₐ; see ``factor_update``. Where the weak adapter was merged into the base, V is Wₐ and
-shares its slot.
+For adapters on one base the aligned model is base + Wₐ. Its factors take a slot of their own, the first of the rank
+axis, and D = W_t − Wₐ; see ``factor_update``, which factors V = Wₐ − W₀ as well. A transplant changes nothing in
+the slot of Wₐ: give ``identify`` its rank as ``fixed``. Where the weak adapter was merged into the base, V is Wₐ
+and shares its slot.
 
 Axis legend: L layers, r rank, k in-features, d out-features.
 """
@@ -61,13 +62,13 @@ def lift(
         ``finetuned``, or what ``safety_direction`` returns. None without one: the rank then stays that of the
         update, and with ``aligned`` V is Wₐ.
       aligned: Wₐ, where the aligned model is not the base but base + Wₐ; of any rank.
-      basis: rank axis of the customer's update, one of ``nlsr_jax.nlsr.update.BASES``; by default ``"own"``, with
+      basis: rank axis of the customer's update, one of ``own``, ``svd`` and ``turned``; by default ``"own"``, with
         ``aligned`` ``"turned"``.
       key: PRNG key of ``"turned"``.
 
     Returns:
-      ``Lifted``. With basis ``"own"`` and no ``aligned`` dtypes, scaling and layers are those of ``finetuned``,
-      else float32 with scaling 1.
+      ``Lifted``; the slots of the rank axis are in the order Wₐ, V, D. With basis ``"own"`` and no ``aligned``
+      dtypes, scaling and layers are those of ``finetuned``, else float32 with scaling 1.
 
     Raises:
       InputError: the direction lacks a module or a layer, or belongs to a base of another shape; see

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nlsr_jax.adapter import Adapter, PerModule, check_same_structure, layer_indices, module_names
+from nlsr_jax.adapter import Adapter, PerModule, check_same_structure, layer_indices, layer_scaling, module_names
 from nlsr_jax.nlsr.basis import check_basis
 from nlsr_jax.nlsr.layerwise import map_layers
 from nlsr_jax.nlsr.similarity import is_sound, scale_factor
@@ -118,6 +118,24 @@ def lineage(aligned: Adapter, finetuned: Adapter) -> dict[str, PerModule]:
         pair = aligned.factors[module], finetuned.factors[module]
         product, kept = _stack_products(*pair)
         found[module] = {**factor_cosines(*pair), "product": product, "kept": kept}
+    return found
+
+
+def product_lineage(aligned: Adapter, finetuned: Adapter) -> dict[str, PerModule]:
+    """Compare the products alone, which no basis affects; ranks and scalings may differ. See ``lineage``.
+
+    Returns:
+      ``{module: {"product": [L], "kept": [L]}}`` float32.
+
+    Raises:
+      InputError: if the adapters adapt different modules, layers or shapes.
+    """
+    check_same_structure(aligned, finetuned, ("aligned", "fine-tuned"), rank=False)
+    found = {}
+    for module in module_names(aligned.factors):
+        product, kept = _stack_products(aligned.factors[module], finetuned.factors[module])
+        ratio = layer_scaling(finetuned, module) / layer_scaling(aligned, module)
+        found[module] = {"product": product * np.sign(ratio), "kept": kept * ratio}
     return found
 
 

@@ -16,6 +16,9 @@ NEEDS_FINETUNED = ("gain",)
 GRANULARITIES = ("row", "tensor", "adapter")
 RULES = ("probability", "threshold", "least_similar", "all", "layers")
 BASES = ("as_is", "procrustes", "linear")
+"""Rank axes in which the fine-tuned adapter is compared with the aligned one, entry by entry."""
+UPDATE_BASES = ("own", "svd", "turned")
+"""Rank axes of a customer's update: the factors' own, its singular vectors, or these turned at random."""
 
 
 def setting(default: Any, help_text: str, **limits: Any) -> Any:
@@ -105,7 +108,9 @@ class Correction:
 
     Attributes:
       space: ``"factors"`` or ``"product"``.
-      basis: of the rank axis that the fine-tuned adapter is compared in; see ``nlsr_jax.nlsr.basis.common_basis``.
+      basis: one of ``BASES``, of the rank axis that the fine-tuned adapter is compared in, see
+        ``nlsr_jax.nlsr.basis.common_basis``; or one of ``UPDATE_BASES``: the customer's update is factored anew and
+        lifted, see ``nlsr_jax.lift``.
     """
 
     space: str = setting(
@@ -116,8 +121,9 @@ class Correction:
     )
     basis: str = setting(
         "as_is",
-        "Compare in the rank axis 'as_is', turned by 'procrustes', or 'linear'.",
-        choices=BASES,
+        "Compare in the rank axis 'as_is', turned by 'procrustes', or 'linear'; or lift the customer's update, its "
+        "rank axis 'turned' at random, of singular vectors ('svd'), or the factors' 'own'.",
+        choices=BASES + UPDATE_BASES,
         realigns=True,
     )
 
@@ -149,19 +155,26 @@ per cent of the entries, none beyond the direction of the alignment. Chosen on t
 RECOMMENDED_ALONE = dataclasses.replace(RECOMMENDED, sparsity=0.98, beta=0.0)
 """The same without that model: entries go back to what the aligned model has, which takes twice as many."""
 
+RECOMMENDED_LINEAGE = dataclasses.replace(RECOMMENDED, sparsity=0.995, basis="turned")
+"""For an aligned and a fine-tuned adapter on one base: half a per cent of the entries of the lifted adapter, whose
+rank axes are turned at random. Chosen on three cases of the toy world."""
+
 PRESETS = ("published", "recommended")
 
 
-def preset(name: str, *, direction: bool) -> MethodSettings:
+def preset(name: str, *, direction: bool, aligned: bool = False) -> MethodSettings:
     """Return the settings of a preset.
 
     Args:
       name: one of ``PRESETS``.
-      direction: whether an aligned adapter or the model before the alignment says in which direction safety lies;
-        without, ``"recommended"`` is ``RECOMMENDED_ALONE``.
+      direction: whether the model before the alignment says in which direction safety lies; without it and without
+        an aligned adapter, ``"recommended"`` is ``RECOMMENDED_ALONE``.
+      aligned: whether there is an aligned adapter; ``"recommended"`` then is ``RECOMMENDED_LINEAGE``.
     """
     if name == "published":
         return PUBLISHED
+    if aligned:
+        return RECOMMENDED_LINEAGE
     return RECOMMENDED if direction else RECOMMENDED_ALONE
 
 

@@ -25,11 +25,9 @@ from nlsr_jax.adapter import (
 )
 from nlsr_jax.errors import InputError
 from nlsr_jax.nlsr.layerwise import map_layers
+from nlsr_jax.nlsr.settings import UPDATE_BASES
 from nlsr_jax.nlsr.statistics import matmul
 from nlsr_jax.random_streams import stream
-
-BASES = ("own", "svd", "turned")
-"""Rank axes of an update: the factors' own, its singular vectors, or these turned by a random rotation."""
 
 
 def factor_update(
@@ -68,20 +66,25 @@ def factor_update(
     return Adapter(factors, layers=finetuned.layers)
 
 
-def check_update(finetuned: Adapter, aligned: Adapter | None, basis: str) -> None:
-    """Check what ``factor_update`` takes, arrays or ``jax.ShapeDtypeStruct`` leaves."""
-    if basis not in BASES:
-        raise InputError(f"basis is {basis!r}; expected one of {', '.join(BASES)}")
+def check_update(
+    finetuned: Adapter,
+    aligned: Adapter | None,
+    basis: str,
+    names: tuple[str, str] = ("aligned", "fine-tuned"),
+) -> None:
+    """Check what ``factor_update`` takes, arrays or ``jax.ShapeDtypeStruct`` leaves; ``names`` is for messages."""
+    if basis not in UPDATE_BASES:
+        raise InputError(f"basis is {basis!r}; expected one of {', '.join(UPDATE_BASES)}")
     if aligned is None:
-        check_adapter(finetuned, "finetuned")
+        check_adapter(finetuned, names[1])
         return
-    check_same_structure(aligned, finetuned, ("aligned", "fine-tuned"), rank=False)
+    check_same_structure(aligned, finetuned, names, rank=False)
     for module in module_names(finetuned.factors):
         ranks = [one.factors[module]["a"].shape[1] for one in (aligned, finetuned)]
         if basis == "own" and ranks[0] != ranks[1]:
             raise InputError(
-                f"basis 'own' takes adapters of one rank; {module} has rank {ranks[0]} in the aligned and "
-                f"{ranks[1]} in the fine-tuned adapter: take basis 'turned'"
+                f"basis 'own' takes adapters of one rank; {module} has rank {ranks[0]} in {names[0]} and "
+                f"{ranks[1]} in {names[1]}: take basis 'turned'"
             )
 
 

@@ -3,6 +3,7 @@
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.nlsr.pruning import check_rule
 from nlsr_jax.nlsr.setting_checks import check_fields
+from nlsr_jax.nlsr.settings import UPDATE_BASES
 from nlsr_jax.pipeline.advice import FRESH_ADVICE
 from nlsr_jax.pipeline.settings import Settings, SourceSettings
 
@@ -16,18 +17,29 @@ def check_realignment(settings: Settings) -> None:
     Raises:
       InputError: naming the first setting that cannot be used.
     """
-    _check_given("finetuned", settings.finetuned)
-    if settings.lifts:
+    if not settings.finetuned:
+        raise InputError(f"{argument('finetuned')} is missing; give the PEFT directory of the finetuned adapter")
+    if settings.aligned is None:
         _check_lift(settings)
-        _check_lifted_method(settings)
     else:
         _check_no_direction(settings)
+    if settings.lifts:
+        _check_lifted_method(settings)
+    elif settings.max_rank is not None:
+        raise InputError(
+            f"{argument('max_rank')} is of adapters that are lifted, whose rank grows; here the output has the "
+            f"rank of {argument('finetuned')}: leave it out, or take {argument('basis')} turned"
+        )
     _check_values(settings)
 
 
 def check_identification(settings: Settings) -> None:
     """Check the same of an identification, which has no fine-tuned adapter; see ``check_realignment``."""
-    _check_given("aligned", settings.aligned)
+    if not settings.aligned:
+        raise InputError(
+            f"{argument('aligned')} is missing; give the PEFT directory of the aligned adapter. Without one, nlsr "
+            "realign finds masks together with the adapter that was trained on the aligned model"
+        )
     _check_no_direction(settings)
     if settings.needs_finetuned:
         raise InputError(
@@ -42,11 +54,6 @@ def _check_values(settings: Settings) -> None:
         _check_base(settings)
     check_fields(settings)
     check_rule(settings.rule, settings.tau, settings.share, settings.layers)
-
-
-def _check_given(name: str, path: str | None) -> None:
-    if not path:
-        raise InputError(f"{argument(name)} is missing; give the PEFT directory of the {name} adapter")
 
 
 def _check_no_direction(settings: SourceSettings) -> None:
@@ -74,7 +81,8 @@ def _check_lift(settings: SourceSettings) -> None:
     """
     if not settings.base and (settings.needs_base or settings.pretrained):
         raise InputError(
-            f"{argument('aligned')} is missing; give the PEFT directory of the aligned adapter. {FRESH_ADVICE}"
+            f"{argument('aligned')} is missing, and so is {argument('base')}; give the PEFT directory of the "
+            f"aligned adapter with its base. {FRESH_ADVICE}"
         )
     if settings.weak:
         raise InputError(
@@ -89,12 +97,12 @@ def _check_lift(settings: SourceSettings) -> None:
 
 
 def _check_lifted_method(settings: Settings) -> None:
-    """Check the method where the aligned adapter is zero.
+    """Check the method where adapters are lifted.
 
     Raises:
       InputError: a setting that has no meaning there.
     """
-    if settings.pretrained is None and settings.beta:
+    if settings.aligned is None and settings.pretrained is None and settings.beta:
         raise InputError(
             f"{argument('beta')} is {settings.beta:g}, and neither {argument('aligned')} nor "
             f"{argument('pretrained')} says in which direction: give one of them, or {argument('beta')} 0. "
@@ -102,12 +110,21 @@ def _check_lifted_method(settings: Settings) -> None:
         )
     if settings.masks is None and not settings.beta and settings.method not in ("gain", "random"):
         raise InputError(
-            f"{argument('method')} {settings.method} scores the entries of the reference, which are zero where the "
-            f"base itself is the aligned model and nothing is amplified: give {argument('aligned')}, or take "
-            f"{argument('method')} gain"
+            f"{argument('method')} {settings.method} scores the entries of the reference, which are zero where "
+            f"adapters are lifted and nothing is amplified: take {argument('method')} gain, or another "
+            f"{argument('beta')} with {argument('aligned')} or {argument('pretrained')}"
         )
-    for name, allowed in (("amplification_space", "factors"), ("space", "factors"), ("basis", "as_is")):
-        if getattr(settings, name) != allowed:
+    where = (
+        f"without {argument('aligned')}"
+        if settings.aligned is None
+        else f"with {argument('basis')} {settings.basis}"
+    )
+    for name, allowed in (
+        ("amplification_space", ("factors",)),
+        ("space", ("factors",)),
+        ("basis", ("as_is", *UPDATE_BASES)),
+    ):
+        if getattr(settings, name) not in allowed:
             raise InputError(
-                f"{argument(name)} is {getattr(settings, name)}; without {argument('aligned')} expected {allowed}"
+                f"{argument(name)} is {getattr(settings, name)}; {where} expected {' or '.join(allowed)}"
             )

@@ -61,12 +61,17 @@ def to_be_chosen(settings: Settings) -> Settings:
         )
     if settings.lifts:
         raise InputError(
-            f"{argument('automatic')} is given without {argument('aligned')}; it chooses for adapters of one "
-            "lineage, and an adapter on the aligned model itself has fixed settings: leave "
-            f"{argument('automatic')} out"
+            f"{argument('automatic')} is given {_lifted_by(settings)}; it chooses for adapters of one lineage "
+            f"in their own factors, and lifted adapters have fixed settings: leave {argument('automatic')} out"
         )
     changes: dict[str, Any] = {name: getattr(GAIN, name) for name in _FIXED}
     return dataclasses.replace(settings, **changes)
+
+
+def _lifted_by(settings: Settings) -> str:
+    if settings.aligned is None:
+        return f"without {argument('aligned')}"
+    return f"together with {argument('basis')} {settings.basis}"
 
 
 def settle(settings: Settings, choice: Choice, data: CalibrationData, run: Run) -> tuple[Settings, dict[str, Any]]:

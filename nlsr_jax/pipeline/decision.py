@@ -10,12 +10,14 @@ from nlsr_jax.adapter import Adapter, PerModule, layer_indices, module_names
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.numbers import describe_range
 from nlsr_jax.nlsr.amplify import amplify_checked
+from nlsr_jax.nlsr.change import correction_size, share_taken
 from nlsr_jax.nlsr.realign import choose
 from nlsr_jax.nlsr.settings import ModuleChoice
 from nlsr_jax.nlsr.similarity import masked_cosine
 from nlsr_jax.pipeline.advice import SMALLER
 from nlsr_jax.pipeline.chunks import ANY, Chunk, ahead, chunks, join, nameless
 from nlsr_jax.pipeline.identification import Masks, count_kept
+from nlsr_jax.pipeline.lifting import lift_of
 from nlsr_jax.pipeline.lineage import Lineage, lineage_part, unpack_lineage
 from nlsr_jax.pipeline.reference import Pieces, Reference, nameless_pieces
 from nlsr_jax.pipeline.sources import Sources
@@ -27,6 +29,9 @@ class Decision(NamedTuple):
     Attributes:
       similarity, probability, pruned, zero_norm: ``{module: [L]}``.
       kept: ``{module: {"a": [L], "b": [L]}}``, how many entries the masks keep.
+      change: ``{module: [L]}``, ‖B'A' − B A‖ / ‖B A‖ of the fine-tuned adapter; 0 where it is left alone, empty
+        where it was not measured.
+      taken: ``{module: [L]}``, the share of the direction's norm that is transplanted, likewise.
     """
 
     similarity: PerModule
@@ -34,6 +39,8 @@ class Decision(NamedTuple):
     pruned: PerModule
     zero_norm: PerModule
     kept: dict[str, dict[str, np.ndarray]]
+    change: PerModule
+    taken: PerModule
 
 
 class Comparison(NamedTuple):
@@ -43,12 +50,15 @@ class Comparison(NamedTuple):
       similarity, zero_norm: ``{module: [L]}``; see ``nlsr_jax.realign``.
       kept: ``{module: {"a": [L], "b": [L]}}``, how many entries the masks keep.
       lineage: beside the aligned adapter.
+      change, taken: what a repair of every module changes; see ``Decision``.
     """
 
     similarity: PerModule
     zero_norm: PerModule
     kept: dict[str, dict[str, np.ndarray]]
     lineage: Lineage
+    change: PerModule
+    taken: PerModule
 
 
 @functools.partial(jax.jit, static_argnames=("space", "rank"))
@@ -56,7 +66,23 @@ def _compare(pieces: Pieces, finetuned: Adapter, masks, beta, *, space, rank):
     return masked_cosine(amplify_checked(*pieces, beta=beta, space=space, rank=rank), finetuned, masks)
 
 
-def compare(masks: Masks, reference: Reference, sources: Sources, known: Lineage | None = None) -> Comparison:
+@functools.partial(jax.jit, static_argnames=("space", "rank", "slot"))
+def _measure(pieces: Pieces, finetuned: Adapter, masks, beta, *, space, rank, slot):
+    reference = amplify_checked(*pieces, beta=beta, space=space, rank=rank)
+    found = {"change": correction_size(finetuned, reference, masks)[ANY]}
+    if slot is not None:
+        found["taken"] = share_taken(reference, masks, slot)[ANY]
+    return found
+
+
+def compare(
+    masks: Masks,
+    reference: Reference,
+    sources: Sources,
+    known: Lineage | None = None,
+    *,
+    measured: bool = False,
+) -> Comparison:
     """Compare the fine-tuned adapter with the reference and, unless that is known, with the aligned one.
 
     Args:
@@ -64,26 +90,28 @@ def compare(masks: Masks, reference: Reference, sources: Sources, known: Lineage
       reference: the reference adapter.
       sources: the open adapter files; one layer of each is in memory at a time.
       known: the lineage, where it has been measured.
+      measured: measure too how much a repair in factors changes.
     """
+    lift = lift_of(sources)
     beta = np.float32(reference.beta)
 
     def read(chunk: Chunk):
         return reference.read(chunk), sources.read_finetuned(chunk), masks.piece(chunk)
 
+    def slot(module: str) -> tuple[int, int] | None:
+        found = None if lift is None else lift.slots(module)
+        return found.of_direction if found and found.direction and reference.beta else None
+
     def part(chunk: Chunk, pieces: Pieces, finetuned: Adapter, mask) -> dict[str, Any]:
-        similarity, zero_norm = _compare(
-            nameless_pieces(pieces),
-            nameless(finetuned),
-            {ANY: mask},
-            beta,
-            space=reference.space,
-            rank=reference.rank,
-        )
+        inputs = nameless_pieces(pieces), nameless(finetuned), {ANY: mask}, beta
+        options = {"space": reference.space, "rank": reference.rank}
+        similarity, zero_norm = _compare(*inputs, **options)
         return {
             "similarity": similarity[ANY],
             "zero_norm": zero_norm[ANY],
             "kept": count_kept(mask),
             "lineage": lineage_part(chunk.module, pieces.aligned, finetuned) if known is None else {},
+            "measured": _measure(*inputs, **options, slot=slot(chunk.module)) if measured else {},
         }
 
     shapes = sources.target.shapes()
@@ -93,6 +121,10 @@ def compare(masks: Masks, reference: Reference, sources: Sources, known: Lineage
         zero_norm={m: tree["zero_norm"] for m, tree in found.items()},
         kept={m: tree["kept"] for m, tree in found.items()},
         lineage=known or unpack_lineage({m: tree["lineage"] for m, tree in found.items()}),
+        **{
+            name: {m: tree["measured"][name] for m, tree in found.items() if name in tree["measured"]}
+            for name in ("change", "taken")
+        },
     )
 
 
@@ -124,7 +156,13 @@ def decide(
         layers=settings.layers,
     )
     pruned, probability = jax.device_get((pruned, probability))
-    return Decision(found.similarity, probability, pruned, found.zero_norm, found.kept)
+    change, taken = (_of_repaired(measured, pruned) for measured in (found.change, found.taken))
+    return Decision(found.similarity, probability, pruned, found.zero_norm, found.kept, change, taken)
+
+
+def _of_repaired(measured: PerModule, pruned: PerModule) -> PerModule:
+    """Return what was measured, 0 for modules that are left alone, as host arrays."""
+    return jax.tree.map(lambda values, alone: np.where(alone, 0.0, values), measured, pruned) if measured else {}
 
 
 def _check_similarity(similarity: PerModule, reference: Reference, sources: Sources) -> None:

@@ -7,23 +7,33 @@ import numpy as np
 
 from nlsr_jax.adapter import Adapter, PerModule, layer_indices, module_names
 from nlsr_jax.errors import InputError, argument
-from nlsr_jax.nlsr.lineage import Verdict, factor_cosines, judge_lineage, other_axis
-from nlsr_jax.pipeline.advice import FRESH_ADVICE
+from nlsr_jax.nlsr.lineage import (
+    KEPT,
+    RELATED,
+    RELATED_FAR,
+    Verdict,
+    factor_cosines,
+    judge_lineage,
+    other_axis,
+)
+from nlsr_jax.pipeline.advice import FRESH_ADVICE, TURNED_ADVICE
 from nlsr_jax.pipeline.chunks import ANY, ahead, chunks, join, nameless
-from nlsr_jax.pipeline.lineage import NOT_MEASURED, Lineage, measure_lineage
+from nlsr_jax.pipeline.lifting import lift_of
+from nlsr_jax.pipeline.lineage import NOT_MEASURED, Lineage, measure_lineage, measure_products
 from nlsr_jax.pipeline.reference import Pieces, read_pieces
 from nlsr_jax.pipeline.run import Run
 from nlsr_jax.pipeline.settings import Settings
 from nlsr_jax.pipeline.sources import Sources
 
 _UNRELATED = (
-    f"masks and transplant mean nothing there. Give the adapter that fine-tuning started from as "
-    f"{argument('aligned')}. {FRESH_ADVICE}. {argument('allow_unrelated')} goes on all the same"
+    "masks and transplant mean nothing there. Give the adapter that fine-tuning started from as "
+    f"{argument('aligned')}; or, where the aligned model is the base with that adapter, {TURNED_ADVICE}. "
+    f"{FRESH_ADVICE}. {argument('allow_unrelated')} goes on all the same"
 )
 _TURNED = (
     "their products are related and their factors do not share a rank axis, so masks and transplant mean nothing "
     f"there: give {argument('basis')} procrustes, or {argument('basis')} linear where the adapter was factored "
-    f"anew, or {argument('allow_unrelated')}"
+    f"anew, or {argument('allow_unrelated')}. {TURNED_ADVICE}"
 )
 
 
@@ -32,7 +42,7 @@ class Descent(NamedTuple):
 
     Attributes:
       lineage: of every module.
-      verdict: of the adapter; None for adapters that were lifted.
+      verdict: of the adapter; None for adapters that were lifted, which need no common rank axis.
     """
 
     lineage: Lineage
@@ -53,14 +63,51 @@ def judge_descent(settings: Settings, sources: Sources, run: Run) -> Descent | N
     Raises:
       InputError: adapters that do not descend from each other, unless that is allowed.
     """
-    if settings.lifts:
-        return Descent(NOT_MEASURED, None)
+    lift = lift_of(sources)
+    if lift is not None:
+        if lift.aligned is None:
+            return Descent(NOT_MEASURED, None)
+        with run.stages("check lineage"):
+            found = measure_products(lift.aligned, lift.finetuned)
+            run.notes.add(_note_products(found, run))
+        return Descent(found, None)
     if settings.masks is not None:
         return None
     with run.stages("check lineage"):
         check_weak(settings, sources, run)
         found = measure_lineage(sources)
         return Descent(found, check_lineage(settings, sources.target.shapes(), found, run))
+
+
+def _note_products(lineage: Lineage, run: Run) -> list[str]:
+    """Say how much of the aligned adapter the fine-tuned one holds; what a lift needs is its base alone."""
+    means = describe_products(lineage)
+    if not means:
+        return []
+    run.stages.say(
+        f"lineage: mean cosine with the aligned adapter {means['product']:.3f} of the products B A, "
+        f"{means['kept']:.0%} of the aligned products kept"
+    )
+    if means["product"] >= RELATED or (means["product"] >= RELATED_FAR and means["kept"] >= KEPT):
+        return []
+    return [
+        f"the fine-tuned adapter holds {means['kept']:.0%} of the aligned one (mean cosine {means['product']:.3f} "
+        "of the products B A). If it was trained on the base with the aligned adapter merged into it, its update "
+        f"here takes the alignment away: leave {argument('aligned')} out and give that merged model as "
+        f"{argument('base')}"
+    ]
+
+
+def describe_products(lineage: Lineage) -> dict[str, float]:
+    """Return the mean cosine of the products and the median share kept; nothing where no product was measured."""
+    found = {
+        name: np.concatenate([np.asarray(values[name]) for values in lineage.figures.values()] or [np.zeros(0)])
+        for name in ("product", "kept")
+    }
+    known = found["product"] != 0
+    if not known.any():
+        return {}
+    return {"product": float(found["product"][known].mean()), "kept": float(np.median(found["kept"][known]))}
 
 
 def check_lineage(settings: Settings, shapes: Adapter, lineage: Lineage, run: Run) -> Verdict:
@@ -125,7 +172,7 @@ def check_weak(settings: Settings, sources: Sources, run: Run) -> None:
         raise InputError(
             f"{settings.weak}: {message}, so aligned − weak means nothing entry by entry: leave "
             f"{argument('weak')} out, or give {argument('amplification_space')} product {argument('rank')} "
-            f"{rank}{or_else}"
+            f"{rank}{or_else}. {TURNED_ADVICE}"
         )
     run.notes.add([f"weak: {message}"])
 

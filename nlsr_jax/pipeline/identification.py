@@ -87,11 +87,13 @@ def find_masks(settings: Identification, reference: Reference, data: Calibration
         whole = jax.block_until_ready(reference.whole())
     evidence = gather_evidence(data, whole, reference.beta)
     with run.stages("identify"):
-        masks = _identify(settings, whole, key, evidence)
+        masks = _identify(settings, whole, key, evidence, reference.sources.fixed)
     return Masks(masks, settings.method, data.rows.counts)
 
 
-def _identify(settings: Identification, reference: Adapter, key: jax.Array, evidence: Evidence):
+def _identify(
+    settings: Identification, reference: Adapter, key: jax.Array, evidence: Evidence, fixed: Mapping[str, int]
+):
     masks = identify(
         reference,
         evidence.statistics,
@@ -101,6 +103,7 @@ def _identify(settings: Identification, reference: Adapter, key: jax.Array, evid
         key=key,
         gradients=evidence.gradients,
         finetuned=evidence.finetuned,
+        fixed={module: count for module, count in fixed.items() if module in reference.factors},
     )
     return jax.block_until_ready(masks)
 
@@ -108,8 +111,9 @@ def _identify(settings: Identification, reference: Adapter, key: jax.Array, evid
 def _identify_by_module(settings: Identification, reference: Reference, key: jax.Array) -> dict[str, Any]:
     """Scores that need no data: one module name of the reference in memory at a time."""
     masks: dict[str, Any] = {}
-    for part in [reference.whole()] if settings.granularity == "adapter" else reference.by_module():
-        masks |= _identify(settings, part, key, Evidence())  # one threshold for the adapter needs all scores
+    whole = settings.granularity == "adapter"  # one threshold for the adapter needs all scores
+    for part in [reference.whole()] if whole else reference.by_module():
+        masks |= _identify(settings, part, key, Evidence(), reference.sources.fixed)
     return masks
 
 

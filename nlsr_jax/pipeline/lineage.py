@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlsr_jax.adapter import Adapter, PerModule
-from nlsr_jax.nlsr.lineage import lineage
+from nlsr_jax.nlsr.lineage import lineage, product_lineage
 from nlsr_jax.pipeline.chunks import ANY, Chunk, ahead, chunks, join, nameless
-from nlsr_jax.pipeline.sources import Sources, read_piece
+from nlsr_jax.pipeline.sources import AdapterSource, Sources, read_piece
 
 
 class Lineage(NamedTuple):
@@ -25,7 +25,24 @@ class Lineage(NamedTuple):
 
 
 NOT_MEASURED = Lineage({}, {}, {})
-"""Of adapters that were lifted: they have one A because it was stacked for all of them."""
+"""Of an adapter without an aligned one."""
+
+
+def measure_products(aligned: AdapterSource, finetuned: AdapterSource) -> Lineage:
+    """Measure the products alone, of adapters that need no common rank axis.
+
+    Args:
+      aligned, finetuned: the adapters as they were read; their ranks and scalings may differ.
+    """
+
+    def read(chunk: Chunk):
+        return read_piece(aligned, chunk), read_piece(finetuned, chunk)
+
+    read_ahead = ahead(chunks(finetuned.shapes()), read)
+    figures = join(
+        {chunk.module: product_lineage(*(nameless(one) for one in pair))[ANY]} for chunk, pair in read_ahead
+    )
+    return Lineage(figures, {}, {})
 
 
 def measure_lineage(sources: Sources) -> Lineage:

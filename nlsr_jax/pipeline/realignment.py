@@ -24,7 +24,7 @@ from nlsr_jax.formats.companions import Companions
 from nlsr_jax.formats.mask_files import FILE as MASKS_FILE
 from nlsr_jax.nlsr.pruning import unclipped_probability
 from nlsr_jax.nlsr.realign import repaired_layers
-from nlsr_jax.nlsr.settings import PRESETS, ModuleChoice
+from nlsr_jax.nlsr.settings import NEEDS_FINETUNED, PRESETS, ModuleChoice
 from nlsr_jax.parallel import is_first
 from nlsr_jax.pipeline.accompanying import INPUT as COMPANIONS
 from nlsr_jax.pipeline.accompanying import open_companions, write_companions
@@ -36,13 +36,14 @@ from nlsr_jax.pipeline.descent import Descent, check_lineage, judge_descent
 from nlsr_jax.pipeline.evidence import CalibrationData
 from nlsr_jax.pipeline.hub_inputs import ADAPTERS, MODELS, with_hub_folders
 from nlsr_jax.pipeline.identification import Masks, obtain_masks, write_found
-from nlsr_jax.pipeline.lifting import open_lifted, trim
+from nlsr_jax.pipeline.lifting import lift_of, open_lifted
 from nlsr_jax.pipeline.recording import record_realignment, write_record
 from nlsr_jax.pipeline.reference import Reference
 from nlsr_jax.pipeline.restoration import Restoration, write_restored
 from nlsr_jax.pipeline.run import Run, start
 from nlsr_jax.pipeline.settings import Settings, name_inputs, with_absolute_paths
 from nlsr_jax.pipeline.sources import Sources, check_base, open_sources, source_notes
+from nlsr_jax.pipeline.trimming import trim
 from nlsr_jax.progress import Stages
 from nlsr_jax.random_streams import stream
 from nlsr_jax.report import draw_figures, render_report
@@ -138,7 +139,7 @@ def _checked(settings: Settings, choice: Choice, stages: Stages, *, repeats: boo
 
 def _open(settings: Settings, run: Run) -> Sources:
     """Open the adapters and check that they fit each other, the base and the settings."""
-    if settings.lifts:
+    if settings.aligned is None:
         run.stages.say("no --aligned: the base itself is the aligned model, on which the adapter was trained")
     with run.stages("read adapters"):
         sources = open_lifted(settings, run) if settings.lifts else open_sources(settings, run)
@@ -159,12 +160,15 @@ def _decide(
     """Compare the fine-tuned adapter with the reference and choose the modules to repair."""
     sources, key = reference.sources, stream(run.key, "pruning")
     with run.stages("compare"):
-        found = compare(masks, reference, sources, None if descent is None else descent.lineage)
+        known = None if descent is None else descent.lineage
+        measured = settings.lifts or (masks.method in NEEDS_FINETUNED and settings.space == "factors")
+        found = compare(masks, reference, sources, known, measured=measured)
         if descent is None:
             verdict = check_lineage(settings, sources.target.shapes(), found.lineage, run)
             descent = Descent(found.lineage, verdict)
         decision = decide(key, settings, found, reference, sources)
-        trimmed = trim(sources.target, masks.masks, decision.pruned) if settings.lifts else None
+        lift = lift_of(sources)
+        trimmed = None if lift is None else trim(lift, masks.masks, decision.pruned, settings.max_rank)
     zero = sum(int(np.sum(z)) for z in decision.zero_norm.values())
     if zero and not settings.lifts:  # whose aligned adapter is zero
         run.notes.add([f"{zero} modules have a masked product of zero; their similarity is set to 0"])
@@ -220,6 +224,8 @@ def _write(
     with run.stages("write"):
         figures = _DRAWING.submit(draw, record)
         digests, notes = write_restored(folder, made)
+        if made.trimmed is not None:
+            record["lift"] |= made.trimmed.describe_compression()
         digests |= kept.result()
         if companions is not None:
             digests |= write_companions(folder, companions, record, made.sources.target, digests)

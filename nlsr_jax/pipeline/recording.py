@@ -13,13 +13,13 @@ from nlsr_jax.files.output import write_text
 from nlsr_jax.formats import record as records
 from nlsr_jax.pipeline.accompanying import INPUT
 from nlsr_jax.pipeline.decision import Decision
-from nlsr_jax.pipeline.descent import Descent, describe_module, describe_verdict
+from nlsr_jax.pipeline.descent import Descent, describe_module, describe_products, describe_verdict
 from nlsr_jax.pipeline.identification import Masks, count_kept
 from nlsr_jax.pipeline.restoration import Restoration
 from nlsr_jax.pipeline.run import Run
 from nlsr_jax.pipeline.settings import Settings
 from nlsr_jax.progress import Stages
-from nlsr_jax.random_streams import describe_key
+from nlsr_jax.random_streams import describe_key, stream
 
 IDENTIFICATION = "nlsr_jax.identification"
 IDENTIFICATION_FILE = "identification.json"
@@ -42,7 +42,7 @@ def record_realignment(
       InputError: an input that cannot be digested, or that is not the one of the record that is repeated.
     """
     shapes = made.sources.target.shapes()
-    modules = _describe_modules(shapes, descent.lineage.figures, made.decision)
+    modules = _describe_modules(shapes, descent.lineage.figures, made.decision, made.sources.fixed)
     carried = made.sources.target.carried
     record = {
         "format": records.FORMAT,
@@ -65,6 +65,10 @@ def record_realignment(
         record["lineage"] = describe_verdict(descent.verdict)
     if made.trimmed is not None:
         record["lift"] = made.trimmed.describe()
+        if products := describe_products(descent.lineage):
+            record["lineage"] = products
+        if record["lift"]["basis"] == "turned":
+            record["key"]["basis"] = describe_key(stream(run.key, "basis"))
     if "automatic" in told:
         record["automatic"] = told["automatic"]
     return record
@@ -128,8 +132,10 @@ def write_record(path: pathlib.Path, record: dict[str, Any], stages: Stages) -> 
     write_text(path, records.dump(record))
 
 
-def _describe_modules(shapes: Adapter, figures: Mapping[str, Any], decision: Decision) -> list[dict]:
-    """One entry per module, layer by layer."""
+def _describe_modules(
+    shapes: Adapter, figures: Mapping[str, Any], decision: Decision, fixed: Mapping[str, int]
+) -> list[dict]:
+    """One entry per module, layer by layer; sizes are those of the candidates."""
     entries = []
     for module in module_names(shapes.factors):
         for i, layer in enumerate(layer_indices(shapes, module)):
@@ -142,9 +148,14 @@ def _describe_modules(shapes: Adapter, figures: Mapping[str, Any], decision: Dec
                 "zero_norm": bool(decision.zero_norm[module][i]),
                 **describe_module(figures, module, i),
             }
-            for factor in ("a", "b"):
+            for name, values in (("change", decision.change), ("taken", decision.taken)):
+                if module in values:
+                    entry[name] = float(values[module][i])
+            for factor, axis in (("a", 1), ("b", 2)):
+                shape = list(shapes.factors[module][factor].shape)
+                shape[axis] -= fixed.get(module, 0)
                 entry[f"kept_{factor}"] = int(decision.kept[module][factor][i])
-                entry[f"size_{factor}"] = math.prod(shapes.factors[module][factor].shape[1:])
+                entry[f"size_{factor}"] = math.prod(shape[1:])
             entries.append(entry)
     return sorted(entries, key=lambda entry: entry["layer"])
 

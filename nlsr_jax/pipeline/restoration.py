@@ -19,9 +19,9 @@ from nlsr_jax.nlsr.correction import correct_checked
 from nlsr_jax.pipeline.chunks import ANY, Chunk, ahead, behind, nameless, one_layer
 from nlsr_jax.pipeline.decision import Decision
 from nlsr_jax.pipeline.identification import Masks
-from nlsr_jax.pipeline.lifting import Trimmed
 from nlsr_jax.pipeline.reference import Pieces, Reference, nameless_pieces
 from nlsr_jax.pipeline.sources import Sources, read_piece
+from nlsr_jax.pipeline.trimming import Trimmed
 
 
 class Restoration(NamedTuple):
@@ -76,10 +76,10 @@ class Restoration(NamedTuple):
         )
         return corrected.factors[ANY], gone
 
-    def arranged(self, module: str, factors: Mapping[str, Any], *, alone: bool) -> Mapping[str, Any]:
+    def arranged(self, chunk: Chunk, factors: Mapping[str, Any], *, alone: bool) -> Mapping[str, Any]:
         """Return factors with the rank axis of the written adapter; ``alone`` says that they are not repaired."""
         if self.trimmed is not None:
-            return self.trimmed.factors(module, factors)
+            return self.trimmed.factors(chunk, factors)
         return _padded(factors) if alone and self.space == "product" else factors
 
 
@@ -105,7 +105,7 @@ def write_restored(folder: pathlib.Path, made: Restoration) -> tuple[dict[str, s
             factors = finetuned.factors[chunk.module]
             if pieces is not None:
                 factors, gone = made.corrected(chunk, finetuned, pieces, mask)
-            later(writer.write, chunk.module, made.arranged(chunk.module, factors, alone=alone), chunk.rows)
+            later(writer.write, chunk.module, made.arranged(chunk, factors, alone=alone), chunk.rows)
             if pieces is not None:
                 later(lost.add, chunk, gone)
     return writer.digests(), lost.notes()

@@ -12,7 +12,7 @@ from nlsr_jax.data.templates import TEMPLATES
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.paths import exists, expand_text
 from nlsr_jax.files.values import convert
-from nlsr_jax.nlsr.settings import Identification, MethodSettings, setting
+from nlsr_jax.nlsr.settings import UPDATE_BASES, Identification, MethodSettings, setting
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -61,11 +61,6 @@ class Paths:
         kind="path",
         realigns=True,
     )
-
-    @property
-    def lifts(self) -> bool:
-        """Whether the base is the aligned model, and the adapters of the run are lifted."""
-        return self.aligned is None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +130,22 @@ class Columns:
 
 
 @dataclasses.dataclass(frozen=True)
+class Compression:
+    """The rank of the written adapter.
+
+    Attributes:
+      max_rank: of a lifted adapter, whose rank grows with the slots that it needs; None for all of it.
+    """
+
+    max_rank: int | None = setting(
+        None,
+        "Compress a lifted adapter to this rank (without --aligned, or with --basis turned, svd or own).",
+        least=1,
+        realigns=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class SourceSettings(Identification, Paths):
     """What decides which files a run reads: its paths, and what the method needs."""
 
@@ -151,12 +162,25 @@ class EvidenceSettings(Columns, CalibrationPass, SourceSettings):
 
 @dataclasses.dataclass(frozen=True)
 class Settings(
-    EvidenceSettings, Columns, LineageAllowance, CalibrationPass, MethodSettings, SourceSettings, Draws, Paths
+    Compression,
+    EvidenceSettings,
+    Columns,
+    LineageAllowance,
+    CalibrationPass,
+    MethodSettings,
+    SourceSettings,
+    Draws,
+    Paths,
 ):
     """All that decides the result of a run; every field is kept in the record. For the fields see the parts.
 
     The order of the parts, read from the right, is that of the fields in a record.
     """
+
+    @property
+    def lifts(self) -> bool:
+        """Whether the adapters of the run are lifted: the base is the aligned model, or the update is factored."""
+        return self.aligned is None or self.basis in UPDATE_BASES
 
 
 PATHS = tuple(field.name for field in dataclasses.fields(Paths) if field.metadata.get("kind") == "path")

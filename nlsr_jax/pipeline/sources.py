@@ -6,7 +6,7 @@ of again.
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import jax
@@ -14,11 +14,13 @@ import numpy as np
 
 from nlsr_jax.adapter import Adapter, check_adapter, check_same_structure
 from nlsr_jax.errors import InputError
+from nlsr_jax.files.paths import exists, expand, is_folder
+from nlsr_jax.formats.adapter_folder import CONFIG
 from nlsr_jax.formats.peft import AdapterFile, PeftLayout, open_adapter
 from nlsr_jax.formats.peft_carried import Carried
 from nlsr_jax.modules import MODULES
 from nlsr_jax.nlsr.basis import common_basis
-from nlsr_jax.pipeline.advice import FRESH_ADVICE
+from nlsr_jax.pipeline.advice import FRESH_ADVICE, TURNED_ADVICE
 from nlsr_jax.pipeline.chunks import Chunk, piece_of
 from nlsr_jax.pipeline.run import Run
 from nlsr_jax.pipeline.settings import Settings, SourceSettings
@@ -50,12 +52,14 @@ class Sources:
       weak: the weak adapter, where there is one.
       finetuned: the fine-tuned adapter; None where only masks are made.
       basis: of the rank axis that the fine-tuned adapter is read in; see ``common_basis``.
+      fixed: leading places of the rank axis, by module, that are no candidates; see ``nlsr_jax.identify``.
     """
 
     aligned: AdapterSource
     weak: AdapterSource | None = None
     finetuned: AdapterSource | None = None
     basis: str = "as_is"
+    fixed: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def target(self) -> AdapterSource:
@@ -99,8 +103,7 @@ def open_sources(settings: Settings, run: Run) -> Sources:
     paths = {name: path for name in ADAPTERS if (path := getattr(settings, name))}
     found: dict[str, AdapterFile] = {}
     for name, path in paths.items():
-        found[name] = open_adapter(path)
-        run.digests.add(name, path, [pathlib.Path(path) / file for file in found[name].files])
+        found[name] = open_named(name, path, run)
     aligned = found["aligned"].shapes()
     check_adapter(aligned, "aligned")
     for name, rank in (("finetuned", True), ("weak", settings.amplification_space == "factors")):
@@ -109,9 +112,36 @@ def open_sources(settings: Settings, run: Run) -> Sources:
             try:
                 check_same_structure(aligned, found[name].shapes(), names, rank=rank)
             except InputError as error:
-                advice = f". {FRESH_ADVICE}" if name == "finetuned" else ""
-                raise InputError(f"{error.marked}{advice}") from None
-    return Sources(**found, basis=settings.basis)
+                lifts = have_same_modules(aligned, found[name].shapes())
+                advice = [TURNED_ADVICE] * lifts + [FRESH_ADVICE] * (name == "finetuned")
+                raise InputError(". ".join([error.marked, *advice])) from None
+    return Sources(found["aligned"], found.get("weak"), found.get("finetuned"), settings.basis)
+
+
+def open_named(name: str, path: str, run: Run) -> AdapterFile:
+    """Open an adapter of a run by its name, and start to digest it.
+
+    Raises:
+      InputError: an adapter that cannot be used; where ``aligned`` holds none, with what to do instead.
+    """
+    try:
+        file = open_adapter(path)
+    except InputError as error:
+        folder = expand(path)
+        if name != "aligned" or not is_folder(folder) or exists(folder / CONFIG):
+            raise
+        raise InputError(f"{error.marked}. {FRESH_ADVICE}") from None
+    run.digests.add(name, path, [file.path / part for part in file.files])
+    return file
+
+
+def have_same_modules(first: Adapter, second: Adapter) -> bool:
+    """Say whether two adapters adapt the same modules and layers of one base, whatever their ranks."""
+    try:
+        check_same_structure(first, second, ("first", "second"), rank=False)
+    except InputError:
+        return False
+    return True
 
 
 def source_notes(sources: Sources) -> list[str]:

@@ -55,6 +55,17 @@ def replaced_map(modules: Sequence[Module]) -> str:
         return to_svg(figure, "replaced", f"Map of the share of replaced entries of {len(modules)} modules")
 
 
+def change_map(modules: Sequence[Module]) -> str:
+    """Draw the size of each module's change by layer and module, in per cent of its update."""
+    with drawing():
+        figure = new_figure(1.1 + _CELL * len(_axes(modules)[1]))
+        axes = figure.add_subplot()
+        mesh = _map(axes, modules, [100 * (m.change or 0) for m in modules], "viridis")
+        figure.colorbar(mesh, ax=axes, label="change (% of the update)", pad=0.01, fraction=0.05)
+        axes.set_xlabel("decoder layer")
+        return to_svg(figure, "change", f"Map of the size of the change of {len(modules)} modules")
+
+
 def repair_map(modules: Sequence[Module]) -> str:
     """Draw the chance of repair by layer and module, with counts of repairs along both margins."""
     with drawing():

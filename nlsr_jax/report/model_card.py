@@ -88,7 +88,11 @@ def _figures(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("modules repaired", f"{found['repaired']} of {found['modules']}"),
         ("entries replaced", f"{changed:,} of {total:,} ({changed / max(total, 1):.2%})"),
     ]
-    if record.get("lineage") is not None or settings_of(record).get("aligned"):
+    measured = [mapping(module).get("change") for module in record.get("modules", [])]
+    changes = [change for change in measured if isinstance(change, float)]
+    if changes:
+        rows.append(("change of a module's update, mean", f"{sum(changes) / len(changes):.2%}"))
+    elif record.get("lineage") is not None or settings_of(record).get("aligned"):
         rows.append(("mean similarity to the reference", f"{found['mean_similarity']:.4f}"))
     calibration = mapping(record.get("calibration"))
     if isinstance(calibration.get("rows"), int):

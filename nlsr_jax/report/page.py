@@ -8,6 +8,7 @@ import base64
 import functools
 import hashlib
 import importlib.resources
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.output import whole_file, write_text
 from nlsr_jax.files.ownership import text_with
+from nlsr_jax.modules import module_order
 from nlsr_jax.report import words
 from nlsr_jax.report.reading import Module, mapping, number, read_modules, summarise
 
@@ -64,6 +66,9 @@ def render_report(record: Mapping[str, Any], figures: Mapping | None = None) -> 
         carried=_carried(mapping(record.get("carried"))),
         calibration=mapping(record.get("calibration")),
         doubts=doubts,
+        shows_changes=_shows_changes(record, summary),
+        residuals=_residuals(record),
+        ranks=_ranks(record),
         warnings=[warning for warning in _texts(record.get("warnings")) if warning not in doubts],
         inputs=_inputs(mapping(record.get("inputs"))),
         seed=mapping(record.get("key")).get("seed", record["settings"].get("seed")),
@@ -111,19 +116,55 @@ def draw_figures(record: Mapping[str, Any]) -> dict[str, Any]:
     modules, summary = _read(record)
     settings = record["settings"]
     tau = number(settings.get("tau")) if settings.get("rule") == "threshold" else None
-    if mapping(record.get("lift")):  # its aligned adapter is zero, so the similarity is meaningless
-        drawn = {"replaced": figures.replaced_map(modules), "masks": figures.mask_figure(modules)}
-        return {name: (i, Markup(svg)) for i, (name, svg) in enumerate(drawn.items(), 1)}
-    drawn = {
-        "similarity": figures.similarity_map(modules),
-        "repair": figures.repair_map(modules),
-        "sorted": figures.sorted_similarity(modules, tau),
-    }
+    drawn = {}
+    if _shows_changes(record, summary):
+        if summary["change"] is not None:
+            drawn["change"] = figures.change_map(modules)
+        drawn["replaced"] = figures.replaced_map(modules)
+        if settings.get("rule") == "probability":
+            drawn["repair"] = figures.repair_map(modules)
+    else:
+        drawn["similarity"] = figures.similarity_map(modules)
+        drawn["repair"] = figures.repair_map(modules)
+        drawn["sorted"] = figures.sorted_similarity(modules, tau)
     if summary["counted"]:
         drawn["masks"] = figures.mask_figure(modules)
     if summary["lineage"]:
         drawn["lineage"] = figures.lineage_map(modules)
     return {name: (i, Markup(svg)) for i, (name, svg) in enumerate(drawn.items(), 1)}
+
+
+def _shows_changes(record, summary: Mapping[str, Any]) -> bool:
+    """Say whether the page shows what was changed in place of similarities.
+
+    The entries of gain lie where the adapters differ, and the adapters of a lift share no entries: there the
+    similarity is near 0 in all modules.
+    """
+    gain = mapping(record.get("identification")).get("method") == "gain"
+    return summary["counted"] and (gain or bool(mapping(record.get("lift"))))
+
+
+def _residuals(record) -> list[tuple[str, float, float]]:
+    """Return what ranks leave out: ``(description, mean, largest)`` of the relative residuals."""
+    lift = mapping(record.get("lift"))
+    compression = mapping(lift.get("compression"))
+    parts = [("Difference of base and pretrained model, at its rank", mapping(lift.get("residual")))]
+    if compression:
+        text = f"Written update, compressed to rank {compression.get('rank')}"
+        parts.append((text, mapping(compression.get("residual"))))
+    found = []
+    for text, residual in parts:
+        rows = [row for row in residual.values() if isinstance(row, list)]
+        values = [value for row in rows for value in row if number(value, 0) is not None]
+        if values:
+            found.append((text, math.fsum(values) / len(values), max(values)))
+    return found
+
+
+def _ranks(record) -> list[tuple[str, Mapping]]:
+    """Return the ranks of a lifted adapter by module name, in module order."""
+    ranks = mapping(mapping(record.get("lift")).get("ranks"))
+    return [(name, mapping(ranks[name])) for name in sorted(ranks, key=module_order)]
 
 
 def _inputs(inputs: Mapping) -> list[tuple[Any, Any, Mapping]]:

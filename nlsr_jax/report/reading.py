@@ -23,6 +23,8 @@ class Module(NamedTuple):
         the record does not give it.
       kept: safety-critical entries of both factors; None if the record does not give it.
       size: entries of both factors; None if the record does not give it.
+      change: relative size of the change of the module's update; None if the record does not give it.
+      taken: share of the safety direction that was taken; None if the record does not give it.
     """
 
     layer: int
@@ -35,6 +37,8 @@ class Module(NamedTuple):
     lineage: float | None
     kept: int | None
     size: int | None
+    change: float | None = None
+    taken: float | None = None
 
     @property
     def replaced(self) -> int | None:
@@ -102,6 +106,8 @@ def _read_entry(index: int, entry: Any) -> Module:
         lineage=number(entry.get("lineage"), -1, 1),
         kept=_both(entry, "kept"),
         size=_both(entry, "size"),
+        change=number(entry.get("change"), 0),
+        taken=number(entry.get("taken"), 0, 1.001),
     )
 
 
@@ -116,13 +122,16 @@ def summarise(modules: Sequence[Module]) -> dict[str, Any]:
 
     Returns:
       Counts, the mean, lowest and highest similarity, the least similar module, the range of the
-      chance of repair; None for anything that the record does not give.
+      chance of repair, the mean and largest change; None for anything that the record does not give.
     """
     values = [module.similarity for module in modules]
     repaired = [module for module in modules if module.repaired]
     chances = [m.chance for m in modules if m.chance is not None]
     lineages = [m.lineage for m in modules if m.lineage is not None]
     counted = all(m.kept is not None and m.size for m in modules)
+    changes = [m.change for m in modules if m.change is not None]
+    taken = [m.taken for m in modules if m.taken is not None]
+    measured = len(changes) == len(modules)
     known = len(chances) == len(modules)
     return {
         "modules": len(modules),
@@ -140,6 +149,9 @@ def summarise(modules: Sequence[Module]) -> dict[str, Any]:
         "kept_entries": sum(m.kept for m in modules) if counted else None,
         "changed_entries": sum(m.replaced for m in modules) if counted else None,
         "total_entries": sum(m.size for m in modules) if counted else None,
+        "change": math.fsum(changes) / len(changes) if measured else None,
+        "most_changed": max(modules, key=lambda m: m.change or 0.0) if measured else None,
+        "taken": math.fsum(taken) / len(taken) if len(taken) == len(modules) else None,
         "zero_norm": sum(m.zero_norm for m in modules),
         "lineage": (min(lineages), math.fsum(lineages) / len(lineages)) if lineages else None,
     }

@@ -10,13 +10,20 @@ import nlsr_jax
 from nlsr_jax.commands import method_flags
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.nlsr.setting_checks import check_fields
-from nlsr_jax.nlsr.settings import PUBLISHED, RECOMMENDED, RECOMMENDED_ALONE, MethodSettings, preset
+from nlsr_jax.nlsr.settings import (
+    PUBLISHED,
+    RECOMMENDED,
+    RECOMMENDED_ALONE,
+    RECOMMENDED_LINEAGE,
+    MethodSettings,
+    preset,
+)
 from nlsr_jax.pipeline.settings import Settings
 
 RECORD = (
     "base aligned finetuned weak calibration pretrained direction_rank masks seed beta amplification_space rank "
     "sparsity method granularity base_probability increment rule tau share layers space basis batch_size "
-    "max_length template dtype end_token allow_unrelated prompt_field response_field rejected_field"
+    "max_length template dtype end_token allow_unrelated prompt_field response_field rejected_field max_rank"
 ).split()
 """The fields of the settings in records, since the first of them; new ones come at the end."""
 
@@ -36,6 +43,8 @@ def test_the_presets_are_public_and_depend_on_the_direction_alone():
     assert preset("published", direction=False) == preset("published", direction=True) == PUBLISHED
     assert preset("recommended", direction=True) == RECOMMENDED
     assert preset("recommended", direction=False) == RECOMMENDED_ALONE
+    assert preset("recommended", direction=False, aligned=True) == RECOMMENDED_LINEAGE
+    assert (RECOMMENDED_LINEAGE.beta, RECOMMENDED_LINEAGE.basis) == (1.0, "turned")
     assert (RECOMMENDED.beta, RECOMMENDED_ALONE.beta) == (1.0, 0.0)
 
 

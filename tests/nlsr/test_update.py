@@ -9,7 +9,8 @@ from nlsr_jax.adapter import Adapter, delta
 from nlsr_jax.errors import InputError
 from nlsr_jax.nlsr.amplify import amplify
 from nlsr_jax.nlsr.lift import lift
-from nlsr_jax.nlsr.update import BASES, factor_update
+from nlsr_jax.nlsr.settings import UPDATE_BASES as BASES
+from nlsr_jax.nlsr.update import factor_update
 
 SHAPES = {"q_proj": (12, 10), "down_proj": (9, 14)}
 LAYERS = {"q_proj": (0, 2, 3), "down_proj": (0, 1, 2)}
@@ -96,7 +97,7 @@ def test_same_key_same_bytes_and_another_key_another_basis():
     [
         ({"basis": "other"}, "basis is 'other'"),
         ({}, "give key"),
-        ({"basis": "own", "aligned": adapter(2, 3)}, "rank 3 in the aligned and 4"),
+        ({"basis": "own", "aligned": adapter(2, 3)}, "rank 3 in aligned and 4"),
     ],
 )
 def test_what_cannot_be_factored_is_refused(kwargs, message):

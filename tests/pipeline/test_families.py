@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from nlsr_jax.pipeline.stages import Stages
 from peft import LoraConfig, PeftModel, get_peft_model
 
 import nlsr_jax

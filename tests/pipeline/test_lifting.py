@@ -63,7 +63,7 @@ def test_without_the_pretrained_model_rank_and_a_are_the_customers(files, tmp_pa
     assert record["warnings"] == []
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "a replaced entry becomes 0" in page
-    told = page.partition("<h2>All modules")[0].partition("</style>")[2]
+    told = page.partition("<h2>Settings")[0].partition("</style>")[2]
     assert "similarity" not in told.lower()
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert (config["r"], config["base_model_name_or_path"]) == (3, str(files / "instruct"))

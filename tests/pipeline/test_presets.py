@@ -6,7 +6,7 @@ import json
 import pytest
 
 from nlsr_jax.errors import InputError
-from nlsr_jax.nlsr.settings import PUBLISHED, RECOMMENDED, MethodSettings
+from nlsr_jax.nlsr.settings import PUBLISHED, RECOMMENDED_LINEAGE, MethodSettings
 from nlsr_jax.pipeline import Settings, realign_files
 from tests.adapter_files import save_inputs
 from tests.e2e.command import error_line, run
@@ -28,7 +28,7 @@ def test_flags_beside_a_preset_change_it_and_a_repetition_names_it(files, tmp_pa
     run("realign", *given, "--output", tmp_path / "out")
     record = json.loads((tmp_path / "out" / "realignment.json").read_text())
     assert record["preset"] == "recommended"
-    assert method(record) == dataclasses.asdict(dataclasses.replace(RECOMMENDED, sparsity=0.9))
+    assert method(record) == dataclasses.asdict(dataclasses.replace(RECOMMENDED_LINEAGE, sparsity=0.9))
     run("realign", "--from_record", tmp_path / "out", "--output", tmp_path / "again")
     again = json.loads((tmp_path / "again" / "realignment.json").read_text())
     assert again["preset"] == "recommended"

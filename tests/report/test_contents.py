@@ -92,3 +92,39 @@ def test_what_is_needed_is_named(missing):
     del record[missing]
     with pytest.raises(InputError, match=missing):
         render_report(record)
+
+
+def lifted_record():
+    """A record of a lifted run by gain, with what was measured."""
+    record = make_record(4, ("q_proj", "up_proj"))
+    for number, module in enumerate(record["modules"]):
+        module |= {"change": 0.01 * (number + 1), "taken": 0.02, "similarity": 0.0, "pruned": False}
+    ranks = {"own": 32, "direction": 16, "aligned": 16, "written": 24}
+    record["lift"] = {
+        "basis": "turned",
+        "ranks": {"q_proj": ranks, "up_proj": ranks},
+        "residual": {},
+        "compression": {"rank": 24, "residual": {"q_proj": [0.1, 0.3], "up_proj": [0.1, 0.1]}},
+    }
+    record["settings"] |= {"rule": "all", "method": "gain", "granularity": "adapter", "basis": "turned"}
+    record["lineage"] = {"product": 0.8, "kept": 0.9}
+    return record
+
+
+def test_a_lifted_run_shows_changes_and_no_similarity():
+    page = render_report(lifted_record())
+    parse(page)
+    told = re.sub(r"<[^>]*>|\s+", " ", page.partition("<h2>Settings")[0].partition("</style>")[2])
+    assert "similarity" not in told.lower()
+    assert "8 % at most, in layer 3" in re.sub(" +", " ", told)
+    assert "compressed to rank 24" in told
+    assert {"figure-change", "figure-replaced", "figure-lineage"} <= set(re.findall(r'id="(figure-\w+)"', page))
+
+
+@pytest.mark.parametrize("rule", ["all", "probability"])
+def test_gain_in_one_lineage_shows_changes_where_they_were_recorded(rule):
+    record = make_record(2)
+    record["identification"]["method"] = record["settings"]["method"] = "gain"
+    record["settings"]["rule"] = rule
+    drawn = set(re.findall(r'id="figure-(\w+)"', render_report(record)))
+    assert drawn == {"replaced", "masks", "lineage"} | ({"repair"} if rule == "probability" else set())

@@ -1,0 +1,211 @@
+"""What the owner of an adapter holds, and how each holding is repaired with fixed settings of gain.
+
+A ``Situation`` is registered in ``SITUATIONS`` by its name.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
+
+import jax
+
+from nlsr_jax.adapter import Adapter, delta
+from nlsr_jax.calibration.capture import collect_loss_gradient
+from nlsr_jax.nlsr.amplify import amplify
+from nlsr_jax.nlsr.identify import identify
+from nlsr_jax.nlsr.lift import Lifted, lift
+from nlsr_jax.nlsr.realign import realign
+from nlsr_jax.nlsr.settings import GAIN
+from nlsr_jax.nlsr.update import factor_update
+from nlsr_jax.random_streams import stream
+from nlsr_jax.study.case import Case, align, finetune, gain_batches, stage_key
+from nlsr_jax.study.config import StudyConfig
+from nlsr_jax.study.stages import Base
+from nlsr_jax.study.worlds import World
+from nlsr_jax.training.initial import new_adapter
+
+
+class Made(NamedTuple):
+    """A model, and the seconds that it took to make.
+
+    Attributes:
+      base: the base.
+      adapter: its adapter; None for the base alone.
+      seconds: duration.
+    """
+
+    base: Base
+    adapter: Adapter | None
+    seconds: float
+
+
+class Holding(Protocol):
+    """What one owner holds.
+
+    Attributes:
+      models: the models before the repair, by method: ``"aligned"`` and ``"finetuned"``.
+    """
+
+    models: Mapping[str, Made]
+
+    def repaired(self, beta: float, share: float) -> Made:
+        """Return the repaired model: β, and the share of the entries that is transplanted."""
+        ...
+
+
+class Workshop:
+    """What the situations of a study share.
+
+    Args:
+      base: the pretrained model.
+      world, config: world and configuration of the study.
+      alignment: the adapter that makes the instruct model of the base.
+      rates: learning rate of a fresh adapter by share of harmful rows.
+      show: show progress.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        world: World,
+        config: StudyConfig,
+        alignment: Adapter,
+        rates: Mapping[float, float],
+        *,
+        show: bool = False,
+    ):
+        self.base, self.world, self.config, self.alignment = base, world, config, alignment
+        self.rates, self.show = dict(rates), show
+        self.fresh = functools.lru_cache(1)(self._fresh)
+
+    @functools.cached_property
+    def instruct(self) -> Base:
+        """The instruct model: the base with the alignment merged into its weights."""
+        return merged(self.base, self.alignment)
+
+    def _fresh(self, case: Case) -> Made:
+        """Fine-tune a fresh adapter on the instruct model."""
+        stage = self.config.finetuning
+        training = dataclasses.replace(stage.training, learning_rate=self.rates[case.poison_ratio])
+        config = dataclasses.replace(self.config, finetuning=dataclasses.replace(stage, training=training))
+        key = stream(stage_key(case.seed, case.stage), "lora")
+        start = new_adapter(key, self.base.model.config, config.lora)
+        tuned = finetune(self.instruct, self.world, config, start, case, show=self.show)
+        return Made(self.instruct, tuned.adapter, tuned.seconds)
+
+
+def merged(base: Base, adapter: Adapter) -> Base:
+    """Return a base with an adapter of all its layers merged into its weights."""
+    layers = {name: dict(leaf) for name, leaf in base.params["layers"].items()}
+    for module, update in delta(adapter).items():
+        layers[module]["kernel"] = layers[module]["kernel"] + update
+    return base._replace(params={**base.params, "layers": layers})
+
+
+class LiftedHolding:
+    """A holding whose adapters are lifted.
+
+    Args:
+      workshop: what situations share.
+      case: task, share of harmful rows and seed.
+      models: see ``Holding``.
+      lifted: the adapters.
+      fixed: leading places of the rank axis that are no candidates; see ``identify``.
+    """
+
+    def __init__(
+        self,
+        workshop: Workshop,
+        case: Case,
+        models: Mapping[str, Made],
+        lifted: Lifted,
+        fixed: Mapping[str, int] | None = None,
+    ):
+        self.models = models
+        self._workshop, self._case, self._lifted, self._fixed = workshop, case, lifted, fixed
+        self._base = models["finetuned"].base
+
+    @functools.cached_property
+    def _gradients(self):
+        """The gradients at the fine-tuned adapter, which no setting affects, and the seconds of their pass."""
+        started = time.perf_counter()
+        batches = gain_batches(self._base, self._workshop.world, self._workshop.config, self._case.seed)
+        model, params = self._base.model, self._base.params
+        found = collect_loss_gradient(model, params, self._lifted.finetuned, batches)
+        return jax.block_until_ready(found), time.perf_counter() - started
+
+    def repaired(self, beta: float, share: float) -> Made:
+        """See ``Holding``."""
+        gradients, seconds = self._gradients
+        started = time.perf_counter()
+        weak, aligned, finetuned = self._lifted
+        reference = amplify(aligned, weak, beta=beta)
+        masks = identify(
+            reference,
+            sparsity=1 - share,
+            method=GAIN.method,
+            granularity=GAIN.granularity,
+            gradients=gradients,
+            finetuned=finetuned,
+            fixed=self._fixed,
+        )
+        key = stage_key(self._case.seed, "realign")
+        adapter = jax.block_until_ready(realign(key, finetuned, reference, masks, rule=GAIN.rule).adapter)
+        return Made(self._base, adapter, seconds + time.perf_counter() - started)
+
+
+def instruct(workshop: Workshop, case: Case) -> Holding:
+    """Return an instruct model and a fresh adapter on it."""
+    tuned = workshop.fresh(case)
+    assert tuned.adapter is not None
+    models = {"aligned": Made(workshop.instruct, None, 0.0), "finetuned": tuned}
+    return LiftedHolding(workshop, case, models, lift(tuned.adapter))
+
+
+def instruct_pretrained(workshop: Workshop, case: Case) -> Holding:
+    """Return the same with the pretrained model at hand: V is their difference, of the alignment's rank."""
+    tuned = workshop.fresh(case)
+    assert tuned.adapter is not None
+    models = {"aligned": Made(workshop.instruct, None, 0.0), "finetuned": tuned}
+    direction = factor_update(workshop.alignment, basis="svd")
+    return LiftedHolding(workshop, case, models, lift(tuned.adapter, direction))
+
+
+def lineage(workshop: Workshop, case: Case) -> Holding:
+    """Return a weak, an aligned and a fine-tuned adapter of one lineage, lifted with turned rank axes."""
+    base, config = workshop.base, workshop.config
+    found = align(base, workshop.world, config, case.seed, show=workshop.show)
+    tuned = finetune(base, workshop.world, config, found.aligned, case, show=workshop.show)
+    models = {
+        "aligned": Made(base, found.aligned, found.seconds),
+        "finetuned": Made(base, tuned.adapter, tuned.seconds),
+    }
+    key = stage_key(case.seed, "realign")
+    direction = factor_update(found.aligned, found.weak, basis="turned", key=stream(key, "direction"))
+    lifted = lift(tuned.adapter, direction, aligned=found.aligned, basis="turned", key=key)
+    fixed = {module: leaf["a"].shape[1] for module, leaf in found.aligned.factors.items()}
+    return LiftedHolding(workshop, case, models, lifted, fixed)
+
+
+class Situation(NamedTuple):
+    """One kind of holding.
+
+    Attributes:
+      open: returns the holding of a case.
+      betas: the values of β that it is repaired with; None for all. Without a direction only 0 has a meaning.
+      is_fresh: whether the fine-tuned model was trained with the learning rates of ``Workshop``.
+    """
+
+    open: Callable[[Workshop, Case], Holding]
+    betas: tuple[float, ...] | None = None
+    is_fresh: bool = True
+
+
+SITUATIONS: dict[str, Situation] = {
+    "instruct": Situation(instruct, (0.0,)),
+    "instruct_pretrained": Situation(instruct_pretrained, (1.0, 2.0)),
+    "lineage": Situation(lineage, is_fresh=False),
+}
+"""The situations by name; with β 0 the second is the first."""

@@ -1,0 +1,71 @@
+"""The table of holdings: its rows, that it continues, and what it refuses."""
+
+import dataclasses
+import json
+
+import pytest
+
+from nlsr_jax.configs.tiny import SHIPPED
+from nlsr_jax.errors import InputError
+from nlsr_jax.study import holdings
+from nlsr_jax.study.case import Case
+from nlsr_jax.study.holdings import HoldingsPlan, entries, make_holdings, means
+from nlsr_jax.study.situations import SITUATIONS
+from tests.study.small_study import small_config
+
+PLAN = HoldingsPlan(
+    tasks=("sst2",), poison_ratios=(0.2,), rates=(1e-3,), seeds=(41,), betas=(0.0, 1.0), shares=(0.01,)
+)
+
+
+def test_a_situation_has_the_betas_that_mean_something():
+    case = Case("sst2", 0.05, 101)
+    betas = {name: {entry.beta for entry in entries(HoldingsPlan(), name, case)} for name in SITUATIONS}
+    assert betas["instruct"] == {None, 0.0}
+    assert betas["instruct_pretrained"] == {None, 1.0, 2.0}
+    assert betas["lineage"] == {None, 0.0, 1.0, 2.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"situations": ("alone",)}, "--situations has 'alone'"),
+        ({"rates": (1e-4,)}, "--learning_rates has 1 numbers; expected one for each of the 2"),
+        ({"shares": (0.01, 1.0)}, "--shares has 1.0"),
+        ({"tasks": ("chess",)}, "--tasks has 'chess'"),
+    ],
+)
+def test_what_is_refused(tmp_path, changes, message):
+    plan = dataclasses.replace(HoldingsPlan(), **changes)
+    with pytest.raises(InputError, match=message):
+        make_holdings(small_config(), plan, SHIPPED, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.long
+def test_rows_are_made_once_and_continue(tmp_path, monkeypatch):
+    rows = make_holdings(small_config(), PLAN, SHIPPED, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "table.json").read_text()) == rows
+    assert [(row["situation"], row["method"], row["beta"]) for row in rows] == [
+        (situation, *rest)
+        for situation, betas in (("instruct", [0.0]), ("instruct_pretrained", [1.0]), ("lineage", [0.0, 1.0]))
+        for rest in (("aligned", None), ("finetuned", None), *(("gain", beta) for beta in betas))
+    ]
+    for row in rows:
+        assert all(0 <= row[name] <= 100 for name in ("hs", "fa", "over_refusal", "benign_answered", "odd"))
+    assert means(rows).count("\n") == len(rows) + 1
+    store = tmp_path / "out" / "rows.jsonl"
+    kept = store.read_text().splitlines(keepends=True)
+    store.write_text("".join(kept[:-1]))
+    opened = []
+    monkeypatch.setattr(
+        holdings,
+        "SITUATIONS",
+        {
+            name: one._replace(open=lambda *given, one=one, name=name: opened.append(name) or one.open(*given))
+            for name, one in SITUATIONS.items()
+        },
+    )
+    again = make_holdings(small_config(), PLAN, SHIPPED, tmp_path / "out")
+    assert opened == ["lineage"]
+    assert [{**row, "seconds": 0} for row in again] == [{**row, "seconds": 0} for row in rows]
