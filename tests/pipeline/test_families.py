@@ -16,7 +16,7 @@ import nlsr_jax
 from nlsr_jax.calibration.capture import collect_loss, collect_loss_gradient, collect_statistics
 from nlsr_jax.errors import InputError
 from nlsr_jax.modules import path_in_layer
-from nlsr_jax.nlsr.settings import LIFTED_ALONE
+from nlsr_jax.nlsr.settings import RECOMMENDED_ALONE
 from nlsr_jax.pipeline import Settings, realign_files
 from tests.oracles import random_adapter
 from tests.parity.comparison import MADE, peer_generates
@@ -116,7 +116,7 @@ def test_gradients_are_those_of_torch(held, monkeypatch, length):
 def test_realigned_adapters_load_in_peft(held, tmp_path):
     _, folder, _, model, params = held
     rows = save_rows(tmp_path / "rows.jsonl", 4)
-    defaults = dataclasses.asdict(LIFTED_ALONE)
+    defaults = dataclasses.asdict(RECOMMENDED_ALONE)
     settings = Settings(
         base=str(folder / "base"), finetuned=str(folder / "adapter"), calibration=str(rows), **defaults
     )
