@@ -16,8 +16,7 @@ from nlsr_jax.calibration.capture import collect_loss, collect_loss_gradient, co
 from nlsr_jax.errors import InputError
 from nlsr_jax.modules import path_in_layer
 from nlsr_jax.nlsr.settings import RECOMMENDED_ALONE
-from nlsr_jax.pipeline import Settings, realign_files
-from nlsr_jax.progress import Stages
+from nlsr_jax.pipeline import Settings, Stages, realign_files
 from tests.oracles import random_adapter
 from tests.parity.comparison import MADE, peer_generates
 from tests.parity.peers import make_peer, peer_logits, tokens

@@ -76,13 +76,13 @@ def test_random_masks_of_a_module_do_not_depend_on_the_others(tmp_path):
 
 @pytest.mark.parametrize("method", ["low_rank", "wanda", "snip", "gain"])
 def test_refused_where_a_forward_pass_is_needed(tmp_path, method):
-    paths = save_pair(tmp_path, FAMILIES["phi3"])
+    paths = save_pair(tmp_path, FAMILIES["none that is known"])
     (tmp_path / "base").mkdir()
-    (tmp_path / "base" / "config.json").write_text(json.dumps({"model_type": "phi3"}))
+    (tmp_path / "base" / "config.json").write_text(json.dumps({"model_type": "qwen3_5"}))
     settings = Settings(**paths, base=str(tmp_path / "base"), calibration=str(tmp_path / "rows"), method=method)
     with pytest.raises(InputError) as caught:
         realign_files(settings, tmp_path / "out", stages=Stages(False))
-    message = "the base has no module gate_up_proj, qkv_proj in its Flax model"
+    message = "the base has no module fc1, linear_attn.in_proj_qkv in its Flax model"
     assert message in str(caught.value)
     assert "--method magnitude or random, or by --masks" in str(caught.value)
 

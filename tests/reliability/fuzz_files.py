@@ -103,8 +103,7 @@ def write_base(folder: pathlib.Path, *, shards: bool = False) -> pathlib.Path:
     table = weight_table(parse_model_config(BASE, CONFIG))
     tensors: dict[str, np.ndarray] = {}
     for weight in table:
-        shape = weight.shape[1:] if weight.path[0] == "layers" else weight.shape
-        tensors |= {name: random.normal(size=shape).astype(np.float32) for name in weight.names}
+        tensors |= {name: random.normal(size=weight.part).astype(np.float32) for name in weight.names}
     if not shards:
         save_file(tensors, folder / WEIGHTS, {"format": "pt"})
         return folder
