@@ -89,6 +89,8 @@ class Lift:
         check_direction(self._own, self._direction)
         self._as_read = aligned is None and basis == "own"
         self._update = self._own if self._as_read else self._update_shapes()
+        self._slots = {module: self._slots_of(module) for module in self._update.factors}
+        self._shapes = self._lifted_shapes()
         self._row = functools.lru_cache(_KEPT)(self._factor_row)
 
     @property
@@ -110,6 +112,9 @@ class Lift:
 
     def slots(self, module: str) -> Slots:
         """Return the slots of the rank axis of one module."""
+        return self._slots[module]
+
+    def _slots_of(self, module: str) -> Slots:
         leaf = self._update.factors[module]
         own, k, d = leaf["a"].shape[1], leaf["a"].shape[2], leaf["b"].shape[1]
         if self._direction is not None:
@@ -123,10 +128,13 @@ class Lift:
 
     def shapes(self) -> Adapter:
         """Return a lifted adapter with ``jax.ShapeDtypeStruct`` leaves."""
+        return dataclasses.replace(self._shapes, factors=dict(self._shapes.factors))
+
+    def _lifted_shapes(self) -> Adapter:
         factors = {}
         for module, leaf in self._update.factors.items():
             (count, _, k), d = leaf["a"].shape, leaf["b"].shape[1]
-            whole = sum(self.slots(module))
+            whole = sum(self._slots[module])
             factors[module] = {
                 "a": jax.ShapeDtypeStruct((count, whole, k), leaf["a"].dtype),
                 "b": jax.ShapeDtypeStruct((count, d, whole), leaf["b"].dtype),

@@ -90,6 +90,25 @@ def test_entries_of_the_direction_are_amplified(files, tmp_path):
     assert any(masks[module]["b"][:, :, :3].any() for module in SIZES)
 
 
+@pytest.mark.parametrize("basis", ["turned", "svd"])
+def test_a_fresh_adapter_can_be_factored_anew(files, tmp_path, basis):
+    record = realign_files(settings(files, basis=basis), tmp_path / "out")
+    lifted = nlsr_jax.lift(nlsr_jax.load_adapter(files / "fresh"), basis=basis, key=jax.random.key(0))
+    reference = nlsr_jax.amplify(lifted.aligned, lifted.weak, beta=0.0)
+    masks = nlsr_jax.load_masks(tmp_path / "out")
+    expected = nlsr_jax.realign(jax.random.key(0), lifted.finetuned, reference, masks, rule="all").adapter
+    written = nlsr_jax.load_adapter(tmp_path / "out")
+    assert written.scaling == 1.0
+    for module, product in delta(expected).items():
+        np.testing.assert_allclose(delta(written)[module], product, atol=1e-6)
+        assert record["lift"]["ranks"][module] == {"own": 3, "direction": 0, "written": 3}
+    before = delta(nlsr_jax.load_adapter(files / "fresh"))
+    for entry in record["modules"]:
+        row = delta(written)[entry["module"]][entry["layer"]]
+        old = before[entry["module"]][entry["layer"]]
+        assert entry["change"] == pytest.approx(np.linalg.norm(row - old) / np.linalg.norm(old), abs=1e-4)
+
+
 def test_a_lifted_run_can_be_repeated_and_verified(files, tmp_path):
     asked = settings(files, RECOMMENDED, pretrained=str(files / "pretrained"))
     realign_files(asked, tmp_path / "out")
