@@ -8,8 +8,7 @@ import numpy as np
 
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.errors import InputError
-from nlsr_jax.files.safetensors_files import SafetensorsFile
-from nlsr_jax.formats.hugging_face import open_weights, read_config, resolve
+from nlsr_jax.formats.model_matrices import ModelMatrices
 from nlsr_jax.modules import MODULES
 from nlsr_jax.nlsr.direction import Direction, factor_matrix
 from nlsr_jax.random_streams import stream
@@ -50,14 +49,14 @@ def safety_direction(
     unknown = sorted(set(modules or ()) - set(MODULES))
     if unknown:
         raise InputError(f"modules has {unknown[0]!r}; expected some of {', '.join(MODULES)}")
-    aligned, start = _open(base), _open(pretrained)
+    aligned, start = ModelMatrices(base), ModelMatrices(pretrained)
+    aligned.check_same_shapes(start, "the base was not aligned from this model")
     key = stream(jax.random.key(seed), "direction")
     factors, residual = {}, {}
     for module in [name for name in MODULES if modules is None or name in modules]:
-        _check_shapes(base, pretrained, module, aligned[module], start[module])
         found = []
-        for layer, pair in enumerate(zip(aligned[module], start[module], strict=True)):
-            after, before = (file.read(name).astype(np.float32) for file, name in pair)
+        for layer in range(aligned.num_layers):
+            after, before = (model.read(module, layer).astype(np.float32) for model in (aligned, start))
             own = jax.random.fold_in(stream(key, module), layer)
             found.append(jax.device_get(factor_matrix(own, after - before, min(rank, *after.shape))))
             if progress is not None:
@@ -69,21 +68,3 @@ def safety_direction(
             f"{pretrained}: holds the weights of {base}; give the model that the base was aligned from"
         )
     return Direction(Adapter(factors), residual)
-
-
-def _open(path) -> dict[str, list[tuple[SafetensorsFile, str]]]:
-    """Return where the projections lie: ``{module: [(file, name in it), one per layer]}``, each ``[d, k]``."""
-    folder = resolve(path)
-    found = open_weights(folder, read_config(folder), None)
-    return {
-        weight.path[1]: [found.files[name] for name in weight.names]
-        for weight in found.table
-        if weight.path[0] == "layers" and weight.path[-1] == "kernel"
-    }
-
-
-def _check_shapes(base, pretrained, module, aligned, start) -> None:
-    shapes = [[file.shape(name) for file, name in found] for found in (aligned, start)]
-    if shapes[0] != shapes[1]:
-        one, two = (f"{len(found)} layers of {module} {list(found[0])}" for found in shapes)
-        raise InputError(f"{pretrained}: has {two}, {base} has {one}; the base was not aligned from this model")

@@ -69,7 +69,7 @@ def _locate_shards(folder: pathlib.Path) -> Located:
                 f"{folder / INDEX}: {tensor} is in {name!r}; expected a safetensors file of this folder"
             )
         if name not in opened:
-            _check_inside(folder, name)
+            check_inside(folder, name)
             opened[name] = open_checked(folder / name)
     places: dict[str, list[str]] = {}
     for name, file in sorted(opened.items()):
@@ -114,7 +114,7 @@ def _some(names: list[str]) -> str:
     return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
-def _check_inside(folder: pathlib.Path, name: str) -> None:
+def check_inside(folder: pathlib.Path, name: str) -> None:
     """Refuse a file that is a link out of the folder, unless into the store of the hub's own cache."""
     home, file = (pathlib.Path(os.path.realpath(path)) for path in (folder, folder / name))
     stores = [home.parent.parent / "blobs"] if home.parent.name == "snapshots" else []

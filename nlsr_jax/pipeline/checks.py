@@ -17,6 +17,10 @@ def check_realignment(settings: Settings) -> None:
       InputError: naming the first setting that cannot be used.
     """
     _check_given("finetuned", settings.finetuned)
+    if settings.as_adapter is not None:
+        raise InputError(
+            f"{argument('as_adapter')} is for full models; {settings.finetuned} is an adapter and is written as one"
+        )
     if settings.lifts:
         _check_lift(settings)
         _check_lifted_method(settings)

@@ -55,6 +55,18 @@ def replaced_map(modules: Sequence[Module]) -> str:
         return to_svg(figure, "replaced", f"Map of the share of replaced entries of {len(modules)} modules")
 
 
+def change_map(modules: Sequence[Module]) -> str:
+    """Draw how far the repair moves each matrix, in per cent of the distance that fine-tuning has moved it."""
+    with drawing():
+        figure = new_figure(1.1 + _CELL * len(_axes(modules)[1]))
+        axes = figure.add_subplot()
+        shares = [100 * (m.change or 0) / m.update if m.update else 0.0 for m in modules]
+        mesh = _map(axes, modules, shares, "viridis")
+        figure.colorbar(mesh, ax=axes, label="size of the repair (%)", pad=0.01, fraction=0.05)
+        axes.set_xlabel("decoder layer")
+        return to_svg(figure, "change", f"Map of the size of the repair of {len(modules)} modules")
+
+
 def repair_map(modules: Sequence[Module]) -> str:
     """Draw the chance of repair by layer and module, with counts of repairs along both margins."""
     with drawing():

@@ -19,7 +19,7 @@ from nlsr_jax.report import words
 from nlsr_jax.report.reading import Module, mapping, number, read_modules, summarise
 
 _TITLE = "<title>Realignment: "
-_PARTS = ("device", "versions", "seconds", "key", "outputs", "lift")
+_PARTS = ("device", "versions", "seconds", "key", "outputs", "lift", "weights")
 
 
 def write_report(record: Mapping[str, Any], path: str | os.PathLike, figures: Mapping | None = None) -> None:
@@ -111,6 +111,9 @@ def draw_figures(record: Mapping[str, Any]) -> dict[str, Any]:
     modules, summary = _read(record)
     settings = record["settings"]
     tau = number(settings.get("tau")) if settings.get("rule") == "threshold" else None
+    if mapping(record.get("weights")):
+        drawn = {"replaced": figures.replaced_map(modules), "change": figures.change_map(modules)}
+        return {name: (i, Markup(svg)) for i, (name, svg) in enumerate(drawn.items(), 1)}
     if mapping(record.get("lift")):  # its aligned adapter is zero, so the similarity is meaningless
         drawn = {"replaced": figures.replaced_map(modules), "masks": figures.mask_figure(modules)}
         return {name: (i, Markup(svg)) for i, (name, svg) in enumerate(drawn.items(), 1)}

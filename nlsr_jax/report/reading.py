@@ -23,6 +23,7 @@ class Module(NamedTuple):
         the record does not give it.
       kept: safety-critical entries of both factors; None if the record does not give it.
       size: entries of both factors; None if the record does not give it.
+      change, update: of a full model's matrix, norms of the change by the repair and of the fine-tuning's update.
     """
 
     layer: int
@@ -35,6 +36,8 @@ class Module(NamedTuple):
     lineage: float | None
     kept: int | None
     size: int | None
+    change: float | None = None
+    update: float | None = None
 
     @property
     def replaced(self) -> int | None:
@@ -102,11 +105,15 @@ def _read_entry(index: int, entry: Any) -> Module:
         lineage=number(entry.get("lineage"), -1, 1),
         kept=_both(entry, "kept"),
         size=_both(entry, "size"),
+        change=number(entry.get("change_norm"), 0),
+        update=number(entry.get("update_norm"), 0),
     )
 
 
 def _both(entry: Mapping, name: str) -> int | None:
-    """Return the sum of the counts of both factors."""
+    """Return the sum of the counts of both factors, or the count of a matrix."""
+    if (whole := number(entry.get(name), 0)) is not None:
+        return int(whole)
     a, b = (number(entry.get(f"{name}_{factor}"), 0) for factor in "ab")
     return None if a is None or b is None else int(a + b)
 

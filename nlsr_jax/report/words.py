@@ -26,6 +26,7 @@ SETTINGS = {
     "layers": "Rule layers: the decoder layers to repair.",
     "space": "Whether entries are replaced in the factors, or products are added (which doubles the rank).",
     "basis": "Whether the fine-tuned factors were rotated towards the aligned ones before the comparison.",
+    "as_adapter": "Rank of the adapter that was written in place of a full model; not set means a full model.",
     "batch_size": "Calibration rows per batch.",
     "max_length": "Longest calibration row in tokens; longer answers are cut.",
     "template": "The template applied to each calibration prompt.",
