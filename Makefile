@@ -4,23 +4,27 @@ RUN := $(VENV)/bin/python
 DOCS := .venv-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-long fuzz check docs bench quickstart reproduce-tiny reproduce-quick clean
+.PHONY: help setup test test-long fuzz check docs house bench quickstart reproduce-tiny reproduce-quick clean
 
-help: ## Say what can be made
+help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
-$(VENV)/.ready: requirements.txt requirements-test.txt constraints.txt pyproject.toml
+$(VENV)/.product: requirements.txt constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
-	$(RUN) -m pip install --quiet --constraint constraints.txt torch==2.13.0
-	$(RUN) -m pip install --quiet --constraint constraints.txt --requirement requirements.txt --requirement requirements-test.txt
+	$(RUN) -m pip install --quiet --constraint constraints.txt --requirement requirements.txt
 	$(RUN) -m pip install --quiet --no-deps --editable .
+	touch $@
+
+$(VENV)/.ready: $(VENV)/.product requirements/test.txt requirements/data.txt requirements/study.txt
+	$(RUN) -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(RUN) -m pip install --quiet --constraint constraints.txt $(patsubst %,--requirement requirements/%.txt,test data study)
 	touch $@
 
 setup: $(VENV)/.ready ## Make .venv with everything that tests and benchmarks need
 
 test: setup ## Run all tests
-	$(RUN) -m pytest -n auto --dist loadfile
+	$(RUN) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-long: setup ## Run the tests that take minutes and are not among the others
 	$(RUN) -m pytest -m long -s
@@ -33,13 +37,16 @@ check: setup docs ## Check format, lint, types and the site of docs/
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 
-$(DOCS)/.ready: requirements-docs.txt
+$(DOCS)/.ready: requirements/docs.txt
 	$(PYTHON) -m venv $(DOCS)
-	$(DOCS)/bin/python -m pip install --quiet --requirement requirements-docs.txt
+	$(DOCS)/bin/python -m pip install --quiet --requirement requirements/docs.txt
 	touch $@
 
 docs: $(DOCS)/.ready ## Build the site of docs/ in site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict --quiet
+
+house: setup ## Draw the floors and rooms of docs/house.md again
+	$(RUN) -m tests.house.drawing
 
 NEW := build/benchmarks
 bench: setup ## Run the benchmarks and write their table
@@ -55,8 +62,8 @@ bench: setup ## Run the benchmarks and write their table
 	mv $(NEW)/latest.jsonl benchmarks/results/latest.jsonl
 	$(RUN) -m benchmarks.table docs/benchmarks.md
 
-quickstart: setup ## Align, break and repair the tiny model; two minutes
-	$(RUN) -m experiments.quickstart --overwrite
+quickstart: $(VENV)/.product ## Align, break and repair the tiny model; two minutes, and the installation without torch
+	$(RUN) -m nlsr_jax quickstart --overwrite
 
 SEEDS ?= 5,6,7
 reproduce-tiny: setup ## Make the tiny study, all tables and figures again from nothing, for the seeds in SEEDS; two hours

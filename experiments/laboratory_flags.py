@@ -7,13 +7,17 @@ import pathlib
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from nlsr_jax.commands import ending, path_flags
 from nlsr_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from nlsr_jax.sweep.cells import Cell
+    from nlsr_jax.sweep.runner import CellRunner
 
 FLAGS = flags.FLAGS
 
@@ -48,7 +52,7 @@ def define_laboratory_flags(output: str) -> None:
     flags.DEFINE_string("ray", None, "Run the workers on a Ray cluster: its address, auto, or local (starts one).")
 
 
-def open_runner():
+def open_runner() -> "CellRunner":
     """Return the ``CellRunner`` for the flags.
 
     Raises:
@@ -191,7 +195,7 @@ def passed_on() -> list[str]:
     return [*found, *(f"--data={text}" for text in FLAGS.data)]
 
 
-def run_all(runner, cells) -> None:
+def run_all(runner: "CellRunner", cells: "Sequence[Cell]") -> None:
     """Run the cells without a row, in as many processes as the flags say."""
     import json
 
@@ -220,7 +224,7 @@ def wait(count: int) -> None:
     print(f"waiting for {count} cells that another process is running", file=sys.stderr, flush=True)
 
 
-def notes():
+def notes() -> "Callable[[int, int, Cell], None]":
     """Return a function that prints a line before each cell, with the time left."""
     import time
 
@@ -249,7 +253,7 @@ def seeds() -> tuple[int, ...]:
     return found
 
 
-def rows_by_cell(runner, cells) -> dict:
+def rows_by_cell(runner: "CellRunner", cells: "Sequence[Cell]") -> "dict[Cell, dict[str, Any]]":
     """Return the rows of cells by cell."""
     from nlsr_jax.sweep.runner import read_cells
 

@@ -1,7 +1,7 @@
 """Neuron-level safety realignment of fine-tuned LoRA adapters, in JAX and Flax.
 
 The method is a small set of pure functions over adapters, which are small pytrees of stacked LoRA
-factors; see ``Adapter``. Files, models and experiments are built around that core.
+factors; see ``Adapter``. Files, models and commands are built around that core.
 
 Each name is imported on first use; Flax, for example, is imported only when a model is used.
 """
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from nlsr_jax.formats.mask_files import load_masks, save_masks
     from nlsr_jax.formats.peft import load_adapter, load_carried, save_adapter
     from nlsr_jax.formats.safety_direction import safety_direction
-    from nlsr_jax.models import apply_carried, generate, load_model, logits
+    from nlsr_jax.models.carried import apply_carried
+    from nlsr_jax.models.generate import generate
+    from nlsr_jax.models.load import load_model
+    from nlsr_jax.models.lora import logits
     from nlsr_jax.modules import MODULES
     from nlsr_jax.nlsr.amplify import amplify
     from nlsr_jax.nlsr.correction import correct
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     from nlsr_jax.nlsr.similarity import similarity
     from nlsr_jax.nlsr.statistics import Statistics, init_statistics, merge, statistics_from_activations
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "MODULES",

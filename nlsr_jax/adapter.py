@@ -5,7 +5,7 @@ Axis legend: L layers, r rank, k in-features, d out-features.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -38,14 +38,14 @@ class Adapter:
     scaling: Scaling = 1.0
     layers: Mapping[str, tuple[int, ...]] | None = None
 
-    def tree_flatten_with_keys(self):
+    def tree_flatten_with_keys(self) -> tuple[tuple[tuple[Any, Any], ...], tuple[Any, ...]]:
         return ((jax.tree_util.GetAttrKey("factors"), self.factors),), (
             _freeze(self.scaling),
             _freeze(self.layers),
         )
 
     @classmethod
-    def tree_unflatten(cls, static, children):
+    def tree_unflatten(cls, static: tuple[Any, ...], children: Sequence[Any]) -> "Adapter":
         scaling, layers = static
         return cls(children[0], _thaw(scaling), _thaw(layers))
 
@@ -120,7 +120,7 @@ def check_adapter(adapter: Adapter, name: str = "adapter") -> None:
                 )
 
 
-def check_same_structure(first: Adapter, second: Adapter, names: tuple[str, str], *, rank: bool = True):
+def check_same_structure(first: Adapter, second: Adapter, names: tuple[str, str], *, rank: bool = True) -> None:
     """Check that two adapters adapt the same modules of the same layers with the same shapes.
 
     Args:
@@ -211,7 +211,7 @@ def concatenate(first: Adapter, second: Adapter, weights: tuple[float, float] = 
     return dataclasses.replace(first, factors=factors)
 
 
-def truncate_layer(a, b, rank):
+def truncate_layer(a: jax.Array, b: jax.Array, rank: int) -> tuple[jax.Array, jax.Array]:
     """Return the best rank-``rank`` factors of ``b @ a`` for one layer, with singular values split evenly."""
     q_b, r_b = jnp.linalg.qr(b)
     q_a, r_a = jnp.linalg.qr(a.T)

@@ -34,6 +34,7 @@ class InputError(ValueError):
 
     Names and values in it may come from untrusted files: line ends become spaces, control characters become
     escapes, and the middle of a very long message is cut, so that a terminal can show it safely.
+
     Attributes:
       marked: the message with its arguments marked, for a message that contains it; see ``argument``.
     """

@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from nlsr_jax.errors import InputError
+from nlsr_jax.types import Params
 
 AXES = ("data", "fsdp", "tensor")
 _NARROW = 128
@@ -82,12 +83,12 @@ class Layout(NamedTuple):
             node[path[-1]] = spec
         return found
 
-    def gather_layer(self, variables):
+    def gather_layer(self, variables: Params) -> Params:
         """Gather one layer's weights, given as a tree without its leading names."""
         specs = {path[-2:]: PartitionSpec(*spec[1:]) for path, spec in self.specs if path[0] == "layers"}
         return jax.tree.map_with_path(lambda path, leaf: self._gather(leaf, specs[_names(path)[-2:]]), variables)
 
-    def gather_rest(self, params):
+    def gather_rest(self, params: Params) -> Params:
         """Gather the weights outside the layers; the layers are unchanged."""
         specs = dict(self.specs)
 
@@ -104,11 +105,11 @@ class Layout(NamedTuple):
             lambda path, leaf: self._gather(leaf, specs[("layers", *_names(path))]), layers
         )
 
-    def gather(self, name: str, leaf):
+    def gather(self, name: str, leaf: jax.Array) -> jax.Array:
         """Gather a weight outside the layers; inside ``shard_map``, ``gather_rest`` has already done it."""
         return leaf if self.inside else self._gather(leaf, dict(self.specs)[(name,)])
 
-    def place(self, leaf, split: int | None = None):
+    def place(self, leaf: jax.Array, split: int | None = None) -> jax.Array:
         """Lay out activations over the mesh: rows (the leading axis) over data and fsdp, one axis over tensor.
 
         Args:
@@ -129,7 +130,7 @@ class Layout(NamedTuple):
         """Return whether the tensor axis divides a count."""
         return count % self.mesh.shape.get("tensor", 1) == 0
 
-    def everywhere(self, leaf):
+    def everywhere(self, leaf: jax.Array) -> jax.Array:
         """Replicate an array on all devices."""
         return jax.lax.with_sharding_constraint(leaf, NamedSharding(self.mesh, PartitionSpec()))
 
@@ -152,7 +153,7 @@ def _names(path) -> tuple[str, ...]:
     return tuple(entry.key for entry in path)
 
 
-def layout_of(params) -> Layout | None:
+def layout_of(params: Params) -> Layout | None:
     """Return the layout of parameters over a mesh; None if they are on one device."""
     leaves = jax.tree.leaves_with_path(params)
     mesh = getattr(getattr(leaves[0][1], "sharding", None), "mesh", None)
@@ -161,12 +162,12 @@ def layout_of(params) -> Layout | None:
     return Layout(mesh, tuple((_names(path), leaf.sharding.spec) for path, leaf in leaves))
 
 
-def replicate(mesh: Mesh, tree):
+def replicate(mesh: Mesh, tree: Any) -> Any:
     """Replicate a tree, the same on every process, on all devices of a mesh."""
     return _put(mesh, PartitionSpec(), tree)
 
 
-def split(mesh: Mesh, tree):
+def split(mesh: Mesh, tree: Any) -> Any:
     """Split the leading axis of a tree's leaves, the same on every process, over all devices of a mesh."""
     return _put(mesh, PartitionSpec(AXES), tree)
 

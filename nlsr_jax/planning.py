@@ -117,12 +117,12 @@ def plan(config: ModelConfig, load: Load) -> Plan:
     return Plan(parts, STAGES)
 
 
-def size_of(tree) -> int:
+def size_of(tree: Any) -> int:
     """Return the bytes of a tree of arrays or shapes."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def kept_bytes(config: ModelConfig, load: Load, adapter: Adapter, **changes) -> int:
+def kept_bytes(config: ModelConfig, load: Load, adapter: Adapter, **changes: Any) -> int:
     """Return the bytes that one row keeps for the backward pass.
 
     Other data that the backward pass keeps, such as weights, does not grow with the rows, so the difference between

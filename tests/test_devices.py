@@ -44,7 +44,7 @@ def test_a_platform_that_is_not_there_is_named(tmp_path, body, name, value):
     assert lines[0].startswith(f"error: {name} is '{value}', but there is no such device (")
     assert "gpuu" in lines[0].partition("(")[2]
     assert "available: cpu (1)" in lines[0]
-    assert lines[0].endswith(f"set {name} to a platform that is, or unset it")
+    assert lines[0].endswith(f"set {name} to an available platform, or unset it")
 
 
 @pytest.mark.parametrize("fault", ["raise ImportError('libcudart\\nis gone')", "def initialize():\n    1 / 0"])

@@ -52,6 +52,41 @@ def test_no_name_is_a_modules():
     assert not modules & set(nlsr_jax.__all__)
 
 
+UNTYPED_ROOMS = ("architecture", "formats", "models")
+"""Rooms in which some public signatures still lack types."""
+
+
+def untyped(path):
+    """Public functions of a module, and public methods of its public classes, whose signature lacks a type."""
+    waiting = [ast.parse(path.read_text(encoding="utf-8"))]
+    while waiting:
+        for node in waiting.pop().body:
+            named = getattr(node, "name", "_")
+            if isinstance(node, ast.ClassDef) and not named.startswith("_"):
+                waiting.append(node)
+            if isinstance(node, ast.FunctionDef) and (not named.startswith("_") or named.startswith("__")):
+                given = node.args
+                given = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+                lacking = [a.arg for a in given if a and not a.annotation and a.arg not in ("self", "cls", "_")]
+                if lacking or (node.returns is None and named != "__init__"):
+                    yield f"{path.name}: {named}"
+
+
+def test_public_signatures_are_typed():
+    folders = [pathlib.Path(package.__file__).parent for package in (nlsr_jax, experiments)]
+    paths = [path for folder in folders for path in folder.rglob("*.py") if path.parent.name not in UNTYPED_ROOMS]
+    assert len(paths) > 200
+    assert [found for path in paths for found in untyped(path)] == []
+
+
+def test_a_signature_without_types_is_found(tmp_path):
+    path = tmp_path / "file.py"
+    path.write_text(
+        "class A:\n    def b(self, c) -> None: ...\ndef d(e: int): ...\ndef _f(g): ...\ndef h() -> int: ..."
+    )
+    assert sorted(untyped(path)) == ["file.py: b", "file.py: d"]
+
+
 _IMPORT = """
 import importlib, os, sys
 import flax.linen, jax, matplotlib, optax, orbax.checkpoint, safetensors.numpy, transformers

@@ -1,7 +1,9 @@
 """What is installed: the package with its console command and the tiny study, and none of the research programs."""
 
+import email
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -9,7 +11,8 @@ import zipfile
 
 import pytest
 
-from tests.e2e.command import ROOT
+import nlsr_jax
+from tests.e2e.command import ROOT, error_line
 
 pytestmark = pytest.mark.slow
 BUILD = "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))"
@@ -48,6 +51,26 @@ def test_the_package_alone_is_installed(installed):
         assert (installed / "nlsr_jax" / "report" / name).exists()
 
 
+def test_its_metadata_is_that_of_the_tree(installed):
+    (information,) = installed.glob("*.dist-info")
+    about = email.message_from_string((information / "METADATA").read_text())
+    assert about["Version"] == nlsr_jax.__version__
+    versions = re.findall(r"Python :: (3\.\d+)$", "\n".join(about.get_all("Classifier")), re.MULTILINE)
+    assert versions == ["3.11", "3.12", "3.13"]
+    assert {"data", "study", "gpu", "tpu", "ray", "test", "docs"} == set(about.get_all("Provides-Extra"))
+    core = {re.match(r"[\w-]+", text)[0] for text in about.get_all("Requires-Dist") if "extra ==" not in text}
+    assert {"jax", "flax", "transformers"} <= core
+    assert not core & {"torch", "datasets", "pyarrow", "scikit-learn", "ray"}
+
+
+def test_its_help_imports_no_library(installed):
+    shown = "import sys; from nlsr_jax.commands.console import main; main(['--help']); print(*sys.modules)"
+    done = python(installed, "-c", shown)
+    assert done.stdout.startswith("usage: nlsr VERB"), done.stderr
+    modules = {name.partition(".")[0] for name in done.stdout.splitlines()[-1].split()}
+    assert not modules & {"absl", "jax", "numpy", "flax", "transformers", "rich"}
+
+
 def test_it_has_the_tiny_base_and_adapters_to_the_byte(installed):
     found = python(installed, "-c", "from nlsr_jax.configs.tiny import SHIPPED; print(SHIPPED)")
     shipped = pathlib.Path(found.stdout.strip())
@@ -59,13 +82,41 @@ def test_it_has_the_tiny_base_and_adapters_to_the_byte(installed):
     assert weights == {"base", "sft", "dpo", "finetuned_sst2"}
 
 
-def test_its_command_realigns_and_verifies(installed, tmp_path):
+CORE = """
+import sys
+sys.modules |= dict.fromkeys(("torch", "datasets", "pyarrow", "sklearn", "ray"))
+from nlsr_jax.commands.console import main
+main()
+"""
+
+
+def nlsr(installed, *arguments):
+    """Run the command where no library of an extra can be imported."""
+    return python(installed, "-c", CORE, *map(str, arguments))
+
+
+def test_its_command_realigns_and_verifies_without_extras(installed, tmp_path):
     shipped = installed / "nlsr_jax" / "configs" / "tiny-llama3"
-    given = [f"--aligned={shipped / 'dpo'}", f"--finetuned={shipped / 'finetuned_sst2'}", "--method=magnitude"]
-    done = python(installed, "-m", "nlsr_jax", "realign", *given, f"--output={tmp_path / 'out'}")
+    given = [f"--aligned={shipped / 'dpo'}", f"--finetuned={shipped / 'finetuned_sst2'}"]
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join((shipped / "calibration.jsonl").read_text().splitlines(keepends=True)[:8]))
+    given += [f"--base={shipped / 'base'}", f"--calibration={rows}"]
+    done = nlsr(installed, "realign", *given, f"--output={tmp_path / 'out'}")
     assert done.returncode == 0, done.stderr
-    done = python(installed, "-m", "nlsr_jax", "verify", str(tmp_path / "out"))
+    done = nlsr(installed, "verify", tmp_path / "out")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_missing_library_is_one_line_with_its_extra(installed, tmp_path):
+    shipped = installed / "nlsr_jax" / "configs" / "tiny-llama3"
+    (tmp_path / "rows.parquet").write_bytes(b"PAR1")
+    given = [
+        f"--base={shipped / 'base'}",
+        f"--aligned={shipped / 'dpo'}",
+        f"--finetuned={shipped / 'finetuned_sst2'}",
+    ]
+    done = nlsr(installed, "realign", *given, f"--calibration={tmp_path / 'rows.parquet'}", "--output=none")
+    assert "pyarrow is not installed; pip install 'nlsr_jax[data]' installs it" in error_line(done)
 
 
 def test_a_base_that_it_has_not_says_where_it_is_to_be_had(installed):

@@ -7,6 +7,7 @@ import dataclasses
 from typing import Any
 
 from nlsr_jax.architecture.fields import flag, positive, short, whole
+from nlsr_jax.architecture.quantisation import parse_quantisation
 from nlsr_jax.architecture.rope import Rope, parse_rope
 from nlsr_jax.errors import InputError
 
@@ -52,7 +53,6 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 _MOST_LAYERS = 10_000
 _REFUSED = {
     "auto_map": "it needs code of its own, which is never run",
-    "quantization_config": "its weights are quantised; give the full-precision model",
     "compression_config": "its weights are quantised; give the full-precision model",
     "num_local_experts": "mixtures of experts are not supported",
     "num_experts": "mixtures of experts are not supported",
@@ -175,6 +175,7 @@ def _family(config, where) -> str:
     for name, (value, reason) in _INERT_ONLY.items():
         if config.get(name) is not None and config[name] != value:
             raise InputError(f"{where}: {name} is {short(config[name])}: {reason}")
+    parse_quantisation(config, where)
     named = config.get("architectures") or []
     for name in named if isinstance(named, list) else [named]:
         if name not in ARCHITECTURES[family]:

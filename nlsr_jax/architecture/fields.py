@@ -1,28 +1,9 @@
 """Checked reading of single fields of a ``config.json``."""
 
 from nlsr_jax.errors import InputError
+from nlsr_jax.files.fields import positive, short, whole
 
-
-def short(value) -> str:
-    """Return a value as it is shown in an error, cut to one short line."""
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def whole(value, name: str, where: str, largest: int = 2**31 - 1) -> int:
-    """Return a positive whole number, or raise InputError naming the field and the file."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{where}: {name} is {short(value)}; expected a positive whole number")
-    if value > largest:
-        raise InputError(f"{where}: {name} is {short(value)}; expected at most {largest}")
-    return value
-
-
-def positive(value, name: str, where: str) -> float:
-    """Return a positive number as float, or raise InputError naming the field and the file."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
-        raise InputError(f"{where}: {name} is {short(value)}; expected a positive number")
-    return float(value)
+__all__ = ["flag", "positive", "short", "whole"]
 
 
 def flag(config: dict, name: str, where: str) -> bool:

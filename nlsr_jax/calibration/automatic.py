@@ -29,11 +29,12 @@ from nlsr_jax.models.llama import Llama
 from nlsr_jax.nlsr.amplify import amplify
 from nlsr_jax.nlsr.correction import correct
 from nlsr_jax.nlsr.identify import identify
+from nlsr_jax.types import Gradients, Params
 
 
 def choose_settings(
     model: Llama,
-    params,
+    params: Params,
     finetuned: Adapter,
     aligned: Adapter,
     weak: Adapter | None,
@@ -125,7 +126,7 @@ class Repairs:
     made_from: Sequence[tuple]
 
     @functools.cached_property
-    def gradients(self):
+    def gradients(self) -> Gradients:
         """Of the loss on safe answers at the fine-tuned adapter."""
         return collect_loss_gradient(self.passes.model, self.passes.params, self.finetuned, self.made_from)
 

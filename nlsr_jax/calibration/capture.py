@@ -6,6 +6,7 @@ Axis legend: B batch, T positions, L layers, r rank, k in-features, d out-featur
 import dataclasses
 import functools
 from collections.abc import Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +20,12 @@ from nlsr_jax.models.llama import Llama, variables
 from nlsr_jax.models.lora import check_array, check_tokens, expand, prepare
 from nlsr_jax.models.token_log_probabilities import token_log_probabilities
 from nlsr_jax.nlsr.statistics import Statistics, add_batch, init_statistics, merge
+from nlsr_jax.types import Gradients, Params
 
 OBJECTIVES = ("snip", "preference_snip")
 
 
-def collect_statistics(model: Llama, params, reference: Adapter, batches: Iterable) -> Statistics:
+def collect_statistics(model: Llama, params: Params, reference: Adapter, batches: Iterable) -> Statistics:
     """Run base and reference adapter once over the data and sum up what identification needs.
 
     Args:
@@ -55,7 +57,7 @@ def collect_statistics(model: Llama, params, reference: Adapter, batches: Iterab
     return _adapted_layers(reference, statistics)
 
 
-def check_response(model: Llama, tokens, response) -> None:
+def check_response(model: Llama, tokens: jax.Array, response: jax.Array) -> None:
     """Refuse tokens that the model has not, and a mask of another shape."""
     check_tokens(model, tokens)
     check_array(response, "response_mask")
@@ -90,8 +92,14 @@ def _adapted_layers(reference: Adapter, statistics: Statistics) -> Statistics:
 
 
 def collect_gradients(
-    model: Llama, params, reference: Adapter, batches: Iterable, *, objective: str = "snip", beta: float = 0.1
-):
+    model: Llama,
+    params: Params,
+    reference: Adapter,
+    batches: Iterable,
+    *,
+    objective: str = "snip",
+    beta: float = 0.1,
+) -> Gradients:
     """Average |∂L/∂W| over examples, for the SNIP scores.
 
     Args:
@@ -168,14 +176,14 @@ def _add(first, second):
     return jax.tree.map(jnp.add, first, second)
 
 
-def mean_of(parts: Iterable[tuple], like):
+def mean_of(parts: Iterable[tuple], like: Any) -> Any:
     """Return the mean over rows of sums and counts; zeros like ``like`` where there is none."""
     nothing = jax.tree.map(jnp.zeros_like, like), jnp.float32(0)
     total, count = functools.reduce(_add, parts, nothing)
     return jax.tree.map(lambda leaf: leaf / jnp.maximum(count, 1), total)
 
 
-def collect_loss(model: Llama, params, adapter: Adapter | None, batches: Iterable) -> jax.Array:
+def collect_loss(model: Llama, params: Params, adapter: Adapter | None, batches: Iterable) -> jax.Array:
     """Average the negative log-likelihood of responses over examples.
 
     Args:
@@ -214,7 +222,7 @@ def _measure_losses(model, params, lora, batch):
     return jnp.sum(values), jnp.sum(counts, dtype=jnp.float32)
 
 
-def collect_loss_gradient(model: Llama, params, adapter: Adapter, batches: Iterable):
+def collect_loss_gradient(model: Llama, params: Params, adapter: Adapter, batches: Iterable) -> Gradients:
     """Average ∂L/∂W over examples, with its sign, for the scores of ``gain``.
 
     Args:

@@ -19,6 +19,7 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.models.llama import Llama
 from nlsr_jax.models.lora import prepare
 from nlsr_jax.models.token_log_probabilities import likely_among, token_divergences
+from nlsr_jax.types import Params
 
 TEMPERATURE = 0.5
 """Of the model's answers: what decides is how likely the likeliest beginnings are, as where answers are sampled."""
@@ -76,7 +77,7 @@ def _first_tokens(tokens, mask, depth: int):
 
 
 def collect_openings(
-    model: Llama, params, adapter: Adapter | None, batches: Iterable, openings: Openings
+    model: Llama, params: Params, adapter: Adapter | None, batches: Iterable, openings: Openings
 ) -> jax.Array:
     """Average over examples how likely the model begins its answer as responses begin.
 
@@ -129,7 +130,7 @@ def _measure_openings(model, params, given, batch):
 
 
 def collect_divergence(
-    model: Llama, params, before: Adapter | None, after: Adapter | None, batches: Sequence
+    model: Llama, params: Params, before: Adapter | None, after: Adapter | None, batches: Sequence
 ) -> jax.Array:
     """Average over examples how far an adapter changes what the model expects of a request while it reads it.
 

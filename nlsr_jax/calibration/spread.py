@@ -14,12 +14,15 @@ from jax.sharding import PartitionSpec
 
 from nlsr_jax.models.llama import Llama
 from nlsr_jax.parallel import AXES, Layout, layout_of, replicate, split
+from nlsr_jax.types import Params
 
 Measure = Callable[..., Any]
 """``measure(model, params, given, batch, *static)``: a tree of arrays; a function of a module, not a lambda."""
 
 
-def over_batches(measure: Measure, model: Llama, params, given, batches: Iterable, *static) -> Iterator[Any]:
+def over_batches(
+    measure: Measure, model: Llama, params: Params, given: Any, batches: Iterable, *static: Any
+) -> Iterator[Any]:
     """Yield what is measured on every batch, in their order.
 
     Args:

@@ -17,6 +17,9 @@ from nlsr_jax.commands.compiled import keep_compiled
 from nlsr_jax.commands.helping import parse_flags
 from nlsr_jax.errors import InputError
 
+_EXTRAS = {"datasets": "data", "pyarrow": "data", "sklearn": "study", "ray": "ray"}
+"""The extra of this package that installs a library which some commands alone import."""
+
 
 def run(main: Callable[[Sequence[str]], None], positional: int = 0) -> None:
     """Run an absl main; whatever ends it early is one line on standard error.
@@ -37,6 +40,8 @@ def run(main: Callable[[Sequence[str]], None], positional: int = 0) -> None:
         keep_compiled()
         # JAX factorises small matrices on its own threads: those of OpenBLAS would fight them for the cores.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+        # Where torch is missing, transformers says that its models cannot be used; its tokenizers can.
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
         if len(arguments) > 1 + positional:
@@ -88,6 +93,8 @@ def _explain(error: BaseException) -> str | None:
         return f"{error.filename or 'file system'}: {error.strerror or error}"
     if isinstance(error, MemoryError):
         return "not enough memory for these inputs"
+    if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
+        return f"{error.name} is not installed; pip install 'nlsr_jax[{_EXTRAS[error.name]}]' installs it"
     if "jax" not in sys.modules:
         return None
     from nlsr_jax.devices import check_opened

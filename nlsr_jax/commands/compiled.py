@@ -1,11 +1,11 @@
-"""Programs that JAX has compiled, kept from one command to the next.
+"""A cache of the programs that JAX compiles, from one command to the next.
 
-They lie in ``$XDG_CACHE_HOME/nlsr_jax`` (``~/.cache/nlsr_jax``), apart for every version of jaxlib and kind of
-processor. JAX writes them in place: a killed run or a full disk leaves a part of one, which it would stumble over
-from then on. Hence every run has a folder of its own, with links to what is kept. What it has compiled anew is
-checked at its end and put beside the rest as a whole.
+The cache is in ``$XDG_CACHE_HOME/nlsr_jax`` (``~/.cache/nlsr_jax``), with a folder for every version of jaxlib and
+kind of processor. JAX writes programs in place: a killed run or a full disk leaves a part of one, on which every
+later run would fail. Hence every run has its own folder with links to the cached programs. At its end it checks the
+programs that it has compiled and moves whole ones into the cache.
 
-JAX reads the environment when it is imported: nothing is used here that imports it.
+JAX reads the environment when it is imported, so nothing here imports it before.
 """
 
 import atexit
@@ -27,18 +27,18 @@ from collections.abc import Iterator
 from nlsr_jax.files.paths import expand
 
 LEAST_SECONDS = "0.05"
-"""What took less long to compile is not kept."""
+"""Programs that compile faster than this are not cached."""
 MOST_DAYS = 30
 _CPU = pathlib.Path("/proc/cpuinfo")
 _ENTRY = "-cache"  # how JAX ends the name of a program's file
 _KEPT, _RUN = "jaxlib-", "run-"
 _OF_JAX = re.compile(r".+-(cache|atime)|xla_gpu_.+")
-"""What JAX puts into the folder of a run: programs, when they were used, and the tuning of a GPU."""
+"""What JAX puts into the folder of a run: programs, access times, and the autotuning of a GPU."""
 _OFF = ("0", "false", "f", "no", "n", "off")
 
 
 def keep_compiled() -> None:
-    """Have JAX keep what it compiles, unless the environment says otherwise; to be called before its import."""
+    """Have JAX cache what it compiles, unless the environment says otherwise; call this before JAX is imported."""
     off = os.environ.get("JAX_ENABLE_COMPILATION_CACHE", "").lower() in _OFF
     if off or "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
@@ -49,20 +49,20 @@ def keep_compiled() -> None:
         kept = root / f"{_KEPT}{importlib.metadata.version('jaxlib')}-{processor()}"
         kept.mkdir(mode=0o700, exist_ok=True)
         run, handle = _open_run(root)
-    except (OSError, RuntimeError):  # nobody's home, or one that cannot be written to, or that others can write to
+    except (OSError, RuntimeError):  # no home, or one that cannot be written to or that others can write to
         return
     for entry in _entries(kept):
         with contextlib.suppress(OSError):  # a file system without links
             os.link(entry, run / entry.name)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(run)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", LEAST_SECONDS)
-    # A GPU's tuning would lie in the folder too, whose name would then be a part of every program's.
+    # The autotuning of a GPU would be in the folder too, and the folder's name would enter every program's key.
     os.environ.setdefault("JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES", "none")
     atexit.register(_close_run, run, kept, handle, os.getpid())
 
 
 def home() -> pathlib.Path:
-    """Return the folder of this user.
+    """Return the cache folder of this user.
 
     Raises:
       RuntimeError: the user has no home.
@@ -72,7 +72,7 @@ def home() -> pathlib.Path:
 
 
 def processor() -> str:
-    """Return a name of all that a compiled program may depend on: instructions, and how many cores there are."""
+    """Return a name for what a compiled program may depend on: the instruction set and the number of cores."""
     found = [platform.machine(), str(len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count())]
     with contextlib.suppress(OSError):
         lines = _CPU.read_text().splitlines()
@@ -81,7 +81,7 @@ def processor() -> str:
 
 
 def _make_own(root: pathlib.Path) -> None:
-    """Make the folder; raise OSError where another user could put something into it that would then be run."""
+    """Make the folder; raise OSError if another user could put a program into it."""
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     own, above = root.stat(), root.parent.stat()
     shared = above.st_mode & 0o022 and not above.st_mode & stat.S_ISVTX
@@ -90,7 +90,7 @@ def _make_own(root: pathlib.Path) -> None:
 
 
 def tidy(root: pathlib.Path) -> None:
-    """Delete the folders of runs that were killed, and what nobody has used for long; what is not JAX's stays.
+    """Delete the folders of killed runs and programs that have not been used for long; keep files of others.
 
     Args:
       root: the user's folder.
@@ -119,10 +119,10 @@ def _entries(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _open_run(root: pathlib.Path) -> tuple[pathlib.Path, int]:
-    """Make the folder of this run; returns it and the open handle that holds its lock."""
+    """Make the folder of this run; return it and the open handle that holds its lock."""
     while True:
         run = pathlib.Path(tempfile.mkdtemp(prefix=_RUN, dir=root))
-        with contextlib.suppress(FileNotFoundError):  # another run took it for one that was left
+        with contextlib.suppress(FileNotFoundError):  # another run has just removed it as left over
             handle = os.open(run, os.O_RDONLY)
             with contextlib.suppress(OSError):  # a file system without locks
                 fcntl.flock(handle, fcntl.LOCK_EX)
@@ -132,7 +132,7 @@ def _open_run(root: pathlib.Path) -> tuple[pathlib.Path, int]:
 
 
 def _delete_if_dead(run: pathlib.Path) -> None:
-    """Delete the folder of a run that has ended without doing so; on file systems without locks it is left."""
+    """Delete the folder of a killed run; on file systems without locks it stays."""
     with contextlib.suppress(OSError):
         handle = os.open(run, os.O_RDONLY)
         try:
@@ -143,7 +143,7 @@ def _delete_if_dead(run: pathlib.Path) -> None:
 
 
 def _close_run(run: pathlib.Path, kept: pathlib.Path, handle: int, process: int) -> None:
-    """Keep what is new, and delete the folder."""
+    """Cache the new programs and delete the folder."""
     if os.getpid() != process:  # a fork of the run
         return
     with contextlib.suppress(OSError):
@@ -156,17 +156,17 @@ def _close_run(run: pathlib.Path, kept: pathlib.Path, handle: int, process: int)
 
 
 def _delete(run: pathlib.Path) -> None:
-    """Delete the folder of a run, unless it holds what JAX does not write."""
+    """Delete the folder of a run, unless it holds files that JAX does not write."""
     with contextlib.suppress(OSError):
         if all(_OF_JAX.fullmatch(entry.name) for entry in run.iterdir()):
             shutil.rmtree(run, ignore_errors=True)
 
 
 def _is_whole(entry: pathlib.Path) -> bool:
-    """Whether JAX can read a program that it has written."""
+    """Say whether JAX can read a program that it has written."""
     from jax._src.compilation_cache import decompress_executable
 
     try:
         return bool(decompress_executable(entry.read_bytes()))
-    except Exception:  # whichever library compresses has errors of its own
+    except Exception:  # each compression library has its own errors
         return False

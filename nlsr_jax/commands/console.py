@@ -4,6 +4,7 @@ import runpy
 import sys
 from collections.abc import Sequence
 
+import nlsr_jax
 from nlsr_jax.commands import streams
 
 VERBS = {
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not given or given[0] in _HELP:
         _print(_help())
     elif given[0] in ("--version", "version"):
-        _print(f"nlsr {_version()}")
+        _print(f"nlsr {nlsr_jax.__version__}")
     elif given[0] in VERBS:
         launch(given[0], given[1:])
     else:
@@ -61,15 +62,6 @@ def _help() -> str:
     lines = [f"  {verb:<{width}}  {what}" for verb, what in VERBS.items()]
     ends = ["nlsr VERB --help shows what a verb does and its flags.", "nlsr --version shows the version."]
     return "\n".join(["usage: nlsr VERB [flags]", "", *lines, "", *ends])
-
-
-def _version() -> str:
-    import importlib.metadata
-
-    try:
-        return importlib.metadata.version("nlsr_jax")
-    except importlib.metadata.PackageNotFoundError:
-        return "of a source tree that is not installed"
 
 
 def _unknown(given: str) -> str:

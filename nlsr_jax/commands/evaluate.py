@@ -8,7 +8,9 @@ judged by refusal phrases unless --judge names a judge model, which is loaded af
   nlsr evaluate --config llama3_8b --adapter runs/tuned --task sst2 --judge qa_moderation \
       --judge_model DIR --output runs/tuned.json
 
---tiny_benchmarks tinyBenchmarks.pkl also asks the tinyBenchmarks and estimates the scores on the full benchmarks.
+--tiny_benchmarks tinyBenchmarks.npz also asks the tinyBenchmarks and estimates the scores on the full benchmarks;
+python -m experiments.convert_item_bank makes that file of the published tinyBenchmarks.pkl.
+
 The output is one JSON object: scores in percent (hs, fa, over_refusal, benign_answered, odd, hs_by_topic; fa is
 null with --task none), counts, seconds and versions. --responses writes all prompts and answers as JSON Lines. The
 same inputs give the same bytes, except for the seconds.
@@ -16,12 +18,22 @@ same inputs give the same bytes, except for the seconds.
 
 import dataclasses
 import time
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from nlsr_jax.commands import command, mesh_flags, path_flags, study_flags
 from nlsr_jax.errors import InputError
+from nlsr_jax.types import Tokenizer
+
+if TYPE_CHECKING:
+    from nlsr_jax.adapter import Adapter
+    from nlsr_jax.study.config import ExamSettings, StudyConfig
+    from nlsr_jax.study.exam import Exam
+    from nlsr_jax.study.judging import JudgeSettings
+    from nlsr_jax.study.stages import Base
+    from nlsr_jax.study.worlds import World
 
 study_flags.define_study_flags("JSON file to write.")
 mesh_flags.define_mesh_flag()
@@ -38,9 +50,7 @@ flags.DEFINE_string("judge", None, "toy, refusals, qa_moderation, guard or harmb
 path_flags.define_input("judge_model", None, "The judge model, a Hugging Face directory or hub id.")
 path_flags.define_input("judge_template", None, "File with the harmbench judge's question.")
 path_flags.define_output("responses", None, "JSONL file for the responses.")
-path_flags.define_input(
-    "tiny_benchmarks", None, "Item bank, tinyBenchmarks.pkl or .npz: also ask the tinyBenchmarks."
-)
+path_flags.define_input("tiny_benchmarks", None, "Item bank, an .npz file: also ask the tinyBenchmarks.")
 flags.DEFINE_list("tiny_sets", None, "Ask only these tinyBenchmarks, such as hellaswag,mmlu.")
 FLAGS = flags.FLAGS
 
@@ -70,7 +80,7 @@ def main(_) -> None:
     print(f"wrote {FLAGS.output}" + (f" and {FLAGS.responses}" if FLAGS.responses else ""))
 
 
-def exam_settings(settings):
+def exam_settings(settings: "ExamSettings") -> "ExamSettings":
     """Return the config's exam settings with the changes from the flags."""
     given: dict[str, Any] = {name: FLAGS[name].value for name in COUNTS if FLAGS[name].value is not None}
     for name, value in given.items():
@@ -80,7 +90,7 @@ def exam_settings(settings):
     return dataclasses.replace(settings, **given)
 
 
-def judge_settings(config):
+def judge_settings(config: "StudyConfig") -> "JudgeSettings":
     """Return the judge settings from the flags; by default the world's own rule."""
     from nlsr_jax.study.judging import RULES, JudgeSettings
 
@@ -88,7 +98,7 @@ def judge_settings(config):
     return JudgeSettings(name, FLAGS.judge_model, FLAGS.judge_template, config.dtype)
 
 
-def check_flags(config) -> None:
+def check_flags(config: "StudyConfig") -> None:
     """Check the flags before any file is opened.
 
     Raises:
@@ -121,7 +131,7 @@ def check_flags(config) -> None:
             check_free_file(path, **replacing(name, config))
 
 
-def replacing(name: str, config) -> dict[str, Any]:
+def replacing(name: str, config: "StudyConfig") -> dict[str, Any]:
     """Return what an output file may replace, for ``check_free_file`` and ``whole_file``.
 
     Args:
@@ -137,7 +147,7 @@ def replacing(name: str, config) -> dict[str, Any]:
     return {"overwrite": FLAGS.overwrite, "inputs": study_flags.inputs(config), "foreign": foreign[name]}
 
 
-def evaluation(config, settings):
+def evaluation(config: "StudyConfig", settings: "ExamSettings") -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
     """Evaluate the model that the flags select.
 
     Args:
@@ -194,7 +204,17 @@ def evaluation(config, settings):
     return record, response_rows(exam, responses, marks)
 
 
-def ask_model(config, settings, tokenizer, world, adapter, carried, exam, asked, warnings):
+def ask_model(
+    config: "StudyConfig",
+    settings: "ExamSettings",
+    tokenizer: Tokenizer,
+    world: "World",
+    adapter: "Adapter | None",
+    carried: Any,
+    exam: "Exam",
+    asked: Any,
+    warnings: list[str],
+) -> tuple[Any, Any]:
     """Load the base with the adapter's carried tensors, answer the exam, and release it to make room for a judge.
 
     Notes on the base are appended to ``warnings``.
@@ -217,7 +237,7 @@ def ask_model(config, settings, tokenizer, world, adapter, carried, exam, asked,
     return responses, run_benchmarks(base, adapter, asked or [], batch_size=settings.batch_size)
 
 
-def with_carried(base, carried):
+def with_carried(base: "Base", carried: Any) -> "Base":
     """Return a base with the carried tensors of an adapter's file; print a note about any that are skipped."""
     from nlsr_jax.formats.carried_fit import note_left_out
     from nlsr_jax.models.carried import apply_carried

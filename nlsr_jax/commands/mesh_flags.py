@@ -1,8 +1,13 @@
 """Flags of the devices and hosts of a run."""
 
+from typing import TYPE_CHECKING
+
 from absl import flags
 
 from nlsr_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
 
 FLAGS = flags.FLAGS
 
@@ -22,7 +27,7 @@ def define_host_flags() -> None:
     flags.DEFINE_integer("process", None, "With --coordinator: the index of this process, from 0.", lower_bound=0)
 
 
-def open_mesh():
+def open_mesh() -> "Mesh | None":
     """Join other processes, open the devices and return the mesh from the flags, None for one device.
 
     Raises:

@@ -1,5 +1,7 @@
 """Flags that are paths: ``~`` in them is the home folder, and what a command reads is known by them."""
 
+from typing import Any
+
 from absl import flags
 
 from nlsr_jax.files.paths import expand_text
@@ -29,7 +31,7 @@ class _NamedInput(_Input):
         return name + sign + expand_text(path)
 
 
-def define_input(name: str, default: str | None, help_text: str, **options) -> None:
+def define_input(name: str, default: str | None, help_text: str, **options: Any) -> None:
     """Define a flag that names a file, a folder or a hub data set or model that is read."""
     flags.DEFINE(_Input(), name, default, help_text, serializer=flags.ArgumentSerializer(), **options)
 

@@ -15,12 +15,15 @@ text with --base:
       --rank 16 --epochs 4 --learning_rate 1e-3 --loss sequence --output checkpoints/runs/text_tuned
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from nlsr_jax.commands import command, path_flags, study_flags, training_flags
 from nlsr_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from nlsr_jax.study.config import Pretraining
 
 study_flags.define_study_flags("Folder for the base (Hugging Face format).")
 training_flags.define_training_flags()
@@ -31,7 +34,13 @@ flags.DEFINE_integer("vocabulary", 2000, "Maximum number of tokens of the tokeni
 FLAGS = flags.FLAGS
 
 # Ten times the toy world's length and a tenth of its steps, to finish in minutes on two CPU cores.
-TEXT_TRAINING = {"epochs": 5, "batch_size": 16, "max_length": 256, "one_length": False, "weight_decay": 0.1}
+TEXT_TRAINING: dict[str, Any] = {
+    "epochs": 5,
+    "batch_size": 16,
+    "max_length": 256,
+    "one_length": False,
+    "weight_decay": 0.1,
+}
 
 
 def main(_) -> None:
@@ -65,7 +74,7 @@ def main(_) -> None:
     print(f"wrote {FLAGS.output}")
 
 
-def changed_pretraining():
+def changed_pretraining() -> "Pretraining":
     """Return the config's pre-training with the changes from the flags, checked.
 
     Raises:

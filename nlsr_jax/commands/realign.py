@@ -26,13 +26,11 @@ realignment.json and report.html. To repeat a run to the same bytes:
   nlsr realign --from_record DIR/realignment.json --output NEW_DIR
 """
 
-import pathlib
 from typing import Any
 
 from absl import flags
 
 from nlsr_jax.commands import command, mesh_flags, method_flags, path_flags
-from nlsr_jax.commands.digesting import digesting
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.nlsr.settings import PRESETS, AutomaticSettings, preset
 from nlsr_jax.pipeline.settings import PATHS, Settings
@@ -62,21 +60,6 @@ path_flags.define_input("from_record", None, "Repeat the run of this realignment
 
 def main(_) -> None:
     """Run one realignment from flags."""
-    with digesting(_large_inputs()) as digests:
-        _realign(digests)
-
-
-def _large_inputs() -> list[pathlib.Path]:
-    """The files of the flags that take long to digest."""
-    adapters = [pathlib.Path(path) for name in ("aligned", "weak", "finetuned") if (path := FLAGS[name].value)]
-    masks = [pathlib.Path(FLAGS.masks)] if FLAGS.masks else []
-    weights = ("adapter_model.safetensors", "adapters.safetensors")
-    files = [path / name for path in adapters for name in weights]
-    return [*files, *masks, *(path / "masks.safetensors" for path in masks)]
-
-
-def _realign(digests) -> None:
-    from nlsr_jax.commands.drawing import draw
     from nlsr_jax.parallel import is_first, wait_for_all
     from nlsr_jax.pipeline import Stages, realign_files
 
@@ -86,8 +69,6 @@ def _realign(digests) -> None:
         "overwrite": FLAGS.overwrite,
         "automatic": _choice(),
         "preset": FLAGS.preset,
-        "digests": digests,
-        "draw": draw,
         "read": path_flags.inputs(),
     }
     if FLAGS.from_record:

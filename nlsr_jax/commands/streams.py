@@ -10,7 +10,7 @@ import io
 import os
 import select
 import sys
-from typing import TextIO
+from typing import Any, TextIO
 
 _GONE = (errno.EPIPE, errno.EBADF)
 
@@ -32,7 +32,7 @@ class Stream(io.FileIO):
         self._lost = False
         self._terminal = self.isatty()
 
-    def write(self, data) -> int:
+    def write(self, data: Any) -> int:
         """Write all of the bytes, or drop them where they cannot be written."""
         left = memoryview(data).cast("B")
         size = len(left)

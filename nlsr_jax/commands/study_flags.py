@@ -2,11 +2,19 @@
 
 import dataclasses
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from nlsr_jax.commands import mesh_flags, path_flags
 from nlsr_jax.errors import InputError
+from nlsr_jax.types import Tokenizer
+
+if TYPE_CHECKING:
+    from nlsr_jax.study.config import StudyConfig
+    from nlsr_jax.study.stages import Base
+    from nlsr_jax.study.worlds import World
 
 FLAGS = flags.FLAGS
 
@@ -30,7 +38,7 @@ def define_study_flags(output: str) -> None:
     flags.DEFINE_integer("seed", 0, "Seed of all randomness.")
 
 
-def get_config():
+def get_config() -> "StudyConfig":
     """Return the config named by the flags, with the dtype from the flags.
 
     Raises:
@@ -44,7 +52,7 @@ def get_config():
     return config if FLAGS.dtype is None else dataclasses.replace(config, dtype=FLAGS.dtype)
 
 
-def inputs(config) -> dict[str, str]:
+def inputs(config: "StudyConfig") -> dict[str, str]:
     """Return the inputs of a command by flag; without ``--base`` this includes the config's base."""
     found = path_flags.inputs()
     return found if FLAGS.base else {**found, f"base of --config {config.name}": config.base}
@@ -68,7 +76,7 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def open_world(config, **options):
+def open_world(config: "StudyConfig", **options: Any) -> tuple[Tokenizer, "World"]:
     """Open the base's tokenizer and the world of a config.
 
     Args:
@@ -101,7 +109,7 @@ def note(text: str) -> None:
     say(f"note: {text}")
 
 
-def noted(found: list[str]):
+def noted(found: list[str]) -> Callable[[str], None]:
     """Return a function that prints a note and appends it to a list."""
 
     def keep(text: str) -> None:
@@ -111,7 +119,7 @@ def noted(found: list[str]):
     return keep
 
 
-def note_other_base(flag: str, layout, place: str, note=note) -> None:
+def note_other_base(flag: str, layout: Any, place: str, note: Callable[[str], None] = note) -> None:
     """Report if an adapter names a different base from the one it will run with.
 
     Args:
@@ -126,7 +134,9 @@ def note_other_base(flag: str, layout, place: str, note=note) -> None:
         note(text)
 
 
-def load_base(config, tokenizer, world, note=note):
+def load_base(
+    config: "StudyConfig", tokenizer: Tokenizer, world: "World", note: Callable[[str], None] = note
+) -> "Base":
     """Load the base of a config.
 
     Args:
@@ -153,7 +163,7 @@ def load_base(config, tokenizer, world, note=note):
     return Base(model, params, tokenizer, world.special_tokens)
 
 
-def open_base(config, judge=None):
+def open_base(config: "StudyConfig", judge: Any = None) -> tuple["Base", "World"]:
     """Load the base and the world of a config.
 
     Args:

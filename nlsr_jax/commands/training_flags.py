@@ -2,12 +2,20 @@
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from nlsr_jax.commands import mesh_flags, path_flags, study_flags
 from nlsr_jax.errors import InputError
+
+if TYPE_CHECKING:
+    import jax
+
+    from nlsr_jax.adapter import Adapter
+    from nlsr_jax.study.config import Stage, StudyConfig
+    from nlsr_jax.training.settings import LoraSettings, TrainingSettings
 
 FLAGS = flags.FLAGS
 TRAINING = (
@@ -46,7 +54,7 @@ def define_adapter_flags() -> None:
     )
 
 
-def changed_training(training):
+def changed_training(training: "TrainingSettings") -> "TrainingSettings":
     """Return training settings with the changes from the flags, checked.
 
     Raises:
@@ -62,7 +70,7 @@ def changed_training(training):
     return changed
 
 
-def changed_stage(stage):
+def changed_stage(stage: "Stage") -> "Stage":
     """Return a stage with the changes from the flags, checked.
 
     Raises:
@@ -74,7 +82,7 @@ def changed_stage(stage):
     return dataclasses.replace(stage, rows=rows, training=changed_training(stage.training))
 
 
-def changed_lora(lora):
+def changed_lora(lora: "LoraSettings") -> "LoraSettings":
     """Return the settings of a new adapter with the changes from the flags, checked.
 
     Raises:
@@ -95,7 +103,7 @@ def changed_lora(lora):
     return changed
 
 
-def changed_config():
+def changed_config() -> "StudyConfig":
     """Return the config named by the flags, with their changes to a new adapter.
 
     Raises:
@@ -118,7 +126,7 @@ def output_folder() -> str:
     return FLAGS.output
 
 
-def open_start(config):
+def open_start(config: "StudyConfig") -> "Adapter | None":
     """Return the adapter of ``--start``, checked against the base; None to train a new adapter.
 
     Raises:
@@ -143,7 +151,13 @@ def open_start(config):
     return load_adapter(FLAGS.start, model_config)
 
 
-def write_adapter(key, config, training, description: str, draw) -> None:
+def write_adapter(
+    key: "jax.Array",
+    config: "StudyConfig",
+    training: "TrainingSettings",
+    description: str,
+    draw: Callable[[Any], Any],
+) -> None:
     """Train an adapter and write it with its metrics; a killed run resumes from its run folder.
 
     Args:

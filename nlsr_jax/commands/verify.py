@@ -9,6 +9,7 @@ status is 0 if everything is as recorded, 1 if anything is not; inputs that are 
 """
 
 import sys
+from collections.abc import Sequence
 
 from absl import flags
 
@@ -22,7 +23,7 @@ for _name in PATHS:
 FLAGS = flags.FLAGS
 
 
-def main(arguments) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Check one output."""
     from nlsr_jax.devices import open_devices
     from nlsr_jax.pipeline import Stages

@@ -11,8 +11,9 @@ Needs one accelerator with 80 GB of memory or several with less; the paper repor
 """
 
 from nlsr_jax.configs.paper import paper_config
+from nlsr_jax.study.config import StudyConfig
 
 
-def get_config():
+def get_config() -> StudyConfig:
     """Return the study."""
     return paper_config("qwen2_7b", "Qwen/Qwen2-7B")

@@ -41,7 +41,7 @@ def _training(objective: str, rate: float, epochs: int, batch_size: int, **chang
     )
 
 
-def get_config():
+def get_config() -> StudyConfig:
     """Return the study."""
     sft = Stage(800, _training("sft", 2e-4, 1, 16))
     return StudyConfig(

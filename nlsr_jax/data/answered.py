@@ -19,6 +19,7 @@ from nlsr_jax.data.rows import Note, check_size, no_note, source_rows
 from nlsr_jax.data.templates import render_turns
 from nlsr_jax.data.turns import Turn, split_answer
 from nlsr_jax.errors import InputError
+from nlsr_jax.types import Tokenizer
 
 UNPAIRED = "skipped_unpaired"
 _KINDS = {False: "text", True: "turns"}
@@ -63,7 +64,7 @@ class _Parts(NamedTuple):
 
 def read_answered(
     source: str,
-    tokenizer=None,
+    tokenizer: Tokenizer | None = None,
     *,
     template: str = "none",
     fields: Fields | None = None,

@@ -38,7 +38,7 @@ class BatchShape:
     pad_id: int = 0
     drop_last: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("batch_size", "max_length"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; expected at least 1")

@@ -17,6 +17,7 @@ from nlsr_jax.data.row_shapes import Fields
 from nlsr_jax.data.rows import Note, no_note
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.paths import check_regular, expand_text, is_folder
+from nlsr_jax.types import Tokenizer
 
 SHORTEST = 32
 _TOKENIZER = "tokenizer_config.json"
@@ -35,13 +36,17 @@ class Calibration(NamedTuple):
     counts: dict[str, int]
 
 
-def load_tokenizer(path: str):
+def load_tokenizer(path: str) -> Tokenizer:
     """Load the tokenizer of a Hugging Face directory or hub id, without running code from the directory.
 
     Raises:
       InputError: if no tokenizer can be loaded.
     """
     path = expand_text(path)
+    if "@" in path and not is_folder(path):  # a hub id with a revision
+        from nlsr_jax.formats.hugging_face import resolve
+
+        path = str(resolve(path))
     if is_folder(path):
         check_regular(pathlib.Path(path))
     try:
@@ -72,7 +77,7 @@ def _is_plain(folder: pathlib.Path) -> bool:
 
 def load_calibration(
     source: str,
-    tokenizer,
+    tokenizer: Tokenizer,
     *,
     max_length: int,
     template: str = "none",

@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import pathlib
 import re
 from collections.abc import Callable, Iterable, Iterator
 
@@ -13,7 +14,9 @@ _SPACED = re.compile(r'\s+".*"\s*', re.DOTALL)
 _SHOWN = 12
 
 
-def csv_rows(path, lines: Iterable[str], end_row: Callable[[], None], note: Callable[[str], None]) -> Iterator:
+def csv_rows(
+    path: pathlib.Path, lines: Iterable[str], end_row: Callable[[], None], note: Callable[[str], None]
+) -> Iterator:
     """Yield ``("line N", {column: cell})`` of a CSV file.
 
     Commas separate cells. If the header has no comma, its semicolons, tabs or vertical bars do.

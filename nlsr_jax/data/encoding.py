@@ -7,6 +7,7 @@ import numpy as np
 
 from nlsr_jax.data.examples import Encoded, Example, Preference
 from nlsr_jax.errors import InputError
+from nlsr_jax.types import Tokenizer
 
 LONG_PROMPT, CUT, EMPTY = "skipped_long_prompt", "cut_responses", "skipped_no_tokens"
 
@@ -28,7 +29,7 @@ class Encodings(NamedTuple):
 
 def encode(
     rows: Sequence[Example] | Sequence[Preference],
-    tokenizer,
+    tokenizer: Tokenizer,
     *,
     max_length: int,
     special_tokens: bool = True,
@@ -85,7 +86,7 @@ def describe_counts(counts: Mapping[str, int]) -> str:
 
 def encode_prompts(
     prompts: Sequence[str],
-    tokenizer,
+    tokenizer: Tokenizer,
     *,
     special_tokens: bool = True,
     vocabulary: int | None = None,
@@ -132,7 +133,9 @@ def ended(answer: list[int], end: int) -> list[int]:
     return answer if answer[-1] == end else [*answer, end]
 
 
-def check_vocabulary(ids, tokenizer, vocabulary: int | None, place: str) -> None:
+def check_vocabulary(
+    ids: Sequence[int] | np.ndarray, tokenizer: Tokenizer, vocabulary: int | None, place: str
+) -> None:
     """Check that all tokens are inside the model's embedding.
 
     Args:
@@ -155,7 +158,7 @@ def check_vocabulary(ids, tokenizer, vocabulary: int | None, place: str) -> None
         )
 
 
-def note_surplus(tokenizer, vocabulary: int) -> list[str]:
+def note_surplus(tokenizer: Tokenizer, vocabulary: int) -> list[str]:
     """Return a note if the tokenizer has tokens outside the model's embedding; rows need not use them."""
     last = max(tokenizer.get_vocab().values(), default=-1)
     if last < vocabulary:

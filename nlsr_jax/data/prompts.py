@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from nlsr_jax.data.templates import alpaca, apply_template
+from nlsr_jax.types import Tokenizer
 
 Render = Callable[[str, str], str]
 """``render(instruction, context)``: the prompt as the model reads it."""
@@ -18,7 +19,7 @@ _OPENING = "Below is an instruction that describes a task"
 _BEGIN, _INPUT, _END = "\n\n### Instruction:\n", "\n\n### Input:\n", "\n\n### Response:"
 
 
-def make_render(template: str, tokenizer=None) -> Render:
+def make_render(template: str, tokenizer: Tokenizer | None = None) -> Render:
     """Return the function that renders an instruction with its context.
 
     With ``"chat"`` and ``"none"`` the context follows the instruction on a new line.

@@ -73,7 +73,7 @@ class Row:
         """Return a list of texts; a CSV cell must hold a JSON list."""
         return as_texts(column, self.nested(column, list))
 
-    def nested(self, column: str, kind: type):
+    def nested(self, column: str, kind: type) -> Any:
         """Return a list or an object; a CSV cell must hold it as JSON."""
         value = self._value(column)
         if self.cells:
@@ -103,7 +103,7 @@ def describe_columns(row: Mapping) -> str:
     return f"the column{'s' * (len(names) > 1)} {', '.join(shown)}" if names else "no columns"
 
 
-def as_flag(column: str, value, cells: bool) -> bool:
+def as_flag(column: str, value: Any, cells: bool) -> bool:
     """Return a boolean; see ``Row.flag``."""
     if cells and isinstance(value, str) and value in _FLAGS:
         return _FLAGS[value]
@@ -123,7 +123,7 @@ def as_texts(column: str, values: list) -> tuple[str, ...]:
     return tuple(values)
 
 
-def digits(column: str, value) -> int:
+def digits(column: str, value: Any) -> int:
     """Return the integer written by a string of digits."""
     unsigned = value.removeprefix("-") if isinstance(value, str) else ""
     # isdigit alone would accept superscripts and other scripts.
@@ -141,7 +141,7 @@ def check_unicode(column: str, value: str) -> str:
     return value
 
 
-def short(value) -> str:
+def short(value: Any) -> str:
     """Describe a value briefly: the value itself if it is short, else its type."""
     found = repr(value)
     return found if len(found) <= 20 else type(value).__name__

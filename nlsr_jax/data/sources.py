@@ -9,6 +9,7 @@ from nlsr_jax.data.places import open_rows
 from nlsr_jax.data.prompts import make_render
 from nlsr_jax.data.row_values import Row
 from nlsr_jax.errors import InputError
+from nlsr_jax.types import Tokenizer
 
 
 class DataSet(NamedTuple):
@@ -71,7 +72,7 @@ def load(
     count: int | None = None,
     strict: bool = False,
     template: str = "alpaca",
-    tokenizer=None,
+    tokenizer: Tokenizer | None = None,
 ) -> Loaded:
     """Load the first rows of a data set, in file order.
 
@@ -105,7 +106,7 @@ def load_kto(
     split: str | None = None,
     strict: bool = False,
     template: str = "alpaca",
-    tokenizer=None,
+    tokenizer: Tokenizer | None = None,
 ) -> Loaded:
     """Load desirable (kind ``"safe"``) and undesirable (kind ``"harmful"``) answers for KTO.
 

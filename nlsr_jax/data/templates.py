@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from nlsr_jax.errors import InputError
+from nlsr_jax.types import Tokenizer
 
 TEMPLATES = ("none", "alpaca", "chat")
 
@@ -28,7 +29,7 @@ def alpaca(instruction: str, context: str = "") -> str:
     return _ALPACA.format(instruction=instruction)
 
 
-def apply_template(template: str, prompt: str, tokenizer=None) -> str:
+def apply_template(template: str, prompt: str, tokenizer: Tokenizer | None = None) -> str:
     """Render one prompt.
 
     Args:
@@ -50,7 +51,7 @@ def apply_template(template: str, prompt: str, tokenizer=None) -> str:
     return render_turns([{"role": "user", "content": prompt}], tokenizer, shown=False)
 
 
-def render_turns(turns: Sequence[Mapping[str, str]], tokenizer, *, shown: bool = True) -> str:
+def render_turns(turns: Sequence[Mapping[str, str]], tokenizer: Tokenizer, *, shown: bool = True) -> str:
     """Render a conversation up to the next answer with the tokenizer's chat template.
 
     Args:

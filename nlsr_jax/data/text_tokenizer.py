@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from nlsr_jax.errors import InputError
+from nlsr_jax.types import Tokenizer
 
 SPECIAL = ("<pad>", "<s>", "</s>")
 SMALLEST = len(SPECIAL) + 256
@@ -17,7 +18,7 @@ def check_vocabulary(size: int) -> None:
         )
 
 
-def train_tokenizer(texts: Sequence[str], vocabulary: int):
+def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Tokenizer:
     """Train a tokenizer that can spell any text; the same texts give the same tokenizer.
 
     Args:

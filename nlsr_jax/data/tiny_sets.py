@@ -1,7 +1,7 @@
 """The tinyBenchmarks sets, 100 items each: multiple-choice questions, and GSM8K as examples."""
 
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nlsr_jax.data import task_sets
 from nlsr_jax.data.examples import Example
@@ -29,7 +29,7 @@ class Question(NamedTuple):
     formatted: str = ""
 
 
-def hellaswag(row: Row, _render=None) -> Question:
+def hellaswag(row: Row, _render: Any = None) -> Question:
     """Read ``activity_label``, ``ctx_a``, ``ctx_b``, ``endings`` and ``label`` (a string of digits).
 
     WikiHow markup is removed from question and endings as the evaluation harnesses do.
@@ -46,14 +46,14 @@ def clean_wikihow(text: str) -> str:
     return re.sub(r"\[.*?\]", "", text).replace("  ", " ")
 
 
-def mmlu(row: Row, _render=None) -> Question:
+def mmlu(row: Row, _render: Any = None) -> Question:
     """Read ``question``, ``subject``, ``choices`` and ``answer``."""
     choices = row.texts("choices")
     item = _question(row, row.text("question"), choices, "answer", row.integer("answer", range(len(choices))))
     return item._replace(subject=row.text("subject") if row.has("subject") else "")
 
 
-def truthful_qa(row: Row, _render=None, *, targets: str = "mc1_targets") -> Question:
+def truthful_qa(row: Row, _render: Any = None, *, targets: str = "mc1_targets") -> Question:
     """Read ``question``, and the choices and labels of ``mc1_targets`` (or ``mc2_targets``)."""
     answers = row.nested(targets, dict)
     choices, labels = answers.get("choices"), answers.get("labels")
@@ -66,12 +66,12 @@ def truthful_qa(row: Row, _render=None, *, targets: str = "mc1_targets") -> Ques
     return item._replace(right=right)
 
 
-def truthful_qa_mc2(row: Row, _render=None) -> Question:
+def truthful_qa_mc2(row: Row, _render: Any = None) -> Question:
     """Read ``question``, and the choices and labels of ``mc2_targets``; several may be correct."""
     return truthful_qa(row, targets="mc2_targets")
 
 
-def winogrande(row: Row, _render=None) -> Question:
+def winogrande(row: Row, _render: Any = None) -> Question:
     """Read ``sentence`` (with one ``_``), ``option1``, ``option2`` and ``answer`` (``"1"`` or ``"2"``)."""
     sentence = row.text("sentence")
     if sentence.count("_") != 1:
@@ -80,7 +80,7 @@ def winogrande(row: Row, _render=None) -> Question:
     return _question(row, sentence, choices, "answer", digits("answer", row.values.get("answer")) - 1)
 
 
-def arc(row: Row, _render=None) -> Question:
+def arc(row: Row, _render: Any = None) -> Question:
     """Read ``question``, ``choices`` (``text`` and ``label``) and ``answerKey``."""
     choices = row.nested("choices", dict)
     texts, names = choices.get("text"), choices.get("label")

@@ -2,6 +2,7 @@
 
 from nlsr_jax.data import toy_words as words
 from nlsr_jax.data.toy_world import World, all_words
+from nlsr_jax.types import Tokenizer
 
 SPECIAL = ("<pad>", "<unk>", "<s>", "</s>", "<user>", "<assistant>")
 CHAT_TEMPLATE = (
@@ -17,7 +18,7 @@ def vocabulary(world: World) -> list[str]:
     return [*SPECIAL, *sorted(found)]
 
 
-def make_tokenizer(world: World):
+def make_tokenizer(world: World) -> Tokenizer:
     """Return a ``PreTrainedTokenizerFast`` for the world's words."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast

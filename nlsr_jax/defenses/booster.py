@@ -5,6 +5,7 @@ Source: Huang et al., Booster, 2024 (arXiv 2409.01586): the gradient
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import ClassVar
 
 import jax
@@ -12,7 +13,8 @@ import jax.numpy as jnp
 import optax
 
 from nlsr_jax.training.losses import Rows
-from nlsr_jax.training.methods import TextPairs, mean_loss, text_rows
+from nlsr_jax.training.methods import Gradient, TextPairs, mean_loss, text_rows
+from nlsr_jax.training.settings import TrainingSettings
 
 SAFE, HARMFUL = 0, 1
 """Texts per row."""
@@ -31,7 +33,7 @@ class Booster(TextPairs):
     step: float = 0.1
     whole_batch: ClassVar[bool] = True
 
-    def gradient(self, forward, settings):
+    def gradient(self, forward: Callable, settings: TrainingSettings) -> Gradient:
         """Return the gradient function, which makes three passes."""
         value_and_grad = jax.value_and_grad(mean_loss(forward, settings), has_aux=True)
 

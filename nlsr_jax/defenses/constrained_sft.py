@@ -7,18 +7,22 @@ Its gradient is that of the negative log-likelihood weighted by ``w_t = 2 (1 −
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from nlsr_jax.training.losses import Rows, sums
-from nlsr_jax.training.methods import Method
+from nlsr_jax.training.methods import Gradient, Method
+from nlsr_jax.training.settings import TrainingSettings
 
 LEAST_WEIGHT = 1e-3
 
 
-def token_weights(log_probabilities, reference, mask, betas: tuple[float, ...], beta: float) -> jax.Array:
+def token_weights(
+    log_probabilities: jax.Array, reference: jax.Array, mask: jax.Array, betas: tuple[float, ...], beta: float
+) -> jax.Array:
     """Return the token weights ``[B, T]``, without gradient.
 
     Args:
@@ -46,7 +50,7 @@ class ConstrainedSft(Method):
     beta: float = 0.1
     reference: ClassVar[str | None] = "tokens"
 
-    def gradient(self, forward, settings):
+    def gradient(self, forward: Callable, settings: TrainingSettings) -> Gradient:
         """Return the gradient of the weighted negative log-likelihood, averaged as the settings' ``loss`` says."""
 
         def loss(trainable, frozen, rows: Rows, weights, step):

@@ -6,6 +6,7 @@ data; no proximal term in the first tenth of all steps; the total number of step
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,8 @@ import jax.numpy as jnp
 import optax
 
 from nlsr_jax.training.losses import Rows
-from nlsr_jax.training.methods import TextPairs, mean_loss, text_rows
+from nlsr_jax.training.methods import Gradient, TextPairs, mean_loss, text_rows
+from nlsr_jax.training.settings import TrainingSettings
 
 CUSTOMER, GUIDE = 0, 1
 """Texts per row."""
@@ -49,11 +51,11 @@ class Lisa(TextPairs):
     rho: float = 1.0
     free_share: float = 0.1
 
-    def on_safe_data(self, step):
+    def on_safe_data(self, step: jax.Array) -> jax.Array:
         """Return whether step ``step`` (from 0) uses safe rows."""
         return step % (self.safe_steps + self.customer_steps) < self.safe_steps
 
-    def gradient(self, forward, settings):
+    def gradient(self, forward: Callable, settings: TrainingSettings) -> Gradient:
         """Return the gradient of the objective on the rows of the current phase."""
         value_and_grad = jax.value_and_grad(mean_loss(forward, settings), has_aux=True)
 
@@ -69,7 +71,7 @@ class Lisa(TextPairs):
 
         return gradient
 
-    def optimizer(self, optimizer, steps):
+    def optimizer(self, optimizer: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
         """Return the optimiser with the proximal term added to its gradients."""
         free = round(self.free_share * steps)
 

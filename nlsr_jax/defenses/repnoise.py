@@ -8,13 +8,14 @@ a pair differ.
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from nlsr_jax.training.losses import Rows
-from nlsr_jax.training.methods import TextPairs, mean_loss, text_rows
+from nlsr_jax.training.methods import Gradient, TextPairs, mean_loss, text_rows
+from nlsr_jax.training.settings import TrainingSettings
 
 SAFE, HARMFUL = 0, 1
 """Texts per row: both answers to one prompt."""
@@ -59,7 +60,7 @@ class RepNoise(TextPairs):
     seed: int = 0
     whole_batch: ClassVar[bool] = True
 
-    def gradient(self, forward, settings):
+    def gradient(self, forward: Any, settings: TrainingSettings) -> Gradient:
         """Return the gradient of the three terms."""
         safe_loss = mean_loss(forward, settings)
 

@@ -7,12 +7,13 @@ outputs.
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import optax
 
-from nlsr_jax.training.methods import Method, mean_loss
+from nlsr_jax.training.methods import Gradient, Method, mean_loss
+from nlsr_jax.training.settings import TrainingSettings
 
 _NOT_ZERO = 1e-7
 
@@ -28,7 +29,7 @@ class Vaccine(Method):
     rho: float = 2.0
     whole_batch: ClassVar[bool] = True
 
-    def gradient(self, forward, settings):
+    def gradient(self, forward: Any, settings: TrainingSettings) -> Gradient:
         """Return the gradient under perturbation, which takes two passes."""
 
         def perturbed(probes, trainable, frozen, rows, weights):

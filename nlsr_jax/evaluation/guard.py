@@ -5,7 +5,7 @@ Axis legend: n responses, C categories, V vocabulary.
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
@@ -17,6 +17,10 @@ from nlsr_jax.evaluation.judges import Verdicts, asks_sound
 from nlsr_jax.evaluation.responses import continue_tokens, end_tokens
 from nlsr_jax.evaluation.texts import plain_text
 from nlsr_jax.models.llama import forward
+from nlsr_jax.types import Params, Tokenizer
+
+if TYPE_CHECKING:
+    from nlsr_jax.models.llama import Llama
 
 CATEGORIES = tuple(f"S{i}" for i in range(1, 15))
 _CODE = re.compile(r"\b[SO]\d{1,2}\b")
@@ -30,9 +34,9 @@ class _Setting(NamedTuple):
 
 @asks_sound(CATEGORIES)
 def guard(
-    model,
-    params,
-    tokenizer,
+    model: "Llama",
+    params: Params,
+    tokenizer: Tokenizer,
     prompts: Sequence[str],
     responses: Sequence[str],
     *,
@@ -102,7 +106,7 @@ def _codes(text: str) -> tuple[str, ...]:
     return tuple(_CODE.findall(lines[1])) if len(lines) > 1 else ()
 
 
-def check_guard_tokenizer(tokenizer) -> None:
+def check_guard_tokenizer(tokenizer: Tokenizer) -> None:
     """Raise InputError unless a tokenizer's chat template renders both question and answer, as a guard's does."""
     _question(tokenizer, "a question", "an answer", 0)
 

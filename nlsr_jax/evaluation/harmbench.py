@@ -7,6 +7,7 @@ classifier was trained on (``LLAMA2_CLS_PROMPT`` of HarmBench and of NLSR's eval
 import os
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +17,10 @@ from nlsr_jax.evaluation.judges import Verdicts, asks_sound, plain_verdicts
 from nlsr_jax.evaluation.responses import first_tokens, respond
 from nlsr_jax.evaluation.texts import plain_text
 from nlsr_jax.files.paths import expand
+from nlsr_jax.types import Params, Tokenizer
+
+if TYPE_CHECKING:
+    from nlsr_jax.models.llama import Llama
 
 _FIELD = re.compile(r"\{(\w*)\}")
 _NEEDED, _OPTIONAL = ("behavior", "generation"), "context"
@@ -64,9 +69,9 @@ def fill_template(template: str, behavior: str, generation: str, context: str = 
 
 @asks_sound()
 def classify_harm(
-    model,
-    params,
-    tokenizer,
+    model: "Llama",
+    params: Params,
+    tokenizer: Tokenizer,
     template: str,
     prompts: Sequence[str],
     responses: Sequence[str],

@@ -1,10 +1,12 @@
-"""What is known of a benchmark's items: how hard they are, and which hundred stand for all of them.
+"""Item parameters of benchmarks: how difficult each item is, and which hundred items stand for all of them.
 
 Axis legend: N items, n anchors (the items that are asked), D dimensions of ability, S scenarios.
 """
 
 import os
+import pathlib
 import zipfile
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +17,7 @@ from nlsr_jax.files.output import whole_file
 from nlsr_jax.files.paths import exists, expand
 
 _WHOLE = ("anchors", "scenario", "subscenario")
+_CONVERT = "convert tinyBenchmarks.pkl with python -m experiments.convert_item_bank, from the source tree"
 
 
 class ItemBank(NamedTuple):
@@ -65,43 +68,72 @@ def _inside(values: np.ndarray, end: float) -> bool:
     return bool(np.all((values >= 0) & (values < end)))
 
 
-def save_bank(bank: ItemBank, path: str | os.PathLike) -> None:
-    """Write a bank as an ``.npz`` file, whole or not at all.
+def save_banks(banks: Mapping[str, ItemBank], path: str | os.PathLike) -> None:
+    """Write banks as one ``.npz`` file, complete or not at all.
+
+    Args:
+      banks: by name.
+      path: the file, which must not exist.
 
     Raises:
-      InputError: the arrays do not fit one another, or the file exists or cannot be written.
+      InputError: the arrays of a bank do not fit one another, or the file exists or cannot be written.
     """
-    check_bank(bank, "item bank")
+    for name, bank in banks.items():
+        check_bank(bank, f"item bank {name}")
     if exists(expand(path)):
         raise InputError(f"{path}: exists; name another file")
     with whole_file(path) as new, new.open("wb") as file:
-        arrays = {name: np.asarray(value) for name, value in bank._asdict().items()}
+        arrays = {f"{name}.{field}": getattr(banks[name], field) for name in banks for field in ItemBank._fields}
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
-def load_bank(path: str | os.PathLike) -> ItemBank:
-    """Read a bank that ``save_bank`` or ``convert_pickle`` wrote; nothing in the file is ever run.
+def load_banks(path: str | os.PathLike) -> dict[str, ItemBank]:
+    """Read the banks of a file that ``save_banks`` wrote; nothing in the file is executed.
+
+    Args:
+      path: the file. One of a former version, which holds one bank without a name, is read too.
+
+    Returns:
+      ``{name: ItemBank}`` in the order of the file.
 
     Raises:
-      InputError: the file is missing or damaged, or its arrays do not fit one another.
+      InputError: the file is missing, damaged or a pickle, or the arrays of a bank do not fit one another.
     """
     path = expand(path)
+    if path.suffix.lower() in (".pkl", ".pickle"):
+        raise InputError(f"{path}: a pickle, which is never opened; {_CONVERT}")
     try:
-        with zipfile.ZipFile(path) as parts:
-            size = sum(part.file_size for part in parts.infolist())
-        if size > LIMITS.bank_bytes:
-            raise ValueError(f"{size} bytes unpacked; expected at most {LIMITS.bank_bytes}")
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ItemBank._fields}
+        arrays = _read_arrays(path)
+        names = dict.fromkeys(name.rpartition(".")[0] for name in arrays)
+        found = {name: _bank(arrays, f"{name}." if name else "", path) for name in names}
+    except InputError:
+        raise
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; expected item parameters, see convert_pickle") from None
+        raise InputError(f"{path}: no such file; expected the .npz file of an item bank; {_CONVERT}") from None
     except Exception as error:  # damaged archives raise nearly anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: no item parameters ({reason}); write them with convert_pickle") from error
-    names = tuple(str(name) for name in arrays.pop("scenarios").reshape(-1))
-    bank = ItemBank(scenarios=names, **arrays)
-    for name, array in arrays.items():
-        if array.dtype.kind not in ("iu" if name in _WHOLE else "f"):
-            raise InputError(f"{path}: {name} has type {array.dtype}; write the file with convert_pickle")
-    check_bank(bank, str(path))
+        raise InputError(f"{path}: not an item bank ({reason}); {_CONVERT}") from error
+    if not found:
+        raise InputError(f"{path}: not an item bank (no arrays); {_CONVERT}")
+    return found
+
+
+def _read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    with zipfile.ZipFile(path) as parts:
+        size = sum(part.file_size for part in parts.infolist())
+    if size > LIMITS.bank_bytes:
+        raise ValueError(f"{size} bytes unpacked; expected at most {LIMITS.bank_bytes}")
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
+
+
+def _bank(arrays: Mapping[str, np.ndarray], prefix: str, path: pathlib.Path) -> ItemBank:
+    found = {field: arrays[prefix + field] for field in ItemBank._fields}
+    names = tuple(str(name) for name in found.pop("scenarios").reshape(-1))
+    for field, array in found.items():
+        kinds, kind = ("iu", "whole numbers") if field in _WHOLE else ("f", "floats")
+        if array.dtype.kind not in kinds:
+            raise InputError(f"{path}: {prefix}{field} has type {array.dtype}; expected {kind}; {_CONVERT}")
+    bank = ItemBank(scenarios=names, **found)
+    check_bank(bank, f"{path}: {prefix[:-1]}" if prefix else str(path))
     return bank

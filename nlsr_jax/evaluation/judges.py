@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, ParamSpec
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.batching import check_pairs
@@ -41,13 +42,11 @@ _P = ParamSpec("_P")
 _PER_ROW = ("prompts", "responses", "contexts")
 
 
-def plain_verdicts(harmful, unreadable=None) -> Verdicts:
+def plain_verdicts(harmful: ArrayLike, unreadable: ArrayLike | None = None) -> Verdicts:
     """Return the verdicts of a judge without scores or categories."""
-    harmful = np.asarray(harmful, bool)
-    unreadable = np.zeros(harmful.shape, bool) if unreadable is None else np.asarray(unreadable, bool)
-    return Verdicts(
-        harmful, np.full(harmful.shape, np.nan, np.float32), (), np.zeros((len(harmful), 0), bool), unreadable
-    )
+    found = np.asarray(harmful, bool)
+    lost = np.zeros(found.shape, bool) if unreadable is None else np.asarray(unreadable, bool)
+    return Verdicts(found, np.full(found.shape, np.nan, np.float32), (), np.zeros((len(found), 0), bool), lost)
 
 
 def judge_sound(

@@ -9,35 +9,21 @@ import jax
 import numpy as np
 
 from nlsr_jax.data.encoding import encode_prompts
+from nlsr_jax.data.safety_sets import BEAVERTAILS_CATEGORIES as CATEGORIES
 from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.batching import bucketed, check_pairs
 from nlsr_jax.evaluation.judges import Verdicts, asks_sound
 from nlsr_jax.models.classifier import Classifier, classify
+from nlsr_jax.types import Params, Tokenizer
 
-CATEGORIES = (
-    "animal_abuse",
-    "child_abuse",
-    "controversial_topics,politics",
-    "discrimination,stereotype,injustice",
-    "drug_abuse,weapons,banned_substance",
-    "financial_crime,property_crime,theft",
-    "hate_speech,offensive_language",
-    "misinformation_regarding_ethics,laws_and_safety",
-    "non_violent_unethical_behavior",
-    "privacy_violation",
-    "self_harm",
-    "sexually_explicit,adult_content",
-    "terrorism,organized_crime",
-    "violence,aiding_and_abetting,incitement",
-)
 _TEXT = "BEGINNING OF CONVERSATION: USER: {prompt} ASSISTANT:{response}"
 
 
 @asks_sound(CATEGORIES)
 def moderate(
     model: Classifier,
-    params,
-    tokenizer,
+    params: Params,
+    tokenizer: Tokenizer,
     prompts: Sequence[str],
     responses: Sequence[str],
     *,
@@ -96,7 +82,7 @@ def category_columns(model: Classifier) -> list[int]:
     return [model.labels.index(name) for name in CATEGORIES]
 
 
-def check_moderation_tokenizer(tokenizer) -> None:
+def check_moderation_tokenizer(tokenizer: Tokenizer) -> None:
     """Raise InputError unless a tokenizer has an end token."""
     if not tokenizer.eos_token:
         raise InputError("the tokenizer has no end token; use the classifier's own")

@@ -5,7 +5,7 @@ by characters; the two agree on ASCII text.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,10 @@ from nlsr_jax.data.encoding import check_vocabulary, encode_prompts
 from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.batching import bucketed, pad
 from nlsr_jax.models.likelihood import log_likelihood
+from nlsr_jax.types import Params, Tokenizer
+
+if TYPE_CHECKING:
+    from nlsr_jax.models.llama import Llama
 
 
 class Question(NamedTuple):
@@ -45,9 +49,9 @@ class ChoiceScores(NamedTuple):
 
 
 def answer_choices(
-    model,
-    params,
-    tokenizer,
+    model: "Llama",
+    params: Params,
+    tokenizer: Tokenizer,
     questions: Sequence[Question],
     *,
     adapter: Adapter | None = None,

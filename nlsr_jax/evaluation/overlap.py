@@ -7,15 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from nlsr_jax.adapter import module_names
+from nlsr_jax.types import Masks
 
 
-def mask_overlap(first, second) -> float:
+def mask_overlap(first: Masks, second: Masks) -> float:
     """Return the share of the first mask's kept entries that the second also keeps. Chance level: its share."""
     both = sum(int(jnp.sum(first[m][f] & second[m][f])) for m in module_names(first) for f in ("a", "b"))
     return both / max(kept_entries(first), 1)
 
 
-def kept_entries(masks) -> int:
+def kept_entries(masks: Masks) -> int:
     """Return the number of kept entries in a tree of masks."""
     return sum(int(jnp.sum(masks[m][f])) for m in module_names(masks) for f in ("a", "b"))
 

@@ -19,7 +19,9 @@ class Probed(NamedTuple):
     mlp: float
 
 
-def probe(key: jax.Array, train: np.ndarray, train_labels, test: np.ndarray, test_labels) -> Probed:
+def probe(
+    key: jax.Array, train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray
+) -> Probed:
     """Fit a linear support vector machine and a perceptron with one hidden layer, and test both.
 
     Args:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,15 +12,19 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.batching import bucketed
 from nlsr_jax.models.generate import end_ids, generate
 from nlsr_jax.models.lora import one_or_several
+from nlsr_jax.types import Params, Tokenizer
+
+if TYPE_CHECKING:
+    from nlsr_jax.models.llama import Llama
 
 INSTRUCTION, RESPONSE = "### Instruction:", "### Response:"
 _NOISE = "!!!"
 
 
 def respond(
-    model,
-    params,
-    tokenizer,
+    model: "Llama",
+    params: Params,
+    tokenizer: Tokenizer,
     prompts: Sequence[str],
     *,
     adapter: Adapter | Sequence[Adapter] | None = None,
@@ -65,7 +70,7 @@ def respond(
     return _decoded(tokenizer, made)
 
 
-def end_tokens(model, tokenizer) -> tuple[int, ...]:
+def end_tokens(model: Any, tokenizer: Tokenizer) -> tuple[int, ...]:
     """Return all tokens that end an answer: those named in the model's files, and the tokenizer's."""
     own = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
     return tuple(sorted({*model.config.end_tokens, *own}))
@@ -76,8 +81,8 @@ def _decoded(tokenizer, rows) -> list[str]:
 
 
 def continue_tokens(
-    model,
-    params,
+    model: "Llama",
+    params: Params,
     sequences: Sequence[Sequence[int]],
     *,
     adapter: Adapter | Sequence[Adapter] | None = None,
@@ -125,7 +130,7 @@ def clean_response(text: str) -> str:
     return text.split(RESPONSE)[0].strip().split(_NOISE)[0]
 
 
-def first_tokens(tokenizer, text: str, count: int | None) -> str:
+def first_tokens(tokenizer: Tokenizer, text: str, count: int | None) -> str:
     """Return the text of the first ``count`` tokens; the whole text for None.
 
     Raises:

@@ -74,7 +74,7 @@ def estimate(bank: ItemBank, scores: Mapping[str, np.ndarray]) -> Estimates:
     """Estimate the scores on whole benchmarks from the scores on their anchors.
 
     Args:
-      bank: from ``load_bank``.
+      bank: from ``load_banks``.
       scores: the anchor scores of each scenario asked, in the bank's order, each in [0, 1] (accuracy, or a
         probability such as mc2). The ability is fitted to all of them together.
 

@@ -1,1 +1,1 @@
-"""Files as such: paths, limits, JSON, safetensors, digests, and outputs that appear whole or not at all."""
+"""Files in general: paths, limits, JSON, safetensors, digests, and outputs that appear complete or not at all."""

@@ -1,7 +1,7 @@
-"""Outputs kept apart from inputs, and from the places that no output may take.
+"""Checks that an output does not overlap with an input or another output, and is not a folder such as the home.
 
-Files and folders are compared by what the file system knows them by, so that links, ``..``, other spellings and
-other mounts of one folder are seen through.
+Files and folders are compared by device and inode, so that links, ``..``, other spellings and other mounts of one
+folder make no difference.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ def check_apart(output: pathlib.Path, inputs: Inputs | None) -> None:
 
 
 def check_within(output: pathlib.Path, inputs: Inputs | None) -> None:
-    """Refuse an output in which an input is mounted; every folder of the output is looked at.
+    """Refuse an output in which an input is mounted; this reads every folder of the output.
 
     Args:
       output: a folder.
@@ -61,7 +61,7 @@ def check_within(output: pathlib.Path, inputs: Inputs | None) -> None:
 
 
 def check_outputs(outputs: Mapping[str, str | os.PathLike | None]) -> None:
-    """Refuse two outputs of which one is the other, or lies in it.
+    """Refuse two outputs that are the same place, or of which one lies in the other.
 
     Args:
       outputs: by flag.
@@ -81,7 +81,7 @@ def check_outputs(outputs: Mapping[str, str | os.PathLike | None]) -> None:
 
 
 def check_alone(output: pathlib.Path) -> None:
-    """Refuse a folder that more hangs on than an output: the current folder, the home folder, all above, a mount.
+    """Refuse the current folder, the home folder, every folder above them, and mount points.
 
     Raises:
       InputError: it is one of these.
@@ -102,16 +102,16 @@ def _busy() -> Iterator[pathlib.Path]:
 
 
 def _identity(path: pathlib.Path) -> _Identity | None:
-    """What the file system knows a file or folder by; None where nothing is there."""
+    """Return device and inode of a file or folder; None if nothing is there."""
     try:
         found = path.stat()
-    except (OSError, ValueError):  # what cannot be asked about is nothing
+    except (OSError, ValueError):  # what cannot be looked up does not exist
         return None
     return found.st_dev, found.st_ino
 
 
 def _chain(path: pathlib.Path) -> Iterator[_Identity]:
-    """Identities of a path and of the folders above it, as they are written and as links lead to them."""
+    """Yield the identities of a path and of the folders above it, as written and with links resolved."""
     for one in (path.absolute(), _real(path)):
         for place in (one, *one.parents):
             if identity := _identity(place):
@@ -119,7 +119,7 @@ def _chain(path: pathlib.Path) -> Iterator[_Identity]:
 
 
 def _chains(place: pathlib.Path) -> Iterator[_Identity]:
-    """Identities of an input and of all above it, and the same of what links in it lead to."""
+    """Yield the identities of an input and of the folders above it, and the same for the targets of links in it."""
     yield from _chain(place)
     for folder, folders, files in os.walk(place):
         for name in (*folders, *files):
@@ -135,7 +135,7 @@ def _real(path: pathlib.Path) -> pathlib.Path:
 
 
 def _overlap(outer: pathlib.Path, inner: pathlib.Path) -> bool:
-    """Whether one place is the other or lies in it, whether they exist or not and however a name is spelt."""
+    """Say whether the places are the same or ``inner`` lies in ``outer``; they need not exist."""
     identity = _identity(outer)
     if identity is not None and identity in _chain(inner):
         return True

@@ -1,7 +1,7 @@
-"""What a folder is, where another one was expected: the message that names the folder that was meant.
+"""Messages for a folder of the wrong kind: what it is, and which folder was probably meant.
 
-A run that was killed leaves checkpoints only, a trainer puts named adapters into folders of their own, and a model
-is given where an adapter is expected: the folder that was meant mostly lies below or is of another kind.
+A killed run leaves only checkpoints, a trainer writes each named adapter into its own folder, and users give a
+model where an adapter is expected. The folder that was meant mostly lies below, or is of another kind.
 """
 
 import os
@@ -18,7 +18,7 @@ _SHOWN = 6
 
 
 def folders_below(path: str | os.PathLike, holding: tuple[str, ...]) -> list[pathlib.Path]:
-    """Return the folders below that hold one of some files: the latest checkpoint first, nearer ones before deeper.
+    """Return the folders below that hold one of the given files: nearer ones first, then the latest checkpoint.
 
     Args:
       path: where to look, three levels deep and at two thousand entries at most.
@@ -46,13 +46,13 @@ def _folders(folder: pathlib.Path, left: int) -> tuple[list[pathlib.Path], int]:
 
 
 def _order(place: pathlib.PurePath):
-    """Nearer folders first; of checkpoints the highest number, then by name."""
+    """Sort key: nearer folders first, then the highest checkpoint number, then the name."""
     numbers = [re.search(r"(\d{1,12})$", part) for part in place.parts]
     return len(place.parts), [(-int(n[1]) if n else 1, p) for n, p in zip(numbers, place.parts, strict=True)]
 
 
 def did_you_mean(path: str | os.PathLike, holding: tuple[str, ...]) -> str:
-    """Return ``"; did you mean …?"`` with the folders below that hold one of some files, else nothing."""
+    """Return ``"; did you mean …?"`` with the folders below that hold one of the given files, or an empty text."""
     found = folders_below(path, holding)
     if not found:
         return ""
@@ -63,7 +63,7 @@ def did_you_mean(path: str | os.PathLike, holding: tuple[str, ...]) -> str:
 
 
 def elsewhere(path: str | os.PathLike, holding: tuple[str, ...], instead: str = "") -> str:
-    """Return what a folder is, where one with some files was expected, and which was meant; empty if not known.
+    """Return what a folder is and which folder was probably meant; an empty text if neither is known.
 
     Args:
       path: the folder.

@@ -1,20 +1,20 @@
-"""Strict reading of JSON from files that others wrote."""
+"""Strict reading of JSON files that others wrote."""
 
 import collections
 import json
 import os
+import pathlib
 import re
-import stat
 from typing import Any
 
 from nlsr_jax.errors import InputError
+from nlsr_jax.files.fields import short
 from nlsr_jax.files.limits import LIMITS
-from nlsr_jax.files.paths import expand
+from nlsr_jax.files.paths import check_file, check_start, expand, unreadable
 
 MAX_BYTES = LIMITS.json_bytes
 MAX_DEPTH = LIMITS.json_depth
 
-_LFS = b"version https://git-lfs"
 _TOKENS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -44,7 +44,7 @@ def read_json(path: str | os.PathLike, what: str, max_bytes: int = MAX_BYTES, *,
 
     Args:
       path, what, max_bytes: see ``read_json_object``.
-      allow_nan: accept NaN and Infinity, which Python writes, in values that nobody reads.
+      allow_nan: accept NaN and Infinity, which Python writes, in values that are not used.
 
     Returns:
       The value.
@@ -59,7 +59,7 @@ def read_json(path: str | os.PathLike, what: str, max_bytes: int = MAX_BYTES, *,
     def refuse_constant(name):
         if allow_nan:
             return float(name)
-        raise InputError(f"{path}: {what} holds {name}, which is not JSON")
+        raise InputError(f"{path}: {what} holds {name}, which JSON does not allow")
 
     try:
         value = json.loads(text, parse_constant=refuse_constant, object_pairs_hook=without_duplicates)
@@ -67,9 +67,9 @@ def read_json(path: str | os.PathLike, what: str, max_bytes: int = MAX_BYTES, *,
             json.dumps(value, ensure_ascii=False).encode()
         return value
     except UnicodeEncodeError:
-        raise InputError(f"{path}: {what} holds half of a surrogate pair, which is no text") from None
+        raise InputError(f"{path}: {what} holds half of a surrogate pair, which is not valid text") from None
     except RepeatedKey as error:
-        raise InputError(f"{path}: {what} holds the key {_short(error.args[0])} twice") from None
+        raise InputError(f"{path}: {what} holds the key {short(error.args[0])} twice") from None
     except json.JSONDecodeError as error:
         raise InputError(
             f"{path}: {what} is not JSON (line {error.lineno}, column {error.colno}: {error.msg})"
@@ -81,14 +81,14 @@ def read_json(path: str | os.PathLike, what: str, max_bytes: int = MAX_BYTES, *,
 
 
 class RepeatedKey(ValueError):
-    """An object of a JSON text has a key, the argument, twice."""
+    """A JSON object has a key twice; the argument is the key."""
 
 
 def without_duplicates(pairs: list[tuple[str, Any]]) -> dict:
-    """Make an object of its pairs, for ``json.loads``.
+    """Return an object from its pairs; a hook for ``json.loads``.
 
     Raises:
-      RepeatedKey: a key that is there twice; which one counts differs from reader to reader.
+      RepeatedKey: a key appears twice; readers differ in which one counts.
     """
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -97,32 +97,15 @@ def without_duplicates(pairs: list[tuple[str, Any]]) -> dict:
     return found
 
 
-def _short(text) -> str:
-    shown = repr(text)
-    return shown if len(shown) <= 80 else shown[:77] + "..."
-
-
-def _read_text(path, what, max_bytes):
+def _read_text(path: pathlib.Path, what: str, max_bytes: int) -> str:
+    size = check_file(path, f"the {what}")
+    if size > max_bytes:
+        raise InputError(f"{path}: {what} has {size} bytes; expected at most {max_bytes}")
     try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise InputError(f"{path}: is a folder; expected the {what} file")
-        if not stat.S_ISREG(status.st_mode):
-            # Reading a pipe that nobody writes to would wait for ever.
-            raise InputError(f"{path}: is not a regular file; expected the {what}")
-        if status.st_size > max_bytes:
-            raise InputError(f"{path}: {what} has {status.st_size} bytes; expected at most {max_bytes}")
         data = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; expected the {what}") from None
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
-    if not data.strip():
-        raise InputError(f"{path}: {what} is empty")
-    if data.startswith(_LFS):
-        raise InputError(f"{path}: a Git-LFS pointer, not the {what}; run 'git lfs pull'")
+    except OSError as error:
+        raise unreadable(path, error) from error
+    check_start(data, path, f"the {what}")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -130,7 +113,7 @@ def _read_text(path, what, max_bytes):
 
 
 def _check_nesting(text, path, what):
-    """Refuse deep nesting before the parser recurses, and too many parts; strings are skipped whole."""
+    """Refuse deep nesting before the parser recurses, and too many lists and objects; skip strings."""
     depth = count = 0
     for token in _TOKENS.finditer(text):
         first = text[token.start()]
@@ -138,9 +121,7 @@ def _check_nesting(text, path, what):
             depth += 1
             count += 1
             if depth > MAX_DEPTH:
-                raise InputError(
-                    f"{path}: {what} is not JSON that is read; it nests deeper than {MAX_DEPTH} levels"
-                )
+                raise InputError(f"{path}: {what} nests deeper than {MAX_DEPTH} levels, which is not supported")
             if count > LIMITS.json_containers:
                 raise InputError(f"{path}: {what} has more than {LIMITS.json_containers} lists and objects")
         elif first in "]}":

@@ -1,4 +1,4 @@
-"""Numbers that a file may hold: finite ones. What is not is named, with the type that could not hold it."""
+"""Checks that all numbers of an array or of JSON are finite; messages name the type that cannot hold a number."""
 
 import math
 from typing import Any
@@ -12,7 +12,7 @@ _EXPONENTS = {np.dtype(np.float16): 0x7C00, np.dtype(ml_dtypes.bfloat16): 0x7F80
 
 
 def count_not_finite(array: np.ndarray) -> int:
-    """Count NaN and infinite entries; an array without any takes one dot product, or two maxima of its bits."""
+    """Count NaN and infinite entries; an array without any costs one dot product, or two maxima of its bits."""
     if array.dtype == np.float32:
         flat = array.reshape(-1)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -23,14 +23,14 @@ def count_not_finite(array: np.ndarray) -> int:
         return int(np.count_nonzero(~np.isfinite(array)))
     exponent = _EXPONENTS[array.dtype]
     bits = np.ascontiguousarray(array).view(np.uint16)
-    # Read as integers, what is not finite is above all else: of the positive ones with a sign, else without.
+    # As integers, numbers that are not finite are the largest: positive ones as int16, negative ones as uint16.
     if bits.view(np.int16).max(initial=0) < exponent and bits.max(initial=0) < exponent | 0x8000:
         return 0
     return int(np.count_nonzero((bits & exponent) == exponent))
 
 
-def describe_range(dtype) -> str:
-    """Say how far a float type reaches.
+def describe_range(dtype: Any) -> str:
+    """Return a float type's name and its largest number.
 
     >>> describe_range("float16")
     'float16, whose largest number is 65504'
@@ -45,11 +45,11 @@ def check_finite(array: Any, what: str, made: str = "") -> None:
 
     Args:
       array: of any type; whole numbers and bools pass.
-      what: which it is, for the message.
-      made: how it came about and what to do, where that is known.
+      what: which array it is, for the message.
+      made: how it came about and what to do, if known.
 
     Raises:
-      InputError: naming it, the number of such entries and its type.
+      InputError: naming the array, the number of such entries and the type.
     """
     host = np.asarray(array)
     if host.dtype.kind in "iub":
@@ -62,11 +62,11 @@ def check_finite(array: Any, what: str, made: str = "") -> None:
 
 
 def find_not_finite(value: Any, path: str = "") -> str | None:
-    """Return where the first NaN or infinite number of JSON values stands, such as ``modules[3].x is nan``.
+    """Return the place of the first NaN or infinite number in JSON values, such as ``modules[3].x is nan``.
 
     Args:
       value: dicts, lists and scalars.
-      path: where it stands.
+      path: place of the value.
     """
     if isinstance(value, float):
         return None if math.isfinite(value) else f"{path} is {value}"

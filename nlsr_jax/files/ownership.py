@@ -1,7 +1,8 @@
-"""What this project has written, recognised: that alone is replaced where ``--overwrite`` is given.
+"""Recognise what this project has written; ``--overwrite`` replaces nothing else.
 
-A folder is known by the record that its command wrote, and every file in it by that record: its digest where the
-record holds one, else its name and layout. A file is known by the fields that its command writes.
+A folder is recognised by the record that its command wrote, and every file in it by that record: by its digest if
+the record holds one, else by its name and layout. A single file is recognised by the fields that its command
+writes.
 """
 
 import itertools
@@ -18,7 +19,7 @@ from nlsr_jax.files.limits import LIMITS
 from nlsr_jax.files.paths import is_folder, is_regular
 
 Foreign = Callable[[pathlib.Path], str | None]
-"""Says what of a folder or file is not this project's, and None where all of it is."""
+"""Returns what of a folder or file this project has not written; None if it has written all of it."""
 
 _SHOWN = 3
 _CONFIG = "adapter_config.json"
@@ -40,7 +41,7 @@ _ROW = ("method", "task", "poison_ratio", "seed", "hs")
 
 
 def nothing_foreign(_: pathlib.Path) -> None:
-    """Take everything for this project's: for what lies in a folder that is."""
+    """Accept everything; for places inside a folder of this project."""
 
 
 def check_own(path: pathlib.Path, foreign: Foreign) -> None:
@@ -48,7 +49,7 @@ def check_own(path: pathlib.Path, foreign: Foreign) -> None:
 
     Args:
       path: a folder or file that exists.
-      foreign: says what of it is not this project's.
+      foreign: returns what of it this project has not written.
 
     Raises:
       InputError: naming what would be lost.
@@ -61,34 +62,34 @@ def check_own(path: pathlib.Path, foreign: Foreign) -> None:
 
 
 def foreign_folder(folder: pathlib.Path) -> str | None:
-    """Say what of a folder is not of the realignment, identification or training whose record it holds."""
+    """Return what of a folder the realignment, identification or training of its record has not written."""
     return _foreign(folder, _RECORDS)
 
 
 def foreign_study(folder: pathlib.Path) -> str | None:
-    """Say what of a folder is not of the study whose ``table.json`` it holds; see ``Foreign``."""
+    """Return what of a folder the study of its ``table.json`` has not written; see ``Foreign``."""
     return _foreign(folder, {"table.json": _foreign_to_table})
 
 
 def foreign_file(file: pathlib.Path) -> str | None:
-    """Say of every file that it is not this project's; an empty one is nobody's."""
+    """Treat every file as foreign unless it is empty."""
     return "this file is another one" if file.stat().st_size else None
 
 
 def foreign_adapter(folder: pathlib.Path) -> str | None:
-    """As ``foreign_folder``, where ``save_adapter`` may have written the folder too."""
+    """Do as ``foreign_folder``, but accept a folder of ``save_adapter``."""
     own = _is_pair(folder, _CONFIG, "adapter_model.safetensors", _is_own_adapter)
     return None if own else foreign_folder(folder)
 
 
 def foreign_model(folder: pathlib.Path) -> str | None:
-    """As ``foreign_folder``, where ``save_params`` may have written the folder too."""
+    """Do as ``foreign_folder``, but accept a folder of ``save_params``."""
     own = _is_pair(folder, "config.json", "model.safetensors", lambda config: "transformers_version" not in config)
     return None if own else foreign_folder(folder)
 
 
 def json_with(*fields: str) -> Foreign:
-    """Return what recognises a file of one JSON object by its fields; an empty file is nobody's."""
+    """Return a ``Foreign`` that accepts a file of one JSON object with these fields, and an empty file."""
 
     def say(file: pathlib.Path) -> str | None:
         if not file.stat().st_size:
@@ -103,11 +104,11 @@ def json_with(*fields: str) -> Foreign:
 
 
 def lines_with(*fields: str, others: Collection[str] | None = None) -> Foreign:
-    """Return what recognises a file of lines of JSON by the fields of every line; an empty file is nobody's.
+    """Return a ``Foreign`` that accepts a file of JSON lines with these fields, and an empty file.
 
     Args:
-      *fields: what every line has.
-      others: what it may have too; None for anything.
+      *fields: fields of every line.
+      others: further fields that a line may have; None for any.
     """
 
     def say(file: pathlib.Path) -> str | None:
@@ -124,7 +125,7 @@ def lines_with(*fields: str, others: Collection[str] | None = None) -> Foreign:
 
 
 def parquet_with(*columns: str) -> Foreign:
-    """Return what recognises a Parquet file by its columns; an empty file is nobody's."""
+    """Return a ``Foreign`` that accepts a Parquet file with these columns, and an empty file."""
 
     def say(file: pathlib.Path) -> str | None:
         import pyarrow as pa
@@ -140,7 +141,7 @@ def parquet_with(*columns: str) -> Foreign:
 
 
 def text_with(mark: str) -> Foreign:
-    """Return what recognises a text by a part of it; an empty file is nobody's."""
+    """Return a ``Foreign`` that accepts a text that contains ``mark``, and an empty file."""
 
     def say(file: pathlib.Path) -> str | None:
         data = file.read_bytes()
@@ -150,7 +151,7 @@ def text_with(mark: str) -> Foreign:
 
 
 def _fields(line: bytes) -> set[str]:
-    """Return the fields of a JSON object; of anything else none."""
+    """Return the fields of a JSON object; an empty set for anything else."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
@@ -159,7 +160,7 @@ def _fields(line: bytes) -> set[str]:
 
 
 def _foreign_to_record(kind: str) -> Callable[[pathlib.Path, str], str | None]:
-    """Of a folder whose record holds the digests of its files: what is not, byte for byte, as recorded."""
+    """Return what finds files that are not, byte for byte, as the folder's record of this kind holds them."""
 
     def say(folder: pathlib.Path, name: str) -> str | None:
         try:
@@ -168,14 +169,14 @@ def _foreign_to_record(kind: str) -> Callable[[pathlib.Path, str], str | None]:
             record = {}
         digests = record.get("outputs")
         if record.get("format") != kind or not isinstance(digests, dict):
-            return f"{name} is no record of a run"
+            return f"{name} is not the record of a run"
         return _not_of(folder, name, _files(folder) - {name}, digests)
 
     return say
 
 
 def _not_of(folder: pathlib.Path, name: str, there: set[str], digests: Mapping[str, object]) -> str | None:
-    """Say which files the record ``name`` does not have, or has with other digests."""
+    """Return which files the record ``name`` lacks or has with another digest."""
     if others := sorted(there - set(digests)):
         return f"the run of {name} has not written {_shown(others)}"
     changed = (file for file in sorted(there) if not _is(folder / file, digests[file]))
@@ -190,13 +191,13 @@ def _foreign_to_training(folder: pathlib.Path, name: str) -> str | None:
         run = {}
     digests = [run.get(part) for part in ("start", "base", "rows")]
     if not isinstance(run.get("settings"), dict) or not all(_is_digest(digest) for digest in digests):
-        return f"{name} is no record of a training"
+        return f"{name} is not the record of a training"
     there = _files(folder) - {name}
     if _METRICS in there and (found := lines_with("step", "loss")(folder / _METRICS)):
         return f"of {_METRICS}, {found}"
     if isinstance(outputs := run.get("outputs"), dict):
         return _not_of(folder, name, there - {_METRICS}, outputs)
-    # Trainings of former versions have recorded no digests.
+    # Former versions recorded no digests of trainings.
     adapter = is_regular(folder / _CONFIG)
     return _other_names(folder, name, _TRAINED_ADAPTER if adapter else _TRAINED_MODEL) or _not_laid_out(
         folder, name
@@ -210,7 +211,7 @@ def _foreign_to_table(folder: pathlib.Path, name: str) -> str | None:
         rows = None
     known = isinstance(rows, list) and all(isinstance(row, dict) and set(_ROW) <= set(row) for row in rows)
     if not rows or not known:
-        return f"{name} is no table of a study"
+        return f"{name} is not the table of a study"
     if others := _other_names(folder, name, _STUDY if is_folder(folder / "base") else _STORY):
         return others
     report = folder / "report.html"
@@ -224,7 +225,7 @@ _RECORDS: dict[str, Callable[[pathlib.Path, str], str | None]] = {
     "identification.json": _foreign_to_record("nlsr_jax.identification"),
     "training.json": _foreign_to_training,
 }
-"""What says of which command a folder is, and how its files are compared with it."""
+"""By record: how the files of a command's folder are compared with it."""
 
 
 def _foreign(folder: pathlib.Path, records: Mapping[str, Callable[[pathlib.Path, str], str | None]]) -> str | None:
@@ -236,12 +237,12 @@ def _foreign(folder: pathlib.Path, records: Mapping[str, Callable[[pathlib.Path,
 
 
 def _is_pair(folder: pathlib.Path, config: str, weights: str, is_own: Callable[[dict], bool]) -> bool:
-    """Whether a folder holds two files alone, the config of them laid out to the byte as this project does it."""
+    """Say whether a folder holds just these two files, with the config laid out as this project does it."""
     return _files(folder) == {config, weights} and _is_laid_out(folder / config, is_own)
 
 
 def _is_laid_out(config: pathlib.Path, is_own: Callable[[dict], bool]) -> bool:
-    """Whether a config is laid out to the byte as this project does it."""
+    """Say whether a config is, byte for byte, laid out as this project does it."""
     try:
         value = read_json_object(config, "config")
         text = json.dumps(value, indent=2) + "\n"
@@ -251,14 +252,14 @@ def _is_laid_out(config: pathlib.Path, is_own: Callable[[dict], bool]) -> bool:
 
 
 def _not_laid_out(folder: pathlib.Path, name: str) -> str | None:
-    """Say which configs of adapters in a folder another program has written, and so perhaps their weights."""
+    """Return which adapter configs in a folder another program has written, and so perhaps their weights."""
     configs = sorted(file for file in _files(folder) if pathlib.PurePath(file).name == _CONFIG)
     others = [file for file in configs if not _is_laid_out(folder / file, _is_own_adapter)]
     return f"{_shown(others)} is not what the run of {name} has written" if others else None
 
 
 def _is_own_adapter(config: dict) -> bool:
-    """PEFT sorts the fields too, but ends no line, and writes a model card."""
+    """PEFT sorts the fields too, but writes no final newline, and adds a model card."""
     return list(config) == sorted(config) and config.get("inference_mode") is True
 
 
@@ -268,7 +269,7 @@ def _other_names(folder: pathlib.Path, record: str, pattern: str) -> str | None:
 
 
 def _files(folder: pathlib.Path) -> set[str]:
-    """Paths within a folder of all that is no folder, and of links to folders."""
+    """Return the paths inside a folder of all files and of links to folders."""
     found = set()
     for place, folders, files in os.walk(folder):
         links = [name for name in folders if (pathlib.Path(place) / name).is_symlink()]

@@ -1,11 +1,10 @@
-"""Safetensors files, opened with every way in which they can be bad told apart, and written in pieces."""
+"""Safetensors files: opened with a clear message for each way in which one can be bad, and written in pieces."""
 
 import json
 import math
 import os
 import pathlib
 import re
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -16,16 +15,17 @@ from safetensors.numpy import save_file
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.json_files import RepeatedKey, without_duplicates
+from nlsr_jax.files.large_file import LargeFile
 from nlsr_jax.files.limits import LIMITS
 from nlsr_jax.files.numbers import check_finite
-from nlsr_jax.files.output import LargeFile
-from nlsr_jax.files.paths import expand
+from nlsr_jax.files.paths import START, check_file, check_start, expand, unreadable
 
-_LFS = b"version https://git-lfs"
 _PICKLE = (b"PK\x03\x04", b"\x80\x02", b"\x80\x04", b"\x80\x05")
 _BLOCK = 2**23
 FLOATS = ("F64", "F32", "F16", "BF16")
-_ORDER = ("I64", "F64", "F32", "I32", "BF16", "F16", "I16", "I8", "U8", "BOOL")
+_ORDER = (
+    "I64", "F64", "F32", "I32", "BF16", "F16", "I16", "F8_E8M0", "F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL",
+)  # fmt: skip
 """The order in which the library writes types: wide ones first, for alignment; then by name."""
 
 DTYPES = {
@@ -33,6 +33,9 @@ DTYPES = {
     "F32": np.float32,
     "F16": np.float16,
     "BF16": ml_dtypes.bfloat16,
+    "F8_E8M0": ml_dtypes.float8_e8m0fnu,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
     "I64": np.int64,
     "I32": np.int32,
     "I16": np.int16,
@@ -53,7 +56,7 @@ class SafetensorsFile:
       handle: the library's handle, used for the header alone.
     """
 
-    def __init__(self, path: pathlib.Path, handle):
+    def __init__(self, path: pathlib.Path, handle: Any):
         self.path = path
         self.metadata: dict[str, str] = handle.metadata() or {}
         self._entries: dict[str, tuple[str, tuple[int, ...]]] = {}
@@ -121,6 +124,12 @@ class SafetensorsFile:
         self._read_at(self._start[name] + first * math.prod(shape[1:]) * dtype.itemsize, name, out)
         return out
 
+    def read_bytes(self, name: str, first: int, last: int) -> np.ndarray:
+        """Read bytes ``first`` to ``last`` of one tensor as ``[last - first]`` uint8; see ``read``."""
+        out = np.empty(last - first, np.uint8)
+        self._read_at(self._start[name] + first, name, out)
+        return out
+
     def blocks(self, name: str) -> Iterator[memoryview]:
         """Yield the bytes of one tensor a block at a time; each is gone when the next is asked for.
 
@@ -147,10 +156,10 @@ class SafetensorsFile:
                         raise InputError(f"{self.path}: ends within tensor {name}; it is truncated")
                     done += count
         except OSError as error:
-            raise InputError(f"{self.path}: cannot be read ({error.strerror or error})") from error
+            raise unreadable(self.path, error) from error
 
 
-def empty_aligned(shape: tuple[int, ...], dtype) -> np.ndarray:
+def empty_aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """Return an empty array at a 64-byte boundary: JAX on a CPU uses its memory without a copy."""
     dtype = np.dtype(dtype)
     size = math.prod(shape) * dtype.itemsize
@@ -172,19 +181,13 @@ def open_checked(path: str | os.PathLike) -> SafetensorsFile:
       InputError: the file is missing, empty, a Git-LFS pointer, a pickle, truncated or damaged.
     """
     path = expand(path)
+    check_file(path, "safetensors weights")
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise OSError("not a regular file")  # a pipe that nobody writes to would be waited for
         with path.open("rb") as file:
-            start = file.read(len(_LFS))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; expected safetensors weights") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
-    if not start:
-        raise InputError(f"{path}: the file is empty; expected safetensors weights")
-    if start == _LFS:
-        raise InputError(f"{path}: a Git-LFS pointer, not the weights; run 'git lfs pull'")
+            start = file.read(START)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    check_start(start, path, "safetensors weights")
     # The length of a header may begin as a pickle does: then the header itself tells, after eight bytes.
     if start.startswith(_PICKLE) and start[8:9] != b"{":
         raise InputError(f"{path}: a pickle, not safetensors; convert it with safetensors.torch.save_file")
@@ -214,7 +217,7 @@ def _check_header(path: pathlib.Path) -> None:
     except InputError:
         raise
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise unreadable(path, error) from error
     except RepeatedKey as error:
         raise InputError(
             f"{path}: the header holds {str(error.args[0])[:120]!r} twice; which one counts?"

@@ -1,7 +1,7 @@
-"""The hidden folder beside an output in which the output is made, and the one moment at which it takes its place.
+"""The hidden folder beside an output in which the output is made, and the rename that puts it into its place.
 
-The process that makes an output holds a lock on that folder, which ends with the process, however that ends, and
-leaves a mark in it. So the next run into the same output knows what a killed one has left, and removes it.
+The process that makes an output locks that folder and leaves a mark in it. The lock ends with the process. So the
+next run into the same output recognises what a killed run left, and removes it.
 """
 
 import contextlib
@@ -22,10 +22,10 @@ _CANNOT = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
 
 @contextlib.contextmanager
 def scratch(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yield an empty folder beside ``path``, which is removed at the end with all that is in it.
+    """Yield an empty folder beside ``path``; it is removed at the end with everything in it.
 
     Args:
-      path: the output to be; its parent is created.
+      path: the future output; its parent is created.
 
     Raises:
       OSError: the folder cannot be made.
@@ -42,10 +42,10 @@ def scratch(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def recover(path: pathlib.Path) -> None:
-    """Remove what runs into ``path`` left that were killed, and put back an old output that they had put aside.
+    """Remove what killed runs into ``path`` left, and put back an old output that they had moved aside.
 
-    What a live process holds is left alone, and all of it on file systems without locks. So are folders of such a
-    name that hold anything without the mark.
+    Folders that a live process holds stay, and so do all folders on file systems without locks, and folders of such
+    a name that hold anything without the mark.
     """
     pattern = re.compile(re.escape(f".{path.name}.") + "[a-z0-9_]{8}" + re.escape(_SUFFIX))
     with contextlib.suppress(OSError):
@@ -85,7 +85,7 @@ def _make(path: pathlib.Path) -> tuple[pathlib.Path, int]:
     """Make a folder and lock it; returns it and the open handle that holds the lock."""
     while True:
         folder = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=_SUFFIX, dir=path.parent))
-        with contextlib.suppress(FileNotFoundError):  # another run took it for one that was left
+        with contextlib.suppress(FileNotFoundError):  # another run has just removed it as left over
             handle = os.open(folder, os.O_RDONLY)
             with contextlib.suppress(OSError):  # a file system without locks
                 fcntl.flock(handle, fcntl.LOCK_EX)
@@ -105,7 +105,7 @@ def _mark(folder: pathlib.Path, handle: int) -> None:
 
 
 def put_folder(new: pathlib.Path, path: pathlib.Path, *, overwrite: bool) -> None:
-    """Give ``new``, a folder in a ``scratch``, the name ``path``; what was there is left in the scratch folder.
+    """Move ``new``, a folder in a ``scratch``, to ``path``; what was there stays in the scratch folder.
 
     Raises:
       OSError: the place is taken and ``overwrite`` is False, or it cannot be written to.
@@ -123,7 +123,7 @@ def put_folder(new: pathlib.Path, path: pathlib.Path, *, overwrite: bool) -> Non
 
 
 def put_file(new: pathlib.Path, path: pathlib.Path, *, overwrite: bool) -> None:
-    """Give ``new``, a file in a ``scratch``, the name ``path``.
+    """Move ``new``, a file in a ``scratch``, to ``path``.
 
     Raises:
       OSError: the place is taken and ``overwrite`` is False, or it cannot be written to.
@@ -143,7 +143,7 @@ def put_file(new: pathlib.Path, path: pathlib.Path, *, overwrite: bool) -> None:
 
 
 def _exchange(one: pathlib.Path, other: pathlib.Path) -> bool:
-    """Exchange two names at one moment, so that neither is ever missing; False where the system cannot."""
+    """Exchange two names atomically, so that neither is ever missing; False if the system cannot."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename is None:
         return False

@@ -1,4 +1,4 @@
-"""Values that come from outside, brought to the type of what they set, or refused in one line."""
+"""Convert values from outside to the type of the setting, or refuse them in one line."""
 
 import sys
 import types
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nlsr_jax.errors import InputError
+from nlsr_jax.files.fields import is_number, short
 
 
 def convert(name: str, value: Any, kind: Any) -> Any:
@@ -26,11 +27,10 @@ def convert(name: str, value: Any, kind: Any) -> Any:
     if typing.get_origin(kind) is tuple:
         if isinstance(value, Sequence) and not isinstance(value, str):
             return tuple(convert(name, one, typing.get_args(kind)[0]) for one in value)
-        raise InputError(f"setting {name} is {repr(value)[:80]}; expected a list of whole numbers")
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is float and number and abs(value) <= sys.float_info.max:
+        raise InputError(f"setting {name} is {short(value)}; expected a list of whole numbers")
+    if kind is float and is_number(value) and abs(value) <= sys.float_info.max:
         return float(value)
     if kind is not float and isinstance(value, kind) and isinstance(value, bool) == (kind is bool):
         return value
     words = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
-    raise InputError(f"setting {name} is {repr(value)[:80]}; expected {words[kind]}")
+    raise InputError(f"setting {name} is {short(value)}; expected {words[kind]}")

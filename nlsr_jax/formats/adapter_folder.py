@@ -1,18 +1,18 @@
-"""Whose adapter a folder holds, or what is to be done about a folder that holds none."""
+"""Which program's adapter a folder holds, or what to do about a folder that holds none."""
 
 import os
 import pathlib
-import re
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.folders import did_you_mean, elsewhere
 from nlsr_jax.files.json_files import read_json_object
-from nlsr_jax.files.paths import is_regular
+from nlsr_jax.files.paths import exists, expand, is_regular
+from nlsr_jax.formats.companions import PATTERNS
+from nlsr_jax.formats.hub import fetch, parse_hub_name
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 MLX_WEIGHTS = "adapters.safetensors"
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _EXPECTED = "expected a PEFT adapter directory"
 _PICKLE = (
     "holds adapter_model.bin, a pickle, which is never opened; load it with PEFT and save it again with "
@@ -20,8 +20,19 @@ _PICKLE = (
 )
 
 
+def resolve_adapter(path: str | os.PathLike) -> pathlib.Path:
+    """Return the local folder of an adapter: a folder as it is, a hub id (``ORG/NAME[@REVISION]``) downloaded.
+
+    Raises:
+      InputError: the hub cannot give it.
+    """
+    folder = expand(path)
+    name = None if exists(folder) else parse_hub_name(path)
+    return folder if name is None or "/" not in name.id else fetch(name, [CONFIG, WEIGHTS, MLX_WEIGHTS, *PATTERNS])
+
+
 def kind_of_folder(path: str | os.PathLike) -> str:
-    """Return ``"peft"`` or ``"mlx"``, whose adapter a folder holds.
+    """Return whose adapter a folder holds: ``"peft"`` or ``"mlx"``.
 
     Raises:
       InputError: there is no such folder, or it holds no adapter; with the folder that may have been meant.
@@ -48,8 +59,7 @@ def _names(path: pathlib.Path) -> set[str]:
             f"{path}: no such folder; {_EXPECTED}; did you mean the folder of this file, {path.parent}?"
         ) from None
     except FileNotFoundError:
-        hub = "; a hub id? fetch it first, by hf download" if _HUB_ID.fullmatch(str(path)) else ""
-        raise InputError(f"{path}: no such folder; {_EXPECTED}{hub}") from None
+        raise InputError(f"{path}: no such folder; {_EXPECTED} or a hub id") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{str(path)[:200]!r}: cannot be read ({getattr(error, 'strerror', error)})") from error
 
@@ -75,7 +85,7 @@ def _without_weights(path: pathlib.Path, names: set[str], mlx: bool) -> str:
 
 
 def _is_mlx(config: pathlib.Path) -> bool:
-    """Whether a config is MLX-LM's; one that cannot be read is nobody's, and whoever reads it says why."""
+    """Say whether a config is MLX-LM's; False if it cannot be read, which the caller then reports."""
     try:
         if not is_regular(config):
             return False

@@ -1,4 +1,4 @@
-"""The two ends of a model, embedding and output head, as the carried tensors of an adapter change them.
+"""How the carried tensors of an adapter change the two ends of a model, embedding and output head.
 
 Axis legend: D embed, V vocabulary, r rank, n rows.
 Source: the order of PEFT's wrappers: weights of the base, rows of tokens, then copies or factors.
@@ -10,7 +10,7 @@ from nlsr_jax.formats.peft_carried import EMBEDDING, HEAD, Carried, CarriedTenso
 
 
 class Weights(NamedTuple):
-    """The carried tensors of one end, each None where there is none.
+    """The carried tensors of one end; None for those that the file lacks.
 
     Attributes:
       module: its path.
@@ -34,7 +34,7 @@ class Plan(NamedTuple):
     Attributes:
       embed, lm_head: what is carried of each.
       tied: whether the base has one matrix for both.
-      parted: whether the head of a tied base comes apart from its embedding.
+      parted: whether the head of a tied base gets a matrix of its own.
     """
 
     embed: Weights

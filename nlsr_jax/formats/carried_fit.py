@@ -1,4 +1,4 @@
-"""Carried tensors of an adapter meet the model: what PEFT would load into it besides the factors.
+"""Whether the carried tensors of an adapter fit the model: what PEFT would load into it besides the factors.
 
 Axis legend: L layers, D embed, V vocabulary, r rank, n rows.
 """
@@ -12,7 +12,7 @@ from nlsr_jax.formats.peft_carried_checks import summary
 
 
 def left_out(carried: Carried, config: ModelConfig) -> list[CarriedTensor]:
-    """Return the carried tensors that a model of this config has no place for."""
+    """Return the carried tensors for which a model of this config has no place."""
     known = _places(config)
 
     def fits(tensor: CarriedTensor) -> bool:
@@ -28,13 +28,13 @@ def left_out(carried: Carried, config: ModelConfig) -> list[CarriedTensor]:
 
 
 def note_left_out(carried: Carried, config: ModelConfig, where: str) -> list[str]:
-    """Say what of an adapter's file does not take part in the forward pass; an empty list where all does."""
+    """Return a note on tensors of an adapter's file that the forward pass does not use; empty if it uses all."""
     tensors = left_out(carried, config)
     if not tensors:
         return []
     return [
         f"{where}: the forward pass leaves out {summary(carried, tensors)}, for which the base model has no place; "
-        "what is measured with it is measured without them"
+        "measurements with it do not include them"
     ]
 
 
@@ -49,7 +49,7 @@ def _places(config: ModelConfig) -> dict[str, tuple[tuple[str, ...], int | None,
 
 
 def check_carried_fits(carried: Carried, config: ModelConfig) -> None:
-    """Check the shapes of all that is applied to a model, before any of it is read.
+    """Check the shapes of all carried tensors that a model uses, before reading any.
 
     Raises:
       InputError: naming the first tensor that does not fit.
@@ -78,11 +78,11 @@ def check_carried_fits(carried: Carried, config: ModelConfig) -> None:
 
 
 ENDS = {"embed": EMBEDDING, "lm_head": HEAD}
-"""What the ends are called in the parameter tree, and in files."""
+"""The names of the ends in the parameter tree, and in files."""
 
 
 def vocabulary(carried: Carried, config: ModelConfig) -> int:
-    """Return how many rows embedding and output head have, with what is carried.
+    """Return how many rows embedding and output head have with the carried tensors.
 
     Raises:
       InputError: the carried tensors do not agree, or rows are missing that the base does not have.

@@ -1,4 +1,4 @@
-"""Orbax copies of what the project saves for itself: masks and the key of the pruning draw."""
+"""Orbax copies of the masks and of the key of the pruning draw."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ from nlsr_jax.files.paths import expand
 from nlsr_jax.random_streams import describe_key, restore_key
 
 _OVERHEAD = 2**20
-"""Bytes that Orbax may write beside the arrays."""
+"""Bytes that Orbax may write in addition to the arrays."""
 
 
 def save_checkpoint(path: str | os.PathLike, masks, pruning_key: jax.Array) -> None:
@@ -52,7 +52,7 @@ def save_checkpoint(path: str | os.PathLike, masks, pruning_key: jax.Array) -> N
 
 
 def check_space(folder: pathlib.Path, size: int) -> None:
-    """Refuse before Orbax starts: its writers do not end quietly on a full disk.
+    """Refuse a full disk before Orbax starts: its writers do not fail cleanly on one.
 
     Raises:
       OSError: ``folder`` has no room for ``size`` bytes.
@@ -71,7 +71,7 @@ def restore_checkpoint(path: str | os.PathLike):
 
     path = expand(path).absolute()
     if not path.is_dir():
-        raise InputError(f"{path}: no checkpoint there")
+        raise InputError(f"{path}: no checkpoint at this path")
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         shapes = checkpointer.metadata(path).item_metadata.tree
         restore = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)

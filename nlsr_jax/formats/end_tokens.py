@@ -6,7 +6,7 @@ Source: transformers reads ``generation_config.json``, and ``config.json`` where
 import pathlib
 from typing import Any
 
-from nlsr_jax.errors import InputError
+from nlsr_jax.files.fields import unexpected
 from nlsr_jax.files.json_files import read_json_object
 from nlsr_jax.files.paths import exists
 
@@ -22,22 +22,20 @@ def read_end_tokens(folder: pathlib.Path, vocabulary: int) -> tuple[tuple[int, .
       vocabulary: how many tokens the model has.
 
     Returns:
-      The ``eos_token_id`` of the first of ``FILES`` that names any, and notes on entries that are no token.
+      The ``eos_token_id`` of the first of ``FILES`` that names any, and notes on entries that are not tokens.
 
     Raises:
-      InputError: a file that cannot be read, or an ``eos_token_id`` that is no token id and no list of them.
+      InputError: a file that cannot be read, or an ``eos_token_id`` that is not a token id or a list of them.
     """
     notes: list[str] = []
     for name, what in FILES.items():
         if not exists(folder / name):
             continue
-        named = _named(read_json_object(folder / name, what).get(FIELD), f"{folder / name}: {FIELD}")
+        named = _named(read_json_object(folder / name, what).get(FIELD), f"{folder / name}")
         found = [token for token in named if token is not None and 0 <= token < vocabulary]
         if left := [token for token in named if token not in found]:
             shown = ", ".join("null" if token is None else str(token)[:40] for token in left[:4])
-            notes.append(
-                f"{folder / name}: {FIELD} holds {shown}, which the vocabulary of {vocabulary} has not; left out"
-            )
+            notes.append(f"{folder / name}: {FIELD} holds {shown}, not in the vocabulary of {vocabulary}; left out")
         if found:
             return tuple(dict.fromkeys(found)), notes
     return (), notes
@@ -50,5 +48,5 @@ def _named(value: Any, where: str) -> list[int | None]:
     entries = value if isinstance(value, list) else [value]
     for entry in entries:
         if entry is not None and (isinstance(entry, bool) or not isinstance(entry, int)):
-            raise InputError(f"{where} is {repr(value)[:80]}; expected a token id or a list of them")
+            raise unexpected(value, FIELD, where, "a token id or a list of them")
     return entries

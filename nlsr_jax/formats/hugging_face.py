@@ -25,6 +25,8 @@ from nlsr_jax.files.output import whole_directory, write_text
 from nlsr_jax.files.ownership import foreign_model
 from nlsr_jax.files.paths import check_regular, exists, expand, is_folder
 from nlsr_jax.files.safetensors_files import FLOATS, SafetensorsFile, empty_aligned, write_checked
+from nlsr_jax.formats.hub import fetch, parse_hub_name
+from nlsr_jax.formats.quantised_names import sibling_advice
 from nlsr_jax.formats.weight_files import WEIGHTS, locate
 from nlsr_jax.parallel import sharding
 
@@ -88,7 +90,7 @@ def weight_table(config: ModelConfig) -> list[Weight]:
 
 
 def resolve(path: str | os.PathLike) -> pathlib.Path:
-    """Return the local directory of a model: a directory as it is, a hub id downloaded.
+    """Return the local directory of a model: a directory as it is, a hub id (``ORG/NAME[@REVISION]``) downloaded.
 
     Raises:
       InputError: no such directory, and the hub cannot give it.
@@ -97,15 +99,13 @@ def resolve(path: str | os.PathLike) -> pathlib.Path:
     if is_folder(folder):
         check_regular(folder)
         return folder
-    if exists(folder) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(path)) or str(path).startswith("."):
+    name = None if exists(folder) else parse_hub_name(path)
+    if name is None:
         raise InputError(f"{path}: no such folder; expected a Hugging Face model directory or a hub id")
-    import huggingface_hub
-
     try:
-        return pathlib.Path(huggingface_hub.snapshot_download(str(path), allow_patterns=_PATTERNS))
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: no such folder, and the hub cannot give it ({reason})") from error
+        return fetch(name, _PATTERNS)
+    except InputError as error:
+        raise InputError(f"{error}{sibling_advice(name.id)}") from error
 
 
 def read_config(path: str | os.PathLike) -> ModelConfig:
@@ -237,7 +237,10 @@ def _check_weight(weight: Weight, files) -> None:
     for name in weight.names:
         file, own = files[name]
         if file.dtype(own) not in FLOATS:
-            raise InputError(f"{file.path}: {own} has type {file.dtype(own)}; quantised weights are not supported")
+            raise InputError(
+                f"{file.path}: {own} has type {file.dtype(own)}; expected floats, as {CONFIG} names no "
+                "quantisation of it"
+            )
         if file.shape(own) != shape:
             raise InputError(f"{file.path}: {own} is {list(file.shape(own))}; the config says {list(shape)}")
 

@@ -28,7 +28,7 @@ def save_masks(
     metadata: dict[str, str] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write masks to a safetensors file, whole or not at all.
+    """Write masks to a safetensors file, complete or not at all.
 
     Args:
       masks: ``{module: {"a": [L, r, k], "b": [L, d, r]}}`` bool.
@@ -38,7 +38,7 @@ def save_masks(
       overwrite: replace a file of masks that exists.
 
     Raises:
-      InputError: the file exists or is no file of masks, the disk is full or it cannot be written.
+      InputError: the file exists or does not hold masks, the disk is full or it cannot be written.
     """
     with whole_file(path, overwrite=overwrite, foreign=_foreign) as file:
         write_masks(masks, file, layers=layers, metadata=metadata)

@@ -1,4 +1,4 @@
-"""Adapters of MLX-LM, read as what PEFT would hold: the factors transposed, the scale as ``lora_alpha / r``.
+"""Adapters of MLX-LM, read as PEFT would hold them: factors transposed, the scale as ``lora_alpha / r``.
 
 ``adapters.safetensors`` holds ``model.layers.0.self_attn.q_proj.lora_a [k, r]`` and ``lora_b [r, d]``; the layer
 adds ``scale · (x a) b``.
@@ -15,6 +15,7 @@ import numpy as np
 
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.errors import InputError
+from nlsr_jax.files.fields import factor, short, unexpected, whole
 from nlsr_jax.files.safetensors_files import SafetensorsFile
 from nlsr_jax.formats.peft_keys import WRAPPER
 from nlsr_jax.formats.peft_weights import StackedKeys, find_factors
@@ -29,7 +30,7 @@ CONVERT = (
 
 
 class _Renamed:
-    """An open file whose factors have PEFT's names."""
+    """An open file whose factors have the names that PEFT gives them."""
 
     def __init__(self, file: SafetensorsFile):
         self.path = file.path
@@ -48,20 +49,20 @@ def find_mlx_factors(file: SafetensorsFile) -> StackedKeys:
     """Sort the tensors of an MLX-LM adapter into factors; see ``find_factors``.
 
     Raises:
-      InputError: a tensor that is no plain factor of a linear layer of a decoder layer.
+      InputError: a tensor that is not a plain factor of a linear layer of a decoder layer.
     """
     for name in file.names():
         if _MAGNITUDE.fullmatch(name):
             raise InputError(f"{file.path}: tensor {name[:120]!r} is a DoRA magnitude; {CONVERT}")
         if _FACTOR.fullmatch(name) and len(file.shape(name)) == 3:
             raise InputError(
-                f"{file.path}: tensor {name[:120]!r} is a factor of all experts of a layer together, no matrix; "
+                f"{file.path}: tensor {name[:120]!r} is one factor for all experts of a layer, not a matrix; "
                 f"{CONVERT}"
             )
         if not _FACTOR.fullmatch(name):
             raise InputError(
-                f"{file.path}: tensor {name[:120]!r} is no LoRA factor (lora_a, lora_b): a weight that was trained "
-                f"whole; {CONVERT}"
+                f"{file.path}: tensor {name[:120]!r} is not a LoRA factor (lora_a, lora_b) but a weight "
+                f"that was trained whole; {CONVERT}"
             )
     renamed = _Renamed(file)
     found = find_factors(renamed)  # type: ignore[arg-type]
@@ -71,14 +72,14 @@ def find_mlx_factors(file: SafetensorsFile) -> StackedKeys:
     }
     for name in found.others:
         raise InputError(
-            f"{file.path}: tensor {renamed.original[name][:120]!r} is no factor of a linear layer of a decoder "
+            f"{file.path}: tensor {renamed.original[name][:120]!r} is not a factor of a linear layer of a decoder "
             f"layer; {CONVERT}"
         )
     return found._replace(keys=keys, transposed=True, nested=0, notes=())
 
 
 def plain_config(raw: Mapping[str, Any], shapes, found: StackedKeys, where: str) -> dict[str, Any]:
-    """Return the ``adapter_config.json`` by which PEFT computes what MLX-LM does.
+    """Return the ``adapter_config.json`` with which PEFT computes the same as MLX-LM.
 
     Args:
       raw: the config of MLX-LM.
@@ -93,7 +94,7 @@ def plain_config(raw: Mapping[str, Any], shapes, found: StackedKeys, where: str)
     if kind != "lora":
         reason = {
             "dora": "DoRA rescales the base weights, which factors alone cannot hold",
-            "full": "all weights were trained, there are no factors",
+            "full": "all weights were trained, so there are no factors",
         }.get(str(kind), "expected 'lora'")
         raise InputError(f"{where}: fine_tune_type is {str(kind)[:40]!r}: {reason}; {CONVERT}")
     rank, scale = _parameters(raw.get("lora_parameters"), where)
@@ -131,19 +132,12 @@ def _layers(found: StackedKeys):
 def _parameters(value: Any, where: str) -> tuple[int, float]:
     """Return rank and scale."""
     if not isinstance(value, Mapping):
-        raise InputError(
-            f"{where}: lora_parameters is {repr(value)[:80]}; expected rank and scale, as MLX-LM writes it"
-        )
-    rank, scale, alpha = value.get("rank"), value.get("scale"), value.get("alpha")
-    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-        raise InputError(f"{where}: lora_parameters.rank is {repr(rank)[:40]}; expected a whole number from 1")
-    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 1e-30 < abs(scale) < 1e30:
-        raise InputError(
-            f"{where}: lora_parameters.scale is {repr(scale)[:40]}; expected a finite number other than 0"
-        )
+        raise unexpected(value, "lora_parameters", where, "rank and scale, as MLX-LM writes it")
+    rank = whole(value.get("rank"), "lora_parameters.rank", where)
+    scale, alpha = factor(value.get("scale"), "lora_parameters.scale", where), value.get("alpha")
     if alpha is not None and alpha != rank:
         raise InputError(
-            f"{where}: lora_parameters has alpha {repr(alpha)[:40]} beside scale {scale}; versions of early 2024 "
+            f"{where}: lora_parameters has alpha {short(alpha, 40)} beside scale {scale}; versions of early 2024 "
             "multiply scale by alpha / rank, later ones ignore alpha: set scale to what the training used and "
             "remove alpha"
         )

@@ -1,52 +1,28 @@
-"""A model directory written again with some matrices replaced: everything else is copied byte for byte."""
+"""The weight files of a model written again with some matrices replaced: all else is copied byte for byte."""
 
 import pathlib
-import re
 from collections.abc import Callable
 
 import numpy as np
 
-from nlsr_jax.files.output import LargeFile, copy_digested
-from nlsr_jax.files.paths import is_regular
+from nlsr_jax.files.large_file import LargeFile, copy_digested
 from nlsr_jax.files.safetensors_files import SafetensorsFile
 from nlsr_jax.formats.model_matrices import ModelMatrices
-from nlsr_jax.formats.weight_files import INDEX, check_inside
+from nlsr_jax.formats.weight_files import INDEX, WEIGHTS
 
 Replace = Callable[[str, int], np.ndarray | None]
 """Returns what a matrix ``(module, layer)`` becomes, ``[d, k]`` in its own type; None where it stays."""
 
-_WEIGHTS = re.compile(
-    r".*\.(safetensors|bin|pt|pth|ckpt|h5|msgpack|gguf|onnx|npz|pkl|pickle)(\.index\.json)?", re.IGNORECASE
-)
-_RECORDS = ("realignment.json", "identification.json", "training.json", "metrics.jsonl", "report.html")
 
-
-def carried_files(model: ModelMatrices) -> tuple[list[pathlib.Path], list[str]]:
-    """Return the files of a model's folder that go with its weights, and the names of those left out.
-
-    Config, tokenizer, chat template and model card go with them, and an index of shards that is read. Other
-    weights, hidden files, folders, and the records of a run of this project are left out.
-
-    Raises:
-      InputError: a file that is a link out of the folder.
-    """
-    shards = {file.path.name for file in model.all_tensors().values()}
-    found, left = [], []
-    for file in sorted(model.folder.iterdir()):
-        name = file.name
-        if name in shards or name.startswith(".") or not is_regular(file):
-            continue
-        read = name == INDEX and "model.safetensors" not in shards
-        if name in _RECORDS or (_WEIGHTS.fullmatch(name) and not read):
-            left.append(name)
-            continue
-        check_inside(model.folder, name)
-        found.append(file)
-    return found, left
+def weight_files(model: ModelMatrices) -> list[pathlib.Path]:
+    """Return the files that hold a model's weights, the index of its shards with them where it is read."""
+    shards = {file.path for file in model.all_tensors().values()}
+    index = model.folder / INDEX
+    return sorted([*shards, index] if WEIGHTS not in {file.name for file in shards} else shards)
 
 
 def copy_model(model: ModelMatrices, folder: pathlib.Path, replace: Replace) -> dict[str, str]:
-    """Write a model's shards with some matrices replaced, and the files that go with them.
+    """Write a model's shards with some matrices replaced, and their index.
 
     Args:
       model: what is copied.
@@ -65,8 +41,9 @@ def copy_model(model: ModelMatrices, folder: pathlib.Path, replace: Replace) -> 
     for name, file in sorted(shards.items()):
         own = {tensor: places[name, tensor] for tensor in file.names() if (name, tensor) in places}
         digests[name] = _copy_shard(file, folder / name, own, replace)
-    for source in carried_files(model)[0]:
-        digests[source.name] = copy_digested(source, folder / source.name)
+    for file in weight_files(model):
+        if file.name not in shards:
+            digests[file.name] = copy_digested(file, folder / file.name)
     return digests
 
 

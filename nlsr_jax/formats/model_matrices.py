@@ -13,6 +13,7 @@ from nlsr_jax.files.numbers import check_finite
 from nlsr_jax.files.paths import expand, is_folder, is_regular
 from nlsr_jax.files.safetensors_files import SafetensorsFile
 from nlsr_jax.formats.hugging_face import open_weights, read_config, resolve
+from nlsr_jax.formats.quantised_weight import QuantisedWeight
 from nlsr_jax.formats.weight_files import INDEX, WEIGHTS, locate
 from nlsr_jax.modules import MODULES
 
@@ -90,6 +91,10 @@ class ModelMatrices:
     def all_tensors(self) -> dict[str, SafetensorsFile]:
         """Return the file of every tensor of the directory, by its name there."""
         return locate(self.folder).files
+
+    def is_quantised(self) -> bool:
+        """Whether matrices are dequantised on reading."""
+        return any(isinstance(self.place(*one).file, QuantisedWeight) for one in self)
 
     def check_same_shapes(self, other: "ModelMatrices", why: str) -> None:
         """Check that another model has matrices of the same shapes.

@@ -1,4 +1,4 @@
-"""PEFT adapter directories, both ways, without loss.
+"""Read and write PEFT adapter directories without loss.
 
 ``adapter_config.json`` and ``adapter_model.safetensors`` ↔ ``Adapter``. Adapters of MLX-LM are read as well.
 """
@@ -82,7 +82,7 @@ def open_fitting(path: str | os.PathLike, config=None) -> AdapterFile:
 
 
 def load_carried(path: str | os.PathLike) -> Carried:
-    """Return what a PEFT directory holds that an ``Adapter`` cannot: all but factors of decoder layers.
+    """Return what a PEFT directory holds besides the factors of decoder layers, which an ``Adapter`` cannot hold.
 
     That is factors or copies of embedding and output head, rows of single tokens, biases and norms that were
     trained, and tensors of other towers. ``apply_carried`` puts it into a model, ``save_adapter`` with the
@@ -219,7 +219,7 @@ def write_adapter_files(
 
 
 def _check_writable(adapter: Adapter) -> None:
-    """Check what an adapter in memory may hold and a file may not."""
+    """Refuse what an adapter in memory may hold and a file may not."""
     for module in module_names(adapter.factors):
         for factor, leaf in adapter.factors[module].items():
             if str(leaf.dtype) not in _DTYPES:
@@ -242,7 +242,7 @@ def save_adapter(
     layout: PeftLayout | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write an adapter as a PEFT directory, whole or not at all.
+    """Write an adapter as a PEFT directory, complete or not at all.
 
     Args:
       adapter: factors ``a [L, r, k]`` and ``b [L, d, r]``, written in their own float type.

@@ -1,6 +1,6 @@
-"""What a PEFT file holds beside the factors of the decoder's projections: named, checked, and carried as it is.
+"""Tensors of a PEFT file besides the factors of the decoder's projections; they are checked and kept unchanged.
 
-That is factors of the output head, of the embedding or of another tower, modules that were trained whole
+These are factors of the output head, of the embedding or of another tower, modules that were trained whole
 (``modules_to_save``), trained biases, and rows of single tokens.
 
 Source: PEFT's names in ``peft.utils.save_and_load``, ``ModulesToSaveWrapper`` and ``TrainableTokensWrapper``.
@@ -22,7 +22,7 @@ from nlsr_jax.formats.peft_targets import Others, Target
 from nlsr_jax.formats.peft_weights import StackedKeys
 
 EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
-"""What input and output embedding are called in a model of text alone."""
+"""The names of input and output embedding in a text-only model."""
 _NAME = r"(?:\.(?P<adapter>[^.]+))?"
 _PARTS = (
     ("factor", re.compile(rf"(?P<module>.+)\.lora_(?P<which>[AB]){_NAME}\.weight")),
@@ -42,7 +42,7 @@ _PRINTABLE = re.compile(r"[\w.+:@/ -]{1,500}", re.ASCII)
 
 
 class CarriedTensor(NamedTuple):
-    """One tensor that is carried.
+    """One carried tensor.
 
     Attributes:
       key: its name in the file that was read.
@@ -63,14 +63,14 @@ class CarriedTensor(NamedTuple):
 
 
 class Carried:
-    """The tensors of one open file that are carried; empty for an adapter of plain factors.
+    """The carried tensors of one open file; empty for an adapter of plain factors.
 
     Attributes:
       tensors: what is carried, by name.
       stack: the list of layers of the text model.
       targets: rank and scaling of the modules that have factors here.
       extras: what the config says of them.
-      note: what a user should know of them; empty where there are none.
+      note: what a user should know about them; empty if there are none.
     """
 
     def __init__(self, file: SafetensorsFile, tensors: list[CarriedTensor], stack: Stack, extras: Extras):
@@ -86,7 +86,7 @@ class Carried:
         return self.stack.prefix
 
     def without(self) -> "Carried":
-        """Return an empty one, for an adapter that is made from the factors of this file alone."""
+        """Return an empty ``Carried``, for an adapter that is made from the factors of this file alone."""
         return Carried(self._file, [], self.stack, Extras())
 
     def __bool__(self) -> bool:
@@ -102,26 +102,26 @@ class Carried:
         return tuple(dict.fromkeys(tensor.module for tensor in self.tensors.values() if tensor.kind in kinds))
 
     def text_name(self, module: str) -> str | None:
-        """Return what a module is called in a model of text alone, as ``model.norm``; None of another tower."""
+        """Return the name of a module in a text-only model, such as ``model.norm``; None for another tower."""
         parent, _, last = module.rpartition(".")
         if last == "lm_head" and f"{self.prefix}".startswith(f"{parent}." if parent else ""):
             return last
         return f"model.{module.removeprefix(self.prefix)}" if module.startswith(self.prefix) else None
 
     def named(self, text_name: str) -> str | None:
-        """Return the path of the module that has this name in a model of text alone, where it is carried."""
+        """Return the path of the carried module that has this name in a text-only model, or None."""
         modules = dict.fromkeys(tensor.module for tensor in self.tensors.values())
         return next((module for module in modules if self.text_name(module) == text_name), None)
 
     def row_ids(self, module: str) -> tuple[int, ...] | None:
-        """Return the tokens whose rows of this module were trained, None for none."""
+        """Return the tokens whose rows of this module were trained; None if there are none."""
         own = self.own_row_ids(module)
         if own is None and self.text_name(module) == HEAD:  # of a tied model, whose head follows its embedding
             return self.own_row_ids(f"{self.prefix}embed_tokens")
         return own
 
     def own_row_ids(self, module: str) -> tuple[int, ...] | None:
-        """Return the tokens that the config names for this module itself, None for none."""
+        """Return the tokens that the config names for this module itself; None if there are none."""
         rows = self.extras.rows
         if self.text_name(module) == EMBEDDING and "" in rows:
             return rows[""]
@@ -140,7 +140,7 @@ class Carried:
         return math.prod(self.shape(tensor)) * self.dtype(tensor).itemsize
 
     def layout(self) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
-        """Return ``{name: (dtype, shape)}`` as they are to be written."""
+        """Return ``{name: (dtype, shape)}`` for writing."""
         return {name: (self.dtype(tensor), self.shape(tensor)) for name, tensor in self.tensors.items()}
 
     def read(self, tensor: CarriedTensor) -> np.ndarray:
@@ -161,7 +161,7 @@ class Carried:
         return str(self._file.path)
 
     def describe(self, most: int = 20) -> dict[str, Any]:
-        """Return what a record says of them: how many they are, their bytes, and the first by name."""
+        """Return the entry of a record about them: their number, their bytes, and the first by name."""
         listed = list(self.tensors.values())[:most]
         return {
             "count": len(self.tensors),
@@ -179,15 +179,15 @@ class Carried:
 
 
 def find_carried(file: SafetensorsFile, found: StackedKeys, extras: Extras) -> Carried:
-    """Sort the tensors that are no factors of the decoder's layers.
+    """Sort the tensors that are not factors of the decoder's layers.
 
     Args:
       file: the open file.
-      found: its tensors, the factors among them sorted out.
+      found: its tensors; the factors are already sorted out.
       extras: what the config says.
 
     Raises:
-      InputError: a tensor that cannot be carried, of another adapter, or that is there twice.
+      InputError: a tensor that cannot be carried, belongs to another adapter, or appears twice.
     """
     tensors: dict[str, CarriedTensor] = {}
     for key in found.others:
@@ -201,7 +201,7 @@ def find_carried(file: SafetensorsFile, found: StackedKeys, extras: Extras) -> C
 
 
 def others_of(carried: Carried) -> Others:
-    """Return the modules that have factors here, and those that follow another one in a tied model."""
+    """Return the modules that have factors here, and those that follow another module in a tied model."""
     head = carried.named(HEAD)
     tied = carried.extras.tying and carried.of(f"{carried.prefix}embed_tokens", "embedding")
     return Others(carried.factored(), (head,) if tied and head else ())
@@ -217,7 +217,7 @@ def _sort(file: SafetensorsFile, key: str, adapter: str | None) -> CarriedTensor
     kind, match = next(((kind, match) for kind, one in _PARTS if (match := one.fullmatch(path))), ("", None))
     known = match is not None and _PRINTABLE.fullmatch(key)
     if match is None or not known or (kind in ("copy", "under") and ".lora_" in f".{path}"):
-        raise InputError(f"{file.path}: tensor {key[:120]!r} is unknown: it is nothing that PEFT saves of a LoRA")
+        raise InputError(f"{file.path}: tensor {key[:120]!r} is unknown: PEFT saves no such tensor of a LoRA")
     groups = match.groupdict()
     if _HEADS.fullmatch(groups["module"]):
         raise InputError(
@@ -235,6 +235,6 @@ def _sort(file: SafetensorsFile, key: str, adapter: str | None) -> CarriedTensor
 
 
 def _without_adapter(match: re.Match) -> str:
-    """The text of a match without the adapter's name and the dot before it."""
+    """Return the text of a match without the adapter's name and the dot before it."""
     first, last = match.span("adapter")
     return match.string[: first - 1] + match.string[last:]

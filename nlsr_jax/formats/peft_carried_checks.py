@@ -1,4 +1,4 @@
-"""Carried tensors against the config that PEFT loads them by, and what a user should know of them."""
+"""Checks of carried tensors against the config with which PEFT loads them, and notes on them for the user."""
 
 import re
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ _ADVICE = "the config belongs to another adapter"
 
 
 def check_carried(carried: Carried, targets: InFile) -> None:
-    """Check that PEFT would load every carried tensor with this config, and misses none.
+    """Check that PEFT would load every carried tensor with this config and would miss none.
 
     Args:
       carried: of a file.
@@ -74,7 +74,7 @@ def _check_rows(carried: Carried, module: str) -> None:
 
 
 def _check_weight(carried: Carried, tensor: CarriedTensor, adapted: bool) -> None:
-    """Refuse a weight that PEFT would not load: it goes by what a module is wrapped in."""
+    """Refuse a weight that PEFT would not load; that depends on how it wraps the module."""
     module, saved = tensor.module, carried.extras.saves(tensor.module)
     rows = carried.row_ids(module) is not None and bool(carried.of(module, "rows"))
     wrapped = {
@@ -92,7 +92,7 @@ def _check_weight(carried: Carried, tensor: CarriedTensor, adapted: bool) -> Non
 
 
 def _check_missing(carried: Carried) -> None:
-    """Refuse what the config names and the file does not hold, of modules that every such model has."""
+    """Refuse a file that lacks tensors that the config names, of modules that every such model has."""
     every = [f"{carried.prefix}embed_tokens", f"{carried.prefix}norm"]
     if f".{carried.prefix}".endswith(".model."):
         every.append(f"{carried.prefix.removesuffix('model.')}lm_head")
@@ -112,21 +112,21 @@ def _check_missing(carried: Carried) -> None:
 
 
 def note_of(carried: Carried, where: str, *, written: bool = True) -> str:
-    """Return what a user should know of carried tensors.
+    """Return a note for the user on carried tensors.
 
     Args:
       carried: of a file.
       where: the adapter's folder.
-      written: whether an adapter is written that receives them.
+      written: whether the written adapter receives them.
     """
     total = sum(map(carried.size, carried.tensors.values()))
     return (
         f"{where}: holds {summary(carried)} beside the factors of the decoder's projections ({_count(carried)}, "
         f"{_bytes(total)}); "
         + (
-            "this is carried unchanged, neither compared nor repaired, so that what training taught it stays"
+            "these are carried unchanged, neither compared nor repaired, so that what they have learned stays"
             if written
-            else "this is neither compared nor written: only what the fine-tuned adapter holds is carried"
+            else "these are neither compared nor written: only those of the fine-tuned adapter are carried"
         )
     )
 

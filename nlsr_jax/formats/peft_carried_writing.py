@@ -1,4 +1,4 @@
-"""Carried tensors on their way into another PEFT directory: the config that loads them, and their bytes."""
+"""Write carried tensors into another PEFT directory: the config that loads them, and their bytes."""
 
 import collections
 import math
@@ -13,9 +13,9 @@ from nlsr_jax.formats.peft_writing import exact_alpha, scalings
 
 
 def path_fields(adapter: Adapter, carried: Carried, *, rslora: bool) -> dict[str, Any]:
-    """Return the config fields of an adapter beside carried factors: every module by its whole path.
+    """Return the config fields of an adapter with carried factors: every module by its whole path.
 
-    Names alone would not do: another tower may have modules of the decoder's names, of other ranks.
+    Names alone would not do: another tower may have modules of the same names with other ranks.
 
     Args:
       adapter: the adapter, with arrays or ``jax.ShapeDtypeStruct`` leaves.
@@ -44,7 +44,7 @@ def path_fields(adapter: Adapter, carried: Carried, *, rslora: bool) -> dict[str
 
 
 class Passage:
-    """Carried tensors, each written when its place in the file comes.
+    """Writes each carried tensor when its place in the file comes.
 
     Args:
       carried: from an open file; None for nothing.

@@ -1,4 +1,4 @@
-"""What was written, held against what PEFT would look for: other names it passes over in silence."""
+"""Check that PEFT would find what was written; it ignores other names silently."""
 
 import pathlib
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from nlsr_jax.formats.peft_writing import structure
 
 
 def describes(config: Mapping[str, Any], shapes: Adapter, layout: PeftLayout) -> bool:
-    """Say whether PEFT, given this config, loads an adapter by the paths of the plain base as what it is.
+    """Say whether PEFT, given this config, loads an adapter correctly by the paths of the plain base.
 
     Args:
       config: an ``adapter_config.json`` that was read.
@@ -60,8 +60,8 @@ def check_written(folder: pathlib.Path, shapes: Adapter) -> None:
     if found != expected:
         different = [module for module in {**expected, **found} if found.get(module) != expected.get(module)]
         raise InputError(
-            f"{folder / CONFIG}: by this config PEFT would load {different[0]} with other layers, rank or scaling "
-            "than were written; write the adapter without a layout"
+            f"{folder / CONFIG}: with this config PEFT would load {different[0]} with other layers, rank or "
+            "scaling than were written; write the adapter without a layout"
         )
 
 

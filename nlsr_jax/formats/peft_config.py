@@ -1,7 +1,7 @@
-"""The LoRA part of PEFT's ``adapter_config.json``: what it means, or why it cannot be represented.
+"""The LoRA part of PEFT's ``adapter_config.json``: what it means, or why it is not supported.
 
-Unknown fields that are off (null, false, 0 or empty) are ignored, unknown fields that are on are refused by
-name: a field that this version does not know may change what the weights mean.
+Unknown fields that are off (null, false, 0 or empty) are ignored. Unknown fields that are on are refused by name,
+because a field that this version does not know may change what the weights mean.
 
 Source: PEFT's ``LoraConfig`` and its matching rules for modules and patterns.
 """
@@ -10,9 +10,10 @@ import dataclasses
 from typing import Any
 
 from nlsr_jax.errors import InputError
+from nlsr_jax.files.fields import factor, is_whole, short, unexpected, whole
 from nlsr_jax.files.limits import LIMITS
 from nlsr_jax.formats.peft_extras import Extras, read_extras
-from nlsr_jax.formats.peft_fields import PLAIN, READ, REASONS, advice, is_inert
+from nlsr_jax.formats.peft_fields import PLAIN, READ, REASONS, advice, is_inert, read_flag
 
 MAX_RANK = LIMITS.rank
 MAX_PATTERN = LIMITS.pattern_characters
@@ -84,50 +85,47 @@ def parse_adapter_config(config: dict, where: str) -> LoraConfig:
     given = [name for name in ("layers_to_transform", "layers_pattern") if config.get(name) is not None]
     if isinstance(targets, str) and given:
         raise InputError(
-            f"{where}: {given[0]} cannot go with target_modules {_short(targets)}; name the layers in a regular "
+            f"{where}: {given[0]} cannot go with target_modules {short(targets)}; name the layers in a regular "
             "expression, or list the module names"
         )
     if pattern and "layers_to_transform" not in given:
         raise InputError(f"{where}: layers_pattern is given without layers_to_transform; give both or none")
     return LoraConfig(
-        rank=_rank(config.get("r", 8), f"{where}: r"),
-        alpha=_alpha(config.get("lora_alpha", 8), f"{where}: lora_alpha"),
-        rslora=_flag(config, "use_rslora", where),
+        rank=_rank(config.get("r", 8), "r", where),
+        # PEFT takes any number. A negative one subtracts the product, which an adapter can hold; with 0 the module
+        # is not adapted at all, and no factors can be compared or combined at that scale.
+        alpha=factor(config.get("lora_alpha", 8), "lora_alpha", where),
+        rslora=read_flag(config, "use_rslora", where),
         targets=targets,
         exclude=_names(config, "exclude_modules", where),
         layers=layers,
         layers_pattern=pattern,
         rank_pattern=_pattern(config, "rank_pattern", _rank, where),
-        alpha_pattern=_pattern(config, "alpha_pattern", _alpha, where),
+        alpha_pattern=_pattern(config, "alpha_pattern", factor, where),
         extras=read_extras(config, where),
         raw=config,
     )
 
 
-def _short(value) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
 def _check_kind(config, where):
     kind = config.get("peft_type")
     if kind != "LORA":
-        found = f"is {_short(kind)}" if "peft_type" in config else "is missing"
+        found = f"is {short(kind)}" if "peft_type" in config else "is missing"
         prompts = isinstance(kind, str) and any(part in kind.upper() for part in _PROMPTS)
         can = "learned prompts have no weights to realign" if prompts else PLAIN
         raise InputError(f"{where}: peft_type {found}; only LORA adapters can be realigned; {can}")
     task = config.get("task_type")
     if task is not None and task not in _TASKS:
         raise InputError(
-            f"{where}: task_type is {_short(task)}, which PEFT does not know; set it to CAUSAL_LM if the adapter "
+            f"{where}: task_type is {short(task)}, which PEFT does not know; set it to CAUSAL_LM if the adapter "
             "is of a language model"
         )
 
 
 def notes_of_kind(config: dict) -> list[str]:
-    """Return what a config says of its model that the tensors do not bear out, one line each.
+    """Return one line for each statement of a config about its model that the tensors contradict.
 
-    The tensors decide: plain factors of decoder layers are read as what they are, whatever the config calls them.
+    The tensors decide: plain factors of decoder layers are read as such, whatever the config calls them.
 
     Args:
       config: a config that ``parse_adapter_config`` accepts, of a file that holds plain factors alone.
@@ -142,7 +140,7 @@ def notes_of_kind(config: dict) -> list[str]:
     name = mapping.get("base_model_class") if isinstance(mapping, dict) else mapping
     if isinstance(name, str) and name and not name.endswith(_LANGUAGE_MODELS):
         notes.append(
-            f"auto_mapping names the class {_short(name)}; the file holds plain factors of decoder layers, read as "
+            f"auto_mapping names the class {short(name)}; the file holds plain factors of decoder layers, read as "
             "those of a language model"
         )
     return notes
@@ -151,14 +149,14 @@ def notes_of_kind(config: dict) -> list[str]:
 def _check_fields(config, where):
     bias = config.get("bias", "none")
     if bias not in ("none", "all", "lora_only", None):
-        raise InputError(f"{where}: bias is {_short(bias)}; expected 'none', 'all' or 'lora_only'")
+        raise unexpected(bias, "bias", where, "'none', 'all' or 'lora_only'")
     for name, value in config.items():
         if not value or name in READ or is_inert(name):
             continue
         if name in REASONS:
-            raise InputError(f"{where}: {name} is {_short(value)}: {REASONS[name]}; {advice(name)}")
+            raise InputError(f"{where}: {name} is {short(value)}: {REASONS[name]}; {advice(name)}")
         raise InputError(
-            f"{where}: unknown field {_short(name)} is {_short(value)}; it may change what the weights mean, "
+            f"{where}: unknown field {short(name)} is {short(value)}; it may change what the weights mean, "
             "remove it if it does not"
         )
 
@@ -172,35 +170,18 @@ def _check_init(init, where):
             return
         if name.startswith(_ALTERING_INITS):
             raise InputError(
-                f"{where}: init_lora_weights is {_short(init)}, which changes the base weights; convert it with "
+                f"{where}: init_lora_weights is {short(init)}, which changes the base weights; convert it with "
                 "PEFT's save_pretrained(…, path_initial_model_for_weight_conversion=the untrained adapter), or "
                 f"{PLAIN}"
             )
     raise InputError(
-        f"{where}: init_lora_weights is {_short(init)}, which is not known to leave the base as it is; set it to "
-        "true if it did"
+        f"{where}: init_lora_weights is {short(init)}, which may change the base weights; set it to "
+        "true if it left them unchanged"
     )
 
 
-def _rank(value, where) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= MAX_RANK:
-        raise InputError(f"{where} is {_short(value)}; expected a whole number from 1 to {MAX_RANK}")
-    return value
-
-
-def _alpha(value, where) -> float:
-    # PEFT takes any number. A negative one subtracts the product, which an adapter can hold; with 0 the module
-    # is not adapted at all, and no factors can be compared or combined at that scale.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 1e-30 < abs(value) < 1e30:
-        raise InputError(f"{where} is {_short(value)}; expected a finite number other than 0")
-    return value
-
-
-def _flag(config, name, where) -> bool:
-    value = config.get(name)
-    if value not in (None, True, False):
-        raise InputError(f"{where}: {name} is {_short(value)}; expected true or false")
-    return bool(value)
+def _rank(value, name, where) -> int:
+    return whole(value, name, where, MAX_RANK)
 
 
 def _targets(config, where) -> tuple[str, ...] | str:
@@ -221,7 +202,7 @@ def _names(config, name, where) -> tuple[str, ...] | str:
             raise InputError(f"{where}: {name} is a text of {len(value)} characters; expected 1 to {MAX_PATTERN}")
         return value
     if not isinstance(value, list) or not all(isinstance(entry, str) and entry for entry in value):
-        raise InputError(f"{where}: {name} is {_short(value)}; expected a list of names or a regular expression")
+        raise unexpected(value, name, where, "a list of names or a regular expression")
     return tuple(sorted(set(value)))
 
 
@@ -230,8 +211,8 @@ def _layers(config, where) -> tuple[int, ...] | None:
     if value is None or value == []:
         return None
     value = value if isinstance(value, list) else [value]
-    if not all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < 100_000 for i in value):
-        raise InputError(f"{where}: layers_to_transform is {_short(value)}; expected layer numbers from 0")
+    if not all(is_whole(i, 0, 100_000) for i in value):
+        raise unexpected(value, "layers_to_transform", where, "layer numbers from 0")
     return tuple(sorted(set(value)))
 
 
@@ -243,7 +224,7 @@ def _layers_pattern(config, where) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(
         isinstance(entry, str) and len(entry) <= MAX_PATTERN for entry in value
     ):
-        raise InputError(f"{where}: layers_pattern is {_short(value)}; expected names")
+        raise unexpected(value, "layers_pattern", where, "names")
     return tuple(value)
 
 
@@ -252,8 +233,8 @@ def _pattern(config, name, check, where):
     if not value:
         return ()
     if not isinstance(value, dict) or len(value) > 100_000:
-        raise InputError(f"{where}: {name} is {_short(value)}; expected an object")
+        raise unexpected(value, name, where, "an object")
     longest = max(value, key=len)
     if len(longest) > MAX_PATTERN:
         raise InputError(f"{where}: {name} has a key of {len(longest)} characters; expected at most {MAX_PATTERN}")
-    return tuple((key, check(entry, f"{where}: {name}[{_short(key)}]")) for key, entry in value.items())
+    return tuple((key, check(entry, f"{name}[{short(key)}]", where)) for key, entry in value.items())

@@ -1,13 +1,15 @@
-"""What ``adapter_config.json`` says of tensors that are no LoRA factors: modules trained whole, rows of tokens."""
+"""Fields of ``adapter_config.json`` about tensors that are not LoRA factors: whole modules and rows of tokens."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from nlsr_jax.errors import InputError
+from nlsr_jax.files.fields import is_whole, unexpected
+from nlsr_jax.formats.peft_fields import read_flag
 
 
 class Extras(NamedTuple):
-    """The fields that PEFT needs for tensors that are no factors.
+    """The fields that PEFT needs for tensors that are not factors.
 
     Attributes:
       saved: ``modules_to_save``; a module is trained whole if its path ends with one of them.
@@ -20,7 +22,7 @@ class Extras(NamedTuple):
     tying: bool = False
 
     def saves(self, module: str) -> bool:
-        """Whether PEFT trains the module at this path whole; its rule looks at no dots."""
+        """Say whether PEFT trains the whole module at this path; its rule ignores dots."""
         return module.endswith(self.saved) if self.saved else False
 
 
@@ -36,25 +38,16 @@ def read_extras(config: Mapping[str, Any], where: str) -> Extras:
     """
     saved = config.get("modules_to_save") or []
     if not isinstance(saved, list) or not all(isinstance(name, str) and name for name in saved):
-        raise InputError(f"{where}: modules_to_save is {_short(saved)}; expected a list of module names")
+        raise unexpected(saved, "modules_to_save", where, "a list of module names")
     given = config.get("trainable_token_indices")
     rows = given if isinstance(given, dict) else {} if given is None else {"": given}
     for name, ids in rows.items():
-        if not isinstance(ids, list) or not ids or not all(type(i) is int and 0 <= i < 2**31 for i in ids):
-            raise InputError(
-                f"{where}: trainable_token_indices is {_short(given)}; expected a list of token ids, or one for "
-                "each name of an embedding"
-            )
+        if not isinstance(ids, list) or not ids or not all(is_whole(i, 0) for i in ids):
+            expected = "a list of token ids, or one for each name of an embedding"
+            raise unexpected(given, "trainable_token_indices", where, expected)
         if len(set(ids)) < len(ids):
             raise InputError(
                 f"{where}: trainable_token_indices names a token twice{f' for {name}' if name else ''}"
             )
-    tying = config.get("ensure_weight_tying")
-    if tying not in (None, True, False):
-        raise InputError(f"{where}: ensure_weight_tying is {_short(tying)}; expected true or false")
-    return Extras(tuple(saved), {name: tuple(ids) for name, ids in rows.items()}, bool(tying))
-
-
-def _short(value) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    tying = read_flag(config, "ensure_weight_tying", where)
+    return Extras(tuple(saved), {name: tuple(ids) for name, ids in rows.items()}, tying)

@@ -1,17 +1,21 @@
-"""Every field of ``adapter_config.json`` by what it does to the forward pass: the one list of what may be ignored.
+"""The fields of ``adapter_config.json`` by their effect on the forward pass: the one list of what may be ignored.
 
-Decided by PEFT's source (``LoraConfig``, the LoRA layers and their variants). A field is inert where a finished
-adapter computes the same whatever it holds. A field that stands in no list and is on (not null, false, 0 or empty)
+The lists follow PEFT's source (``LoraConfig``, the LoRA layers and their variants). A field is inert if a finished
+adapter computes the same with any value of it. A field that is in no list and is on (not null, false, 0 or empty)
 is refused by name, because it may change what the weights mean.
 """
 
 import re
+from collections.abc import Mapping
+from typing import Any
+
+from nlsr_jax.files.fields import unexpected
 
 PLAIN = (
     "merge it into its base with PEFT's merge_and_unload and take the result as a full model, or extract a plain "
     "LoRA from (merged weights - base weights) by a truncated SVD"
 )
-"""What the owner of a finished adapter can do that is not plain LoRA."""
+"""What the owner of an adapter that is not plain LoRA can do."""
 
 READ = (
     *("peft_type", "task_type", "auto_mapping", "init_lora_weights", "bias"),
@@ -19,7 +23,7 @@ READ = (
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
     *("modules_to_save", "trainable_token_indices", "ensure_weight_tying"),
 )
-"""Fields that are read: their meaning is checked where they are."""
+"""Fields that are read and checked."""
 
 INERT = (
     # Where the adapter came from and how it is to be loaded.
@@ -43,7 +47,7 @@ REASONS = {
     "use_dora": "DoRA rescales the base weights, which factors alone cannot hold",
     "lora_bias": "a bias of the factors cannot be held",
     "layer_replication": "replicated layers change the base model",
-    "target_parameters": "adapted bare parameters are no linear layers",
+    "target_parameters": "adapted bare parameters are not linear layers",
     "use_qalora": "QA-LoRA pools the inputs",
     "alora_invocation_tokens": "activated LoRA depends on the position of a token",
     "use_bdlora": "block-diagonal factors are not plain LoRA",
@@ -65,7 +69,7 @@ _ADVICE = {
 
 
 def is_inert(name: str) -> bool:
-    """Say whether a field may be ignored: a listed one, or a learning rate under whatever name.
+    """Say whether a field may be ignored: a listed one, or a learning rate under any name.
 
     >>> [is_inert(name) for name in ("lora_dropout", "loraplus_lr_ratio", "some_new_option")]
     [True, True, False]
@@ -76,3 +80,15 @@ def is_inert(name: str) -> bool:
 def advice(name: str) -> str:
     """Return what the owner of a finished adapter can do about a field that cannot be represented."""
     return _ADVICE.get(name, PLAIN)
+
+
+def read_flag(config: Mapping[str, Any], name: str, where: str) -> bool:
+    """Return a field that is on or off; PEFT takes 1 and 0 too.
+
+    Raises:
+      InputError: it holds anything else.
+    """
+    value = config.get(name)
+    if value not in (None, True, False):
+        raise unexpected(value, name, where, "true or false")
+    return bool(value)

@@ -1,4 +1,4 @@
-"""One PEFT adapter directory, opened: its structure checked against its config, its factors on demand."""
+"""An open PEFT adapter directory: its structure is checked against its config, its factors are read on demand."""
 
 import dataclasses
 import os
@@ -11,9 +11,8 @@ import numpy as np
 from nlsr_jax.adapter import Adapter, module_names
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.json_files import read_json_object
-from nlsr_jax.files.paths import expand
 from nlsr_jax.files.safetensors_files import open_checked
-from nlsr_jax.formats.adapter_folder import CONFIG, MLX_WEIGHTS, WEIGHTS, kind_of_folder
+from nlsr_jax.formats.adapter_folder import CONFIG, MLX_WEIGHTS, WEIGHTS, kind_of_folder, resolve_adapter
 from nlsr_jax.formats.mlx import find_mlx_factors, note_of_mlx, plain_config
 from nlsr_jax.formats.peft_carried import Carried, find_carried, others_of
 from nlsr_jax.formats.peft_carried_checks import check_carried, note_of
@@ -55,10 +54,10 @@ class PeftLayout:
 
 
 class AdapterFile:
-    """An open PEFT directory: structure at once, factors when they are asked for.
+    """An open PEFT directory: the structure is read at once, factors on demand.
 
     Args:
-      path: the directory, of PEFT or MLX-LM.
+      path: the directory, of PEFT or MLX-LM, or a hub id with or without ``@REVISION``.
 
     Raises:
       InputError: see ``load_adapter``; all but the values is checked here.
@@ -72,7 +71,7 @@ class AdapterFile:
     """
 
     def __init__(self, path: str | os.PathLike):
-        self.path = path = expand(path)
+        self.path = path = resolve_adapter(path)
         mlx = kind_of_folder(path) == "mlx"
         self._where = str(path / CONFIG)
         self.files = (CONFIG, MLX_WEIGHTS if mlx else WEIGHTS)
@@ -185,7 +184,7 @@ def _check_against_config(where, shapes, keys, selected: InFile) -> None:
 
 
 def _notes_of_absent(selected: InFile) -> list[str]:
-    """Say what the config names and the file lacks: right where the base lacks it too."""
+    """Return notes on what the config names and the file lacks, which is right if the base lacks it too."""
     what = "of which the file has no factors: right where the base has none there either, else it is incomplete"
     notes = [f"target_modules names {_shown(selected.unmatched)}, {what}"] if selected.unmatched else []
     together: dict[tuple[int, ...], list[str]] = {}
@@ -203,7 +202,7 @@ def _shown(names: Sequence[Any]) -> str:
 
 
 def _scaling(targets: dict[str, dict[int, Target]]):
-    """One float where all agree, else one per module name, else one per layer."""
+    """Return one float if all agree, else one per module name, else one per layer."""
     values = {m: tuple(t.scaling for t in layers.values()) for m, layers in targets.items()}
     distinct = {v for per_layer in values.values() for v in per_layer}
     if len(distinct) == 1:
@@ -212,7 +211,7 @@ def _scaling(targets: dict[str, dict[int, Target]]):
 
 
 def _layers(config: LoraConfig, targets: dict[str, dict[int, Target]]):
-    """None where the config goes by module names alone (every layer), else the layers of each module."""
+    """Return None if the config selects by module names alone (every layer), else the layers of each module."""
     layers = {m: tuple(sorted(per_layer)) for m, per_layer in targets.items()}
     count = 1 + max(layer for per_layer in layers.values() for layer in per_layer)
     lists = [config.exclude] if config.all_linear else [config.targets, config.exclude]

@@ -1,4 +1,4 @@
-"""The names of LoRA factors in ``adapter_model.safetensors``: what they say, whatever wrapped the model.
+"""Parse the names of LoRA factors in ``adapter_model.safetensors``, whatever wrapped the model.
 
 PEFT loads ``base_model.model.`` + the module's path in the base + ``.lora_A.weight`` and nothing else: a name with
 any further wrapper is passed over in silence. Trainers that wrap a model twice, or save it while it is compiled or
@@ -13,14 +13,14 @@ from typing import NamedTuple
 from nlsr_jax.modules import name_in_layer
 
 WRAPPER = "base_model.model."
-"""What PEFT puts before the paths of the model that it wraps."""
+"""The prefix that PEFT adds to the paths of the model that it wraps."""
 WRAPPERS = (
     *("module", "_module", "_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"),
     "pretrained_model",
 )
-"""Parts of a path that stand for an object around a model or a layer, which the plain base does not have."""
+"""Parts of a path that name a wrapper of a model or a layer, which the plain base does not have."""
 _LAYER_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
-"""Those of them that no module of a model is called, wherever they stand."""
+"""Those of them that are never the name of a module of a model."""
 _FACTOR = re.compile(r"(?P<path>[\w.]+)\.lora_(?P<factor>[AB])(?:\.(?P<adapter>[^.\x00-\x1f\x7f]+))?\.weight")
 _LAYER = re.compile(r"0|[1-9][0-9]{0,5}")
 _OTHER_PARTS = re.compile(
@@ -37,7 +37,7 @@ class Stack(NamedTuple):
 
 
 class FactorKey(NamedTuple):
-    """One name of a factor, read.
+    """A parsed name of a factor.
 
     Attributes:
       stack: the list that the layer is in, as the plain base names it.
@@ -57,7 +57,7 @@ class FactorKey(NamedTuple):
 
 
 def parse_key(name: str) -> FactorKey | None:
-    """Read the name of a tensor; None where it is no factor of a module of a numbered layer.
+    """Parse the name of a tensor; None if it is not a factor of a module of a numbered layer.
 
     >>> parse_key("base_model.model.model.layers.3.mlp.up_proj.lora_A.weight")[:4]
     (Stack(prefix='model.', name='layers'), 3, 'up_proj', 'a')
@@ -78,7 +78,7 @@ def parse_key(name: str) -> FactorKey | None:
 
 
 def _without_peft(parts: list[str]) -> tuple[list[str], int]:
-    """The parts without each ``base_model.model``, and how many there were."""
+    """Return the parts without each ``base_model.model``, and how many there were."""
     kept: list[str] = []
     nested = 0
     for part in parts:
@@ -90,7 +90,7 @@ def _without_peft(parts: list[str]) -> tuple[list[str], int]:
 
 
 def plain_path(name: str) -> str:
-    """Return the name of any tensor as it is in the plain base, without what was wrapped around that.
+    """Return the name of any tensor in the plain base, without the wrappers around it.
 
     >>> plain_path("base_model.model.base_model.model._orig_mod.lm_head.lora_A.weight")
     'lm_head.lora_A.weight'
@@ -102,7 +102,7 @@ def plain_path(name: str) -> str:
 
 
 def text_stack(stacks: Iterable[Stack]) -> list[Stack]:
-    """Return the lists of layers that may be the language model's: one, where the names tell.
+    """Return the lists of layers that may be the language model's; one if the names tell.
 
     Args:
       stacks: all that a file has factors of.
@@ -114,7 +114,7 @@ def text_stack(stacks: Iterable[Stack]) -> list[Stack]:
 
 
 def notes_of_keys(keys: Iterable[FactorKey]) -> list[str]:
-    """Return one line on names that PEFT would not find, nothing where all are plain."""
+    """Return one line on names that PEFT would not find; None if all are plain."""
     found = list(keys)
     odd: dict[str, None] = {}
     for key in found:

@@ -12,6 +12,7 @@ from typing import Any
 import regex
 
 from nlsr_jax.errors import InputError
+from nlsr_jax.files.fields import short
 from nlsr_jax.files.limits import LIMITS
 
 MATCH_SECONDS = LIMITS.match_seconds
@@ -60,7 +61,7 @@ class Matcher:
             return getattr(self._compiled[pattern], how)(text, timeout=min(MATCH_SECONDS, left))
         except TimeoutError:
             raise InputError(
-                f"{self._where}: the regular expression {_short(pattern)} takes more than {MATCH_SECONDS:g} s "
+                f"{self._where}: the regular expression {short(pattern)} takes more than {MATCH_SECONDS:g} s "
                 f"on {text!r}; write a simpler one"
             ) from None
 
@@ -68,7 +69,7 @@ class Matcher:
         classes = pattern.count("[")
         if classes > LIMITS.pattern_classes:
             raise InputError(
-                f"{self._where}: the regular expression {_short(pattern)} has {classes} character classes; "
+                f"{self._where}: the regular expression {short(pattern)} has {classes} character classes; "
                 f"expected at most {LIMITS.pattern_classes}"
             )
         try:
@@ -78,8 +79,4 @@ class Matcher:
                 re.compile(pattern)
                 return regex.compile(_PLAIN_BRACE.sub(r"\\{", pattern))
         except (re.error, regex.error, Warning, RecursionError, OverflowError) as error:
-            raise InputError(f"{self._where}: {_short(pattern)} is not a regular expression ({error})") from error
-
-
-def _short(pattern: str) -> str:
-    return repr(pattern if len(pattern) <= 80 else pattern[:77] + "...")
+            raise InputError(f"{self._where}: {short(pattern)} is not a regular expression ({error})") from error

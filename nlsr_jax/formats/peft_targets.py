@@ -38,7 +38,7 @@ class Targets(NamedTuple):
 
 
 class InFile(NamedTuple):
-    """What a config says of the modules that a file holds factors of.
+    """What a config says about the modules of which a file holds factors.
 
     Attributes:
       modules: ``{module: {layer: Target}}`` of those that it adapts.
@@ -56,7 +56,7 @@ class InFile(NamedTuple):
 
 
 class Others(NamedTuple):
-    """Modules beside the linear layers of the decoder layers, by their paths.
+    """Modules other than the linear layers of the decoder layers, by their paths.
 
     Attributes:
       factored: those that a file holds factors of.
@@ -72,12 +72,12 @@ _NO_OTHERS = Others()
 
 
 def module_path(layer: int, module: str, stack: Stack = _MODEL) -> str:
-    """Return the path of a module in a transformers model, as ``model.layers.0.mlp.up_proj``."""
+    """Return the path of a module in a transformers model, such as ``model.layers.0.mlp.up_proj``."""
     return f"{stack.prefix}{stack.name}.{layer}.{path_in_layer(module)}"
 
 
 def _other_paths(num_layers: int, stack: Stack) -> list[str]:
-    """Paths of the modules that LoRA factors of an ``Adapter`` cannot stand for."""
+    """Return the paths of modules whose LoRA factors an ``Adapter`` cannot hold."""
     prefix = stack.prefix
     layers = f"{prefix}{stack.name}"
     names = ("self_attn", "mlp", "mlp.act_fn", "input_layernorm", "post_attention_layernorm")
@@ -94,8 +94,8 @@ def _check_others(
     for path in _other_paths(num_layers, stack):
         if path not in known and selector.selects(path):
             raise InputError(
-                f"{where}: target_modules adapts {path}, which is no linear layer of a decoder layer; take it out "
-                "of target_modules if the file has no factors of it"
+                f"{where}: target_modules adapts {path}, which is not a linear layer of a decoder layer; take it "
+                "out of target_modules if the file has no factors of it"
             )
 
 
@@ -108,7 +108,7 @@ def _nesting(stack: Stack) -> str:
 
 
 def _select_others(selector: "_Selector", others: Others, stack: Stack, linear: bool) -> dict[str, Target]:
-    """What a config says of modules beside the decoder layers, by paths as the stack is nested."""
+    """Return what a config says about modules outside the decoder layers, by paths nested as the stack is."""
     nested = _nesting(stack)
     return {
         path: selector.target(nested + path)
@@ -122,7 +122,7 @@ def _select_others(selector: "_Selector", others: Others, stack: Stack, linear: 
 def select_in_file(
     config: LoraConfig, found: Mapping[str, Iterable[int]], stack: Stack, where: str, others: Others = _NO_OTHERS
 ) -> InFile:
-    """Apply a config to the modules that a file holds factors of: the tensors say what there is.
+    """Apply a config to the modules of which a file holds factors; the tensors say which there are.
 
     Args:
       config: the parsed config.
@@ -204,7 +204,7 @@ def select_targets(
 
 
 class _Selector:
-    """One config's rules: names are looked up, expressions go through the matcher."""
+    """The rules of one config: names are looked up, expressions go through the matcher."""
 
     def __init__(self, config: LoraConfig, where: str):
         self._config, self._where, self._matcher = config, where, Matcher(where)
@@ -212,7 +212,7 @@ class _Selector:
         self._exclude = _as_set(config.exclude)
 
     def selects(self, path: str) -> bool:
-        """Whether PEFT adapts the module at ``path``."""
+        """Say whether PEFT adapts the module at ``path``."""
         if self._config.exclude and self._named(self._exclude, path):
             return False
         if not self._named(self._targets, path):
@@ -222,7 +222,7 @@ class _Selector:
         return whole or self._config.layers is None or self._in_layers(path)
 
     def target(self, path: str) -> Target:
-        """Rank and scaling of the module at ``path``: the first pattern that matches, or the default."""
+        """Return rank and scaling of the module at ``path``: of the first pattern that matches, or the default."""
         rank = self._by_pattern(self._config.rank_pattern, path, self._config.rank)
         alpha = self._by_pattern(self._config.alpha_pattern, path, self._config.alpha)
         return Target(rank, alpha / math.sqrt(rank) if self._config.rslora else alpha / rank)

@@ -1,4 +1,4 @@
-"""The tensors of ``adapter_model.safetensors``: every key accounted for, factors stacked over layers."""
+"""The tensors of ``adapter_model.safetensors``: every key is accounted for, factors are stacked over layers."""
 
 from typing import NamedTuple
 
@@ -38,9 +38,9 @@ class StackedKeys(NamedTuple):
       keys: ``{module: {layer: {"a": key, "b": key}}}``, modules in module order, layers rising.
       transposed: whether the file holds ``[k, r]`` and ``[r, d]``.
       nested: how often PEFT's wrapper stands in the names beyond the one that it looks for.
-      notes: what a user should know of the names.
+      notes: what a user should know about the names.
       others: all other tensors.
-      adapter: the name of the adapter that is left inside the names; None where it is not.
+      adapter: the adapter's name, if it is left inside the names; else None.
     """
 
     stack: Stack
@@ -78,15 +78,15 @@ def find_factors(file: SafetensorsFile) -> StackedKeys:
 
 
 def check_no_others(file: SafetensorsFile, others: tuple[str, ...]) -> None:
-    """Refuse tensors that are no LoRA factors of decoder layers.
+    """Refuse tensors that are not LoRA factors of decoder layers.
 
     Raises:
       InputError: naming the first.
     """
     for name in others:
         raise InputError(
-            f"{file.path}: tensor {name[:120]!r} is {_kind(name)}, no LoRA factor of a linear layer of a decoder "
-            f"layer; {PLAIN}"
+            f"{file.path}: tensor {name[:120]!r} is {_kind(name)}, not a LoRA factor of a linear layer of a "
+            f"decoder layer; {PLAIN}"
         )
 
 
@@ -129,7 +129,7 @@ def check_pairs(file: SafetensorsFile, found: StackedKeys) -> None:
         for layer, pair in layers.items():
             if len(pair) < 2:
                 other, alone = "lora_B" if "a" in pair else "lora_A", next(iter(pair.values()))
-                raise InputError(f"{file.path}: layer {layer} {module} has {alone!r} alone; {other} is missing")
+                raise InputError(f"{file.path}: layer {layer} {module} has only {alone!r}; {other} is missing")
 
 
 def _kind(name: str) -> str:
@@ -156,7 +156,7 @@ def stacked_shapes(file: SafetensorsFile, found: StackedKeys) -> dict[str, dict[
                     raise InputError(
                         f"{file.path}: {module} lora_{factor.upper()} is {list(expected)} in layer {first} and "
                         f"{list(shape)} in layer {layer}; stacked factors need one rank and shape per module name: "
-                        "fill smaller ranks up with zeros and raise their alpha in proportion"
+                        "pad smaller ranks with zeros and raise their alpha in proportion"
                     )
             shapes[module][factor] = (len(layers), *expected)
         if shapes[module]["a"][1] != shapes[module]["b"][2]:

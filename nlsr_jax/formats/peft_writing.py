@@ -47,7 +47,7 @@ def exact_alpha(scaling: float, rank: int, rslora: bool) -> float:
 
 
 def structure(adapter: Adapter) -> dict[str, Any]:
-    """Return what a config says of an adapter: shapes, layers and scalings of every module name.
+    """Return what a config says about an adapter: shapes, layers and scalings of every module name.
 
     Args:
       adapter: arrays or ``jax.ShapeDtypeStruct`` leaves.
@@ -101,14 +101,14 @@ def config_fields(adapter: Adapter, *, rslora: bool = False, stack: Stack = PLAI
 
 
 def _selecting(module: str, names: tuple[str, ...]) -> str:
-    """The end of a path that selects a module: its name among the projections, else its path in the layer."""
+    """Return the end of a path that selects a module: the name of a projection, else its path in the layer."""
     return module if set(names) <= set(MODULES) else path_in_layer(module)
 
 
 def _alpha_pattern(
     adapter: Adapter, alphas: dict[str, list[float]], default: float, stack: Stack
 ) -> dict[str, float]:
-    """A module where all its layers agree, else the paths of the layers that differ.
+    """Return one entry for a module if its layers agree, else one for each path of a layer that differs.
 
     No two entries match one path, so that their order, which PEFT loses, does not matter.
     """
@@ -125,7 +125,7 @@ def _alpha_pattern(
 
 
 def _target_fields(adapter: Adapter, names: tuple[str, ...], stack: Stack) -> dict[str, Any]:
-    """Names and layer numbers where all modules have the same layers, else a regular expression of whole paths.
+    """Return names and layer numbers if all modules have the same layers, else a regular expression of whole paths.
 
     A list of names would select layers of other parts of the model as well, where it has some.
     """
@@ -148,7 +148,7 @@ def _target_fields(adapter: Adapter, names: tuple[str, ...], stack: Stack) -> di
 
 
 def _alternative(layers: tuple[int, ...], names: list[str]) -> str:
-    """An expression of the paths, from the layer's number on, of some modules of some layers."""
+    """Return an expression for the paths, from the layer's number on, of some modules of some layers."""
     numbers = "|".join(map(str, layers))
     if set(names) <= set(MODULES):
         return rf"(?:{numbers})\.(?:self_attn|mlp)\.(?:{'|'.join(names)})"

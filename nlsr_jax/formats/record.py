@@ -8,7 +8,7 @@ import os
 import pathlib
 import platform
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -36,29 +36,26 @@ _PACKAGES = (
 )
 
 
-Begun = Callable[[pathlib.Path], concurrent.futures.Future[str] | None]
-"""Returns the future SHA-256 of a file that another thread digests already, None of others."""
-
-
-def nothing_begun(_: pathlib.Path) -> None:
-    """No digest has been begun."""
-
-
 class Digests:
-    """Digests of input files, computed by a thread while the run goes on.
+    """Digests of input files, computed by a thread while the run goes on."""
 
-    Args:
-      begun: finds digests that have been begun.
-    """
-
-    def __init__(self, begun: Begun = nothing_begun):
-        self._begun = begun
+    def __init__(self) -> None:
         self._pool = concurrent.futures.ThreadPoolExecutor(1)
         self._found: dict[str, tuple[str, dict[str, concurrent.futures.Future]]] = {}
 
-    def add(self, name: str, path: str | os.PathLike, files: list[pathlib.Path]) -> None:
-        """Start to digest ``files``, the parts of the input ``name`` that was given as ``path``."""
-        started = {file.name: self._begun(file) or self._pool.submit(sha256, file) for file in files}
+    def add(
+        self, name: str, path: str | os.PathLike, files: list[pathlib.Path], *, root: pathlib.Path | None = None
+    ) -> None:
+        """Start to digest ``files``, the parts of the input ``name`` that was given as ``path``.
+
+        Args:
+          name: of the input.
+          path: as it was given.
+          files: its parts.
+          root: the folder that their names are relative to; None for names without folders.
+        """
+        names = {file: file.name if root is None else file.relative_to(root).as_posix() for file in files}
+        started = {names[file]: self._pool.submit(sha256, file) for file in files}
         self._found[name] = (str(path), started)
 
     def result(self) -> dict[str, dict]:
@@ -205,7 +202,8 @@ def check_digests(recorded: dict, found: dict, where: str | os.PathLike) -> None
         different = sorted(
             f for f in {*entry["files"], *(now or {})} if entry["files"].get(f) != (now or {}).get(f)
         )
+        flag = "finetuned" if name == "companions" else name  # which lie beside the adapter
         raise InputError(
             f"{where}: {name} file {different[0]} is not the one of the record "
-            f"(SHA-256 differs or it is missing); give the original with --{name}"
+            f"(SHA-256 differs or it is missing); give the original with --{flag}"
         )

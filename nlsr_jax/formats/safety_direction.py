@@ -1,4 +1,4 @@
-"""The direction of an alignment out of two model directories, read one matrix at a time."""
+"""The direction of an alignment, factored from two model directories one matrix at a time."""
 
 import os
 from collections.abc import Callable, Collection
@@ -33,8 +33,8 @@ def safety_direction(
       pretrained: the model that it was aligned from.
       rank: r_V, at least 1; at most the smaller side of a matrix is taken.
       modules: names of the projections to factor; all by default.
-      seed: of the randomised decomposition's key.
-      progress: is called with a module's name and a layer's number after each.
+      seed: seed of the randomised decomposition's key.
+      progress: called with a module's name and a layer's number after each matrix.
 
     Returns:
       A ``Direction``: ``adapter`` with factors ``a [L, r_V, k]`` and ``b [L, d, r_V]`` float32, and ``residual``,

@@ -4,7 +4,6 @@ Source: transformers 5, ``modeling_utils``: ``model.safetensors`` comes first, w
 that an index names every tensor is taken, and of two with one name the one in the last shard by file name.
 """
 
-import os
 import pathlib
 import re
 from collections.abc import Mapping
@@ -12,8 +11,9 @@ from typing import NamedTuple
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.json_files import read_json_object
-from nlsr_jax.files.paths import is_regular
+from nlsr_jax.files.paths import is_regular, leads_outside
 from nlsr_jax.files.safetensors_files import SafetensorsFile, open_checked
+from nlsr_jax.formats.quantised import dequantised
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -25,7 +25,7 @@ class Located(NamedTuple):
 
     Attributes:
       files: which of them holds each tensor.
-      notes: what a user should know of a folder that is not in order.
+      notes: what a user should know about irregular files of the folder.
     """
 
     files: dict[str, SafetensorsFile]
@@ -33,11 +33,18 @@ class Located(NamedTuple):
 
 
 def locate(folder: pathlib.Path) -> Located:
-    """Open the weight files of a model directory.
+    """Open the weight files of a model directory; quantised weights are dequantised when they are read.
 
     Raises:
-      InputError: there are none that can be read, or an index that names what is not in the folder.
+      InputError: there are none that can be read, an index that names what is not in the folder, or quantised
+        weights that are not as the config says.
     """
+    stored = _locate_stored(folder)
+    files, notes = dequantised(folder, stored.files)
+    return Located(files, (*stored.notes, *notes))
+
+
+def _locate_stored(folder: pathlib.Path) -> Located:
     if not is_regular(folder / WEIGHTS):
         if is_regular(folder / INDEX):
             return _locate_shards(folder)
@@ -47,7 +54,7 @@ def locate(folder: pathlib.Path) -> Located:
 
 
 def _refuse_others(folder: pathlib.Path) -> None:
-    """Say what is there in place of weights that are read."""
+    """Refuse a folder without weights that can be read, and say what is there instead."""
     if any(folder.glob("*.bin")):
         raise InputError(
             f"{folder}: holds only .bin weights, pickles, which are never opened; load the model with transformers "
@@ -69,7 +76,7 @@ def _locate_shards(folder: pathlib.Path) -> Located:
                 f"{folder / INDEX}: {tensor} is in {name!r}; expected a safetensors file of this folder"
             )
         if name not in opened:
-            check_inside(folder, name)
+            _check_inside(folder, name)
             opened[name] = open_checked(folder / name)
     places: dict[str, list[str]] = {}
     for name, file in sorted(opened.items()):
@@ -81,7 +88,7 @@ def _locate_shards(folder: pathlib.Path) -> Located:
 
 
 def _note_index(folder: pathlib.Path, mapping: Mapping[str, str], places: Mapping[str, list[str]]) -> list[str]:
-    """Say where an index and its shards are not of one mind."""
+    """Return notes on where an index and its shards disagree."""
     several = {tensor: names for tensor, names in places.items() if len(names) > 1}
     found = [
         f"{tensor} is in {' and '.join(names)}{_more(several)}: the last of them counts"
@@ -101,7 +108,7 @@ def _more(found) -> str:
 
 
 def _note_unread(folder: pathlib.Path, read: set[str], why: str) -> tuple[str, ...]:
-    """Say which files look like weights of the model and are not read."""
+    """Return a note on files that look like weights of the model and are not read."""
     others = _others(folder, read)
     return (f"{folder}: {_some(others)}: not read, as in transformers; {why}",) if others else ()
 
@@ -114,9 +121,7 @@ def _some(names: list[str]) -> str:
     return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
-def check_inside(folder: pathlib.Path, name: str) -> None:
+def _check_inside(folder: pathlib.Path, name: str) -> None:
     """Refuse a file that is a link out of the folder, unless into the store of the hub's own cache."""
-    home, file = (pathlib.Path(os.path.realpath(path)) for path in (folder, folder / name))
-    stores = [home.parent.parent / "blobs"] if home.parent.name == "snapshots" else []
-    if not any(file.is_relative_to(place) for place in (home, *stores)):
+    if (file := leads_outside(folder, name)) is not None:
         raise InputError(f"{folder / name}: a link out of this folder, to {file}; copy the file in its place")

@@ -7,12 +7,11 @@ Source: ``jax.nn.dot_product_attention`` and ``jax.experimental.pallas.ops.tpu.s
 import jax
 import jax.numpy as jnp
 
+from nlsr_jax import hardware
 from nlsr_jax.architecture.config import ModelConfig
 from nlsr_jax.errors import InputError
 
 ATTENTION = ("plain", "fused")
-KERNELS = {"gpu": "cudnn", "cuda": "cudnn", "tpu": "splash"}
-"""The kernel of a platform."""
 _DTYPES = {"cudnn": (jnp.bfloat16, jnp.float16), "splash": (jnp.bfloat16,)}
 _LANES = 128
 """Splash takes head dims and lengths that are multiples of it."""
@@ -34,9 +33,9 @@ def check_attention(attention: str, config: ModelConfig, dtype, mesh=None) -> No
         raise InputError(f"attention is {attention!r}; expected one of {', '.join(ATTENTION)}")
     if attention == "plain":
         return
-    kernel, reason = KERNELS.get(jax.default_backend()), None
+    kernel, reason = hardware.attention_kernel(), None
     if kernel is None:
-        reason = f"needs a GPU or a TPU, and this is {jax.default_backend()}"
+        reason = f"needs a GPU or a TPU, and this is {hardware.platform()}"
     elif jnp.dtype(dtype) not in _DTYPES[kernel]:
         names = " or ".join(jnp.dtype(one).name for one in _DTYPES[kernel])
         reason = f"needs weights of {names}, and dtype is {jnp.dtype(dtype).name}"
@@ -71,7 +70,7 @@ def attend_fused(
     """Return causal grouped-query attention by a fused kernel, or None where it does not take the arrays.
 
     Args:
-      kernel: a value of ``KERNELS``; None for no kernel.
+      kernel: what ``hardware.attention_kernel`` returns; None for no kernel.
       q: ``[B, T, K, G, H]``.
       k, v: ``[B, K, T, H]``.
       mask: ``[B, T, T]`` bool, True where a query may attend; None where it may attend to itself and all before.

@@ -17,11 +17,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from nlsr_jax import hardware
 from nlsr_jax.architecture.config import ModelConfig
 from nlsr_jax.errors import InputError
 from nlsr_jax.models.block import Block, Context, Norm, place, rotary_embedding
 from nlsr_jax.models.cache import LayerCache
-from nlsr_jax.models.fused_attention import ATTENTION, KERNELS
+from nlsr_jax.models.fused_attention import ATTENTION
 from nlsr_jax.models.projection import PRODUCT
 from nlsr_jax.parallel import Layout
 
@@ -94,7 +95,7 @@ class Llama(nn.Module):
             block = nn.remat(block, prevent_cse=False, policy=None if self.remat else self.keep)
         if self.attention not in ATTENTION:
             raise InputError(f"attention is {self.attention!r}; expected one of {', '.join(ATTENTION)}")
-        kernel = KERNELS.get(jax.default_backend()) if self.attention == "fused" else None
+        kernel = hardware.attention_kernel() if self.attention == "fused" else None
         ordered = attention_mask is None and keys is None and c.window is None
         if self.has_variable("loose", "layers"):
             x, cache = self._one_by_one(x, cache, windowed, context, kernel, ordered, output)

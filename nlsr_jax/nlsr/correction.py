@@ -15,6 +15,7 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.nlsr.layerwise import map_modules
 from nlsr_jax.nlsr.settings import SPACES
 from nlsr_jax.nlsr.similarity import check_masks
+from nlsr_jax.types import Masks
 
 
 def _correct_factors(finetuned, reference, mask, pruned):
@@ -47,7 +48,9 @@ _CORRECT = {"factors": _correct_factors, "product": _correct_product}
 
 
 @functools.partial(jax.jit, static_argnames="space")
-def correct_checked(finetuned: Adapter, reference: Adapter, masks, pruned: PerModule, *, space: str):
+def correct_checked(
+    finetuned: Adapter, reference: Adapter, masks: Masks, pruned: PerModule, *, space: str
+) -> Adapter:
     """Apply the correction to arguments that have already been checked; see ``correct``."""
     factors = map_modules(_CORRECT[space], finetuned.factors, reference.factors, masks, pruned)
     return dataclasses.replace(finetuned, factors=factors)
@@ -59,7 +62,9 @@ def check_space(space: str) -> None:
         raise InputError(f"space is {space!r}; expected one of {', '.join(SPACES)}")
 
 
-def correct(finetuned: Adapter, reference: Adapter, masks, pruned: PerModule, *, space: str = "factors") -> Adapter:
+def correct(
+    finetuned: Adapter, reference: Adapter, masks: Masks, pruned: PerModule, *, space: str = "factors"
+) -> Adapter:
     """Transplant the safety-critical entries of the reference into the repaired modules.
 
     Under ``jit`` no values are checked: entries outside the range of the dtype become infinite or 0.

@@ -10,6 +10,7 @@ import zlib
 import jax
 import jax.numpy as jnp
 
+from nlsr_jax import hardware
 from nlsr_jax.adapter import Adapter, check_adapter, check_same_structure, module_names
 from nlsr_jax.errors import InputError
 from nlsr_jax.nlsr.layerwise import map_layers
@@ -19,10 +20,10 @@ from nlsr_jax.nlsr.masks import (
     host_mask_tree,
     mask_factor,
     mask_tree,
-    on_host,
 )
 from nlsr_jax.nlsr.settings import GRANULARITIES, METHODS, NEEDS_FINETUNED, NEEDS_GRADIENTS, NEEDS_STATISTICS
 from nlsr_jax.nlsr.statistics import Statistics
+from nlsr_jax.types import Gradients, Masks
 
 
 def identify(
@@ -33,9 +34,9 @@ def identify(
     method: str = "low_rank",
     granularity: str = "tensor",
     key: jax.Array | None = None,
-    gradients=None,
+    gradients: Gradients | None = None,
     finetuned: Adapter | None = None,
-):
+) -> Masks:
     """Mark the safety-critical entries of every factor of the reference adapter.
 
     Scores: ``low_rank`` |Ŵ| with Ŵ = U Uᵀ W of rank r* = round(r·(1−P_SR)); ``wanda``
@@ -76,7 +77,7 @@ def identify(
         key if method == "random" else None,
         gradients if method in NEEDS_GRADIENTS else None,
     )
-    way = _identify_on_host if on_host((factors, *evidence)) else _identify
+    way = _identify_on_host if hardware.selects_on_host((factors, *evidence)) else _identify
     return way(factors, *evidence, sparsity=float(sparsity), method=method, granularity=granularity)
 
 

@@ -1,26 +1,26 @@
 """Apply a function to each layer of stacked arrays, with bounded memory per step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 
-from nlsr_jax.adapter import PerModule, module_names
+from nlsr_jax import hardware
+from nlsr_jax.adapter import module_names
 
 CHUNK_BYTES = 2**24
 """Maximum bytes per batch of layers: small stacks run as one vmap, large ones stay in cache."""
 
 
-def map_layers(function: Callable, *stacks, chunk_bytes: int = CHUNK_BYTES, factorises: bool = False):
+def map_layers(function: Callable, *stacks: Any, chunk_bytes: int = CHUNK_BYTES, factorises: bool = False) -> Any:
     """Map ``function`` over the leading axis L of trees of stacked arrays.
 
     Args:
       function: takes one layer of each tree and returns a tree.
       *stacks: trees whose leaves all have the same leading axis.
       chunk_bytes: maximum bytes of input per step of the loop.
-      factorises: whether the function calls matrix factorisations (QR, SVD, Cholesky, solve). On the CPU it then
-        runs layer by layer: XLA spreads a batch of factorisations over its thread pool and waits for them on a
-          thread of
-        that pool, so as many concurrent batches as threads would deadlock.
+      factorises: whether the function calls matrix factorisations (QR, SVD, Cholesky, solve); see
+        ``hardware.factorises_one_by_one``.
 
     Returns:
       The stacked results.
@@ -29,7 +29,7 @@ def map_layers(function: Callable, *stacks, chunk_bytes: int = CHUNK_BYTES, fact
     count = leaves[0].shape[0]
     per_layer = sum(leaf.nbytes for leaf in leaves) // count
     batch = max(1, min(count, chunk_bytes // max(per_layer, 1)))
-    if factorises and jax.default_backend() == "cpu":
+    if factorises and hardware.factorises_one_by_one():
         batch = 1
     if count == 1:  # matrix products of one layer run faster than a batch of one
         one = function(*jax.tree.map(lambda leaf: leaf[0], stacks))
@@ -41,7 +41,7 @@ def map_layers(function: Callable, *stacks, chunk_bytes: int = CHUNK_BYTES, fact
     return jax.lax.map(lambda one: function(*one), stacks, batch_size=batch)
 
 
-def map_modules(function: Callable, *trees, factorises: bool = False) -> PerModule:
+def map_modules(function: Callable, *trees: Mapping[str, Any], factorises: bool = False) -> dict[str, Any]:
     """Apply ``function`` to each layer of each module and return ``{module: stacked result}``.
 
     Args:

@@ -18,7 +18,8 @@ Axis legend: L layers, r rank, k in-features, d out-features.
 """
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -89,7 +90,9 @@ def lift(
     return Lifted(weak, aligned, tuned)
 
 
-def lift_factors(update, direction=None, aligned=None) -> dict[str, dict[str, jax.Array]]:
+def lift_factors(
+    update: Mapping[str, Any], direction: Mapping[str, Any] | None = None, aligned: Mapping[str, Any] | None = None
+) -> dict[str, dict[str, jax.Array]]:
     """Lift the factors of one module.
 
     Args:
@@ -128,7 +131,9 @@ def _joined(parts, axis: int, dtype):
     return jnp.concatenate([jnp.asarray(part).astype(dtype) for part in parts], axis=axis)
 
 
-def direction_rows(finetuned: Adapter, direction: Adapter, module: str, rows: slice = slice(None)):
+def direction_rows(
+    finetuned: Adapter, direction: Adapter, module: str, rows: slice = slice(None)
+) -> dict[str, jax.Array]:
     """Return the direction's factors of one module for the fine-tuned adapter's layers, in its scaling.
 
     Args:

@@ -11,6 +11,7 @@ Axis legend: L layers, r rank, k in-features, d out-features.
 """
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -66,7 +67,7 @@ def _stack_cosines(stack, other):
     )
 
 
-def factor_cosines(stacks, others) -> PerModule:
+def factor_cosines(stacks: Mapping[str, jax.Array], others: Mapping[str, jax.Array]) -> PerModule:
     """Return the cosines ``{"a": [L], "b": [L]}`` of one module's factors in two adapters; 0 for zero factors."""
     return jax.tree.map(_stack_cosines, stacks, others)
 

@@ -12,15 +12,16 @@ Source: NLSR, identification of safety-critical neurons; the rank rule follows D
 """
 
 import functools
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 
+from nlsr_jax import hardware
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.nlsr.layerwise import map_layers
 from nlsr_jax.nlsr.statistics import (
     Statistics,
-    branches,
     cholesky_root,
     matmul,
     update_root,
@@ -91,11 +92,13 @@ def _project_large(a, b, gram, root, kept):
     return matmul(top, matmul(top.T, a)), matmul(matmul(b, left), right)
 
 
-def project_layer(factors, gram, root, kept):
+def project_layer(
+    factors: Mapping[str, jax.Array], gram: jax.Array, root: jax.Array, kept: int
+) -> dict[str, jax.Array]:
     """Return ``{"a": Â [r, k], "b": B̂ [d, r]}`` of one layer, float32."""
     root = _trusted_root(root, gram)
     a, b = factors["a"].astype(jnp.float32), factors["b"].astype(jnp.float32)
-    if branches(len(root)):
+    if hardware.branches(len(root)):
         a, b = _project_large(a, b, gram, root, kept)
     else:
         a, b = _project_a(a, root, kept), _project_b(b, root, kept)

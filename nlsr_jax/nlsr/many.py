@@ -15,13 +15,14 @@ from nlsr_jax.nlsr.correction import correct_checked
 from nlsr_jax.nlsr.pruning import choose_pruned
 from nlsr_jax.nlsr.realign import Realigned
 from nlsr_jax.nlsr.similarity import check_masks, masked_cosine
+from nlsr_jax.types import Masks
 
 
 def realign_many(
     keys: jax.Array,
     finetuned: Adapter,
     reference: Adapter,
-    masks,
+    masks: Masks,
     *,
     base_probabilities: Sequence[float],
     increment: float = 0.4,

@@ -13,6 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nlsr_jax import hardware
+from nlsr_jax.types import Gradients, Masks
+
 
 def kept_count(size: int, sparsity: float) -> int:
     """Return ``top = round((1 − P_SR) · size)``, the number of entries that a mask keeps."""
@@ -89,7 +92,7 @@ def mask_factor(scores: jax.Array, sparsity: float, granularity: str) -> jax.Arr
     return jax.vmap(lambda row: top_mask(row, count))(scores)
 
 
-def mask_tree(scores, sparsity: float):
+def mask_tree(scores: Gradients, sparsity: float) -> Masks:
     """Mask all factors with one threshold.
 
     Args:
@@ -106,17 +109,6 @@ def mask_tree(scores, sparsity: float):
     ends = list(itertools.accumulate(leaf.size for leaf in leaves))[:-1]
     parts = [part.reshape(leaf.shape) for part, leaf in zip(jnp.split(mask, ends), leaves, strict=True)]
     return jax.tree.unflatten(structure, parts)
-
-
-def on_host(tree) -> bool:
-    """Return whether all leaves are values, not tracers, in host memory and the CPU is the one device."""
-
-    def here(leaf):
-        if isinstance(leaf, jax.core.Tracer):
-            return False
-        return not isinstance(leaf, jax.Array) or len(leaf.sharding.device_set) == 1
-
-    return jax.default_backend() == "cpu" and all(map(here, jax.tree.leaves(tree)))
 
 
 def host_top_mask(scores: np.ndarray, count: int) -> np.ndarray:
@@ -150,7 +142,7 @@ def host_mask_factor(scores: np.ndarray, sparsity: float, granularity: str) -> n
     return np.stack([host_top_mask(row, count) for row in scores])
 
 
-def host_mask_tree(scores, sparsity: float):
+def host_mask_tree(scores: Gradients, sparsity: float) -> Masks:
     """Mask all factors with one threshold as ``mask_tree`` does, in host memory."""
     leaves, structure = jax.tree.flatten(scores)
     flat = np.concatenate([np.asarray(leaf).reshape(-1) for leaf in leaves])
@@ -160,7 +152,7 @@ def host_mask_tree(scores, sparsity: float):
     return jax.tree.unflatten(structure, whole)
 
 
-def host_mask_layers(scores, sparsity: float, granularity: str):
+def host_mask_layers(scores: Gradients, sparsity: float, granularity: str) -> Masks:
     """Mask each layer of stacked factors as ``mask_layers`` does, in host memory."""
 
     def stacked(leaf):
@@ -169,7 +161,7 @@ def host_mask_layers(scores, sparsity: float, granularity: str):
     return jax.tree.map(stacked, scores)
 
 
-def mask_layers(scores, sparsity: float, granularity: str = "tensor"):
+def mask_layers(scores: Gradients, sparsity: float, granularity: str = "tensor") -> Masks:
     """Mask each layer of stacked factors separately.
 
     Args:
@@ -180,7 +172,7 @@ def mask_layers(scores, sparsity: float, granularity: str = "tensor"):
     Returns:
       Bool tree of the same shapes.
     """
-    way = host_mask_layers if on_host(scores) else _compiled_mask_layers
+    way = host_mask_layers if hardware.selects_on_host(scores) else _compiled_mask_layers
     return way(scores, sparsity, granularity)
 
 

@@ -5,6 +5,7 @@ Source: NLSR, probability-based layer pruning, ``P_j = P_L + δ · r_j / N``.
 """
 
 import functools
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +47,9 @@ def similarity_rank(similarity: PerModule) -> PerModule:
 
 
 @jax.jit
-def unclipped_probability(similarity: PerModule, base_probability, increment) -> PerModule:
+def unclipped_probability(
+    similarity: PerModule, base_probability: float | jax.Array, increment: float | jax.Array
+) -> PerModule:
     """Return ``P_L + δ · r_j / N`` before clipping to [0, 1], float32 ``{module: [L]}``."""
     count = sum(value.shape[0] for value in similarity.values())
     return {
@@ -101,7 +104,15 @@ def _certain(pruned: PerModule) -> tuple[PerModule, PerModule]:
 
 
 @functools.partial(jax.jit, static_argnames=("rule", "repaired", "layers"))
-def choose_pruned(key, similarity, settings, *, rule, repaired=None, layers=None):
+def choose_pruned(
+    key: jax.Array,
+    similarity: PerModule,
+    settings: Mapping[str, jax.Array],
+    *,
+    rule: str,
+    repaired: int = 0,
+    layers: tuple[tuple[str, tuple[bool, ...]], ...] = (),
+) -> tuple[PerModule, PerModule]:
     """Apply one rule and return ``(pruned, probability)``, each ``{module: [L]}``.
 
     Args:
@@ -125,7 +136,9 @@ def choose_pruned(key, similarity, settings, *, rule, repaired=None, layers=None
     return _certain({m: jnp.zeros(s.shape, bool) for m, s in similarity.items()})
 
 
-def check_rule(rule: str, tau=None, share=None, layers=None) -> None:
+def check_rule(
+    rule: str, tau: float | None = None, share: float | None = None, layers: Sequence[int] | None = None
+) -> None:
     """Raise InputError unless ``rule`` is known and has exactly the setting it needs."""
     if rule not in RULES:
         raise InputError(f"rule is {rule!r}; expected one of {', '.join(RULES)}")

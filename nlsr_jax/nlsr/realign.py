@@ -3,6 +3,7 @@
 Source: NLSR, section on restoration.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.nlsr.correction import check_space, correct_checked
 from nlsr_jax.nlsr.pruning import check_rule, choose_pruned
 from nlsr_jax.nlsr.similarity import check_masks, masked_cosine
+from nlsr_jax.types import Masks
 
 
 class Realigned(NamedTuple):
@@ -34,7 +36,7 @@ class Realigned(NamedTuple):
     zero_norm: PerModule
 
 
-def repaired_layers(adapter: Adapter, layers) -> tuple[tuple[str, tuple[bool, ...]], ...]:
+def repaired_layers(adapter: Adapter, layers: Sequence[int]) -> tuple[tuple[str, tuple[bool, ...]], ...]:
     """Return, per module, which entries of its leading axis are among the given decoder layers.
 
     Args:
@@ -67,7 +69,7 @@ def choose(
     rule: str = "probability",
     tau: float | None = None,
     share: float | None = None,
-    layers=None,
+    layers: Sequence[int] | None = None,
 ) -> tuple[PerModule, PerModule]:
     """Choose the modules to leave alone from their similarities.
 
@@ -94,8 +96,8 @@ def choose(
         similarity,
         jax.tree.map(jnp.float32, settings),
         rule=rule,
-        repaired=None if share is None else round(share * count),
-        layers=None if layers is None else repaired_layers(finetuned, layers),
+        repaired=0 if share is None else round(share * count),
+        layers=() if layers is None else repaired_layers(finetuned, layers),
     )
 
 
@@ -103,7 +105,7 @@ def realign(
     key: jax.Array,
     finetuned: Adapter,
     reference: Adapter,
-    masks,
+    masks: Masks,
     *,
     base_probability: float = 0.5,
     increment: float = 0.4,
@@ -111,7 +113,7 @@ def realign(
     space: str = "factors",
     tau: float | None = None,
     share: float | None = None,
-    layers=None,
+    layers: Sequence[int] | None = None,
 ) -> Realigned:
     """Repair the fine-tuned adapter where it has lost the reference's safety-critical neurons.
 

@@ -7,19 +7,21 @@ Source: NLSR, restoration, equation of S_j.
 """
 
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from nlsr_jax import hardware
 from nlsr_jax.adapter import Adapter, PerModule, check_same_structure, module_names
 from nlsr_jax.errors import InputError
 from nlsr_jax.nlsr.layerwise import map_layers
 from nlsr_jax.nlsr.statistics import matmul
+from nlsr_jax.types import Masks
 
 _SOUND = 1e12
 """If squared norms of factors lie between the inverse of this and this, their products fit into float32."""
-_PIECE = 1024
-"""Number of rows of B, or columns of A, that stay in a core's cache from masking to the last product."""
 _CONTRACTED = {"a": 1, "b": 0}
 
 
@@ -28,7 +30,7 @@ def is_sound(squares: jax.Array) -> jax.Array:
     return jnp.all((squares > 1 / _SOUND) & (squares < _SOUND))
 
 
-def scale_factor(factor):
+def scale_factor(factor: jax.Array) -> jax.Array:
     """Scale ``[m, n]`` to a largest entry of 1 (0 stays 0), so that no product over- or underflows; float32."""
     factor = factor.astype(jnp.float32)
     # Columns first: that sum order vectorises on a CPU.
@@ -50,22 +52,18 @@ def _products(prepare, leaves, axis: int):
         return [matmul(one, other) for one, other in ((turned[0], x), (turned[1], y), (turned[0], y))]
 
     size = leaves[0].shape[axis]
-    count = _count_pieces(size)
+    piece = hardware.piece(size)
+    count = size // piece
     if count < 2:
         return whole(*leaves)
 
     def add(number, sums):
-        piece = [jax.lax.dynamic_slice_in_dim(leaf, number * _PIECE, _PIECE, axis) for leaf in leaves]
-        return jax.tree.map(jnp.add, sums, whole(*piece))
+        parts = [jax.lax.dynamic_slice_in_dim(leaf, number * piece, piece, axis) for leaf in leaves]
+        return jax.tree.map(jnp.add, sums, whole(*parts))
 
     # The remainder after the whole pieces comes first.
-    rest = [jax.lax.slice_in_dim(leaf, count * _PIECE, size, axis=axis) for leaf in leaves]
+    rest = [jax.lax.slice_in_dim(leaf, count * piece, size, axis=axis) for leaf in leaves]
     return jax.lax.fori_loop(0, count, add, whole(*rest))
-
-
-def _count_pieces(size: int) -> int:
-    """Return the number of pieces to multiply one by one: none on accelerators."""
-    return size // _PIECE if jax.default_backend() == "cpu" else 0
 
 
 def _cosine(prepare, *layers):
@@ -107,7 +105,7 @@ def _masked(reference, finetuned, mask):
 
 
 @jax.jit
-def masked_cosine(reference: Adapter, finetuned: Adapter, masks) -> tuple[PerModule, PerModule]:
+def masked_cosine(reference: Adapter, finetuned: Adapter, masks: Masks) -> tuple[PerModule, PerModule]:
     """Return the similarities and, per module, whether one of the masked products was zero.
 
     Args:
@@ -133,7 +131,7 @@ def product_cosine(first: Adapter, second: Adapter) -> PerModule:
     return _cosines(lambda x, y: (x, y), first.factors, second.factors)[0]
 
 
-def check_masks(adapter: Adapter, masks, name: str = "masks") -> None:
+def check_masks(adapter: Adapter, masks: Mapping[str, Mapping[str, Any]], name: str = "masks") -> None:
     """Raise InputError unless ``masks`` is a bool tree with the shapes of the adapter's factors."""
     for module in module_names(adapter.factors):
         for factor, value in adapter.factors[module].items():
@@ -150,7 +148,7 @@ def check_masks(adapter: Adapter, masks, name: str = "masks") -> None:
         raise InputError(f"{name}: {', '.join(extra)} is not adapted by the adapter")
 
 
-def similarity(reference: Adapter, finetuned: Adapter, masks) -> PerModule:
+def similarity(reference: Adapter, finetuned: Adapter, masks: Masks) -> PerModule:
     """Return S_j, the cosine of the masked products of reference and fine-tuned, per module.
 
     ``S_j = ⟨W'_e, W'_t⟩_F / (‖W'_e‖_F ‖W'_t‖_F)`` with ``W' = (M_B∘B)(M_A∘A)``; 0 if a norm is 0.

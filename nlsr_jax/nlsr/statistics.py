@@ -18,14 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nlsr_jax import hardware
 from nlsr_jax.adapter import Adapter, PerModule, module_names
 from nlsr_jax.errors import InputError
 from nlsr_jax.nlsr.layerwise import map_layers, map_modules
 
 _EPS = float(jnp.finfo(jnp.float32).eps)
 _TINY = float(jnp.finfo(jnp.float32).tiny)
-_LARGE_RANK = 64
-"""See ``branches``."""
 _MANY_ENTRIES = 2**18
 """For rows with fewer entries, a second pass costs less than checking whether it is needed."""
 _WELL_CONDITIONED = 64.0
@@ -114,21 +113,12 @@ def update_root(root: jax.Array, rows: jax.Array) -> jax.Array:
         whole = jnp.all(jnp.isfinite(found))
         return jax.lax.cond(whole, lambda: found, lambda: matmul(_semidefinite_root(whitened), first))
 
-    if rows.size < _MANY_ENTRIES or not branches(rank):
+    if rows.size < _MANY_ENTRIES or not hardware.branches(rank):
         return corrected()
     plain = cholesky_root(gram, _EPS / rank)
     # Tiny rows get a root of the smallest shift instead of their own.
     enough = (jnp.trace(gram) * (_EPS / rank) > _TINY**0.5) & (_condition(plain, gram) <= _WELL_CONDITIONED)
     return jax.lax.cond(enough, lambda: plain, corrected)
-
-
-def branches(rank: int) -> bool:
-    """Return whether to test at run time if r × r matrices are well-conditioned, so that less work suffices.
-
-    Below rank 64 there is little work to save, and published results must not change by a byte. Off the CPU, layers
-    are batched, and both branches would be computed.
-    """
-    return rank >= _LARGE_RANK and jax.default_backend() == "cpu"
 
 
 def well_conditioned(values: jax.Array) -> jax.Array:

@@ -8,6 +8,8 @@ all.
 Axis legend: L layers, r rank, k in-features, d out-features.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,8 +63,8 @@ def factor_update(
     for module in module_names(finetuned.factors):
         layers = layer_indices(finetuned, module)
         keys = None if basis != "turned" or key is None else rotation_keys(key, module, layers)
-        pair = [None if one is None else scaled(one, module) for one in (finetuned, aligned)]
-        factors[module] = update_layers(*pair, basis=basis, keys=keys)
+        other = None if aligned is None else scaled(aligned, module)
+        factors[module] = update_layers(scaled(finetuned, module), other, basis=basis, keys=keys)
     return Adapter(factors, layers=finetuned.layers)
 
 
@@ -90,7 +92,7 @@ def scaled(adapter: Adapter, module: str, rows: slice = slice(None)) -> dict[str
     return {"a": jnp.asarray(leaf["a"])[rows].astype(jnp.float32), "b": b}
 
 
-def rotation_keys(key: jax.Array, module: str, layers) -> jax.Array:
+def rotation_keys(key: jax.Array, module: str, layers: Sequence[int] | np.ndarray) -> jax.Array:
     """Return one key for each decoder layer of a module: rotations do not depend on how layers are read."""
     own = stream(stream(key, "basis"), module)
     return jax.vmap(lambda layer: jax.random.fold_in(own, layer))(jnp.asarray(np.asarray(layers, np.uint32)))
@@ -101,7 +103,13 @@ def update_rank(finetuned: int, aligned: int, d: int, k: int, basis: str) -> int
     return finetuned + aligned if basis == "own" else min(finetuned + aligned, d, k)
 
 
-def update_layers(finetuned, aligned=None, *, basis: str, keys: jax.Array | None = None) -> dict[str, jax.Array]:
+def update_layers(
+    finetuned: dict[str, jax.Array],
+    aligned: dict[str, jax.Array] | None = None,
+    *,
+    basis: str,
+    keys: jax.Array | None = None,
+) -> dict[str, jax.Array]:
     """Factor the update of some layers of one module.
 
     Args:

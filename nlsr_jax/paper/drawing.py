@@ -4,11 +4,14 @@ Matplotlib is used only through its object interface, inside ``nlsr_jax.report.s
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nlsr_jax.report.svg import INK, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLOURS = ("#d55e00", "#2a8ac4", "#4d9078", "#b47aa5", "#8a6d3b", "#6b7280", "#c9a227")
 _MARKS = ("o", "s", "^", "D", "v", "P", "X")
@@ -48,13 +51,13 @@ def _scheme(boxes: Sequence[tuple[float, float, str]], arrows: Sequence[tuple[in
             arrowprops=_ARROW | {"patchA": drawn[start].get_bbox_patch(), "patchB": drawn[end].get_bbox_patch()},
         )  # fmt: skip
         (x0, y0, _), (x1, y1, _) = boxes[start], boxes[end]
-        side = {"ha": "left", "va": "center"} if x0 == x1 else {"ha": "center", "va": "bottom"}
+        side: dict[str, Any] = {"ha": "left", "va": "center"} if x0 == x1 else {"ha": "center", "va": "bottom"}
         shift = (0.012, 0) if x0 == x1 else (0, 0.03)
         axes.text((x0 + x1) / 2 + shift[0], (y0 + y1) / 2 + shift[1], text, fontsize=8, **side)
     return figure
 
 
-def draw_setting(data: Mapping[str, Any]):
+def draw_setting(data: Mapping[str, Any]) -> "Figure":
     """Draw what happens to a model in fine-tuning as a service, with the measured scores."""
 
     def words(title: str, name: str) -> str:
@@ -78,7 +81,7 @@ def draw_setting(data: Mapping[str, Any]):
     return _scheme(boxes, arrows, 3.2)
 
 
-def draw_method(data: Mapping[str, Any]):
+def draw_method(data: Mapping[str, Any]) -> "Figure":
     """Draw the three steps of the method."""
     boxes = [
         (0.10, 0.80, "weak adapter W₀"),
@@ -95,7 +98,7 @@ def draw_method(data: Mapping[str, Any]):
     return _scheme(boxes, arrows, 3.6)
 
 
-def draw_broken(data: Mapping[str, Any]):
+def draw_broken(data: Mapping[str, Any]) -> "Figure":
     """Draw the share of modules below a similarity by objective, and the similarity by layer."""
     figure = new_figure(5.6)
     grid = figure.add_gridspec(2, 3)
@@ -117,7 +120,7 @@ def draw_broken(data: Mapping[str, Any]):
     return figure
 
 
-def draw_agreement(data: Mapping[str, Any]):
+def draw_agreement(data: Mapping[str, Any]) -> "Figure":
     """Draw the agreement of the methods on damaged modules and kept entries, and the gain of these entries."""
     figure, (left, right, last) = _panels(3, 4.6)
     names = [_METHODS.get(name, name) for name in data["methods"]]
@@ -150,7 +153,7 @@ def _scores(axes, x, series: Mapping[str, Mapping[str, np.ndarray]], xlabel: str
     axes.set_ylim(0, 102)
 
 
-def draw_amplification(data: Mapping[str, Any]):
+def draw_amplification(data: Mapping[str, Any]) -> "Figure":
     """Draw the scores over β."""
     figure, panels = _panels(2, 3.6)
     for axes, (title, part) in zip(panels, data["parts"].items(), strict=True):
@@ -160,7 +163,7 @@ def draw_amplification(data: Mapping[str, Any]):
     return figure
 
 
-def draw_gain(data: Mapping[str, Any]):
+def draw_gain(data: Mapping[str, Any]) -> "Figure":
     """Draw HS and FA with and without amplification over the sparsity."""
     figure, panels = _panels(2, 3.6)
     for axes, (score, name) in zip(panels, (("hs", "HS"), ("fa", "FA")), strict=True):
@@ -173,7 +176,7 @@ def draw_gain(data: Mapping[str, Any]):
     return figure
 
 
-def draw_sparsity(data: Mapping[str, Any]):
+def draw_sparsity(data: Mapping[str, Any]) -> "Figure":
     """Draw all scores over the sparsity, by task."""
     figure, panels = _panels(3, 3.4)
     names = {"hs": "HS", "fa": "FA", "over_refusal": "over-refusal"}
@@ -201,7 +204,7 @@ def _legend_above(axes) -> None:
     axes.legend(ncols=3, loc="upper center")
 
 
-def draw_layers(data: Mapping[str, Any]):
+def draw_layers(data: Mapping[str, Any]) -> "Figure":
     """Draw HS and FA for repairs of only some decoder layers."""
     figure, panels = _panels(2, 3.6)
     for axes, (score, name) in zip(panels, (("hs", "HS"), ("fa", "FA")), strict=True):
@@ -211,7 +214,7 @@ def draw_layers(data: Mapping[str, Any]):
     return figure
 
 
-def draw_clean(data: Mapping[str, Any]):
+def draw_clean(data: Mapping[str, Any]) -> "Figure":
     """Draw HS and answered harmless requests after fine-tuning on clean rows."""
     figure, panels = _panels(2, 3.6)
     names = {"hs": "HS, %", "benign_answered": "harmless requests answered, %"}
@@ -222,7 +225,7 @@ def draw_clean(data: Mapping[str, Any]):
     return figure
 
 
-def draw_topics(data: Mapping[str, Any]):
+def draw_topics(data: Mapping[str, Any]) -> "Figure":
     """Draw HS by topic before and after the repair."""
     figure, (axes,) = _panels(1, 3.8)
     _bars(axes, data["topics"], data["models"], "HS, %")
@@ -232,7 +235,7 @@ def draw_topics(data: Mapping[str, Any]):
     return figure
 
 
-def draw_inside(data: Mapping[str, Any]):
+def draw_inside(data: Mapping[str, Any]) -> "Figure":
     """Draw the probes on the hidden states, and the positions of the kept entries."""
     figure, panels = _panels(3, 4.4)
     names = {"aligned": "aligned", "finetuned": "fine-tuned", "nlsr": "realigned"}

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from nlsr_jax.pipeline.masking import identify_files
     from nlsr_jax.pipeline.realignment import realign_files
     from nlsr_jax.pipeline.settings import Settings
-    from nlsr_jax.pipeline.stages import Stages
+    from nlsr_jax.progress import Stages
 
 __all__ = ["Settings", "Stages", "identify_files", "realign_files"]
 
@@ -18,6 +18,6 @@ __getattr__, __dir__ = lazily(
         "nlsr_jax.pipeline.masking": "identify_files",
         "nlsr_jax.pipeline.realignment": "realign_files",
         "nlsr_jax.pipeline.settings": "Settings",
-        "nlsr_jax.pipeline.stages": "Stages",
+        "nlsr_jax.progress": "Stages",
     },
 )

@@ -9,16 +9,15 @@ from typing import Any
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.files.json_files import read_json_object
 from nlsr_jax.files.paths import expand, is_folder
+from nlsr_jax.formats.hub import is_cached, parse_hub_name
 from nlsr_jax.formats.peft_writing import PLAIN_STACK
+from nlsr_jax.formats.quantised_names import sibling_advice, without_marks
 from nlsr_jax.pipeline.settings import Settings, SourceSettings
 from nlsr_jax.pipeline.sources import Sources
-from nlsr_jax.pipeline.stages import Stages
+from nlsr_jax.progress import Stages
 
+_REVISION = re.compile(r"^([\w.-]+/[\w.-]+)@.*$")
 _CACHED = re.compile(r"models--[^/]+?--([^/]+)/snapshots/[^/]+$")
-_QUANTISED = re.compile(
-    r"[-_.](unsloth|bnb|dynamic|quantized|quant|gguf|gptq|awq|aqlm|exl2|hqq|mlx|nf4|q\d(_\w+)?|w\d+a\d+|"
-    r"(int|fp|bf|mxfp|nvfp)?\d+[-_]?bits?|(int|fp|bf|mxfp|nvfp)\d+(mix)?)$"
-)
 
 
 def plain_name(name: Any) -> str | None:
@@ -26,9 +25,12 @@ def plain_name(name: Any) -> str | None:
 
     Args:
       name: a hub id or a folder: the last part counts, in lower case and without marks of quantisation, such as
-        ``-bnb-4bit`` or ``-GPTQ-Int4``. Of a snapshot in the hub's cache it is that of the id.
+        ``-bnb-4bit`` or ``-GPTQ-Int4``, and without a revision. Of a snapshot in the hub's cache it is that of the
+        id.
 
     >>> plain_name("unsloth/Llama-3.2-1B-Instruct-unsloth-bnb-4bit")
+    'llama-3.2-1b-instruct'
+    >>> plain_name("unsloth/Llama-3.2-1B-Instruct@main")
     'llama-3.2-1b-instruct'
     >>> plain_name("/models/Llama-3.2-1B-Instruct/")
     'llama-3.2-1b-instruct'
@@ -36,14 +38,12 @@ def plain_name(name: Any) -> str | None:
     if not isinstance(name, str) or not name.strip():
         return None
     path = name.strip().replace("\\", "/").rstrip("/")
+    path = _REVISION.sub(r"\1", path)
     cached = _CACHED.search(path)
     last = cached.group(1) if cached else path.rsplit("/", 1)[-1]
     if last in ("", ".", ".."):
         last = pathlib.Path(path or "/").resolve().name
-    found, before = last.lower(), ""
-    while found != before:
-        before, found = found, _QUANTISED.sub("", found)
-    return found or None
+    return without_marks(last.lower()) or None
 
 
 def note_bases(named: Mapping[str, Any]) -> list[str]:
@@ -118,14 +118,23 @@ def with_named_base(settings: Settings, stages: Stages) -> Settings:
       stages: where to say so.
 
     Returns:
-      The settings unchanged where the run needs no base, or the name is neither a folder that is there nor a model
-      in the hub's cache.
+      The settings unchanged where the run needs no base or the config names none.
+
+    Raises:
+      InputError: the name is neither a folder that is there nor a model in the hub's cache.
     """
     if settings.base or not settings.finetuned or not (settings.needs_base or settings.pretrained):
         return settings
     name = _named_base(settings.finetuned)
-    if name is None or not (is_folder(name) or _is_cached(name)):
+    if name is None:
         return settings
+    hub = parse_hub_name(name)
+    if not (is_folder(name) or (hub is not None and is_cached(hub, "config.json"))):
+        fetched = "" if hub is None else f", or fetch it by hf download {name}"
+        raise InputError(
+            f"{argument('base')} is missing, and {name}, which {settings.finetuned} names as its base, is not at "
+            f"hand; give its folder{fetched}{sibling_advice(name)}"
+        )
     stages.say(f"base: {name}, which {settings.finetuned} names")
     return dataclasses.replace(settings, base=name)
 
@@ -140,13 +149,3 @@ def _named_base(adapter: str | None) -> str | None:
         return None
     name = config.get("base_model_name_or_path")
     return name if isinstance(name, str) and name else None
-
-
-def _is_cached(name: str) -> bool:
-    """Say whether the hub's cache holds a model."""
-    import huggingface_hub
-
-    try:
-        return isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json"), str)
-    except (ValueError, OSError):  # no id of the hub
-        return False

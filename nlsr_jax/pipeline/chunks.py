@@ -38,7 +38,7 @@ def chunks(shapes: Adapter) -> Iterator[Chunk]:
             yield one_layer(module, row)
 
 
-def piece_of(shapes: Adapter, chunk: Chunk, factors) -> Adapter:
+def piece_of(shapes: Adapter, chunk: Chunk, factors: Any) -> Adapter:
     """Return an adapter of the layers of one chunk, numbered from 0, so that programs are shared."""
     scaling = shapes.scaling[chunk.module] if isinstance(shapes.scaling, Mapping) else shapes.scaling
     if isinstance(scaling, tuple):

@@ -164,7 +164,7 @@ def describe_verdict(verdict: Verdict) -> dict[str, Any]:
     return found | {"descends": verdict.descends, "measured": verdict.measured, **counts}
 
 
-def describe_module(figures, module: str, row: int) -> dict[str, float]:
+def describe_module(figures: Any, module: str, row: int) -> dict[str, float]:
     """Return what a record says of the lineage of one module of one layer; nothing where it was not measured."""
     if module not in figures:
         return {}

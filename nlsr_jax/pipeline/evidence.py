@@ -3,7 +3,7 @@
 import functools
 import pathlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,10 @@ from nlsr_jax.nlsr.statistics import Statistics
 from nlsr_jax.pipeline.run import Run
 from nlsr_jax.pipeline.settings import EvidenceSettings
 from nlsr_jax.pipeline.sources import AdapterSource, Sources
+from nlsr_jax.types import Params
+
+if TYPE_CHECKING:
+    from nlsr_jax.data.calibration import Calibration
 
 
 class Evidence(NamedTuple):
@@ -50,7 +54,7 @@ class CalibrationData:
         self.notes: list[str] = []
 
     @functools.cached_property
-    def rows(self):
+    def rows(self) -> "Calibration":
         """The encoded rows and their counts."""
         from nlsr_jax.formats.hugging_face import read_config, resolve
 
@@ -74,7 +78,7 @@ class CalibrationData:
         return self.sources.target if self.settings.needs_finetuned else self.sources.aligned
 
     @functools.cached_property
-    def base(self):
+    def base(self) -> tuple[Any, Params]:
         """``(model, params)``."""
         from nlsr_jax.models import load_model
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from nlsr_jax.adapter import Adapter, layer_indices, module_names
 from nlsr_jax.files.digests import sha256
-from nlsr_jax.files.output import copy_digested
+from nlsr_jax.files.large_file import copy_digested
 from nlsr_jax.formats.mask_files import MaskFile, write_masks
 from nlsr_jax.nlsr.identify import identify
 from nlsr_jax.nlsr.settings import Identification

@@ -12,13 +12,14 @@ from nlsr_jax.pipeline.base_names import note_base_names
 from nlsr_jax.pipeline.checks import check_identification
 from nlsr_jax.pipeline.descent import check_weak
 from nlsr_jax.pipeline.evidence import CalibrationData
+from nlsr_jax.pipeline.hub_inputs import with_hub_folders
 from nlsr_jax.pipeline.identification import obtain_masks, write_found
 from nlsr_jax.pipeline.recording import IDENTIFICATION_FILE, record_identification, write_record
 from nlsr_jax.pipeline.reference import Reference
 from nlsr_jax.pipeline.run import Run, start
 from nlsr_jax.pipeline.settings import Settings, name_inputs, with_absolute_paths
 from nlsr_jax.pipeline.sources import Sources, check_base, open_sources, source_notes
-from nlsr_jax.pipeline.stages import Stages
+from nlsr_jax.progress import Stages
 
 
 def identify_files(
@@ -47,10 +48,11 @@ def identify_files(
         is written then.
     """
     check_identification(settings)
-    settings = with_absolute_paths(settings)
+    stages = stages or Stages(show=False)
+    settings = with_absolute_paths(with_hub_folders(settings, ("aligned", "weak", "base"), stages))
     inputs = name_inputs(settings)
     place = check_free(output, overwrite, inputs=inputs)
-    with start(settings.seed, stages or Stages(show=False), mesh=mesh) as run:
+    with start(settings.seed, stages, mesh=mesh) as run:
         sources = _open(settings, run)
         reference = Reference(sources, settings)
         data = CalibrationData(settings, sources, run)

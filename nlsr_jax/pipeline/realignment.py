@@ -20,18 +20,22 @@ from nlsr_jax.files.digests import sha256
 from nlsr_jax.files.output import check_free, whole_directory, write_text
 from nlsr_jax.formats import record as records
 from nlsr_jax.formats.checkpoint import save_checkpoint
+from nlsr_jax.formats.companions import Companions
 from nlsr_jax.formats.mask_files import FILE as MASKS_FILE
 from nlsr_jax.formats.model_matrices import is_model_folder
 from nlsr_jax.nlsr.pruning import unclipped_probability
 from nlsr_jax.nlsr.realign import repaired_layers
 from nlsr_jax.nlsr.settings import PRESETS, ModuleChoice
 from nlsr_jax.parallel import is_first
+from nlsr_jax.pipeline.accompanying import INPUT as COMPANIONS
+from nlsr_jax.pipeline.accompanying import open_companions, write_companions
 from nlsr_jax.pipeline.base_names import check_trained_on, note_base_names, note_place, with_named_base
 from nlsr_jax.pipeline.checks import check_realignment
 from nlsr_jax.pipeline.choosing import Choice, asked_for, settle, to_be_chosen
 from nlsr_jax.pipeline.decision import Decision, compare, decide
 from nlsr_jax.pipeline.descent import Descent, check_lineage, judge_descent
 from nlsr_jax.pipeline.evidence import CalibrationData
+from nlsr_jax.pipeline.hub_inputs import ADAPTERS, MODELS, with_hub_folders
 from nlsr_jax.pipeline.identification import Masks, obtain_masks, write_found
 from nlsr_jax.pipeline.lifting import open_lifted, trim
 from nlsr_jax.pipeline.recording import record_realignment, write_record
@@ -40,8 +44,8 @@ from nlsr_jax.pipeline.restoration import Restoration, write_restored
 from nlsr_jax.pipeline.run import Run, start
 from nlsr_jax.pipeline.settings import Settings, name_inputs, with_absolute_paths
 from nlsr_jax.pipeline.sources import Sources, check_base, open_sources, source_notes
-from nlsr_jax.pipeline.stages import Stages
 from nlsr_jax.pipeline.weights_realignment import realign_weights
+from nlsr_jax.progress import Stages
 from nlsr_jax.random_streams import stream
 from nlsr_jax.report import draw_figures, render_report
 
@@ -60,7 +64,6 @@ def realign_files(
     preset: str | None = None,
     stages: Stages | None = None,
     mesh: Mesh | None = None,
-    digests: records.Begun = records.nothing_begun,
     read: Inputs | None = None,
     draw: Callable[[dict], dict] = draw_figures,
 ) -> dict:
@@ -69,8 +72,8 @@ def realign_files(
     Args:
       settings: inputs and settings.
       output: the folder to write: ``adapter_config.json``, ``adapter_model.safetensors``,
-        ``masks.safetensors``, ``checkpoint/`` (Orbax), ``realignment.json``, ``report.html``. It
-        appears whole or not at all.
+        ``masks.safetensors``, ``checkpoint/`` (Orbax), ``realignment.json``, ``report.html``, a model card
+        ``README.md``, and the files that lie beside the fine-tuned adapter. It appears whole or not at all.
       overwrite: replace an output of this project that exists.
       recorded: the ``inputs`` of a record that this run repeats; the digests must be equal.
       automatic: choose β and the sparsity of ``gain`` by the calibration data with this aim, or with these of the
@@ -80,7 +83,6 @@ def realign_files(
       preset: the name of the preset that the settings were taken from, for the record; None records none.
       stages: where to report progress.
       mesh: lay the base over these devices; None for one. Of several processes, the first one writes.
-      digests: finds digests of inputs that have been begun.
       read: what else has been read, by the name for messages, such as the record that is repeated.
       draw: draws the figures of the report from the record, in a thread.
 
@@ -108,7 +110,6 @@ def realign_files(
             preset=preset,
             stages=stages,
             mesh=mesh,
-            digests=digests,
             read=read,
             draw=draw,
         )
@@ -117,7 +118,7 @@ def realign_files(
     inputs = {**name_inputs(settings), **(read or {})}
     place = check_free(output, overwrite, inputs=inputs)
     publish = functools.partial(whole_directory, place, overwrite=overwrite, inputs=inputs)
-    with start(settings.seed, stages, mesh=mesh, begun=digests, recorded=recorded) as run:
+    with start(settings.seed, stages, mesh=mesh, recorded=recorded) as run:
         sources = _open(settings, run)
         descent = judge_descent(settings, sources, run)
         data = CalibrationData(settings, sources, run)
@@ -125,7 +126,9 @@ def realign_files(
         reference = Reference(sources, settings)
         masks = obtain_masks(settings, reference, data, run)
         run.notes.add(data.notes)
-        told = told if preset is None else told | {"preset": preset}
+        companions = open_companions(sources.target.path, run)
+        told |= {} if companions is None else {COMPANIONS: companions.describe()}
+        told |= {} if preset is None else {"preset": preset}
 
         def decided() -> tuple[Restoration, dict[str, Any]]:
             made, lineage = _decide(settings, reference, masks, descent, run)
@@ -135,7 +138,7 @@ def realign_files(
             return decided()[1]
         with publish() as folder, _kept_meanwhile(folder, masks, sources, settings.sparsity, run) as kept:
             made, record = decided()
-            _write(folder, record, made, kept, draw, run)
+            _write(folder, record, made, companions, kept, draw, run)
     return record
 
 
@@ -143,8 +146,10 @@ def _checked(settings: Settings, choice: Choice, stages: Stages, *, repeats: boo
     """Return the settings as the run takes them, checked as far as no input has to be opened."""
     if choice.asked is not None:
         settings = to_be_chosen(settings)
-    settings = with_named_base(settings, stages)
+    settings = with_named_base(with_hub_folders(settings, ADAPTERS, stages), stages)
     check_realignment(settings)
+    if not repeats:  # whose record may have no digests of a model that was given by its name
+        settings = with_hub_folders(settings, MODELS, stages)
     if not (settings.allow_unrelated or repeats):
         check_trained_on(settings)
     return with_absolute_paths(settings)
@@ -222,11 +227,12 @@ def _write(
     folder: pathlib.Path,
     record: dict[str, Any],
     made: Restoration,
+    companions: Companions | None,
     kept: concurrent.futures.Future[dict[str, str]],
     draw: Callable[[dict], dict],
     run: Run,
 ) -> None:
-    """Write adapter, report and record."""
+    """Write adapter, what goes beside it, report and record."""
     run.notes.say()
     if kept.done():
         kept.result()  # an error, before the rest is written for nothing
@@ -234,6 +240,9 @@ def _write(
         figures = _DRAWING.submit(draw, record)
         digests, notes = write_restored(folder, made)
         digests |= kept.result()
+        if companions is not None:
+            base = made.sources.target.layout.config.get("base_model_name_or_path")
+            digests |= write_companions(folder, companions, record, base=base, digests=digests)
         run.notes.add(notes)
         run.notes.say()
     with run.stages("digest outputs"):

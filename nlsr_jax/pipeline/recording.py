@@ -11,13 +11,14 @@ import numpy as np
 from nlsr_jax.adapter import Adapter, layer_indices, module_names
 from nlsr_jax.files.output import write_text
 from nlsr_jax.formats import record as records
+from nlsr_jax.pipeline.accompanying import INPUT
 from nlsr_jax.pipeline.decision import Decision
 from nlsr_jax.pipeline.descent import Descent, describe_module, describe_verdict
 from nlsr_jax.pipeline.identification import Masks, count_kept
 from nlsr_jax.pipeline.restoration import Restoration
 from nlsr_jax.pipeline.run import Run
 from nlsr_jax.pipeline.settings import Settings
-from nlsr_jax.pipeline.stages import Stages
+from nlsr_jax.progress import Stages
 from nlsr_jax.random_streams import describe_key
 
 IDENTIFICATION = "nlsr_jax.identification"
@@ -33,7 +34,8 @@ def record_realignment(
       settings: of the run.
       made: what the written adapter is made of.
       descent: how the fine-tuned adapter lies to the aligned one.
-      told: ``preset``, its name, and ``automatic``, the description of a choice; what is not there is not recorded.
+      told: ``preset``, its name, ``automatic``, the description of a choice, and ``companions``, what is carried
+        beside the adapter; what is not there is not recorded.
       run: the context; its notes are the record's warnings, those that are added later too.
 
     Raises:
@@ -55,6 +57,7 @@ def record_realignment(
         "summary": _summarise(modules),
         "modules": modules,
         **({"carried": carried.describe()} if carried else {}),
+        **({INPUT: told[INPUT]} if INPUT in told else {}),
         "warnings": run.notes.kept,
         **made_on(),
     }
@@ -76,7 +79,8 @@ def digested_inputs(run: Run, *, lifted: bool) -> dict[str, Any]:
     names = ["base", "aligned", "finetuned", "weak", "calibration", "masks"]
     if lifted:
         names.insert(4, "pretrained")
-    return {name: found.get(name) for name in names}
+    companions = {INPUT: found[INPUT]} if INPUT in found else {}
+    return {name: found.get(name) for name in names} | companions
 
 
 def _summarise(modules: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

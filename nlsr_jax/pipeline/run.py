@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 import jax
 from jax.sharding import Mesh
 
-from nlsr_jax.formats.record import Begun, Digests, nothing_begun
-from nlsr_jax.pipeline.stages import Stages
+from nlsr_jax.formats.record import Digests
+from nlsr_jax.progress import Stages
 
 
 class Notes:
@@ -73,7 +73,6 @@ def start(
     stages: Stages,
     *,
     mesh: Mesh | None = None,
-    begun: Begun = nothing_begun,
     recorded: dict | None = None,
 ) -> Iterator[Run]:
     """Yield the context of a run; its thread of digests ends with the block.
@@ -81,9 +80,8 @@ def start(
     Args:
       seed: of the key.
       stages, mesh, recorded: see ``Run``.
-      begun: finds digests of inputs that have been begun.
     """
-    digests = Digests(begun)
+    digests = Digests()
     try:
         yield Run(stages, digests, Notes(stages), jax.random.key(seed), mesh, recorded)
     finally:

@@ -13,11 +13,12 @@ from nlsr_jax.files.folders import elsewhere
 from nlsr_jax.files.json_files import read_json_object
 from nlsr_jax.files.paths import expand, expand_text, is_folder, is_regular
 from nlsr_jax.formats import record as records
+from nlsr_jax.pipeline.accompanying import INPUT as COMPANIONS
 from nlsr_jax.pipeline.masking import identify_files
 from nlsr_jax.pipeline.realignment import realign_files
 from nlsr_jax.pipeline.recording import IDENTIFICATION, IDENTIFICATION_FILE
 from nlsr_jax.pipeline.settings import PATHS, from_record
-from nlsr_jax.pipeline.stages import Stages
+from nlsr_jax.progress import Stages
 
 _TEMPORAL = ("report.html", "checkpoint/")
 """Outputs that another run need not repeat: the page names device and versions, Orbax's files hold the time."""
@@ -105,7 +106,8 @@ def _compare_inputs(record: Mapping[str, Any], moved: Mapping[str, str]) -> Find
     for name, entry in record["inputs"].items():
         if entry is None:
             continue
-        place = pathlib.Path(moved.get(name, entry["path"]))
+        given = "finetuned" if name == COMPANIONS else name  # which lie beside the adapter
+        place = pathlib.Path(moved.get(given, entry["path"]))
         for file, digest in entry["files"].items():
             path = place / file if is_folder(place) else place
             if not is_regular(path):

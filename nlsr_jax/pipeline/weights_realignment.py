@@ -15,15 +15,18 @@ from jax.sharding import Mesh
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.files.apart import Inputs
 from nlsr_jax.files.digests import sha256
-from nlsr_jax.files.output import check_free, copy_digested, whole_directory, write_text
+from nlsr_jax.files.large_file import copy_digested
+from nlsr_jax.files.output import check_free, whole_directory, write_text
 from nlsr_jax.formats import record as records
 from nlsr_jax.formats.mask_files import FILE as MASKS_FILE
 from nlsr_jax.formats.weight_masks import LAYOUT, WeightMaskFile
 from nlsr_jax.parallel import is_first
+from nlsr_jax.pipeline.accompanying import INPUT as COMPANIONS
+from nlsr_jax.pipeline.accompanying import open_companions, write_companions
+from nlsr_jax.pipeline.hub_inputs import MODELS, with_hub_folders
 from nlsr_jax.pipeline.recording import digested_inputs, made_on, write_record
 from nlsr_jax.pipeline.run import Run, start
 from nlsr_jax.pipeline.settings import Settings, name_inputs, with_absolute_paths
-from nlsr_jax.pipeline.stages import Stages
 from nlsr_jax.pipeline.weights_checks import check_weights
 from nlsr_jax.pipeline.weights_decision import decide_weights
 from nlsr_jax.pipeline.weights_evidence import ModelData
@@ -37,8 +40,12 @@ from nlsr_jax.pipeline.weights_sources import (
     open_models,
 )
 from nlsr_jax.pipeline.weights_writing import RepairedWeights, describe_residual, write_as_adapter, write_model
+from nlsr_jax.progress import Stages
 from nlsr_jax.random_streams import describe_key, stream
 from nlsr_jax.report import draw_figures, render_report
+
+_NOT_OF_ADAPTERS = ("config.json", "generation_config.json")
+"""Files of a model's folder that an adapter has no use for."""
 
 
 def realign_weights(
@@ -50,7 +57,6 @@ def realign_weights(
     preset: str | None = None,
     stages: Stages | None = None,
     mesh: Mesh | None = None,
-    digests: records.Begun = records.nothing_begun,
     read: Inputs | None = None,
     draw: Callable[[dict], dict] = draw_figures,
 ) -> dict:
@@ -61,7 +67,7 @@ def realign_weights(
       output: the folder to write: the model in the shards and types of its input with its config, tokenizer and
         other files, or with ``as_adapter`` a PEFT adapter on the base; ``masks.safetensors``, ``realignment.json``
         and ``report.html``. It appears whole or not at all.
-      overwrite, recorded, preset, stages, mesh, digests, read, draw: see ``realign_files``.
+      overwrite, recorded, preset, stages, mesh, read, draw: see ``realign_files``.
 
     Returns:
       The record; empty in a process that does not write.
@@ -70,12 +76,17 @@ def realign_weights(
       InputError: any input or setting that cannot be used; nothing is written then.
     """
     check_weights(settings)
+    stages = stages or Stages(show=False)
+    if recorded is None:
+        settings = with_hub_folders(settings, MODELS, stages)
     settings = with_absolute_paths(settings)
     inputs = {**name_inputs(settings), **(read or {})}
     place = check_free(output, overwrite, inputs=inputs)
-    with start(settings.seed, stages or Stages(show=False), mesh=mesh, begun=digests, recorded=recorded) as run:
+    with start(settings.seed, stages, mesh=mesh, recorded=recorded) as run:
+        adapter = settings.as_adapter is not None
         sources, distances = _open(settings, run)
         data = ModelData(settings, sources, run)
+        companions = open_companions(sources.finetuned.folder, run, without=_NOT_OF_ADAPTERS if adapter else ())
         if not is_first():  # the passes over the data need every process, what follows one
             for _ in data.pieces() if settings.masks is None else ():
                 pass
@@ -84,8 +95,13 @@ def realign_weights(
             masks = _obtain_masks(folder, settings, sources, data, run)
             made, written = _repair(folder, settings, sources, masks, run)
             told = _tell(settings, made, distances, written, run)
-            record = _record(settings, made, told, data, preset, run)
-            _finish(folder, record, {**written["digests"], MASKS_FILE: masks.digest}, draw, run)
+            told |= {} if companions is None else {COMPANIONS: companions.describe()}
+            told |= {} if preset is None else {"preset": preset}
+            record = _record(settings, made, told, data, run)
+            known = {**written["digests"], MASKS_FILE: masks.digest}
+            if companions is not None:
+                known |= write_companions(folder, companions, record, base=settings.base, digests=known)
+            _finish(folder, record, known, draw, run)
     return record
 
 
@@ -154,7 +170,7 @@ def _repair(
 def _tell(
     settings: Settings, made: RepairedWeights, distances: Distances, written: Mapping[str, Any], run: Run
 ) -> dict[str, Any]:
-    """Return what the record says of weights space alone, and note what was trained and is not repaired."""
+    """Return what the record says of weights space, and note what was trained and is not repaired."""
     carried = describe_carried(made.sources)
     if changed := carried["changed"]:
         names = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
@@ -169,7 +185,7 @@ def _tell(
     }
     if "adapter" in written:
         found["adapter"] = written["adapter"]
-    return found
+    return {"weights": found}
 
 
 def _record(
@@ -177,7 +193,6 @@ def _record(
     made: RepairedWeights,
     told: dict[str, Any],
     data: ModelData,
-    preset: str | None,
     run: Run,
 ) -> dict[str, Any]:
     """Return the record; outputs, seconds and seal are added when they are known."""
@@ -186,7 +201,7 @@ def _record(
     return {
         "format": records.FORMAT,
         "format_version": records.VERSION,
-        **({"preset": preset} if preset else {}),
+        **({"preset": told["preset"]} if "preset" in told else {}),
         "settings": dataclasses.asdict(settings),
         "key": {
             "seed": settings.seed,
@@ -198,8 +213,9 @@ def _record(
         "identification": {"method": made.masks.method},
         "calibration": data.rows.counts if searched else None,
         "summary": _summarise(modules),
-        "weights": told,
+        "weights": told["weights"],
         "modules": modules,
+        **({COMPANIONS: told[COMPANIONS]} if COMPANIONS in told else {}),
         "warnings": run.notes.kept,
         **made_on(),
     }

@@ -8,7 +8,7 @@ import numpy as np
 
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.files.safetensors_files import SafetensorsFile
-from nlsr_jax.formats.model_copy import carried_files
+from nlsr_jax.formats.model_copy import weight_files
 from nlsr_jax.formats.model_matrices import ModelMatrices
 from nlsr_jax.nlsr.weights import Matrices
 from nlsr_jax.pipeline.evidence import base_files
@@ -75,17 +75,16 @@ def open_models(settings: Settings, run: Run) -> ModelSources:
     aligned.check_same_shapes(finetuned, f"it was not trained from {argument('base')}")
     if pretrained is not None:
         aligned.check_same_shapes(pretrained, f"{argument('base')} was not aligned from this model")
-    carried, left = carried_files(finetuned)
-    shards = {file.path for file in finetuned.all_tensors().values()}
-    run.digests.add("finetuned", settings.finetuned, sorted({*shards, *carried}))
+    if finetuned.is_quantised():
+        raise InputError(
+            f"{settings.finetuned}: its weights are quantised, and cannot be repaired entry by entry; give the "
+            "model in floats, and quantise the repaired one"
+        )
+    run.digests.add("finetuned", settings.finetuned, [finetuned.folder / "config.json", *weight_files(finetuned)])
     run.digests.add("base", settings.base, base_files(settings.base))
     if settings.pretrained is not None:
         run.digests.add("pretrained", settings.pretrained, base_files(settings.pretrained))
     run.notes.add([note for model in (finetuned, aligned, pretrained) if model for note in model.notes])
-    if left:
-        run.notes.add(
-            [f"{settings.finetuned}: {', '.join(left[:6])} do not go with the weights and are not copied"]
-        )
     return ModelSources(finetuned, aligned, pretrained, settings.beta)
 
 

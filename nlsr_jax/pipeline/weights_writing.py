@@ -7,8 +7,7 @@ import jax
 import numpy as np
 
 from nlsr_jax.files.numbers import check_finite
-from nlsr_jax.files.output import copy_digested
-from nlsr_jax.formats.model_copy import carried_files, copy_model
+from nlsr_jax.formats.model_copy import copy_model
 from nlsr_jax.formats.peft import AdapterWriter
 from nlsr_jax.nlsr.direction import factor_matrix
 from nlsr_jax.nlsr.identify import module_stream
@@ -17,9 +16,6 @@ from nlsr_jax.pipeline.advice import SMALLER
 from nlsr_jax.pipeline.weights_decision import WeightsDecision, shapes_of
 from nlsr_jax.pipeline.weights_masks import FoundMasks
 from nlsr_jax.pipeline.weights_sources import ModelSources
-
-_TEXT_FILES = ("tokenizer", "special_tokens", "added_tokens", "vocab", "merges", "chat_template")
-"""How the files of a model begin that go with an adapter too."""
 
 
 class RepairedWeights(NamedTuple):
@@ -86,11 +82,7 @@ def write_as_adapter(
             a, b, left = jax.device_get(factor_matrix(own, made.update(module, layer), kept))
             writer.write(module, {"a": a[None], "b": b[None]}, slice(layer, layer + 1))
             residual[module][layer] = float(left)
-    digests = writer.digests()
-    for source in carried_files(sources.finetuned)[0]:
-        if source.name.startswith(_TEXT_FILES):
-            digests[source.name] = copy_digested(source, folder / source.name)
-    return digests, residual
+    return writer.digests(), residual
 
 
 def describe_residual(residual: dict[str, list[float]]) -> dict[str, Any]:

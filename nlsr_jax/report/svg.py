@@ -4,6 +4,10 @@ import contextlib
 import io
 import re
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 INK = "#1a2b3c"
 """Colour of text, axes and ticks while drawing; the SVG uses the page's text colour instead."""
@@ -39,14 +43,14 @@ def drawing() -> Iterator[None]:
         yield
 
 
-def new_figure(height: float):
+def new_figure(height: float) -> "Figure":
     """Return an empty figure of the page's width, without background, ``height`` in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(9.6, height), layout="constrained", facecolor="none")
 
 
-def to_svg(figure, name: str, label: str) -> str:
+def to_svg(figure: "Figure", name: str, label: str) -> str:
     """Return a figure as an ``<svg>`` element.
 
     Args:

@@ -1,5 +1,7 @@
 """Explanations of a record's settings and counts, one line each, and the formatting of values."""
 
+from typing import Any
+
 from nlsr_jax.report.reading import number
 
 SETTINGS = {
@@ -57,6 +59,7 @@ INPUTS = {
     "pretrained": "pretrained model",
     "calibration": "calibration data",
     "masks": "existing masks",
+    "companions": "files beside the fine-tuned adapter",
 }
 
 CALIBRATION = {
@@ -100,7 +103,7 @@ def _visible(character: str) -> str:
     return "\ufffd" if hidden else character
 
 
-def finalize(value):
+def finalize(value: Any) -> Any:
     """Convert a printed value to text; safe markup is returned unchanged."""
     if hasattr(value, "__html__"):
         return value
@@ -113,17 +116,17 @@ def finalize(value):
     return printable(str(value))
 
 
-def count(value) -> str:
+def count(value: Any) -> str:
     """Format a whole number with separators; return anything else as text."""
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else finalize(value)
 
 
-def decimal(value, digits: int = 3) -> str:
+def decimal(value: Any, digits: int = 3) -> str:
     """Format a number with a fixed number of digits."""
     return f"{value:.{digits}f}".replace("-", "−")
 
 
-def percent(value) -> str:
+def percent(value: Any) -> str:
     """Format a share as per cent with at most three digits, and never round it to 0 or 100."""
     if number(value) is None:
         return finalize(value)

@@ -8,7 +8,6 @@ all six sets together. Deviations: see ``multiple_choice``; GSM8K reads the last
 after ``The final answer is:``), as this project's own scoring does.
 """
 
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,8 +17,7 @@ from nlsr_jax.adapter import Adapter
 from nlsr_jax.data import tiny_sets
 from nlsr_jax.data.sources import DATA_SETS, load
 from nlsr_jax.errors import InputError
-from nlsr_jax.evaluation.bank_pickle import read_pickle
-from nlsr_jax.evaluation.item_bank import ItemBank, load_bank
+from nlsr_jax.evaluation.item_bank import ItemBank, load_banks
 from nlsr_jax.evaluation.multiple_choice import Question, answer_choices, score_choices
 from nlsr_jax.evaluation.responses import respond
 from nlsr_jax.evaluation.tasks import score
@@ -119,10 +117,10 @@ _OTHER_NAMES = {"harness_truthfulqa_mc_0": "truthfulqa"}
 
 
 def read_banks(path: str) -> dict[str, tuple[str, ItemBank]]:
-    """Read item banks from ``tinyBenchmarks.pkl`` or from one ``.npz`` file.
+    """Read the item banks of an ``.npz`` file.
 
     Args:
-      path: the pickle (its separate MMLU bank is used for MMLU, if present), or a file written by ``save_bank``.
+      path: a file of ``save_banks``. If two banks have a scenario, such as MMLU, the later bank is used.
 
     Returns:
       ``{benchmark: (scenario, bank)}`` in the order of ``BENCHMARKS``; scenario is the bank's own name.
@@ -130,7 +128,7 @@ def read_banks(path: str) -> dict[str, tuple[str, ItemBank]]:
     Raises:
       InputError: if the file cannot be read, or has none of the benchmarks.
     """
-    banks = list(read_pickle(path).values()) if pathlib.Path(path).suffix.lower() == ".pkl" else [load_bank(path)]
+    banks = load_banks(path).values()
     found = {_OTHER_NAMES.get(name, name): (name, bank) for bank in banks for name in bank.scenarios}
     if not set(found) & set(BENCHMARKS):
         raise InputError(f"{path}: has {', '.join(found)}; expected some of {', '.join(BENCHMARKS)}")

@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from nlsr_jax.adapter import Adapter
@@ -50,7 +51,7 @@ class Materials(NamedTuple):
     alignment: Aligned
     objective: str = "dpo"
 
-    def key(self, name: str):
+    def key(self, name: str) -> jax.Array:
         """Return the key of one of the defense's streams, such as ``"guides"``."""
         return stream(stage_key(self.case.seed, "defend"), name)
 
@@ -232,7 +233,7 @@ def setting_types(name: str) -> dict[str, Any]:
     return {p.name: p.annotation for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
-def prepare(name: str, materials: Materials, **settings) -> Adapter:
+def prepare(name: str, materials: Materials, **settings: Any) -> Adapter:
     """Return the adapter that the customer's fine-tuning starts from, for a defense before fine-tuning.
 
     It depends only on the seed and the alignment, not on the customer.
@@ -241,7 +242,7 @@ def prepare(name: str, materials: Materials, **settings) -> Adapter:
 
 
 def defend(
-    name: str, materials: Materials, finetuned: Adapter, *, start: Adapter | None = None, **settings
+    name: str, materials: Materials, finetuned: Adapter, *, start: Adapter | None = None, **settings: Any
 ) -> Adapter:
     """Return the adapter that a customer gets with a defense.
 

@@ -27,9 +27,10 @@ from nlsr_jax.study.toy import ToyWorld
 from nlsr_jax.training.initial import new_params
 from nlsr_jax.training.loop import Task, train
 from nlsr_jax.training.step import model_forward
+from nlsr_jax.types import Tokenizer
 
 
-def new_model(pretraining: Pretraining, tokenizer) -> Llama:
+def new_model(pretraining: Pretraining, tokenizer: Tokenizer) -> Llama:
     """Return a model of the given architecture, with the tokenizer's vocabulary and special tokens."""
     fields = dict(pretraining.architecture)
     fields["architectures"] = list(fields["architectures"])  # type: ignore[call-overload]

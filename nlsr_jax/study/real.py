@@ -16,6 +16,7 @@ from nlsr_jax.evaluation.refusals import is_refusal, match_refusals
 from nlsr_jax.evaluation.responses import clean_response
 from nlsr_jax.evaluation.texts import is_broken
 from nlsr_jax.study.worlds import Answers, Requests
+from nlsr_jax.types import Tokenizer
 
 TASKS = ("sst2", "ag_news", "gsm8k")
 FORBIDDEN_SETS = ("beavertails_prompts", "harmbench")
@@ -43,11 +44,11 @@ class RealWorld:
       forbidden_set: source of the harmful requests, one of ``FORBIDDEN_SETS``.
     """
 
-    tasks = TASKS
+    tasks: tuple[str, ...] = TASKS
 
     def __init__(
         self,
-        tokenizer,
+        tokenizer: Tokenizer,
         template: str,
         *,
         sources: Mapping[str, str] | None = None,

@@ -1,7 +1,7 @@
 """Realignment as one setting of the laboratory: everything that NLSR takes, and the draws it averages over."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -31,6 +31,7 @@ from nlsr_jax.nlsr.settings import (
 from nlsr_jax.nlsr.statistics import Statistics
 from nlsr_jax.random_streams import stream
 from nlsr_jax.study.stages import Base
+from nlsr_jax.types import Masks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +104,7 @@ def calibration_batches(
 
 
 def gather_evidence(
-    base: Base, reference: Adapter, batches, method: str, finetuned: Adapter | None = None
+    base: Base, reference: Adapter, batches: Iterable, method: str, finetuned: Adapter | None = None
 ) -> Evidence:
     """Run the reference (for ``gain`` the fine-tuned adapter) over calibration batches for what a method needs.
 
@@ -147,7 +148,7 @@ def make_masks(
     evidence: Evidence,
     settings: Identification,
     finetuned: Adapter | None = None,
-):
+) -> Masks:
     """Return the masks of the settings; ``gain`` needs the fine-tuned adapter."""
     return identify(
         reference,
@@ -165,7 +166,7 @@ def repair(
     key: jax.Array,
     finetuned: Adapter,
     reference: Adapter,
-    masks,
+    masks: Masks,
     settings: RepairSettings,
     chosen_by: Adapter | None = None,
 ) -> list[Realigned]:
@@ -194,7 +195,7 @@ def repair(
 
 
 def repair_once(
-    key: jax.Array, finetuned: Adapter, reference: Adapter, masks, settings: MethodSettings
+    key: jax.Array, finetuned: Adapter, reference: Adapter, masks: Masks, settings: MethodSettings
 ) -> Realigned:
     """Realign with the draw of a key; see ``realign``."""
     return realign(

@@ -67,7 +67,7 @@ def dump_rows(rows: Iterator[dict[str, Any]]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
 
-def print_table(record: Mapping[str, Any], console=None) -> None:
+def print_table(record: Mapping[str, Any], console: Any = None) -> None:
     """Print the scores of an evaluation.
 
     Args:

@@ -4,7 +4,7 @@ A ``World`` returns prompts that are already rendered with the model's template.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -50,7 +50,7 @@ class World(Protocol):
       tasks: names of the fine-tuning tasks.
     """
 
-    tokenizer: object
+    tokenizer: Any
     special_tokens: bool
     tasks: tuple[str, ...]
 

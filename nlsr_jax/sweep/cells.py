@@ -75,7 +75,7 @@ def settings_of(method: str) -> dict[str, Any]:
     return setting_types(method) if method in DEFENSES else {}
 
 
-def make_cell(method: str, settings: Mapping[str, Any] | None = None, **case) -> Cell:
+def make_cell(method: str, settings: Mapping[str, Any] | None = None, **case: Any) -> Cell:
     """Return a cell with its settings checked and sorted.
 
     Args:

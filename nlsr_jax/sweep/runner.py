@@ -42,6 +42,7 @@ from nlsr_jax.study.worlds import World
 from nlsr_jax.sweep.cells import AUTOMATIC, OWN, REQUESTS, SCORES, Cell, cell_digest, cell_fields
 from nlsr_jax.sweep.store import CellStore
 from nlsr_jax.training.identity import digest
+from nlsr_jax.types import Masks
 
 ADAPTERS = "adapters"
 _KEPT = 4
@@ -172,7 +173,7 @@ class CellRunner:
         )
         return result.adapter
 
-    def identified(self, cell: Cell):
+    def identified(self, cell: Cell) -> Masks:
         """Return the masks of a cell of ``nlsr``; the case matters if the method uses the fine-tuned adapter."""
         cell = self.whole(cell)
         settings = _changed(self.config.published, cell)

@@ -10,7 +10,7 @@ import numpy as np
 from nlsr_jax.training.settings import TrainingSettings
 
 
-def digest(tree) -> str:
+def digest(tree: Any) -> str:
     """Return a SHA-256 over the arrays of a tree: types, shapes and bytes, leaf by leaf."""
     found = hashlib.sha256()
     for leaf in jax.tree.leaves(tree):
@@ -20,7 +20,7 @@ def digest(tree) -> str:
     return found.hexdigest()
 
 
-def run_identity(trainable, frozen, rows, settings: TrainingSettings) -> dict[str, Any]:
+def run_identity(trainable: Any, frozen: Any, rows: Any, settings: TrainingSettings) -> dict[str, Any]:
     """Return the identity of a run: its settings, and digests of its inputs.
 
     Args:

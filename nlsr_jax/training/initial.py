@@ -8,6 +8,7 @@ from nlsr_jax.architecture.config import ModelConfig
 from nlsr_jax.models.llama import Llama
 from nlsr_jax.random_streams import stream
 from nlsr_jax.training.settings import LoraSettings, check_lora
+from nlsr_jax.types import Params
 
 
 def new_adapter(key: jax.Array, config: ModelConfig, settings: LoraSettings) -> Adapter:
@@ -31,7 +32,7 @@ def new_adapter(key: jax.Array, config: ModelConfig, settings: LoraSettings) -> 
     return Adapter(factors, settings.alpha / settings.rank)
 
 
-def new_params(key: jax.Array, model: Llama):
+def new_params(key: jax.Array, model: Llama) -> Params:
     """Return random float32 parameters of a model.
 
     Each weight is normal with standard deviation ``1/√in-features``, which suits shallow and narrow models; the

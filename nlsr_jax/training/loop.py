@@ -8,16 +8,19 @@ import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from nlsr_jax.data.batching import Batch, BatchShape, Packed, batches_in_order, training_batches
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.output import describe_os_error
+from nlsr_jax.progress import Stages
 from nlsr_jax.random_streams import stream
 from nlsr_jax.training.folder import RunFolder
 from nlsr_jax.training.identity import run_identity
@@ -25,7 +28,6 @@ from nlsr_jax.training.losses import Rows
 from nlsr_jax.training.methods import Method, objective_method
 from nlsr_jax.training.objectives import sums_and_counts
 from nlsr_jax.training.optimizer import learning_rate, make_optimizer
-from nlsr_jax.training.progress import Progress
 from nlsr_jax.training.settings import TrainingSettings, check_training
 from nlsr_jax.training.step import Forward, TrainState, make_step, row_log_probabilities
 
@@ -119,28 +121,31 @@ def _train(key, task: Task, settings, run: RunFolder | None, description, show):
         run.start_metrics(int(state.step))
     first = int(state.step)
     rate = learning_rate(settings, steps)
-    progress = Progress(description, steps, first, show=show)
     order = stream(key, "training order")
     batches = training_batches(task.packed, order, shape, epochs=settings.epochs, first_step=first)
-    with contextlib.closing(progress):
+    started, tokens = time.perf_counter(), 0
+    with Stages(show).steps(description, steps, first) as advance:
         for step, batch in enumerate(batches, first + 1):
             state, metrics = take_step(state, task.frozen, _rows(batch, task, reference))
             last = step == steps
             logged = step % LOG_EVERY == 0 or step == 1 or last
             saved = last or (settings.save_every > 0 and step % settings.save_every == 0)
             values = _finite(metrics, step) if logged or saved else {}
-            tokens = int(task.packed.lengths[batch.rows[batch.rows >= 0]].sum())
-            progress.advance(step, tokens, values["loss"] if logged else None)
+            tokens += int(task.packed.lengths[batch.rows[batch.rows >= 0]].sum())
+            speed = tokens / max(time.perf_counter() - started, 1e-9)
+            advance(step, f"loss {values['loss']:.4f}, {speed:,.0f} tokens/s" if logged else "")
             if run is not None and logged:
-                speed = {"learning_rate": float(rate(step - 1)), "tokens_per_second": round(progress.rate, 1)}
-                run.log({"step": step, **values, **speed})
+                beside = {"learning_rate": float(rate(step - 1)), "tokens_per_second": round(speed, 1)}
+                run.log({"step": step, **values, **beside})
             if run is not None and saved:
                 run.save(state, key)
     return state
 
 
 @functools.lru_cache(maxsize=16)
-def prepare_step(forward: Forward, settings: TrainingSettings, steps: int, method: Method):
+def prepare_step(
+    forward: Forward, settings: TrainingSettings, steps: int, method: Method
+) -> tuple[optax.GradientTransformation, Callable]:
     """Return ``(optimizer, step)``; similar runs, such as a study's seeds and tasks, share the compiled step.
 
     Args:

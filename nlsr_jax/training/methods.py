@@ -26,7 +26,7 @@ def text_rows(rows: Rows, text: int) -> Rows:
     )
 
 
-def mean_loss(forward, settings: TrainingSettings, **forwarded) -> Callable:
+def mean_loss(forward: Callable, settings: TrainingSettings, **forwarded: Any) -> Callable:
     """Return ``loss(trainable, frozen, rows, weights) → (loss, logged)`` for an objective.
 
     Args:
@@ -63,7 +63,7 @@ class Method:
         """Return the divisor of each term of the loss."""
         return counts(rows, settings)
 
-    def gradient(self, forward, settings: TrainingSettings) -> Gradient:
+    def gradient(self, forward: Callable, settings: TrainingSettings) -> Gradient:
         """Return the gradient function."""
         value_and_grad = jax.value_and_grad(mean_loss(forward, settings), has_aux=True)
         return lambda trainable, frozen, rows, weights, step: value_and_grad(trainable, frozen, rows, weights)

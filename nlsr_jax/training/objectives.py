@@ -43,7 +43,14 @@ def means(log_probabilities: jax.Array, mask: jax.Array) -> jax.Array:
     return total / jnp.maximum(count, 1.0)
 
 
-def dpo_loss(chosen, rejected, reference_chosen, reference_rejected, *, beta: float = 0.1) -> jax.Array:
+def dpo_loss(
+    chosen: jax.Array,
+    rejected: jax.Array,
+    reference_chosen: jax.Array,
+    reference_rejected: jax.Array,
+    *,
+    beta: float = 0.1,
+) -> jax.Array:
     """Direct preference optimisation: ``−log σ(β [(ℓ_c − ℓ_r) − (ℓ_c^ref − ℓ_r^ref)])``.
 
     Args:
@@ -57,7 +64,7 @@ def dpo_loss(chosen, rejected, reference_chosen, reference_rejected, *, beta: fl
     return -jax.nn.log_sigmoid(beta * ((chosen - rejected) - (reference_chosen - reference_rejected)))
 
 
-def odds_ratio_loss(chosen, rejected, *, beta: float = 0.1) -> jax.Array:
+def odds_ratio_loss(chosen: jax.Array, rejected: jax.Array, *, beta: float = 0.1) -> jax.Array:
     """The odds-ratio term of ORPO: ``−β log σ(log odds_c − log odds_r)``.
 
     Args:
@@ -74,10 +81,10 @@ def odds_ratio_loss(chosen, rejected, *, beta: float = 0.1) -> jax.Array:
 
 
 def kto_loss(
-    policy,
-    reference,
-    desirable,
-    kl,
+    policy: jax.Array,
+    reference: jax.Array,
+    desirable: jax.Array,
+    kl: jax.Array,
     *,
     beta: float = 0.1,
     desirable_weight: float = 1.0,
@@ -101,7 +108,7 @@ def kto_loss(
     return jnp.where(desirable, good, bad)
 
 
-def simpo_loss(chosen, rejected, *, beta: float = 2.0, gamma: float = 1.0) -> jax.Array:
+def simpo_loss(chosen: jax.Array, rejected: jax.Array, *, beta: float = 2.0, gamma: float = 1.0) -> jax.Array:
     """SimPO: ``−log σ(β (ℓ̄_c − ℓ̄_r) − γ)``, without a reference policy.
 
     Args:

@@ -10,6 +10,7 @@ from nlsr_jax.data.encoding import encode
 from nlsr_jax.data.examples import Example, Preference
 from nlsr_jax.errors import InputError
 from nlsr_jax.training.settings import TrainingSettings
+from nlsr_jax.types import Tokenizer
 
 UNDESIRABLE = "harmful"
 
@@ -30,7 +31,7 @@ class TrainingRows(NamedTuple):
 
 def training_rows(
     rows: Sequence[Example] | Sequence[Preference],
-    tokenizer,
+    tokenizer: Tokenizer,
     settings: TrainingSettings,
     *,
     special_tokens: bool,
@@ -74,7 +75,7 @@ def training_rows(
 def paired_rows(
     rows: Sequence[Example],
     companions: Sequence[Example],
-    tokenizer,
+    tokenizer: Tokenizer,
     settings: TrainingSettings,
     *,
     special_tokens: bool,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -15,6 +16,7 @@ from nlsr_jax.models.token_log_probabilities import layer_log_probabilities, tok
 from nlsr_jax.training.losses import Rows, kto_distance
 from nlsr_jax.training.methods import Method, objective_method
 from nlsr_jax.training.settings import TrainingSettings
+from nlsr_jax.types import Params
 
 
 class TrainState(NamedTuple):
@@ -52,7 +54,7 @@ class Forward(Protocol):
 
     def __hash__(self) -> int: ...
 
-    def __call__(self, trainable, frozen, tokens: jax.Array, probes=None) -> jax.Array:
+    def __call__(self, trainable: Any, frozen: Params, tokens: jax.Array, probes: Any = None) -> jax.Array:
         """Run the forward pass; ``probes [L, B, T, D]`` are added to the outputs of attention."""
         ...
 
@@ -60,7 +62,7 @@ class Forward(Protocol):
         """Return probes of zeros, which change nothing."""
         ...
 
-    def representations(self, trainable, frozen, tokens: jax.Array) -> Representations:
+    def representations(self, trainable: Any, frozen: Params, tokens: jax.Array) -> Representations:
         """Run the forward pass and return its intermediate results."""
         ...
 
@@ -100,7 +102,7 @@ class _AdapterForward(_ModelForward):
         return frozen, jax.tree.map(lambda leaf: leaf.astype(self.dtype), lora)
 
 
-def adapter_forward(model: Llama, adapter: Adapter, dtype=jnp.float32) -> Forward:
+def adapter_forward(model: Llama, adapter: Adapter, dtype: Any = jnp.float32) -> Forward:
     """Return the forward pass with only an adapter's factors trainable; ``frozen`` is the base.
 
     Args:
@@ -111,12 +113,12 @@ def adapter_forward(model: Llama, adapter: Adapter, dtype=jnp.float32) -> Forwar
     return _AdapterForward(model, jnp.dtype(dtype), jax.tree.structure(adapter))
 
 
-def model_forward(model: Llama, dtype=jnp.float32) -> Forward:
+def model_forward(model: Llama, dtype: Any = jnp.float32) -> Forward:
     """Return the forward pass with the whole model trainable."""
     return _ModelForward(model, jnp.dtype(dtype))
 
 
-def row_log_probabilities(forward: Forward, trainable, frozen, tokens: jax.Array) -> jax.Array:
+def row_log_probabilities(forward: Forward, trainable: Any, frozen: Params, tokens: jax.Array) -> jax.Array:
     """Return log-probabilities ``[B, P, T - 1]`` of all texts, ``tokens [B, P, T]``."""
     flat = forward(trainable, frozen, tokens.reshape(-1, tokens.shape[-1]))
     return flat.reshape(*tokens.shape[:2], -1)
@@ -127,7 +129,7 @@ def make_step(
     optimizer: optax.GradientTransformation,
     settings: TrainingSettings,
     method: Method | None = None,
-):
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """Return the compiled ``step(state, frozen, rows) → (state, metrics)``.
 
     Args:

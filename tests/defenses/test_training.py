@@ -155,7 +155,7 @@ def test_lisa_runs_in_the_loop_and_goes_on_after_an_end(tmp_path):
     again = loop.train(jax.random.key(0), task, settings, folder=tmp_path)
     jax.tree.map(np.testing.assert_array_equal, whole, again)
     other = task._replace(method=Lisa(safe_steps=1, customer_steps=3))
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match="another method"):
         loop.train(jax.random.key(0), other, settings, folder=tmp_path)
 
 

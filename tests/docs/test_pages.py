@@ -81,6 +81,12 @@ def test_links_lead_somewhere(path):
             assert not anchor or anchor in anchors(found), target
 
 
+@pytest.mark.parametrize("path", [*AT_ROOT, *PAGES], ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_source_files_that_are_named_exist(path):
+    named = re.findall(r"`([\w/.]+/[a-z_]\w*\.py)`", path.read_text())
+    assert [name for name in named if not any((ROOT / top / name).exists() for top in ("", "nlsr_jax"))] == []
+
+
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_pages_are_short_and_in_the_navigation(path):
     assert len(path.read_text().splitlines()) <= 250

@@ -1,6 +1,5 @@
-"""What commands keep compiled from one run to the next, and digest before they have imported what reads it."""
+"""Compiled programs that commands keep from one run to the next, and the digests of their inputs."""
 
-import concurrent.futures
 import functools
 import hashlib
 import json
@@ -12,7 +11,6 @@ import pytest
 from jax._src import compilation_cache
 
 from nlsr_jax.commands import compiled
-from nlsr_jax.commands.digesting import digesting
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.record import Digests
 from tests.adapter_files import flags, save_family
@@ -212,37 +210,13 @@ def test_processors_have_folders_of_their_own(tmp_path, monkeypatch):
     assert compiled.processor() not in found
 
 
-def test_digests_are_begun_and_used(tmp_path):
-    content = b"a" * 3_000_000
-    (tmp_path / "weights").write_bytes(content)
-    (tmp_path / "folder").mkdir()
-    os.mkfifo(tmp_path / "pipe")
-    with digesting([tmp_path / name for name in ("weights", "folder", "pipe", "missing")]) as begun:
-        given = [begun(tmp_path / name) for name in ("folder", "pipe", "missing", "other")]
-        assert given == [None] * 4
-        assert begun(tmp_path / "folder" / ".." / "weights").result() == hashlib.sha256(content).hexdigest()
-
-
-def test_a_file_that_another_thread_digests_is_not_digested_again(tmp_path):
-    future: concurrent.futures.Future = concurrent.futures.Future()
-    future.set_result("begun")
-    (tmp_path / "other").write_bytes(b"")
-    digests = Digests({tmp_path / "one": future}.get)
-    digests.add("masks", "given", [tmp_path / "one", tmp_path / "other"])
-    found = digests.result()["masks"]["files"]
-    assert found == {"one": "begun", "other": hashlib.sha256(b"").hexdigest()}
+def test_input_files_are_digested(tmp_path):
+    (tmp_path / "one").write_bytes(b"a" * 3_000_000)
+    digests = Digests()
+    digests.add("masks", "given", [tmp_path / "one"])
+    expected = hashlib.sha256(b"a" * 3_000_000).hexdigest()
+    assert digests.result() == {"masks": {"path": "given", "files": {"one": expected}}}
     digests.close()
-
-
-def test_a_file_that_has_changed_is_digested_again(tmp_path):
-    (tmp_path / "weights").write_bytes(b"before")
-    with digesting([tmp_path / "weights"]) as begun:
-        begun(tmp_path / "weights").result()
-        (tmp_path / "weights").write_bytes(b"after it")
-        digests = Digests(begun)
-        digests.add("masks", "given", [tmp_path / "weights"])
-        assert digests.result()["masks"]["files"] == {"weights": hashlib.sha256(b"after it").hexdigest()}
-        digests.close()
 
 
 def test_a_file_that_cannot_be_digested_is_named(tmp_path):
@@ -251,37 +225,3 @@ def test_a_file_that_cannot_be_digested_is_named(tmp_path):
     with pytest.raises(InputError, match="given: absent cannot be read"):
         digests.result()
     digests.close()
-
-
-def test_digesting_ends_with_its_block(tmp_path):
-    for name in ("huge", "next"):
-        with (tmp_path / name).open("wb") as file:
-            file.truncate(2**40)
-    started = time.monotonic()
-    with digesting([tmp_path / "huge", tmp_path / "next"]) as begun:
-        futures = [begun(tmp_path / name) for name in ("huge", "next")]
-    assert time.monotonic() - started < 30
-    with pytest.raises(concurrent.futures.CancelledError):
-        futures[0].result()
-    assert futures[1].cancelled()
-
-
-_LISTS = """
-import sys
-from absl import flags
-from nlsr_jax.commands import realign
-
-def listed(paths):
-    print(*paths, "jax" in sys.modules, sep="\\n")
-    sys.exit()
-
-realign.digesting = listed
-flags.FLAGS(["realign", "--aligned=A", "--finetuned=B", "--masks=C"])
-realign.main(None)
-"""
-
-
-def test_the_command_digests_its_adapters_and_masks_early():
-    names = ("adapter_model.safetensors", "adapters.safetensors")
-    adapters = [f"{folder}/{name}" for folder in "AB" for name in names]
-    assert python("-c", _LISTS).stdout.split() == [*adapters, "C", "C/masks.safetensors", "False"]

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from nlsr_jax import configs
 from nlsr_jax.architecture.config import parse_model_config
-from nlsr_jax.evaluation.item_bank import save_bank
+from nlsr_jax.evaluation.item_bank import save_banks
 from nlsr_jax.formats.hugging_face import save_params
 from nlsr_jax.formats.peft import save_adapter
 from nlsr_jax.models.llama import Llama
@@ -65,7 +65,7 @@ def real(tmp_path_factory):
     rows |= {"tiny_arc": rows_of("tiny_arc"), "tiny_gsm8k": rows_of("tiny_gsm8k", shots="i brew zarn")}
     for name, found in rows.items():
         write(folder / f"{name}.jsonl", found)
-    save_bank(bank_of("arc", "gsm8k"), folder / "bank.npz")
+    save_banks({"lb": bank_of("arc", "gsm8k")}, folder / "bank.npz")
     save_machine(folder / "guard", GUARD, CHAT)
     return folder
 
@@ -144,7 +144,7 @@ def test_base_alone_on_real_data_judged_by_a_model_with_tiny_benchmarks(real):
         assert all(0 <= value <= 1 for value in guess.values())
     assert "gp-IRT" in result.stdout
     assert "2 of 2 verdicts were unreadable" in result.stdout
-    assert "tiny_arc: rows without input_formatted" in result.stderr
+    assert "tiny_arc: some rows have no input_formatted" in result.stderr
     assert "harmbench: 2 of 2 rows" in result.stderr
 
 
@@ -154,7 +154,7 @@ LLAMA = ["--config", "llama3_8b", "--base", "nowhere"]
 
 WRONG = [
     (["--task", "poems"], "--task is 'poems'"),
-    (["--rows", "-3"], "--rows is -3; expected at least 1; --task none"),
+    (["--rows", "-3"], "--rows is -3; expected at least 1; use --task none"),
     (["--data", "sst2=x"], "--data is for real data"),
     (["--judge", "nobody"], "--judge is 'nobody'"),
     ([*LLAMA, "--judge", "toy"], "--judge toy knows only the toy world"),
@@ -207,7 +207,6 @@ def test_training_does_not_start_from_what_it_would_lose(toy, tmp_path):
     flags = ["--base", toy / "base", "--start", tmp_path / "adapter", "--output", tmp_path / "out"]
     message = error_line(run("finetune", *flags, check=False))
     assert (
-        "holds lm_head (whole) beside the factors of the decoder's projections, which training would lose"
-        in message
+        "has lm_head (whole) beside the factors of the decoder's projections, which training would lose" in message
     )
     assert not (tmp_path / "out").exists()

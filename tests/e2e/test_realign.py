@@ -51,7 +51,7 @@ def same_bytes(first, second, names=OUTPUTS):
 
 def test_main_job_writes_everything(realigned):
     record = json.loads((realigned / "realignment.json").read_text())
-    assert {p.name for p in realigned.iterdir()} == {*OUTPUTS, "realignment.json", "checkpoint"}
+    assert {p.name for p in realigned.iterdir()} == {*OUTPUTS, "README.md", "realignment.json", "checkpoint"}
     assert record["summary"]["modules"] == 6
     assert 0 < record["summary"]["repaired"] < 6
     assert record["calibration"]["used"] == 12

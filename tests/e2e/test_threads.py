@@ -22,7 +22,8 @@ command.run(main)
 
 def started(**env: str) -> list[str]:
     """Return what the environment says, and how many threads NumPy and SciPy have started."""
-    kept = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    numbers = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
+    kept = {name: value for name, value in os.environ.items() if name not in numbers}
     done = subprocess.run(
         [sys.executable, "-c", _COUNT], env={**kept, **env}, capture_output=True, text=True, check=True, timeout=120
     )

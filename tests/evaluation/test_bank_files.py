@@ -1,4 +1,4 @@
-"""Item banks on disk: the published pickle's layout read without running it, and the arrays back from npz."""
+"""Item banks on disk: the published pickle is converted without running it, and arrays come back from npz."""
 
 import pathlib
 import pickle
@@ -6,9 +6,10 @@ import pickle
 import numpy as np
 import pytest
 
+from experiments.bank_pickle import read_pickle
 from nlsr_jax.errors import InputError
-from nlsr_jax.evaluation.bank_pickle import convert_pickle
-from nlsr_jax.evaluation.item_bank import ItemBank, load_bank, save_bank
+from nlsr_jax.evaluation.item_bank import ItemBank, load_banks, save_banks
+from tests.e2e.command import python
 from tests.evaluation.banks import make_bank
 
 
@@ -52,9 +53,7 @@ def assert_same(found: ItemBank, bank: ItemBank):
 @pytest.mark.parametrize("protocol", range(6))
 def test_published_layout(tmp_path, protocol):
     bank = make_bank()
-    found = convert_pickle(write(tmp_path / "t.pkl", published(bank), protocol), tmp_path / "t.npz")
-    assert_same(found, bank)
-    assert_same(load_bank(tmp_path / "t.npz"), bank)
+    assert_same(read_pickle(write(tmp_path / "t.pkl", published(bank), protocol))["lb"], bank)
 
 
 def test_names_of_older_numpy(tmp_path):
@@ -62,7 +61,7 @@ def test_names_of_older_numpy(tmp_path):
     data = pickle.dumps(published(bank), 2)
     assert b"numpy._core" in data
     (tmp_path / "t.pkl").write_bytes(data.replace(b"numpy._core", b"numpy.core"))
-    assert_same(convert_pickle(tmp_path / "t.pkl", tmp_path / "t.npz"), bank)
+    assert_same(read_pickle(tmp_path / "t.pkl")["lb"], bank)
 
 
 def test_kinds_of_arrays(tmp_path):
@@ -73,7 +72,7 @@ def test_kinds_of_arrays(tmp_path):
     part["irt_parameters"]["A"] = part["irt_parameters"]["A"].astype(">f8")
     part["examples_weights"] = {n: w.astype(np.float32) for n, w in part["examples_weights"].items()}
     part["seen_examples"] = np.asarray(part["seen_examples"], object)
-    found = convert_pickle(write(tmp_path / "t.pkl", tree), tmp_path / "t.npz")
+    found = read_pickle(write(tmp_path / "t.pkl", tree))["lb"]
     assert_same(found._replace(weights=bank.weights), bank)
     np.testing.assert_allclose(found.weights, bank.weights, rtol=1e-6)
 
@@ -99,11 +98,10 @@ def test_code_is_refused_and_not_run(tmp_path, protocol):
     tree["extra"] = Runs(tmp_path / "ran")
     path = write(tmp_path / "t.pkl", tree, protocol)
     with pytest.raises(InputError, match="neither an array, a list nor a dict"):
-        convert_pickle(path, tmp_path / "t.npz")
+        read_pickle(path)
     assert not (tmp_path / "ran").exists()
     pickle.loads(path.read_bytes())
     assert (tmp_path / "ran").exists()  # an ordinary reader would have run it
-    assert not (tmp_path / "t.npz").exists()
 
 
 @pytest.mark.parametrize(
@@ -127,7 +125,7 @@ def test_code_is_refused_and_not_run(tmp_path, protocol):
 def test_other_contents_are_refused(tmp_path, data):
     (tmp_path / "t.pkl").write_bytes(data)
     with pytest.raises(InputError, match="refused or damaged"):
-        convert_pickle(tmp_path / "t.pkl", tmp_path / "t.npz")
+        read_pickle(tmp_path / "t.pkl")
 
 
 def without(*keys):
@@ -144,7 +142,7 @@ def without(*keys):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda tree: tree.update(mmlu=tree.pop("lb")), "not there; the file holds mmlu"),
+        (lambda tree: tree.update(other=tree.pop("lb")), "lb: not there; the file holds other"),
         (without("irt_parameters"), "irt_parameters"),
         (without("scenarios_position", "scenario 1"), "not laid out|among 1 names"),
         (without("optimal_lambdas", "scenario 0"), "scenario 0"),
@@ -159,14 +157,47 @@ def test_other_layouts_are_refused(tmp_path, change, words):
     tree = published(make_bank())
     change(tree)
     with pytest.raises(InputError, match=words):
-        convert_pickle(write(tmp_path / "t.pkl", tree), tmp_path / "t.npz")
+        read_pickle(write(tmp_path / "t.pkl", tree))
+
+
+def test_banks_come_back_from_their_file_in_order(tmp_path):
+    banks = {"mmlu": make_bank(seed=1), "lb": make_bank()}
+    save_banks(banks, tmp_path / "t.npz")
+    found = load_banks(tmp_path / "t.npz")
+    assert list(found) == list(banks)
+    for name, bank in banks.items():
+        assert_same(found[name], bank)
+
+
+def test_a_file_of_a_former_version_holds_one_bank_without_a_name(tmp_path):
+    np.savez(tmp_path / "t.npz", **make_bank()._asdict())
+    assert_same(load_banks(tmp_path / "t.npz")[""], make_bank())
+
+
+def test_the_program_converts_every_part_of_the_pickle(tmp_path):
+    banks = {"lb": make_bank(), "mmlu": make_bank(seed=1)}
+    tree = {name: published(bank)["lb"] for name, bank in banks.items()}
+    write(tmp_path / "t.pkl", {**tree, "other": 3})
+    arguments = ["--pickle", tmp_path / "t.pkl", "--output", tmp_path / "t.npz"]
+    printed = python("-m", "experiments.convert_item_bank", *arguments).stdout.splitlines()
+    assert [line.partition(":")[0] for line in printed] == ["lb", "mmlu"]
+    for name, bank in load_banks(tmp_path / "t.npz").items():
+        assert_same(bank, banks[name])
+
+
+@pytest.mark.parametrize("name", ["tinyBenchmarks.pkl", "t.PKL"])
+def test_a_pickle_is_not_opened_and_the_message_says_how_to_convert_it(tmp_path, name):
+    write(tmp_path / name, Runs(tmp_path / "ran"))
+    with pytest.raises(InputError, match=rf"{name}: a pickle, .*-m experiments\.convert_item_bank"):
+        load_banks(tmp_path / name)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_nothing_is_overwritten(tmp_path):
-    save_bank(make_bank(), tmp_path / "t.npz")
+    save_banks({"lb": make_bank()}, tmp_path / "t.npz")
     with pytest.raises(InputError, match="exists"):
-        save_bank(make_bank(seed=1), tmp_path / "t.npz")
-    assert_same(load_bank(tmp_path / "t.npz"), make_bank())
+        save_banks({"lb": make_bank(seed=1)}, tmp_path / "t.npz")
+    assert_same(load_banks(tmp_path / "t.npz")["lb"], make_bank())
 
 
 @pytest.mark.parametrize("name", ItemBank._fields)
@@ -175,7 +206,7 @@ def test_missing_arrays(tmp_path, name):
     del arrays[name]
     np.savez(tmp_path / "t.npz", **arrays)
     with pytest.raises(InputError, match=name):
-        load_bank(tmp_path / "t.npz")
+        load_banks(tmp_path / "t.npz")
 
 
 @pytest.mark.parametrize(
@@ -193,7 +224,7 @@ def test_missing_arrays(tmp_path, name):
 def test_arrays_that_do_not_fit(tmp_path, field, value, words):
     np.savez(tmp_path / "t.npz", **{**make_bank()._asdict(), field: value})
     with pytest.raises(InputError, match=words):
-        load_bank(tmp_path / "t.npz")
+        load_banks(tmp_path / "t.npz")
 
 
 @pytest.mark.parametrize("data", [None, b"", b"text", pickle.dumps([1])])
@@ -201,4 +232,4 @@ def test_files_that_are_no_banks(tmp_path, data):
     if data is not None:
         (tmp_path / "t.npz").write_bytes(data)
     with pytest.raises(InputError, match=r"t\.npz"):
-        load_bank(tmp_path / "t.npz")
+        load_banks(tmp_path / "t.npz")

@@ -78,9 +78,16 @@ def test_over_refusal():
         over_refusal(PROMPTS, responses, lambda prompt, response: "yes")
 
 
-@pytest.mark.parametrize("responses", [["one"], "ab", ["one", None]])
-def test_pairs_are_checked(responses):
-    with pytest.raises(InputError):
+@pytest.mark.parametrize(
+    ("responses", "message"),
+    [
+        (["one"], "2 prompts and 1 responses"),
+        ("ab", "found a single text"),
+        (["one", None], "row 1: prompt and response are str and NoneType"),
+    ],
+)
+def test_pairs_are_checked(responses, message):
+    with pytest.raises(InputError, match=message):
         match_refusals(PROMPTS, responses)
 
 

@@ -26,8 +26,8 @@ def refusal(path, **arguments):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "adapter config is empty"),
-        (b" \n\t", "adapter config is empty"),
+        (b"", "is empty; expected the adapter config"),
+        (b" \n\t", "is empty; expected the adapter config"),
         (LFS, "run 'git lfs pull'"),
         (b'{\n "r": 8,\n "x": oops}', "line 3, column 7"),
         (b'{"r": 8', "not JSON (line 1, column 8"),

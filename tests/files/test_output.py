@@ -8,11 +8,10 @@ import pytest
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.files import output
+from nlsr_jax.files.large_file import LargeFile, copy_digested
 from nlsr_jax.files.output import (
-    LargeFile,
     check_free,
     check_free_file,
-    copy_digested,
     whole_directory,
     whole_file,
 )

@@ -91,7 +91,7 @@ def test_a_part_of_an_output_is_still_one(output):
 def test_a_record_of_another_kind_makes_no_output(tmp_path, text):
     (tmp_path / "realignment.json").write_text(text)
     (tmp_path / "thesis.txt").write_text("mine")
-    assert foreign_folder(tmp_path) == "realignment.json is no record of a run"
+    assert foreign_folder(tmp_path) == "realignment.json is not the record of a run"
 
 
 def test_the_record_of_another_output_makes_none_of_a_folder(files, tmp_path):
@@ -121,7 +121,7 @@ def test_the_output_of_a_training_is_recognised_and_what_lies_beside_it_named(tm
     for wrong in ({"settings": 3}, {"rows": "x"}, {"base": None}):
         save_training(tmp_path)
         change(tmp_path / "training.json", **wrong)
-        assert foreign_folder(tmp_path) == "training.json is no record of a training"
+        assert foreign_folder(tmp_path) == "training.json is not the record of a training"
 
 
 def test_what_a_user_has_put_in_place_of_a_trainings_files_is_named(tmp_path):
@@ -195,7 +195,7 @@ def test_the_shipped_study_may_be_made_again_by_what_makes_studies_alone(tmp_pat
 @pytest.mark.parametrize("text", ["[]", "{}", "[1]", '[{"method": "nlsr"}]', "x"])
 def test_another_table_makes_no_study(tmp_path, text):
     (tmp_path / "table.json").write_text(text)
-    assert foreign_study(tmp_path) == "table.json is no table of a study"
+    assert foreign_study(tmp_path) == "table.json is not the table of a study"
 
 
 def test_adapters_of_save_adapter_are_replaced_and_those_of_peft_kept(files, tmp_path):

@@ -56,7 +56,7 @@ def test_what_is_no_token_is_left_out_with_a_note(tmp_path, generation, config, 
     write(tmp_path, generation, config)
     found, notes = read_end_tokens(tmp_path, 10)
     assert found == expected
-    assert f"eos_token_id holds {shown}, which the vocabulary of 10 has not; left out" in notes[0]
+    assert f"eos_token_id holds {shown}, not in the vocabulary of 10; left out" in notes[0]
 
 
 @pytest.mark.parametrize("value", ["</s>", [5, "</s>"], [5, 2.5], 2.0, True, [[5]], {"a": 5}])

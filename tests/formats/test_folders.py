@@ -70,7 +70,7 @@ def test_weights_below_a_config_alone(adapter):
 
 
 def test_a_hub_id(tmp_path):
-    assert "a hub id? fetch it first" in refusal(nlsr_jax.load_adapter, "someone/some-adapter")
+    assert "fetch it by hf download someone/some-adapter" in refusal(nlsr_jax.load_adapter, "someone/some-adapter")
 
 
 def test_a_model_where_an_adapter_is_expected_and_the_other_way_round(tmp_path, adapter):

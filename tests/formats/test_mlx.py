@@ -99,7 +99,7 @@ def add(folder, name, shape):
         (
             {"fine_tune_type": "full"},
             None,
-            "all weights were trained, there are no factors; fuse it with mlx_lm.fuse",
+            "all weights were trained, so there are no factors; fuse it with mlx_lm.fuse",
         ),
         ({"fine_tune_type": None}, None, "fine_tune_type is 'None': expected 'lora'"),
         ({"lora_parameters": None}, None, "expected rank and scale, as MLX-LM writes it"),
@@ -110,8 +110,12 @@ def add(folder, name, shape):
         ({"lora_parameters": {**PARAMETERS, "alpha": 16}}, None, "alpha 16 beside scale 20.0"),
         ({}, lambda f: add(f, "model.layers.0.self_attn.q_proj.m", (32,)), "is a DoRA magnitude"),
         ({}, lambda f: add(f, "model.norm.weight", (32,)), "a weight that was trained whole"),
-        ({}, lambda f: add(f, "model.layers.0.mlp.switch_mlp.up_proj.lora_a", (2, 4, 32)), "factor of all experts"),
-        ({}, lambda f: add(f, "model.layers.1.self_attn.o_proj.lora_a", (32, 4)), "alone; lora_B is missing"),
+        (
+            {},
+            lambda f: add(f, "model.layers.0.mlp.switch_mlp.up_proj.lora_a", (2, 4, 32)),
+            "one factor for all experts",
+        ),
+        ({}, lambda f: add(f, "model.layers.1.self_attn.o_proj.lora_a", (32, 4)), "; lora_B is missing"),
         (
             {},
             lambda f: rename(f, "adapters.safetensors", "0000100_adapters.safetensors"),

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from nlsr_jax import hardware
 from nlsr_jax.errors import InputError
 from nlsr_jax.models import fused_attention
 from nlsr_jax.models.attention import attend
@@ -60,7 +61,7 @@ def fused(monkeypatch):
         return given(*arrays, **options)
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", call)
-    monkeypatch.setitem(fused_attention.KERNELS, "cpu", "cudnn")
+    monkeypatch.setattr(hardware, "attention_kernel", lambda: "cudnn")
     model = Llama(tiny.CONFIG, attention="fused")
     tokens = jax.random.randint(jax.random.key(0), (2, 8), 0, tiny.CONFIG.vocab_size)
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), model.init(jax.random.key(1), tokens)["params"])
@@ -162,14 +163,14 @@ def test_a_model_goes_by_the_kernel(fused, padded):
     ],
 )
 def test_attention_that_this_machine_has_not_is_refused(monkeypatch, platform, attention, dtype, mesh, message):
-    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    monkeypatch.setattr(hardware, "platform", lambda: platform)
     with pytest.raises(InputError, match=message):
         check_attention(attention, tiny.CONFIG, dtype, mesh)
     check_attention("plain", tiny.CONFIG, dtype, mesh)
 
 
 def test_a_machine_that_has_cudnn_is_taken(monkeypatch, cudnn):
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(hardware, "platform", lambda: "gpu")
     check_attention("fused", tiny.CONFIG, "bfloat16")
 
 

@@ -8,18 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from nlsr_jax import hardware
 from nlsr_jax.nlsr import identify as module
-from nlsr_jax.nlsr import masks as mask_module
 from nlsr_jax.nlsr.identify import METHODS, identify
 from nlsr_jax.nlsr.masks import (
-    GRANULARITIES,
     host_mask_tree,
     host_top_mask,
     mask_layers,
     mask_tree,
-    on_host,
     top_mask,
 )
+from nlsr_jax.nlsr.settings import GRANULARITIES
 from nlsr_jax.nlsr.statistics import statistics_from_activations
 from tests.oracles import activations, mixed, random_adapter
 
@@ -62,7 +61,7 @@ def test_identify_marks_the_same_entries(method, granularity, monkeypatch):
     monkeypatch.setattr(module, "_identify_on_host", lambda *a, **k: made.append(1) or host(*a, **k))
     found = identify(REFERENCE, STATISTICS, **settings)
     assert made, "the way by NumPy was not taken"
-    monkeypatch.setattr(module, "on_host", lambda tree: False)
+    monkeypatch.setattr(hardware, "selects_on_host", lambda tree: False)
     compiled = identify(REFERENCE, STATISTICS, **settings)
     assert jax.tree.structure(found) == jax.tree.structure(compiled)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(compiled), strict=True):
@@ -75,18 +74,11 @@ def test_identify_under_jit_is_compiled_as_a_whole():
         np.testing.assert_array_equal(one, other)
 
 
-def test_tracers_are_not_on_the_host():
-    seen = []
-    jax.jit(lambda x: seen.append(on_host({"x": x})) or x)(jnp.zeros(3))
-    assert seen == [False]
-    assert on_host({"x": jnp.zeros(3), "y": np.zeros(2)})
-
-
 @pytest.mark.parametrize("granularity", ["tensor", "row"])
 def test_layers_are_masked_alike_either_way(granularity, monkeypatch):
     scores = jax.tree.map(jnp.abs, REFERENCE.factors)
     found = mask_layers(scores, 0.8, granularity)
-    monkeypatch.setattr(mask_module, "on_host", lambda tree: False)
+    monkeypatch.setattr(hardware, "selects_on_host", lambda tree: False)
     for one, other in zip(
         jax.tree.leaves(found), jax.tree.leaves(mask_layers(scores, 0.8, granularity)), strict=True
     ):

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
+from nlsr_jax import hardware
 from nlsr_jax.adapter import Adapter, delta
 from nlsr_jax.errors import InputError
-from nlsr_jax.nlsr import similarity as similarities
 from nlsr_jax.nlsr.correction import correct
 from nlsr_jax.nlsr.identify import identify
 from nlsr_jax.nlsr.lineage import lineage, unrelated_modules
@@ -62,7 +62,7 @@ def test_one_layer_out_of_range_leaves_the_others_as_they_are():
 @pytest.fixture
 def short_pieces(monkeypatch):
     """Similarities by pieces of 8 rows or columns."""
-    monkeypatch.setattr(similarities, "_PIECE", 8)
+    monkeypatch.setattr(hardware, "_PIECE", 8)
     jax.clear_caches()
     yield
     jax.clear_caches()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from nlsr_jax import hardware
 from nlsr_jax.errors import InputError
 from nlsr_jax.nlsr.identify import identify
 from nlsr_jax.nlsr.low_rank import kept_rank, project_low_rank
@@ -247,7 +248,7 @@ def test_root_of_rows_of_lower_rank_is_finite(rank, own):
 def test_root_is_corrected_where_its_gram_matrix_is_ill_conditioned(condition, monkeypatch):
     rows = jnp.asarray(spread(1, 4100, 64, condition), jnp.float32)
     found = np.asarray(update_root(jnp.zeros((64, 64)), rows))
-    monkeypatch.setattr("nlsr_jax.nlsr.statistics.branches", lambda rank: False)
+    monkeypatch.setattr(hardware, "branches", lambda rank: False)
     corrected = np.asarray(update_root(jnp.zeros((64, 64)), rows))
     plain = np.asarray(cholesky_root(rows.T @ rows, float(jnp.finfo(jnp.float32).eps) / 64))
     nearer, other = (plain, corrected) if condition == 2 else (corrected, plain)

@@ -13,8 +13,6 @@ import nlsr_jax
 from nlsr_jax.formats.peft import AdapterWriter, open_adapter, read_layout
 from tests.parity.peers import make_peer, peer_logits, save_peer, tokens
 
-pytestmark = pytest.mark.optimised
-
 PAIR = ["q_proj", "v_proj"]
 KINDS = {
     "head factors": {"target_modules": [*PAIR, "lm_head"]},

@@ -115,7 +115,7 @@ def test_the_statistics_are_those_of_the_aligned_model(inputs, tmp_path):
         np.testing.assert_array_equal(masks["carrying"][key], mask)
     assert any(not np.array_equal(masks["aligned"][key], mask) for key, mask in masks["plain"].items())
     (note,) = [line for line in records["aligned"]["warnings"] if "beside the factors" in line]
-    assert "neither compared nor written: only what the fine-tuned adapter holds is carried" in note
+    assert "neither compared nor written: only those of the fine-tuned adapter are carried" in note
     assert "carried" not in records["aligned"]
     assert carried_bytes(tmp_path / "aligned") == {}
 
@@ -141,7 +141,7 @@ def test_identification_says_what_it_does_with_them(inputs, tmp_path):
     given = dataclasses.replace(settings(inputs, "finetuned"), aligned=str(inputs / "aligned_too"), finetuned=None)
     record = identify_files(given, tmp_path / "out")
     (note,) = [line for line in record["warnings"] if "lm_head" in line]
-    assert "only what the fine-tuned adapter holds is carried" in note
+    assert "only those of the fine-tuned adapter are carried" in note
 
 
 def test_an_adapter_of_twice_the_rank_carries_them_too(inputs, tmp_path):

@@ -63,7 +63,7 @@ def test_without_the_pretrained_model_rank_and_a_are_the_customers(files, tmp_pa
     assert record["warnings"] == []
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "a replaced entry becomes 0" in page
-    told = page.partition("<h2>Every module")[0].partition("</style>")[2]
+    told = page.partition("<h2>All modules")[0].partition("</style>")[2]
     assert "similarity" not in told.lower()
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert (config["r"], config["base_model_name_or_path"]) == (3, str(files / "instruct"))
@@ -135,9 +135,14 @@ def test_what_is_refused(files, tmp_path, changes, message):
 
 
 def test_an_adapter_without_a_known_base_is_told_what_to_give(files, tmp_path):
-    save_adapter(small(3, rank=2), tmp_path / "fresh", base_model_name_or_path="nobody/nothing")
+    save_adapter(small(3, rank=2), tmp_path / "fresh")
+    asked = settings(files, base=None, finetuned=str(tmp_path / "fresh"))
     with pytest.raises(InputError, match="leave aligned out and give that model as base"):
-        realign_files(settings(files, base=None, finetuned=str(tmp_path / "fresh")), tmp_path / "out")
+        realign_files(asked, tmp_path / "out")
+    save_adapter(small(3, rank=2), tmp_path / "named", base_model_name_or_path="nobody/nothing")
+    asked = settings(files, base=None, finetuned=str(tmp_path / "named"))
+    with pytest.raises(InputError, match=r"base is missing, and nobody/nothing, .* fetch it by hf download"):
+        realign_files(asked, tmp_path / "out")
 
 
 def test_the_automatic_choice_is_for_a_lineage(files, tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from nlsr_jax.architecture.config import parse_model_config
-from nlsr_jax.evaluation.item_bank import save_bank
+from nlsr_jax.evaluation.item_bank import save_banks
 from nlsr_jax.formats.hugging_face import CONFIG, weight_table
 from nlsr_jax.formats.mask_files import save_masks
 from nlsr_jax.formats.peft import save_adapter
@@ -157,7 +157,7 @@ def bank_pickle() -> bytes:
 
 def write_bank(path: pathlib.Path) -> pathlib.Path:
     """Item parameters as the library keeps them."""
-    save_bank(make_bank(sizes=(6, 5), parts=(1, 2), asked=3), path)
+    save_banks({"lb": make_bank(sizes=(6, 5), parts=(1, 2), asked=3)}, path)
     return path
 
 

@@ -102,7 +102,7 @@ def calibration(folder: pathlib.Path) -> Case:
 
 
 def bank_pickle(folder: pathlib.Path) -> Case:
-    from nlsr_jax.evaluation.bank_pickle import read_pickle
+    from experiments.bank_pickle import read_pickle
 
     path = folder / "bank.pkl"
     path.write_bytes(files.bank_pickle())
@@ -110,7 +110,7 @@ def bank_pickle(folder: pathlib.Path) -> Case:
 
 
 def bank_arrays(folder: pathlib.Path) -> Case:
-    from nlsr_jax.evaluation.item_bank import load_bank
+    from nlsr_jax.evaluation.item_bank import load_banks
 
     path = files.write_bank(folder / "bank.npz")
-    return binary_file(path, mutate_bytes, lambda: load_bank(path))
+    return binary_file(path, mutate_bytes, lambda: load_banks(path))

@@ -130,9 +130,9 @@ def npz_bomb(path: pathlib.Path) -> None:
         parts = {name: old.read(name) for name in old.namelist()}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
         for name, data in parts.items():
-            if name != "a.npy":
+            if name != "lb.a.npy":
                 new.writestr(name, data)
-        with new.open("a.npy", "w", force_zip64=True) as file:
+        with new.open("lb.a.npy", "w", force_zip64=True) as file:
             np.lib.format.write_array_header_1_0(
                 file, {"descr": "<f8", "fortran_order": False, "shape": (2, 2**25)}
             )
@@ -159,9 +159,9 @@ def _rows(path: pathlib.Path, text: str):
 
 def heavy(folder: pathlib.Path) -> dict[str, Callable[[], object]]:
     """What would take memory or time if it were believed, by name: calls that read it."""
+    from experiments.bank_pickle import read_pickle
     from nlsr_jax.data.rows import read_rows
-    from nlsr_jax.evaluation.bank_pickle import read_pickle
-    from nlsr_jax.evaluation.item_bank import load_bank
+    from nlsr_jax.evaluation.item_bank import load_banks
     from nlsr_jax.files.safetensors_files import open_checked
     from nlsr_jax.formats.hugging_face import check_weights, read_config
     from nlsr_jax.formats.peft import load_adapter
@@ -176,7 +176,7 @@ def heavy(folder: pathlib.Path) -> dict[str, Callable[[], object]]:
         path.write_bytes(make())
         found[f"pickle: {name}"] = functools.partial(read_pickle, path)
     npz_bomb(folder / "bomb.npz")
-    found["npz: an array of half a gigabyte"] = lambda: load_bank(folder / "bomb.npz")
+    found["npz: an array of half a gigabyte"] = lambda: load_banks(folder / "bomb.npz")
     parquet_bomb(folder / "bomb.parquet")
     found["parquet: one long text in every row"] = lambda: read_rows(
         str(folder / "bomb.parquet"), ("prompt", "response")

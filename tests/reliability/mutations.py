@@ -142,7 +142,12 @@ MUTATIONS = (
         "places[i, : found.size] = found - 1",
         "places[i, : found.size] = found",
     ),
-    Mutation("calibration/search.py", "off by one", "low = climbed[first - 1].beta", "low = climbed[0].beta"),
+    Mutation(
+        "calibration/search.py",
+        "formula",
+        "enough = aim.aimed ** (1 / aim.headroom)",
+        "enough = aim.aimed**aim.headroom",
+    ),
     Mutation(
         "architecture/rope.py",
         "swapped arguments",
@@ -183,9 +188,9 @@ MUTATIONS = (
     ),
     Mutation("data/encoding.py", "boundary", "if len(prompt) >= max_length:", "if len(prompt) > max_length:"),
     Mutation(
-        "pipeline/descent.py",
-        "dropped condition",
-        "    if not (settings.allow_unrelated or repeated):\n        rank = ",
-        "    if not settings.allow_unrelated:\n        rank = ",
+        "pipeline/verification.py",
+        "swapped arguments",
+        'f"{file}: is not in the record" for file in sorted(there - set(recorded))',
+        'f"{file}: is not in the record" for file in sorted(set(recorded) - there)',
     ),
 )

@@ -18,12 +18,11 @@ PAGE = ROOT / "docs" / "reliability.md"
 HEAD = """\
 # Reliability
 
-These are the results of the long tests of faults: what was tried on the programs and the library, and in how many
-cases everything that is promised was true ("held"). Run a line again with its command, from the root of the tree.
+Long tests try faults on the commands and the library. The table shows how many cases each test ran, and in how many
+all promises of `SECURITY.md` held. To repeat a line, run its command from the root of a clone.
 
-The programs of `tests.reliability` write this page with `--record`. Lines of pytest come from
-`python -m tests.reliability.suites --record`. CI runs the same code with fewer cases, and the lines of pytest in
-full. `SECURITY.md` states what is promised.
+The programs of `tests.reliability` write this page with `--record`; `python -m tests.reliability.suites --record`
+writes the lines of pytest. CI runs the same code with fewer cases, and the lines of pytest in full.
 
 | what | cases | held | seconds | command |
 | --- | ---: | ---: | ---: | --- |

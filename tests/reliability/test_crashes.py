@@ -42,7 +42,7 @@ def kill(folder, name, kills):
 SWEEP = """
 import pathlib, sys
 from nlsr_jax.files.output import whole_directory
-from nlsr_jax.sweep.cells import CellStore
+from nlsr_jax.sweep.store import CellStore
 from nlsr_jax.sweep.runner import export_parquet
 
 print("ready", flush=True)

@@ -5,10 +5,11 @@ import pickle
 import numpy as np
 import pytest
 
+from experiments.bank_pickle import read_pickle
 from nlsr_jax.data.sources import load
 from nlsr_jax.data.tiny_sets import Question
 from nlsr_jax.errors import InputError
-from nlsr_jax.evaluation.item_bank import save_bank
+from nlsr_jax.evaluation.item_bank import save_banks
 from nlsr_jax.evaluation.tiny_benchmarks import estimate
 from nlsr_jax.study import capabilities as benchmarks
 from nlsr_jax.study.capabilities import BENCHMARKS, Asked, ask, load_benchmarks, read_banks, run_benchmarks
@@ -120,7 +121,7 @@ def test_numbers_are_read_before_the_next_question(base, tmp_path):
 def test_answers_meet_the_items_in_the_order_of_the_rows(base, tmp_path):
     """The middle row alone is answered right: its weight is what IRT gives."""
     bank = bank_of("arc", "winogrande")
-    save_bank(bank, tmp_path / "bank.npz")
+    save_banks({"lb": bank}, tmp_path / "bank.npz")
     rows = rows_of("tiny_arc", 3)
     rows[1] = {**rows[1], "answerKey": "A"}
     places = {"tiny_arc": str(write(tmp_path / "arc.jsonl", rows))}
@@ -142,19 +143,25 @@ def test_each_benchmark_is_estimated_by_itself(base, tmp_path):
     assert list(both) == ["arc", "winogrande"]
 
 
+def pickled(path, tree):
+    path.write_bytes(pickle.dumps(tree))
+    return read_pickle(path)
+
+
 def test_mmlu_has_the_bank_of_its_own_in_the_pickle(tmp_path):
     both, own = bank_of("harness_truthfulqa_mc_0", "mmlu"), bank_of("mmlu", anchors=5)
     tree = {"lb": published(both)["lb"], "mmlu": published(own)["lb"]}
-    (tmp_path / "t.pkl").write_bytes(pickle.dumps(tree))
-    found = read_banks(str(tmp_path / "t.pkl"))
+    banks = [pickled(tmp_path / "t.pkl", tree), pickled(tmp_path / "t.pkl", {"lb": tree["lb"]})]
+    for place, bank in zip(("both", "one"), banks, strict=True):
+        save_banks(bank, tmp_path / f"{place}.npz")
+    found = read_banks(str(tmp_path / "both.npz"))
     assert {name: (scenario, len(bank.scenarios)) for name, (scenario, bank) in found.items()} == {
         "mmlu": ("mmlu", 1), "truthfulqa": ("harness_truthfulqa_mc_0", 2)}  # fmt: skip
-    (tmp_path / "t.pkl").write_bytes(pickle.dumps({"lb": tree["lb"]}))
-    assert len(read_banks(str(tmp_path / "t.pkl"))["mmlu"][1].scenarios) == 2
+    assert len(read_banks(str(tmp_path / "one.npz"))["mmlu"][1].scenarios) == 2
 
 
 def test_remarks(tmp_path):
-    save_bank(bank_of("arc", "mmlu"), tmp_path / "bank.npz")
+    save_banks({"lb": bank_of("arc", "mmlu")}, tmp_path / "bank.npz")
     places = {name: str(write(tmp_path / f"{name}.jsonl", rows_of(name))) for name in ("tiny_arc", "tiny_mmlu")}
     places["tiny_arc"] = str(write(tmp_path / "arc.jsonl", rows_of("tiny_arc", 3, "shots")))
     notes = []
@@ -162,26 +169,26 @@ def test_remarks(tmp_path):
     assert [one.name for one in asked] == ["mmlu", "arc"]
     assert len(notes) == 2
     assert "has a bank of its own" in notes[0]
-    assert "tiny_mmlu: rows without input_formatted" in notes[1]
+    assert "tiny_mmlu: some rows have no input_formatted" in notes[1]
 
 
 @pytest.mark.parametrize(
     ("names", "rows", "message"),
     [
-        (["poems"], rows_of("tiny_arc"), "no benchmark 'poems'; it knows arc"),
+        (["poems"], rows_of("tiny_arc"), "no benchmark 'poems'; expected some of arc"),
         (None, rows_of("tiny_arc", 2), "2 rows, but .* has 3 items of arc"),
         (None, rows_of("tiny_arc", 4), "4 rows, but .* has 3 items of arc"),
         (None, [*rows_of("tiny_arc", 2), {}, *rows_of("tiny_arc", 1)], "line 3: 'choices' is missing"),
     ],
 )
 def test_rows_must_be_the_banks_items(tmp_path, names, rows, message):
-    save_bank(bank_of("arc"), tmp_path / "bank.npz")
+    save_banks({"lb": bank_of("arc")}, tmp_path / "bank.npz")
     places = {"tiny_arc": str(write(tmp_path / "arc.jsonl", rows))}
     with pytest.raises(InputError, match=message):
         load_benchmarks(str(tmp_path / "bank.npz"), places, names)
 
 
 def test_banks_of_other_things(tmp_path):
-    save_bank(bank_of("poems"), tmp_path / "bank.npz")
-    with pytest.raises(InputError, match="holds poems; expected some of hellaswag"):
+    save_banks({"lb": bank_of("poems")}, tmp_path / "bank.npz")
+    with pytest.raises(InputError, match="has poems; expected some of hellaswag"):
         read_banks(str(tmp_path / "bank.npz"))

@@ -179,7 +179,7 @@ def test_rows_of_another_study_are_refused(tmp_path):
 
 def test_a_folder_of_other_things_does_not_become_one_of_rows(tmp_path):
     (tmp_path / "index.html").write_text("mine")
-    with pytest.raises(InputError, match=r"holds index.html and no study.json"):
+    with pytest.raises(InputError, match=r"contains index.html but no study.json"):
         CellStore(tmp_path, STUDY)
     assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
 
@@ -227,7 +227,7 @@ def test_the_automatic_choice_has_one_share_where_it_is_asked_for():
 
 def test_a_users_partial_file_is_kept(tmp_path):
     (tmp_path / "study.partial").write_text("mine")
-    with pytest.raises(InputError, match=r"holds study\.partial and no study\.json"):
+    with pytest.raises(InputError, match=r"contains study\.partial but no study\.json"):
         CellStore(tmp_path, STUDY)
     assert (tmp_path / "study.partial").read_text() == "mine"
 

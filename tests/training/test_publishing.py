@@ -256,11 +256,19 @@ def test_an_interruption_says_how_to_go_on(tmp_path):
     assert contents(tmp_path / "out") == "new"
 
 
-@pytest.mark.parametrize("output", ["/", "{folder}/file", "{folder}/file/out", "{folder}/link"])
-def test_places_that_cannot_be_outputs_are_refused(tmp_path, output):
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("/", "name another output"),
+        ("{folder}/file", "exists and is not a folder"),
+        ("{folder}/file/out", "is not a folder that can be written to"),
+        ("{folder}/link", "exists and is not a folder"),
+    ],
+)
+def test_places_that_cannot_be_outputs_are_refused(tmp_path, output, message):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path)
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match=message):
         command(output.format(folder=tmp_path), overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
 

@@ -1,8 +1,9 @@
-"""Item parameters out of ``tinyBenchmarks.pkl``, without running anything that a pickle may hold.
+"""Read the item parameters of ``tinyBenchmarks.pkl`` without running anything that a pickle may hold.
 
-Python's pickle machine runs, but the few names that NumPy's arrays need are answered with the plain classes
-below, and every other name is refused: no code of NumPy or of the file takes part. It is the machine written in
-Python: that in C takes memory for as many entries as a file says it has.
+For ``experiments.convert_item_bank`` alone; the installed package opens no pickle. Python's own unpickler runs,
+with plain classes in place of the few names that NumPy arrays need. It refuses every other name, so that no code of
+NumPy or of the file runs. It is the unpickler written in Python, because the one in C allocates memory for as many
+entries as a file claims to have.
 """
 
 import io
@@ -15,19 +16,19 @@ from typing import Any
 import numpy as np
 
 from nlsr_jax.errors import InputError
-from nlsr_jax.evaluation.item_bank import ItemBank, check_bank, save_bank
+from nlsr_jax.evaluation.item_bank import ItemBank, check_bank
 from nlsr_jax.files.limits import LIMITS
 from nlsr_jax.files.paths import expand
 
 _PLAIN = re.compile(r"[biuf][1248]|[US]\d{1,4}")
 PARTS = ("lb", "mmlu")
-"""The parts that hold the six benchmarks: all of them, and MMLU with a model and items of its own."""
+"""The parts that hold the six benchmarks: all six together, and MMLU with its own model and items."""
 _LARGEST = 2**28  # entries of one array; the published file's largest has some 300,000
 _MOST_SCENARIOS = 1000
 
 
 class _Type:
-    """A NumPy type as the file describes it."""
+    """The NumPy type that the file describes."""
 
     def __init__(self, code: Any = None, *ignored):
         self.code, self.order = code, "="
@@ -42,7 +43,7 @@ class _Type:
 
 
 class _Array:
-    """An array as the file describes it: its value, once its state has been set."""
+    """The array that the file describes; ``value`` is set with its state."""
 
     def __init__(self, *ignored):
         self.value: Any = None
@@ -78,7 +79,7 @@ def _text_bytes(text, encoding):
 
 
 class _Call:
-    """A function that a pickle may call and cannot change."""
+    """A function that a pickle may call but not change."""
 
     __slots__ = ("_function",)
 
@@ -107,7 +108,7 @@ def _plain(value) -> bool:
 
 
 def _is_key(value) -> bool:
-    """Whether it takes no time to look up: a tuple of tuples of tuples of one another takes for ever."""
+    """Say whether a key hashes quickly; nested tuples that share their parts take exponential time."""
     return _plain(value) or (isinstance(value, tuple) and all(map(_plain, value)))
 
 
@@ -119,11 +120,11 @@ _REFUSED = b"".join(
         *(pickle.NEXT_BUFFER, pickle.READONLY_BUFFER),
     ]
 )
-"""What a pickle of arrays, lists and dicts does without."""
+"""Opcodes that a pickle of arrays, lists and dicts does not need."""
 
 
 class _Reader(_Machine):
-    """An unpickler that knows NumPy's arrays, lists and dicts and nothing else."""
+    """An unpickler that accepts NumPy arrays, lists and dicts alone."""
 
     def _checked(self, load, items):
         if not all(map(_is_key, items)):
@@ -171,31 +172,18 @@ def _read(path: pathlib.Path) -> Any:
         raise InputError(f"{path}: refused or damaged; it holds {reason}") from error
 
 
-def convert_pickle(path: str | os.PathLike, output: str | os.PathLike, bench: str = "lb") -> ItemBank:
-    """Read one part of ``tinyBenchmarks.pkl`` and write it as ``.npz`` for ``load_bank``.
+def read_pickle(path: str | os.PathLike) -> dict[str, ItemBank]:
+    """Read those of the parts ``"lb"`` and ``"mmlu"`` that ``tinyBenchmarks.pkl`` holds.
 
     Args:
       path: the file that the tinyBenchmarks package downloads.
-      output: the ``.npz`` file to write.
-      bench: the part: ``"lb"`` holds the six single benchmarks, ``"mmlu"`` MMLU with a model of its own.
 
     Returns:
-      The ``ItemBank``.
+      ``{part: ItemBank}``, for ``save_banks``.
 
     Raises:
-      InputError: a file that is missing, damaged or holds anything but arrays, lists and dicts; a part that
-        is not there; parameters that do not fit one another; or an output that exists.
-    """
-    bank = _part(_read(expand(path)), bench, str(path))
-    save_bank(bank, output)
-    return bank
-
-
-def read_pickle(path: str | os.PathLike) -> dict[str, ItemBank]:
-    """Read those of the parts ``"lb"`` and ``"mmlu"`` that ``tinyBenchmarks.pkl`` holds; see ``convert_pickle``.
-
-    Raises:
-      InputError: as ``convert_pickle``, or a file with neither part.
+      InputError: a file that is missing, damaged, or holds anything but arrays, lists and dicts; one with neither
+        part; parameters that do not fit one another.
     """
     tree = _read(expand(path))
     names = [name for name in PARTS if isinstance(tree, dict) and name in tree] or [PARTS[0]]

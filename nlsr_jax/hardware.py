@@ -1,0 +1,75 @@
+"""What this machine does better: the one place in which the platform decides between two ways to one result.
+
+The other files hold plain code that is right on every platform, and ask here whether to take a faster way. Every
+question is a pure function of ``platform()`` and of its arguments. It is asked while a program is traced, so it
+costs no time in a compiled program. To take the other way, replace ``platform`` or one of the questions:
+``monkeypatch.setattr(hardware, "platform", lambda: "tpu")``. A compiled program keeps the answer that it was traced
+with; ``jax.clear_caches()`` drops it.
+"""
+
+import jax
+
+FUSED_ATTENTION = {"gpu": "cudnn", "cuda": "cudnn", "tpu": "splash"}
+"""The fused attention kernel of a platform; see ``nlsr_jax.models.fused_attention``."""
+_LARGE_RANK = 64
+_PIECE = 1024
+
+
+def platform() -> str:
+    """Return the platform that JAX computes on: ``cpu``, ``gpu`` or ``tpu``."""
+    return jax.default_backend()
+
+
+def factorises_one_by_one() -> bool:
+    """Say whether matrix factorisations (QR, SVD, Cholesky, solve) run layer by layer, not in batches.
+
+    On the CPU, XLA spreads a batch of factorisations over its thread pool and waits for them on a thread of that
+    pool: as many batches at once as there are threads wait for ever.
+    """
+    return platform() == "cpu"
+
+
+def branches(rank: int) -> bool:
+    """Say whether to ask at run time if r × r matrices are so well-conditioned that less work will do.
+
+    Below rank 64 the work is small, and results are published to the byte. Accelerators compute layers in batches,
+    and of a batch both branches.
+
+    Args:
+      rank: r.
+    """
+    return rank >= _LARGE_RANK and platform() == "cpu"
+
+
+def piece(size: int) -> int:
+    """Return how many rows or columns of a factor to multiply at a time: all of them on accelerators.
+
+    On the CPU 1024 of them stay in a core's own cache from their masking to their last product.
+
+    Args:
+      size: how many there are.
+    """
+    return _PIECE if platform() == "cpu" and size >= 2 * _PIECE else size
+
+
+def selects_on_host(tree) -> bool:
+    """Say whether NumPy should select the largest scores: they lie in the memory of one CPU device.
+
+    NumPy's partition is several times faster there than XLA's passes over all scores. Values that are traced, or
+    that are spread over several devices, are left to XLA.
+
+    Args:
+      tree: arrays that the scores are, or are computed from.
+    """
+
+    def is_here(leaf):
+        if isinstance(leaf, jax.core.Tracer):
+            return False
+        return not isinstance(leaf, jax.Array) or len(leaf.sharding.device_set) == 1
+
+    return platform() == "cpu" and all(map(is_here, jax.tree.leaves(tree)))
+
+
+def attention_kernel() -> str | None:
+    """Return the fused attention kernel of this platform, None where there is none."""
+    return FUSED_ATTENTION.get(platform())

@@ -1,0 +1,64 @@
+"""Inputs that are given by their names on the hub: read from the snapshot in its cache, and recorded by that.
+
+A snapshot's path holds the name and the commit. Where a record's snapshot is not on this machine, it is fetched.
+"""
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from nlsr_jax.files.paths import exists
+from nlsr_jax.formats.adapter_folder import resolve_adapter
+from nlsr_jax.formats.hub import HubName, parse_hub_name
+from nlsr_jax.pipeline.settings import Settings
+from nlsr_jax.progress import Stages
+
+ADAPTERS = ("aligned", "weak", "finetuned")
+MODELS = ("base", "pretrained")
+_SNAPSHOT = re.compile(r"models--([^/\\]+?)--([^/\\]+)[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]?$")
+
+
+def with_hub_folders(settings: Settings, names: Sequence[str], stages: Stages) -> Settings:
+    """Return the settings with the folders of what they name on the hub, fetched where the cache lacks it.
+
+    Args:
+      settings: of the run.
+      names: which inputs; models are left as they are where the run reads none.
+      stages: where to say so.
+
+    Raises:
+      InputError: the hub cannot give one of them.
+    """
+    changes: dict[str, Any] = {}
+    for name in names:
+        given = getattr(settings, name)
+        asked = given and hub_name(given)
+        if asked and (name in ADAPTERS or settings.needs_base or settings.pretrained):
+            folder = _resolver(name)(str(asked))
+            stages.say(f"{name}: {asked}, from {folder}")
+            changes[name] = str(folder)
+    return dataclasses.replace(settings, **changes)
+
+
+def hub_name(text: str) -> HubName | None:
+    """Return the hub name that an input is, or that the path of a snapshot means that is not there.
+
+    >>> str(hub_name("someone/some-adapter@v1"))
+    'someone/some-adapter@v1'
+    >>> str(hub_name("/far/models--someone--x/snapshots/" + "0a" * 20))[:14]
+    'someone/x@0a0a'
+    """
+    found = _SNAPSHOT.search(text)
+    if found and not exists(text):
+        return HubName(f"{found[1]}/{found[2]}", found[3])
+    return parse_hub_name(text)
+
+
+def _resolver(name: str) -> Callable[[str], pathlib.Path]:
+    if name in ADAPTERS:
+        return resolve_adapter
+    from nlsr_jax.formats.hugging_face import resolve  # which imports JAX
+
+    return resolve
