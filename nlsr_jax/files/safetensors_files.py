@@ -6,7 +6,7 @@ import os
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Self
 
 import ml_dtypes
 import numpy as np
@@ -301,7 +301,7 @@ class SafetensorsWriter:
         """Return the SHA-256 of the whole file, once the block has ended."""
         return self._file.sha256()
 
-    def __enter__(self) -> "SafetensorsWriter":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_) -> None:

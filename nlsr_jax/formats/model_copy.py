@@ -41,9 +41,9 @@ def copy_model(model: ModelMatrices, folder: pathlib.Path, replace: Replace) -> 
     for name, file in sorted(shards.items()):
         own = {tensor: places[name, tensor] for tensor in file.names() if (name, tensor) in places}
         digests[name] = _copy_shard(file, folder / name, own, replace)
-    for file in weight_files(model):
-        if file.name not in shards:
-            digests[file.name] = copy_digested(file, folder / file.name)
+    for source in weight_files(model):
+        if source.name not in shards:
+            digests[source.name] = copy_digested(source, folder / source.name)
     return digests
 
 

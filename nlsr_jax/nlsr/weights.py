@@ -128,6 +128,7 @@ def score_matrix(
         return np.asarray(_gain(evidence.gradient, reference_matrix(matrices, beta), matrices.finetuned))
     update = amplified_update(matrices, beta)
     if method == "wanda":
+        assert evidence.square is not None
         return np.asarray(jnp.abs(update) * jnp.sqrt(evidence.square))
     if method == "low_rank":
         kept = kept_rank(min(update.shape), sparsity)

@@ -4,6 +4,7 @@ import math
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from nlsr_jax.adapter import Adapter, PerModule
@@ -74,7 +75,7 @@ def decide_weights(
     pruned, probability = choose(
         key,
         shapes_of(sources),
-        {module: found["similarity"] for module, found in figures.items()},
+        {module: jnp.asarray(found["similarity"]) for module, found in figures.items()},
         base_probability=settings.base_probability,
         increment=settings.increment,
         rule=settings.rule,

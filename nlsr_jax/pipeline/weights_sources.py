@@ -93,12 +93,12 @@ def measure_distances(sources: ModelSources) -> Distances:
     totals = dict.fromkeys(("base", "update", "direction", "product"), 0.0)
     for module, layer in sources.finetuned:
         found = sources.read(module, layer)
-        base = found.aligned.astype(np.float32)
-        update = found.finetuned.astype(np.float32) - base
-        totals["base"] += _dot(base, base)
+        aligned = found.aligned.astype(np.float32)
+        update = found.finetuned.astype(np.float32) - aligned
+        totals["base"] += _dot(aligned, aligned)
         totals["update"] += _dot(update, update)
         if found.pretrained is not None:
-            direction = base - found.pretrained.astype(np.float32)
+            direction = aligned - found.pretrained.astype(np.float32)
             totals["direction"] += _dot(direction, direction)
             totals["product"] += _dot(direction, update)
     base = totals["base"] or 1.0
