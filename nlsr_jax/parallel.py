@@ -99,6 +99,13 @@ class Layout(NamedTuple):
 
         return jax.tree.map_with_path(one, params)
 
+    def gather_layers(self, layers):
+        """Gather the weights of all layers at once, given as the stacked tree ``params["layers"]``."""
+        specs = dict(self.specs)
+        return jax.tree.map_with_path(
+            lambda path, leaf: self._gather(leaf, specs[("layers", *_names(path))]), layers
+        )
+
     def gather(self, name: str, leaf: jax.Array) -> jax.Array:
         """Gather a weight outside the layers; inside ``shard_map``, ``gather_rest`` has already done it."""
         return leaf if self.inside else self._gather(leaf, dict(self.specs)[(name,)])

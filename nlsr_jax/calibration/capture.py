@@ -208,7 +208,7 @@ def collect_loss(model: Llama, params: Params, adapter: Adapter | None, batches:
     return mean_of(over_batches(_measure_losses, model, params, lora, checked()), jnp.float32(0))
 
 
-def _row_losses(model, params, lora, tokens, mask):
+def row_losses(model, params, lora, tokens, mask):
     """Mean negative log-likelihood ``[B]`` of the response tokens of every row, and which rows have one."""
     keep = mask[:, 1:].astype(bool)
     values = token_log_probabilities(model, params, lora, tokens)
@@ -218,7 +218,7 @@ def _row_losses(model, params, lora, tokens, mask):
 
 def _measure_losses(model, params, lora, batch):
     """Sum over rows of their loss, and how many rows count."""
-    values, counts = _row_losses(model, params, lora, *batch)
+    values, counts = row_losses(model, params, lora, *batch)
     return jnp.sum(values), jnp.sum(counts, dtype=jnp.float32)
 
 
@@ -256,7 +256,7 @@ def _measure_loss_gradient(model, params, adapter: Adapter, batch):
 
     def loss(factors):
         lora = expand(dataclasses.replace(adapter, factors=factors), model.config.num_layers)
-        means, counts = _row_losses(model, params, lora, *batch)
+        means, counts = row_losses(model, params, lora, *batch)
         return jnp.sum(means), jnp.sum(counts, dtype=jnp.float32)
 
     return jax.grad(loss, has_aux=True)(adapter.factors)

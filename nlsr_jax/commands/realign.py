@@ -1,8 +1,10 @@
-r"""Realign a fine-tuned PEFT adapter with an aligned one, or with the aligned model that it was trained on.
+r"""Realign a fine-tuned PEFT adapter or full model with the aligned adapter or model that it was trained on.
 
   nlsr realign --base DIR_OR_ID --aligned DIR --finetuned DIR [--weak DIR] \
       --calibration FILE.jsonl --output DIR
   nlsr realign --base ALIGNED_MODEL --finetuned DIR [--pretrained MODEL] \
+      --calibration FILE.jsonl --output DIR
+  nlsr realign --base ALIGNED_MODEL --finetuned MODEL_DIR [--pretrained MODEL] [--as_adapter RANK] \
       --calibration FILE.jsonl --output DIR
 
 Without --aligned the base is the aligned model, such as an instruct model, and the adapter was trained on it. With
@@ -13,6 +15,11 @@ With --aligned the defaults are the published settings, with which the tables ar
 --preset takes the published or the recommended ones either way; flags beside it change them. Recommended with
 --aligned is --basis turned: what the fine-tuning added to the aligned adapter is factored anew, so that adapters
 need no common lineage, rank or scaling. The output's rank grows; --max_rank compresses it and reports the error.
+
+A full model as --finetuned is repaired entry by entry of its projections' matrices. OUT is then a model in the same
+shards and types, or with --as_adapter an adapter of that rank on the base; embeddings, norms, biases and heads are
+copied.
+
 --automatic chooses amplification and sparsity by the calibration data. No base and no calibration data are needed
 with --masks FILE or with --method magnitude or random.
 

@@ -6,7 +6,7 @@ import os
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Self
 
 import ml_dtypes
 import numpy as np
@@ -63,6 +63,7 @@ class SafetensorsFile:
         self._start: dict[str, int] = {}
         with path.open("rb") as file:
             offset = 8 + int.from_bytes(file.read(8), "little")
+        self._data = offset
         # The format leaves no holes, so the offsets are the running sum of the sizes.
         for name in handle.offset_keys():
             part = handle.get_slice(name)
@@ -76,6 +77,15 @@ class SafetensorsFile:
     def names(self) -> tuple[str, ...]:
         """Return the tensor names, sorted."""
         return tuple(sorted(self._entries))
+
+    def in_order(self) -> tuple[str, ...]:
+        """Return the tensor names in the order of their data."""
+        return tuple(sorted(self._start, key=self._start.__getitem__))
+
+    def header(self) -> bytes:
+        """Return the bytes before the data of the first tensor."""
+        with self.path.open("rb") as file:
+            return file.read(self._data)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a tensor."""
@@ -291,7 +301,7 @@ class SafetensorsWriter:
         """Return the SHA-256 of the whole file, once the block has ended."""
         return self._file.sha256()
 
-    def __enter__(self) -> "SafetensorsWriter":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_) -> None:

@@ -17,7 +17,7 @@ from nlsr_jax.files.safetensors_files import open_checked, write_checked
 from nlsr_jax.modules import is_module_name
 
 FILE = "masks.safetensors"
-_ENTRY = "nlsr_jax.masks"
+ENTRY = "nlsr_jax.masks"
 
 
 def save_masks(
@@ -46,7 +46,7 @@ def save_masks(
 
 def _foreign(path: pathlib.Path) -> str | None:
     try:
-        own = not path.stat().st_size or _ENTRY in open_checked(path).metadata
+        own = not path.stat().st_size or ENTRY in open_checked(path).metadata
     except InputError:
         own = False
     return None if own else "this file holds no masks"
@@ -74,7 +74,7 @@ def write_masks(
         "layers": {m: list(layers[m]) for m in sorted(layers)} if layers else None,
     }
     # One entry: the order of several in a header changes from process to process.
-    write_checked(tensors, path, {_ENTRY: json.dumps(described)})
+    write_checked(tensors, path, {ENTRY: json.dumps(described)})
 
 
 class MaskFile(Mapping):
@@ -110,7 +110,7 @@ class MaskFile(Mapping):
 
     def _described(self) -> dict:
         try:
-            described = json.loads(self._file.metadata.get(_ENTRY, "{}"))
+            described = json.loads(self._file.metadata.get(ENTRY, "{}"))
         except (ValueError, RecursionError) as error:
             raise InputError(f"{self.path}: the description of the masks is not JSON") from error
         return described if isinstance(described, dict) else {}

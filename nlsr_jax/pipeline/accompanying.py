@@ -1,37 +1,38 @@
-"""What a realigned adapter's folder holds beside adapter, masks and record: the customer's files and a model card.
+"""What a realigned folder holds beside weights, masks and record: the customer's files and a model card.
 
 Records of former versions know neither: a run that repeats one writes neither.
 """
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from nlsr_jax.files.output import write_text
 from nlsr_jax.formats.adapter_folder import WEIGHTS
 from nlsr_jax.formats.companions import CARD, Companions, card_fields, copy_companions, find_companions
 from nlsr_jax.pipeline.run import Run
-from nlsr_jax.pipeline.sources import AdapterSource
 from nlsr_jax.report.model_card import realignment_card
 
 INPUT = "companions"
 """The name of these files among the inputs of a record."""
 
 
-def open_companions(target: AdapterSource, run: Run) -> Companions | None:
+def open_companions(source: pathlib.Path, run: Run, without: Collection[str] = ()) -> Companions | None:
     """Choose the files to carry and start to digest them.
 
     Args:
-      target: the fine-tuned adapter.
+      source: the folder of the fine-tuned adapter or model.
       run: the context.
+      without: names of files that are not carried.
 
     Returns:
       None where the run repeats a record that has none.
     """
     if run.recorded is not None and INPUT not in run.recorded:
         return None
-    found = find_companions(target.path)
-    run.digests.add(INPUT, target.path, found.sources(), root=target.path)
+    found = find_companions(source)
+    found = found._replace(carried=tuple(one for one in found.carried if one.name not in without))
+    run.digests.add(INPUT, source, found.sources(), root=source)
     return found
 
 
@@ -39,7 +40,8 @@ def write_companions(
     folder: pathlib.Path,
     companions: Companions,
     record: Mapping[str, Any],
-    target: AdapterSource,
+    *,
+    base: Any,
     digests: Mapping[str, str],
 ) -> dict[str, str]:
     """Copy the files into the output and write the model card.
@@ -48,13 +50,12 @@ def write_companions(
       folder: the output.
       companions: from ``open_companions``.
       record: of the run, as far as it is known.
-      target: the fine-tuned adapter.
+      base: what the output names as its base model.
       digests: of what has been written.
 
     Returns:
       The SHA-256 of the copies by name.
     """
-    base = target.layout.config.get("base_model_name_or_path")
     card = realignment_card(
         record,
         base=base if isinstance(base, str) and base.strip() else None,

@@ -19,6 +19,10 @@ def check_realignment(settings: Settings) -> None:
     """
     if not settings.finetuned:
         raise InputError(f"{argument('finetuned')} is missing; give the PEFT directory of the finetuned adapter")
+    if settings.as_adapter is not None:
+        raise InputError(
+            f"{argument('as_adapter')} is for full models; {settings.finetuned} is an adapter and is written as one"
+        )
     if settings.aligned is None:
         _check_lift(settings)
     else:

@@ -56,32 +56,14 @@ class CalibrationData:
     @functools.cached_property
     def rows(self) -> "Calibration":
         """The encoded rows and their counts."""
-        from nlsr_jax.data.calibration import load_calibration, load_tokenizer
-        from nlsr_jax.data.encoding import note_surplus
-        from nlsr_jax.data.row_shapes import Fields
         from nlsr_jax.formats.hugging_face import read_config, resolve
 
-        settings = self.settings
-        assert settings.base is not None
-        assert settings.calibration is not None
+        base = self.settings.base
+        assert base is not None
         with self.run.stages("read calibration data"):
-            tokenizer = load_tokenizer(settings.base)
-            vocabulary = self._vocabulary(read_config(resolve(settings.base)))
-            self.notes += [f"{settings.base}: {text}" for text in note_surplus(tokenizer, vocabulary)]
-            data = load_calibration(
-                settings.calibration,
-                tokenizer,
-                max_length=settings.max_length,
-                template=settings.template,
-                preference=settings.method == "preference_snip",
-                vocabulary=vocabulary,
-                fields=Fields(settings.prompt_field, settings.response_field, settings.rejected_field),
-                note=self.run.stages.say,
-                end_token=settings.end_token,
-            )
-            path = pathlib.Path(settings.calibration)
-            self.run.digests.add("calibration", settings.calibration, [path] if path.is_file() else [])
-            self.run.stages.say(_counted(data.counts))
+            vocabulary = self._vocabulary(read_config(resolve(base)))
+            data, notes = read_calibration(self.settings, base, vocabulary, self.run)
+            self.notes += notes
         return data
 
     def _vocabulary(self, config) -> int:
@@ -133,6 +115,44 @@ class CalibrationData:
         return list(batches(self.rows.rows, self.settings.batch_size, self.settings.max_length))
 
 
+def read_calibration(settings: EvidenceSettings, model: str, vocabulary: int, run: Run):
+    """Read, encode and digest the calibration rows.
+
+    Args:
+      settings: where they are and how they are read.
+      model: the model whose tokenizer encodes them.
+      vocabulary: number of rows of its embedding.
+      run: the context.
+
+    Returns:
+      ``(Calibration, notes)``.
+
+    Raises:
+      InputError: rows or a tokenizer that cannot be used.
+    """
+    from nlsr_jax.data.calibration import load_calibration, load_tokenizer
+    from nlsr_jax.data.encoding import note_surplus
+    from nlsr_jax.data.row_shapes import Fields
+
+    assert settings.calibration is not None
+    tokenizer = load_tokenizer(model)
+    data = load_calibration(
+        settings.calibration,
+        tokenizer,
+        max_length=settings.max_length,
+        template=settings.template,
+        preference=settings.method == "preference_snip",
+        vocabulary=vocabulary,
+        fields=Fields(settings.prompt_field, settings.response_field, settings.rejected_field),
+        note=run.stages.say,
+        end_token=settings.end_token,
+    )
+    path = pathlib.Path(settings.calibration)
+    run.digests.add("calibration", settings.calibration, [path] if path.is_file() else [])
+    run.stages.say(_counted(data.counts))
+    return data, [f"{model}: {text}" for text in note_surplus(tokenizer, vocabulary)]
+
+
 def gather_evidence(data: CalibrationData, reference: Adapter, beta: float) -> Evidence:
     """Run the reference, or the fine-tuned adapter, over the calibration data for what the method needs.
 
@@ -160,11 +180,11 @@ def gather_evidence(data: CalibrationData, reference: Adapter, beta: float) -> E
         else:
             gradients = collect_gradients(model, params, reference, tracked, objective=method)
             found = Evidence(gradients=gradients)
-        _check_finite((found.statistics, found.gradients), data.settings.dtype, beta)
+        check_evidence((found.statistics, found.gradients), data.settings.dtype, beta)
     return found
 
 
-def _check_finite(found: Any, dtype: str, beta: float) -> None:
+def check_evidence(found: Any, dtype: str, beta: float) -> None:
     """Refuse what a calibration pass gives where it is no number; masks of it would mean nothing.
 
     Raises:

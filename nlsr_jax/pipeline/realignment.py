@@ -22,6 +22,7 @@ from nlsr_jax.formats import record as records
 from nlsr_jax.formats.checkpoint import save_checkpoint
 from nlsr_jax.formats.companions import Companions
 from nlsr_jax.formats.mask_files import FILE as MASKS_FILE
+from nlsr_jax.formats.model_matrices import is_model_folder
 from nlsr_jax.nlsr.pruning import unclipped_probability
 from nlsr_jax.nlsr.realign import repaired_layers
 from nlsr_jax.nlsr.settings import NEEDS_FINETUNED, PRESETS, ModuleChoice
@@ -44,6 +45,7 @@ from nlsr_jax.pipeline.run import Run, start
 from nlsr_jax.pipeline.settings import Settings, name_inputs, with_absolute_paths
 from nlsr_jax.pipeline.sources import Sources, check_base, open_sources, source_notes
 from nlsr_jax.pipeline.trimming import trim
+from nlsr_jax.pipeline.weights_realignment import realign_weights
 from nlsr_jax.progress import Stages
 from nlsr_jax.random_streams import stream
 from nlsr_jax.report import draw_figures, render_report
@@ -66,7 +68,7 @@ def realign_files(
     read: Inputs | None = None,
     draw: Callable[[dict], dict] = draw_figures,
 ) -> dict:
-    """Realign a fine-tuned adapter on disk.
+    """Realign a fine-tuned adapter on disk, or a fully fine-tuned model (see ``realign_weights``).
 
     Args:
       settings: inputs and settings.
@@ -95,6 +97,23 @@ def realign_files(
     if preset not in (None, *PRESETS):
         raise InputError(f"{argument('preset')} is {preset!r}; expected one of {', '.join(PRESETS)}")
     stages = stages or Stages(show=False)
+    if is_model_folder(settings.finetuned):
+        if automatic is not None or chosen is not None:
+            raise InputError(
+                f"{argument('automatic')} chooses for adapters, and {settings.finetuned} is a full model: leave "
+                f"{argument('automatic')} out"
+            )
+        return realign_weights(
+            settings,
+            output,
+            overwrite=overwrite,
+            recorded=recorded,
+            preset=preset,
+            stages=stages,
+            mesh=mesh,
+            read=read,
+            draw=draw,
+        )
     choice = Choice(None if automatic is None else asked_for(automatic), chosen)
     settings = _checked(settings, choice, stages, repeats=recorded is not None)
     inputs = {**name_inputs(settings), **(read or {})}
@@ -108,7 +127,7 @@ def realign_files(
         reference = Reference(sources, settings)
         masks = obtain_masks(settings, reference, data, run)
         run.notes.add(data.notes)
-        companions = open_companions(sources.target, run)
+        companions = open_companions(sources.target.path, run)
         told |= {} if companions is None else {COMPANIONS: companions.describe()}
         told |= {} if preset is None else {"preset": preset}
 
@@ -228,7 +247,8 @@ def _write(
             record["lift"] |= made.trimmed.describe_compression()
         digests |= kept.result()
         if companions is not None:
-            digests |= write_companions(folder, companions, record, made.sources.target, digests)
+            base = made.sources.target.layout.config.get("base_model_name_or_path")
+            digests |= write_companions(folder, companions, record, base=base, digests=digests)
         run.notes.add(notes)
         run.notes.say()
     with run.stages("digest outputs"):

@@ -50,7 +50,7 @@ def record_realignment(
         **({"preset": told["preset"]} if "preset" in told else {}),
         "settings": dataclasses.asdict(settings),
         "key": {"seed": settings.seed, **describe_key(run.key), "pruning": describe_key(made.key)},
-        "inputs": _digested(run, lifted=settings.lifts),
+        "inputs": digested_inputs(run, lifted=settings.lifts),
         "outputs": {},
         "identification": {"method": made.masks.method},
         "calibration": made.masks.calibration,
@@ -59,7 +59,7 @@ def record_realignment(
         **({"carried": carried.describe()} if carried else {}),
         **({INPUT: told[INPUT]} if INPUT in told else {}),
         "warnings": run.notes.kept,
-        **_made_on(),
+        **made_on(),
     }
     if descent.verdict is not None:
         record["lineage"] = describe_verdict(descent.verdict)
@@ -74,7 +74,7 @@ def record_realignment(
     return record
 
 
-def _digested(run: Run, *, lifted: bool) -> dict[str, Any]:
+def digested_inputs(run: Run, *, lifted: bool) -> dict[str, Any]:
     """Return the digests of the inputs, compared with those of the record that is repeated."""
     with run.stages("digest inputs"):
         found = run.digests.result()
@@ -112,11 +112,12 @@ def record_identification(settings: Settings, reference: Adapter, masks: Masks, 
         "calibration": masks.calibration,
         "modules": describe_counts(reference, masks.masks),
         **({"warnings": warnings} if warnings else {}),
-        **_made_on(),
+        **made_on(),
     }
 
 
-def _made_on() -> dict[str, Any]:
+def made_on() -> dict[str, Any]:
+    """Return versions, commit and device, and an empty place for the seconds."""
     return {
         "versions": records.versions(),
         "commit": records.commit(),

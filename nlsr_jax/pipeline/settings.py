@@ -36,7 +36,9 @@ class Paths:
         None, "Base model: Hugging Face directory or hub id (for methods that need data).", kind="path"
     )
     aligned: str | None = setting(None, "PEFT directory of the aligned adapter.", kind="path")
-    finetuned: str | None = setting(None, "PEFT directory of the fine-tuned adapter.", kind="path", realigns=True)
+    finetuned: str | None = setting(
+        None, "PEFT directory of the fine-tuned adapter, or directory of a full model.", kind="path", realigns=True
+    )
     weak: str | None = setting(
         None, "PEFT directory of the weak adapter; leave out when it was merged into the base.", kind="path"
     )
@@ -146,6 +148,22 @@ class Compression:
 
 
 @dataclasses.dataclass(frozen=True)
+class ModelOutput:
+    """What is written of a full model.
+
+    Attributes:
+      as_adapter: rank of an adapter on the base to write in place of a model; None for a model.
+    """
+
+    as_adapter: int | None = setting(
+        None,
+        "With a full model as --finetuned: write an adapter of this rank on the base in place of a model.",
+        least=1,
+        realigns=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class SourceSettings(Identification, Paths):
     """What decides which files a run reads: its paths, and what the method needs."""
 
@@ -162,6 +180,7 @@ class EvidenceSettings(Columns, CalibrationPass, SourceSettings):
 
 @dataclasses.dataclass(frozen=True)
 class Settings(
+    ModelOutput,
     Compression,
     EvidenceSettings,
     Columns,

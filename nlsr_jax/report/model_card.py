@@ -1,4 +1,4 @@
-"""The model card of a realigned adapter: base, method, settings, figures, what was carried, how to verify it.
+"""The model card of a realigned adapter or model: base, method, settings, figures, carried files, verification.
 
 The same record gives the same text: a card holds no time, device or path.
 """
@@ -13,7 +13,7 @@ from nlsr_jax.report.reading import mapping
 _HUB_NAME = re.compile(r"[A-Za-z0-9_][\w.-]*/[\w.-]+")
 _PATHS = ("base", "aligned", "finetuned", "weak", "calibration", "masks", "pretrained")
 _BESIDE = ("allow_unrelated", "seed")
-_TAGS = ("lora", "safety", "nlsr", "realignment")
+_TAGS = ("safety", "nlsr", "realignment")
 _VERIFY = """## Verify
 
 ```
@@ -22,7 +22,7 @@ nlsr verify THIS_FOLDER --recompute
 ```
 
 The first compares every file with the digests in `realignment.json`. The second repeats the run from its inputs and
-compares the adapter. `report.html` shows every module.
+compares the weights. `report.html` shows every module.
 """
 
 
@@ -33,7 +33,7 @@ def realignment_card(
     weights: str | None = None,
     licence: Mapping[str, str] | None = None,
 ) -> str:
-    """Return the card of a realigned adapter, Markdown with front matter that the hub and PEFT read.
+    """Return the card of a realigned adapter or model, Markdown with front matter that the hub and PEFT read.
 
     Args:
       record: the content of ``realignment.json``, of which ``settings`` and ``summary`` are needed.
@@ -42,36 +42,41 @@ def realignment_card(
       licence: fields of the customer's card that are taken over; see ``companions.card_fields``.
     """
     settings, companions = record["settings"], mapping(record.get("companions"))
+    model = "weights" in record and settings.get("as_adapter") is None
     parts = [
-        _front(base, licence or {}),
-        "# Realigned adapter\n\n" + _opening(settings, base),
+        _front(base, licence or {}, model),
+        f"# Realigned {'model' if model else 'adapter'}\n\n" + _opening(settings, base, model),
         "## Figures\n\n" + _table(_figures(record)),
         "## Settings\n\n" + _table(_settings(record)),
-        "## Files\n\n" + _files(mapping(companions.get("files")), mapping(companions.get("left_out")), weights),
+        "## Files\n\n"
+        + _files(mapping(companions.get("files")), mapping(companions.get("left_out")), weights, model),
         _VERIFY,
     ]
     return "\n".join(parts)
 
 
-def _front(base: str | None, licence: Mapping[str, str]) -> str:
+def _front(base: str | None, licence: Mapping[str, str], model: bool) -> str:
     """Return the front matter; JSON strings are YAML too, so that no name can add a field."""
     lines = ["---"]
     if base is not None and _HUB_NAME.fullmatch(base):
-        lines += [f"base_model: {json.dumps(base)}", "base_model_relation: adapter"]
+        lines += [f"base_model: {json.dumps(base)}", f"base_model_relation: {'finetune' if model else 'adapter'}"]
     lines += [f"{field}: {json.dumps(value)}" for field, value in sorted(licence.items())]
-    lines += ["library_name: peft", f"tags: [{', '.join(_TAGS)}]", "---", ""]
+    library, tags = ("transformers", _TAGS) if model else ("peft", ("lora", *_TAGS))
+    lines += [f"library_name: {library}", f"tags: [{', '.join(tags)}]", "---", ""]
     return "\n".join(lines)
 
 
-def _opening(settings: Mapping[str, Any], base: str | None) -> str:
+def _opening(settings: Mapping[str, Any], base: str | None, model: bool) -> str:
     named = code(_public(base)) if base else "a base model that its config does not name"
     towards = "the aligned adapter" if settings.get("aligned") else "the aligned model itself, its base"
     if settings.get("pretrained"):
         towards += ", and beyond it, away from the pretrained model"
+    what = "model" if model else "adapter"
     return (
-        f"A LoRA adapter on {named}, repaired by NLSR, neuron-level safety realignment: safety-critical entries of "
-        f"the fine-tuned adapter were replaced, towards {towards}. No training took place.\n\n"
-        "A repaired adapter is safer by measurement, not by proof. Measure harmful and harmless requests of your "
+        f"{'A model that was fine-tuned from' if model else 'A LoRA adapter on'} {named}, repaired by NLSR, "
+        "neuron-level safety realignment: safety-critical entries of "
+        f"the fine-tuned {what} were replaced, towards {towards}. No training took place.\n\n"
+        f"A repaired {what} is safer by measurement, not by proof. Measure harmful and harmless requests of your "
         "own before you serve it.\n"
     )
 
@@ -113,12 +118,16 @@ def _settings(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [*rows, (code("seed"), code(json.dumps(seed)))]
 
 
-def _files(files: Mapping[str, Any], left_out: Mapping[str, Any], weights: str | None) -> str:
-    lines = ["`adapter_config.json` and `adapter_model.safetensors` are the adapter, as PEFT loads it."]
+def _files(files: Mapping[str, Any], left_out: Mapping[str, Any], weights: str | None, model: bool) -> str:
+    lines = (
+        ["The model, as transformers loads it, in the shards of the fine-tuned one."]
+        if model
+        else ["`adapter_config.json` and `adapter_model.safetensors` are the adapter, as PEFT loads it."]
+    )
     if weights is not None:
         lines.append(f"SHA-256 of the weights: `{weights}`.")
     if files:
-        lines += ["", "Carried from the fine-tuned adapter's folder, byte for byte:", ""]
+        lines += ["", f"Carried from the fine-tuned {'model' if model else 'adapter'}'s folder, byte for byte:", ""]
         lines += [f"- {code(name)}{'' if name == own else f' (its {code(own)})'}" for name, own in files.items()]
     if left_out:
         lines += ["", "Left out:", "", *(f"- {code(name)}: {why}" for name, why in left_out.items())]

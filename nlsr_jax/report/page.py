@@ -21,7 +21,7 @@ from nlsr_jax.report import words
 from nlsr_jax.report.reading import Module, mapping, number, read_modules, summarise
 
 _TITLE = "<title>Realignment: "
-_PARTS = ("device", "versions", "seconds", "key", "outputs", "lift")
+_PARTS = ("device", "versions", "seconds", "key", "outputs", "lift", "weights")
 
 
 def write_report(record: Mapping[str, Any], path: str | os.PathLike, figures: Mapping | None = None) -> None:
@@ -141,7 +141,8 @@ def _shows_changes(record, summary: Mapping[str, Any]) -> bool:
     similarity is near 0 in all modules.
     """
     gain = mapping(record.get("identification")).get("method") == "gain"
-    return summary["counted"] and (gain or bool(mapping(record.get("lift"))))
+    whole = bool(mapping(record.get("lift")) or mapping(record.get("weights")))
+    return summary["counted"] and (gain or whole)
 
 
 def _residuals(record) -> list[tuple[str, float, float]]:

@@ -106,13 +106,15 @@ def _read_entry(index: int, entry: Any) -> Module:
         lineage=number(entry.get("lineage"), -1, 1),
         kept=_both(entry, "kept"),
         size=_both(entry, "size"),
-        change=number(entry.get("change"), 0),
+        change=_change(entry),
         taken=number(entry.get("taken"), 0, 1.001),
     )
 
 
 def _both(entry: Mapping, name: str) -> int | None:
-    """Return the sum of the counts of both factors."""
+    """Return the sum of the counts of both factors, or the count of a matrix."""
+    if (whole := number(entry.get(name), 0)) is not None:
+        return int(whole)
     a, b = (number(entry.get(f"{name}_{factor}"), 0) for factor in "ab")
     return None if a is None or b is None else int(a + b)
 
@@ -155,3 +157,11 @@ def summarise(modules: Sequence[Module]) -> dict[str, Any]:
         "zero_norm": sum(m.zero_norm for m in modules),
         "lineage": (min(lineages), math.fsum(lineages) / len(lineages)) if lineages else None,
     }
+
+
+def _change(entry: Mapping[str, Any]) -> float | None:
+    """Return the relative size of a module's change; of a matrix by the norms of its change and of its update."""
+    change, update = number(entry.get("change_norm"), 0), number(entry.get("update_norm"), 0)
+    if change is None or update is None:
+        return number(entry.get("change"), 0)
+    return change / update if update else 0.0

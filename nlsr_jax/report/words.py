@@ -29,6 +29,7 @@ SETTINGS = {
     "space": "Whether entries are replaced in the factors, or products are added (which doubles the rank).",
     "basis": "Rank axis of the comparison: as_is, rotated towards the aligned one, or that of a lifted update.",
     "max_rank": "Rank to which the written adapter is compressed; not set means no compression.",
+    "as_adapter": "Rank of the adapter that was written in place of a full model; not set means a full model.",
     "batch_size": "Calibration rows per batch.",
     "max_length": "Longest calibration row in tokens; longer answers are cut.",
     "template": "The template applied to each calibration prompt.",

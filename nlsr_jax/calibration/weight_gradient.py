@@ -1,0 +1,79 @@
+"""The gradient of the loss on safe answers by the matrices of the model itself.
+
+Axis legend: B batch, T positions, L layers, k in-features, d out-features.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nlsr_jax.calibration.capture import check_response, mean_of, row_losses
+from nlsr_jax.calibration.spread import over_batches
+from nlsr_jax.errors import InputError
+from nlsr_jax.models.llama import Llama
+from nlsr_jax.modules import MODULES
+
+
+def collect_weight_gradient(model: Llama, params, batches: Iterable) -> dict[str, jax.Array]:
+    """Average ∂L/∂W over examples, with its sign, for the score ``gain`` of full weights.
+
+    The gradients of all matrices are in memory at once. Over a mesh, every device gathers the whole model for its
+    batches.
+
+    Args:
+      model, params: from ``load_model``.
+      batches: of ``(tokens, response_mask)``, each ``[B, T]``, padded on the right.
+
+    Returns:
+      ``{module: [L, d, k]}`` float32: the mean over examples of the gradient of the mean negative log-likelihood of
+      an example's response tokens. Rows without a response do not count.
+
+    Raises:
+      InputError: a batch that does not fit.
+    """
+
+    def checked():
+        for batch in batches:
+            if len(batch) != 2:
+                raise InputError(f"the gradient of the loss takes batches of 2 arrays, found {len(batch)}")
+            check_response(model, *batch)
+            yield tuple(batch)
+
+    zeros = {m: jnp.zeros(kernel.shape, jnp.float32) for m, kernel in _kernels(params).items()}
+    return mean_of(over_batches(_measure, model, params, None, checked()), zeros)
+
+
+def layer_by_layer(gradient: Mapping[str, jax.Array]) -> Iterator[tuple[str, int, np.ndarray]]:
+    """Yield ``(module, layer, [d, k])`` of a gradient in memory, layer by layer.
+
+    Args:
+      gradient: from ``collect_weight_gradient``.
+    """
+    host = {module: np.asarray(gradient[module]) for module in MODULES if module in gradient}
+    for layer in range(len(next(iter(host.values())))):
+        for module, leaf in host.items():
+            yield module, layer, leaf[layer]
+
+
+def _kernels(params) -> dict[str, jax.Array]:
+    layers = params["layers"]
+    return {module: layers[module]["kernel"] for module in MODULES if module in layers}
+
+
+def _measure(model: Llama, params, given, batch):
+    """Gradient of the sum of the rows' losses, and how many rows count."""
+    if model.layout is not None:  # a derivative through the gathering of a layer would sum over the devices
+        params = {**params, "layers": model.layout.gather_layers(params["layers"])}
+        model = model.clone(layout=None)
+
+    def loss(kernels):
+        layers = {
+            m: {**leaf, "kernel": kernels[m]} if m in kernels else leaf for m, leaf in params["layers"].items()
+        }
+        means, counts = row_losses(model, {**params, "layers": layers}, None, *batch)
+        return jnp.sum(means), jnp.sum(counts, dtype=jnp.float32)
+
+    gradient, count = jax.grad(loss, has_aux=True)(_kernels(params))
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), gradient), count
