@@ -41,7 +41,7 @@ def main(_) -> None:
     from nlsr_jax import configs
     from nlsr_jax.configs.tiny import SHIPPED
     from nlsr_jax.devices import open_devices
-    from nlsr_jax.study.holdings import HoldingsPlan, make_holdings, means
+    from nlsr_jax.sweep.holdings import HoldingsPlan, make_holdings, means
 
     plan = HoldingsPlan(
         situations=tuple(FLAGS.situations),

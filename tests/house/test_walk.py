@@ -2,12 +2,15 @@
 
 import ast
 
+import pytest
+
 from nlsr_jax.pipeline.settings import Settings
 from tests.house import walk
 
 
-def test_a_realignment_takes_at_most_forty_stops_and_none_runs_up():
-    stops = walk.walk()
+@pytest.mark.parametrize("kind", walk.WAYS)
+def test_a_realignment_takes_at_most_forty_stops_and_none_runs_up(kind):
+    stops = walk.walk(kind)
     assert len(stops) <= 40, "\n".join(f"{stop.module}: {stop.function}" for stop in stops)
     assert walk.climbs(stops) == []
 

@@ -1,8 +1,9 @@
 """The way of the settings through one realignment, from the command to the written file, by the code's own calls.
 
-A stop is a call that hands the settings of a run, or a part of them, to a function of the package; all branches
-count, and a function that is called twice counts twice. A climb is a stop in a file that imports the one that it is
-called from: the way then runs up. Nothing is run: what is read is the syntax tree, imports and annotations.
+A stop is a call that hands the settings of a run, or a part of them, to a function of the package. All branches
+count, except those of runs of another kind; see ``WAYS``. A function that is called twice counts twice. A climb is
+a stop in a file that imports the one that it is called from: the way then runs up. Nothing is run: what is read is
+the syntax tree, imports and annotations.
 
   python -m tests.house.walk
 """
@@ -19,6 +20,12 @@ PACKAGE = "nlsr_jax"
 SETTINGS = ("nlsr_jax.nlsr.settings", "nlsr_jax.pipeline.settings")
 """Modules whose dataclasses are settings."""
 ENTRY = ("nlsr_jax.commands.realign", "main")
+WAYS = {
+    "adapters": frozenset({"realign_weights", "open_lifted"}),
+    "lifted adapters": frozenset({"realign_weights", "open_sources"}),
+    "full models": frozenset({"_checked", "_open", "_decide", "settle", "obtain_masks", "record_realignment"}),
+}
+"""What a run may realign, and the functions of ``realign_files`` that only runs of another kind call."""
 
 
 class Stop(NamedTuple):
@@ -128,8 +135,8 @@ def _made(node: ast.Assign, where: str) -> set[str]:
     return {first.id} if made and isinstance(first, ast.Name) else set()
 
 
-def walk(entry: tuple[str, str] = ENTRY) -> list[Stop]:
-    """Return the stops of a way in the order of the code, each function followed once."""
+def walk(kind: str = "adapters", entry: tuple[str, str] = ENTRY) -> list[Stop]:
+    """Return the stops of a way, one of ``WAYS``, in the order of the code, each function followed once."""
     stops: list[Stop] = []
     followed: set[tuple[str, str]] = set()
 
@@ -139,7 +146,7 @@ def walk(entry: tuple[str, str] = ENTRY) -> list[Stop]:
             return
         followed.add((where, name))
         for there, called in _handed(function, where):
-            if _function(there, called) is not None:
+            if called not in WAYS[kind] and _function(there, called) is not None:
                 stops.append(Stop(there, called, where))
                 follow(there, called)
 
@@ -159,7 +166,9 @@ def _imports(name: str) -> set[str]:
 
 
 if __name__ == "__main__":
-    found = walk()
-    for stop in found:
-        print(f"{stop.module}: {stop.function}")
-    print(f"{len(found)} stops in {len({stop.module for stop in found})} files, {len(climbs(found))} climbs")
+    for kind in WAYS:
+        found = walk(kind)
+        for stop in found:
+            print(f"{stop.module}: {stop.function}")
+        files = len({stop.module for stop in found})
+        print(f"{kind}: {len(found)} stops in {files} files, {len(climbs(found))} climbs")

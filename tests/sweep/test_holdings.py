@@ -7,10 +7,10 @@ import pytest
 
 from nlsr_jax.configs.tiny import SHIPPED
 from nlsr_jax.errors import InputError
-from nlsr_jax.study import holdings
 from nlsr_jax.study.case import Case
-from nlsr_jax.study.holdings import HoldingsPlan, entries, make_holdings, means
 from nlsr_jax.study.situations import SITUATIONS
+from nlsr_jax.sweep import holdings
+from nlsr_jax.sweep.holdings import HoldingsPlan, entries, make_holdings, means
 from tests.study.small_study import small_config
 
 PLAN = HoldingsPlan(
