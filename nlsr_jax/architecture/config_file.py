@@ -28,6 +28,8 @@ def config_to_json(config: ModelConfig) -> dict[str, Any]:
     if c.end_tokens:
         fields["eos_token_id"] = list(c.end_tokens) if len(c.end_tokens) > 1 else c.end_tokens[0]
     parts = {"qkv": c.qkv_bias, "out": c.out_bias, "mlp": c.mlp_bias}
+    if c.family == "phi3":  # transformers fills in 32000 for an absent one, whatever the vocabulary
+        fields["pad_token_id"] = None
     fields |= {name: parts[which[0]] for name, which in family.bias_flags}
     return fields | _window_fields(c) | _scale_fields(c) | _expert_fields(c)
 
