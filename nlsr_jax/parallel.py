@@ -99,7 +99,7 @@ class Layout(NamedTuple):
 
         return jax.tree.map_with_path(one, params)
 
-    def gather_layers(self, layers):
+    def gather_layers(self, layers: Any) -> Any:
         """Gather the weights of all layers at once, given as the stacked tree ``params["layers"]``."""
         specs = dict(self.specs)
         return jax.tree.map_with_path(

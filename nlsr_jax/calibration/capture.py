@@ -208,7 +208,7 @@ def collect_loss(model: Llama, params: Params, adapter: Adapter | None, batches:
     return mean_of(over_batches(_measure_losses, model, params, lora, checked()), jnp.float32(0))
 
 
-def row_losses(model, params, lora, tokens, mask):
+def row_losses(model: Llama, params: Params, lora: Any, tokens: Any, mask: Any) -> tuple[jax.Array, jax.Array]:
     """Mean negative log-likelihood ``[B]`` of the response tokens of every row, and which rows have one."""
     keep = mask[:, 1:].astype(bool)
     values = token_log_probabilities(model, params, lora, tokens)

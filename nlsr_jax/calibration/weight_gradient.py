@@ -14,9 +14,10 @@ from nlsr_jax.calibration.spread import over_batches
 from nlsr_jax.errors import InputError
 from nlsr_jax.models.llama import Llama
 from nlsr_jax.modules import MODULES
+from nlsr_jax.types import Params
 
 
-def collect_weight_gradient(model: Llama, params, batches: Iterable) -> dict[str, jax.Array]:
+def collect_weight_gradient(model: Llama, params: Params, batches: Iterable) -> dict[str, jax.Array]:
     """Average ∂L/∂W over examples, with its sign, for the score ``gain`` of full weights.
 
     The gradients of all matrices are in memory at once. Over a mesh, every device gathers the whole model for its

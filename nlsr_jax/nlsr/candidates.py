@@ -62,7 +62,7 @@ def candidates_statistics(statistics: Statistics, fixed: Fixed) -> Statistics:
     )
 
 
-def with_fixed(masks: Any, fixed: Fixed):
+def with_fixed(masks: Any, fixed: Fixed) -> Any:
     """Return masks of the whole rank axis, False in the fixed places, from masks of the candidates."""
 
     def filled(leaf, axis, count):

@@ -8,7 +8,7 @@ Axis legend: d out-features, k in-features, r = min(d, k).
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +71,7 @@ class Comparison(NamedTuple):
 
 
 @jax.jit
-def amplified_update(matrices: Matrices, beta) -> jax.Array:
+def amplified_update(matrices: Matrices, beta: Any) -> jax.Array:
     """Return the reference's update β V, ``[d, k]`` float32; zero without a pretrained matrix."""
     if matrices.pretrained is None:
         return jnp.zeros(matrices.aligned.shape, jnp.float32)
@@ -160,7 +160,7 @@ def as_factors(update: jax.Array) -> dict[str, jax.Array]:
 
 
 @jax.jit
-def compare_matrix(matrices: Matrices, reference, mask, beta) -> Comparison:
+def compare_matrix(matrices: Matrices, reference: Any, mask: Any, beta: Any) -> Comparison:
     """Compare the masked updates of reference and fine-tuned model.
 
     Args:

@@ -115,7 +115,7 @@ class CalibrationData:
         return list(batches(self.rows.rows, self.settings.batch_size, self.settings.max_length))
 
 
-def read_calibration(settings: EvidenceSettings, model: str, vocabulary: int, run: Run):
+def read_calibration(settings: EvidenceSettings, model: str, vocabulary: int, run: Run) -> Any:
     """Read, encode and digest the calibration rows.
 
     Args:

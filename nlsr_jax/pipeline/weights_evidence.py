@@ -34,7 +34,7 @@ class ModelData:
         self.notes: list[str] = []
 
     @functools.cached_property
-    def rows(self):
+    def rows(self) -> Any:
         """The encoded rows and their counts."""
         settings, sources = self._settings, self._sources
         measured = sources.finetuned if settings.needs_finetuned else sources.aligned
