@@ -101,6 +101,13 @@ def test_known_models_have_their_size(name):
         "llama3_70b": 70_553_706_496,
         "qwen2_7b": 7_615_616_512,
         "mistral_7b": 7_241_732_096,
+        "gemma2_9b": 9_241_705_984,
+        "gemma3_1b": 999_885_952,
+        "gemma3_4b": 3_880_263_168,
+        "phi3_mini": 3_821_079_552,
+        "olmo2_7b": 7_298_617_344,
+        "qwen3_30b_a3b": 30_532_122_624,
+        "mixtral_8x7b": 46_702_792_704,
     }
     assert plan(known_config(name), Load(lora=LORA)).parts["weights"] == 2 * sizes[name]
 
