@@ -13,7 +13,7 @@ from nlsr_jax.formats.peft import AdapterFile
 from nlsr_jax.modules import MODULES
 from nlsr_jax.nlsr.direction import Direction
 from nlsr_jax.nlsr.lift import Lifted, check_direction, direction_rows, lift_factors
-from nlsr_jax.nlsr.update import check_update, rotation_keys, scaled, update_layers, update_rank
+from nlsr_jax.nlsr.update import check_update, factor_update, rotation_keys, scaled, update_layers, update_rank
 from nlsr_jax.pipeline.chunks import Chunk
 from nlsr_jax.pipeline.sources import read_piece
 from nlsr_jax.random_streams import stream
@@ -59,7 +59,8 @@ class Lift:
       direction: V out of two models; None without one.
       aligned: Wₐ; None where the base is the aligned model.
       weak: W₀, beside ``aligned``: V is Wₐ − W₀. Without, V is Wₐ.
-      basis: of the update and of Wₐ − W₀; see ``nlsr_jax.nlsr.update.factor_update``.
+      basis: of the update and of Wₐ − W₀, see ``nlsr_jax.nlsr.update.factor_update``; ``"turned"`` turns a direction
+        out of two models too, which otherwise keeps its singular vectors.
       key: PRNG key of the rotations.
 
     Raises:
@@ -87,6 +88,8 @@ class Lift:
             check_update(aligned.shapes(), weak.shapes(), basis, names)
         self._direction = None if direction is None else direction.adapter
         check_direction(self._own, self._direction)
+        if self._direction is not None and basis == "turned":
+            self._direction = factor_update(self._direction, basis=basis, key=self._keys["direction"])
         self._as_read = aligned is None and basis == "own"
         self._update = self._own if self._as_read else self._update_shapes()
         self._slots = {module: self._slots_of(module) for module in self._update.factors}

@@ -10,10 +10,11 @@ import pytest
 import nlsr_jax
 from nlsr_jax.adapter import delta
 from nlsr_jax.errors import InputError
-from nlsr_jax.formats.peft import save_adapter
+from nlsr_jax.formats.peft import open_adapter, save_adapter
 from nlsr_jax.models.load import save_model
 from nlsr_jax.nlsr.settings import RECOMMENDED, RECOMMENDED_ALONE
 from nlsr_jax.pipeline import Settings, realign_files
+from nlsr_jax.pipeline.lifted import Lift, LiftedFile
 from nlsr_jax.pipeline.verification import verify
 from tests.oracles import random_adapter
 from tests.tiny_base import save_base, save_rows
@@ -107,6 +108,17 @@ def test_a_fresh_adapter_can_be_factored_anew(files, tmp_path, basis):
         row = delta(written)[entry["module"]][entry["layer"]]
         old = before[entry["module"]][entry["layer"]]
         assert entry["change"] == pytest.approx(np.linalg.norm(row - old) / np.linalg.norm(old), abs=1e-4)
+
+
+def test_turned_turns_the_direction_too_and_changes_no_product(files):
+    file, key = open_adapter(files / "fresh"), jax.random.key(0)
+    direction = nlsr_jax.safety_direction(files / "instruct", files / "pretrained", rank=3, modules=SIZES)
+    plain, turned = (LiftedFile(Lift(file, direction, basis=b, key=key), "weak").load() for b in ("own", "turned"))
+    for module, product in delta(plain).items():
+        np.testing.assert_allclose(delta(turned)[module], product, atol=1e-6)
+        sizes = [np.linalg.norm(one.factors[module]["b"][:, :, :3], axis=1) for one in (plain, turned)]
+        spread = [size.max(1) / size.min(1) for size in sizes]
+        assert np.all(spread[1] < spread[0])
 
 
 def test_a_lifted_run_can_be_repeated_and_verified(files, tmp_path):
