@@ -59,8 +59,8 @@ class Lift:
       direction: V out of two models; None without one.
       aligned: Wₐ; None where the base is the aligned model.
       weak: W₀, beside ``aligned``: V is Wₐ − W₀. Without, V is Wₐ.
-      basis: of the update and of Wₐ − W₀, see ``nlsr_jax.nlsr.update.factor_update``; ``"turned"`` turns a direction
-        out of two models too, which otherwise keeps its singular vectors.
+      basis: of the update and of Wₐ − W₀; see ``nlsr_jax.nlsr.update.factor_update``. ``"turned"`` turns a
+        direction out of two models too, which otherwise keeps its singular vectors.
       key: PRNG key of the rotations.
 
     Raises:
