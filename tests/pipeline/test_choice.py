@@ -174,6 +174,6 @@ def test_modules_left_alone_keep_their_own_basis(files, tmp_path):
 
 
 def test_unknown_bases_are_named(files, tmp_path):
-    with pytest.raises(InputError, match=r"^basis is 'svd'; expected one of as_is, procrustes, linear"):
-        realign_files(settings(files, basis="svd"), tmp_path / "out")
+    with pytest.raises(InputError, match=r"^basis is 'eigen'; expected one of as_is, procrustes, linear, own"):
+        realign_files(settings(files, basis="eigen"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
