@@ -13,6 +13,7 @@ from nlsr_jax.nlsr.correction import correct_checked
 from nlsr_jax.nlsr.layerwise import map_modules
 from nlsr_jax.nlsr.similarity import scale_factor
 from nlsr_jax.nlsr.statistics import matmul
+from nlsr_jax.types import Masks
 
 
 def _norm(a, b):
@@ -48,7 +49,7 @@ def change_size(before: Adapter, after: Adapter) -> PerModule:
 
 
 @functools.partial(jax.jit, static_argnames="slot")
-def share_taken(reference: Adapter, masks, slot: tuple[int, int]) -> PerModule:
+def share_taken(reference: Adapter, masks: Masks, slot: tuple[int, int]) -> PerModule:
     """Return how much of a slot of the reference's product the masks take, ‖(M_B∘B)A‖_F / ‖B A‖_F.
 
     Args:
@@ -69,7 +70,7 @@ def share_taken(reference: Adapter, masks, slot: tuple[int, int]) -> PerModule:
 
 
 @jax.jit
-def correction_size(finetuned: Adapter, reference: Adapter, masks) -> PerModule:
+def correction_size(finetuned: Adapter, reference: Adapter, masks: Masks) -> PerModule:
     """Return ``change_size`` of a correction in factors of every module; see ``correct``."""
     pruned = {module: jnp.zeros(leaf["a"].shape[0], bool) for module, leaf in finetuned.factors.items()}
     return change_size(finetuned, correct_checked(finetuned, reference, masks, pruned, space="factors"))
