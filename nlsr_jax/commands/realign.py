@@ -9,7 +9,8 @@ r"""Realign a fine-tuned PEFT adapter or full model with the aligned adapter or 
 
 Without --aligned the base is the aligned model, such as an instruct model, and the adapter was trained on it. With
 --pretrained, the model that it was aligned from, the repair may go beyond it. The defaults are fixed then: the gain
-of 2 % of the entries, with --pretrained of 1 % and beta 1. The base may be left out where the adapter names it.
+of 2 % of the entries, with --pretrained of 1 %, beta 1 and --basis turned. The base may be left out where the
+adapter names it.
 
 With --aligned the defaults are the published settings, with which the tables are made (nlsr_jax.PUBLISHED).
 --preset takes the published or the recommended ones either way; flags beside it change them. Recommended with

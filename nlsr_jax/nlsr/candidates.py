@@ -18,6 +18,7 @@ from nlsr_jax.adapter import Adapter
 from nlsr_jax.errors import InputError
 from nlsr_jax.nlsr.layerwise import map_layers
 from nlsr_jax.nlsr.statistics import Statistics
+from nlsr_jax.types import Masks
 
 Fixed = Mapping[str, int]
 """Leading places of the rank axis that are no candidates, by module; 0 for a module that is missing."""
@@ -62,7 +63,7 @@ def candidates_statistics(statistics: Statistics, fixed: Fixed) -> Statistics:
     )
 
 
-def with_fixed(masks: Any, fixed: Fixed) -> Any:
+def with_fixed(masks: Masks, fixed: Fixed) -> Masks:
     """Return masks of the whole rank axis, False in the fixed places, from masks of the candidates."""
 
     def filled(leaf, axis, count):

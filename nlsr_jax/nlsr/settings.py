@@ -148,14 +148,16 @@ GAIN = dataclasses.replace(PUBLISHED, method="gain", granularity="adapter", rule
 """What all settings that this project recommends have in common: the entries whose transplant takes most off the
 loss on safe answers, one threshold for all of them, and no module left out. β and sparsity are to be set."""
 
-RECOMMENDED = dataclasses.replace(GAIN, sparsity=0.99, beta=1.0)
+RECOMMENDED = dataclasses.replace(GAIN, sparsity=0.99, beta=1.0, basis="turned")
 """For an adapter that was trained on the aligned model itself, with the model at hand that it was aligned from: one
-per cent of the entries, none beyond the direction of the alignment. Chosen on three cases of the toy world."""
+per cent of the entries, none beyond the direction of the alignment. Chosen on three cases of the toy world. The
+rank axes are turned at random: singular vectors gather the direction in few entries, and such a repair refuses
+harmless requests too."""
 
-RECOMMENDED_ALONE = dataclasses.replace(RECOMMENDED, sparsity=0.98, beta=0.0)
+RECOMMENDED_ALONE = dataclasses.replace(GAIN, sparsity=0.98, beta=0.0)
 """The same without that model: entries go back to what the aligned model has, which takes twice as many."""
 
-RECOMMENDED_LINEAGE = dataclasses.replace(RECOMMENDED, sparsity=0.995, basis="turned")
+RECOMMENDED_LINEAGE = dataclasses.replace(RECOMMENDED, sparsity=0.995)
 """For an aligned and a fine-tuned adapter on one base: half a per cent of the entries of the lifted adapter, whose
 rank axes are turned at random. Chosen on three cases of the toy world."""
 

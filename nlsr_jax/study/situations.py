@@ -165,12 +165,13 @@ def instruct(workshop: Workshop, case: Case) -> Holding:
 
 
 def instruct_pretrained(workshop: Workshop, case: Case) -> Holding:
-    """Return the same with the pretrained model at hand: V is their difference, of the alignment's rank."""
+    """Return the same with the pretrained model at hand: V is their difference, of the alignment's rank, turned."""
     tuned = workshop.fresh(case)
     assert tuned.adapter is not None
     models = {"aligned": Made(workshop.instruct, None, 0.0), "finetuned": tuned}
-    direction = factor_update(workshop.alignment, basis="svd")
-    return LiftedHolding(workshop, case, models, lift(tuned.adapter, direction))
+    key = stage_key(case.seed, "realign")
+    direction = factor_update(workshop.alignment, basis="turned", key=stream(key, "direction"))
+    return LiftedHolding(workshop, case, models, lift(tuned.adapter, direction, basis="turned", key=key))
 
 
 def lineage(workshop: Workshop, case: Case) -> Holding:

@@ -74,6 +74,7 @@ def test_entries_of_the_direction_are_amplified(files, tmp_path):
     """The written adapter is what the public functions make of these masks, without untouched places of V."""
     beta = 1.5
     asked = settings(files, RECOMMENDED, pretrained=str(files / "pretrained"), beta=beta, sparsity=0.95)
+    asked = dataclasses.replace(asked, basis="as_is")
     record = realign_files(asked, tmp_path / "out")
     masks = nlsr_jax.load_masks(tmp_path / "out")
     direction = nlsr_jax.safety_direction(files / "instruct", files / "pretrained", rank=3, modules=SIZES)
