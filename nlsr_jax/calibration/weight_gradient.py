@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nlsr_jax.calibration.capture import check_response, mean_of, row_losses
+from nlsr_jax.calibration.capture import check_response, mean_of, sum_losses
 from nlsr_jax.calibration.spread import over_batches
 from nlsr_jax.errors import InputError
-from nlsr_jax.models.llama import Llama
+from nlsr_jax.models.llama import Llama, hidden_states
 from nlsr_jax.modules import MODULES
 from nlsr_jax.types import Params
 
@@ -73,8 +73,8 @@ def _measure(model: Llama, params, given, batch):
         layers = {
             m: {**leaf, "kernel": kernels[m]} if m in kernels else leaf for m, leaf in params["layers"].items()
         }
-        means, counts = row_losses(model, {**params, "layers": layers}, None, *batch)
-        return jnp.sum(means), jnp.sum(counts, dtype=jnp.float32)
+        states = [hidden_states(model, {**params, "layers": layers}, None, batch[0])]
+        return sum_losses(model, params, states, None, batch)
 
     gradient, count = jax.grad(loss, has_aux=True)(_kernels(params))
     return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), gradient), count
