@@ -1,8 +1,8 @@
 """The activations of a streamed pass: what goes into every layer, kept in memory or in a file.
 
-They are kept while all of them are at most a quarter of the memory that is left when the pass begins: layers, factors
-and what one layer computes need the rest. More of them go to a file without a name, which ends with the process
-however that ends.
+They are kept while all of them are at most a quarter of the memory that is left when the pass begins: layers,
+factors and what one layer computes need the rest. More of them go to a file without a name, which ends with the
+process however that ends.
 """
 
 import os
@@ -47,7 +47,7 @@ class Activations:
         self._file: Any = None
         if self.spilled:
             try:
-                self._file = tempfile.TemporaryFile(dir=folder, buffering=0)
+                self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 (closed by __exit__)
             except OSError as error:
                 raise self._unwritable(error) from error
 

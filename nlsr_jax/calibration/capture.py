@@ -6,7 +6,7 @@ Axis legend: B batch, T positions, L layers, r rank, k in-features, d out-featur
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +18,12 @@ from nlsr_jax.architecture.fit import check_adapter_fits
 from nlsr_jax.calibration.measures import measured
 from nlsr_jax.calibration.spread import over_batches
 from nlsr_jax.calibration.streamed import layer_of
-from nlsr_jax.calibration.streamed_passes import stream_factor_gradient, stream_row_gradients, stream_statistics
+from nlsr_jax.calibration.streamed_passes import (
+    Source,
+    stream_factor_gradient,
+    stream_row_gradients,
+    stream_statistics,
+)
 from nlsr_jax.errors import InputError
 from nlsr_jax.models.context import final_logits
 from nlsr_jax.models.llama import Llama, hidden_states, variables
@@ -48,20 +53,38 @@ def collect_statistics(model: Llama, params: Params, reference: Adapter, batches
     """
     check_adapter_fits(reference, model.config, "reference")
     lora = expand(reference, model.config.num_layers)
-
-    def checked():
-        for tokens, response, *rest in batches:
-            check_response(model, tokens, response)
-            yield tokens, response.astype(bool), rest[0] if rest else None
-
     nothing = init_statistics(Adapter(lora["layers"]))
     if isinstance(params, StreamedParams):
-        rows = (Rows(tokens, attention, response) for tokens, response, attention in checked())
-        parts = stream_statistics(model, params, rows, lambda layer, weights: (weights, layer_of(lora, layer)))
+        parts = stream_layer_statistics(
+            model, params, batches, lambda layer, weights: (weights, layer_of(lora, layer))
+        )
         return _adapted_layers(reference, _stacked(nothing, [part for _, part in parts]))
-    found = over_batches(_measure_statistics, model, params, lora, checked())
+    found = over_batches(_measure_statistics, model, params, lora, _with_masks(model, batches))
     statistics = next(found, None) or nothing
     return _adapted_layers(reference, functools.reduce(merge, found, statistics))
+
+
+def stream_layer_statistics(
+    model: Llama, params: StreamedParams, batches: Iterable, source: Source
+) -> Iterator[tuple[int, Statistics]]:
+    """Yield ``(layer, statistics)`` of ``collect_statistics`` layer by layer, their leading axis 1.
+
+    Args:
+      model, params: from ``stream_model``.
+      batches: see ``collect_statistics``.
+      source: see ``Source``.
+
+    Raises:
+      InputError: a batch that does not fit.
+    """
+    rows = (Rows(tokens, attention, response) for tokens, response, attention in _with_masks(model, batches))
+    return stream_statistics(model, params, rows, source)
+
+
+def _with_masks(model: Llama, batches: Iterable) -> Iterator[tuple]:
+    for tokens, response, *rest in batches:
+        check_response(model, tokens, response)
+        yield tokens, response.astype(bool), rest[0] if rest else None
 
 
 def _stacked(nothing: Statistics, layers: list[Statistics]) -> Statistics:
@@ -69,7 +92,7 @@ def _stacked(nothing: Statistics, layers: list[Statistics]) -> Statistics:
     if not layers:
         return nothing
     trees = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(part[:3] for part in layers))
-    return Statistics(*trees, layers[0].positions, layers[0].sequences)
+    return layers[0]._replace(**dict(zip(Statistics._fields, trees, strict=False)))
 
 
 def check_response(model: Llama, tokens: jax.Array, response: jax.Array) -> None:

@@ -120,8 +120,8 @@ def _place(tokens, mask, openings: Openings) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _sum_openings(model, params, states, following, batch):
-    _, places, behind = batch
-    values = likely_among(model, params, *states, places, following[behind], temperature=TEMPERATURE)
+    (hidden,), (_, places, behind) = states, batch
+    values = likely_among(model, params, hidden, places, following[behind], temperature=TEMPERATURE)
     values = jnp.exp(jnp.sum(jnp.where(behind >= 0, values, 0.0), axis=1))
     counts = jnp.any(behind >= 0, axis=1)
     return jnp.sum(jnp.where(counts, values, 0.0)), jnp.sum(counts, dtype=jnp.float32)
@@ -156,10 +156,10 @@ def collect_divergence(
 
 
 def _sum_divergences(model, params, states, given, batch):
-    _, mask = batch
+    (before, after), (_, mask) = states, batch
     # Behind the token at t stands t + 1, which has to be of the request too.
     asked = (jnp.cumsum(mask[:, 1:], axis=1) == 0) & jnp.any(mask[:, 1:], axis=1, keepdims=True)
-    values = token_divergences(model, params, *states)[:, :-1]
+    values = token_divergences(model, params, before, after)[:, :-1]
     counts = jnp.sum(asked, axis=1)
     means = jnp.sum(jnp.where(asked, values, 0.0), axis=1) / jnp.maximum(counts, 1)
     return jnp.sum(means), jnp.sum(counts > 0, dtype=jnp.float32)

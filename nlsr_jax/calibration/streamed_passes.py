@@ -25,8 +25,8 @@ from nlsr_jax.nlsr.statistics import Statistics, add_batch, init_statistics, mer
 from nlsr_jax.types import Params
 
 Finish = Callable[..., Any]
-"""``finish(model, params, states, given, batch)``: what is made of final hidden states, a tuple of ``[B, T, D]``, one
-of every adapter. The layers of the parameters are not read. A function of a module, not a lambda."""
+"""``finish(model, params, states, given, batch)``: what is made of final hidden states, ``[B, T, D]`` of every
+adapter. The layers of the parameters are not read. A function of a module, not a lambda."""
 Source = Callable[[int, Any], tuple[Any, Any]]
 """Takes a layer and its weights; returns the weights to run with, and the layer's factors."""
 

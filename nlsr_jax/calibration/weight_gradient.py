@@ -11,8 +11,10 @@ import numpy as np
 
 from nlsr_jax.calibration.capture import check_response, mean_of, sum_losses
 from nlsr_jax.calibration.spread import over_batches
+from nlsr_jax.calibration.streamed_passes import stream_weight_gradients
 from nlsr_jax.errors import InputError
 from nlsr_jax.models.llama import Llama, hidden_states
+from nlsr_jax.models.streamed import StreamedParams
 from nlsr_jax.modules import MODULES
 from nlsr_jax.types import Params
 
@@ -34,16 +36,35 @@ def collect_weight_gradient(model: Llama, params: Params, batches: Iterable) -> 
     Raises:
       InputError: a batch that does not fit.
     """
-
-    def checked():
-        for batch in batches:
-            if len(batch) != 2:
-                raise InputError(f"the gradient of the loss takes batches of 2 arrays, found {len(batch)}")
-            check_response(model, *batch)
-            yield tuple(batch)
-
     zeros = {m: jnp.zeros(kernel.shape, jnp.float32) for m, kernel in _kernels(params).items()}
-    return mean_of(over_batches(_measure, model, params, None, checked()), zeros)
+    return mean_of(over_batches(_measure, model, params, None, _checked(model, batches)), zeros)
+
+
+def stream_weight_gradient(
+    model: Llama, params: StreamedParams, batches: Iterable
+) -> Iterator[tuple[str, int, np.ndarray]]:
+    """Yield ``(module, layer, [d, k])`` of ``collect_weight_gradient``, the last layer first.
+
+    The gradients of one layer are in memory at a time.
+
+    Args:
+      model, params: from ``stream_model``.
+      batches: see ``collect_weight_gradient``.
+
+    Raises:
+      InputError: a batch that does not fit.
+    """
+    for layer, found in stream_weight_gradients(sum_losses, model, params, _checked(model, batches)):
+        for module in [module for module in MODULES if module in found]:
+            yield module, layer, np.asarray(found.pop(module))
+
+
+def _checked(model: Llama, batches: Iterable) -> Iterator[tuple]:
+    for batch in batches:
+        if len(batch) != 2:
+            raise InputError(f"the gradient of the loss takes batches of 2 arrays, found {len(batch)}")
+        check_response(model, *batch)
+        yield tuple(batch)
 
 
 def layer_by_layer(gradient: Mapping[str, jax.Array]) -> Iterator[tuple[str, int, np.ndarray]]:

@@ -38,7 +38,7 @@ def _of_groups(proc: pathlib.Path, groups: pathlib.Path) -> list[int]:
         return []
     found = []
     for line in lines:
-        _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
+        _, controllers, path = ([*line.split(":", 2), "", ""])[:3]
         if controllers not in ("", "memory"):
             continue
         root = groups / controllers

@@ -21,8 +21,8 @@ class LayerFiles:
     Attributes:
       weights: found and checked.
       dtype: float type in which they are read.
-      replaced: ``{path: {layer: value}}``, what stands in the place of some layers of a weight of ``layers``; a path
-        is without that first name.
+      replaced: ``{path: {layer: value}}``, what stands in the place of some layers of a weight; paths are of
+        ``read_layer``.
     """
 
     weights: Weights

@@ -30,7 +30,7 @@ from nlsr_jax.parallel import is_first
 from nlsr_jax.pipeline.accompanying import INPUT as COMPANIONS
 from nlsr_jax.pipeline.accompanying import open_companions, write_companions
 from nlsr_jax.pipeline.base_names import check_trained_on, note_base_names, note_place, with_named_base
-from nlsr_jax.pipeline.checks import check_realignment
+from nlsr_jax.pipeline.checks import check_realignment, check_stream
 from nlsr_jax.pipeline.choosing import Choice, asked_for, settle, to_be_chosen
 from nlsr_jax.pipeline.decision import Decision, compare, decide
 from nlsr_jax.pipeline.descent import Descent, check_lineage, judge_descent
@@ -96,6 +96,7 @@ def realign_files(
     """
     if preset not in (None, *PRESETS):
         raise InputError(f"{argument('preset')} is {preset!r}; expected one of {', '.join(PRESETS)}")
+    check_stream(settings, mesh)
     stages = stages or Stages(show=False)
     if is_model_folder(settings.finetuned):
         if automatic is not None or chosen is not None:
@@ -119,7 +120,7 @@ def realign_files(
     inputs = {**name_inputs(settings), **(read or {})}
     place = check_free(output, overwrite, inputs=inputs)
     publish = functools.partial(whole_directory, place, overwrite=overwrite, inputs=inputs)
-    with start(settings.seed, stages, mesh=mesh, recorded=recorded) as run:
+    with start(settings.seed, stages, mesh=mesh, recorded=recorded, output=place) as run:
         sources = _open(settings, run)
         descent = judge_descent(settings, sources, run)
         data = CalibrationData(settings, sources, run)

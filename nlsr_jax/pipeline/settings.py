@@ -86,6 +86,7 @@ class CalibrationPass:
       template: of prompts; see ``nlsr_jax.data.templates``.
       dtype: number type of the base's weights.
       end_token: calibration responses end with the end token, as they do in training; without in older records.
+      stream: read the base's decoder layers one at a time instead of holding all in memory. Results are the same.
     """
 
     batch_size: int = setting(16, "Calibration rows in one batch.", least=1)
@@ -95,6 +96,9 @@ class CalibrationPass:
         "float32", "Number type of the base weights: float32, bfloat16 or float16.", choices=DTYPES
     )
     end_token: bool = setting(True, "Calibration responses end with the end token.", flag=False)
+    stream: bool = setting(
+        False, "Read the base layer by layer, for one that does not fit in memory; the results are the same."
+    )
 
 
 @dataclasses.dataclass(frozen=True)
