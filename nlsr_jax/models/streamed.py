@@ -172,4 +172,7 @@ def pull_layer(
         return _run(model, *part(trained), x, windowed, rows)[0]
 
     policy = None if model.remat else model.keep
-    return jax.vjp(jax.checkpoint(run, prevent_cse=False, policy=policy), trained, x)[1](d)
+    _, pull = jax.vjp(jax.checkpoint(run, prevent_cse=False, policy=policy), trained, x)
+    # As in the whole model, what is kept comes out of one program and goes into another: fused, it would be rounded
+    # elsewhere.
+    return jax.lax.optimization_barrier(pull)(d)
