@@ -2,8 +2,8 @@ r"""Realign on a base of 1.1 B parameters in memory and layer by layer: bytes, p
 
   python -m benchmarks.streaming --folder /tmp/base11 [--rows 8] [--dtype bfloat16] [--limit 1610612736]
 
-Writes a random base of the shape of TinyLlama-1.1B (bfloat16, 2.2 GB, a shard for every layer), a random adapter and
-rows, runs ``nlsr realign`` by ``gain`` once each way in a process of its own, and compares the two folders file by
+Writes a random base of the shape of TinyLlama-1.1B (bfloat16, 2.2 GB, a shard for every layer), an adapter and
+rows, runs ``nlsr realign`` by ``gain`` once each way in a process of its own, and compares the folders file by
 file. With --limit, the streamed run is repeated in a control group of so many bytes (version 1 or 2; needs root).
 """
 

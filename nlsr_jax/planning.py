@@ -72,9 +72,12 @@ STAGES = {
         "logits at once",
     ),
     "generation": ("weights", "gathered weights", "adapter", "cache", "forward activations"),
-    "streamed gradient": (
-        "two layers", "embedding and head", "adapter", "gradient", "layer inputs", "inside one layer",
-        "logits at once",
+    "streamed": (
+        "two layers", "embedding and head", "adapter", "gradient", "inside one layer", "logits at once",
+        "layer inputs",
+    ),
+    "inputs on disk": (
+        "two layers", "embedding and head", "adapter", "gradient", "inside one layer", "logits at once",
     ),
 }  # fmt: skip
 
