@@ -13,10 +13,12 @@ import itertools
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -37,12 +39,13 @@ SHAPE = {
     "tie_word_embeddings": False,
     "torch_dtype": "bfloat16",
 }
+SMALL = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "vocab_size": 64}
 RANK = 8
 SAME_BUT = ("realignment.json",)
 """Holds seconds, and that one of the runs was streamed."""
 
 
-def save_base(folder: pathlib.Path) -> None:
+def save_base(folder: pathlib.Path, shape: dict[str, Any]) -> None:
     """Save a random base, one shard for what is no layer and one for every layer, and a tokenizer."""
     from nlsr_jax.architecture.config import parse_model_config
     from nlsr_jax.architecture.weights import weight_table
@@ -52,7 +55,7 @@ def save_base(folder: pathlib.Path) -> None:
     save_tokenizer(folder)
     draw = np.random.default_rng(0)
     shards: dict[str, dict[str, tuple[int, ...]]] = {}
-    for weight in weight_table(parse_model_config(SHAPE, "shape")):
+    for weight in weight_table(parse_model_config(shape, "shape")):
         for name in weight.names:
             parts = name.split(".")
             shard = parts[2] if parts[1] == "layers" else "rest"
@@ -61,7 +64,7 @@ def save_base(folder: pathlib.Path) -> None:
         save_file({name: _random(draw, shape) for name, shape in parts.items()}, folder / shard, {"format": "pt"})
     places = {name: shard for shard, parts in shards.items() for name in parts}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
-    (folder / "config.json").write_text(json.dumps(SHAPE))
+    (folder / "config.json").write_text(json.dumps(shape))
 
 
 def _random(draw: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
@@ -70,13 +73,13 @@ def _random(draw: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return (0.02 * draw.standard_normal(shape, np.float32)).astype(ml_dtypes.bfloat16)
 
 
-def save_adapter(folder: pathlib.Path, base: pathlib.Path) -> None:
+def save_adapter(folder: pathlib.Path, base: pathlib.Path, shape: dict[str, Any]) -> None:
     """Save a random adapter of all projections."""
     from nlsr_jax.adapter import Adapter
     from nlsr_jax.architecture.config import parse_model_config
     from nlsr_jax.formats import peft
 
-    config, draw = parse_model_config(SHAPE, "shape"), np.random.default_rng(1)
+    config, draw = parse_model_config(shape, "shape"), np.random.default_rng(1)
     factors = {
         module: {
             "a": (draw.standard_normal((config.num_layers, RANK, k), np.float32) / k**0.5),
@@ -130,14 +133,14 @@ def run(folder: pathlib.Path, name: str, flags: list[str], into: pathlib.Path | 
     return {**found, "peak_bytes": used.ru_maxrss * 1024}
 
 
-def floor() -> int:
-    """Return the peak bytes of a process that has compiled one small program."""
-    code = "import jax, numpy, nlsr_jax.pipeline.realignment as p, resource; import nlsr_jax.models; "
-    code += "jax.jit(lambda x: x @ x)(numpy.ones((64, 64))).block_until_ready(); "
-    code += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-    return (
-        int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout) * 1024
-    )
+def floor(folder: pathlib.Path, flags: list[str]) -> int:
+    """Return the peak bytes of the same run on a base of no size: interpreter, libraries, compiled programs."""
+    place, shape = folder / "floor", {**SHAPE, **SMALL}
+    if not (place / "base" / "config.json").exists():
+        save_base(place / "base", shape)
+        save_adapter(place / "adapter", place / "base", shape)
+        shutil.copy(folder / "rows.jsonl", place)
+    return int(run(place, "streamed", [*flags, "--stream"])["peak_bytes"])
 
 
 def same(one: pathlib.Path, other: pathlib.Path) -> dict[str, bool]:
@@ -182,11 +185,11 @@ def main() -> None:
     args = parser.parse_args()
     folder = args.folder
     if not (folder / "base" / "config.json").exists():
-        save_base(folder / "base")
-        save_adapter(folder / "adapter", folder / "base")
+        save_base(folder / "base", SHAPE)
+        save_adapter(folder / "adapter", folder / "base", SHAPE)
     save_rows(folder / "rows.jsonl", args.rows, args.length)
     flags = ["--batch_size", str(args.batch_size), "--dtype", args.dtype]
-    found: dict[str, object] = {"floor": floor()}
+    found: dict[str, object] = {"floor": floor(folder, flags)}
     found["bound"] = bound(args.batch_size, args.length, args.dtype, int(str(found["floor"])))
     if args.only in (None, "memory"):
         found["memory"] = run(folder, "memory", flags)
