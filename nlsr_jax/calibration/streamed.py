@@ -142,7 +142,8 @@ class Stream:
                     self.store.drop(self.place(number, batch, layer + 1))
                     self.store.put(self.place(number, batch, layer), one)
             del weights
-            yield layer, total
+            if total is not None:
+                yield layer, total
 
 
 @jax.jit

@@ -85,8 +85,7 @@ def stream_row_gradients(
 ) -> tuple[Any, jax.Array]:
     """Return the sum of the absolute gradients of single rows by an adapter's factors, and how many rows count.
 
-    In float32 they have the bits of a model in memory. In narrower types about one entry in a thousand differs by a
-    rounding.
+    In float32 they have the bits of a model in memory; in narrower types some entries differ by roundings.
 
     Args:
       finish: gives the loss of a row from the states ``[1, T, D]`` of its texts with the adapter; of several texts
