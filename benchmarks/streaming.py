@@ -162,11 +162,13 @@ def bound(rows: int, length: int, dtype: str, fixed: int) -> dict[str, int]:
     ends = sum(int(np.prod(w.shape)) for w in table if w.path[0] != "layers") * size
     inputs = (config.num_layers + 1) * rows * length * config.hidden_size * size
     logits = 2 * 4 * rows * length * config.vocab_size
+    adapter = 4 * sum(config.num_layers * RANK * (k + d) for k, d in config.projections().values())
     parts = {
         "3 layers": 3 * layer,
         "embedding and head": ends,
         "layer inputs": inputs,
         "logits": logits,
+        "5 adapters": 5 * adapter,
         "floor": fixed,
     }
     return {**parts, "bound": sum(parts.values())}

@@ -1,7 +1,11 @@
-"""How much memory a process may still take."""
+"""How much memory a process may still take, and giving back at once what it has taken."""
 
+import contextlib
+import ctypes
 import pathlib
 
+_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of mallopt
+_LARGE = 2**22
 _PROC = pathlib.Path("/proc")
 _GROUPS = pathlib.Path("/sys/fs/cgroup")
 _FILES = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
@@ -18,6 +22,16 @@ def available_bytes(proc: pathlib.Path = _PROC, groups: pathlib.Path = _GROUPS) 
     """
     found = [size for size in (_of_machine(proc), *_of_groups(proc, groups)) if size is not None]
     return max(min(found), 0) if found else None
+
+
+def give_back_large() -> None:
+    """Let the C library return arrays of 4 MiB and more to the system as soon as they are freed.
+
+    By default glibc keeps arrays of up to 32 MiB for later ones, of which few fit exactly: a process that reads one
+    layer after the other grows by several of them. Other C libraries are left as they are.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE)
 
 
 def _of_machine(proc: pathlib.Path) -> int | None:

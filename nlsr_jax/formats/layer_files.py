@@ -68,21 +68,22 @@ class LayerFiles:
             return changed[layer].astype(self.dtype)
         return read_part(weight, self.weights.files, self.dtype, [(layer, layer + 1), *bounds[1:]])[0]
 
-    def layers(self, order: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield ``(layer, tree)`` in this order, on the device; the next one is read while one is in use.
+    def layers(self, order: Sequence[int]) -> Iterator[list[dict[str, Any]]]:
+        """Yield layers in this order, on the device; the next one is read while one is in use.
 
-        No more than two layers are in memory if the caller drops one before it asks for the next.
+        Each comes in a list, which the caller empties. No more than two layers are in memory if one is dropped
+        before the next is asked for.
         """
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(self._read_held, order[0])
-            for layer, after in zip(order, [*order[1:], None], strict=True):
+            for after in [*order[1:], None]:
                 held = waiting.result()
                 if after is not None:
                     waiting = pool.submit(self._read_held, after)
-                yield layer, held.pop()
+                yield held
 
     def _read_held(self, layer: int) -> list[dict[str, Any]]:
-        """Read a layer into a list: who pops it holds it alone."""
+        """Read a layer into a list: whoever pops it holds it alone."""
         with np.errstate(over="ignore"):  # float16 is checked by who takes the layer
             return [jax.device_put(self.read_layer(layer))]
 

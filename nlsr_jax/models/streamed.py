@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nlsr_jax.errors import InputError
+from nlsr_jax.files.memory import give_back_large
 from nlsr_jax.files.numbers import describe_range
 from nlsr_jax.formats.layer_files import LayerFiles
 from nlsr_jax.hardware import EXACT
@@ -50,6 +51,7 @@ class StreamedParams:
     @classmethod
     def open(cls, files: LayerFiles) -> "StreamedParams":
         """Read what is no layer."""
+        give_back_large()
         with np.errstate(over="ignore"):  # said by the check
             rest = files.read_rest()
         check_range(rest, files.dtype, files.where)
@@ -66,10 +68,10 @@ class StreamedParams:
         Raises:
           InputError: a file that can no longer be read, or weights beyond what the type holds.
         """
-        for layer, weights in self.track(self.files.layers(order), "decoder layers", len(order)):
-            check_range(weights, self.dtype, f"{self.files.where}, layer {layer}")
-            held = [weights]
-            del weights
+        layers = self.files.layers(order)
+        for layer in self.track(order, "decoder layers", len(order)):
+            held = next(layers)
+            check_range(held[0], self.dtype, f"{self.files.where}, layer {layer}")
             yield layer, held.pop()
 
 
