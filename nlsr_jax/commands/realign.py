@@ -30,6 +30,7 @@ realignment.json and report.html. To repeat a run to the same bytes:
   nlsr realign --from_record DIR/realignment.json --output NEW_DIR
 """
 
+import os
 from typing import Any
 
 from absl import flags
@@ -40,6 +41,8 @@ from nlsr_jax.nlsr.settings import PRESETS, AutomaticSettings, preset
 from nlsr_jax.pipeline.settings import PATHS, Settings
 
 FLAGS = flags.FLAGS
+CACHE = "NLSR_CACHE"
+"""Environment variable with the default of ``--cache``."""
 _SETTINGS = method_flags.names_of(Settings)
 _CHOICE = {"aim": "aim", "headroom": "headroom", "automatic_share": "share"}
 """Flags of the automatic choice, and the fields of ``AutomaticSettings`` that they are."""
@@ -59,6 +62,12 @@ flags.DEFINE_enum(
 flags.DEFINE_bool("automatic", False, "Choose beta and sparsity of gain by the calibration data alone.")
 method_flags.define_flags(AutomaticSettings, ("aim", "headroom"))
 method_flags.define_flags(AutomaticSettings, ("share",), prefix="automatic_")
+path_flags.define_output(
+    "cache",
+    None,
+    "Folder of directions base - pretrained that were factored before, to take them from and keep them in; by "
+    f"default that of the environment variable {CACHE}, where it is set.",
+)
 path_flags.define_input("from_record", None, "Repeat the run of this realignment.json to the same bytes.")
 
 
@@ -74,6 +83,7 @@ def main(_) -> None:
         "automatic": _choice(),
         "preset": FLAGS.preset,
         "read": path_flags.inputs(),
+        "cache": FLAGS.cache or os.environ.get(CACHE) or None,
     }
     if FLAGS.from_record:
         settings, before = _recorded_settings()

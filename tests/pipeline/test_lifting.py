@@ -10,10 +10,11 @@ import pytest
 import nlsr_jax
 from nlsr_jax.adapter import delta
 from nlsr_jax.errors import InputError
+from nlsr_jax.files.digests import sha256
 from nlsr_jax.formats.peft import open_adapter, save_adapter
 from nlsr_jax.models.load import save_model
 from nlsr_jax.nlsr.settings import RECOMMENDED, RECOMMENDED_ALONE
-from nlsr_jax.pipeline import Settings, realign_files
+from nlsr_jax.pipeline import Settings, Stages, realign_files
 from nlsr_jax.pipeline.lifted import Lift, LiftedFile
 from nlsr_jax.pipeline.verification import verify
 from tests.oracles import random_adapter
@@ -203,3 +204,37 @@ def test_names_that_tell_nothing_are_no_reason_to_refuse(files, tmp_path):
     save_adapter(small(2, rank=3), tmp_path / "nameless")
     asked = settings(files, RECOMMENDED, pretrained=str(files / "pretrained"), finetuned=str(tmp_path / "nameless"))
     realign_files(asked, tmp_path / "out")
+
+
+def test_directions_are_kept_and_taken_from_a_cache(files, tmp_path, capsys):
+    asked = settings(files, RECOMMENDED, pretrained=str(files / "pretrained"))
+    cache = tmp_path / "cache"
+
+    def run(name, *said, **changes):
+        made = dataclasses.replace(asked, **changes)
+        realign_files(made, tmp_path / name, stages=Stages(), cache=str(cache))
+        text = capsys.readouterr().err
+        assert all(one in text for one in said), text
+        return (tmp_path / name / "adapter_model.safetensors").read_bytes()
+
+    without = realign_files(asked, tmp_path / "without")["outputs"]["adapter_model.safetensors"]
+    first = run("first", "factored, and kept in")
+    (file,) = cache.iterdir()
+    kept = file.read_bytes()
+    assert run("second", f"taken from {file}") == first
+    assert sha256(tmp_path / "first" / "adapter_model.safetensors") == without
+    file.write_bytes(kept[:-9] + bytes([kept[-9] ^ 1]) + kept[-8:])
+    assert run("third", f"{file} is damaged (its numbers are not those that were written): factored") == first
+    file.write_bytes(kept[:40])
+    assert run("fourth", "is damaged", "kept in") == first
+    assert file.read_bytes() == kept
+    run("other", "factored, and kept in", direction_rank=2)
+    assert len(list(cache.iterdir())) == 2
+    assert verify(tmp_path / "second", recompute=True).changed == ()
+
+
+def test_a_cache_that_cannot_be_written_to(files, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    asked = settings(files, RECOMMENDED, pretrained=str(files / "pretrained"))
+    realign_files(asked, tmp_path / "out", stages=Stages(), cache=str(tmp_path / "file" / "cache"))
+    assert "factored, and not kept" in capsys.readouterr().err
