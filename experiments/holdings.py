@@ -3,8 +3,9 @@
   python -m experiments.holdings --output checkpoints/runs/holdings [--situations instruct --tasks sst2 --seeds 102]
 
 The situations are an instruct model with a fresh LoRA adapter (instruct), the same with the pretrained model at
-hand (instruct_pretrained), and a weak, an aligned and a fine-tuned adapter of one lineage (lineage). The instruct
-model is the base of --models with its adapter dpo merged. Each case is repaired by gain with one threshold for the
+hand (instruct_pretrained), a weak, an aligned and a fine-tuned adapter of one lineage (lineage), and an instruct
+model whose weights were all fine-tuned (weights). The instruct model is the base of --models with its adapter dpo
+merged. Each case is repaired by gain with one threshold for the
 adapter, for every --betas and --shares, and evaluated on held-out requests.
 
 The output holds table.json: one row for each model with HS, FA, over-refusal and harmless requests answered, in per
@@ -20,7 +21,7 @@ path_flags.define_output("output", "checkpoints/runs/holdings", "Folder of the r
 path_flags.define_input("models", None, "Folder with base and dpo; by default the shipped tiny-llama3.")
 flags.DEFINE_list(
     "situations",
-    ["instruct", "instruct_pretrained", "lineage"],
+    ["instruct", "instruct_pretrained", "lineage", "weights"],
     "What the owners hold.",
 )
 flags.DEFINE_list("tasks", ["sst2", "gsm8k", "ag_news"], "The customers' tasks.")

@@ -23,6 +23,7 @@ from nlsr_jax.random_streams import stream
 from nlsr_jax.study.case import Case, align, finetune, gain_batches, stage_key
 from nlsr_jax.study.config import StudyConfig
 from nlsr_jax.study.stages import Base
+from nlsr_jax.study.weights_case import LEARNING_RATE, WeightsCase, open_case, repaired
 from nlsr_jax.study.worlds import World
 from nlsr_jax.training.initial import new_adapter
 
@@ -156,6 +157,28 @@ class LiftedHolding:
         return Made(self._base, adapter, seconds + time.perf_counter() - started)
 
 
+class WeightsHolding:
+    """A holding of full weights.
+
+    Args:
+      found: the case.
+    """
+
+    def __init__(self, found: WeightsCase):
+        self.models: Mapping[str, Made] = {
+            "aligned": Made(found.instruct, None, 0.0),
+            "finetuned": Made(found.finetuned, None, found.seconds[0]),
+        }
+        self._found = found
+
+    def repaired(self, beta: float, share: float) -> Made:
+        """See ``Holding``."""
+        started = time.perf_counter()
+        base = repaired(self._found, beta, share)
+        jax.block_until_ready(base.params)
+        return Made(base, None, self._found.seconds[1] + time.perf_counter() - started)
+
+
 def instruct(workshop: Workshop, case: Case) -> Holding:
     """Return an instruct model and a fresh adapter on it."""
     tuned = workshop.fresh(case)
@@ -190,23 +213,44 @@ def lineage(workshop: Workshop, case: Case) -> Holding:
     return LiftedHolding(workshop, case, models, lifted, fixed)
 
 
+def weights(workshop: Workshop, case: Case) -> Holding:
+    """Return an instruct model whose weights were all fine-tuned, with the pretrained model at hand."""
+    return WeightsHolding(
+        open_case(workshop.base, workshop.instruct, workshop.world, workshop.config, case, show=workshop.show)
+    )
+
+
+def _fresh_rate(rates: Mapping[float, float], ratio: float) -> float:
+    return rates[ratio]
+
+
+def _study_rate(rates: Mapping[float, float], ratio: float) -> None:
+    return None
+
+
+def _weights_rate(rates: Mapping[float, float], ratio: float) -> float:
+    return LEARNING_RATE
+
+
 class Situation(NamedTuple):
     """One kind of holding.
 
     Attributes:
       open: returns the holding of a case.
       betas: the values of β that it is repaired with; None for all. Without a direction only 0 has a meaning.
-      is_fresh: whether the fine-tuned model was trained with the learning rates of ``Workshop``.
+      learning_rate: returns the learning rate of the customer's training from ``Workshop.rates`` and the share of
+        harmful rows; None for the study's.
     """
 
     open: Callable[[Workshop, Case], Holding]
     betas: tuple[float, ...] | None = None
-    is_fresh: bool = True
+    learning_rate: Callable[[Mapping[float, float], float], float | None] = _fresh_rate
 
 
 SITUATIONS: dict[str, Situation] = {
     "instruct": Situation(instruct, (0.0,)),
     "instruct_pretrained": Situation(instruct_pretrained, (1.0, 2.0)),
-    "lineage": Situation(lineage, is_fresh=False),
+    "lineage": Situation(lineage, learning_rate=_study_rate),
+    "weights": Situation(weights, learning_rate=_weights_rate),
 }
 """The situations by name; with β 0 the second is the first."""

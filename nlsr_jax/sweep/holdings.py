@@ -122,7 +122,7 @@ def make_holdings(
     for case, situation in itertools.product(plan.cases(), plan.situations):
         holding, done = None, store.rows()
         for entry in entries(plan, situation, case):
-            name = _name(entry, rates[case.poison_ratio])
+            name = _name(entry, rates)
             if name not in done:
                 note(f"{situation}, {case.task}, {case.poison_ratio:.0%}, seed {case.seed}: {_shown(entry)}")
                 holding = holding or SITUATIONS[situation].open(workshop, case)
@@ -149,12 +149,11 @@ def _row(workshop: Workshop, holding: Holding, entry: Entry) -> dict[str, Any]:
     else:
         made = holding.repaired(entry.beta, entry.share)
     row = _bench(workshop, made, entry.case).outcome(entry.method, [made.adapter], made.seconds).row
-    fresh = SITUATIONS[entry.situation].is_fresh
     row |= {
         "situation": entry.situation,
         "beta": entry.beta,
         "share": entry.share,
-        "learning_rate": workshop.rates[entry.case.poison_ratio] if fresh else None,
+        "learning_rate": _rate(entry, workshop.rates),
     }
     return {name: row[name] for name in (*_COLUMNS, *_MORE)}
 
@@ -171,9 +170,14 @@ def _describe(config: StudyConfig, base: Base, alignment: Adapter) -> dict[str, 
     return {"version": VERSION, "study": "holdings", **models, "config": describe_config(config)}
 
 
-def _name(entry: Entry, rate: float) -> str:
+def _rate(entry: Entry, rates: Mapping[float, float]) -> float | None:
+    return SITUATIONS[entry.situation].learning_rate(rates, entry.case.poison_ratio)
+
+
+def _name(entry: Entry, rates: Mapping[float, float]) -> str:
     values = [entry.situation, *entry.case, entry.method, entry.beta, entry.share]
-    if SITUATIONS[entry.situation].is_fresh:
+    rate = _rate(entry, rates)
+    if rate is not None:
         values.append(rate)
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 

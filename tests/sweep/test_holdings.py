@@ -23,7 +23,7 @@ def test_a_situation_has_the_betas_that_mean_something():
     betas = {name: {entry.beta for entry in entries(HoldingsPlan(), name, case)} for name in SITUATIONS}
     assert betas["instruct"] == {None, 0.0}
     assert betas["instruct_pretrained"] == {None, 1.0, 2.0}
-    assert betas["lineage"] == {None, 0.0, 1.0, 2.0}
+    assert betas["weights"] == betas["lineage"] == {None, 0.0, 1.0, 2.0}
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,12 @@ def test_rows_are_made_once_and_continue(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "out" / "table.json").read_text()) == rows
     assert [(row["situation"], row["method"], row["beta"]) for row in rows] == [
         (situation, *rest)
-        for situation, betas in (("instruct", [0.0]), ("instruct_pretrained", [1.0]), ("lineage", [0.0, 1.0]))
+        for situation, betas in (
+            ("instruct", [0.0]),
+            ("instruct_pretrained", [1.0]),
+            ("lineage", [0.0, 1.0]),
+            ("weights", [0.0, 1.0]),
+        )
         for rest in (("aligned", None), ("finetuned", None), *(("gain", beta) for beta in betas))
     ]
     for row in rows:
@@ -67,5 +72,5 @@ def test_rows_are_made_once_and_continue(tmp_path, monkeypatch):
         },
     )
     again = make_holdings(small_config(), PLAN, SHIPPED, tmp_path / "out")
-    assert opened == ["lineage"]
+    assert opened == ["weights"]
     assert [{**row, "seconds": 0} for row in again] == [{**row, "seconds": 0} for row in rows]
