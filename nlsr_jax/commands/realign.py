@@ -57,6 +57,11 @@ flags.DEFINE_enum(
     "recommended ones without.",
 )
 flags.DEFINE_bool("automatic", False, "Choose beta and sparsity of gain by the calibration data alone.")
+flags.DEFINE_bool(
+    "refine",
+    False,
+    "Refine the sparsity of gain: as many harmful calibration prompts refused as possible, and no harmless ones.",
+)
 method_flags.define_flags(AutomaticSettings, ("aim", "headroom"))
 method_flags.define_flags(AutomaticSettings, ("share",), prefix="automatic_")
 path_flags.define_input("from_record", None, "Repeat the run of this realignment.json to the same bytes.")
@@ -72,12 +77,14 @@ def main(_) -> None:
     options: dict[str, Any] = {
         "overwrite": FLAGS.overwrite,
         "automatic": _choice(),
+        "refine": FLAGS.refine,
         "preset": FLAGS.preset,
         "read": path_flags.inputs(),
     }
     if FLAGS.from_record:
         settings, before = _recorded_settings()
-        options |= {"recorded": before["inputs"], "chosen": before.get("automatic"), "preset": before.get("preset")}
+        told = {"chosen": "automatic", "refined": "refinement", "preset": "preset"}
+        options |= {"recorded": before["inputs"], **{name: before.get(key) for name, key in told.items()}}
     else:
         settings = _settings()
     mesh = mesh_flags.open_mesh()
@@ -133,7 +140,7 @@ def _recorded_settings() -> tuple[Settings, dict[str, Any]]:
     from nlsr_jax.formats.record import read_record
     from nlsr_jax.pipeline.settings import from_record
 
-    for name in (*_SETTINGS, "preset"):
+    for name in (*_SETTINGS, "preset", "refine"):
         if FLAGS[name].present and name not in PATHS:
             raise InputError(
                 f"{argument(name)} is given together with {argument('from_record')}, which holds all settings"

@@ -1,12 +1,16 @@
 """The automatic choice of a run: asked for, described in the record, and doubted where there is reason to."""
 
 import dataclasses
+import pathlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nlsr_jax.calibration.refinement import Bounds
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.nlsr.settings import GAIN, AutomaticSettings
 from nlsr_jax.pipeline.evidence import CalibrationData
+from nlsr_jax.pipeline.recording import HARMLESS
+from nlsr_jax.pipeline.refining import check_refinable, note_refinement, refined
 from nlsr_jax.pipeline.run import Run
 from nlsr_jax.pipeline.settings import Settings
 
@@ -23,12 +27,16 @@ class Choice(NamedTuple):
     """What a run chooses by itself.
 
     Attributes:
-      asked: what is gone for; None where nothing is chosen.
-      told: the description of the choice in the record that is repeated.
+      asked: what the automatic choice of β and sparsity goes for; None where there is none.
+      told: its description in the record that is repeated.
+      bounds: what the refinement of the sparsity goes for; None where there is none.
+      refined: its description in the record that is repeated.
     """
 
     asked: AutomaticSettings | None = None
     told: Mapping[str, Any] | None = None
+    bounds: Bounds | None = None
+    refined: Mapping[str, Any] | None = None
 
 
 def asked_for(automatic: float | Mapping[str, float]) -> AutomaticSettings:
@@ -68,6 +76,25 @@ def to_be_chosen(settings: Settings) -> Settings:
     return dataclasses.replace(settings, **changes)
 
 
+def check_refinement(settings: Settings, choice: Choice) -> None:
+    """Check what a refinement is given, before anything is read.
+
+    Raises:
+      InputError: a method that is not refined, a second choice of the same, or harmless prompts without a use.
+    """
+    if choice.bounds is None:
+        if settings.harmless is not None and choice.refined is None:
+            raise InputError(
+                f"{argument('harmless')} is of {argument('refine')}, which is missing; leave one out or give both"
+            )
+        return
+    if choice.asked is not None:
+        raise InputError(
+            f"{argument('automatic')} and {argument('refine')} both choose the sparsity; leave one of them out"
+        )
+    check_refinable(settings)
+
+
 def _lifted_by(settings: Settings) -> str:
     if settings.aligned is None:
         return f"without {argument('aligned')}"
@@ -84,16 +111,26 @@ def settle(settings: Settings, choice: Choice, data: CalibrationData, run: Run) 
       run: the context, which receives the notes.
 
     Returns:
-      The settings with what was chosen, and ``{"automatic": …}`` for the record, empty without a choice.
+      The settings with what was chosen, and ``"automatic"`` or ``"refinement"`` for the record, empty without a
+      choice.
 
     Raises:
       InputError: what ``choose_settings`` cannot use, or a description that no choice has.
     """
-    told = choice.told
+    told, found = choice.told, choice.refined
+    if settings.harmless is not None:
+        path = pathlib.Path(settings.harmless)
+        run.digests.add(HARMLESS, settings.harmless, [path] if path.is_file() else [])
     if choice.asked is not None:
         settings, told = choose_for(settings, choice.asked, data, run)
         run.stages.say(describe_choice(told))
-    return settings, {} if told is None else {"automatic": tell_choice(told, run)}
+    if choice.bounds is not None:
+        settings, found = refined(settings, choice.bounds, data, run)
+    described = {} if told is None else {"automatic": tell_choice(told, run)}
+    if found is not None:
+        run.notes.add(note_refinement(found))
+        described["refinement"] = dict(found)
+    return settings, described
 
 
 def choose_for(

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
+from nlsr_jax.calibration.refinement import Bounds
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.files.apart import Inputs
 from nlsr_jax.files.digests import sha256
@@ -31,7 +32,7 @@ from nlsr_jax.pipeline.accompanying import INPUT as COMPANIONS
 from nlsr_jax.pipeline.accompanying import open_companions, write_companions
 from nlsr_jax.pipeline.base_names import check_trained_on, note_base_names, note_place, with_named_base
 from nlsr_jax.pipeline.checks import check_realignment
-from nlsr_jax.pipeline.choosing import Choice, asked_for, settle, to_be_chosen
+from nlsr_jax.pipeline.choosing import Choice, asked_for, check_refinement, settle, to_be_chosen
 from nlsr_jax.pipeline.decision import Decision, compare, decide
 from nlsr_jax.pipeline.descent import Descent, check_lineage, judge_descent
 from nlsr_jax.pipeline.evidence import CalibrationData
@@ -62,6 +63,8 @@ def realign_files(
     recorded: dict | None = None,
     automatic: float | Mapping[str, float] | None = None,
     chosen: Mapping[str, Any] | None = None,
+    refine: bool | Bounds = False,
+    refined: Mapping[str, Any] | None = None,
     preset: str | None = None,
     stages: Stages | None = None,
     mesh: Mesh | None = None,
@@ -81,6 +84,10 @@ def realign_files(
         arguments ``aim``, ``headroom`` and ``share`` of ``choose_settings``. The record's settings hold what was
         chosen, its ``automatic`` how.
       chosen: the ``automatic`` of a record that this run repeats.
+      refine: refine the sparsity of ``gain`` by what the repaired model answers, within ``Bounds()`` or those that
+        are given; see ``nlsr_jax.calibration.refinement``. The record's settings hold the sparsity that was found,
+        its ``refinement`` how.
+      refined: the ``refinement`` of a record that this run repeats.
       preset: the name of the preset that the settings were taken from, for the record; None records none.
       stages: where to report progress.
       mesh: lay the base over these devices; None for one. Of several processes, the first one writes.
@@ -98,11 +105,7 @@ def realign_files(
         raise InputError(f"{argument('preset')} is {preset!r}; expected one of {', '.join(PRESETS)}")
     stages = stages or Stages(show=False)
     if is_model_folder(settings.finetuned):
-        if automatic is not None or chosen is not None:
-            raise InputError(
-                f"{argument('automatic')} chooses for adapters, and {settings.finetuned} is a full model: leave "
-                f"{argument('automatic')} out"
-            )
+        _check_model(settings, {"automatic": automatic or chosen, "refine": refine or refined})
         return realign_weights(
             settings,
             output,
@@ -114,7 +117,8 @@ def realign_files(
             read=read,
             draw=draw,
         )
-    choice = Choice(None if automatic is None else asked_for(automatic), chosen)
+    bounds = refine if isinstance(refine, Bounds) else Bounds() if refine else None
+    choice = Choice(None if automatic is None else asked_for(automatic), chosen, bounds, refined)
     settings = _checked(settings, choice, stages, repeats=recorded is not None)
     inputs = {**name_inputs(settings), **(read or {})}
     place = check_free(output, overwrite, inputs=inputs)
@@ -143,10 +147,21 @@ def realign_files(
     return record
 
 
+def _check_model(settings: Settings, choices: Mapping[str, Any]) -> None:
+    """Check that nothing is to be chosen for a full model."""
+    for name, asked in choices.items():
+        if asked:
+            raise InputError(
+                f"{argument(name)} chooses for adapters, and {settings.finetuned} is a full model: leave "
+                f"{argument(name)} out"
+            )
+
+
 def _checked(settings: Settings, choice: Choice, stages: Stages, *, repeats: bool) -> Settings:
     """Return the settings as the run takes them, checked as far as no input has to be opened."""
     if choice.asked is not None:
         settings = to_be_chosen(settings)
+    check_refinement(settings, choice)
     settings = with_named_base(with_hub_folders(settings, ADAPTERS, stages), stages)
     check_realignment(settings)
     if not repeats:  # whose record may have no digests of a model that was given by its name
