@@ -6,26 +6,35 @@ A ``Situation`` is registered in ``SITUATIONS`` by its name.
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import jax
 
 from nlsr_jax.adapter import Adapter, delta
+from nlsr_jax.calibration.asking import ASKED, Questions, make_questions, refine_by_answers
 from nlsr_jax.calibration.capture import collect_loss_gradient
+from nlsr_jax.calibration.refinement import Refined
+from nlsr_jax.calibration.wording import LENGTH
+from nlsr_jax.data.encoding import encode_prompts
+from nlsr_jax.data.examples import Example
+from nlsr_jax.errors import InputError
+from nlsr_jax.evaluation.responses import continue_tokens, end_tokens
 from nlsr_jax.nlsr.amplify import amplify
 from nlsr_jax.nlsr.identify import identify
 from nlsr_jax.nlsr.lift import Lifted, lift
 from nlsr_jax.nlsr.realign import realign
-from nlsr_jax.nlsr.settings import GAIN
+from nlsr_jax.nlsr.settings import GAIN, RECOMMENDED, RECOMMENDED_ALONE, RECOMMENDED_LINEAGE, MethodSettings
 from nlsr_jax.nlsr.update import factor_update
 from nlsr_jax.random_streams import stream
-from nlsr_jax.study.case import Case, align, finetune, gain_batches, stage_key
+from nlsr_jax.study.case import Case, align, calibration_rows, finetune, stage_key
 from nlsr_jax.study.config import StudyConfig
+from nlsr_jax.study.repairs import calibration_batches
 from nlsr_jax.study.stages import Base
 from nlsr_jax.study.weights_case import LEARNING_RATE, WeightsCase, open_case, repaired
 from nlsr_jax.study.worlds import World
 from nlsr_jax.training.initial import new_adapter
+from nlsr_jax.types import Gradients
 
 
 class Made(NamedTuple):
@@ -53,6 +62,10 @@ class Holding(Protocol):
 
     def repaired(self, beta: float, share: float) -> Made:
         """Return the repaired model: β, and the share of the entries that is transplanted."""
+        ...
+
+    def refined(self, beta: float, start: float) -> tuple[Made, Refined]:
+        """Return the repaired model with a refined share, and how it was found."""
         ...
 
 
@@ -132,15 +145,66 @@ class LiftedHolding:
     def _gradients(self):
         """The gradients at the fine-tuned adapter, which no setting affects, and the seconds of their pass."""
         started = time.perf_counter()
-        batches = gain_batches(self._base, self._workshop.world, self._workshop.config, self._case.seed)
-        model, params = self._base.model, self._base.params
-        found = collect_loss_gradient(model, params, self._lifted.finetuned, batches)
+        found = self._collect(self._rows)
         return jax.block_until_ready(found), time.perf_counter() - started
+
+    @functools.cached_property
+    def _rows(self) -> list[Example]:
+        return calibration_rows(self._workshop.world, self._workshop.config, self._case.seed)
+
+    def _collect(self, rows: Sequence[Example]):
+        batches = calibration_batches(self._base, rows, 50, self._workshop.config.sft.training.max_length)
+        return collect_loss_gradient(self._base.model, self._base.params, self._lifted.finetuned, batches)
 
     def repaired(self, beta: float, share: float) -> Made:
         """See ``Holding``."""
         gradients, seconds = self._gradients
         started = time.perf_counter()
+        adapter = jax.block_until_ready(self._repair(beta, share, gradients))
+        return Made(self._base, adapter, seconds + time.perf_counter() - started)
+
+    def refined(self, beta: float, start: float) -> tuple[Made, Refined]:
+        """See ``Holding``."""
+        started = time.perf_counter()
+        questions, gradients = self._questions(), self._collect(self._rows[::2])
+        finetuned, aligned = (self._ask(self.models[name], questions) for name in ("finetuned", "aligned"))
+        found = refine_by_answers(
+            questions,
+            finetuned,
+            aligned,
+            lambda share: self._repair(beta, share, gradients),
+            lambda adapter: self._ask(Made(self._base, adapter, 0.0), questions),
+            start=start,
+        )
+        seconds = time.perf_counter() - started
+        if found.share == 0:
+            return self.models["finetuned"]._replace(seconds=seconds), found
+        made = self.repaired(beta, start if found.share is None else found.share)
+        return made._replace(seconds=seconds + made.seconds), found
+
+    def _questions(self) -> Questions:
+        world, key = self._workshop.world, stage_key(self._case.seed, "realign")
+        texts = [[row.prompt for row in rows] for rows in (self._rows[1::2], world.harmless(key, 2 * ASKED))]
+        options: dict[str, Any] = {
+            "special_tokens": self._base.special_tokens,
+            "vocabulary": len(self._base.params["embed"]),
+        }
+        return make_questions(*(encode_prompts(part, self._base.tokenizer, **options) for part in texts))
+
+    def _ask(self, made: Made, questions: Questions) -> list[list[int]]:
+        base = made.base
+        return continue_tokens(
+            base.model,
+            base.params,
+            questions.all(),
+            adapter=made.adapter,
+            eos_id=end_tokens(base.model, base.tokenizer),
+            max_new_tokens=LENGTH,
+            max_length=self._workshop.config.sft.training.max_length,
+            batch_size=self._workshop.config.exam.batch_size,
+        )
+
+    def _repair(self, beta: float, share: float, gradients: Gradients) -> Adapter:
         weak, aligned, finetuned = self._lifted
         reference = amplify(aligned, weak, beta=beta)
         masks = identify(
@@ -153,8 +217,7 @@ class LiftedHolding:
             fixed=self._fixed,
         )
         key = stage_key(self._case.seed, "realign")
-        adapter = jax.block_until_ready(realign(key, finetuned, reference, masks, rule=GAIN.rule).adapter)
-        return Made(self._base, adapter, seconds + time.perf_counter() - started)
+        return realign(key, finetuned, reference, masks, rule=GAIN.rule).adapter
 
 
 class WeightsHolding:
@@ -177,6 +240,10 @@ class WeightsHolding:
         base = repaired(self._found, beta, share)
         jax.block_until_ready(base.params)
         return Made(base, None, self._found.seconds[1] + time.perf_counter() - started)
+
+    def refined(self, beta: float, start: float) -> NoReturn:
+        """Raise InputError: the entries of full weights have a fixed share."""
+        raise InputError("the share of full weights' entries is not refined")
 
 
 def instruct(workshop: Workshop, case: Case) -> Holding:
@@ -237,20 +304,24 @@ class Situation(NamedTuple):
 
     Attributes:
       open: returns the holding of a case.
+      recommended: the settings that this project recommends there; a refinement begins with them.
       betas: the values of β that it is repaired with; None for all. Without a direction only 0 has a meaning.
       learning_rate: returns the learning rate of the customer's training from ``Workshop.rates`` and the share of
         harmful rows; None for the study's.
+      refines: whether the share can be refined.
     """
 
     open: Callable[[Workshop, Case], Holding]
+    recommended: MethodSettings
     betas: tuple[float, ...] | None = None
     learning_rate: Callable[[Mapping[float, float], float], float | None] = _fresh_rate
+    refines: bool = True
 
 
 SITUATIONS: dict[str, Situation] = {
-    "instruct": Situation(instruct, (0.0,)),
-    "instruct_pretrained": Situation(instruct_pretrained, (1.0, 2.0)),
-    "lineage": Situation(lineage, learning_rate=_study_rate),
-    "weights": Situation(weights, learning_rate=_weights_rate),
+    "instruct": Situation(instruct, RECOMMENDED_ALONE, (0.0,)),
+    "instruct_pretrained": Situation(instruct_pretrained, RECOMMENDED, (1.0, 2.0)),
+    "lineage": Situation(lineage, RECOMMENDED_LINEAGE, learning_rate=_study_rate),
+    "weights": Situation(weights, RECOMMENDED, learning_rate=_weights_rate, refines=False),
 }
 """The situations by name; with β 0 the second is the first."""

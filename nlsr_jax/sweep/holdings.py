@@ -29,6 +29,8 @@ from nlsr_jax.training.identity import digest
 SHARES = (0.003, 0.01, 0.02, 0.03, 0.05)
 BETAS = (0.0, 1.0, 2.0)
 METHOD = "gain"
+REFINED = "refined"
+"""Method of a row whose share of entries was refined; see ``nlsr_jax.calibration.refinement``."""
 BEFORE = ("aligned", "finetuned")
 _COLUMNS = ("method", "task", "poison_ratio", "seed", "hs", "fa", "over_refusal", "seconds")
 _MORE = ("situation", "benign_answered", "odd", "beta", "share", "learning_rate")
@@ -45,6 +47,7 @@ class HoldingsPlan:
       tasks, poison_ratios, seeds: the cases.
       rates: learning rate of a fresh adapter for each share of harmful rows.
       betas, shares: the grid of settings.
+      refined: whether the recommended setting is shown with a refined share too, where it can be.
     """
 
     situations: tuple[str, ...] = tuple(SITUATIONS)
@@ -54,6 +57,7 @@ class HoldingsPlan:
     rates: tuple[float, ...] = (6e-4, 4e-4)
     betas: tuple[float, ...] = BETAS
     shares: tuple[float, ...] = SHARES
+    refined: bool = True
 
     def cases(self) -> Iterator[Case]:
         """Yield the cases in the order of the table."""
@@ -62,7 +66,7 @@ class HoldingsPlan:
 
 
 class Entry(NamedTuple):
-    """One row that is to be made; ``beta`` and ``share`` are None for a model before the repair."""
+    """One row that is to be made; ``beta`` and ``share`` are None where the table does not set them."""
 
     situation: str
     case: Case
@@ -138,21 +142,28 @@ def entries(plan: HoldingsPlan, situation: str, case: Case) -> Iterator[Entry]:
     for method in BEFORE:
         yield Entry(situation, case, method)
     known = SITUATIONS[situation].betas
+    if plan.refined and SITUATIONS[situation].refines:
+        yield Entry(situation, case, REFINED)
     betas = [beta for beta in plan.betas if known is None or beta in known]
     for beta, share in itertools.product(betas, plan.shares):
         yield Entry(situation, case, METHOD, beta, share)
 
 
 def _row(workshop: Workshop, holding: Holding, entry: Entry) -> dict[str, Any]:
-    if entry.beta is None or entry.share is None:
+    beta, share = entry.beta, entry.share
+    if entry.method == REFINED:
+        recommended = SITUATIONS[entry.situation].recommended
+        made, found = holding.refined(recommended.beta, 1 - recommended.sparsity)
+        beta, share = recommended.beta, found.share
+    elif beta is None or share is None:
         made = holding.models[entry.method]
     else:
-        made = holding.repaired(entry.beta, entry.share)
+        made = holding.repaired(beta, share)
     row = _bench(workshop, made, entry.case).outcome(entry.method, [made.adapter], made.seconds).row
     row |= {
         "situation": entry.situation,
-        "beta": entry.beta,
-        "share": entry.share,
+        "beta": beta,
+        "share": share,
         "learning_rate": _rate(entry, workshop.rates),
     }
     return {name: row[name] for name in (*_COLUMNS, *_MORE)}
@@ -192,7 +203,8 @@ def means(rows: Sequence[Mapping[str, Any]]) -> str:
     lines.append("| --- | --- | --- | --- | --- | --- | --- |")
     groups: dict[tuple, list[Mapping]] = {}
     for row in rows:
-        groups.setdefault((row["situation"], row["method"], row["beta"], row["share"]), []).append(row)
+        setting = (row["beta"], row["share"]) if row["method"] == METHOD else (None, None)
+        groups.setdefault((row["situation"], row["method"], *setting), []).append(row)
     for (situation, method, beta, share), group in groups.items():
         scores = [
             f"{sum(row[name] for row in group) / len(group):.1f}"
