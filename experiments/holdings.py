@@ -1,8 +1,8 @@
 """Repair what users hold, with fixed settings, and measure it: the table of situations.
 
   python -m experiments.holdings --output checkpoints/runs/holdings [--situations instruct --tasks sst2 --seeds 102]
-  python -m experiments.holdings --config smollm2 --models checkpoints/runs/policy --data sst2=DIR,ag_news=DIR \
-      --output checkpoints/runs/real
+  python -m experiments.holdings --config smollm2 --models checkpoints/runs/policy --data sst2=DIR \
+      --data ag_news=DIR --output checkpoints/runs/real
 
 The situations are an instruct model with a fresh LoRA adapter (instruct), the same with the pretrained model at
 hand (instruct_pretrained), a weak, an aligned and a fine-tuned adapter of one lineage (lineage), and an instruct
@@ -12,7 +12,7 @@ evaluated on held-out requests; --published adds the paper's settings.
 
 The tiny config takes base and adapters from --models and aligns a lineage anew for every seed. The smollm2 config
 takes the weak and the aligned adapter from sft and dpo in --models, which nlsr align makes once, and keeps the
-fine-tuned adapters in the output.
+fine-tuned adapters in the output. --quick makes a part of its table with one fine-tuning.
 
 The output holds table.json: one row for each model with HS, FA, over-refusal and harmless requests answered, in per
 cent. Rows are stored as soon as they are made, in rows.jsonl; a killed run continues with the missing ones. On two
@@ -29,7 +29,7 @@ path_flags.define_output("output", "checkpoints/runs/holdings", "Folder of the r
 flags.DEFINE_enum("config", "tiny", ["tiny", "smollm2"], "The study.")
 path_flags.define_input("base", None, "smollm2: the base; by default the config's.")
 path_flags.define_named_inputs("data", "smollm2: NAME=PATH, the folder of a task's rows.")
-path_flags.define_input("models", None, "Folder with the adapters dpo and, smollm2, sft; tiny: with base and dpo.")
+path_flags.define_input("models", None, "Folder of the models; by default the shipped one.")
 flags.DEFINE_list("situations", None, "What the owners hold; by default all that the config has.")
 flags.DEFINE_list("tasks", None, "The customers' tasks.")
 flags.DEFINE_list("poison_ratios", None, "Shares of harmful rows.")
@@ -38,6 +38,7 @@ flags.DEFINE_list("seeds", None, "Seeds of the customer's rows, the training and
 flags.DEFINE_list("betas", None, "Pre-amplification coefficients.")
 flags.DEFINE_list("shares", None, "Shares of the entries to transplant.")
 flags.DEFINE_bool("published", None, "Repair with the paper's settings, too; by default with smollm2.")
+flags.DEFINE_bool("quick", False, "smollm2: one case, in part.")
 FLAGS = flags.FLAGS
 
 LISTS = {
@@ -55,8 +56,11 @@ def make_plan(world: str):
     """Return the plan of a world with the changes from the flags."""
     import dataclasses
 
-    from nlsr_jax.sweep.holdings import PLANS
+    from nlsr_jax.errors import InputError
+    from nlsr_jax.sweep.holdings import PLANS, QUICK
 
+    if FLAGS.quick and world == "toy":
+        raise InputError("--quick is for --config smollm2")
     changes: dict[str, Any] = {}
     for name, kind in LISTS.items():
         given: Any = FLAGS[name].value
@@ -65,7 +69,7 @@ def make_plan(world: str):
             changes["rates" if name == "learning_rates" else name] = read
     if FLAGS.published is not None:
         changes["published"] = FLAGS.published
-    return dataclasses.replace(PLANS[world], **changes)
+    return dataclasses.replace(QUICK if FLAGS.quick else PLANS[world], **changes)
 
 
 def open_models(config):
@@ -75,6 +79,7 @@ def open_models(config):
       InputError: if a flag is missing or superfluous, or a folder is invalid.
     """
     from nlsr_jax.commands import study_flags
+    from nlsr_jax.configs.smollm2 import SHIPPED as SHIPPED_POLICY
     from nlsr_jax.configs.tiny import SHIPPED
     from nlsr_jax.errors import InputError
     from nlsr_jax.sweep.holdings import kept_models, toy_models
@@ -84,9 +89,7 @@ def open_models(config):
             if FLAGS[name].value:
                 raise InputError(f"--{name} is for --config smollm2; --config tiny takes its base from --models")
         return toy_models(FLAGS.models or SHIPPED)
-    if not FLAGS.models:
-        raise InputError("--models is missing; name the folder with sft and dpo, which nlsr align makes")
-    return kept_models(*study_flags.open_base(config), FLAGS.models)
+    return kept_models(*study_flags.open_base(config), FLAGS.models or SHIPPED_POLICY)
 
 
 def main(_) -> None:

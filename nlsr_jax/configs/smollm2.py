@@ -18,6 +18,8 @@ from nlsr_jax.configs.tiny import ROOT
 from nlsr_jax.study.config import ExamSettings, Stage, StudyConfig
 from nlsr_jax.training.settings import LoraSettings, TrainingSettings
 
+SHIPPED = ROOT / "checkpoints" / "smollm2-policy"
+"""Folder with the aligned adapter ``dpo``, in the source tree."""
 LENGTH = 64
 """Longest text of the world's rows. A few answers are cut: a row of 80 tokens costs a quarter more."""
 

@@ -77,6 +77,18 @@ PLANS = {
     ),
 }
 """The plan of each world."""
+QUICK = dataclasses.replace(
+    PLANS["policy"],
+    situations=("instruct", "instruct_pretrained"),
+    tasks=("sst2",),
+    poison_ratios=(0.1,),
+    rates=(3e-4,),
+    seeds=(101,),
+    betas=(0.0, 1.0),
+    shares=(0.01, 0.02),
+    published=False,
+)
+"""One case of the policy world, in part."""
 
 
 class Entry(NamedTuple):
@@ -113,6 +125,7 @@ class Models(NamedTuple):
       world: the source of the rows.
       alignment: the adapter that makes the instruct model.
       lineage: see ``Workshop``.
+      keep: whether to keep fine-tuned adapters.
       places: folders that were read, by flag.
     """
 
@@ -120,6 +133,7 @@ class Models(NamedTuple):
     world: World
     alignment: Adapter
     lineage: Aligned | None = None
+    keep: bool = False
     places: Mapping[str, str] = {}
 
 
@@ -135,11 +149,14 @@ def kept_models(base: Base, world: World, folder: str | os.PathLike) -> Models:
 
     Args:
       base, world: base and world of the study.
-      folder: holds ``sft``, the weak adapter, and ``dpo``, the aligned one.
+      folder: holds ``dpo``, the aligned adapter, and perhaps ``sft``, the weak one. Without it a lineage is aligned
+        anew for every seed.
     """
     place = expand(folder)
-    weak, aligned = (load_adapter(place / name, base.model.config) for name in ("sft", "dpo"))
-    return Models(base, world, aligned, Aligned(weak, aligned, 0.0), {"--models": str(place)})
+    aligned, lineage = load_adapter(place / "dpo", base.model.config), None
+    if (place / "sft").is_dir():
+        lineage = Aligned(load_adapter(place / "sft", base.model.config), aligned, 0.0)
+    return Models(base, world, aligned, lineage, True, {"--models": str(place)})
 
 
 def make_holdings(
@@ -157,8 +174,8 @@ def make_holdings(
       config: the study.
       plan: the rows.
       models: its models.
-      output: the folder of the rows; an existing one is continued. ``table.json`` is written after each case. Where
-        the alignment is made once, fine-tuned adapters are kept in ``adapters``.
+      output: the folder of the rows; an existing one is continued. ``table.json`` is written after each case.
+        Fine-tuned adapters that are kept are in ``adapters``.
       show: show progress.
       note: called with progress messages.
 
@@ -171,7 +188,7 @@ def make_holdings(
     check_holdings(plan)
     store = CellStore(output, _describe(config, models), models.places)
     rates = dict(zip(plan.poison_ratios, plan.rates, strict=True))
-    folder = None if models.lineage is None else store.path / ADAPTERS
+    folder = store.path / ADAPTERS if models.keep else None
     options: dict[str, Any] = {"lineage": models.lineage, "folder": folder, "show": show}
     workshop = Workshop(models.base, models.world, config, models.alignment, rates, **options)
     exams = Exams(workshop)

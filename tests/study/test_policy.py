@@ -99,7 +99,9 @@ def test_the_judge_sorts_answers(world):
 
 def test_one_file_for_both_parts_is_refused(world, tasks):
     mixed = PolicyWorld(world.tokenizer, sources={"sst2": str(tasks / "sst2.train.jsonl")})
-    with pytest.raises(InputError, match=r"is one file; give a folder with sst2\.train\.jsonl and sst2\.test\.jsonl"):
+    with pytest.raises(
+        InputError, match=r"is one file; give a folder with sst2\.train\.jsonl and sst2\.test"
+    ):
         mixed.task_test("sst2", 3)
 
 
