@@ -5,6 +5,7 @@ A ``Situation`` is registered in ``SITUATIONS`` by its name.
 
 import dataclasses
 import functools
+import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn, Protocol
@@ -20,21 +21,33 @@ from nlsr_jax.data.encoding import encode_prompts
 from nlsr_jax.data.examples import Example
 from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.responses import continue_tokens, end_tokens
+from nlsr_jax.files.output import whole_directory, write_text
+from nlsr_jax.formats.peft import load_adapter, write_adapter_files
 from nlsr_jax.nlsr.amplify import amplify
 from nlsr_jax.nlsr.identify import identify
 from nlsr_jax.nlsr.lift import Lifted, lift
 from nlsr_jax.nlsr.realign import realign
-from nlsr_jax.nlsr.settings import GAIN, RECOMMENDED, RECOMMENDED_ALONE, RECOMMENDED_LINEAGE, MethodSettings
+from nlsr_jax.nlsr.settings import (
+    GAIN,
+    PUBLISHED,
+    RECOMMENDED,
+    RECOMMENDED_ALONE,
+    RECOMMENDED_LINEAGE,
+    MethodSettings,
+)
 from nlsr_jax.nlsr.update import factor_update
 from nlsr_jax.random_streams import stream
-from nlsr_jax.study.case import Case, align, calibration_rows, finetune, stage_key
+from nlsr_jax.study.case import Aligned, Case, align, calibration_rows, finetune, gain_batches, stage_key
 from nlsr_jax.study.config import StudyConfig
-from nlsr_jax.study.repairs import calibration_batches
+from nlsr_jax.study.repairs import calibration_batches, gather_evidence, make_masks, make_reference, repair_once
 from nlsr_jax.study.stages import Base
 from nlsr_jax.study.weights_case import LEARNING_RATE, WeightsCase, open_case, repaired
 from nlsr_jax.study.worlds import World
 from nlsr_jax.training.initial import new_adapter
 from nlsr_jax.types import Gradients
+
+SECONDS = "seconds.txt"
+"""File beside a kept adapter: how long its training took."""
 
 
 class Made(NamedTuple):
@@ -68,6 +81,10 @@ class Holding(Protocol):
         """Return the repaired model with a refined share, and how it was found."""
         ...
 
+    def published(self) -> Made:
+        """Return the model repaired with the paper's settings and one draw."""
+        ...
+
 
 class Workshop:
     """What the situations of a study share.
@@ -77,6 +94,8 @@ class Workshop:
       world, config: world and configuration of the study.
       alignment: the adapter that makes the instruct model of the base.
       rates: learning rate of a fresh adapter by share of harmful rows.
+      lineage: the weak and the aligned adapter of a lineage; None to align anew for every seed.
+      folder: where fine-tuned adapters are kept, so that a later run finds them; None to keep none.
       show: show progress.
     """
 
@@ -88,10 +107,13 @@ class Workshop:
         alignment: Adapter,
         rates: Mapping[float, float],
         *,
+        lineage: Aligned | None = None,
+        folder: pathlib.Path | None = None,
         show: bool = False,
     ):
         self.base, self.world, self.config, self.alignment = base, world, config, alignment
         self.rates, self.show = dict(rates), show
+        self._lineage, self._folder = lineage, folder
         self.fresh = functools.lru_cache(1)(self._fresh)
 
     @functools.cached_property
@@ -106,8 +128,28 @@ class Workshop:
         config = dataclasses.replace(self.config, finetuning=dataclasses.replace(stage, training=training))
         key = stream(stage_key(case.seed, case.stage), "lora")
         start = new_adapter(key, self.base.model.config, config.lora)
-        tuned = finetune(self.instruct, self.world, config, start, case, show=self.show)
-        return Made(self.instruct, tuned.adapter, tuned.seconds)
+        return self._tuned("fresh", self.instruct, config, start, case)
+
+    def aligned(self, case: Case) -> Aligned:
+        """Return the weak and the aligned adapter of a case's lineage."""
+        if self._lineage is not None:
+            return self._lineage
+        return align(self.base, self.world, self.config, case.seed, show=self.show)
+
+    def continued(self, case: Case, aligned: Adapter) -> Made:
+        """Fine-tune an aligned adapter."""
+        return self._tuned("continued", self.base, self.config, aligned, case)
+
+    def _tuned(self, kind: str, base: Base, config: StudyConfig, start: Adapter, case: Case) -> Made:
+        kept = self._folder and self._folder / f"{kind}_{case.task}_{case.poison_ratio:g}_{case.seed}"
+        if kept and kept.is_dir():
+            return Made(base, load_adapter(kept, base.model.config), float((kept / SECONDS).read_text()))
+        tuned = finetune(base, self.world, config, start, case, show=self.show)
+        if kept:
+            with whole_directory(kept) as partial:
+                write_adapter_files(tuned.adapter, partial, base_model_name_or_path=config.base)
+                write_text(partial / SECONDS, f"{tuned.seconds:.1f}\n")
+        return Made(base, tuned.adapter, tuned.seconds)
 
 
 def merged(base: Base, adapter: Adapter) -> Base:
@@ -127,6 +169,7 @@ class LiftedHolding:
       models: see ``Holding``.
       lifted: the adapters.
       fixed: leading places of the rank axis that are no candidates; see ``identify``.
+      plain: the adapters that the paper's settings repair; by default the lifted ones.
     """
 
     def __init__(
@@ -136,8 +179,9 @@ class LiftedHolding:
         models: Mapping[str, Made],
         lifted: Lifted,
         fixed: Mapping[str, int] | None = None,
+        plain: Lifted | None = None,
     ):
-        self.models = models
+        self.models, self._plain = models, plain or lifted
         self._workshop, self._case, self._lifted, self._fixed = workshop, case, lifted, fixed
         self._base = models["finetuned"].base
 
@@ -219,6 +263,17 @@ class LiftedHolding:
         key = stage_key(self._case.seed, "realign")
         return realign(key, finetuned, reference, masks, rule=GAIN.rule).adapter
 
+    def published(self) -> Made:
+        """See ``Holding``."""
+        started = time.perf_counter()
+        key, settings = stage_key(self._case.seed, "realign"), PUBLISHED
+        reference = make_reference(self._plain.aligned, self._plain.weak, settings)
+        batches = gain_batches(self._base, self._workshop.world, self._workshop.config, self._case.seed)
+        evidence = gather_evidence(self._base, reference, batches, settings.method)
+        masks = make_masks(key, reference, evidence, settings)
+        found = repair_once(stream(key, "draw 0"), self._plain.finetuned, reference, masks, settings)
+        return Made(self._base, jax.block_until_ready(found.adapter), time.perf_counter() - started)
+
 
 class WeightsHolding:
     """A holding of full weights.
@@ -245,6 +300,10 @@ class WeightsHolding:
         """Raise InputError: the entries of full weights have a fixed share."""
         raise InputError("the share of full weights' entries is not refined")
 
+    def published(self) -> Made:
+        """Raise InputError: the paper repairs adapters."""
+        raise InputError("the paper's settings repair adapters; full weights have none")
+
 
 def instruct(workshop: Workshop, case: Case) -> Holding:
     """Return an instruct model and a fresh adapter on it."""
@@ -266,18 +325,15 @@ def instruct_pretrained(workshop: Workshop, case: Case) -> Holding:
 
 def lineage(workshop: Workshop, case: Case) -> Holding:
     """Return a weak, an aligned and a fine-tuned adapter of one lineage, lifted with turned rank axes."""
-    base, config = workshop.base, workshop.config
-    found = align(base, workshop.world, config, case.seed, show=workshop.show)
-    tuned = finetune(base, workshop.world, config, found.aligned, case, show=workshop.show)
-    models = {
-        "aligned": Made(base, found.aligned, found.seconds),
-        "finetuned": Made(base, tuned.adapter, tuned.seconds),
-    }
+    found = workshop.aligned(case)
+    tuned = workshop.continued(case, found.aligned)
+    assert tuned.adapter is not None
+    models = {"aligned": Made(workshop.base, found.aligned, found.seconds), "finetuned": tuned}
     key = stage_key(case.seed, "realign")
     direction = factor_update(found.aligned, found.weak, basis="turned", key=stream(key, "direction"))
     lifted = lift(tuned.adapter, direction, aligned=found.aligned, basis="turned", key=key)
     fixed = {module: leaf["a"].shape[1] for module, leaf in found.aligned.factors.items()}
-    return LiftedHolding(workshop, case, models, lifted, fixed)
+    return LiftedHolding(workshop, case, models, lifted, fixed, Lifted(found.weak, found.aligned, tuned.adapter))
 
 
 def weights(workshop: Workshop, case: Case) -> Holding:
@@ -309,6 +365,7 @@ class Situation(NamedTuple):
       learning_rate: returns the learning rate of the customer's training from ``Workshop.rates`` and the share of
         harmful rows; None for the study's.
       refines: whether the share can be refined.
+      published: whether the paper's settings have a meaning: adapters, and a direction of safety.
     """
 
     open: Callable[[Workshop, Case], Holding]
@@ -316,12 +373,13 @@ class Situation(NamedTuple):
     betas: tuple[float, ...] | None = None
     learning_rate: Callable[[Mapping[float, float], float], float | None] = _fresh_rate
     refines: bool = True
+    published: bool = True
 
 
 SITUATIONS: dict[str, Situation] = {
-    "instruct": Situation(instruct, RECOMMENDED_ALONE, (0.0,)),
+    "instruct": Situation(instruct, RECOMMENDED_ALONE, (0.0,), published=False),
     "instruct_pretrained": Situation(instruct_pretrained, RECOMMENDED, (1.0, 2.0)),
     "lineage": Situation(lineage, RECOMMENDED_LINEAGE, learning_rate=_study_rate),
-    "weights": Situation(weights, RECOMMENDED, learning_rate=_weights_rate, refines=False),
+    "weights": Situation(weights, RECOMMENDED, learning_rate=_weights_rate, refines=False, published=False),
 }
 """The situations by name; with β 0 the second is the first."""

@@ -10,7 +10,7 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.study.case import Case
 from nlsr_jax.study.situations import SITUATIONS
 from nlsr_jax.sweep import holdings
-from nlsr_jax.sweep.holdings import HoldingsPlan, entries, make_holdings, means
+from nlsr_jax.sweep.holdings import HoldingsPlan, entries, make_holdings, means, toy_models
 from tests.study.small_study import small_config
 
 PLAN = HoldingsPlan(
@@ -38,13 +38,13 @@ def test_a_situation_has_the_betas_that_mean_something():
 def test_what_is_refused(tmp_path, changes, message):
     plan = dataclasses.replace(HoldingsPlan(), **changes)
     with pytest.raises(InputError, match=message):
-        make_holdings(small_config(), plan, SHIPPED, tmp_path / "out")
+        make_holdings(small_config(), plan, toy_models(SHIPPED), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.long
 def test_rows_are_made_once_and_continue(tmp_path, monkeypatch):
-    rows = make_holdings(small_config(), PLAN, SHIPPED, tmp_path / "out")
+    rows = make_holdings(small_config(), PLAN, toy_models(SHIPPED), tmp_path / "out")
     assert json.loads((tmp_path / "out" / "table.json").read_text()) == rows
     assert [(row["situation"], row["method"], row["beta"]) for row in rows] == [
         (situation, *rest)
@@ -71,6 +71,6 @@ def test_rows_are_made_once_and_continue(tmp_path, monkeypatch):
             for name, one in SITUATIONS.items()
         },
     )
-    again = make_holdings(small_config(), PLAN, SHIPPED, tmp_path / "out")
+    again = make_holdings(small_config(), PLAN, toy_models(SHIPPED), tmp_path / "out")
     assert opened == ["weights"]
     assert [{**row, "seconds": 0} for row in again] == [{**row, "seconds": 0} for row in rows]
