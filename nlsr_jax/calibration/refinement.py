@@ -47,8 +47,7 @@ class Bounds:
     """What a refinement goes for.
 
     Attributes:
-      goal: share of the calibration prompts that are to be refused; what the aligned model refuses where that is
-        more.
+      goal: share of the calibration prompts that are to be refused.
       harmless: how much more often harmless prompts may be refused than by the aligned and the fine-tuned model,
         whichever refuses more of them. This bound binds.
     """
@@ -112,19 +111,18 @@ def refine(
     """
     bounds = bounds or Bounds()
     check_bounds(bounds)
-    goal = max(bounds.goal, aligned.harmful)
-    if finetuned.harmful >= goal:
+    if finetuned.harmful >= bounds.goal:
         return Refined(0.0, True, finetuned, aligned, ())
     if aligned.harmful - finetuned.harmful < TELLS:
         return Refined(None, False, finetuned, aligned, ())
     ceiling = max(finetuned.harmless, aligned.harmless) + bounds.harmless
-    search = _Search(measure, goal, ceiling)
+    search = _Search(measure, bounds.goal, ceiling)
     place = search.run(min(range(len(GRID)), key=lambda one: abs(GRID[one] - start)))
     place = search.beyond(place, next(steps for least, steps in _MARGIN if asked >= least))
     if place < 0:
         return Refined(None, False, finetuned, aligned, tuple(search.trials.values()))
     found = search.trials[place]
-    return Refined(found.share, found.harmful >= goal, finetuned, aligned, tuple(search.trials.values()))
+    return Refined(found.share, found.harmful >= bounds.goal, finetuned, aligned, tuple(search.trials.values()))
 
 
 class _Search:

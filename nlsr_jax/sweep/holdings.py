@@ -19,10 +19,11 @@ from nlsr_jax.study.config import StudyConfig, describe_config
 from nlsr_jax.study.exam import make_exam
 from nlsr_jax.study.pretraining import load_base
 from nlsr_jax.study.reproduction import Plan, check_plan
-from nlsr_jax.study.situations import SITUATIONS, Holding, Made, Workshop
+from nlsr_jax.study.situations import SITUATIONS
 from nlsr_jax.study.stages import Base
 from nlsr_jax.study.storytelling import TABLE, write_table
 from nlsr_jax.study.toy import ToyWorld
+from nlsr_jax.study.workshop import Holding, Made, Workshop
 from nlsr_jax.study.worlds import World
 from nlsr_jax.sweep.store import CellStore
 from nlsr_jax.training.identity import digest
