@@ -20,6 +20,10 @@ FEWEST = 8
 """Fewest prompts of either kind that a rate is measured on."""
 
 
+class TooFewPrompts(InputError):
+    """There are too few prompts to measure a rate of refusals on."""
+
+
 class Questions(NamedTuple):
     """The prompts that are asked, as token ids.
 
@@ -45,13 +49,12 @@ def make_questions(harmful: Sequence[Sequence[int]], harmless: Sequence[Sequence
     """Return the prompts to ask, at most ``ASKED`` of either kind, spread evenly over the given ones.
 
     Raises:
-      InputError: fewer than ``FEWEST`` of one kind.
+      TooFewPrompts: fewer than ``FEWEST`` of one kind.
     """
     for name, found in (("calibration", harmful), ("harmless", harmless)):
         if len(found) < FEWEST:
-            raise InputError(
-                f"{len(found)} {name} prompts are left to ask, and a refinement needs {FEWEST}: give more rows, or "
-                "do without the refinement"
+            raise TooFewPrompts(
+                f"{len(found)} {name} prompts can be asked, and the refinement of the share needs {FEWEST}"
             )
     return Questions(_spread(harmful), _spread(harmless))
 

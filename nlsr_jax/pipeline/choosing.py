@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nlsr_jax.calibration.asking import TooFewPrompts
 from nlsr_jax.calibration.refinement import Bounds
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.nlsr.settings import GAIN, AutomaticSettings
@@ -23,19 +24,31 @@ CHOSEN = ("beta", "sparsity", *_FIXED)
 """Settings that cannot be given to such a run."""
 
 
+class Refinement(NamedTuple):
+    """How the share of entries is refined.
+
+    Attributes:
+      bounds: what is gone for.
+      if_possible: use the settings as they are where rows or prompts cannot refine them; without, that is an error.
+    """
+
+    bounds: Bounds = Bounds()
+    if_possible: bool = False
+
+
 class Choice(NamedTuple):
     """What a run chooses by itself.
 
     Attributes:
       asked: what the automatic choice of β and sparsity goes for; None where there is none.
       told: its description in the record that is repeated.
-      bounds: what the refinement of the sparsity goes for; None where there is none.
+      refinement: of the sparsity; None where there is none.
       refined: its description in the record that is repeated.
     """
 
     asked: AutomaticSettings | None = None
     told: Mapping[str, Any] | None = None
-    bounds: Bounds | None = None
+    refinement: Refinement | None = None
     refined: Mapping[str, Any] | None = None
 
 
@@ -82,7 +95,7 @@ def check_refinement(settings: Settings, choice: Choice) -> None:
     Raises:
       InputError: a method that is not refined, a second choice of the same, or harmless prompts without a use.
     """
-    if choice.bounds is None:
+    if choice.refinement is None:
         if settings.harmless is not None and choice.refined is None:
             raise InputError(
                 f"{argument('harmless')} is of {argument('refine')}, which is missing; leave one out or give both"
@@ -124,13 +137,25 @@ def settle(settings: Settings, choice: Choice, data: CalibrationData, run: Run) 
     if choice.asked is not None:
         settings, told = choose_for(settings, choice.asked, data, run)
         run.stages.say(describe_choice(told))
-    if choice.bounds is not None:
-        settings, found = refined(settings, choice.bounds, data, run)
+    if choice.refinement is not None:
+        settings, found = _refined(settings, choice.refinement, data, run)
     described = {} if told is None else {"automatic": tell_choice(told, run)}
     if found is not None:
         run.notes.add(note_refinement(found))
         described["refinement"] = dict(found)
     return settings, described
+
+
+def _refined(
+    settings: Settings, asked: Refinement, data: CalibrationData, run: Run
+) -> tuple[Settings, dict[str, Any] | None]:
+    try:
+        return refined(settings, asked.bounds, data, run)
+    except TooFewPrompts as error:
+        if not asked.if_possible:
+            raise
+        run.notes.add([f"{error}; the share of entries is used as it is"])
+        return settings, None
 
 
 def choose_for(

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from nlsr_jax.calibration.refinement import Bounds
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.files.apart import Inputs
 from nlsr_jax.files.digests import sha256
@@ -32,7 +31,7 @@ from nlsr_jax.pipeline.accompanying import INPUT as COMPANIONS
 from nlsr_jax.pipeline.accompanying import open_companions, write_companions
 from nlsr_jax.pipeline.base_names import check_trained_on, note_base_names, note_place, with_named_base
 from nlsr_jax.pipeline.checks import check_realignment
-from nlsr_jax.pipeline.choosing import Choice, asked_for, check_refinement, settle, to_be_chosen
+from nlsr_jax.pipeline.choosing import Choice, Refinement, asked_for, check_refinement, settle, to_be_chosen
 from nlsr_jax.pipeline.decision import Decision, compare, decide
 from nlsr_jax.pipeline.descent import Descent, check_lineage, judge_descent
 from nlsr_jax.pipeline.evidence import CalibrationData
@@ -63,7 +62,7 @@ def realign_files(
     recorded: dict | None = None,
     automatic: float | Mapping[str, float] | None = None,
     chosen: Mapping[str, Any] | None = None,
-    refine: bool | Bounds = False,
+    refine: bool | Refinement = False,
     refined: Mapping[str, Any] | None = None,
     preset: str | None = None,
     stages: Stages | None = None,
@@ -84,8 +83,8 @@ def realign_files(
         arguments ``aim``, ``headroom`` and ``share`` of ``choose_settings``. The record's settings hold what was
         chosen, its ``automatic`` how.
       chosen: the ``automatic`` of a record that this run repeats.
-      refine: refine the sparsity of ``gain`` by what the repaired model answers, within ``Bounds()`` or those that
-        are given; see ``nlsr_jax.calibration.refinement``. The record's settings hold the sparsity that was found,
+      refine: refine the sparsity of ``gain`` by what the repaired model answers, within bounds; see ``Refinement``
+        and ``nlsr_jax.calibration.refinement``. The record's settings hold the sparsity that was found,
         its ``refinement`` how.
       refined: the ``refinement`` of a record that this run repeats.
       preset: the name of the preset that the settings were taken from, for the record; None records none.
@@ -105,7 +104,10 @@ def realign_files(
         raise InputError(f"{argument('preset')} is {preset!r}; expected one of {', '.join(PRESETS)}")
     stages = stages or Stages(show=False)
     if is_model_folder(settings.finetuned):
-        _check_model(settings, {"automatic": automatic or chosen, "refine": refine or refined})
+        asked = refine if refine is True else getattr(refine, "if_possible", True) is False
+        _check_model(settings, {"automatic": automatic or chosen, "refine": asked or refined})
+        if settings.harmless is not None:
+            stages.say("note: a full model's share of entries is not refined; the harmless prompts are not read")
         return realign_weights(
             settings,
             output,
@@ -117,8 +119,8 @@ def realign_files(
             read=read,
             draw=draw,
         )
-    bounds = refine if isinstance(refine, Bounds) else Bounds() if refine else None
-    choice = Choice(None if automatic is None else asked_for(automatic), chosen, bounds, refined)
+    refinement = refine if isinstance(refine, Refinement) else Refinement() if refine else None
+    choice = Choice(None if automatic is None else asked_for(automatic), chosen, refinement, refined)
     settings = _checked(settings, choice, stages, repeats=recorded is not None)
     inputs = {**name_inputs(settings), **(read or {})}
     place = check_free(output, overwrite, inputs=inputs)

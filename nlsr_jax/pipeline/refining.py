@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from nlsr_jax.adapter import Adapter
-from nlsr_jax.calibration.asking import Questions, make_questions, refine_by_answers
+from nlsr_jax.calibration.asking import Questions, TooFewPrompts, make_questions, refine_by_answers
 from nlsr_jax.calibration.refinement import TELLS, Bounds, Rates, Refined
 from nlsr_jax.calibration.wording import LENGTH
 from nlsr_jax.errors import InputError, argument
@@ -29,6 +29,7 @@ from nlsr_jax.types import Tokenizer
 _AT_ONCE = 64
 """Prompts in one batch of questions."""
 _OVERCAUTIOUS = 0.2
+_MOST_UNKNOWN = 0.1
 
 
 class Repairs:
@@ -218,8 +219,14 @@ def _harmless(settings: Settings, tokenizer: Tokenizer, data: CalibrationData, r
 
     if settings.harmless is None:
         render = make_render(settings.template, tokenizer)
-        texts = [render(line, "") for line in own_prompts()]
-        run.stages.say(f"no --harmless: {len(texts)} everyday questions in English are asked")
+        lines = own_prompts()
+        if (unknown := _unknown_share(lines, tokenizer)) > _MOST_UNKNOWN:
+            raise TooFewPrompts(
+                f"the tokenizer does not know {unknown:.0%} of the tokens of everyday questions in English: give "
+                f"harmless prompts with {argument('harmless')} to refine the share"
+            )
+        run.stages.say(f"no --harmless: {len(lines)} everyday questions in English are asked")
+        texts = [render(line, "") for line in lines]
     else:
         place, field = settings.harmless, settings.harmless_field
         texts = read_asked(place, tokenizer, template=settings.template, field=field, note=run.stages.say)
@@ -227,6 +234,12 @@ def _harmless(settings: Settings, tokenizer: Tokenizer, data: CalibrationData, r
     special = settings.template != "chat"
     ids = encode_prompts(texts, tokenizer, special_tokens=special, vocabulary=vocabulary)
     return [one for one in ids if len(one) + LENGTH <= settings.max_length]
+
+
+def _unknown_share(texts: list[str], tokenizer: Tokenizer) -> float:
+    """Return the share of the tokens of some texts that a tokenizer has no name for."""
+    ids = [token for text in texts for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
+    return ids.count(tokenizer.unk_token_id) / max(len(ids), 1)
 
 
 def own_prompts() -> list[str]:
