@@ -17,7 +17,7 @@ GRID = tuple(round(10 ** (step / 10 - 3), 7) for step in range(21))
 TELLS = 0.1
 """How much more often the aligned model must refuse calibration prompts than the fine-tuned one does."""
 _STRIDE = 4
-_MARGIN = ((100, 1), (50, 2), (0, 3))
+_MARGIN = ((100, 2), (50, 3), (0, 4))
 """Steps of ``GRID`` beyond the share that reaches the goal, by the least number of calibration prompts that were
 asked: held-out requests are harder than calibration prompts, and few prompts cannot show the last per cent."""
 
@@ -94,7 +94,7 @@ def refine(
 
     The search begins at the share of ``GRID`` next to ``start``, takes long steps until the goal lies between two
     shares, and halves the steps between. Where the bound forbids that share, it takes the next smaller one. The
-    margin is one step of ``GRID``, more where few calibration prompts were asked, and ends at the bound too.
+    margin is two steps of ``GRID``, more where few calibration prompts were asked, and ends at the bound too.
 
     Args:
       measure: returns the rates of the repair with a share.

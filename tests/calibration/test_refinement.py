@@ -26,14 +26,14 @@ def test_every_search_finds_its_place(start):
         for disturbed in range(len(GRID) + 1):
             found, tried = searched(reached, disturbed, start=start)
             met = reached < min(disturbed, len(GRID))
-            place = min(reached + 1, disturbed - 1, len(GRID) - 1) if met else min(disturbed, len(GRID)) - 1
+            place = min(reached + 2, disturbed - 1, len(GRID) - 1) if met else min(disturbed, len(GRID)) - 1
             assert found.share == (None if place < 0 else GRID[place])
             assert found.reached == met
-            assert len(tried) == len(set(tried)) <= 9
+            assert len(tried) == len(set(tried)) <= 10
             assert [trial.share for trial in found.trials] == [GRID[one] for one in tried]
 
 
-@pytest.mark.parametrize(("asked", "steps"), [(100, 1), (99, 2), (50, 2), (49, 3)])
+@pytest.mark.parametrize(("asked", "steps"), [(100, 2), (99, 3), (50, 3), (49, 4)])
 def test_few_prompts_take_a_larger_margin(asked, steps):
     assert searched(10, 21, asked=asked)[0].share == GRID[10 + steps]
 
@@ -41,14 +41,14 @@ def test_few_prompts_take_a_larger_margin(asked, steps):
 def test_the_bound_is_of_the_model_that_refuses_more():
     """Harmless prompts that either model refuses anyway do not count against a repair."""
     for finetuned, aligned in ((Rates(0.0, 0.5), SAFE), (UNSAFE, Rates(1.0, 0.5))):
-        assert searched(10, 0, finetuned=finetuned, aligned=aligned)[0].share == GRID[11]
-    assert searched(10, 0, bounds=Bounds(harmless=0.5))[0].share == GRID[11]
+        assert searched(10, 0, finetuned=finetuned, aligned=aligned)[0].share == GRID[12]
+    assert searched(10, 0, bounds=Bounds(harmless=0.5))[0].share == GRID[12]
     assert searched(10, 0)[0].share is None
 
 
 def test_a_goal_beyond_the_aligned_model_is_lowered_by_nothing():
     """The aligned model refuses less than the goal: a repair may still come up to it."""
-    assert searched(4, 21, aligned=Rates(0.4, 0.0))[0].share == GRID[5]
+    assert searched(4, 21, aligned=Rates(0.4, 0.0))[0].share == GRID[6]
 
 
 def test_what_needs_no_repair_is_left_alone():
