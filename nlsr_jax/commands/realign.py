@@ -14,8 +14,9 @@ adapter names it.
 The defaults are the recommended settings (--preset recommended): one threshold on the gain of all entries. The
 share of the entries is refined by what the repaired model answers: the smallest one with which it refuses the
 calibration prompts, as long as it refuses no more --harmless prompts. --norefine takes the fixed share: 2 %, with
---pretrained 1 % and beta 1, with --aligned 0.5 % and beta 1. --preset published takes the paper's settings. Flags
-beside a preset change it; a given --sparsity is not refined.
+--pretrained 1 % and beta 1, with --aligned 0.5 % and beta 1. Flags beside a preset change it; a given --sparsity is
+not refined. --preset published takes the paper's settings, which are also those of another --method than gain, of
+--masks and of --automatic.
 
 With --aligned the recommended basis is turned: what the fine-tuning added to the aligned adapter is factored anew,
 so that adapters need no common lineage, rank or scaling. The output's rank grows; --max_rank compresses it and
@@ -40,7 +41,7 @@ from absl import flags
 
 from nlsr_jax.commands import command, mesh_flags, method_flags, path_flags
 from nlsr_jax.errors import InputError, argument
-from nlsr_jax.nlsr.settings import PRESETS, AutomaticSettings, preset
+from nlsr_jax.nlsr.settings import GAIN, PRESETS, AutomaticSettings, preset
 from nlsr_jax.pipeline.settings import PATHS, Settings
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ flags.DEFINE_enum(
     "preset",
     None,
     PRESETS,
-    "The settings that hold where no flag says otherwise; by default recommended.",
+    "The settings that hold where no flag says otherwise; by default recommended, with --aligned and another "
+    "method than gain published.",
 )
 flags.DEFINE_bool("automatic", False, "Choose beta and sparsity of gain by the calibration data alone.")
 flags.DEFINE_bool(
@@ -131,10 +133,11 @@ def _choice() -> dict[str, float] | None:
 
 
 def _preset() -> str:
-    """The name of the preset that holds."""
-    if FLAGS.automatic:  # which chooses for adapters in their own factors
-        return "published"
-    return FLAGS.preset or ("published" if FLAGS.aligned and PUBLISHED_WITH_ALIGNED else "recommended")
+    """The name of the preset that holds: without one, recommended, which is about gain and lifted adapters."""
+    if FLAGS.preset:
+        return FLAGS.preset
+    others = FLAGS.automatic or FLAGS.masks or (FLAGS["method"].present and FLAGS.method != GAIN.method)
+    return "published" if FLAGS.aligned and (PUBLISHED_WITH_ALIGNED or others) else "recommended"
 
 
 def _refine() -> "bool | Refinement":
