@@ -11,7 +11,7 @@ from nlsr_jax.errors import InputError, argument
 from nlsr_jax.nlsr.settings import GAIN, AutomaticSettings
 from nlsr_jax.pipeline.evidence import CalibrationData
 from nlsr_jax.pipeline.recording import HARMLESS
-from nlsr_jax.pipeline.refining import check_refinable, note_refinement, refined
+from nlsr_jax.pipeline.refining import note_refinement, refined
 from nlsr_jax.pipeline.run import Run
 from nlsr_jax.pipeline.settings import Settings
 
@@ -69,49 +69,47 @@ def asked_for(automatic: float | Mapping[str, float]) -> AutomaticSettings:
     return AutomaticSettings(**asked)
 
 
-def to_be_chosen(settings: Settings) -> Settings:
-    """Return the settings of a run whose β and sparsity are chosen.
+def with_choice(settings: Settings, choice: Choice) -> Settings:
+    """Return the settings of a run as its choice takes them, checked before anything is read.
 
     Raises:
-      InputError: settings that leave nothing to choose.
+      InputError: settings that leave nothing to choose, a method that is not refined, two choices of the same, or
+        harmless prompts without a use.
     """
-    if settings.masks is not None:
+    if choice.asked is not None and choice.refinement is not None:
         raise InputError(
-            f"{argument('masks')} are given together with {argument('automatic')}, which finds them; leave one of "
-            "them out"
+            f"{argument('automatic')} and {argument('refine')} both choose the sparsity; leave one of them out"
         )
-    if settings.lifts:
-        raise InputError(
-            f"{argument('automatic')} is given {_lifted_by(settings)}; it chooses for adapters of one lineage "
-            f"in their own factors, and lifted adapters have fixed settings: leave {argument('automatic')} out"
-        )
-    changes: dict[str, Any] = {name: getattr(GAIN, name) for name in _FIXED}
-    return dataclasses.replace(settings, **changes)
-
-
-def check_refinement(settings: Settings, choice: Choice) -> None:
-    """Check what a refinement is given, before anything is read.
-
-    Raises:
-      InputError: a method that is not refined, a second choice of the same, or harmless prompts without a use.
-    """
-    if choice.refinement is None:
+    name = "automatic" if choice.asked is not None else "refine"
+    if choice.asked is None and choice.refinement is None:
         if settings.harmless is not None and choice.refined is None:
             raise InputError(
                 f"{argument('harmless')} is of {argument('refine')}, which is missing; leave one out or give both"
             )
-        return
-    if choice.asked is not None:
+        return settings
+    if settings.masks is not None:
         raise InputError(
-            f"{argument('automatic')} and {argument('refine')} both choose the sparsity; leave one of them out"
+            f"{argument('masks')} are given together with {argument(name)}, which finds them; leave one of them out"
         )
-    check_refinable(settings)
-
-
-def _lifted_by(settings: Settings) -> str:
-    if settings.aligned is None:
-        return f"without {argument('aligned')}"
-    return f"together with {argument('basis')} {settings.basis}"
+    if choice.asked is None:
+        for part in ("method", "granularity", "rule"):
+            if getattr(settings, part) != getattr(GAIN, part):
+                raise InputError(
+                    f"{argument(name)} refines the share of {argument('method')} {GAIN.method} with "
+                    f"{argument('granularity')} {GAIN.granularity} and {argument('rule')} {GAIN.rule}; "
+                    f"{argument(part)} is {getattr(settings, part)}: leave one of them out"
+                )
+        return settings
+    if settings.lifts:
+        by = f"without {argument('aligned')}"
+        if settings.aligned is not None:
+            by = f"together with {argument('basis')} {settings.basis}"
+        raise InputError(
+            f"{argument(name)} is given {by}; it chooses for adapters of one lineage in their own factors, and the "
+            f"share of lifted adapters is refined: give {argument('refine')} in place of {argument(name)}"
+        )
+    changes: dict[str, Any] = {name: getattr(GAIN, name) for name in _FIXED}
+    return dataclasses.replace(settings, **changes)
 
 
 def settle(settings: Settings, choice: Choice, data: CalibrationData, run: Run) -> tuple[Settings, dict[str, Any]]:
@@ -138,24 +136,17 @@ def settle(settings: Settings, choice: Choice, data: CalibrationData, run: Run) 
         settings, told = choose_for(settings, choice.asked, data, run)
         run.stages.say(describe_choice(told))
     if choice.refinement is not None:
-        settings, found = _refined(settings, choice.refinement, data, run)
+        try:
+            settings, found = refined(settings, choice.refinement.bounds, data, run)
+        except TooFewPrompts as error:
+            if not choice.refinement.if_possible:
+                raise
+            run.notes.add([f"{error}; the share of entries is used as it is"])
     described = {} if told is None else {"automatic": tell_choice(told, run)}
     if found is not None:
         run.notes.add(note_refinement(found))
         described["refinement"] = dict(found)
     return settings, described
-
-
-def _refined(
-    settings: Settings, asked: Refinement, data: CalibrationData, run: Run
-) -> tuple[Settings, dict[str, Any] | None]:
-    try:
-        return refined(settings, asked.bounds, data, run)
-    except TooFewPrompts as error:
-        if not asked.if_possible:
-            raise
-        run.notes.add([f"{error}; the share of entries is used as it is"])
-        return settings, None
 
 
 def choose_for(

@@ -25,13 +25,13 @@ from nlsr_jax.formats.mask_files import FILE as MASKS_FILE
 from nlsr_jax.formats.model_matrices import is_model_folder
 from nlsr_jax.nlsr.pruning import unclipped_probability
 from nlsr_jax.nlsr.realign import repaired_layers
-from nlsr_jax.nlsr.settings import NEEDS_FINETUNED, PRESETS, ModuleChoice
+from nlsr_jax.nlsr.settings import NEEDS_FINETUNED, PRESETS
 from nlsr_jax.parallel import is_first
 from nlsr_jax.pipeline.accompanying import INPUT as COMPANIONS
 from nlsr_jax.pipeline.accompanying import open_companions, write_companions
 from nlsr_jax.pipeline.base_names import check_trained_on, note_base_names, note_place, with_named_base
 from nlsr_jax.pipeline.checks import check_realignment
-from nlsr_jax.pipeline.choosing import Choice, Refinement, asked_for, check_refinement, settle, to_be_chosen
+from nlsr_jax.pipeline.choosing import Choice, Refinement, asked_for, settle, with_choice
 from nlsr_jax.pipeline.decision import Decision, compare, decide
 from nlsr_jax.pipeline.descent import Descent, check_lineage, judge_descent
 from nlsr_jax.pipeline.evidence import CalibrationData
@@ -105,7 +105,7 @@ def realign_files(
     stages = stages or Stages(show=False)
     if is_model_folder(settings.finetuned):
         asked = refine if refine is True else getattr(refine, "if_possible", True) is False
-        _check_model(settings, {"automatic": automatic or chosen, "refine": asked or refined})
+        _check_model(settings.finetuned, {"automatic": automatic or chosen, "refine": asked or refined})
         if settings.harmless is not None:
             stages.say("note: a full model's share of entries is not refined; the harmless prompts are not read")
         return realign_weights(
@@ -149,21 +149,19 @@ def realign_files(
     return record
 
 
-def _check_model(settings: Settings, choices: Mapping[str, Any]) -> None:
+def _check_model(finetuned: str | None, choices: Mapping[str, Any]) -> None:
     """Check that nothing is to be chosen for a full model."""
     for name, asked in choices.items():
         if asked:
             raise InputError(
-                f"{argument(name)} chooses for adapters, and {settings.finetuned} is a full model: leave "
+                f"{argument(name)} chooses for adapters, and {finetuned} is a full model: leave "
                 f"{argument(name)} out"
             )
 
 
 def _checked(settings: Settings, choice: Choice, stages: Stages, *, repeats: bool) -> Settings:
     """Return the settings as the run takes them, checked as far as no input has to be opened."""
-    if choice.asked is not None:
-        settings = to_be_chosen(settings)
-    check_refinement(settings, choice)
+    settings = with_choice(settings, choice)
     settings = with_named_base(with_hub_folders(settings, ADAPTERS, stages), stages)
     check_realignment(settings)
     if not repeats:  # whose record may have no digests of a model that was given by its name
@@ -209,18 +207,18 @@ def _decide(
     if zero and not settings.lifts:  # whose aligned adapter is zero
         run.notes.add([f"{zero} modules have a masked product of zero; their similarity is set to 0"])
     if settings.rule == "probability":
-        run.notes.add(_odd_probabilities(settings, decision))
+        run.notes.add(_odd_probabilities(decision, settings.base_probability, settings.increment))
     return Restoration(sources, reference, masks, key, decision, settings.space, trimmed), descent
 
 
-def _odd_probabilities(settings: ModuleChoice, decision: Decision) -> list[str]:
+def _odd_probabilities(decision: Decision, base_probability: float, increment: float) -> list[str]:
     """Say where the probabilities of the rule are not what they look like."""
-    raw = unclipped_probability(decision.similarity, settings.base_probability, settings.increment)
+    raw = unclipped_probability(decision.similarity, base_probability, increment)
     values = np.concatenate([np.asarray(p) for p in raw.values()])
     outside, notes = int(np.sum((values < 0) | (values > 1))), []
     if outside:
         notes.append(f"{outside} probabilities were outside [0, 1] and have been clipped")
-    if settings.increment < 0:
+    if increment < 0:
         notes.append("the increment is negative: the more similar a module, the more likely its repair")
     return notes
 

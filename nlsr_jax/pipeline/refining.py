@@ -36,25 +36,19 @@ class Repairs:
     """The repairs of a run with different shares, made from half of the calibration rows, and their answers.
 
     Args:
-      settings: of the run; its method is that of ``GAIN``.
-      data: calibration rows and base.
-      run: the context.
+      reference: what entries are transplanted from.
+      harmless: harmless prompts, as token ids.
+      data: calibration rows and base, with the open adapter files.
 
     Raises:
-      InputError: rows, prompts or a base that cannot be used, or too few of them.
+      InputError: rows or a base that cannot be used, or too few prompts.
     """
 
-    def __init__(self, settings: Settings, data: CalibrationData, run: Run):
-        from nlsr_jax.data.calibration import load_tokenizer
-
-        assert settings.base is not None
-        self._settings, self._data = settings, data
-        self._tokenizer = load_tokenizer(settings.base)
+    def __init__(self, reference: Reference, harmless: list[list[int]], data: CalibrationData):
         rows = [row[0] for row in data.rows.rows]
-        harmful = [one.ids[: one.start].tolist() for one in rows[1::2]]
-        self.questions = make_questions(harmful, _harmless(settings, self._tokenizer, data, run))
+        self.questions = make_questions([one.ids[: one.start].tolist() for one in rows[1::2]], harmless)
         self.finetuned = data.sources.whole_finetuned()
-        self._reference = Reference(data.sources, settings).whole()
+        self._data, self._reference, self._beta = data, reference.whole(), reference.beta
 
     def ask(self, adapter: Adapter, source: AdapterSource) -> list[list[int]]:
         """Return the first tokens of the greedy answers to all questions.
@@ -71,9 +65,9 @@ class Repairs:
             params,
             self.questions.all(),
             adapter=adapter,
-            eos_id=end_tokens(model, self._tokenizer),
+            eos_id=end_tokens(model, self._data.tokenizer),
             max_new_tokens=LENGTH,
-            max_length=self._settings.max_length,
+            max_length=self._data.settings.max_length,
             batch_size=_AT_ONCE,
         )
 
@@ -82,11 +76,11 @@ class Repairs:
         from nlsr_jax.calibration import collect_loss_gradient
         from nlsr_jax.data.calibration import batches
 
-        settings = self._settings
+        settings = self._data.settings
         model, params = self._data.base_with(self._data.model_of)
         made = list(batches(self._data.rows.rows[::2], settings.batch_size, settings.max_length))
         found = collect_loss_gradient(model, params, self.finetuned, made)
-        check_evidence(found, settings.dtype, settings.beta)
+        check_evidence(found, settings.dtype, self._beta)
         return found
 
     def repaired(self, share: float, gradients: Any) -> Adapter:
@@ -117,8 +111,8 @@ def refined(settings: Settings, bounds: Bounds, data: CalibrationData, run: Run)
     Raises:
       InputError: a method that is not refined, or what cannot be read or measured.
     """
-    check_refinable(settings)
-    repairs = Repairs(settings, data, run)
+    harmless = _harmless(settings.harmless, settings.harmless_field, data, run)
+    repairs = Repairs(Reference(data.sources, settings), harmless, data)
     sources = data.sources
     with run.stages("refine"):
         gradients = repairs.gradients()
@@ -137,22 +131,6 @@ def refined(settings: Settings, bounds: Bounds, data: CalibrationData, run: Run)
         changes = {"rule": "least_similar", "share": 0.0}
     told = _described(bounds, repairs.questions, result)
     return dataclasses.replace(settings, **changes), told
-
-
-def check_refinable(settings: Settings) -> None:
-    """Raise InputError unless a run's method is the one whose share is refined."""
-    for name in ("method", "granularity", "rule"):
-        if getattr(settings, name) != getattr(GAIN, name):
-            raise InputError(
-                f"{argument('refine')} refines the share of {argument('method')} {GAIN.method} with "
-                f"{argument('granularity')} {GAIN.granularity} and {argument('rule')} {GAIN.rule}; "
-                f"{argument(name)} is {getattr(settings, name)}: leave one of them out"
-            )
-    if settings.masks is not None:
-        raise InputError(
-            f"{argument('masks')} are given together with {argument('refine')}, which finds them; leave one of "
-            "them out"
-        )
 
 
 def note_refinement(told: Mapping[str, Any]) -> list[str]:
@@ -211,29 +189,28 @@ def _described(bounds: Bounds, questions: Questions, found: Refined) -> dict[str
     }
 
 
-def _harmless(settings: Settings, tokenizer: Tokenizer, data: CalibrationData, run: Run) -> list[list[int]]:
+def _harmless(place: str | None, field: str | None, data: CalibrationData, run: Run) -> list[list[int]]:
     """Read and encode the harmless prompts: the user's, or those that this package has."""
     from nlsr_jax.data.asked import read_asked
     from nlsr_jax.data.encoding import encode_prompts
     from nlsr_jax.data.prompts import make_render
 
-    if settings.harmless is None:
-        render = make_render(settings.template, tokenizer)
-        lines = own_prompts()
-        if (unknown := _unknown_share(lines, tokenizer)) > _MOST_UNKNOWN:
+    template, longest = data.settings.template, data.settings.max_length - LENGTH
+    if place is None:
+        texts = own_prompts()
+        if (unknown := _unknown_share(texts, data.tokenizer)) > _MOST_UNKNOWN:
             raise TooFewPrompts(
                 f"the tokenizer does not know {unknown:.0%} of the tokens of everyday questions in English: give "
                 f"harmless prompts with {argument('harmless')} to refine the share"
             )
-        run.stages.say(f"no --harmless: {len(lines)} everyday questions in English are asked")
-        texts = [render(line, "") for line in lines]
+        run.stages.say(f"no --harmless: {len(texts)} everyday questions in English are asked")
+        render = make_render(template, data.tokenizer)
+        texts = [render(text, "") for text in texts]
     else:
-        place, field = settings.harmless, settings.harmless_field
-        texts = read_asked(place, tokenizer, template=settings.template, field=field, note=run.stages.say)
+        texts = read_asked(place, data.tokenizer, template=template, field=field, note=run.stages.say)
     vocabulary = len(data.base_with(data.sources.target)[1]["embed"])
-    special = settings.template != "chat"
-    ids = encode_prompts(texts, tokenizer, special_tokens=special, vocabulary=vocabulary)
-    return [one for one in ids if len(one) + LENGTH <= settings.max_length]
+    ids = encode_prompts(texts, data.tokenizer, special_tokens=template != "chat", vocabulary=vocabulary)
+    return [one for one in ids if len(one) <= longest]
 
 
 def _unknown_share(texts: list[str], tokenizer: Tokenizer) -> float:
