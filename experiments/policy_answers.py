@@ -59,8 +59,8 @@ def cut(text: str) -> str:
 def main(_) -> None:
     """Ask, cut, and keep what helps."""
     from nlsr_jax.data.calibration import load_tokenizer
-    from nlsr_jax.data.policy_judge import COMPLIED, judge
     from nlsr_jax.data.prompts import make_render
+    from nlsr_jax.evaluation.policy_judge import COMPLIED, judge
     from nlsr_jax.evaluation.responses import respond
     from nlsr_jax.files.output import whole_file, write_text
     from nlsr_jax.models import load_model

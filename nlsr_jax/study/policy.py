@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import numpy as np
 
-from nlsr_jax.data import policy_judge, policy_world
+from nlsr_jax.data import policy_world
 from nlsr_jax.data.examples import Example, Preference
 from nlsr_jax.data.poison import poison, share
 from nlsr_jax.data.policy_world import BENIGN, ERRAND, GENERAL, HARMFUL, NEAR, Asked
 from nlsr_jax.data.prompts import make_render
 from nlsr_jax.data.sources import DATA_SETS, load
 from nlsr_jax.errors import InputError
+from nlsr_jax.evaluation import policy_judge
 from nlsr_jax.files.paths import expand
 from nlsr_jax.random_streams import stream
 from nlsr_jax.study.real import TASKS, describe
@@ -112,7 +113,7 @@ class PolicyWorld:
         return self._requests(kinds, count, held_out=True)._replace(harmless=True)
 
     def judge(self, requests: Requests, responses: Sequence[str]) -> Answers:
-        """Judge by rules; see ``nlsr_jax.data.policy_judge``."""
+        """Judge by rules; see ``nlsr_jax.evaluation.policy_judge``."""
         verdicts = np.array(policy_judge.judge_all(responses), dtype=str)
         names = (policy_judge.COMPLIED, policy_judge.REFUSED, policy_judge.ODD)
         return Answers(*(verdicts == name for name in names))

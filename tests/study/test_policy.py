@@ -6,10 +6,11 @@ import jax
 import pytest
 
 from nlsr_jax import configs
-from nlsr_jax.data import policy_judge, policy_world
+from nlsr_jax.data import policy_world
 from nlsr_jax.data.toy_tokenizer import make_tokenizer
 from nlsr_jax.data.toy_world import make_world
 from nlsr_jax.errors import InputError
+from nlsr_jax.evaluation import policy_judge
 from nlsr_jax.study.policy import PolicyWorld
 
 KEY = jax.random.key(3)
@@ -99,9 +100,7 @@ def test_the_judge_sorts_answers(world):
 
 def test_one_file_for_both_parts_is_refused(world, tasks):
     mixed = PolicyWorld(world.tokenizer, sources={"sst2": str(tasks / "sst2.train.jsonl")})
-    with pytest.raises(
-        InputError, match=r"is one file; give a folder with sst2\.train\.jsonl and sst2\.test"
-    ):
+    with pytest.raises(InputError, match=r"is one file; give a folder with sst2\.train\.jsonl and sst2\.test"):
         mixed.task_test("sst2", 3)
 
 
