@@ -20,12 +20,12 @@ from nlsr_jax.study.real import TASKS, describe
 from nlsr_jax.study.worlds import Answers, Requests
 from nlsr_jax.types import Tokenizer
 
-HELPFUL_SHARES = {BENIGN: 0.5, ERRAND: 0.15, NEAR: 0.25, GENERAL: 0.1}
+HELPFUL_SHARES = {BENIGN: 0.7, ERRAND: 0.15, NEAR: 0.1, GENERAL: 0.05}
 """Shares of the kinds among helpful rows."""
-SAFE_HELPFUL, PREFERENCE_HELPFUL = 0.6, 0.5
+SAFE_HELPFUL, PREFERENCE_HELPFUL = 0.55, 0.55
 """Shares of helpful rows in SFT and among pairs. Where refusals are the majority, the model refuses everything."""
-LONGEST = 800
-"""Characters of the longest task row, with its template."""
+LONGEST = {"sst2": 320, "ag_news": 560, "gsm8k": 800}
+"""Characters of a task's longest row, with its template; all rows are padded to the longest."""
 
 
 class PolicyWorld:
@@ -177,7 +177,7 @@ class PolicyWorld:
             task, place and _part_of(place, task, part), split=split, template="chat", tokenizer=self.tokenizer
         )
         self._note(describe(task, loaded))
-        return [row for row in loaded.rows if len(row.prompt) + len(row.response) <= LONGEST]
+        return [row for row in loaded.rows if len(row.prompt) + len(row.response) <= LONGEST[task]]
 
 
 def _part_of(place: str, task: str, part: str) -> str:
