@@ -1,7 +1,7 @@
 """The policy world's judge: all refusals it is to know, and its error on answers that a person labelled.
 
 ``policy_answers.jsonl`` holds answers of SmolLM2-135M aligned, fine-tuned and repaired, each read and labelled:
-refused, complied (it tries to help, well or badly), or odd (neither: empty, off the question, broken off or repeated).
+refused, complied (it tries to help, well or badly), or odd (neither: empty, off the question or repeated).
 """
 
 import collections
