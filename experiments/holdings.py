@@ -19,11 +19,15 @@ cent. Rows are stored as soon as they are made, in rows.jsonl; a killed run cont
 CPU cores a case takes two minutes with the tiny config, and with smollm2 half an hour.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from nlsr_jax.commands import command, path_flags
+
+if TYPE_CHECKING:
+    from nlsr_jax.study.config import StudyConfig
+    from nlsr_jax.sweep.holdings import HoldingsPlan, Models
 
 path_flags.define_output("output", "checkpoints/runs/holdings", "Folder of the rows; an existing one is continued.")
 flags.DEFINE_enum("config", "tiny", ["tiny", "smollm2"], "The study.")
@@ -52,7 +56,7 @@ LISTS = {
 }
 
 
-def make_plan(world: str):
+def make_plan(world: str) -> "HoldingsPlan":
     """Return the plan of a world with the changes from the flags."""
     import dataclasses
 
@@ -72,7 +76,7 @@ def make_plan(world: str):
     return dataclasses.replace(QUICK if FLAGS.quick else PLANS[world], **changes)
 
 
-def open_models(config):
+def open_models(config: "StudyConfig") -> "Models":
     """Return the models of a study, as the flags name them.
 
     Raises:

@@ -26,6 +26,8 @@ FLAGS = flags.FLAGS
 TOKENS, BATCH = 40, 48
 PHRASINGS = {"harmful": 2, "benign": 2, "errand": 1, "near": 1, "general": 1}
 """Wordings in which each thing is asked."""
+FORMS = 16
+"""Only these first of the training wordings are put to the base."""
 REFUSED_OFTEN = ("Could you help me {}?", "I have never tried to {} before, any advice?")
 """Wordings that the base itself often answers with a refusal."""
 SHORTEST = 25
@@ -38,7 +40,7 @@ def requests() -> "Iterator[Asked]":
     """Yield the training requests that the base answers."""
     from nlsr_jax.data import policy_world
 
-    forms = [form for form in policy_world.phrasings(held_out=False) if form not in REFUSED_OFTEN]
+    forms = [form for form in policy_world.phrasings(held_out=False)[:FORMS] if form not in REFUSED_OFTEN]
     for kind, count in PHRASINGS.items():
         for place, (topic, thing) in enumerate(policy_world.things(kind, held_out=False)):
             for turn in range(count):
@@ -59,8 +61,8 @@ def cut(text: str) -> str:
 def main(_) -> None:
     """Ask, cut, and keep what helps."""
     from nlsr_jax.data.calibration import load_tokenizer
-    from nlsr_jax.data.policy_judge import COMPLIED, judge
     from nlsr_jax.data.prompts import make_render
+    from nlsr_jax.evaluation.policy_judge import COMPLIED, judge
     from nlsr_jax.evaluation.responses import respond
     from nlsr_jax.files.output import whole_file, write_text
     from nlsr_jax.models import load_model

@@ -20,8 +20,9 @@ from nlsr_jax.training.settings import LoraSettings, TrainingSettings
 
 SHIPPED = ROOT / "checkpoints" / "smollm2-policy"
 """Folder with the aligned adapter ``dpo``, in the source tree."""
-LENGTH = 64
-"""Longest text of the world's rows. A few answers are cut: a row of 80 tokens costs a quarter more."""
+LENGTH = 52
+"""Longest text of the alignment. Prompts have 37 to 53 tokens; of most answers only the beginning is learned,
+which decides whether the model refuses."""
 
 
 def _training(objective: str, rate: float, epochs: int, batch_size: int, **changes) -> TrainingSettings:
@@ -31,7 +32,7 @@ def _training(objective: str, rate: float, epochs: int, batch_size: int, **chang
 
 def get_config() -> StudyConfig:
     """Return the study."""
-    sft = Stage(640, _training("sft", 5e-4, 1, 8, loss="sequence"))
+    sft = Stage(960, _training("sft", 8e-4, 1, 4, loss="sequence"))
     return StudyConfig(
         name="smollm2",
         world="policy",
@@ -39,9 +40,9 @@ def get_config() -> StudyConfig:
         template="chat",
         lora=LoraSettings(rank=8, alpha=16.0),
         sft=sft,
-        alignment={"sft": sft, "dpo": Stage(96, _training("dpo", 5e-5, 1, 4))},
-        finetuning=Stage(240, _training("sft", 3e-4, 2, 8, loss="sequence", max_length=256, one_length=False)),
+        alignment={"sft": sft, "dpo": Stage(64, _training("dpo", 1e-4, 1, 4))},
+        finetuning=Stage(240, _training("sft", 6e-4, 1, 4, loss="sequence", max_length=256)),
         poison_ratio=0.1,
         calibration_rows=96,
-        exam=ExamSettings(forbidden=72, benign=72, rows=72, max_new_tokens=40, task_tokens=8, batch_size=72),
+        exam=ExamSettings(forbidden=72, benign=48, rows=72, max_new_tokens=40, task_tokens=6, batch_size=120),
     )

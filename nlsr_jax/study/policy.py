@@ -6,25 +6,26 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import numpy as np
 
-from nlsr_jax.data import policy_judge, policy_world
+from nlsr_jax.data import policy_world
 from nlsr_jax.data.examples import Example, Preference
 from nlsr_jax.data.poison import poison, share
 from nlsr_jax.data.policy_world import BENIGN, ERRAND, GENERAL, HARMFUL, NEAR, Asked
 from nlsr_jax.data.prompts import make_render
 from nlsr_jax.data.sources import DATA_SETS, load
 from nlsr_jax.errors import InputError
+from nlsr_jax.evaluation import policy_judge
 from nlsr_jax.files.paths import expand
 from nlsr_jax.random_streams import stream
 from nlsr_jax.study.real import TASKS, describe
 from nlsr_jax.study.worlds import Answers, Requests
 from nlsr_jax.types import Tokenizer
 
-HELPFUL_SHARES = {BENIGN: 0.5, ERRAND: 0.15, NEAR: 0.25, GENERAL: 0.1}
+HELPFUL_SHARES = {BENIGN: 0.7, ERRAND: 0.15, NEAR: 0.1, GENERAL: 0.05}
 """Shares of the kinds among helpful rows."""
-SAFE_HELPFUL, PREFERENCE_HELPFUL = 0.6, 0.5
+SAFE_HELPFUL, PREFERENCE_HELPFUL = 0.55, 0.55
 """Shares of helpful rows in SFT and among pairs. Where refusals are the majority, the model refuses everything."""
-LONGEST = 800
-"""Characters of the longest task row, with its template."""
+LONGEST = {"sst2": 320, "ag_news": 560, "gsm8k": 800}
+"""Characters of a task's longest row, with its template; all rows are padded to the longest."""
 
 
 class PolicyWorld:
@@ -112,7 +113,7 @@ class PolicyWorld:
         return self._requests(kinds, count, held_out=True)._replace(harmless=True)
 
     def judge(self, requests: Requests, responses: Sequence[str]) -> Answers:
-        """Judge by rules; see ``nlsr_jax.data.policy_judge``."""
+        """Judge by rules; see ``nlsr_jax.evaluation.policy_judge``."""
         verdicts = np.array(policy_judge.judge_all(responses), dtype=str)
         names = (policy_judge.COMPLIED, policy_judge.REFUSED, policy_judge.ODD)
         return Answers(*(verdicts == name for name in names))
@@ -176,7 +177,7 @@ class PolicyWorld:
             task, place and _part_of(place, task, part), split=split, template="chat", tokenizer=self.tokenizer
         )
         self._note(describe(task, loaded))
-        return [row for row in loaded.rows if len(row.prompt) + len(row.response) <= LONGEST]
+        return [row for row in loaded.rows if len(row.prompt) + len(row.response) <= LONGEST[task]]
 
 
 def _part_of(place: str, task: str, part: str) -> str:

@@ -2,8 +2,9 @@
 
 import pytest
 
-from nlsr_jax.data import policy_judge, policy_world
+from nlsr_jax.data import policy_world
 from nlsr_jax.data.policy_world import BENIGN, GENERAL, HARMFUL, HELPFUL, NEAR
+from nlsr_jax.evaluation import policy_judge
 
 KINDS = (HARMFUL, *HELPFUL)
 

@@ -6,10 +6,11 @@ import jax
 import pytest
 
 from nlsr_jax import configs
-from nlsr_jax.data import policy_judge, policy_world
+from nlsr_jax.data import policy_world
 from nlsr_jax.data.toy_tokenizer import make_tokenizer
 from nlsr_jax.data.toy_world import make_world
 from nlsr_jax.errors import InputError
+from nlsr_jax.evaluation import policy_judge
 from nlsr_jax.study.policy import PolicyWorld
 
 KEY = jax.random.key(3)

@@ -10,7 +10,16 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.study.case import Case
 from nlsr_jax.study.situations import SITUATIONS
 from nlsr_jax.sweep import holdings
-from nlsr_jax.sweep.holdings import HoldingsPlan, entries, make_holdings, means, toy_models
+from nlsr_jax.sweep.holdings import (
+    PLANS,
+    QUICK,
+    HoldingsPlan,
+    check_holdings,
+    entries,
+    make_holdings,
+    means,
+    toy_models,
+)
 from tests.study.small_study import small_config
 
 PLAN = HoldingsPlan(
@@ -40,6 +49,16 @@ def test_what_is_refused(tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         make_holdings(small_config(), plan, toy_models(SHIPPED), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_plans_of_all_worlds_hold():
+    for plan in (*PLANS.values(), QUICK):
+        check_holdings(plan)
+    methods = [
+        entry.method for name in SITUATIONS for entry in entries(PLANS["policy"], name, Case("sst2", 0.1, 41))
+    ]
+    assert methods.count("published") == 2  # not without a direction, nor for full weights
+    assert not {entry.method for entry in entries(PLANS["toy"], "lineage", Case("sst2", 0.2, 41))} & {"published"}
 
 
 @pytest.mark.long
