@@ -23,7 +23,7 @@ from nlsr_jax.nlsr.direction import Direction
 
 _VERSION = 1
 """Raised whenever the computation changes."""
-_ENTRY, _CONTENT = "direction", "sha256"
+_ENTRY = "direction"
 
 
 class Kept(NamedTuple):
@@ -88,9 +88,10 @@ def obtain_direction(folder: str | os.PathLike, what: Mapping[str, Any], make: C
 def _read(path: pathlib.Path, text: str) -> Direction:
     file = open_checked(path)
     tensors = {name: file.read(name) for name in file.names()}
-    if file.metadata.get(_ENTRY) != text:
+    told = json.loads(file.metadata.get(_ENTRY, "{}"))
+    if told.get("what") != text:
         raise InputError("it is of other models or settings")
-    if file.metadata.get(_CONTENT) != _digest(tensors):
+    if told.get("sha256") != _digest(tensors):
         raise InputError("its numbers are not those that were written")
     factors: dict[str, dict[str, np.ndarray]] = {}
     residual = {}
@@ -109,7 +110,7 @@ def _write(path: pathlib.Path, text: str, made: Direction) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".direction-", suffix=".partial")
     os.close(handle)
     try:
-        write_checked(tensors, name, {_ENTRY: text, _CONTENT: _digest(tensors)})
+        write_checked(tensors, name, {_ENTRY: json.dumps({"what": text, "sha256": _digest(tensors)})})
         pathlib.Path(name).replace(path)
     finally:
         with contextlib.suppress(OSError):
