@@ -38,28 +38,10 @@ def with_hub_folders(settings: Settings, names: Sequence[str], stages: Stages) -
         given = getattr(settings, name)
         asked = given and hub_name(given)
         if asked and (name in ADAPTERS or settings.needs_base or settings.pretrained):
-            folder = _resolver(name)(str(asked))
+            folder = _resolver(name, asked)(str(asked))
             stages.say(f"{name}: {asked}, from {folder}")
             changes[name] = str(folder)
     return dataclasses.replace(settings, **changes)
-
-
-def with_hub_model(settings: Settings, stages: Stages) -> Settings:
-    """Return the settings with the folder of the fine-tuned model, where a hub name of a full model is given.
-
-    Args:
-      settings: of the run; those of an adapter are returned unchanged.
-      stages: where to say so.
-
-    Raises:
-      InputError: the hub cannot give it.
-    """
-    asked = settings.finetuned and hub_name(settings.finetuned)
-    if not asked or holds(asked, ADAPTER_CONFIG) or not holds(asked, MODEL_CONFIG):
-        return settings
-    folder = _resolver("base")(str(asked))
-    stages.say(f"finetuned: {asked}, from {folder}")
-    return dataclasses.replace(settings, finetuned=str(folder))
 
 
 def hub_name(text: str) -> HubName | None:
@@ -76,9 +58,14 @@ def hub_name(text: str) -> HubName | None:
     return parse_hub_name(text)
 
 
-def _resolver(name: str) -> Callable[[str], pathlib.Path]:
-    if name in ADAPTERS:
+def _resolver(name: str, asked: HubName) -> Callable[[str], pathlib.Path]:
+    if name in ADAPTERS and not (name == "finetuned" and _is_model(asked)):
         return resolve_adapter
     from nlsr_jax.formats.hugging_face import resolve  # which imports JAX
 
     return resolve
+
+
+def _is_model(asked: HubName) -> bool:
+    """Say whether a name on the hub is of a full model."""
+    return not holds(asked, ADAPTER_CONFIG) and holds(asked, MODEL_CONFIG)

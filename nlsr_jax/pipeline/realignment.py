@@ -35,7 +35,7 @@ from nlsr_jax.pipeline.choosing import Choice, Refinement, asked_for, settle, wi
 from nlsr_jax.pipeline.decision import Decision, compare, decide
 from nlsr_jax.pipeline.descent import Descent, check_lineage, judge_descent
 from nlsr_jax.pipeline.evidence import CalibrationData
-from nlsr_jax.pipeline.hub_inputs import ADAPTERS, MODELS, with_hub_folders, with_hub_model
+from nlsr_jax.pipeline.hub_inputs import ADAPTERS, MODELS, with_hub_folders
 from nlsr_jax.pipeline.identification import Masks, obtain_masks, write_found
 from nlsr_jax.pipeline.lifting import lift_of, open_lifted
 from nlsr_jax.pipeline.recording import record_realignment, write_record
@@ -105,7 +105,7 @@ def realign_files(
     if preset not in (None, *PRESETS):
         raise InputError(f"{argument('preset')} is {preset!r}; expected one of {', '.join(PRESETS)}")
     stages = stages or Stages(show=False)
-    settings = with_hub_model(settings, stages)
+    settings = with_hub_folders(settings, ADAPTERS, stages)
     if is_model_folder(settings.finetuned):
         asked = refine if refine is True else getattr(refine, "if_possible", True) is False
         _check_model(settings.finetuned, {"automatic": automatic or chosen, "refine": asked or refined})
@@ -164,8 +164,7 @@ def _check_model(finetuned: str | None, choices: Mapping[str, Any]) -> None:
 
 def _checked(settings: Settings, choice: Choice, stages: Stages, *, repeats: bool) -> Settings:
     """Return the settings as the run takes them, checked as far as no input has to be opened."""
-    settings = with_choice(settings, choice)
-    settings = with_named_base(with_hub_folders(settings, ADAPTERS, stages), stages)
+    settings = with_named_base(with_choice(settings, choice), stages)
     check_realignment(settings)
     if not repeats:  # whose record may have no digests of a model that was given by its name
         settings = with_hub_folders(settings, MODELS, stages)
