@@ -144,5 +144,6 @@ def test_the_path_of_a_realignment_is_the_one_that_is_shown(tmp_path):
     assert 20 < len(stops) <= 40
     files = save_inputs(tmp_path)
     given = [*flags(files, "base", "aligned", "finetuned", "weak"), "--calibration", files / "rows.jsonl"]
-    done = python("-c", CALLS, " ".join(stops), "realign", "--preset=published", *given, "--output", tmp_path / "out")
+    given += ["--preset=published", "--output", tmp_path / "out"]
+    done = python("-c", CALLS, " ".join(stops), "realign", *given)
     assert json.loads(done.stdout.splitlines()[-1]) == stops
