@@ -35,6 +35,7 @@ realignment.json and report.html. To repeat a run to the same bytes:
   nlsr realign --from_record DIR/realignment.json --output NEW_DIR
 """
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
 PUBLISHED_WITH_ALIGNED = bool(globals().get("PUBLISHED_WITH_ALIGNED"))
 """Whether the published settings are the default where there is an aligned adapter, as for the paper's tables."""
 FLAGS = flags.FLAGS
+CACHE = "NLSR_CACHE"
+"""Environment variable with the default of ``--cache``."""
 _SETTINGS = method_flags.names_of(Settings)
 _CHOICE = {"aim": "aim", "headroom": "headroom", "automatic_share": "share"}
 """Flags of the automatic choice, and the fields of ``AutomaticSettings`` that they are."""
@@ -74,6 +77,12 @@ flags.DEFINE_bool(
 )
 method_flags.define_flags(AutomaticSettings, ("aim", "headroom"))
 method_flags.define_flags(AutomaticSettings, ("share",), prefix="automatic_")
+path_flags.define_output(
+    "cache",
+    None,
+    "Folder of directions base - pretrained that were factored before, to take them from and keep them in; by "
+    f"default that of the environment variable {CACHE}, where it is set.",
+)
 path_flags.define_input("from_record", None, "Repeat the run of this realignment.json to the same bytes.")
 
 
@@ -90,6 +99,7 @@ def main(_) -> None:
         "refine": _refine(),
         "preset": FLAGS.preset or (None if _preset() == "published" else _preset()),
         "read": path_flags.inputs(),
+        "cache": FLAGS.cache or os.environ.get(CACHE) or None,
     }
     if FLAGS.from_record:
         settings, before = _recorded_settings()

@@ -35,7 +35,7 @@ from nlsr_jax.pipeline.choosing import Choice, Refinement, asked_for, settle, wi
 from nlsr_jax.pipeline.decision import Decision, compare, decide
 from nlsr_jax.pipeline.descent import Descent, check_lineage, judge_descent
 from nlsr_jax.pipeline.evidence import CalibrationData
-from nlsr_jax.pipeline.hub_inputs import ADAPTERS, MODELS, with_hub_folders
+from nlsr_jax.pipeline.hub_inputs import ADAPTERS, MODELS, with_hub_folders, with_hub_model
 from nlsr_jax.pipeline.identification import Masks, obtain_masks, write_found
 from nlsr_jax.pipeline.lifting import lift_of, open_lifted
 from nlsr_jax.pipeline.recording import record_realignment, write_record
@@ -69,6 +69,7 @@ def realign_files(
     mesh: Mesh | None = None,
     read: Inputs | None = None,
     draw: Callable[[dict], dict] = draw_figures,
+    cache: str | None = None,
 ) -> dict:
     """Realign a fine-tuned adapter on disk, or a fully fine-tuned model (see ``realign_weights``).
 
@@ -92,6 +93,7 @@ def realign_files(
       mesh: lay the base over these devices; None for one. Of several processes, the first one writes.
       read: what else has been read, by the name for messages, such as the record that is repeated.
       draw: draws the figures of the report from the record, in a thread.
+      cache: folder of directions base − pretrained that were factored before; the bytes are the same without.
 
     Returns:
       The record, as written to ``realignment.json``.
@@ -103,6 +105,7 @@ def realign_files(
     if preset not in (None, *PRESETS):
         raise InputError(f"{argument('preset')} is {preset!r}; expected one of {', '.join(PRESETS)}")
     stages = stages or Stages(show=False)
+    settings = with_hub_model(settings, stages)
     if is_model_folder(settings.finetuned):
         asked = refine if refine is True else getattr(refine, "if_possible", True) is False
         _check_model(settings.finetuned, {"automatic": automatic or chosen, "refine": asked or refined})
@@ -125,7 +128,7 @@ def realign_files(
     inputs = {**name_inputs(settings), **(read or {})}
     place = check_free(output, overwrite, inputs=inputs)
     publish = functools.partial(whole_directory, place, overwrite=overwrite, inputs=inputs)
-    with start(settings.seed, stages, mesh=mesh, recorded=recorded) as run:
+    with start(settings.seed, stages, mesh=mesh, recorded=recorded, cache=cache) as run:
         sources = _open(settings, run)
         descent = judge_descent(settings, sources, run)
         data = CalibrationData(settings, sources, run)

@@ -25,6 +25,12 @@ CONFIGS = {
         "target_modules": EVERY,
         "rank_pattern": {"q_proj": 2, "mlp.up_proj": 6, "self_attn.q_proj": 7},
     },
+    "ranks_by_layer": {
+        "r": 4,
+        "lora_alpha": 8,
+        "target_modules": ["q_proj", "up_proj"],
+        "rank_pattern": {r"layers\.0\.self_attn\.q_proj": 2, r"layers\.1\.mlp\.up_proj": 6},
+    },
     "alpha_pattern": {
         "r": 4,
         "lora_alpha": 8,
