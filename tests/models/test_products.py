@@ -9,8 +9,6 @@ from nlsr_jax.models import projection
 from nlsr_jax.models.attention import BLOCK, attend
 from nlsr_jax.models.projection import adapted, merge_adapter, merges
 
-pytestmark = pytest.mark.optimised
-
 B, T, K, G, H = 2, 5, 3, 2, 4
 
 

@@ -13,7 +13,6 @@ from nlsr_jax.pipeline import Settings, realign_files
 from tests.oracles import random_adapter
 from tests.parity.peers import make_peer, peer_logits, save_peer, tokens
 
-pytestmark = pytest.mark.optimised
 SIZES = {"q_proj": (32, 32), "v_proj": (32, 16), "up_proj": (32, 56)}
 
 

@@ -10,8 +10,6 @@ import nlsr_jax
 from nlsr_jax.adapter import delta
 from tests.parity.peers import make_peer, peer_logits, save_peer, tokens
 
-pytestmark = pytest.mark.optimised
-
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 EVERY = [*ATTENTION, "gate_proj", "up_proj", "down_proj"]
 CONFIGS = {

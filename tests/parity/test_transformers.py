@@ -12,8 +12,6 @@ import nlsr_jax
 from tests.parity.comparison import difference, generates_alike, load_pair, padded
 from tests.parity.peers import VARIANTS, make_peer, peer_logits, save_peer, tokens
 
-pytestmark = pytest.mark.optimised
-
 # The acceptance bound on logits of order 1 to 10.
 LARGEST = 1e-4
 SAVED = (
