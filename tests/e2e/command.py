@@ -9,6 +9,17 @@ import sys
 from tests.e2e.forks import LONGEST, ROOT, forks
 
 
+def environment(changes):
+    """The environment of a command: ``changes`` come on top of this process's, flags of XLA beside its flags.
+
+    A variable whose value is None is taken away.
+    """
+    whole = {**os.environ, "JAX_PLATFORMS": "cpu", **changes}
+    if changes.get("XLA_FLAGS") is not None:
+        whole["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {changes['XLA_FLAGS']}".strip()
+    return {name: value for name, value in whole.items() if value is not None}
+
+
 def python(*arguments, env=None, check=True, text=None, anew=False):
     """Run Python at the root of the tree, ``text`` as its input; returns the finished process with its text.
 
@@ -16,7 +27,7 @@ def python(*arguments, env=None, check=True, text=None, anew=False):
     started ``anew``.
     """
     arguments = [*map(str, arguments)]
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", **(env or {})}
+    env = environment(env or {})
     if not anew and forks().fits(arguments, env):
         result = forks().run(arguments, env, text)
     else:
@@ -37,7 +48,7 @@ def python(*arguments, env=None, check=True, text=None, anew=False):
 
 def start(arguments, env, prefix=()):
     """Start Python behind ``prefix`` with its standard error as a pipe; see ``python``."""
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", **env}
+    env = environment(env)
     if not prefix and forks().fits(arguments, env):
         return forks().start(arguments, env)
     command = [*map(str, prefix), sys.executable, *arguments]

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import nlsr_jax
+from tests.e2e.command import python
 from tests.parity.comparison import difference, generates_alike, load_pair, padded
 from tests.parity.peers import VARIANTS, make_peer, peer_logits, save_peer, tokens
 
@@ -69,6 +70,15 @@ def test_generation_stops_each_row_at_its_end(pair):
         last = hits[0] + 1 if hits.size else 12
         np.testing.assert_array_equal(stopped[row, :last], free[row, :last])
         assert (stopped[row, last:] == 96).all()
+
+
+def test_programs_compiled_as_users_compile_them_agree_too():
+    env = {"XLA_FLAGS": None, "JAX_DISABLE_MOST_OPTIMIZATIONS": None}
+    lines = python("-m", "tests.parity.table", "llama3", "gemma3", env=env).stdout.splitlines()[4:]
+    for line, name in zip(lines, ("llama3", "gemma3"), strict=True):
+        _, variant, _, *apart, generated, padded_generated, _ = (part.strip() for part in line.split("|"))
+        assert (variant, generated, padded_generated) == (name, "equal", "equal")
+        assert max(map(float, apart)) < 1e-5
 
 
 def test_sampling_follows_the_key_and_the_distribution(tmp_path):
