@@ -112,7 +112,7 @@ def test_a_tokenizer_that_knows_no_english_needs_harmless_prompts(rows, tmp_path
         ({"method": "magnitude"}, {"refine": True}, "refine refines the share of method gain"),
         ({"masks": "masks.safetensors"}, {"refine": True}, "masks are given together with refine"),
         ({}, {}, "harmless is of refine, which is missing"),
-        ({}, {"refine": True, "automatic": 0.98}, "automatic is given together with basis turned"),
+        ({}, {"refine": True, "automatic": 0.98}, "automatic and refine both choose the sparsity"),
     ],
 )
 def test_what_is_refused(rows, tmp_path, changes, options, message):
