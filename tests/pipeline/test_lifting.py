@@ -179,7 +179,7 @@ def test_an_adapter_without_a_known_base_is_told_what_to_give(files, tmp_path):
 
 
 def test_the_automatic_choice_is_for_a_lineage(files, tmp_path):
-    with pytest.raises(InputError, match="leave automatic out"):
+    with pytest.raises(InputError, match="give refine in place of automatic"):
         realign_files(settings(files), tmp_path / "out", automatic=0.9)
 
 
