@@ -10,13 +10,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from nlsr_jax.files.paths import exists
+from nlsr_jax.formats.adapter_folder import CONFIG as ADAPTER_CONFIG
 from nlsr_jax.formats.adapter_folder import resolve_adapter
-from nlsr_jax.formats.hub import HubName, parse_hub_name
+from nlsr_jax.formats.hub import HubName, holds, parse_hub_name
 from nlsr_jax.pipeline.settings import Settings
 from nlsr_jax.progress import Stages
 
 ADAPTERS = ("aligned", "weak", "finetuned")
 MODELS = ("base", "pretrained")
+MODEL_CONFIG = "config.json"
 _SNAPSHOT = re.compile(r"models--([^/\\]+?)--([^/\\]+)[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]?$")
 
 
@@ -40,6 +42,24 @@ def with_hub_folders(settings: Settings, names: Sequence[str], stages: Stages) -
             stages.say(f"{name}: {asked}, from {folder}")
             changes[name] = str(folder)
     return dataclasses.replace(settings, **changes)
+
+
+def with_hub_model(settings: Settings, stages: Stages) -> Settings:
+    """Return the settings with the folder of the fine-tuned model, where a hub name of a full model is given.
+
+    Args:
+      settings: of the run; those of an adapter are returned unchanged.
+      stages: where to say so.
+
+    Raises:
+      InputError: the hub cannot give it.
+    """
+    asked = settings.finetuned and hub_name(settings.finetuned)
+    if not asked or holds(asked, ADAPTER_CONFIG) or not holds(asked, MODEL_CONFIG):
+        return settings
+    folder = _resolver("base")(str(asked))
+    stages.say(f"finetuned: {asked}, from {folder}")
+    return dataclasses.replace(settings, finetuned=str(folder))
 
 
 def hub_name(text: str) -> HubName | None:

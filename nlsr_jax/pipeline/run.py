@@ -57,6 +57,7 @@ class Run:
       mesh: what the base is laid over; None for one device.
       recorded: the inputs of the record that the run repeats; None for a run of its own. What a run of its own
         refuses of adapters without a common lineage, one that repeats a record notes.
+      cache: folder of directions that were factored before; None to factor them anew.
     """
 
     stages: Stages
@@ -65,6 +66,7 @@ class Run:
     key: jax.Array
     mesh: Mesh | None = None
     recorded: dict | None = None
+    cache: str | None = None
 
 
 @contextlib.contextmanager
@@ -74,15 +76,16 @@ def start(
     *,
     mesh: Mesh | None = None,
     recorded: dict | None = None,
+    cache: str | None = None,
 ) -> Iterator[Run]:
     """Yield the context of a run; its thread of digests ends with the block.
 
     Args:
       seed: of the key.
-      stages, mesh, recorded: see ``Run``.
+      stages, mesh, recorded, cache: see ``Run``.
     """
     digests = Digests()
     try:
-        yield Run(stages, digests, Notes(stages), jax.random.key(seed), mesh, recorded)
+        yield Run(stages, digests, Notes(stages), jax.random.key(seed), mesh, recorded, cache)
     finally:
         digests.close()

@@ -164,6 +164,26 @@ class ModelOutput:
 
 
 @dataclasses.dataclass(frozen=True)
+class HarmlessPrompts:
+    """What a refinement must not make the model refuse.
+
+    Attributes:
+      harmless: rows of harmless prompts, whose answers are not read; None for everyday questions in English.
+      harmless_field: their column; None for the one to be found.
+    """
+
+    harmless: str | None = setting(
+        None,
+        "With --refine: rows of harmless prompts, such as your users'; by default everyday questions in English.",
+        kind="path",
+        realigns=True,
+    )
+    harmless_field: str | None = setting(
+        None, "Column of the harmless prompts; by default it is found.", kind="column", realigns=True
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class SourceSettings(Identification, Paths):
     """What decides which files a run reads: its paths, and what the method needs."""
 
@@ -180,6 +200,7 @@ class EvidenceSettings(Columns, CalibrationPass, SourceSettings):
 
 @dataclasses.dataclass(frozen=True)
 class Settings(
+    HarmlessPrompts,
     ModelOutput,
     Compression,
     EvidenceSettings,
@@ -202,10 +223,10 @@ class Settings(
         return self.aligned is None or self.basis in UPDATE_BASES
 
 
-PATHS = tuple(field.name for field in dataclasses.fields(Paths) if field.metadata.get("kind") == "path")
+PATHS = tuple(field.name for field in dataclasses.fields(Settings) if field.metadata.get("kind") == "path")
 
 
-def name_inputs(settings: Paths) -> dict[str, str | None]:
+def name_inputs(settings: Settings) -> dict[str, str | None]:
     """Return the inputs by the flags that give them."""
     return {f"--{name}": getattr(settings, name) for name in PATHS}
 

@@ -19,10 +19,11 @@ from nlsr_jax.study.config import StudyConfig, describe_config
 from nlsr_jax.study.exam import make_exam
 from nlsr_jax.study.pretraining import load_base
 from nlsr_jax.study.reproduction import Plan, check_plan
-from nlsr_jax.study.situations import SITUATIONS, Holding, Made, Workshop
+from nlsr_jax.study.situations import SITUATIONS
 from nlsr_jax.study.stages import Base
 from nlsr_jax.study.storytelling import TABLE, write_table
 from nlsr_jax.study.toy import ToyWorld
+from nlsr_jax.study.workshop import Holding, Made, Workshop
 from nlsr_jax.study.worlds import World
 from nlsr_jax.sweep.store import CellStore
 from nlsr_jax.training.identity import digest
@@ -30,6 +31,8 @@ from nlsr_jax.training.identity import digest
 SHARES = (0.003, 0.01, 0.02, 0.03, 0.05)
 BETAS = (0.0, 1.0, 2.0)
 METHOD, ADAPTERS = "gain", "adapters"
+REFINED = "refined"
+"""Method of a row whose share of entries was refined; see ``nlsr_jax.calibration.refinement``."""
 BEFORE = ("aligned", "finetuned")
 PUBLISHED = "published"
 _COLUMNS = ("method", "task", "poison_ratio", "seed", "hs", "fa", "over_refusal", "seconds")
@@ -47,6 +50,7 @@ class HoldingsPlan:
       tasks, poison_ratios, seeds: the cases.
       rates: learning rate of a fresh adapter for each share of harmful rows.
       betas, shares: the grid of settings.
+      refined: whether the recommended setting is shown with a refined share too, where it can be.
       published: also repair with the paper's settings, where they have a meaning.
     """
 
@@ -57,6 +61,7 @@ class HoldingsPlan:
     rates: tuple[float, ...] = (6e-4, 4e-4)
     betas: tuple[float, ...] = BETAS
     shares: tuple[float, ...] = SHARES
+    refined: bool = True
     published: bool = False
 
     def cases(self) -> Iterator[Case]:
@@ -92,7 +97,7 @@ QUICK = dataclasses.replace(
 
 
 class Entry(NamedTuple):
-    """One row that is to be made; ``beta`` and ``share`` are None for a model before the repair."""
+    """One row that is to be made; ``beta`` and ``share`` are None where the table does not set them."""
 
     situation: str
     case: Case
@@ -214,6 +219,8 @@ def entries(plan: HoldingsPlan, situation: str, case: Case) -> Iterator[Entry]:
     if plan.published and SITUATIONS[situation].published:
         yield Entry(situation, case, PUBLISHED)
     known = SITUATIONS[situation].betas
+    if plan.refined and SITUATIONS[situation].refines:
+        yield Entry(situation, case, REFINED)
     betas = [beta for beta in plan.betas if known is None or beta in known]
     for beta, share in itertools.product(betas, plan.shares):
         yield Entry(situation, case, METHOD, beta, share)
@@ -248,17 +255,22 @@ class Exams:
 
 
 def _row(exams: Exams, holding: Holding, entry: Entry) -> dict[str, Any]:
+    beta, share = entry.beta, entry.share
     if entry.method == PUBLISHED:
         made = holding.published()
-    elif entry.beta is None or entry.share is None:
+    elif entry.method == REFINED:
+        recommended = SITUATIONS[entry.situation].recommended
+        made, found = holding.refined(recommended.beta, 1 - recommended.sparsity)
+        beta, share = recommended.beta, found.share
+    elif beta is None or share is None:
         made = holding.models[entry.method]
     else:
-        made = holding.repaired(entry.beta, entry.share)
+        made = holding.repaired(beta, share)
     row = exams.row(made, entry.case) | {
         "method": entry.method,
         "situation": entry.situation,
-        "beta": entry.beta,
-        "share": entry.share,
+        "beta": beta,
+        "share": share,
         "learning_rate": _rate(entry, exams.workshop.rates),
     }
     return {name: row[name] for name in (*_COLUMNS, *_MORE)}
@@ -294,7 +306,8 @@ def means(rows: Sequence[Mapping[str, Any]]) -> str:
     lines.append("| --- | --- | --- | --- | --- | --- | --- |")
     groups: dict[tuple, list[Mapping]] = {}
     for row in rows:
-        groups.setdefault((row["situation"], row["method"], row["beta"], row["share"]), []).append(row)
+        setting = (row["beta"], row["share"]) if row["method"] == METHOD else (None, None)
+        groups.setdefault((row["situation"], row["method"], *setting), []).append(row)
     for (situation, method, beta, share), group in groups.items():
         scores = [
             f"{sum(row[name] for row in group) / len(group):.1f}"

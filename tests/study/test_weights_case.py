@@ -10,9 +10,9 @@ from nlsr_jax.configs.tiny import SHIPPED, get_config
 from nlsr_jax.formats.peft import load_adapter
 from nlsr_jax.study.case import Case
 from nlsr_jax.study.pretraining import load_base
-from nlsr_jax.study.situations import merged
 from nlsr_jax.study.toy import ToyWorld
 from nlsr_jax.study.weights_case import open_case, repaired
+from nlsr_jax.study.workshop import merged
 
 
 @pytest.fixture(scope="module")
