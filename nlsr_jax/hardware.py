@@ -13,6 +13,12 @@ import jax
 
 FUSED_ATTENTION = {"gpu": "cudnn", "cuda": "cudnn", "tpu": "splash"}
 """The fused attention kernel of a platform; see ``nlsr_jax.models.fused_attention``."""
+EXACT = {"xla_allow_excess_precision": False}
+"""Compiler options with which narrow types are rounded wherever a program says so.
+
+Otherwise XLA leaves out a rounding where it fuses two operations, so that in bfloat16 and float16 the results
+depend on how a computation is cut into programs. Of float32 nothing changes.
+"""
 _LARGE_RANK = 64
 _PIECE = 1024
 

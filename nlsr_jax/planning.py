@@ -37,6 +37,7 @@ class Load:
       dtype: dtype of the weights and the passes.
       lora: the adapter.
       remat: recompute a layer's activations in the backward pass instead of storing them.
+      rows: calibration rows in all, for streaming, which keeps the layer inputs of all of them.
     """
 
     mesh: tuple[int, int, int] = (1, 1, 1)
@@ -45,6 +46,7 @@ class Load:
     dtype: str = "bfloat16"
     lora: LoraSettings = dataclasses.field(default_factory=LoraSettings)
     remat: bool = True
+    rows: int = 8
 
 
 class Plan(NamedTuple):
@@ -70,6 +72,13 @@ STAGES = {
         "logits at once",
     ),
     "generation": ("weights", "gathered weights", "adapter", "cache", "forward activations"),
+    "streamed": (
+        "two layers", "embedding and head", "adapter", "gradient", "inside one layer", "logits at once",
+        "layer inputs",
+    ),
+    "inputs on disk": (
+        "two layers", "embedding and head", "adapter", "gradient", "inside one layer", "logits at once",
+    ),
 }  # fmt: skip
 
 
@@ -83,9 +92,10 @@ def plan(config: ModelConfig, load: Load) -> Plan:
     Raises:
       InputError: if a size or the adapter is invalid.
     """
-    if min(*load.mesh, load.batch_size, load.length) < 1:
+    if min(*load.mesh, load.batch_size, load.length, load.rows) < 1:
         raise InputError(
-            f"mesh {load.mesh}, batch_size {load.batch_size} and length {load.length} must be at least 1"
+            f"mesh {load.mesh}, batch_size {load.batch_size}, length {load.length} and rows {load.rows} must be at "
+            "least 1"
         )
     mesh = AbstractMesh(load.mesh, AXES, axis_types=(AxisType.Auto,) * 3)
     model, dtype = Llama(config), jnp.dtype(load.dtype)
@@ -113,6 +123,10 @@ def plan(config: ModelConfig, load: Load) -> Plan:
         "logits at once": logit_bytes(config, rows, load.length),
         "forward activations": load.batch_size * forward_bytes(config, load),
         "cache": _cache_bytes(config, load, dtype),
+        "two layers": 2 * layer * dtype.itemsize,
+        "embedding and head": rest * dtype.itemsize,
+        "layer inputs": (config.num_layers + 1) * load.rows * load.length * config.hidden_size * dtype.itemsize,
+        "inside one layer": load.batch_size * _layer_bytes(config, load),
     }
     return Plan(parts, STAGES)
 

@@ -20,8 +20,8 @@ FEWEST = 8
 """Fewest prompts of either kind that a rate is measured on."""
 
 
-class TooFewPrompts(InputError):
-    """There are too few prompts to measure a rate of refusals on."""
+class CannotRefine(InputError):
+    """Rates of refusals cannot be measured: there are too few prompts, or the model cannot be asked."""
 
 
 class Questions(NamedTuple):
@@ -49,11 +49,11 @@ def make_questions(harmful: Sequence[Sequence[int]], harmless: Sequence[Sequence
     """Return the prompts to ask, at most ``ASKED`` of either kind, spread evenly over the given ones.
 
     Raises:
-      TooFewPrompts: fewer than ``FEWEST`` of one kind.
+      CannotRefine: fewer than ``FEWEST`` of one kind.
     """
     for name, found in (("calibration", harmful), ("harmless", harmless)):
         if len(found) < FEWEST:
-            raise TooFewPrompts(
+            raise CannotRefine(
                 f"{len(found)} {name} prompts can be asked, and the refinement of the share needs {FEWEST}"
             )
     return Questions(_spread(harmful), _spread(harmless))

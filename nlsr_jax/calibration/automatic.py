@@ -26,6 +26,7 @@ from nlsr_jax.calibration.openings import collect_divergence, collect_openings, 
 from nlsr_jax.calibration.search import Automatic, SearchSettings, check_search, choose
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.models.llama import Llama
+from nlsr_jax.models.streamed import StreamedParams
 from nlsr_jax.nlsr.amplify import amplify
 from nlsr_jax.nlsr.correction import correct
 from nlsr_jax.nlsr.identify import identify
@@ -175,7 +176,7 @@ class Repairs:
 
 def _dtype(params) -> str:
     """Number type of the base's weights."""
-    return str(jax.tree.leaves(params)[0].dtype)
+    return str(params.dtype if isinstance(params, StreamedParams) else jax.tree.leaves(params)[0].dtype)
 
 
 def _halves(batches: Sequence[tuple], first: int) -> list[tuple]:

@@ -5,7 +5,8 @@ Axis legend: B batch, T positions, L layers, r rank, k in-features, d out-featur
 
 import dataclasses
 import functools
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -14,11 +15,21 @@ import numpy as np
 
 from nlsr_jax.adapter import Adapter, layer_indices
 from nlsr_jax.architecture.fit import check_adapter_fits
+from nlsr_jax.calibration.measures import measured
 from nlsr_jax.calibration.spread import over_batches
+from nlsr_jax.calibration.streamed import layer_of
+from nlsr_jax.calibration.streamed_passes import (
+    Source,
+    stream_factor_gradient,
+    stream_row_gradients,
+    stream_statistics,
+)
 from nlsr_jax.errors import InputError
-from nlsr_jax.models.llama import Llama, variables
+from nlsr_jax.models.context import final_logits
+from nlsr_jax.models.llama import Llama, hidden_states, variables
 from nlsr_jax.models.lora import check_array, check_tokens, expand, prepare
-from nlsr_jax.models.token_log_probabilities import token_log_probabilities
+from nlsr_jax.models.streamed import Rows, StreamedParams
+from nlsr_jax.models.token_log_probabilities import head_of, log_probabilities
 from nlsr_jax.nlsr.statistics import Statistics, add_batch, init_statistics, merge
 from nlsr_jax.types import Gradients, Params
 
@@ -42,19 +53,46 @@ def collect_statistics(model: Llama, params: Params, reference: Adapter, batches
     """
     check_adapter_fits(reference, model.config, "reference")
     lora = expand(reference, model.config.num_layers)
+    nothing = init_statistics(Adapter(lora["layers"]))
+    if isinstance(params, StreamedParams):
+        parts = stream_layer_statistics(
+            model, params, batches, lambda layer, weights: (weights, layer_of(lora, layer))
+        )
+        return _adapted_layers(reference, _stacked(nothing, [part for _, part in parts]))
+    found = over_batches(_measure_statistics, model, params, lora, _with_masks(model, batches))
+    statistics = next(found, None) or nothing
+    return _adapted_layers(reference, functools.reduce(merge, found, statistics))
 
-    def checked():
-        for tokens, response, *rest in batches:
-            check_response(model, tokens, response)
-            yield tokens, response.astype(bool), rest[0] if rest else None
 
-    parts = over_batches(_measure_statistics, model, params, lora, checked())
-    statistics = next(parts, None)
-    if statistics is None:
-        statistics = init_statistics(Adapter(lora["layers"]))
-    for part in parts:
-        statistics = merge(statistics, part)
-    return _adapted_layers(reference, statistics)
+def stream_layer_statistics(
+    model: Llama, params: StreamedParams, batches: Iterable, source: Source
+) -> Iterator[tuple[int, Statistics]]:
+    """Yield ``(layer, statistics)`` of ``collect_statistics`` layer by layer, their leading axis 1.
+
+    Args:
+      model, params: from ``stream_model``.
+      batches: see ``collect_statistics``.
+      source: see ``Source``.
+
+    Raises:
+      InputError: a batch that does not fit.
+    """
+    rows = (Rows(tokens, attention, response) for tokens, response, attention in _with_masks(model, batches))
+    return stream_statistics(model, params, rows, source)
+
+
+def _with_masks(model: Llama, batches: Iterable) -> Iterator[tuple]:
+    for tokens, response, *rest in batches:
+        check_response(model, tokens, response)
+        yield tokens, response.astype(bool), rest[0] if rest else None
+
+
+def _stacked(nothing: Statistics, layers: list[Statistics]) -> Statistics:
+    """Put the statistics of single layers together."""
+    if not layers:
+        return nothing
+    trees = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(part[:3] for part in layers))
+    return layers[0]._replace(**dict(zip(Statistics._fields, trees, strict=False)))
 
 
 def check_response(model: Llama, tokens: jax.Array, response: jax.Array) -> None:
@@ -133,27 +171,45 @@ def collect_gradients(
                 check_response(model, tokens, mask)
             yield tuple(batch)
 
-    parts = over_batches(_measure_gradients, model, params, (adapter, jnp.float32(beta)), checked())
+    if isinstance(params, StreamedParams):
+        parts = iter([stream_row_gradients(_row_loss, model, params, adapter, jnp.float32(beta), checked())])
+    else:
+        parts = over_batches(_measure_gradients, model, params, (adapter, jnp.float32(beta)), checked())
     return mean_of(parts, factors)
 
 
-def _response_log_probability(model, params, lora, tokens, mask):
+def _response_log_probability(model, params, states, tokens, mask):
     """Sum of the response tokens' log-probabilities of one row ``[T]``, and how many there are."""
-    scores = model.apply(variables(params, lora), tokens[None])[0, :-1]
+    scores = final_logits(model.config, states, head_of(model, params))[0, :-1]
     chosen = jnp.take_along_axis(jax.nn.log_softmax(scores), tokens[1:, None], axis=-1)[:, 0]
     keep = mask[1:]
     return jnp.sum(jnp.where(keep, chosen, 0.0)), jnp.sum(keep)
 
 
+def _row_loss(model, params, states, beta, row):
+    """Loss of a row from the states ``[1, T, D]`` of its texts, then, of two texts, from the base's own."""
+    totals, counts = zip(
+        *(
+            _response_log_probability(model, params, one, *row[first : first + 2])
+            for one, first in zip(states, itertools.cycle(range(0, len(row), 2)), strict=False)
+        ),
+        strict=True,
+    )
+    if len(row) == 2:
+        return -totals[0] / jnp.maximum(counts[0], 1)
+    total, rejected, base, base_rejected = totals
+    return -jax.nn.log_sigmoid(beta * ((total - base) - (rejected - base_rejected)))
+
+
 def _loss(factors, adapter, model, params, row, beta):
     lora = expand(dataclasses.replace(adapter, factors=factors), model.config.num_layers)
-    total, count = _response_log_probability(model, params, lora, row[0], row[1])
-    if len(row) == 2:
-        return -total / jnp.maximum(count, 1)
-    rejected, _ = _response_log_probability(model, params, lora, row[2], row[3])
-    base, _ = _response_log_probability(model, params, None, row[0], row[1])
-    base_rejected, _ = _response_log_probability(model, params, None, row[2], row[3])
-    return -jax.nn.log_sigmoid(beta * ((total - base) - (rejected - base_rejected)))
+    texts = row[::2]
+    loras = [lora] * len(texts) + ([] if len(texts) == 1 else [None] * len(texts))
+    states = [
+        hidden_states(model, params, one, text[None])
+        for one, text in zip(loras, itertools.cycle(texts), strict=False)
+    ]
+    return _row_loss(model, params, states, beta, row)
 
 
 def _measure_gradients(model, params, given, batch):
@@ -205,21 +261,19 @@ def collect_loss(model: Llama, params: Params, adapter: Adapter | None, batches:
             check_response(model, tokens, mask)
             yield tokens, mask
 
-    return mean_of(over_batches(_measure_losses, model, params, lora, checked()), jnp.float32(0))
+    return mean_of(measured(sum_losses, model, params, [lora], None, checked()), jnp.float32(0))
 
 
-def row_losses(model: Llama, params: Params, lora: Any, tokens: Any, mask: Any) -> tuple[jax.Array, jax.Array]:
-    """Mean negative log-likelihood ``[B]`` of the response tokens of every row, and which rows have one."""
+def sum_losses(model: Llama, params: Params, states: Sequence[jax.Array], given: Any, batch: Any) -> tuple:
+    """Return the sum of the losses of a batch's rows, and how many rows count; see ``Finish``.
+
+    A row's loss is the mean negative log-likelihood of its response tokens.
+    """
+    (hidden,), (tokens, mask) = states, batch
     keep = mask[:, 1:].astype(bool)
-    values = token_log_probabilities(model, params, lora, tokens)
+    values = log_probabilities(model, params, hidden, tokens)
     means = -jnp.sum(jnp.where(keep, values, 0.0), axis=1) / jnp.maximum(jnp.sum(keep, axis=1), 1)
-    return means, jnp.any(keep, axis=1)
-
-
-def _measure_losses(model, params, lora, batch):
-    """Sum over rows of their loss, and how many rows count."""
-    values, counts = row_losses(model, params, lora, *batch)
-    return jnp.sum(values), jnp.sum(counts, dtype=jnp.float32)
+    return jnp.sum(means), jnp.sum(jnp.any(keep, axis=1), dtype=jnp.float32)
 
 
 def collect_loss_gradient(model: Llama, params: Params, adapter: Adapter, batches: Iterable) -> Gradients:
@@ -248,7 +302,11 @@ def collect_loss_gradient(model: Llama, params: Params, adapter: Adapter, batche
             check_response(model, *batch)
             yield tuple(batch)
 
-    return mean_of(over_batches(_measure_loss_gradient, model, params, adapter, checked()), factors)
+    if isinstance(params, StreamedParams):
+        parts = iter([stream_factor_gradient(sum_losses, model, params, adapter, checked())])
+    else:
+        parts = over_batches(_measure_loss_gradient, model, params, adapter, checked())
+    return mean_of(parts, factors)
 
 
 def _measure_loss_gradient(model, params, adapter: Adapter, batch):
@@ -256,7 +314,6 @@ def _measure_loss_gradient(model, params, adapter: Adapter, batch):
 
     def loss(factors):
         lora = expand(dataclasses.replace(adapter, factors=factors), model.config.num_layers)
-        means, counts = row_losses(model, params, lora, *batch)
-        return jnp.sum(means), jnp.sum(counts, dtype=jnp.float32)
+        return sum_losses(model, params, [hidden_states(model, params, lora, batch[0])], None, batch)
 
     return jax.grad(loss, has_aux=True)(adapter.factors)

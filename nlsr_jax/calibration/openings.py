@@ -14,7 +14,7 @@ import numpy as np
 
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.calibration.capture import check_response, mean_of
-from nlsr_jax.calibration.spread import over_batches
+from nlsr_jax.calibration.measures import measured
 from nlsr_jax.errors import InputError
 from nlsr_jax.models.llama import Llama
 from nlsr_jax.models.lora import prepare
@@ -103,8 +103,7 @@ def collect_openings(
             check_response(model, tokens, mask)
             yield (np.asarray(tokens), *_place(tokens, mask, openings))
 
-    parts = over_batches(_measure_openings, model, params, (lora, openings.following), placed())
-    return mean_of(parts, jnp.float32(0))
+    return mean_of(measured(_sum_openings, model, params, [lora], openings.following, placed()), jnp.float32(0))
 
 
 def _place(tokens, mask, openings: Openings) -> tuple[np.ndarray, np.ndarray]:
@@ -120,10 +119,9 @@ def _place(tokens, mask, openings: Openings) -> tuple[np.ndarray, np.ndarray]:
     return places, behind
 
 
-def _measure_openings(model, params, given, batch):
-    lora, following = given
-    tokens, places, behind = batch
-    values = likely_among(model, params, lora, tokens, places, following[behind], temperature=TEMPERATURE)
+def _sum_openings(model, params, states, following, batch):
+    (hidden,), (_, places, behind) = states, batch
+    values = likely_among(model, params, hidden, places, following[behind], temperature=TEMPERATURE)
     values = jnp.exp(jnp.sum(jnp.where(behind >= 0, values, 0.0), axis=1))
     counts = jnp.any(behind >= 0, axis=1)
     return jnp.sum(jnp.where(counts, values, 0.0)), jnp.sum(counts, dtype=jnp.float32)
@@ -154,14 +152,14 @@ def collect_divergence(
             check_response(model, tokens, mask)
             yield np.asarray(tokens), np.asarray(mask, bool)
 
-    return mean_of(over_batches(_measure_divergence, model, params, loras, checked()), jnp.float32(0))
+    return mean_of(measured(_sum_divergences, model, params, loras, None, checked()), jnp.float32(0))
 
 
-def _measure_divergence(model, params, loras, batch):
-    (before, after), (tokens, mask) = loras, batch
+def _sum_divergences(model, params, states, given, batch):
+    (before, after), (_, mask) = states, batch
     # Behind the token at t stands t + 1, which has to be of the request too.
     asked = (jnp.cumsum(mask[:, 1:], axis=1) == 0) & jnp.any(mask[:, 1:], axis=1, keepdims=True)
-    values = token_divergences(model, params, before, after, tokens)[:, :-1]
+    values = token_divergences(model, params, before, after)[:, :-1]
     counts = jnp.sum(asked, axis=1)
     means = jnp.sum(jnp.where(asked, values, 0.0), axis=1) / jnp.maximum(counts, 1)
     return jnp.sum(means), jnp.sum(counts > 0, dtype=jnp.float32)

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import PartitionSpec
 
+from nlsr_jax.hardware import EXACT
 from nlsr_jax.models.llama import Llama
 from nlsr_jax.parallel import AXES, Layout, layout_of, replicate, split
 from nlsr_jax.types import Params
@@ -50,12 +51,12 @@ def over_batches(
             yield _take(here, place)
 
 
-@functools.partial(jax.jit, static_argnames=("measure", "model", "static"))
+@functools.partial(jax.jit, static_argnames=("measure", "model", "static"), compiler_options=EXACT)
 def _alone(params, given, batch, *, measure, model, static):
     return measure(model, params, given, batch, *static)
 
 
-@functools.partial(jax.jit, static_argnames=("measure", "model", "static"))
+@functools.partial(jax.jit, static_argnames=("measure", "model", "static"), compiler_options=EXACT)
 def _together(params, given, batches, *, measure, model, static):
     """Measure on batches ``[N, ...]``, one on every device; the results, ``[N, ...]``, are on all devices."""
     layout = model.layout

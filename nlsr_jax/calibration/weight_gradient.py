@@ -10,15 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nlsr_jax.architecture.config import EXPERT_PROJECTIONS
-from nlsr_jax.calibration.capture import check_response, mean_of, row_losses
+from nlsr_jax.calibration.capture import check_response, mean_of, sum_losses
+from nlsr_jax.calibration.kernels import by_module, kernels_of, with_kernels
 from nlsr_jax.calibration.spread import over_batches
+from nlsr_jax.calibration.streamed_passes import stream_weight_gradients
 from nlsr_jax.errors import InputError
-from nlsr_jax.models.llama import Llama
+from nlsr_jax.models.llama import Llama, hidden_states
+from nlsr_jax.models.streamed import StreamedParams
 from nlsr_jax.modules import module_order
 from nlsr_jax.types import Params
-
-_EXPERTS = "experts"
 
 
 def collect_weight_gradient(model: Llama, params: Params, batches: Iterable) -> dict[str, Any]:
@@ -39,20 +39,37 @@ def collect_weight_gradient(model: Llama, params: Params, batches: Iterable) -> 
     Raises:
       InputError: a batch that does not fit.
     """
+    zeros = jax.tree.map(lambda kernel: jnp.zeros(kernel.shape, jnp.float32), kernels_of(params["layers"]))
+    found = mean_of(over_batches(_measure, model, params, None, _checked(model, batches)), zeros)
+    return by_module(model.config, jax.tree.map(np.asarray, found), axis=1)
 
-    def checked():
-        for batch in batches:
-            if len(batch) != 2:
-                raise InputError(f"the gradient of the loss takes batches of 2 arrays, found {len(batch)}")
-            check_response(model, *batch)
-            yield tuple(batch)
 
-    zeros = jax.tree.map(lambda kernel: jnp.zeros(kernel.shape, jnp.float32), _kernels(params))
-    found = dict(mean_of(over_batches(_measure, model, params, None, checked()), zeros))
-    stacked = {own: np.asarray(leaf) for own, leaf in found.pop(_EXPERTS, {}).items()}
-    for module, ((own, expert), _) in model.config.expert_modules().items():
-        found[module] = stacked[own][:, expert]
-    return found
+def stream_weight_gradient(
+    model: Llama, params: StreamedParams, batches: Iterable
+) -> Iterator[tuple[str, int, np.ndarray]]:
+    """Yield ``(module, layer, [d, k])`` of ``collect_weight_gradient``, the last layer first.
+
+    The gradients of one layer are in memory at a time.
+
+    Args:
+      model, params: from ``stream_model``.
+      batches: see ``collect_weight_gradient``.
+
+    Raises:
+      InputError: a batch that does not fit.
+    """
+    for layer, found in stream_weight_gradients(sum_losses, model, params, _checked(model, batches)):
+        named = by_module(model.config, jax.tree.map(np.asarray, found), axis=0)
+        for module in sorted(named, key=module_order):
+            yield module, layer, named.pop(module)
+
+
+def _checked(model: Llama, batches: Iterable) -> Iterator[tuple]:
+    for batch in batches:
+        if len(batch) != 2:
+            raise InputError(f"the gradient of the loss takes batches of 2 arrays, found {len(batch)}")
+        check_response(model, *batch)
+        yield tuple(batch)
 
 
 def layer_by_layer(gradient: Mapping[str, Any]) -> Iterator[tuple[str, int, np.ndarray]]:
@@ -67,22 +84,6 @@ def layer_by_layer(gradient: Mapping[str, Any]) -> Iterator[tuple[str, int, np.n
             yield module, layer, leaf[layer]
 
 
-def _kernels(params) -> dict[str, Any]:
-    """``{module: [L, d, k]}``, and under ``_EXPERTS`` ``{own name: [L, E, d, k]}`` where there are experts."""
-    layers = params["layers"]
-    found = {module: leaf["kernel"] for module, leaf in layers.items() if "kernel" in leaf}
-    if _EXPERTS in layers:
-        found[_EXPERTS] = {own: layers[_EXPERTS][own] for own in EXPERT_PROJECTIONS}
-    return found
-
-
-def _with_kernels(params, kernels):
-    """``params`` with other kernels; see ``_kernels``."""
-    given = {m: leaf if m == _EXPERTS else {"kernel": leaf} for m, leaf in kernels.items()}
-    layers = {m: {**leaf, **given.get(m, {})} for m, leaf in params["layers"].items()}
-    return {**params, "layers": layers}
-
-
 def _measure(model: Llama, params, given, batch):
     """Gradient of the sum of the rows' losses, and how many rows count."""
     if model.layout is not None:  # a derivative through the gathering of a layer would sum over the devices
@@ -90,8 +91,9 @@ def _measure(model: Llama, params, given, batch):
         model = model.clone(layout=None)
 
     def loss(kernels):
-        means, counts = row_losses(model, _with_kernels(params, kernels), None, *batch)
-        return jnp.sum(means), jnp.sum(counts, dtype=jnp.float32)
+        changed = {**params, "layers": with_kernels(params["layers"], kernels)}
+        states = [hidden_states(model, changed, None, batch[0])]
+        return sum_losses(model, params, states, None, batch)
 
-    gradient, count = jax.grad(loss, has_aux=True)(_kernels(params))
+    gradient, count = jax.grad(loss, has_aux=True)(kernels_of(params["layers"]))
     return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), gradient), count

@@ -5,7 +5,9 @@ r"""Show how many bytes a device needs for a model on a mesh, without a device a
 
 --model is a published model or a Hugging Face directory, of which only config.json is read. Identification
 processes --batch_size rows on each device, training over all of them; generation is counted as if each device held
-all rows. XLA needs additional memory: leave a fifth of the memory free.
+all rows. Streamed is a gradient by `nlsr realign --stream`, which holds the layer inputs of all --rows calibration
+rows; where these are more than a quarter of the free memory, they are on disk. XLA needs additional memory: leave a
+fifth of the memory free.
 """
 
 from absl import flags
@@ -22,6 +24,7 @@ flags.DEFINE_integer("length", 512, "Tokens per row.", lower_bound=1)
 flags.DEFINE_enum("dtype", "bfloat16", ["float32", "bfloat16", "float16"], "Dtype of weights and passes.")
 flags.DEFINE_integer("rank", 128, "Rank of the adapter on all seven projections.", lower_bound=1)
 flags.DEFINE_bool("remat", True, "Recompute activations in the backward pass instead of storing them.")
+flags.DEFINE_integer("rows", 8, "Calibration rows in all, for the streamed pass.", lower_bound=1)
 flags.DEFINE_float("memory", None, "Memory of a device in GB: show which stages fit.", lower_bound=0)
 FLAGS = flags.FLAGS
 
@@ -49,6 +52,7 @@ def main(_) -> None:
         dtype=FLAGS.dtype,
         lora=LoraSettings(rank=FLAGS.rank, alpha=2.0 * FLAGS.rank),
         remat=FLAGS.remat,
+        rows=FLAGS.rows,
     )
     _show(plan(config, load), load)
 

@@ -26,6 +26,9 @@ A full model as --finetuned is repaired entry by entry of its projections' matri
 shards and types, or with --as_adapter an adapter of that rank on the base; embeddings, norms, biases and heads are
 copied.
 
+--stream reads the base layer by layer, for one that does not fit in memory: once forward, once back. The output is
+the same; activations that memory does not take go to a file beside the output, which no interrupted run leaves.
+
 --automatic chooses amplification and sparsity by likelihood, for adapters of one lineage. No base and no
 calibration data are needed with --masks FILE or with --method magnitude or random.
 
@@ -44,6 +47,7 @@ from nlsr_jax.commands import command, mesh_flags, method_flags, path_flags
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.nlsr.settings import GAIN, PRESETS, AutomaticSettings, preset
 from nlsr_jax.pipeline.settings import PATHS, Settings
+from nlsr_jax.report.words import COMPUTING
 
 if TYPE_CHECKING:
     from nlsr_jax.pipeline.choosing import Refinement
@@ -173,19 +177,19 @@ def _settings() -> Settings:
 
 
 def _recorded_settings() -> tuple[Settings, dict[str, Any]]:
-    """Settings of the record, and the record; paths given as flags replace the recorded ones."""
+    """Settings of the record, and the record; flags of paths and of the way of computing replace its own."""
     import dataclasses
 
     from nlsr_jax.formats.record import read_record
     from nlsr_jax.pipeline.settings import from_record
 
     for name in (*_SETTINGS, "preset", "refine"):
-        if FLAGS[name].present and name not in PATHS:
+        if FLAGS[name].present and name not in (*PATHS, *COMPUTING):
             raise InputError(
                 f"{argument(name)} is given together with {argument('from_record')}, which holds all settings"
             )
     record = read_record(FLAGS.from_record)
-    moved: dict[str, Any] = {name: FLAGS[name].value for name in PATHS if FLAGS[name].present}
+    moved: dict[str, Any] = {name: FLAGS[name].value for name in (*PATHS, *COMPUTING) if FLAGS[name].present}
     return dataclasses.replace(from_record(record["settings"], FLAGS.from_record), **moved), record
 
 

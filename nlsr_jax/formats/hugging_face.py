@@ -231,18 +231,9 @@ def _check_weight(weight: Weight, files) -> None:
 
 
 def _read(weight: Weight, files, dtype, mesh):
-    names = np.array(weight.names, object).reshape(weight.shape[: weight.axes])
-
     @functools.lru_cache(maxsize=1)  # devices that follow each other may hold the same
     def read_shard(bounds):
-        index = tuple(slice(*part) for part in bounds)
-        shape = tuple(last - first for first, last in bounds)
-        out = empty_aligned(shape, dtype)
-        first, *rest = index[weight.axes :]
-        for place, name in np.ndenumerate(names[index[: weight.axes]]):
-            file, own = files[name]
-            out[place][...] = file.read_rows(own, first)[(slice(None), *rest)]
-        return out
+        return read_part(weight, files, dtype, bounds)
 
     def callback(index):
         return read_shard(tuple(part.indices(size)[:2] for part, size in zip(index, weight.shape, strict=True)))
@@ -251,6 +242,28 @@ def _read(weight: Weight, files, dtype, mesh):
         return jax.device_put(callback((slice(None),) * len(weight.shape)))
     layout = sharding(mesh, weight.path, weight.shape)
     return jax.make_array_from_callback(weight.shape, layout, callback)
+
+
+def read_part(weight: Weight, files: Mapping[str, tuple[SafetensorsFile, str]], dtype: Any, bounds) -> np.ndarray:
+    """Read a part of one array of the parameter tree, one tensor of the files at a time.
+
+    Args:
+      weight: the array.
+      files: of ``Weights``.
+      dtype: float type of the result.
+      bounds: ``(first, last)`` of every axis, the last excluded.
+
+    Raises:
+      InputError: a file that can no longer be read.
+    """
+    names = np.array(weight.names, object).reshape(weight.shape[: weight.axes])
+    index = tuple(slice(*part) for part in bounds)
+    out = empty_aligned(tuple(last - first for first, last in bounds), dtype)
+    first, *rest = index[weight.axes :]
+    for place, name in np.ndenumerate(names[index[: weight.axes]]):
+        file, own = files[name]
+        out[place][...] = file.read_rows(own, first)[(slice(None), *rest)]
+    return out
 
 
 def save_params(params: Params, config: ModelConfig, path: str | os.PathLike, *, overwrite: bool = False) -> None:

@@ -9,7 +9,7 @@ dim, r rank, N adapters, k in-features, d out-features.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -18,11 +18,12 @@ import numpy as np
 
 from nlsr_jax.architecture.config import ModelConfig
 from nlsr_jax.models.attention import Scaling, attend
+from nlsr_jax.models.context import Context
 from nlsr_jax.models.experts import Experts, stack_factors
 from nlsr_jax.models.fused_attention import attend_fused
 from nlsr_jax.models.norm import Norm
 from nlsr_jax.models.projection import adapted, beside, joined_name, thin
-from nlsr_jax.models.rotary import Rotary, rotate
+from nlsr_jax.models.rotary import rotate
 from nlsr_jax.nlsr.statistics import batch_statistics
 from nlsr_jax.parallel import Layout
 
@@ -30,22 +31,6 @@ _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": nn.silu,
     "gelu_tanh": functools.partial(nn.gelu, approximate=True),
 }
-
-
-class Context(NamedTuple):
-    """What every layer sees alike.
-
-    Attributes:
-      rotary: rotary embedding of the positions, leaves ``[B, T, 1, H/2]``.
-      mask: ``[B, T, S]`` bool, True where a query may attend.
-      near: ``[B, T, S]`` bool, True inside the attention window; None without windows.
-      keep: ``[B, T]`` bool response positions for the statistics; None for all.
-    """
-
-    rotary: Rotary
-    mask: jax.Array
-    near: jax.Array | None
-    keep: jax.Array | None
 
 
 def place(layout: Layout | None, leaf: jax.Array, split: int | None = None) -> jax.Array:

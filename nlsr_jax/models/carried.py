@@ -14,6 +14,7 @@ from nlsr_jax.formats.carried_fit import ENDS, _places, check_carried_fits, voca
 from nlsr_jax.formats.peft_carried import Carried, CarriedTensor
 from nlsr_jax.models.carried_ends import Ends, read
 from nlsr_jax.models.llama import Llama
+from nlsr_jax.models.streamed import StreamedParams
 from nlsr_jax.parallel import layout_of
 from nlsr_jax.types import Params
 
@@ -27,7 +28,7 @@ def apply_carried(model: Llama, params: Params, carried: Carried) -> tuple[Llama
     see ``left_out``.
 
     Args:
-      model, params: from ``load_model``; they stay as they are.
+      model, params: from ``load_model`` or ``stream_model``; they stay as they are.
       carried: from ``load_carried``.
 
     Returns:
@@ -39,12 +40,19 @@ def apply_carried(model: Llama, params: Params, carried: Carried) -> tuple[Llama
     if not carried:
         return model, params
     check_carried_fits(carried, model.config)
-    size = vocabulary(carried, model.config)
+    if isinstance(params, StreamedParams):
+        return _apply_streamed(model, params, carried)
     found = dict(params)
     _replace_weights(found, model.config, carried)
+    return _with_ends(model, found, carried)
+
+
+def _with_ends(model: Llama, found: dict[str, Any], carried: Carried) -> tuple[Llama, Any]:
+    """Put what is carried of embedding and head into parameters that are the caller's own."""
+    size = vocabulary(carried, model.config)
     if any(carried.named(name) for name in ENDS.values()):
-        layout = layout_of(params)
-        ends = Ends(params["embed"], params.get("lm_head"), carried, None if layout is None else layout.mesh)
+        layout = layout_of(found)
+        ends = Ends(found["embed"], found.get("lm_head"), carried, None if layout is None else layout.mesh)
         found["embed"], head = ends.changed(size)
         if head is not None:
             found["lm_head"] = head
@@ -52,8 +60,20 @@ def apply_carried(model: Llama, params: Params, carried: Carried) -> tuple[Llama
     return model.clone(config=config, layout=layout_of(found)), found
 
 
-def _replace_weights(params: dict[str, Any], config: ModelConfig, carried: Carried) -> None:
-    """Put copies of norms, biases and projections in the place of the base's."""
+def _apply_streamed(model: Llama, params: StreamedParams, carried: Carried) -> tuple[Llama, Any]:
+    """Apply what is carried of layers when they are read, and the rest now."""
+    rest = dict(params.rest)
+    values = _read_copies(model.config, carried)
+    for path in [path for path in values if path[0] != "layers"]:
+        (module, name), found = path, values.pop(path)
+        rest[module] = {**rest[module], name: _replaced(rest[module][name], found)}
+    replaced = {path[1:]: {i: one for i, one in found.items() if i is not None} for path, found in values.items()}
+    model, rest = _with_ends(model, rest, carried)
+    return model, dataclasses.replace(params, rest=rest, files=dataclasses.replace(params.files, replaced=replaced))
+
+
+def _read_copies(config: ModelConfig, carried: Carried) -> dict[tuple[str, ...], dict[int | None, np.ndarray]]:
+    """Read copies of norms, biases and projections: ``{path: {layer: value}}``, None for what is of no layer."""
     places = _places(config)
     found: dict[tuple[str, ...], dict[int | None, CarriedTensor]] = {}
     for tensor in sorted(
@@ -63,12 +83,17 @@ def _replace_weights(params: dict[str, Any], config: ModelConfig, carried: Carri
         place = places.get(f"{name}.{tensor.which}")
         if tensor.kind in ("copy", "under") and place is not None and name not in ENDS.values():
             found.setdefault(place[0], {})[place[1]] = tensor
-    for path, tensors in found.items():
+    return {path: {i: read(carried, one) for i, one in tensors.items()} for path, tensors in found.items()}
+
+
+def _replace_weights(params: dict[str, Any], config: ModelConfig, carried: Carried) -> None:
+    """Put copies of norms, biases and projections in the place of the base's."""
+    for path, values in _read_copies(config, carried).items():
         node = params
         for step in path[:-1]:
             node[step] = dict(node[step])
             node = node[step]
-        node[path[-1]] = _replaced(node[path[-1]], {i: read(carried, one) for i, one in tensors.items()})
+        node[path[-1]] = _replaced(node[path[-1]], values)
 
 
 def _replaced(leaf, values: dict[int | None, np.ndarray]):

@@ -21,12 +21,12 @@ import jax.numpy as jnp
 from nlsr_jax import hardware
 from nlsr_jax.architecture.config import ModelConfig
 from nlsr_jax.errors import InputError
-from nlsr_jax.models.block import Block, Context, place
+from nlsr_jax.models.block import Block, place
 from nlsr_jax.models.cache import LayerCache
+from nlsr_jax.models.context import embedded, final_logits, make_context
 from nlsr_jax.models.fused_attention import ATTENTION
 from nlsr_jax.models.norm import Norm, soft_cap
 from nlsr_jax.models.projection import PRODUCT
-from nlsr_jax.models.rotary import rotary_embedding
 from nlsr_jax.parallel import Layout
 from nlsr_jax.types import Params
 
@@ -87,11 +87,17 @@ class Llama(nn.Module):
         """
         c = self.config
         embed = self.param("embed", nn.initializers.normal(0.02), (c.vocab_size, c.hidden_size))
-        context = self._context(tokens, attention_mask, positions, keys, cache, response_mask, rotary)
-        x = self._gathered("embed", embed)[tokens]
-        if c.table.scaled_embedding:
-            x = x * jnp.asarray(c.hidden_size**0.5, x.dtype)
-        x = place(self.layout, x)
+        context = make_context(
+            c,
+            tokens,
+            attention_mask,
+            positions=positions,
+            keys=keys,
+            slot=0 if cache is None else cache.slot,
+            response_mask=response_mask,
+            rotary=rotary,
+        )
+        x = place(self.layout, embedded(c, self._gathered("embed", embed), tokens))
         layers = jnp.arange(c.num_layers)
         windowed = jnp.asarray(c.windowed or (False,) * c.num_layers)
         block = Block
@@ -146,34 +152,13 @@ class Llama(nn.Module):
         if output == "hidden":
             return x
         x = x[:, -1:] if output == "last" else x
-        if self.has_variable("joined", "head"):
-            scores = jnp.matmul(x, self.get_variable("joined", "head"), preferred_element_type=jnp.float32)
-        else:
-            scores = jnp.einsum("btd,vd->btv", x, self._gathered(name, head), preferred_element_type=jnp.float32)
+        if not self.has_variable("joined", "head"):
+            return final_logits(c, x, self._gathered(name, head))
+        scores = jnp.matmul(x, self.get_variable("joined", "head"), preferred_element_type=jnp.float32)
         return soft_cap(scores, c.logit_cap)
 
     def _gathered(self, name: str, weight):
         return weight if self.layout is None else self.layout.gather(name, weight)
-
-    def _context(self, tokens, attention_mask, positions, keys, cache, response_mask, rotary):
-        c = self.config
-        length = tokens.shape[1]
-        attend = jnp.ones(tokens.shape, bool) if attention_mask is None else attention_mask.astype(bool)
-        if positions is None:
-            positions = jnp.maximum(jnp.cumsum(attend, axis=-1, dtype=jnp.int32) - 1, 0)
-        queries = jnp.arange(length)
-        if keys is not None:  # one new position against the cache
-            attend, queries = keys, queries + cache.slot
-        slots = jnp.arange(attend.shape[1])
-        mask = (slots <= queries[:, None]) & attend[:, None]
-        near = None
-        if c.window is not None:
-            near = jnp.broadcast_to(queries[:, None] - slots < c.window, mask.shape)
-        if rotary is None:
-            rotary = rotary_embedding(c, positions)
-        else:
-            rotary = jax.tree.map(lambda table: table[positions], rotary)
-        return Context(jax.tree.map(lambda leaf: leaf[:, :, None], rotary), mask, near, response_mask)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "output"))
@@ -198,3 +183,9 @@ def everywhere(model: Llama, leaf: Any) -> Any:
 def variables(params: Params, lora: Any) -> dict[str, Any]:
     """Return the collections for ``model.apply``: the base, and the expanded adapter where there is one."""
     return {"params": params} if lora is None else {"params": params, "lora": lora}
+
+
+def hidden_states(model: Llama, params: Params, lora: Any, tokens: jax.Array) -> jax.Array:
+    """Return the final hidden states ``[B, T, D]`` of tokens ``[B, T]``, padded on the right."""
+    states: Any = model.apply(variables(params, lora), tokens, output="hidden")
+    return states

@@ -2,21 +2,22 @@
 
 import dataclasses
 import os
+import pathlib
 import warnings
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from nlsr_jax.errors import InputError, one_line
-from nlsr_jax.files.numbers import describe_range
 from nlsr_jax.formats import hugging_face  # whole, because it imports this package in turn
 from nlsr_jax.formats.end_tokens import read_end_tokens
+from nlsr_jax.formats.layer_files import LayerFiles
 from nlsr_jax.models.fused_attention import check_attention
 from nlsr_jax.models.llama import Llama
+from nlsr_jax.models.streamed import StreamedParams, check_range
 from nlsr_jax.parallel import layout_of
 from nlsr_jax.types import Params
 
@@ -60,17 +61,39 @@ def load_model(
     """
     dtype = _float_type(dtype)
     folder = hugging_face.resolve(path)
-    config = hugging_face.read_config(folder)
-    check_attention(attention, config, dtype, mesh)
-    weights = hugging_face.open_weights(folder, config, dtype)
-    ends, odd = read_end_tokens(folder, config.vocab_size)
-    for text in (*weights.notes, *odd):
-        note(one_line(text))
+    check_attention(attention, hugging_face.read_config(folder), dtype, mesh)
+    weights = _open(folder, dtype, note)
     with np.errstate(over="ignore"):  # said below
         params = hugging_face.read_params(weights, dtype, mesh)
-    _check_range(params, dtype, folder)
-    config = dataclasses.replace(weights.config, end_tokens=ends)
-    return Llama(config, layout=layout_of(params), attention=attention), params
+    check_range(params, dtype, folder)
+    return Llama(weights.config, layout=layout_of(params), attention=attention), params
+
+
+def stream_model(
+    path: str | os.PathLike, dtype: Any = jnp.float32, *, note: Callable[[str], None] = warn
+) -> tuple[Llama, StreamedParams]:
+    """Open a model whose decoder layers are read when their turn comes; see ``load_model``, which reads all of it.
+
+    Returns:
+      ``(model, params)``; the passes over calibration data take these parameters in place of a tree.
+
+    Raises:
+      InputError: see ``load_model``; weights beyond what float16 holds are found when their layer is read.
+    """
+    dtype = _float_type(dtype)
+    folder = hugging_face.resolve(path)
+    weights = _open(folder, dtype, note)
+    params = StreamedParams.open(LayerFiles(weights, dtype))
+    return Llama(weights.config), params
+
+
+def _open(folder: pathlib.Path, dtype: np.dtype, note: Callable[[str], None]) -> hugging_face.Weights:
+    """Find and check the weights; their config has the end tokens."""
+    weights = hugging_face.open_weights(folder, hugging_face.read_config(folder), dtype)
+    ends, odd = read_end_tokens(folder, weights.config.vocab_size)
+    for text in (*weights.notes, *odd):
+        note(one_line(text))
+    return weights._replace(config=dataclasses.replace(weights.config, end_tokens=ends))
 
 
 def _float_type(dtype) -> np.dtype:
@@ -82,19 +105,6 @@ def _float_type(dtype) -> np.dtype:
     if found is None or found.name not in DTYPES:
         raise InputError(f"dtype is {getattr(found, 'name', dtype)!r}; expected one of {', '.join(DTYPES)}")
     return found
-
-
-def _check_range(params, dtype: np.dtype, where) -> None:
-    """Refuse weights that the narrow type cannot hold; all others hold what files do."""
-    if dtype != np.float16:
-        return
-    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        if not bool(jnp.isfinite(leaf).all()):
-            name = ".".join(str(part.key) for part in path)
-            raise InputError(
-                f"{where}: {name} has entries that are NaN or infinite in {describe_range(dtype)}; "
-                "take bfloat16 or float32"
-            )
 
 
 def save_model(model: Llama, params: Params, path: str | os.PathLike, *, overwrite: bool = False) -> None:

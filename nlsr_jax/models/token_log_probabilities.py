@@ -38,7 +38,7 @@ def token_log_probabilities(
     if probes is not None:
         collections["probes"] = {"layers": {"attention": probes}}
     states: Any = model.apply(collections, tokens, output="hidden")
-    return _log_probabilities(model, params, states, tokens)
+    return log_probabilities(model, params, states, tokens)
 
 
 def layer_log_probabilities(
@@ -58,18 +58,17 @@ def layer_log_probabilities(
     layers = found["representations"]["layers"]
 
     def from_layer(hidden):
-        return _log_probabilities(model, params, rms_norm(model.config, hidden, params["norm"]["scale"]), tokens)
+        return log_probabilities(model, params, rms_norm(model.config, hidden, params["norm"]["scale"]), tokens)
 
     inner = jax.lax.map(jax.checkpoint(from_layer), layers["input"])
-    last = _log_probabilities(model, params, states, tokens)
+    last = log_probabilities(model, params, states, tokens)
     return jnp.concatenate([inner, last[None]]), layers["feed_forward"]
 
 
 def likely_among(
     model: Llama,
     params: Params,
-    lora: Any,
-    tokens: jax.Array,
+    states: jax.Array,
     places: jax.Array,
     among: jax.Array,
     *,
@@ -78,7 +77,8 @@ def likely_among(
     """Return how likely the model goes on with one of several tokens.
 
     Args:
-      model, params, lora, tokens: as for ``token_log_probabilities``.
+      model, params: as for ``token_log_probabilities``; the layers are not read.
+      states: ``[B, T, D]`` final hidden states.
       places: ``[B, K]`` int32: after which tokens.
       among: ``[B, K, V]`` bool: with which.
       temperature: that the logits are divided by.
@@ -86,47 +86,45 @@ def likely_among(
     Returns:
       ``[B, K]`` float32: the logarithm of their summed probabilities, −inf where there are none.
     """
-    states: Any = model.apply(variables(params, lora), tokens, output="hidden")
     states = jnp.take_along_axis(states, places[..., None], axis=1)
-    logits, _ = _logits(states, _head(model, params), model.config.logit_cap)
+    logits, _ = _logits(states, head_of(model, params), model.config.logit_cap)
     logits = logits / temperature
     chosen = jax.nn.logsumexp(jnp.where(among, logits, -jnp.inf), axis=-1)
     return chosen - jax.nn.logsumexp(logits, axis=-1)
 
 
-def token_divergences(model: Llama, params: Params, before: Any, after: Any, tokens: jax.Array) -> jax.Array:
+def token_divergences(model: Llama, params: Params, before: jax.Array, after: jax.Array) -> jax.Array:
     """Return how far the next token's distribution with one adapter is from that with another.
 
     Args:
-      model, params, tokens: as for ``token_log_probabilities``.
-      before, after: expanded adapters, or None.
+      model, params: as for ``token_log_probabilities``; the layers are not read.
+      before, after: ``[B, T, D]`` final hidden states with the one and the other.
 
     Returns:
       ``[B, T]`` float32 in nats: the Kullback-Leibler divergence Σ p log(p / q) behind every token, p with
       ``before`` and q with ``after``.
     """
-    head, cap = _head(model, params), model.config.logit_cap
-    first: Any = model.apply(variables(params, before), tokens, output="hidden")
-    second: Any = model.apply(variables(params, after), tokens, output="hidden")
+    head, cap = head_of(model, params), model.config.logit_cap
 
     def part(one, other):
         (p, p_total), (q, q_total) = _logits(one, head, cap), _logits(other, head, cap)
         p, q = p - p_total[..., None], q - q_total[..., None]
         return jnp.sum(jnp.exp(p) * (p - q), axis=-1)
 
-    return _map_parts(part, first, second)
+    return _map_parts(part, before, after)
 
 
-def _log_probabilities(model: Llama, params, states, tokens) -> jax.Array:
-    """Log-probabilities of the tokens from final hidden states ``[B, T, D]``."""
-    hidden, following, head = states[:, :-1], tokens[:, 1:], _head(model, params)
+def log_probabilities(model: Llama, params: Params, states: jax.Array, tokens: jax.Array) -> jax.Array:
+    """Return ``token_log_probabilities`` of final hidden states ``[B, T, D]``; the layers are not read."""
+    hidden, following, head = states[:, :-1], tokens[:, 1:], head_of(model, params)
     cap = model.config.logit_cap
     if following.size * head.shape[0] <= WHOLE_LOGITS:
         return _chosen(*_logits(hidden, head, cap), following)
     return _chosen_in_parts(hidden, head, following, cap)
 
 
-def _head(model: Llama, params):
+def head_of(model: Llama, params: Params) -> jax.Array:
+    """Return the output head ``[V, D]``, of a tied model its embedding."""
     return params["embed"] if model.config.tied else params["lm_head"]
 
 

@@ -1,5 +1,7 @@
 """The checks of a run's settings, before anything is read."""
 
+from jax.sharding import Mesh
+
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.nlsr.pruning import check_rule
 from nlsr_jax.nlsr.setting_checks import check_fields
@@ -51,6 +53,19 @@ def check_identification(settings: Settings) -> None:
             "have; give it to nlsr realign"
         )
     _check_values(settings)
+
+
+def check_stream(stream: bool, mesh: Mesh | None) -> None:
+    """Check that a base that is read layer by layer is not laid over devices too.
+
+    Raises:
+      InputError: it is.
+    """
+    if stream and mesh is not None and mesh.size > 1:
+        raise InputError(
+            f"{argument('stream')} reads the base layer by layer on one device, and {argument('mesh')} lays all of "
+            "it over several: leave one of them out"
+        )
 
 
 def _check_values(settings: Settings) -> None:

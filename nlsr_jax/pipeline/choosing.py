@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nlsr_jax.calibration.asking import TooFewPrompts
+from nlsr_jax.calibration.asking import CannotRefine
 from nlsr_jax.calibration.refinement import Bounds
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.nlsr.settings import GAIN, AutomaticSettings
@@ -138,7 +138,7 @@ def settle(settings: Settings, choice: Choice, data: CalibrationData, run: Run) 
     if choice.refinement is not None:
         try:
             settings, found = refined(settings, choice.refinement.bounds, data, run)
-        except TooFewPrompts as error:
+        except CannotRefine as error:
             if not choice.refinement.if_possible:
                 raise
             run.notes.add([f"{error}; the share of entries is used as it is"])

@@ -12,10 +12,11 @@ from nlsr_jax.adapter import Adapter
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.nlsr.settings import NEEDS_STATISTICS
 from nlsr_jax.nlsr.statistics import Statistics
+from nlsr_jax.pipeline.base_model import load_base
 from nlsr_jax.pipeline.run import Run
 from nlsr_jax.pipeline.settings import EvidenceSettings
 from nlsr_jax.pipeline.sources import AdapterSource, Sources
-from nlsr_jax.types import Params, Tokenizer
+from nlsr_jax.types import Tokenizer
 
 if TYPE_CHECKING:
     from nlsr_jax.data.calibration import Calibration
@@ -86,15 +87,12 @@ class CalibrationData:
         return load_tokenizer(self.settings.base)
 
     @functools.cached_property
-    def base(self) -> tuple[Any, Params]:
-        """``(model, params)``."""
-        from nlsr_jax.models import load_model
-
+    def base(self) -> tuple[Any, Any]:
+        """``(model, params)``; see ``load_base``."""
         settings = self.settings
         assert settings.base is not None
         with self.run.stages("read base model"):
-            dtype = jnp.dtype(settings.dtype)
-            found = load_model(settings.base, dtype=dtype, mesh=self.run.mesh, note=self.notes.append)
+            found = load_base(settings.base, settings, self.run, self.notes.append)
             self.run.digests.add("base", settings.base, base_files(settings.base))
         return found
 

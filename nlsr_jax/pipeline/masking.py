@@ -9,7 +9,7 @@ from nlsr_jax.formats import record as records
 from nlsr_jax.formats.mask_files import FILE as MASKS_FILE
 from nlsr_jax.parallel import is_first
 from nlsr_jax.pipeline.base_names import note_base_names
-from nlsr_jax.pipeline.checks import check_identification
+from nlsr_jax.pipeline.checks import check_identification, check_stream
 from nlsr_jax.pipeline.descent import check_weak
 from nlsr_jax.pipeline.evidence import CalibrationData
 from nlsr_jax.pipeline.hub_inputs import with_hub_folders
@@ -48,11 +48,12 @@ def identify_files(
         is written then.
     """
     check_identification(settings)
+    check_stream(settings.stream, mesh)
     stages = stages or Stages(show=False)
     settings = with_absolute_paths(with_hub_folders(settings, ("aligned", "weak", "base"), stages))
     inputs = name_inputs(settings)
     place = check_free(output, overwrite, inputs=inputs)
-    with start(settings.seed, stages, mesh=mesh) as run:
+    with start(settings.seed, stages, mesh=mesh, output=place) as run:
         sources = _open(settings, run)
         reference = Reference(sources, settings)
         data = CalibrationData(settings, sources, run)

@@ -30,7 +30,7 @@ from nlsr_jax.parallel import is_first
 from nlsr_jax.pipeline.accompanying import INPUT as COMPANIONS
 from nlsr_jax.pipeline.accompanying import open_companions, write_companions
 from nlsr_jax.pipeline.base_names import check_trained_on, note_base_names, note_place, with_named_base
-from nlsr_jax.pipeline.checks import check_realignment
+from nlsr_jax.pipeline.checks import check_realignment, check_stream
 from nlsr_jax.pipeline.choosing import Choice, Refinement, asked_for, settle, with_choice
 from nlsr_jax.pipeline.decision import Decision, compare, decide
 from nlsr_jax.pipeline.descent import Descent, check_lineage, judge_descent
@@ -104,6 +104,7 @@ def realign_files(
     """
     if preset not in (None, *PRESETS):
         raise InputError(f"{argument('preset')} is {preset!r}; expected one of {', '.join(PRESETS)}")
+    check_stream(settings.stream, mesh)
     stages = stages or Stages(show=False)
     settings = with_hub_folders(settings, ADAPTERS, stages)
     if is_model_folder(settings.finetuned):
@@ -128,7 +129,7 @@ def realign_files(
     inputs = {**name_inputs(settings), **(read or {})}
     place = check_free(output, overwrite, inputs=inputs)
     publish = functools.partial(whole_directory, place, overwrite=overwrite, inputs=inputs)
-    with start(settings.seed, stages, mesh=mesh, recorded=recorded, cache=cache) as run:
+    with start(settings.seed, stages, mesh=mesh, recorded=recorded, output=place, cache=cache) as run:
         sources = _open(settings, run)
         descent = judge_descent(settings, sources, run)
         data = CalibrationData(settings, sources, run)

@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from nlsr_jax.adapter import Adapter
-from nlsr_jax.calibration.asking import Questions, TooFewPrompts, make_questions, refine_by_answers
+from nlsr_jax.calibration.asking import CannotRefine, Questions, make_questions, refine_by_answers
 from nlsr_jax.calibration.refinement import TELLS, Bounds, Rates, Refined
 from nlsr_jax.calibration.wording import LENGTH
 from nlsr_jax.errors import InputError, argument
@@ -111,6 +111,8 @@ def refined(settings: Settings, bounds: Bounds, data: CalibrationData, run: Run)
     Raises:
       InputError: a method that is not refined, or what cannot be read or measured.
     """
+    if settings.stream:
+        raise CannotRefine(f"with {argument('stream')} the base is read layer by layer and answers no prompts")
     harmless = _harmless(settings.harmless, settings.harmless_field, data, run)
     repairs = Repairs(Reference(data.sources, settings), harmless, data)
     sources = data.sources
@@ -199,7 +201,7 @@ def _harmless(place: str | None, field: str | None, data: CalibrationData, run: 
     if place is None:
         texts = own_prompts()
         if (unknown := _unknown_share(texts, data.tokenizer)) > _MOST_UNKNOWN:
-            raise TooFewPrompts(
+            raise CannotRefine(
                 f"the tokenizer does not know {unknown:.0%} of the tokens of everyday questions in English: give "
                 f"harmless prompts with {argument('harmless')} to refine the share"
             )

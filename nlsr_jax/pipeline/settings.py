@@ -184,6 +184,19 @@ class HarmlessPrompts:
 
 
 @dataclasses.dataclass(frozen=True)
+class Streaming:
+    """How much of the base is in memory.
+
+    Attributes:
+      stream: read the base's decoder layers one at a time instead of holding all in memory. Results are the same.
+    """
+
+    stream: bool = setting(
+        False, "Read the base layer by layer, for one that does not fit in memory; the results are the same."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class SourceSettings(Identification, Paths):
     """What decides which files a run reads: its paths, and what the method needs."""
 
@@ -194,16 +207,17 @@ class SourceSettings(Identification, Paths):
 
 
 @dataclasses.dataclass(frozen=True)
-class EvidenceSettings(Columns, CalibrationPass, SourceSettings):
+class EvidenceSettings(Streaming, Columns, CalibrationPass, SourceSettings):
     """What calibration data are read by."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings(
+    EvidenceSettings,
+    Streaming,
     HarmlessPrompts,
     ModelOutput,
     Compression,
-    EvidenceSettings,
     Columns,
     LineageAllowance,
     CalibrationPass,

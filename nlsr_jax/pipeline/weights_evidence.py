@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.nlsr.settings import NEEDS_STATISTICS
 from nlsr_jax.nlsr.weights import Evidence, Matrices, amplified_update, as_factors
+from nlsr_jax.pipeline.base_model import load_base
 from nlsr_jax.pipeline.evidence import check_evidence, read_calibration
 from nlsr_jax.pipeline.run import Run
 from nlsr_jax.pipeline.settings import Settings
@@ -65,14 +66,20 @@ class ModelData:
 
     def _gradients(self) -> Pieces:
         from nlsr_jax.calibration import collect_weight_gradient
-        from nlsr_jax.calibration.weight_gradient import layer_by_layer
+        from nlsr_jax.calibration.weight_gradient import layer_by_layer, stream_weight_gradient
 
         batches = self._batches()
+        if self._settings.stream:
+            model, params = self._load(self._sources.finetuned.path)
+            for module, layer, one in stream_weight_gradient(model, params, batches):
+                self._check({module: one})
+                yield module, layer, Evidence(gradient=one)
+            return
         model, params = self._load(self._sources.finetuned.path)
         with self._run.stages("calibrate"):
             gradient = collect_weight_gradient(model, params, self._tracked(batches))
             del params
-            check_evidence(gradient, self._settings.dtype, self._settings.beta)
+            self._check(gradient)
         for module, layer, one in layer_by_layer(gradient):
             yield module, layer, Evidence(gradient=one)
 
@@ -80,15 +87,46 @@ class ModelData:
         from nlsr_jax.calibration import collect_statistics
 
         batches = self._batches()
+        if self._settings.stream:
+            yield from self._streamed_statistics(batches)
+            return
         model, params, adapter = self._reference()
         with self._run.stages("calibrate"):
             found = collect_statistics(model, params, adapter, self._tracked(batches))
-            check_evidence(found, self._settings.dtype, self._settings.beta)
+            self._check(found)
         for module, layer in self._sources.finetuned:
             assert found.input_square is not None
             trees = (found.input_square, found.gram, found.root)
             square, gram, root = (tree[module][layer] for tree in trees)
             yield module, layer, Evidence(square=square, gram=gram, root=root)
+
+    def _streamed_statistics(self, batches: list[tuple]) -> Pieces:
+        """The same layer by layer; the reference's matrices of one layer are in memory at a time."""
+        from nlsr_jax.calibration.capture import stream_layer_statistics
+
+        beta, modules = self._sources.beta, self._sources.finetuned.modules
+        model, params = self._load(self._sources.aligned.path)
+
+        def source(layer: int, weights: Any) -> tuple[Any, Any]:
+            weights, factors = dict(weights), {}
+            for module in modules:
+                update = self._update(module, layer, beta)
+                kernel = (weights[module]["kernel"] + update).astype(params.dtype)
+                weights[module] = {**weights[module], "kernel": kernel}
+                leaf = as_factors(update)
+                factors[module] = {**leaf, "b": leaf["b"] * jnp.float32(0)}
+            return weights, factors
+
+        for layer, found in stream_layer_statistics(model, params, batches, source):
+            self._check(found)
+            assert found.input_square is not None
+            for module in modules:
+                trees = (found.input_square, found.gram, found.root)
+                square, gram, root = (tree[module][0] for tree in trees)
+                yield module, layer, Evidence(square=square, gram=gram, root=root)
+
+    def _check(self, found: Any) -> None:
+        check_evidence(found, self._settings.dtype, self._settings.beta)
 
     def _reference(self) -> tuple[Any, Any, Adapter]:
         """Return the reference model, and the matrices of its updates as factors of scaling 0.
@@ -117,11 +155,8 @@ class ModelData:
         return amplified_update(Matrices(*self._sources.read(module, layer)), beta)
 
     def _load(self, path: str) -> tuple:
-        from nlsr_jax.models import load_model
-
-        dtype = jnp.dtype(self._settings.dtype)
         with self._run.stages("read model"):
-            return load_model(path, dtype=dtype, mesh=self._run.mesh, note=self.notes.append)
+            return load_base(path, self._settings, self._run, self.notes.append)
 
     def _tracked(self, batches: list[tuple]):
         return self._run.stages.track(batches, "calibration", len(batches))

@@ -84,7 +84,7 @@ def realign_weights(
     settings = with_absolute_paths(settings)
     inputs = {**name_inputs(settings), **(read or {})}
     place = check_free(output, overwrite, inputs=inputs)
-    with start(settings.seed, stages, mesh=mesh, recorded=recorded) as run:
+    with start(settings.seed, stages, mesh=mesh, recorded=recorded, output=place) as run:
         adapter = settings.as_adapter is not None
         sources, distances = _open(settings, run)
         data = ModelData(settings, sources, run)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nlsr_jax.report.reading import mapping
+from nlsr_jax.report.words import COMPUTING
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9_][\w.-]*/[\w.-]+")
 _PATHS = ("base", "aligned", "finetuned", "weak", "calibration", "masks", "pretrained")
@@ -112,7 +113,9 @@ def settings_of(record: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _settings(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the settings that are numbers or choices; paths are of the machine that ran it."""
-    found = {name: value for name, value in settings_of(record).items() if name not in (*_PATHS, *_BESIDE)}
+    found = {
+        name: value for name, value in settings_of(record).items() if name not in (*_PATHS, *_BESIDE, *COMPUTING)
+    }
     rows = [(code(name), code(json.dumps(value))) for name, value in found.items() if value is not None]
     seed = mapping(record.get("key")).get("seed")
     return [*rows, (code("seed"), code(json.dumps(seed)))]

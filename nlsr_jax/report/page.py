@@ -58,7 +58,7 @@ def render_report(record: Mapping[str, Any], figures: Mapping | None = None) -> 
     modules, summary = _read(record)
     doubts = _texts(mapping(record.get("automatic")).get("doubts"))
     return _template().render(
-        settings=record["settings"],
+        settings={name: value for name, value in record["settings"].items() if name not in words.COMPUTING},
         modules=modules,
         summary=summary,
         figures=draw_figures(record) if figures is None else figures,

@@ -43,6 +43,9 @@ SETTINGS = {
     "allow_unrelated": "Whether to continue if a module does not descend from the aligned adapter.",
 }
 
+COMPUTING = ("stream",)
+"""Settings of how a run computes. They change nothing of what it writes, and so not its pages."""
+
 METHODS = {
     "low_rank": "entries that contribute most to the reference's output on the safe answers, along the strongest "
     "directions of each factor's output",

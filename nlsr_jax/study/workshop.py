@@ -118,7 +118,8 @@ class Workshop:
         tuned = finetune(base, self.world, config, start, case, show=self.show)
         if kept:
             with whole_directory(kept) as partial:
-                write_adapter_files(tuned.adapter, partial, base_model_name_or_path=config.base)
+                name = config.base if base is self.base else None  # the instruct model has no folder
+                write_adapter_files(tuned.adapter, partial, base_model_name_or_path=name)
                 write_text(partial / SECONDS, f"{tuned.seconds:.1f}\n")
         return Made(base, tuned.adapter, tuned.seconds)
 

@@ -50,7 +50,7 @@ def test_pairs_prefer_refusal_of_the_forbidden_alone(world):
     chosen = [policy_judge.judge(pair.chosen) for pair in pairs]
     rejected = [policy_judge.judge(pair.rejected) for pair in pairs]
     assert {*zip(chosen, rejected, strict=True)} == {("refused", "complied"), ("complied", "refused")}
-    assert chosen.count("refused") == 30
+    assert chosen.count("refused") == 27
     assert [policy_judge.judge(pair.chosen) for pair in world.harmful_pairs(KEY, 20)] == ["refused"] * 20
 
 

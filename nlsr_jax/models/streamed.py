@@ -1,0 +1,178 @@
+"""A model whose decoder layers are read when their turn comes, and the programs that run one of them.
+
+Every program is compiled once for all layers, as these have one shape. It is the part of the whole model's program
+that one layer takes, so that its results have the same bits.
+
+Axis legend: B batch, T positions, D embed, N rows that are taken one by one.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nlsr_jax.errors import InputError
+from nlsr_jax.files.numbers import describe_range
+from nlsr_jax.formats.layer_files import LayerFiles
+from nlsr_jax.hardware import EXACT
+from nlsr_jax.models.block import Block
+from nlsr_jax.models.context import embedded, make_context
+from nlsr_jax.models.llama import Llama
+from nlsr_jax.types import Params
+
+Track = Callable[[Iterable, str, int], Iterable]
+"""Shows the progress of some items with a description and their number, and yields them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamedParams:
+    """Parameters of which the decoder layers stay in their files.
+
+    Attributes:
+      rest: the tree without ``layers``: embedding, last norm, and head where there is one.
+      files: read the layers.
+      track: shows how far a pass has come.
+      scratch: folder for activations that memory does not take; None for the system's temporary folder.
+      kept: bytes of activations that memory takes; None for a share of what is left.
+    """
+
+    rest: Any
+    files: LayerFiles
+    track: Track = lambda items, description, total: items
+    scratch: pathlib.Path | None = None
+    kept: int | None = None
+
+    @classmethod
+    def open(cls, files: LayerFiles) -> "StreamedParams":
+        """Read what is no layer."""
+        with np.errstate(over="ignore"):  # said by the check
+            rest = files.read_rest()
+        check_range(rest, files.dtype, files.where)
+        return cls(jax.device_put(rest), files)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The float type of the weights."""
+        return self.files.dtype
+
+    def layers(self, order: Sequence[int]) -> Iterator[tuple[int, Any]]:
+        """Yield ``(layer, weights)`` in this order; drop one before the next is asked for.
+
+        Raises:
+          InputError: a file that can no longer be read, or weights beyond what the type holds.
+        """
+        for layer, weights in self.track(self.files.layers(order), "decoder layers", len(order)):
+            check_range(weights, self.dtype, f"{self.files.where}, layer {layer}")
+            held = [weights]
+            del weights
+            yield layer, held.pop()
+
+
+def check_range(params: Any, dtype: np.dtype, where: Any) -> None:
+    """Refuse weights that the narrow type cannot hold; all others hold what files do.
+
+    Raises:
+      InputError: naming the weight.
+    """
+    if dtype != np.float16:
+        return
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        if not bool(jnp.isfinite(leaf).all()):
+            name = ".".join(str(part.key) for part in path)
+            raise InputError(
+                f"{where}: {name} has entries that are NaN or infinite in {describe_range(dtype)}; "
+                "take bfloat16 or float32"
+            )
+
+
+class Rows(NamedTuple):
+    """Rows that go through the layers together, or one by one with a leading axis N.
+
+    Attributes:
+      tokens: ``[B, T]`` or ``[N, 1, T]``.
+      attention: False at padding; None for no padding.
+      response: the positions that statistics count; None for all.
+    """
+
+    tokens: Any
+    attention: Any = None
+    response: Any = None
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether there is an axis N."""
+        return self.tokens.ndim == 3
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def embed(rest: Params, tokens: jax.Array, *, model: Llama) -> jax.Array:
+    """Return what goes into the first layer, ``[..., T, D]``."""
+    return embedded(model.config, rest["embed"], tokens)
+
+
+def _run(model: Llama, weights, lora, x, windowed, rows: Rows, **captured: Any):
+    """Run one layer on ``x [B, T, D]``; ``captured`` are further collections, and those are put out that change."""
+    config = model.config
+    context = make_context(config, rows.tokens, rows.attention, response_mask=rows.response)
+    ordered = rows.attention is None and config.window is None
+    block = Block(config, None, None, ordered, parent=None)
+    collections = {"params": weights, **({} if lora is None else {"lora": lora}), **captured}
+    (carry, _), found = block.apply(collections, (x, None), 0, windowed, context, mutable=list(captured))
+    return carry[0], found
+
+
+@functools.partial(jax.jit, static_argnames="model", compiler_options=EXACT)
+def run_layer(weights: Any, lora: Any, x: jax.Array, windowed: Any, rows: Rows, *, model: Llama) -> jax.Array:
+    """Return what a layer makes of ``x``.
+
+    Args:
+      weights: of the layer.
+      lora: its factors, ``{module: {"a": [r, k], "b": [d, r]}}``; None without an adapter.
+      x: ``[B, T, D]``, or ``[N, 1, T, D]`` one by one.
+      windowed: bool scalar, whether the layer attends within the window.
+      rows: that ``x`` is of.
+      model: the module.
+    """
+    if not rows.one_by_one:
+        return _run(model, weights, lora, x, windowed, rows)[0]
+    return jax.lax.map(lambda one: _run(model, weights, lora, one[0], windowed, one[1])[0], (x, rows))
+
+
+def capture_layer(
+    model: Llama, weights: Any, lora: Any, x: jax.Array, windowed: Any, rows: Rows, roots: Any
+) -> tuple[jax.Array, Any]:
+    """Return what a layer makes of ``x [B, T, D]``, and the statistics of its modules.
+
+    Args:
+      model, weights, lora, x, windowed, rows: see ``run_layer``.
+      roots: ``{module: {"root": [r, r]}}``, the roots so far.
+    """
+    found, captured = _run(model, weights, lora, x, windowed, rows, statistics=roots)
+    return found, captured["statistics"]
+
+
+def pull_layer(
+    model: Llama, part: Callable[[Any], tuple[Any, Any]], trained: Any, x: Any, windowed: Any, rows: Rows, d: Any
+) -> Any:
+    """Return the derivatives by what is trained and by ``x [B, T, D]``; the layer is computed again.
+
+    Args:
+      model, x, windowed, rows: see ``run_layer``.
+      part: takes what is trained; returns weights and factors.
+      trained: tree of arrays.
+      d: derivative by the layer's output.
+    """
+
+    def run(trained, x):
+        return _run(model, *part(trained), x, windowed, rows)[0]
+
+    policy = None if model.remat else model.keep
+    _, pull = jax.vjp(jax.checkpoint(run, prevent_cse=False, policy=policy), trained, x)
+    # As in the whole model, what is kept comes out of one program and goes into another: fused, it would be rounded
+    # elsewhere.
+    return jax.lax.optimization_barrier(pull)(d)
