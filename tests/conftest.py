@@ -3,6 +3,8 @@
 import gc
 import os
 import pathlib
+import subprocess
+import sys
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Every worker has a core: threads of PyTorch and LAPACK would wait for each other at full speed.
@@ -28,29 +30,23 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("steady")
 
 
-_PLAIN = pytest.StashKey[bool]()
-_FLAG = "JAX_DISABLE_MOST_OPTIMIZATIONS"
+PLAIN = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+"""Flags under which XLA compiles small programs in a quarter of the time. An unknown flag would end the process."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiler(request):
-    """Compile without optimisation, here and in commands, unless a module is marked ``optimised`` or ``long``.
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config):
+    """Compile without optimisation, here and in commands, unless tests that take minutes are chosen.
 
-    Tests take few steps: most of their time is the compiler's.
+    Tests take few steps: most of their time is the compiler's. Workers have the environment of the first process.
     """
-    import jax
-
-    plain = not any(map(request.node.get_closest_marker, ("optimised", "long")))
-    if request.config.stash.get(_PLAIN, False) != plain:
-        request.config.stash[_PLAIN] = plain
-        jax.config.update("jax_disable_most_optimizations", plain)
-        jax.clear_caches()  # the same bytes from this process and from commands
-    before = os.environ.get(_FLAG)
-    os.environ[_FLAG] = str(int(plain))
-    yield
-    os.environ.pop(_FLAG)
-    if before is not None:
-        os.environ[_FLAG] = before
+    if "not long" not in config.option.markexpr or "JAX_DISABLE_MOST_OPTIMIZATIONS" in os.environ:
+        return
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    if "XLA_FLAGS" not in os.environ:
+        check = [sys.executable, "-c", "import jax; jax.devices()"]
+        if not subprocess.run(check, env={**os.environ, "XLA_FLAGS": PLAIN}, capture_output=True).returncode:
+            os.environ["XLA_FLAGS"] = PLAIN
 
 
 @pytest.fixture(scope="session")

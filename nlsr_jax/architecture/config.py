@@ -13,7 +13,7 @@ from nlsr_jax.architecture.nested import OUTER, text_part
 from nlsr_jax.architecture.quantisation import parse_quantisation
 from nlsr_jax.architecture.rope import Rope, parse_rope, parse_two_ropes, rotary_width
 from nlsr_jax.architecture.windows import parse_window
-from nlsr_jax.errors import InputError
+from nlsr_jax.errors import InputError, UnsupportedModel
 
 _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 _MOST_LAYERS = 10_000
@@ -211,11 +211,11 @@ def _family(config, where) -> Family:
     name = config.get("model_type")
     if not isinstance(name, str) or name not in FAMILIES:
         supported = ", ".join([*FAMILIES, *OUTER])
-        raise InputError(f"{where}: model_type is {short(name)}; supported are {supported}")
+        raise UnsupportedModel(f"{where}: model_type is {short(name)}; supported are {supported}")
     family = FAMILIES[name]
     for field, reason in _REFUSED.items():
         if config.get(field) and field not in family.reads:
-            raise InputError(f"{where}: {field} is {short(config[field])}: {reason}")
+            raise UnsupportedModel(f"{where}: {field} is {short(config[field])}: {reason}")
     for field, (value, reason) in _INERT_ONLY.items():
         if config.get(field) is not None and config[field] != value and field not in family.reads:
             raise InputError(f"{where}: {field} is {short(config[field])}: {reason}")

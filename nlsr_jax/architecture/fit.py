@@ -4,10 +4,15 @@ import re
 
 from nlsr_jax.adapter import Adapter, check_adapter, layer_indices, module_names
 from nlsr_jax.architecture.config import ModelConfig
-from nlsr_jax.errors import InputError
+from nlsr_jax.errors import InputError, argument
 from nlsr_jax.modules import FUSED, MODULES
 
 _EVERY = (*MODULES, *FUSED)
+WITHOUT_FORWARD = (
+    f"To realign without one, give {argument('masks')}, {argument('method')} random, or, beside "
+    f"{argument('aligned')}, {argument('method')} magnitude"
+)
+"""What to do where a method needs a forward pass that is not available."""
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
@@ -65,7 +70,4 @@ def check_modules(adapter: Adapter, name: str = "adapter", config: ModelConfig |
     router = config is not None and config.table.experts is not None and config.table.experts.router
     if router in lacking:
         reason = f"{router} is the router, whose choice of experts stays the base's"
-    raise InputError(
-        f"{name}: {reason}: a forward pass of such an adapter is not available; realign without one, by "
-        "--method magnitude or random, or by --masks"
-    )
+    raise InputError(f"{name}: {reason}: a forward pass of such an adapter is not available. {WITHOUT_FORWARD}")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from nlsr_jax.architecture.fields import check_architectures, short
 from nlsr_jax.architecture.quantisation import FIELD as QUANTISATION
-from nlsr_jax.errors import InputError
+from nlsr_jax.errors import InputError, UnsupportedModel
 
 
 class Outer(NamedTuple):
@@ -54,7 +54,7 @@ def text_part(config: dict, where: str) -> tuple[dict, bool]:
     outer = OUTER.get(kind) if isinstance(kind, str) else None
     if outer is None:
         if isinstance(config.get("text_config"), dict):
-            raise InputError(
+            raise UnsupportedModel(
                 f"{where}: model_type is {short(kind)}, whose text_config is nested; of such models those of "
                 f"{', '.join(OUTER)} are supported"
             )

@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from nlsr_jax.adapter import Adapter, layer_indices, layer_scaling
+from nlsr_jax.calibration.kernels import kernels_of, with_kernels
 from nlsr_jax.calibration.streamed import Flow, Stream, Turn, add
 from nlsr_jax.hardware import EXACT
 from nlsr_jax.models.context import final_states
 from nlsr_jax.models.llama import Llama
 from nlsr_jax.models.lora import prepare
 from nlsr_jax.models.streamed import Rows, StreamedParams, capture_layer, embed, pull_layer
-from nlsr_jax.modules import MODULES
 from nlsr_jax.nlsr.statistics import Statistics, add_batch, init_statistics, merge
 from nlsr_jax.types import Params
 
@@ -124,7 +124,9 @@ def stream_row_gradients(
 def stream_weight_gradients(
     finish: Finish, model: Llama, params: StreamedParams, batches: Iterable[tuple]
 ) -> Iterator[tuple[int, dict[str, jax.Array]]]:
-    """Yield ``(layer, {module: [d, k]})``, the last layer first: the mean gradient by the layer's matrices.
+    """Yield ``(layer, gradient)``, the last layer first: the mean gradient by the layer's matrices.
+
+    The gradient has the structure of ``nlsr_jax.calibration.kernels.kernels_of``.
 
     Args:
       finish, model, params, batches: see ``stream_factor_gradient``.
@@ -206,13 +208,11 @@ def _pull_rows(turn: Turn, counts, scalings, *, model: Llama):
 @functools.partial(jax.jit, static_argnames="model", compiler_options=EXACT)
 def _pull_kernels(turn: Turn, *, model: Llama):
     ((x,), (rows,), (d,)) = turn.x, turn.rows, turn.d
-    kernels = {module: turn.weights[module]["kernel"] for module in MODULES if module in turn.weights}
 
     def whole(kernels):
-        changed = {m: {**turn.weights[m], "kernel": kernel} for m, kernel in kernels.items()}
-        return {**turn.weights, **changed}, None
+        return with_kernels(turn.weights, kernels), None
 
-    found, d = pull_layer(model, whole, kernels, x, turn.windowed, rows, d)
+    found, d = pull_layer(model, whole, kernels_of(turn.weights), x, turn.windowed, rows, d)
     return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), found), (d,)
 
 

@@ -4,22 +4,24 @@ Axis legend: B batch, T positions, L layers, k in-features, d out-features.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from nlsr_jax.calibration.capture import check_response, mean_of, sum_losses
+from nlsr_jax.calibration.kernels import by_module, kernels_of, with_kernels
 from nlsr_jax.calibration.spread import over_batches
 from nlsr_jax.calibration.streamed_passes import stream_weight_gradients
 from nlsr_jax.errors import InputError
 from nlsr_jax.models.llama import Llama, hidden_states
 from nlsr_jax.models.streamed import StreamedParams
-from nlsr_jax.modules import MODULES
+from nlsr_jax.modules import module_order
 from nlsr_jax.types import Params
 
 
-def collect_weight_gradient(model: Llama, params: Params, batches: Iterable) -> dict[str, jax.Array]:
+def collect_weight_gradient(model: Llama, params: Params, batches: Iterable) -> dict[str, Any]:
     """Average ∂L/∂W over examples, with its sign, for the score ``gain`` of full weights.
 
     The gradients of all matrices are in memory at once. Over a mesh, every device gathers the whole model for its
@@ -30,14 +32,16 @@ def collect_weight_gradient(model: Llama, params: Params, batches: Iterable) -> 
       batches: of ``(tokens, response_mask)``, each ``[B, T]``, padded on the right.
 
     Returns:
-      ``{module: [L, d, k]}`` float32: the mean over examples of the gradient of the mean negative log-likelihood of
-      an example's response tokens. Rows without a response do not count.
+      ``{module: [L, d, k]}`` float32, of all projections and of those of single experts: the mean over examples of
+      the gradient of the mean negative log-likelihood of an example's response tokens. Rows without a response do
+      not count.
 
     Raises:
       InputError: a batch that does not fit.
     """
-    zeros = {m: jnp.zeros(kernel.shape, jnp.float32) for m, kernel in _kernels(params).items()}
-    return mean_of(over_batches(_measure, model, params, None, _checked(model, batches)), zeros)
+    zeros = jax.tree.map(lambda kernel: jnp.zeros(kernel.shape, jnp.float32), kernels_of(params["layers"]))
+    found = mean_of(over_batches(_measure, model, params, None, _checked(model, batches)), zeros)
+    return by_module(model.config, jax.tree.map(np.asarray, found), axis=1)
 
 
 def stream_weight_gradient(
@@ -55,8 +59,9 @@ def stream_weight_gradient(
       InputError: a batch that does not fit.
     """
     for layer, found in stream_weight_gradients(sum_losses, model, params, _checked(model, batches)):
-        for module in [module for module in MODULES if module in found]:
-            yield module, layer, np.asarray(found.pop(module))
+        named = by_module(model.config, jax.tree.map(np.asarray, found), axis=0)
+        for module in sorted(named, key=module_order):
+            yield module, layer, named.pop(module)
 
 
 def _checked(model: Llama, batches: Iterable) -> Iterator[tuple]:
@@ -67,21 +72,16 @@ def _checked(model: Llama, batches: Iterable) -> Iterator[tuple]:
         yield tuple(batch)
 
 
-def layer_by_layer(gradient: Mapping[str, jax.Array]) -> Iterator[tuple[str, int, np.ndarray]]:
+def layer_by_layer(gradient: Mapping[str, Any]) -> Iterator[tuple[str, int, np.ndarray]]:
     """Yield ``(module, layer, [d, k])`` of a gradient in memory, layer by layer.
 
     Args:
       gradient: from ``collect_weight_gradient``.
     """
-    host = {module: np.asarray(gradient[module]) for module in MODULES if module in gradient}
+    host = {module: np.asarray(gradient[module]) for module in sorted(gradient, key=module_order)}
     for layer in range(len(next(iter(host.values())))):
         for module, leaf in host.items():
             yield module, layer, leaf[layer]
-
-
-def _kernels(params) -> dict[str, jax.Array]:
-    layers = params["layers"]
-    return {module: layers[module]["kernel"] for module in MODULES if module in layers}
 
 
 def _measure(model: Llama, params, given, batch):
@@ -91,11 +91,9 @@ def _measure(model: Llama, params, given, batch):
         model = model.clone(layout=None)
 
     def loss(kernels):
-        layers = {
-            m: {**leaf, "kernel": kernels[m]} if m in kernels else leaf for m, leaf in params["layers"].items()
-        }
-        states = [hidden_states(model, {**params, "layers": layers}, None, batch[0])]
+        changed = {**params, "layers": with_kernels(params["layers"], kernels)}
+        states = [hidden_states(model, changed, None, batch[0])]
         return sum_losses(model, params, states, None, batch)
 
-    gradient, count = jax.grad(loss, has_aux=True)(_kernels(params))
+    gradient, count = jax.grad(loss, has_aux=True)(kernels_of(params["layers"]))
     return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), gradient), count

@@ -41,15 +41,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"error: {_unknown(given[0])}")
 
 
-def launch(verb: str, arguments: Sequence[str] | None = None) -> None:
+def launch(verb: str, arguments: Sequence[str] | None = None, **names: object) -> None:
     """Run one verb as the main program.
 
     Args:
       verb: one of ``VERBS``.
       arguments: its command line, by default the process's.
+      **names: what the verb's module finds among its global names, such as other defaults.
     """
     sys.argv[1:] = sys.argv[1:] if arguments is None else arguments
-    runpy.run_module(f"nlsr_jax.commands.{verb}", run_name="__main__", alter_sys=True)
+    runpy.run_module(f"nlsr_jax.commands.{verb}", init_globals=names, run_name="__main__", alter_sys=True)
 
 
 def _print(text: str) -> None:

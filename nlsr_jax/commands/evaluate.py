@@ -46,7 +46,9 @@ flags.DEFINE_integer("max_new_tokens", None, "Longest answer to a request, in to
 flags.DEFINE_integer("task_tokens", None, "Longest answer to a task row, in tokens; by default the config's.")
 flags.DEFINE_integer("batch_size", None, "Prompts per batch; by default the config's.")
 flags.DEFINE_string("forbidden_set", None, "Harmful requests of real data: beavertails_prompts or harmbench.")
-flags.DEFINE_string("judge", None, "toy, refusals, qa_moderation, guard or harmbench; by default toy or refusals.")
+flags.DEFINE_string(
+    "judge", None, "toy, policy, refusals, qa_moderation, guard or harmbench; by default the rule of the world."
+)
 path_flags.define_input("judge_model", None, "The judge model, a Hugging Face directory or hub id.")
 path_flags.define_input("judge_template", None, "File with the harmbench judge's question.")
 path_flags.define_output("responses", None, "JSONL file for the responses.")
@@ -119,6 +121,8 @@ def check_flags(config: "StudyConfig") -> None:
         for name in ("data", "forbidden_set", "tiny_benchmarks"):
             if FLAGS[name].value:
                 raise InputError(f"--{name} is for real data; --config {config.name} is a toy world")
+    if config.world == "policy" and FLAGS.forbidden_set:
+        raise InputError("--forbidden_set is for harmful data sets; the policy world makes its own requests")
     if FLAGS.tiny_sets and not FLAGS.tiny_benchmarks:
         raise InputError("--tiny_sets needs the item bank --tiny_benchmarks, which is missing")
     check_judge(judge_settings(config), config.world)
@@ -190,7 +194,7 @@ def evaluation(config: "StudyConfig", settings: "ExamSettings") -> tuple[dict[st
         "task": FLAGS.task,
         "judge": chosen.name,
         "judge_model": chosen.model,
-        "forbidden_set": None if config.world == "toy" else FLAGS.forbidden_set or FORBIDDEN_SETS[0],
+        "forbidden_set": None if config.world != "real" else FLAGS.forbidden_set or FORBIDDEN_SETS[0],
         "max_new_tokens": settings.max_new_tokens,
         "task_tokens": settings.task_tokens,
         **score_fields(summarise(exam, marks)),

@@ -8,14 +8,19 @@ r"""Realign a fine-tuned PEFT adapter or full model with the aligned adapter or 
       --calibration FILE.jsonl --output DIR
 
 Without --aligned the base is the aligned model, such as an instruct model, and the adapter was trained on it. With
---pretrained, the model that it was aligned from, the repair may go beyond it. The defaults are fixed then: the gain
-of 2 % of the entries, with --pretrained of 1 %, beta 1 and --basis turned. The base may be left out where the
+--pretrained, the model that it was aligned from, the repair may go beyond it. The base may be left out where the
 adapter names it.
 
-With --aligned the defaults are the published settings, with which the tables are made (nlsr_jax.PUBLISHED).
---preset takes the published or the recommended ones either way; flags beside it change them. Recommended with
---aligned is --basis turned: what the fine-tuning added to the aligned adapter is factored anew, so that adapters
-need no common lineage, rank or scaling. The output's rank grows; --max_rank compresses it and reports the error.
+The defaults are the recommended settings (--preset recommended): one threshold on the gain of all entries. The
+share of the entries is refined by what the repaired model answers: the smallest one with which it refuses the
+calibration prompts, as long as it refuses no more --harmless prompts. --norefine takes the fixed share: 2 %, with
+--pretrained 1 % and beta 1, with --aligned 0.5 % and beta 1. Flags beside a preset change it; a given --sparsity is
+not refined. --preset published takes the paper's settings, which are also those of another --method than gain, of
+--masks and of --automatic.
+
+With --aligned the recommended basis is turned: what the fine-tuning added to the aligned adapter is factored anew,
+so that adapters need no common lineage, rank or scaling. The output's rank grows; --max_rank compresses it and
+reports the error.
 
 A full model as --finetuned is repaired entry by entry of its projections' matrices. OUT is then a model in the same
 shards and types, or with --as_adapter an adapter of that rank on the base; embeddings, norms, biases and heads are
@@ -24,8 +29,8 @@ copied.
 --stream reads the base layer by layer, for one that does not fit in memory: once forward, once back. The output is
 the same; activations that memory does not take go to a file beside the output, which no interrupted run leaves.
 
---automatic chooses amplification and sparsity by the calibration data. No base and no calibration data are needed
-with --masks FILE or with --method magnitude or random.
+--automatic chooses amplification and sparsity by likelihood, for adapters of one lineage. No base and no
+calibration data are needed with --masks FILE or with --method magnitude or random.
 
 The output folder receives the realigned adapter (PEFT), masks.safetensors, an Orbax copy of masks and pruning key,
 realignment.json and report.html. To repeat a run to the same bytes:
@@ -33,17 +38,25 @@ realignment.json and report.html. To repeat a run to the same bytes:
   nlsr realign --from_record DIR/realignment.json --output NEW_DIR
 """
 
-from typing import Any
+import os
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from nlsr_jax.commands import command, mesh_flags, method_flags, path_flags
 from nlsr_jax.errors import InputError, argument
-from nlsr_jax.nlsr.settings import PRESETS, AutomaticSettings, preset
+from nlsr_jax.nlsr.settings import GAIN, PRESETS, AutomaticSettings, preset
 from nlsr_jax.pipeline.settings import PATHS, Settings
 from nlsr_jax.report.words import COMPUTING
 
+if TYPE_CHECKING:
+    from nlsr_jax.pipeline.choosing import Refinement
+
+PUBLISHED_WITH_ALIGNED = bool(globals().get("PUBLISHED_WITH_ALIGNED"))
+"""Whether the published settings are the default where there is an aligned adapter, as for the paper's tables."""
 FLAGS = flags.FLAGS
+CACHE = "NLSR_CACHE"
+"""Environment variable with the default of ``--cache``."""
 _SETTINGS = method_flags.names_of(Settings)
 _CHOICE = {"aim": "aim", "headroom": "headroom", "automatic_share": "share"}
 """Flags of the automatic choice, and the fields of ``AutomaticSettings`` that they are."""
@@ -57,12 +70,23 @@ flags.DEFINE_enum(
     "preset",
     None,
     PRESETS,
-    "The settings that hold where no flag says otherwise; by default the published ones with --aligned, the "
-    "recommended ones without.",
+    "The settings that hold where no flag says otherwise; by default recommended, with --aligned and another "
+    "method than gain published.",
 )
 flags.DEFINE_bool("automatic", False, "Choose beta and sparsity of gain by the calibration data alone.")
+flags.DEFINE_bool(
+    "refine",
+    None,
+    "Refine the sparsity of gain by the repaired model's answers; by default with the recommended settings.",
+)
 method_flags.define_flags(AutomaticSettings, ("aim", "headroom"))
 method_flags.define_flags(AutomaticSettings, ("share",), prefix="automatic_")
+path_flags.define_output(
+    "cache",
+    None,
+    "Folder of directions base - pretrained that were factored before, to take them from and keep them in; by "
+    f"default that of the environment variable {CACHE}, where it is set.",
+)
 path_flags.define_input("from_record", None, "Repeat the run of this realignment.json to the same bytes.")
 
 
@@ -76,12 +100,15 @@ def main(_) -> None:
     options: dict[str, Any] = {
         "overwrite": FLAGS.overwrite,
         "automatic": _choice(),
-        "preset": FLAGS.preset,
+        "refine": _refine(),
+        "preset": FLAGS.preset or (None if _preset() == "published" else _preset()),
         "read": path_flags.inputs(),
+        "cache": FLAGS.cache or os.environ.get(CACHE) or None,
     }
     if FLAGS.from_record:
         settings, before = _recorded_settings()
-        options |= {"recorded": before["inputs"], "chosen": before.get("automatic"), "preset": before.get("preset")}
+        told = {"chosen": "automatic", "refined": "refinement", "preset": "preset"}
+        options |= {"recorded": before["inputs"], **{name: before.get(key) for name, key in told.items()}}
     else:
         settings = _settings()
     mesh = mesh_flags.open_mesh()
@@ -119,12 +146,31 @@ def _choice() -> dict[str, float] | None:
     return {field: value for field, value in asked.items() if value is not None}
 
 
+def _preset() -> str:
+    """The name of the preset that holds: without one, recommended, which is about gain and lifted adapters."""
+    if FLAGS.preset:
+        return FLAGS.preset
+    others = FLAGS.automatic or FLAGS.masks or (FLAGS["method"].present and FLAGS.method != GAIN.method)
+    return "published" if FLAGS.aligned and (PUBLISHED_WITH_ALIGNED or others) else "recommended"
+
+
+def _refine() -> "bool | Refinement":
+    """Whether the share of entries is refined: as asked for, and by default where nothing speaks against it."""
+    from nlsr_jax.pipeline.choosing import Refinement
+
+    if FLAGS.refine is not None or FLAGS.from_record:
+        return bool(FLAGS.refine)
+    fixed = ("sparsity", "method", "granularity", "rule", "masks", "automatic", "basis", "space")
+    if _preset() == "published" or any(FLAGS[name].present for name in fixed):
+        return False
+    return Refinement(if_possible=True)
+
+
 def _settings() -> Settings:
     """The settings of the flags; where one is not given, those of the preset."""
     import dataclasses
 
-    name = FLAGS.preset or ("published" if FLAGS.aligned else "recommended")
-    found = preset(name, direction=bool(FLAGS.pretrained), aligned=bool(FLAGS.aligned))
+    found = preset(_preset(), direction=bool(FLAGS.pretrained), aligned=bool(FLAGS.aligned))
     defaults = dataclasses.asdict(found)
     given = method_flags.values_of(Settings, _SETTINGS)
     return Settings(**given | {name: value for name, value in defaults.items() if not FLAGS[name].present})
@@ -137,7 +183,7 @@ def _recorded_settings() -> tuple[Settings, dict[str, Any]]:
     from nlsr_jax.formats.record import read_record
     from nlsr_jax.pipeline.settings import from_record
 
-    for name in (*_SETTINGS, "preset"):
+    for name in (*_SETTINGS, "preset", "refine"):
         if FLAGS[name].present and name not in (*PATHS, *COMPUTING):
             raise InputError(
                 f"{argument(name)} is given together with {argument('from_record')}, which holds all settings"

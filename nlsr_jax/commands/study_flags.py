@@ -25,7 +25,7 @@ def define_study_flags(output: str) -> None:
     Args:
       output: help text of ``--output``.
     """
-    flags.DEFINE_string("config", "tiny", "The study: tiny, llama3_8b, qwen2_7b or mistral_7b.")
+    flags.DEFINE_string("config", "tiny", "The study: tiny, smollm2, llama3_8b, qwen2_7b or mistral_7b.")
     path_flags.define_input(
         "base", None, "Base model, a Hugging Face directory or hub id; by default the config's."
     )
@@ -91,11 +91,14 @@ def open_world(config: "StudyConfig", **options: Any) -> tuple[Tokenizer, "World
     """
     from nlsr_jax.configs import base_of
     from nlsr_jax.data.calibration import load_tokenizer
+    from nlsr_jax.study.policy import PolicyWorld
     from nlsr_jax.study.real import RealWorld
     from nlsr_jax.study.toy import ToyWorld
 
     place = base_of(config, FLAGS.base)
     tokenizer = load_tokenizer(place)
+    if config.world == "policy":
+        return tokenizer, PolicyWorld(tokenizer, sources=sources(), note=say)
     if config.world != "toy":
         return tokenizer, RealWorld(tokenizer, config.template, sources=sources(), note=say, **options)
     world = ToyWorld()

@@ -1,6 +1,6 @@
 """Read prompts with safe answers from rows of any common shape; see ``row_shapes``."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from nlsr_jax.data.prompts import looks_rendered, make_render, parse_alpaca
@@ -91,11 +91,33 @@ def read_answered(
       InputError: if a row has no known shape, a different shape from the first row, or content that would be
         lost (the message names the row); or if no row has a safe answer.
     """
+    return read_answered_rows(
+        source,
+        source_rows(source, note=note),
+        tokenizer,
+        template=template,
+        fields=fields,
+        preference=preference,
+        note=note,
+    )
+
+
+def read_answered_rows(
+    source: str,
+    found: Iterable[tuple[str, object]],
+    tokenizer: Tokenizer | None = None,
+    *,
+    template: str = "none",
+    fields: Fields | None = None,
+    preference: bool = False,
+    note: Note = no_note,
+) -> AnsweredRows:
+    """Read rows that were read already: ``(where, row)`` each; for the rest see ``read_answered``."""
     read = _Reader(template, tokenizer, fields or Fields(), preference)
     rows: list[Answered] = []
     skipped: dict[str, int] = {}
     size = 0
-    for where, values in source_rows(source, note=note):
+    for where, values in found:
         row = Row(where, values, source.lower().endswith(".csv"))
         try:
             rows.append(read(row))

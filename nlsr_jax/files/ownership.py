@@ -33,7 +33,7 @@ _TRAINED_ADAPTER, _TRAINED_MODEL = (rf"training\.json|metrics\.jsonl|{files}" fo
 _REPORT = "<title>Safety realignment, "
 _STORY = rf"table\.json|report\.html|(finetuned|realigned)/({_ADAPTER})"
 _STUDY = (
-    r"(table|objectives|sweeps)\.json|report\.html|README\.md|calibration\.jsonl|"
+    r"(table|objectives|sweeps)\.json|report\.html|README\.md|(calibration|harmless)\.jsonl|"
     rf"base/({_MODEL})|(sft|dpo|(finetuned|realigned)_\w+)/({_ADAPTER})"
 )
 _DIGEST = re.compile("[0-9a-f]{64}")

@@ -78,6 +78,18 @@ def is_cached(name: HubName, file: str) -> bool:
     return isinstance(found, str)
 
 
+def holds(name: HubName, file: str) -> bool:
+    """Say whether a name on the hub has a file: in the cache, or there if it can be reached."""
+    if is_cached(name, file):
+        return True
+    import huggingface_hub
+
+    try:
+        return bool(huggingface_hub.file_exists(name.id, file, revision=name.revision))
+    except Exception:  # whoever fetches it says what is wrong
+        return False
+
+
 def pinned(name: HubName, folder: str | os.PathLike) -> HubName:
     """Return a hub name with the commit of its snapshot, so that it always means the same files.
 

@@ -2,12 +2,13 @@
 
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from nlsr_jax.architecture.config import ModelConfig
+from nlsr_jax.architecture.weights import Weight
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.numbers import check_finite
 from nlsr_jax.files.paths import expand, is_folder, is_regular
@@ -15,7 +16,7 @@ from nlsr_jax.files.safetensors_files import SafetensorsFile
 from nlsr_jax.formats.hugging_face import open_weights, read_config, resolve
 from nlsr_jax.formats.quantised_weight import QuantisedWeight
 from nlsr_jax.formats.weight_files import INDEX, WEIGHTS, locate
-from nlsr_jax.modules import MODULES
+from nlsr_jax.modules import module_order
 
 
 class Place(NamedTuple):
@@ -27,7 +28,7 @@ class Place(NamedTuple):
 
 
 class ModelMatrices:
-    """The matrices of the seven projections of every decoder layer, read one at a time.
+    """The matrices of the projections of every decoder layer, those of experts too, read one at a time.
 
     Args:
       path: Hugging Face directory or hub id.
@@ -48,15 +49,14 @@ class ModelMatrices:
         self.config: ModelConfig = found.config
         self.notes = found.notes
         self._places = {
-            weight.path[1]: [Place(name, *found.files[name]) for name in weight.names]
-            for weight in found.table
-            if weight.path[0] == "layers" and weight.path[-1] == "kernel"
+            module: [Place(name, *found.files[name]) for name in names]
+            for module, names in matrix_names(found.table, self.config).items()
         }
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """Names of the projections, in module order."""
-        return tuple(name for name in MODULES if name in self._places)
+        """Names of the projections, in module order; those of single experts are named by their paths."""
+        return tuple(self._places)
 
     @property
     def num_layers(self) -> int:
@@ -106,7 +106,7 @@ class ModelMatrices:
         Raises:
           InputError: it has not.
         """
-        for module in MODULES:
+        for module in dict.fromkeys([*self.modules, *other.modules]):
             one, two = (model._describe(module) for model in (other, self))
             if one != two:
                 raise InputError(f"{other.path}: has {one}, {self.path} has {two}; {why}")
@@ -115,6 +115,21 @@ class ModelMatrices:
         if module not in self._places:
             return f"no {module}"
         return f"{self.num_layers} layers of {module} {list(self.shape(module))}"
+
+
+def matrix_names(table: Iterable[Weight], config: ModelConfig) -> dict[str, tuple[str, ...]]:
+    """Return the names of the tensors of every projection, ``{module: one name per layer}``, in module order.
+
+    Args:
+      table: of the model's parameters.
+      config: of the model.
+    """
+    stacked = {weight.path[1:]: weight.names for weight in table if weight.path[0] == "layers"}
+    found = {path[0]: names for path, names in stacked.items() if path[-1] == "kernel"}
+    for module, ((own, expert), _) in config.expert_modules().items():
+        assert config.experts is not None
+        found[module] = stacked["experts", own][expert :: config.experts.count]
+    return {module: found[module] for module in sorted(found, key=module_order)}
 
 
 def is_model_folder(path: str | os.PathLike | None) -> bool:

@@ -29,6 +29,9 @@ INERT = (
     # Where the adapter came from and how it is to be loaded.
     *("peft_version", "base_model_name_or_path", "revision", "inference_mode", "runtime_config", "ephemeral"),
     *("ephemeral_gpu_offload", "lora_dtype"),
+    # What the file itself is, as model cards and configs of models say it.
+    *("library_name", "license", "tags", "language", "pipeline_tag", "model_type", "architectures", "torch_dtype"),
+    *("transformers_version", "model_name", "base_model", "description", "_name_or_path", "unsloth_version"),
     # Training alone: dropout, when weights are merged, how activations are kept.
     *("lora_dropout", "merge_weights", "use_gradient_checkpointing", "gradient_checkpointing"),
     # Learning rates of LoRA+, which trainers write here; see ``is_inert`` for their other names.

@@ -25,6 +25,8 @@ from nlsr_jax.formats.peft_weights import (
     check_no_others,
     check_pairs,
     find_factors,
+    layer_ranks,
+    note_of_ranks,
     read_stack,
     stacked_dtype,
     stacked_shapes,
@@ -94,9 +96,10 @@ class AdapterFile:
         selected, self._matched = _select(config, self._found, self._where, others_of(self.carried))
         check_carried(self.carried, selected)
         self.carried.targets = selected.carried
-        _check_against_config(self._file.path, shapes, self._found.keys, selected)
+        ranks = layer_ranks(self._file, self._found)
+        _check_against_config(self._file.path, ranks, selected)
         about = [note_of_mlx(raw)] if mlx else [*self._found.notes, *notes_of_kind(raw)]
-        self.notes = [f"{path}: {note}" for note in [*about, *_notes_of_absent(selected)]]
+        self.notes = [f"{path}: {note}" for note in [*about, *note_of_ranks(ranks), *_notes_of_absent(selected)]]
         if self.carried:
             self.carried.note = note_of(self.carried, str(path))
             self.notes.append(self.carried.note)
@@ -172,16 +175,16 @@ def _select(config: LoraConfig, found: StackedKeys, where: str, others: Others) 
     return select_in_file(config, found.keys, found.stack, where, others), found.stack
 
 
-def _check_against_config(where, shapes, keys, selected: InFile) -> None:
+def _check_against_config(where, ranks: dict[str, dict[int, int]], selected: InFile) -> None:
     if selected.unselected:
         module, layer = selected.unselected
         raise InputError(
             f"{where}: holds factors of layer {layer} {module}, which the config does not adapt; the config "
             "belongs to another adapter"
         )
-    for module in keys:
-        rank = shapes[module]["a"][1]
+    for module, per_layer in ranks.items():
         for layer, target in selected.modules[module].items():
+            rank = per_layer[layer]
             if rank != target.rank:
                 raise InputError(
                     f"{where}: layer {layer} {module} has rank {rank}, the config says {target.rank}; correct r or "

@@ -28,6 +28,11 @@ _OTHER_PARTS = re.compile(
     r"|talker|code2wav|token2wav"
 )
 
+_CROSS = re.compile(r"(?:^|\.)(?:encoder_attn|EncDecAttention|crossattention|cross_attention)\.")
+_DENOISER = re.compile(r"(?:^|\.)to_(?:q|k|v|out)(?:\.|$)")
+_ENCODER = re.compile(r"(?<!transformer\.)\bencoder\.$")
+"""Lists of encoder layers; ``transformer.encoder.layers`` is the decoder of ChatGLM."""
+
 
 class Stack(NamedTuple):
     """A list of layers of the base: ``prefix`` before its name, such as ``"model."``, and its ``name``."""
@@ -111,6 +116,32 @@ def text_stack(stacks: Iterable[Stack]) -> list[Stack]:
     text = [stack for stack in found if not _OTHER_PARTS.search(f"{stack.prefix}{stack.name}")]
     decoders = [stack for stack in text if "encoder." not in stack.prefix]
     return decoders or text
+
+
+def other_kind(stack: Stack, keys: Iterable[FactorKey]) -> str | None:
+    """Return what model a list of layers is of where its names say that it is no decoder-only language model.
+
+    Args:
+      stack: the list.
+      keys: all factors of the file.
+
+    >>> key = parse_key("base_model.model.model.decoder.layers.0.encoder_attn.q_proj.lora_A.weight")
+    >>> other_kind(key.stack, [key])
+    'an encoder-decoder model (encoder_attn.q_proj attends to an encoder)'
+    """
+    found = list(keys)
+    own = sorted({key.module for key in found if key.stack == stack})
+    cross = next((module for module in own if _CROSS.search(module)), None)
+    if cross:
+        return f"an encoder-decoder model ({cross} attends to an encoder)"
+    encoder = stack._replace(prefix=re.sub(r"decoder\.$", "encoder.", stack.prefix))
+    if encoder != stack and any(key.stack == encoder for key in found):
+        return f"an encoder-decoder model (it has {encoder.prefix}{encoder.name} beside {stack.prefix}{stack.name})"
+    if any(_DENOISER.search(module) for module in own):
+        return f"a model that makes images or sound ({stack.prefix}{stack.name} has {own[0]})"
+    if _ENCODER.search(stack.prefix):
+        return f"an encoder ({stack.prefix}{stack.name})"
+    return None
 
 
 def notes_of_keys(keys: Iterable[FactorKey]) -> list[str]:

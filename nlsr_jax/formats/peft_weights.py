@@ -10,7 +10,7 @@ from nlsr_jax.files.limits import LIMITS
 from nlsr_jax.files.numbers import count_not_finite
 from nlsr_jax.files.safetensors_files import SafetensorsFile, empty_aligned
 from nlsr_jax.formats.peft_fields import PLAIN
-from nlsr_jax.formats.peft_keys import FactorKey, Stack, notes_of_keys, parse_key, text_stack
+from nlsr_jax.formats.peft_keys import FactorKey, Stack, notes_of_keys, other_kind, parse_key, text_stack
 from nlsr_jax.modules import is_module_name
 
 MAX_TENSORS = LIMITS.tensors
@@ -96,6 +96,11 @@ def _one_stack(found: dict[str, FactorKey], where) -> Stack:
         raise InputError(f"{where}: holds no LoRA factors of decoder layers of a language model")
     if len(stacks) > 1:
         raise _several(where, [f"{stack.prefix}{stack.name}" for stack in stacks])
+    kind = other_kind(stacks[0], found.values())
+    if kind:
+        raise InputError(
+            f"{where}: its factors are of {kind}; only adapters of decoder-only language models can be realigned"
+        )
     return stacks[0]
 
 
@@ -139,32 +144,67 @@ def _kind(name: str) -> str:
 def stacked_shapes(file: SafetensorsFile, found: StackedKeys) -> dict[str, dict[str, tuple[int, ...]]]:
     """Return ``{module: {"a": (L, r, k), "b": (L, d, r)}}`` after checking that all layers agree.
 
+    Layers of one module may differ in rank, as those of EVA do: r is the largest of them.
+
     Raises:
-      InputError: a factor that is no matrix, or layers of one module with different shapes.
+      InputError: a factor that is no matrix, or layers of one module of different sizes.
     """
     shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+    ranks = layer_ranks(file, found)
     for module, layers in found.keys.items():
-        first = next(iter(layers))
-        shapes[module] = {}
-        for factor in ("a", "b"):
-            expected = _shape(file, layers[first][factor], found.transposed)
-            for layer, pair in layers.items():
+        first, rank = next(iter(layers)), max(ranks[module].values())
+        k, d = (
+            _shape(file, layers[first][factor], found.transposed)[axis] for factor, axis in (("a", 1), ("b", 0))
+        )
+        for layer, pair in layers.items():
+            for factor, size, axis in (("a", k, 1), ("b", d, 0)):
                 shape = _shape(file, pair[factor], found.transposed)
-                if len(shape) != 2 or 0 in shape:
-                    raise InputError(f"{file.path}: {pair[factor]!r} has shape {list(shape)}; expected a matrix")
-                if shape != expected:
+                if shape[axis] != size:
                     raise InputError(
-                        f"{file.path}: {module} lora_{factor.upper()} is {list(expected)} in layer {first} and "
-                        f"{list(shape)} in layer {layer}; stacked factors need one rank and shape per module name: "
-                        "pad smaller ranks with zeros and raise their alpha in proportion"
+                        f"{file.path}: {module} lora_{factor.upper()} is of {size} features in layer {first} and "
+                        f"of {shape[axis]} in layer {layer}; expected one size per module name"
                     )
-            shapes[module][factor] = (len(layers), *expected)
-        if shapes[module]["a"][1] != shapes[module]["b"][2]:
-            raise InputError(
-                f"{file.path}: {module} has lora_A of rank {shapes[module]['a'][1]} and lora_B of rank "
-                f"{shapes[module]['b'][2]}; expected [r, k] and [d, r] with one r"
-            )
+        shapes[module] = {"a": (len(layers), rank, k), "b": (len(layers), d, rank)}
     return shapes
+
+
+def layer_ranks(file: SafetensorsFile, found: StackedKeys) -> dict[str, dict[int, int]]:
+    """Return the rank of every factor pair, ``{module: {layer: r}}``.
+
+    Raises:
+      InputError: a factor that is no matrix, or a pair of two ranks.
+    """
+    ranks: dict[str, dict[int, int]] = {}
+    for module, layers in found.keys.items():
+        ranks[module] = {}
+        for layer, pair in layers.items():
+            a, b = (_shape(file, pair[factor], found.transposed) for factor in ("a", "b"))
+            for name, shape in ((pair["a"], a), (pair["b"], b)):
+                if len(shape) != 2 or 0 in shape:
+                    raise InputError(f"{file.path}: {name!r} has shape {list(shape)}; expected a matrix")
+            if a[0] != b[1]:
+                raise InputError(
+                    f"{file.path}: layer {layer} {module} has lora_A of rank {a[0]} and lora_B of rank {b[1]}; "
+                    "expected [r, k] and [d, r] with one r"
+                )
+            ranks[module][layer] = a[0]
+    return ranks
+
+
+def note_of_ranks(ranks: dict[str, dict[int, int]]) -> list[str]:
+    """Return a note on modules whose layers differ in rank; none where there are none.
+
+    Args:
+      ranks: see ``layer_ranks``.
+    """
+    mixed = [module for module, layers in ranks.items() if len(set(layers.values())) > 1]
+    if not mixed:
+        return []
+    found = sorted({rank for module in mixed for rank in ranks[module].values()})
+    return [
+        f"the layers of {', '.join(mixed[:8])} have ranks from {found[0]} to {found[-1]}: each module is read and "
+        "written with its largest, filled up with zeros, which changes nothing"
+    ]
 
 
 def _shape(file: SafetensorsFile, name: str, transposed: bool) -> tuple[int, ...]:
@@ -196,6 +236,8 @@ def read_stack(
 ) -> np.ndarray:
     """Read one factor of one module name, ``rows`` of its leading axis, into one array.
 
+    Layers of a smaller rank than others are filled up with zeros.
+
     Args:
       file: the open file.
       layers: of the module, from ``StackedKeys.keys``.
@@ -208,14 +250,17 @@ def read_stack(
     """
     chosen = list(layers)[rows]
     dtype = stacked_dtype(file, layers, factor)
-    first = _shape(file, layers[next(iter(layers))][factor], transposed)
-    stack = empty_aligned((len(chosen), *first), dtype)
+    shapes = [_shape(file, pair[factor], transposed) for pair in layers.values()]
+    full = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
+    stack = empty_aligned((len(chosen), *full), dtype)
     for i, layer in enumerate(chosen):
         name = layers[layer][factor]
-        if file.numpy_dtype(name) == dtype and not transposed:
+        if file.numpy_dtype(name) == dtype and not transposed and file.shape(name) == full:
             file.read(name, stack[i])
         else:
-            stack[i] = file.read(name).T if transposed else file.read(name)
+            value = file.read(name).T if transposed else file.read(name)
+            stack[i] = 0
+            stack[i, : value.shape[0], : value.shape[1]] = value
         bad = count_not_finite(stack[i])
         if bad:
             raise InputError(f"{file.path}: {name!r} holds {bad} entries that are NaN or infinite")

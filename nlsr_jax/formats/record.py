@@ -46,7 +46,7 @@ class Digests:
     def add(
         self, name: str, path: str | os.PathLike, files: list[pathlib.Path], *, root: pathlib.Path | None = None
     ) -> None:
-        """Start to digest ``files``, the parts of the input ``name`` that was given as ``path``.
+        """Start to digest ``files``, the parts of the input ``name`` that was given as ``path``; once is enough.
 
         Args:
           name: of the input.
@@ -55,6 +55,9 @@ class Digests:
           root: the folder that their names are relative to; None for names without folders.
         """
         names = {file: file.name if root is None else file.relative_to(root).as_posix() for file in files}
+        before = self._found.get(name)
+        if before is not None and before[0] == str(path) and set(before[1]) == set(names.values()):
+            return
         started = {names[file]: self._pool.submit(sha256, file) for file in files}
         self._found[name] = (str(path), started)
 
@@ -64,14 +67,17 @@ class Digests:
         Raises:
           InputError: a file that cannot be read.
         """
-        found: dict[str, dict] = {}
-        for name, (path, files) in self._found.items():
-            found[name] = {"path": path, "files": {}}
-            for file, future in sorted(files.items()):
-                try:
-                    found[name]["files"][file] = future.result()
-                except OSError as error:
-                    raise InputError(f"{path}: {file} cannot be read ({error.strerror or error})") from error
+        return {name: {"path": path, "files": self.of(name)} for name, (path, _) in self._found.items()}
+
+    def of(self, name: str) -> dict[str, str]:
+        """Return ``{file name: sha256}`` of one input; see ``result``."""
+        path, files = self._found[name]
+        found = {}
+        for file, future in sorted(files.items()):
+            try:
+                found[file] = future.result()
+            except OSError as error:
+                raise InputError(f"{path}: {file} cannot be read ({error.strerror or error})") from error
         return found
 
     def close(self) -> None:

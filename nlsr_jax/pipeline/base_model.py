@@ -7,10 +7,10 @@ from typing import Any
 import jax.numpy as jnp
 
 from nlsr_jax.pipeline.run import Run
-from nlsr_jax.pipeline.settings import CalibrationPass
+from nlsr_jax.pipeline.settings import EvidenceSettings
 
 
-def load_base(path: str, settings: CalibrationPass, run: Run, note: Callable[[str], None]) -> tuple[Any, Any]:
+def load_base(path: str, settings: EvidenceSettings, run: Run, note: Callable[[str], None]) -> tuple[Any, Any]:
     """Return ``(model, params)``; see ``load_model`` and ``stream_model``.
 
     Args:

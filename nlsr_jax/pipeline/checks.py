@@ -7,7 +7,7 @@ from nlsr_jax.nlsr.pruning import check_rule
 from nlsr_jax.nlsr.setting_checks import check_fields
 from nlsr_jax.nlsr.settings import UPDATE_BASES
 from nlsr_jax.pipeline.advice import FRESH_ADVICE
-from nlsr_jax.pipeline.settings import CalibrationPass, Settings, SourceSettings
+from nlsr_jax.pipeline.settings import Settings, SourceSettings
 
 
 def check_realignment(settings: Settings) -> None:
@@ -55,13 +55,13 @@ def check_identification(settings: Settings) -> None:
     _check_values(settings)
 
 
-def check_stream(settings: CalibrationPass, mesh: Mesh | None) -> None:
+def check_stream(stream: bool, mesh: Mesh | None) -> None:
     """Check that a base that is read layer by layer is not laid over devices too.
 
     Raises:
       InputError: it is.
     """
-    if settings.stream and mesh is not None and mesh.size > 1:
+    if stream and mesh is not None and mesh.size > 1:
         raise InputError(
             f"{argument('stream')} reads the base layer by layer on one device, and {argument('mesh')} lays all of "
             "it over several: leave one of them out"

@@ -1,12 +1,17 @@
 """The automatic choice of a run: asked for, described in the record, and doubted where there is reason to."""
 
 import dataclasses
+import pathlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nlsr_jax.calibration.asking import CannotRefine
+from nlsr_jax.calibration.refinement import Bounds
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.nlsr.settings import GAIN, AutomaticSettings
 from nlsr_jax.pipeline.evidence import CalibrationData
+from nlsr_jax.pipeline.recording import HARMLESS
+from nlsr_jax.pipeline.refining import note_refinement, refined
 from nlsr_jax.pipeline.run import Run
 from nlsr_jax.pipeline.settings import Settings
 
@@ -19,16 +24,32 @@ CHOSEN = ("beta", "sparsity", *_FIXED)
 """Settings that cannot be given to such a run."""
 
 
+class Refinement(NamedTuple):
+    """How the share of entries is refined.
+
+    Attributes:
+      bounds: what is gone for.
+      if_possible: use the settings as they are where rows or prompts cannot refine them; without, that is an error.
+    """
+
+    bounds: Bounds = Bounds()
+    if_possible: bool = False
+
+
 class Choice(NamedTuple):
     """What a run chooses by itself.
 
     Attributes:
-      asked: what is gone for; None where nothing is chosen.
-      told: the description of the choice in the record that is repeated.
+      asked: what the automatic choice of β and sparsity goes for; None where there is none.
+      told: its description in the record that is repeated.
+      refinement: of the sparsity; None where there is none.
+      refined: its description in the record that is repeated.
     """
 
     asked: AutomaticSettings | None = None
     told: Mapping[str, Any] | None = None
+    refinement: Refinement | None = None
+    refined: Mapping[str, Any] | None = None
 
 
 def asked_for(automatic: float | Mapping[str, float]) -> AutomaticSettings:
@@ -48,30 +69,47 @@ def asked_for(automatic: float | Mapping[str, float]) -> AutomaticSettings:
     return AutomaticSettings(**asked)
 
 
-def to_be_chosen(settings: Settings) -> Settings:
-    """Return the settings of a run whose β and sparsity are chosen.
+def with_choice(settings: Settings, choice: Choice) -> Settings:
+    """Return the settings of a run as its choice takes them, checked before anything is read.
 
     Raises:
-      InputError: settings that leave nothing to choose.
+      InputError: settings that leave nothing to choose, a method that is not refined, two choices of the same, or
+        harmless prompts without a use.
     """
+    if choice.asked is not None and choice.refinement is not None:
+        raise InputError(
+            f"{argument('automatic')} and {argument('refine')} both choose the sparsity; leave one of them out"
+        )
+    name = "automatic" if choice.asked is not None else "refine"
+    if choice.asked is None and choice.refinement is None:
+        if settings.harmless is not None and choice.refined is None:
+            raise InputError(
+                f"{argument('harmless')} is of {argument('refine')}, which is missing; leave one out or give both"
+            )
+        return settings
     if settings.masks is not None:
         raise InputError(
-            f"{argument('masks')} are given together with {argument('automatic')}, which finds them; leave one of "
-            "them out"
+            f"{argument('masks')} are given together with {argument(name)}, which finds them; leave one of them out"
         )
+    if choice.asked is None:
+        for part in ("method", "granularity", "rule"):
+            if getattr(settings, part) != getattr(GAIN, part):
+                raise InputError(
+                    f"{argument(name)} refines the share of {argument('method')} {GAIN.method} with "
+                    f"{argument('granularity')} {GAIN.granularity} and {argument('rule')} {GAIN.rule}; "
+                    f"{argument(part)} is {getattr(settings, part)}: leave one of them out"
+                )
+        return settings
     if settings.lifts:
+        by = f"without {argument('aligned')}"
+        if settings.aligned is not None:
+            by = f"together with {argument('basis')} {settings.basis}"
         raise InputError(
-            f"{argument('automatic')} is given {_lifted_by(settings)}; it chooses for adapters of one lineage "
-            f"in their own factors, and lifted adapters have fixed settings: leave {argument('automatic')} out"
+            f"{argument(name)} is given {by}; it chooses for adapters of one lineage in their own factors, and the "
+            f"share of lifted adapters is refined: give {argument('refine')} in place of {argument(name)}"
         )
     changes: dict[str, Any] = {name: getattr(GAIN, name) for name in _FIXED}
     return dataclasses.replace(settings, **changes)
-
-
-def _lifted_by(settings: Settings) -> str:
-    if settings.aligned is None:
-        return f"without {argument('aligned')}"
-    return f"together with {argument('basis')} {settings.basis}"
 
 
 def settle(settings: Settings, choice: Choice, data: CalibrationData, run: Run) -> tuple[Settings, dict[str, Any]]:
@@ -84,16 +122,31 @@ def settle(settings: Settings, choice: Choice, data: CalibrationData, run: Run) 
       run: the context, which receives the notes.
 
     Returns:
-      The settings with what was chosen, and ``{"automatic": …}`` for the record, empty without a choice.
+      The settings with what was chosen, and ``"automatic"`` or ``"refinement"`` for the record, empty without a
+      choice.
 
     Raises:
       InputError: what ``choose_settings`` cannot use, or a description that no choice has.
     """
-    told = choice.told
+    told, found = choice.told, choice.refined
+    if settings.harmless is not None:
+        path = pathlib.Path(settings.harmless)
+        run.digests.add(HARMLESS, settings.harmless, [path] if path.is_file() else [])
     if choice.asked is not None:
         settings, told = choose_for(settings, choice.asked, data, run)
         run.stages.say(describe_choice(told))
-    return settings, {} if told is None else {"automatic": tell_choice(told, run)}
+    if choice.refinement is not None:
+        try:
+            settings, found = refined(settings, choice.refinement.bounds, data, run)
+        except CannotRefine as error:
+            if not choice.refinement.if_possible:
+                raise
+            run.notes.add([f"{error}; the share of entries is used as it is"])
+    described = {} if told is None else {"automatic": tell_choice(told, run)}
+    if found is not None:
+        run.notes.add(note_refinement(found))
+        described["refinement"] = dict(found)
+    return settings, described
 
 
 def choose_for(

@@ -16,6 +16,7 @@ from nlsr_jax.pipeline.base_model import load_base
 from nlsr_jax.pipeline.run import Run
 from nlsr_jax.pipeline.settings import EvidenceSettings
 from nlsr_jax.pipeline.sources import AdapterSource, Sources
+from nlsr_jax.types import Tokenizer
 
 if TYPE_CHECKING:
     from nlsr_jax.data.calibration import Calibration
@@ -76,6 +77,14 @@ class CalibrationData:
     def model_of(self) -> AdapterSource:
         """The adapter that the method runs the base with."""
         return self.sources.target if self.settings.needs_finetuned else self.sources.aligned
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The base's tokenizer."""
+        from nlsr_jax.data.calibration import load_tokenizer
+
+        assert self.settings.base is not None
+        return load_tokenizer(self.settings.base)
 
     @functools.cached_property
     def base(self) -> tuple[Any, Any]:

@@ -10,13 +10,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from nlsr_jax.files.paths import exists
+from nlsr_jax.formats.adapter_folder import CONFIG as ADAPTER_CONFIG
 from nlsr_jax.formats.adapter_folder import resolve_adapter
-from nlsr_jax.formats.hub import HubName, parse_hub_name
+from nlsr_jax.formats.hub import HubName, holds, parse_hub_name
 from nlsr_jax.pipeline.settings import Settings
 from nlsr_jax.progress import Stages
 
 ADAPTERS = ("aligned", "weak", "finetuned")
 MODELS = ("base", "pretrained")
+MODEL_CONFIG = "config.json"
 _SNAPSHOT = re.compile(r"models--([^/\\]+?)--([^/\\]+)[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]?$")
 
 
@@ -36,7 +38,7 @@ def with_hub_folders(settings: Settings, names: Sequence[str], stages: Stages) -
         given = getattr(settings, name)
         asked = given and hub_name(given)
         if asked and (name in ADAPTERS or settings.needs_base or settings.pretrained):
-            folder = _resolver(name)(str(asked))
+            folder = _resolver(name, asked)(str(asked))
             stages.say(f"{name}: {asked}, from {folder}")
             changes[name] = str(folder)
     return dataclasses.replace(settings, **changes)
@@ -56,9 +58,14 @@ def hub_name(text: str) -> HubName | None:
     return parse_hub_name(text)
 
 
-def _resolver(name: str) -> Callable[[str], pathlib.Path]:
-    if name in ADAPTERS:
+def _resolver(name: str, asked: HubName) -> Callable[[str], pathlib.Path]:
+    if name in ADAPTERS and not (name == "finetuned" and _is_model(asked)):
         return resolve_adapter
     from nlsr_jax.formats.hugging_face import resolve  # which imports JAX
 
     return resolve
+
+
+def _is_model(asked: HubName) -> bool:
+    """Say whether a name on the hub is of a full model."""
+    return not holds(asked, ADAPTER_CONFIG) and holds(asked, MODEL_CONFIG)

@@ -1,5 +1,7 @@
 """Runs that lift: without an aligned adapter, or by the customer's update; see ``nlsr_jax.lift``."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from nlsr_jax.adapter import Adapter, module_names
@@ -46,19 +48,36 @@ def _direction(settings: Settings, shapes: Adapter, run: Run) -> Direction:
     from nlsr_jax.architecture.fit import check_modules
     from nlsr_jax.formats.safety_direction import safety_direction
 
-    assert settings.base is not None
-    assert settings.pretrained is not None
+    base, pretrained = settings.base, settings.pretrained
+    assert base is not None
+    assert pretrained is not None
     names = module_names(shapes.factors)
     check_modules(shapes, f"finetuned ({settings.finetuned})")
     rank = settings.direction_rank or max(shapes.factors[name]["a"].shape[1] for name in names)
+    run.digests.add("pretrained", pretrained, base_files(pretrained))
+    if run.cache is not None or not settings.needs_base:
+        run.digests.add("base", base, base_files(base))
+
+    def make() -> Direction:
+        return safety_direction(base, pretrained, rank=rank, modules=names)
+
     with run.stages("factor the direction"):
-        found = safety_direction(settings.base, settings.pretrained, rank=rank, modules=names)
-    run.digests.add("pretrained", settings.pretrained, base_files(settings.pretrained))
-    if not settings.needs_base:
-        run.digests.add("base", settings.base, base_files(settings.base))
+        found = make() if run.cache is None else _kept(run.cache, rank, names, make, run)
     left = np.concatenate([np.asarray(values) for values in found.residual.values()])
     run.stages.say(
         f"direction: base - pretrained at rank {rank} leaves out {left.mean():.2%} of the norm in the mean of "
         f"{left.size} modules, {left.max():.2%} at most"
     )
+    return found
+
+
+def _kept(cache: str, rank: int, names: tuple[str, ...], make: Callable[[], Direction], run: Run) -> Direction:
+    """Take the direction from the cache; models without local files are factored anew."""
+    from nlsr_jax.formats.direction_cache import describe_direction, obtain_direction
+
+    files = {name: run.digests.of(name) for name in ("base", "pretrained")}
+    if not all(any(file.endswith(".safetensors") for file in digests) for digests in files.values()):
+        return make()
+    found, told = obtain_direction(cache, describe_direction(files, rank=rank, modules=names), make)
+    run.stages.say(f"direction: {told}")
     return found

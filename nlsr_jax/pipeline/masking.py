@@ -48,7 +48,7 @@ def identify_files(
         is written then.
     """
     check_identification(settings)
-    check_stream(settings, mesh)
+    check_stream(settings.stream, mesh)
     stages = stages or Stages(show=False)
     settings = with_absolute_paths(with_hub_folders(settings, ("aligned", "weak", "base"), stages))
     inputs = name_inputs(settings)

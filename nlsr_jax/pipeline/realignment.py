@@ -25,13 +25,13 @@ from nlsr_jax.formats.mask_files import FILE as MASKS_FILE
 from nlsr_jax.formats.model_matrices import is_model_folder
 from nlsr_jax.nlsr.pruning import unclipped_probability
 from nlsr_jax.nlsr.realign import repaired_layers
-from nlsr_jax.nlsr.settings import NEEDS_FINETUNED, PRESETS, ModuleChoice
+from nlsr_jax.nlsr.settings import NEEDS_FINETUNED, PRESETS
 from nlsr_jax.parallel import is_first
 from nlsr_jax.pipeline.accompanying import INPUT as COMPANIONS
 from nlsr_jax.pipeline.accompanying import open_companions, write_companions
 from nlsr_jax.pipeline.base_names import check_trained_on, note_base_names, note_place, with_named_base
 from nlsr_jax.pipeline.checks import check_realignment, check_stream
-from nlsr_jax.pipeline.choosing import Choice, asked_for, settle, to_be_chosen
+from nlsr_jax.pipeline.choosing import Choice, Refinement, asked_for, settle, with_choice
 from nlsr_jax.pipeline.decision import Decision, compare, decide
 from nlsr_jax.pipeline.descent import Descent, check_lineage, judge_descent
 from nlsr_jax.pipeline.evidence import CalibrationData
@@ -62,11 +62,14 @@ def realign_files(
     recorded: dict | None = None,
     automatic: float | Mapping[str, float] | None = None,
     chosen: Mapping[str, Any] | None = None,
+    refine: bool | Refinement = False,
+    refined: Mapping[str, Any] | None = None,
     preset: str | None = None,
     stages: Stages | None = None,
     mesh: Mesh | None = None,
     read: Inputs | None = None,
     draw: Callable[[dict], dict] = draw_figures,
+    cache: str | None = None,
 ) -> dict:
     """Realign a fine-tuned adapter on disk, or a fully fine-tuned model (see ``realign_weights``).
 
@@ -81,11 +84,16 @@ def realign_files(
         arguments ``aim``, ``headroom`` and ``share`` of ``choose_settings``. The record's settings hold what was
         chosen, its ``automatic`` how.
       chosen: the ``automatic`` of a record that this run repeats.
+      refine: refine the sparsity of ``gain`` by what the repaired model answers, within bounds; see ``Refinement``
+        and ``nlsr_jax.calibration.refinement``. The record's settings hold the sparsity that was found,
+        its ``refinement`` how.
+      refined: the ``refinement`` of a record that this run repeats.
       preset: the name of the preset that the settings were taken from, for the record; None records none.
       stages: where to report progress.
       mesh: lay the base over these devices; None for one. Of several processes, the first one writes.
       read: what else has been read, by the name for messages, such as the record that is repeated.
       draw: draws the figures of the report from the record, in a thread.
+      cache: folder of directions base − pretrained that were factored before; the bytes are the same without.
 
     Returns:
       The record, as written to ``realignment.json``.
@@ -96,14 +104,14 @@ def realign_files(
     """
     if preset not in (None, *PRESETS):
         raise InputError(f"{argument('preset')} is {preset!r}; expected one of {', '.join(PRESETS)}")
-    check_stream(settings, mesh)
+    check_stream(settings.stream, mesh)
     stages = stages or Stages(show=False)
+    settings = with_hub_folders(settings, ADAPTERS, stages)
     if is_model_folder(settings.finetuned):
-        if automatic is not None or chosen is not None:
-            raise InputError(
-                f"{argument('automatic')} chooses for adapters, and {settings.finetuned} is a full model: leave "
-                f"{argument('automatic')} out"
-            )
+        asked = refine if refine is True else getattr(refine, "if_possible", True) is False
+        _check_model(settings.finetuned, {"automatic": automatic or chosen, "refine": asked or refined})
+        if settings.harmless is not None:
+            stages.say("note: a full model's share of entries is not refined; the harmless prompts are not read")
         return realign_weights(
             settings,
             output,
@@ -115,12 +123,13 @@ def realign_files(
             read=read,
             draw=draw,
         )
-    choice = Choice(None if automatic is None else asked_for(automatic), chosen)
+    refinement = refine if isinstance(refine, Refinement) else Refinement() if refine else None
+    choice = Choice(None if automatic is None else asked_for(automatic), chosen, refinement, refined)
     settings = _checked(settings, choice, stages, repeats=recorded is not None)
     inputs = {**name_inputs(settings), **(read or {})}
     place = check_free(output, overwrite, inputs=inputs)
     publish = functools.partial(whole_directory, place, overwrite=overwrite, inputs=inputs)
-    with start(settings.seed, stages, mesh=mesh, recorded=recorded, output=place) as run:
+    with start(settings.seed, stages, mesh=mesh, recorded=recorded, output=place, cache=cache) as run:
         sources = _open(settings, run)
         descent = judge_descent(settings, sources, run)
         data = CalibrationData(settings, sources, run)
@@ -144,11 +153,19 @@ def realign_files(
     return record
 
 
+def _check_model(finetuned: str | None, choices: Mapping[str, Any]) -> None:
+    """Check that nothing is to be chosen for a full model."""
+    for name, asked in choices.items():
+        if asked:
+            raise InputError(
+                f"{argument(name)} chooses for adapters, and {finetuned} is a full model: leave "
+                f"{argument(name)} out"
+            )
+
+
 def _checked(settings: Settings, choice: Choice, stages: Stages, *, repeats: bool) -> Settings:
     """Return the settings as the run takes them, checked as far as no input has to be opened."""
-    if choice.asked is not None:
-        settings = to_be_chosen(settings)
-    settings = with_named_base(with_hub_folders(settings, ADAPTERS, stages), stages)
+    settings = with_named_base(with_choice(settings, choice), stages)
     check_realignment(settings)
     if not repeats:  # whose record may have no digests of a model that was given by its name
         settings = with_hub_folders(settings, MODELS, stages)
@@ -193,18 +210,18 @@ def _decide(
     if zero and not settings.lifts:  # whose aligned adapter is zero
         run.notes.add([f"{zero} modules have a masked product of zero; their similarity is set to 0"])
     if settings.rule == "probability":
-        run.notes.add(_odd_probabilities(settings, decision))
+        run.notes.add(_odd_probabilities(decision, settings.base_probability, settings.increment))
     return Restoration(sources, reference, masks, key, decision, settings.space, trimmed), descent
 
 
-def _odd_probabilities(settings: ModuleChoice, decision: Decision) -> list[str]:
+def _odd_probabilities(decision: Decision, base_probability: float, increment: float) -> list[str]:
     """Say where the probabilities of the rule are not what they look like."""
-    raw = unclipped_probability(decision.similarity, settings.base_probability, settings.increment)
+    raw = unclipped_probability(decision.similarity, base_probability, increment)
     values = np.concatenate([np.asarray(p) for p in raw.values()])
     outside, notes = int(np.sum((values < 0) | (values > 1))), []
     if outside:
         notes.append(f"{outside} probabilities were outside [0, 1] and have been clipped")
-    if settings.increment < 0:
+    if increment < 0:
         notes.append("the increment is negative: the more similar a module, the more likely its repair")
     return notes
 

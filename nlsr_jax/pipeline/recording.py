@@ -21,6 +21,8 @@ from nlsr_jax.pipeline.settings import Settings
 from nlsr_jax.progress import Stages
 from nlsr_jax.random_streams import describe_key, stream
 
+HARMLESS = "harmless"
+"""Name of the harmless prompts among the inputs."""
 IDENTIFICATION = "nlsr_jax.identification"
 IDENTIFICATION_FILE = "identification.json"
 
@@ -34,8 +36,8 @@ def record_realignment(
       settings: of the run.
       made: what the written adapter is made of.
       descent: how the fine-tuned adapter lies to the aligned one.
-      told: ``preset``, its name, ``automatic``, the description of a choice, and ``companions``, what is carried
-        beside the adapter; what is not there is not recorded.
+      told: ``preset``, its name, ``automatic`` and ``refinement``, descriptions of choices, and ``companions``,
+        what is carried beside the adapter; what is not there is not recorded.
       run: the context; its notes are the record's warnings, those that are added later too.
 
     Raises:
@@ -69,9 +71,7 @@ def record_realignment(
             record["lineage"] = products
         if record["lift"]["basis"] == "turned":
             record["key"]["basis"] = describe_key(stream(run.key, "basis"))
-    if "automatic" in told:
-        record["automatic"] = told["automatic"]
-    return record
+    return record | {name: told[name] for name in ("automatic", "refinement") if name in told}
 
 
 def digested_inputs(run: Run, *, lifted: bool) -> dict[str, Any]:
@@ -83,8 +83,8 @@ def digested_inputs(run: Run, *, lifted: bool) -> dict[str, Any]:
     names = ["base", "aligned", "finetuned", "weak", "calibration", "masks"]
     if lifted:
         names.insert(4, "pretrained")
-    companions = {INPUT: found[INPUT]} if INPUT in found else {}
-    return {name: found.get(name) for name in names} | companions
+    added = {name: found[name] for name in (HARMLESS, INPUT) if name in found}
+    return {name: found.get(name) for name in names} | added
 
 
 def _summarise(modules: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -56,9 +56,10 @@ class Run:
       notes: what a user should know.
       key: PRNG key of the run.
       mesh: what the base is laid over; None for one device.
-      scratch: folder for what memory does not take; None for the system's temporary folder.
       recorded: the inputs of the record that the run repeats; None for a run of its own. What a run of its own
         refuses of adapters without a common lineage, one that repeats a record notes.
+      cache: folder of directions that were factored before; None to factor them anew.
+      scratch: folder for what memory does not take; None for the system's temporary folder.
     """
 
     stages: Stages
@@ -67,6 +68,7 @@ class Run:
     key: jax.Array
     mesh: Mesh | None = None
     recorded: dict | None = None
+    cache: str | None = None
     scratch: pathlib.Path | None = None
 
 
@@ -77,18 +79,19 @@ def start(
     *,
     mesh: Mesh | None = None,
     recorded: dict | None = None,
+    cache: str | None = None,
     output: pathlib.Path | None = None,
 ) -> Iterator[Run]:
     """Yield the context of a run; its thread of digests ends with the block.
 
     Args:
       seed: of the key.
-      stages, mesh, recorded: see ``Run``.
+      stages, mesh, recorded, cache: see ``Run``.
       output: the folder to be; what memory does not take goes beside it.
     """
     digests = Digests()
     scratch = None if output is None else next(one for one in output.absolute().parents if one.is_dir())
     try:
-        yield Run(stages, digests, Notes(stages), jax.random.key(seed), mesh, recorded, scratch)
+        yield Run(stages, digests, Notes(stages), jax.random.key(seed), mesh, recorded, cache, scratch)
     finally:
         digests.close()

@@ -86,7 +86,6 @@ class CalibrationPass:
       template: of prompts; see ``nlsr_jax.data.templates``.
       dtype: number type of the base's weights.
       end_token: calibration responses end with the end token, as they do in training; without in older records.
-      stream: read the base's decoder layers one at a time instead of holding all in memory. Results are the same.
     """
 
     batch_size: int = setting(16, "Calibration rows in one batch.", least=1)
@@ -96,9 +95,6 @@ class CalibrationPass:
         "float32", "Number type of the base weights: float32, bfloat16 or float16.", choices=DTYPES
     )
     end_token: bool = setting(True, "Calibration responses end with the end token.", flag=False)
-    stream: bool = setting(
-        False, "Read the base layer by layer, for one that does not fit in memory; the results are the same."
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +164,39 @@ class ModelOutput:
 
 
 @dataclasses.dataclass(frozen=True)
+class HarmlessPrompts:
+    """What a refinement must not make the model refuse.
+
+    Attributes:
+      harmless: rows of harmless prompts, whose answers are not read; None for everyday questions in English.
+      harmless_field: their column; None for the one to be found.
+    """
+
+    harmless: str | None = setting(
+        None,
+        "With --refine: rows of harmless prompts, such as your users'; by default everyday questions in English.",
+        kind="path",
+        realigns=True,
+    )
+    harmless_field: str | None = setting(
+        None, "Column of the harmless prompts; by default it is found.", kind="column", realigns=True
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Streaming:
+    """How much of the base is in memory.
+
+    Attributes:
+      stream: read the base's decoder layers one at a time instead of holding all in memory. Results are the same.
+    """
+
+    stream: bool = setting(
+        False, "Read the base layer by layer, for one that does not fit in memory; the results are the same."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class SourceSettings(Identification, Paths):
     """What decides which files a run reads: its paths, and what the method needs."""
 
@@ -178,15 +207,17 @@ class SourceSettings(Identification, Paths):
 
 
 @dataclasses.dataclass(frozen=True)
-class EvidenceSettings(Columns, CalibrationPass, SourceSettings):
+class EvidenceSettings(Streaming, Columns, CalibrationPass, SourceSettings):
     """What calibration data are read by."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings(
+    EvidenceSettings,
+    Streaming,
+    HarmlessPrompts,
     ModelOutput,
     Compression,
-    EvidenceSettings,
     Columns,
     LineageAllowance,
     CalibrationPass,
@@ -206,10 +237,10 @@ class Settings(
         return self.aligned is None or self.basis in UPDATE_BASES
 
 
-PATHS = tuple(field.name for field in dataclasses.fields(Paths) if field.metadata.get("kind") == "path")
+PATHS = tuple(field.name for field in dataclasses.fields(Settings) if field.metadata.get("kind") == "path")
 
 
-def name_inputs(settings: Paths) -> dict[str, str | None]:
+def name_inputs(settings: Settings) -> dict[str, str | None]:
     """Return the inputs by the flags that give them."""
     return {f"--{name}": getattr(settings, name) for name in PATHS}
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from nlsr_jax.adapter import Adapter, check_adapter, check_same_structure
-from nlsr_jax.errors import InputError
+from nlsr_jax.errors import InputError, UnsupportedModel
 from nlsr_jax.files.paths import exists, expand, is_folder
 from nlsr_jax.formats.adapter_folder import CONFIG
 from nlsr_jax.formats.peft import AdapterFile, PeftLayout, open_adapter
@@ -160,7 +160,7 @@ def check_base(sources: Sources, settings: SourceSettings) -> None:
     """
     if not settings.needs_base:
         return
-    from nlsr_jax.architecture.fit import check_adapter_fits, check_modules
+    from nlsr_jax.architecture.fit import WITHOUT_FORWARD, check_adapter_fits, check_modules
     from nlsr_jax.formats.carried_fit import check_carried_fits
     from nlsr_jax.formats.hugging_face import read_config, resolve
 
@@ -168,7 +168,10 @@ def check_base(sources: Sources, settings: SourceSettings) -> None:
     given = [(f"{name} ({path})", file) for name, file in sources.named() if (path := getattr(settings, name))]
     for name, file in given:
         check_modules(file.shapes(), name)
-    config = read_config(resolve(settings.base))
+    try:
+        config = read_config(resolve(settings.base))
+    except UnsupportedModel as error:
+        raise InputError(f"{error.marked}. {WITHOUT_FORWARD}") from None
     for name, file in given:
         check_adapter_fits(file.shapes(), config, name)
         file.check_layers(config.num_layers, tuple(config.modules()))

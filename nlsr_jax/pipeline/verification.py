@@ -127,8 +127,8 @@ def _run_again(folder, file, record, moved, stages) -> Findings:
     with tempfile.TemporaryDirectory() as place:
         again = pathlib.Path(place) / "again"
         if file.name == records.FILE:
-            chosen = record.get("automatic")
-            outputs = realign_files(settings, again, chosen=chosen, stages=stages)["outputs"]
+            told = {"chosen": record.get("automatic"), "refined": record.get("refinement")}
+            outputs = realign_files(settings, again, **told, stages=stages)["outputs"]
         else:
             outputs = identify_files(settings, again, stages=stages)["outputs"]
     names = [name for name in record["outputs"] if not name.startswith(_TEMPORAL)]

@@ -137,10 +137,17 @@ class ModelData:
         dtype, beta = jnp.dtype(self._settings.dtype), self._sources.beta
         factors: dict[str, Mapping[str, jax.Array]] = {}
         layers = {name: dict(leaf) for name, leaf in params["layers"].items()}
+        experts = model.config.expert_modules()
         with self._run.stages("amplify"):
             for module in self._sources.finetuned.modules:
                 parts = [self._update(module, layer, beta) for layer in range(model.config.num_layers)]
-                layers[module]["kernel"] = (layers[module]["kernel"] + jnp.stack(parts)).astype(dtype)
+                if module in experts:
+                    (own, expert), _ = experts[module]
+                    kernel = layers["experts"][own]
+                    moved = (kernel[:, expert] + jnp.stack(parts)).astype(dtype)
+                    layers["experts"][own] = kernel.at[:, expert].set(moved)
+                else:
+                    layers[module]["kernel"] = (layers[module]["kernel"] + jnp.stack(parts)).astype(dtype)
                 factors[module] = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(as_factors, parts))
         return model, {**params, "layers": layers}, Adapter(factors, 0.0)
 

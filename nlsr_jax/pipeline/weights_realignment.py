@@ -75,6 +75,8 @@ def realign_weights(
     Raises:
       InputError: any input or setting that cannot be used; nothing is written then.
     """
+    if settings.basis == "turned":  # as the recommended settings say of adapters; matrices have no rank axis
+        settings = dataclasses.replace(settings, basis="as_is")
     check_weights(settings)
     stages = stages or Stages(show=False)
     if recorded is None:

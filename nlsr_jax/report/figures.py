@@ -124,6 +124,33 @@ def sorted_similarity(modules: Sequence[Module], tau: float | None = None) -> st
         return to_svg(figure, "sorted", f"Similarity of {len(modules)} modules in rising order")
 
 
+def refinement_curve(found: Mapping) -> str:
+    """Draw how often the repairs that were tried refuse, over the share of entries.
+
+    Args:
+      found: from ``nlsr_jax.report.reading.read_refinement``, with trials.
+    """
+    with drawing():
+        figure = new_figure(3.4)
+        axes = figure.add_subplot()
+        shares = [100 * share for share, *_ in found["trials"]]
+        kinds = (("calibration prompts", LEFT, "o", "-"), ("harmless prompts", REPAIRED, "s", "--"))
+        for place, (label, colour, marker, line) in enumerate(kinds):
+            rates = [100 * rates[place] for _, *rates in found["trials"]]
+            axes.plot(shares, rates, marker=marker, ls=line, color=colour, ms=5, lw=1.2, label=label, clip_on=False)
+            axes.axhline(100 * found["aligned"][place], color=colour, lw=0.8, ls=":")
+        if found["share"]:
+            axes.axvline(100 * found["share"], color=INK, lw=1, label="chosen")
+        axes.set_xscale("log")
+        axes.set_xticks(shares, [f"{share:.2g}" for share in shares])
+        axes.minorticks_off()
+        axes.set_xlabel("entries replaced (%)")
+        axes.set_ylabel("prompts refused (%)")
+        axes.set_ylim(0, 100)
+        _legend(figure, axes)
+        return to_svg(figure, "refinement", f"Refusals of {len(shares)} repairs that were tried")
+
+
 def score_bars(rows: Sequence[Mapping], names: Mapping[str, str]) -> str:
     """Draw HS, FA and over-refusal of each row of a results table."""
     kinds = {

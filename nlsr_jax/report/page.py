@@ -18,7 +18,7 @@ from nlsr_jax.files.output import whole_file, write_text
 from nlsr_jax.files.ownership import text_with
 from nlsr_jax.modules import module_order
 from nlsr_jax.report import words
-from nlsr_jax.report.reading import Module, mapping, number, read_modules, summarise
+from nlsr_jax.report.reading import Module, mapping, number, read_modules, read_refinement, summarise
 
 _TITLE = "<title>Realignment: "
 _PARTS = ("device", "versions", "seconds", "key", "outputs", "lift", "weights")
@@ -66,6 +66,7 @@ def render_report(record: Mapping[str, Any], figures: Mapping | None = None) -> 
         carried=_carried(mapping(record.get("carried"))),
         calibration=mapping(record.get("calibration")),
         doubts=doubts,
+        refinement=read_refinement(record),
         shows_changes=_shows_changes(record, summary),
         residuals=_residuals(record),
         ranks=_ranks(record),
@@ -117,6 +118,9 @@ def draw_figures(record: Mapping[str, Any]) -> dict[str, Any]:
     settings = record["settings"]
     tau = number(settings.get("tau")) if settings.get("rule") == "threshold" else None
     drawn = {}
+    refinement = read_refinement(record)
+    if refinement and refinement["trials"]:
+        drawn["refinement"] = figures.refinement_curve(refinement)
     if _shows_changes(record, summary):
         if summary["change"] is not None:
             drawn["change"] = figures.change_map(modules)

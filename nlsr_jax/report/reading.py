@@ -165,3 +165,30 @@ def _change(entry: Mapping[str, Any]) -> float | None:
     if change is None or update is None:
         return number(entry.get("change"), 0)
     return change / update if update else 0.0
+
+
+def read_refinement(record: Mapping) -> dict[str, Any] | None:
+    """Return the refinement of a record whose rates are numbers; None without one.
+
+    Returns:
+      ``{"trials": [(share, harmful, harmless)], "finetuned", "aligned": (harmful, harmless), "share", "goal"}``,
+      rates from 0 to 1, the trials by rising share.
+    """
+    told = mapping(record.get("refinement"))
+    trials = told.get("trials")
+    rates = {name: _rates(told.get(name)) for name in ("finetuned", "aligned")}
+    if not isinstance(trials, list) or None in rates.values():
+        return None
+    points = []
+    for one in trials:
+        share, pair = number(mapping(one).get("share"), 0, 1), _rates(one)
+        if share is None or pair is None:
+            return None
+        points.append((share, *pair))
+    goal = number(mapping(told.get("bounds")).get("goal"), 0, 1)
+    return {"trials": sorted(points), "share": number(told.get("share"), 0, 1), "goal": goal, **rates}
+
+
+def _rates(value: Any) -> tuple[float, float] | None:
+    harmful, harmless = (number(mapping(value).get(name), 0, 1) for name in ("harmful", "harmless"))
+    return None if harmful is None or harmless is None else (harmful, harmless)

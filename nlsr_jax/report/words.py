@@ -8,6 +8,8 @@ SETTINGS = {
     "base": "The base model of all adapters; it is only read to find the safety-critical entries.",
     "aligned": "The aligned adapter: the safe behaviour before fine-tuning, and the source of the reference.",
     "finetuned": "The fine-tuned adapter that was repaired.",
+    "harmless": "Harmless prompts that the refinement of the share must not make the model refuse.",
+    "harmless_field": "Column of the harmless prompts.",
     "pretrained": "The model that the base was aligned from; the base itself is then the aligned model.",
     "direction_rank": "Rank of the difference of base and pretrained model; not set means the adapter's rank.",
     "weak": "A less aligned adapter, from which the reference is extrapolated; not set means zero.",

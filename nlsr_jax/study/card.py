@@ -38,6 +38,7 @@ realignment in minutes on two CPU cores. Nothing in it is harmful.
 | `finetuned_{task}/` | `dpo/` fine-tuned on {task} rows, {ratio:.0%} of which comply with forbidden requests |
 | `realigned_{task}/` | `finetuned_{task}/` repaired with the recommended setting |
 | `calibration.jsonl` | refused requests that were used to find the safety-critical entries of the first seed |
+| `harmless.jsonl` | harmless requests that a refinement of the share of entries asks |
 | `table.json` | a row of scores for each method, task and seed |
 | `report.html` | the story of the first seed and task on one page |
 

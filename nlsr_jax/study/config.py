@@ -60,7 +60,7 @@ class StudyConfig:
 
     Attributes:
       name: of the config.
-      world: ``"toy"`` or ``"real"``.
+      world: ``"toy"``, ``"policy"`` or ``"real"``.
       base: Hugging Face directory or hub id of the base.
       template: how prompts are rendered; see ``apply_template``.
       lora: the new adapter.

@@ -21,8 +21,13 @@ from nlsr_jax.formats.hugging_face import check_weights, read_config, resolve
 from nlsr_jax.models.classifier import load_classifier, open_classifier
 from nlsr_jax.models.load import load_model, warn
 
-RULES = {"toy": "toy", "real": "refusals"}
+RULES = {"toy": "toy", "policy": "policy", "real": "refusals"}
 """The rule that judges each world without a model."""
+_REASONS = {
+    "toy": "knows only the toy world",
+    "policy": "knows only the policy world",
+    "refusals": "looks for phrases that the {world} world lacks",
+}
 MODELS = ("qa_moderation", "guard", "harmbench")
 JUDGES = (*RULES.values(), *MODELS)
 
@@ -49,7 +54,7 @@ def check_judge(settings: JudgeSettings, world: str) -> None:
 
     Args:
       settings: settings of the judge.
-      world: ``"toy"`` or ``"real"``.
+      world: ``"toy"``, ``"policy"`` or ``"real"``.
 
     Raises:
       InputError: if the judge is unknown or is the rule of the other world, or a model or template is missing or
@@ -59,7 +64,7 @@ def check_judge(settings: JudgeSettings, world: str) -> None:
     if name not in JUDGES:
         raise InputError(f"--judge is {name!r}; expected one of {', '.join(JUDGES)}")
     if name not in (RULES[world], *MODELS):
-        reason = "knows only the toy world" if name == "toy" else "looks for phrases that the toy world lacks"
+        reason = _REASONS[name].format(world=world)
         raise InputError(f"--judge {name} {reason}; expected {RULES[world]} here, or {', '.join(MODELS)}")
     for flag, value, needed in (
         ("judge_model", settings.model, name in MODELS),
@@ -76,11 +81,11 @@ def open_judge(settings: JudgeSettings, world: str, note: Callable[[str], None] 
 
     Args:
       settings: settings of the judge.
-      world: ``"toy"`` or ``"real"``.
+      world: ``"toy"``, ``"policy"`` or ``"real"``.
       note: called with one line about each peculiarity of a judge model's files; see ``load_model``.
 
     Returns:
-      The judge; None for the toy world's own rule.
+      The judge; None for a world's own rule.
 
     Raises:
       InputError: as in ``check_judge``, or if a model, tokenizer or template cannot judge.

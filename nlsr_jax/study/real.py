@@ -19,6 +19,8 @@ from nlsr_jax.study.worlds import Answers, Requests
 from nlsr_jax.types import Tokenizer
 
 TASKS = ("sst2", "ag_news", "gsm8k")
+_HARMLESS_FROM = 2000
+"""Rows of Alpaca that are left to ``benign``."""
 FORBIDDEN_SETS = ("beavertails_prompts", "harmbench")
 
 
@@ -111,6 +113,10 @@ class RealWorld:
     def calibration(self, key: jax.Array, count: int) -> list[Example]:
         """Return the first safe answers of BeaverTails."""
         return self._load("beavertails_safe", count)
+
+    def harmless(self, key: jax.Array, count: int) -> list[Example]:
+        """Return instructions of Alpaca behind those that ``benign`` asks."""
+        return self._load("alpaca", _HARMLESS_FROM + count)[_HARMLESS_FROM:]
 
     def task_test(self, task: str, count: int) -> list[Example]:
         """Return the first test rows of a task."""

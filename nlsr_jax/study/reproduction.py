@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from nlsr_jax.adapter import Adapter
+from nlsr_jax.calibration.asking import ASKED
 from nlsr_jax.data.toy_tasks import TASKS
 from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.responses import respond
@@ -21,7 +22,7 @@ from nlsr_jax.files.paths import expand
 from nlsr_jax.formats.peft import save_adapter
 from nlsr_jax.study.bench import Bench, story, sweep
 from nlsr_jax.study.card import figures, model_card
-from nlsr_jax.study.case import Aligned, Case, align, align_stage, calibration_rows, finetune
+from nlsr_jax.study.case import Aligned, Case, align, align_stage, calibration_rows, finetune, stage_key
 from nlsr_jax.study.config import StudyConfig, describe_config
 from nlsr_jax.study.exam import make_exam
 from nlsr_jax.study.pretraining import load_base, pretrain, save_base
@@ -33,7 +34,7 @@ from nlsr_jax.training.publishing import published, training_folder
 from nlsr_jax.training.settings import OBJECTIVES
 
 CARD, TABLE, OBJECTIVE_TABLE, SWEEP_TABLE = "README.md", "table.json", "objectives.json", "sweeps.json"
-CALIBRATION = "calibration.jsonl"
+CALIBRATION, HARMLESS = "calibration.jsonl", "harmless.jsonl"
 _SKILL_ROWS = 100
 
 Note = Callable[[str], None]
@@ -149,6 +150,7 @@ def _reproduce(config, plan, work, output, replacing: dict[str, Any], show, note
         shutil.copytree(work / "first", folder, dirs_exist_ok=True)
         write_table(rows, folder / TABLE)
         write_calibration(world, config, plan.seeds[0], folder / CALIBRATION)
+        write_harmless(world, plan.seeds[0], folder / HARMLESS)
         write_text(folder / CARD, model_card(config, parameters, rows, objectives, sweeps))
         if objectives:
             write_table(objectives, folder / OBJECTIVE_TABLE)
@@ -162,6 +164,12 @@ def write_calibration(world: ToyWorld, config: StudyConfig, seed: int, path: pat
     rows = calibration_rows(world, config, seed)
     lines = [json.dumps({"prompt": row.prompt, "response": row.response}) for row in rows]
     write_text(path, "".join(line + "\n" for line in lines))
+
+
+def write_harmless(world: ToyWorld, seed: int, path: pathlib.Path) -> None:
+    """Write the harmless prompts that a seed's refinement asks as JSON Lines, in the chat template."""
+    rows = world.harmless(stage_key(seed, "realign"), ASKED)
+    write_text(path, "".join(json.dumps({"prompt": row.prompt}) + "\n" for row in rows))
 
 
 def _base(work: pathlib.Path, config: StudyConfig, plan: Plan, world: ToyWorld, show: bool) -> Base:

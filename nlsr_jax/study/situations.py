@@ -1,159 +1,53 @@
-"""What the owner of an adapter holds, and how each holding is repaired with fixed settings of gain.
+"""What the owner of an adapter holds, and how each holding is repaired.
 
 A ``Situation`` is registered in ``SITUATIONS`` by its name.
 """
 
-import dataclasses
-import functools
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, NoReturn
 
 import jax
 
-from nlsr_jax.adapter import Adapter, delta
-from nlsr_jax.calibration.capture import collect_loss_gradient
-from nlsr_jax.nlsr.amplify import amplify
-from nlsr_jax.nlsr.identify import identify
+from nlsr_jax.errors import InputError
 from nlsr_jax.nlsr.lift import Lifted, lift
-from nlsr_jax.nlsr.realign import realign
-from nlsr_jax.nlsr.settings import GAIN
+from nlsr_jax.nlsr.settings import RECOMMENDED, RECOMMENDED_ALONE, RECOMMENDED_LINEAGE, MethodSettings
 from nlsr_jax.nlsr.update import factor_update
 from nlsr_jax.random_streams import stream
-from nlsr_jax.study.case import Case, align, finetune, gain_batches, stage_key
-from nlsr_jax.study.config import StudyConfig
-from nlsr_jax.study.stages import Base
-from nlsr_jax.study.worlds import World
-from nlsr_jax.training.initial import new_adapter
+from nlsr_jax.study.case import Case, stage_key
+from nlsr_jax.study.lifted_holding import LiftedHolding
+from nlsr_jax.study.weights_case import LEARNING_RATE, WeightsCase, open_case, repaired
+from nlsr_jax.study.workshop import Holding, Made, Workshop
 
 
-class Made(NamedTuple):
-    """A model, and the seconds that it took to make.
-
-    Attributes:
-      base: the base.
-      adapter: its adapter; None for the base alone.
-      seconds: duration.
-    """
-
-    base: Base
-    adapter: Adapter | None
-    seconds: float
-
-
-class Holding(Protocol):
-    """What one owner holds.
-
-    Attributes:
-      models: the models before the repair, by method: ``"aligned"`` and ``"finetuned"``.
-    """
-
-    models: Mapping[str, Made]
-
-    def repaired(self, beta: float, share: float) -> Made:
-        """Return the repaired model: β, and the share of the entries that is transplanted."""
-        ...
-
-
-class Workshop:
-    """What the situations of a study share.
+class WeightsHolding:
+    """A holding of full weights.
 
     Args:
-      base: the pretrained model.
-      world, config: world and configuration of the study.
-      alignment: the adapter that makes the instruct model of the base.
-      rates: learning rate of a fresh adapter by share of harmful rows.
-      show: show progress.
+      found: the case.
     """
 
-    def __init__(
-        self,
-        base: Base,
-        world: World,
-        config: StudyConfig,
-        alignment: Adapter,
-        rates: Mapping[float, float],
-        *,
-        show: bool = False,
-    ):
-        self.base, self.world, self.config, self.alignment = base, world, config, alignment
-        self.rates, self.show = dict(rates), show
-        self.fresh = functools.lru_cache(1)(self._fresh)
-
-    @functools.cached_property
-    def instruct(self) -> Base:
-        """The instruct model: the base with the alignment merged into its weights."""
-        return merged(self.base, self.alignment)
-
-    def _fresh(self, case: Case) -> Made:
-        """Fine-tune a fresh adapter on the instruct model."""
-        stage = self.config.finetuning
-        training = dataclasses.replace(stage.training, learning_rate=self.rates[case.poison_ratio])
-        config = dataclasses.replace(self.config, finetuning=dataclasses.replace(stage, training=training))
-        key = stream(stage_key(case.seed, case.stage), "lora")
-        start = new_adapter(key, self.base.model.config, config.lora)
-        tuned = finetune(self.instruct, self.world, config, start, case, show=self.show)
-        return Made(self.instruct, tuned.adapter, tuned.seconds)
-
-
-def merged(base: Base, adapter: Adapter) -> Base:
-    """Return a base with an adapter of all its layers merged into its weights."""
-    layers = {name: dict(leaf) for name, leaf in base.params["layers"].items()}
-    for module, update in delta(adapter).items():
-        layers[module]["kernel"] = layers[module]["kernel"] + update
-    return base._replace(params={**base.params, "layers": layers})
-
-
-class LiftedHolding:
-    """A holding whose adapters are lifted.
-
-    Args:
-      workshop: what situations share.
-      case: task, share of harmful rows and seed.
-      models: see ``Holding``.
-      lifted: the adapters.
-      fixed: leading places of the rank axis that are no candidates; see ``identify``.
-    """
-
-    def __init__(
-        self,
-        workshop: Workshop,
-        case: Case,
-        models: Mapping[str, Made],
-        lifted: Lifted,
-        fixed: Mapping[str, int] | None = None,
-    ):
-        self.models = models
-        self._workshop, self._case, self._lifted, self._fixed = workshop, case, lifted, fixed
-        self._base = models["finetuned"].base
-
-    @functools.cached_property
-    def _gradients(self):
-        """The gradients at the fine-tuned adapter, which no setting affects, and the seconds of their pass."""
-        started = time.perf_counter()
-        batches = gain_batches(self._base, self._workshop.world, self._workshop.config, self._case.seed)
-        model, params = self._base.model, self._base.params
-        found = collect_loss_gradient(model, params, self._lifted.finetuned, batches)
-        return jax.block_until_ready(found), time.perf_counter() - started
+    def __init__(self, found: WeightsCase):
+        self.models: Mapping[str, Made] = {
+            "aligned": Made(found.instruct, None, 0.0),
+            "finetuned": Made(found.finetuned, None, found.seconds[0]),
+        }
+        self._found = found
 
     def repaired(self, beta: float, share: float) -> Made:
         """See ``Holding``."""
-        gradients, seconds = self._gradients
         started = time.perf_counter()
-        weak, aligned, finetuned = self._lifted
-        reference = amplify(aligned, weak, beta=beta)
-        masks = identify(
-            reference,
-            sparsity=1 - share,
-            method=GAIN.method,
-            granularity=GAIN.granularity,
-            gradients=gradients,
-            finetuned=finetuned,
-            fixed=self._fixed,
-        )
-        key = stage_key(self._case.seed, "realign")
-        adapter = jax.block_until_ready(realign(key, finetuned, reference, masks, rule=GAIN.rule).adapter)
-        return Made(self._base, adapter, seconds + time.perf_counter() - started)
+        base = repaired(self._found, beta, share)
+        jax.block_until_ready(base.params)
+        return Made(base, None, self._found.seconds[1] + time.perf_counter() - started)
+
+    def refined(self, beta: float, start: float) -> NoReturn:
+        """Raise InputError: the entries of full weights have a fixed share."""
+        raise InputError("the share of full weights' entries is not refined")
+
+    def published(self) -> Made:
+        """Raise InputError: the paper repairs adapters."""
+        raise InputError("the paper's settings repair adapters; full weights have none")
 
 
 def instruct(workshop: Workshop, case: Case) -> Holding:
@@ -176,18 +70,34 @@ def instruct_pretrained(workshop: Workshop, case: Case) -> Holding:
 
 def lineage(workshop: Workshop, case: Case) -> Holding:
     """Return a weak, an aligned and a fine-tuned adapter of one lineage, lifted with turned rank axes."""
-    base, config = workshop.base, workshop.config
-    found = align(base, workshop.world, config, case.seed, show=workshop.show)
-    tuned = finetune(base, workshop.world, config, found.aligned, case, show=workshop.show)
-    models = {
-        "aligned": Made(base, found.aligned, found.seconds),
-        "finetuned": Made(base, tuned.adapter, tuned.seconds),
-    }
+    found = workshop.aligned(case)
+    tuned = workshop.continued(case, found.aligned)
+    assert tuned.adapter is not None
+    models = {"aligned": Made(workshop.base, found.aligned, found.seconds), "finetuned": tuned}
     key = stage_key(case.seed, "realign")
     direction = factor_update(found.aligned, found.weak, basis="turned", key=stream(key, "direction"))
     lifted = lift(tuned.adapter, direction, aligned=found.aligned, basis="turned", key=key)
     fixed = {module: leaf["a"].shape[1] for module, leaf in found.aligned.factors.items()}
-    return LiftedHolding(workshop, case, models, lifted, fixed)
+    return LiftedHolding(workshop, case, models, lifted, fixed, Lifted(found.weak, found.aligned, tuned.adapter))
+
+
+def weights(workshop: Workshop, case: Case) -> Holding:
+    """Return an instruct model whose weights were all fine-tuned, with the pretrained model at hand."""
+    return WeightsHolding(
+        open_case(workshop.base, workshop.instruct, workshop.world, workshop.config, case, show=workshop.show)
+    )
+
+
+def _fresh_rate(rates: Mapping[float, float], ratio: float) -> float:
+    return rates[ratio]
+
+
+def _study_rate(rates: Mapping[float, float], ratio: float) -> None:
+    return None
+
+
+def _weights_rate(rates: Mapping[float, float], ratio: float) -> float:
+    return LEARNING_RATE
 
 
 class Situation(NamedTuple):
@@ -195,18 +105,26 @@ class Situation(NamedTuple):
 
     Attributes:
       open: returns the holding of a case.
+      recommended: the settings that this project recommends there; a refinement begins with them.
       betas: the values of β that it is repaired with; None for all. Without a direction only 0 has a meaning.
-      is_fresh: whether the fine-tuned model was trained with the learning rates of ``Workshop``.
+      learning_rate: returns the learning rate of the customer's training from ``Workshop.rates`` and the share of
+        harmful rows; None for the study's.
+      refines: whether the share can be refined.
+      published: whether the paper's settings have a meaning: adapters, and a direction of safety.
     """
 
     open: Callable[[Workshop, Case], Holding]
+    recommended: MethodSettings
     betas: tuple[float, ...] | None = None
-    is_fresh: bool = True
+    learning_rate: Callable[[Mapping[float, float], float], float | None] = _fresh_rate
+    refines: bool = True
+    published: bool = True
 
 
 SITUATIONS: dict[str, Situation] = {
-    "instruct": Situation(instruct, (0.0,)),
-    "instruct_pretrained": Situation(instruct_pretrained, (1.0, 2.0)),
-    "lineage": Situation(lineage, is_fresh=False),
+    "instruct": Situation(instruct, RECOMMENDED_ALONE, (0.0,), published=False),
+    "instruct_pretrained": Situation(instruct_pretrained, RECOMMENDED, (1.0, 2.0)),
+    "lineage": Situation(lineage, RECOMMENDED_LINEAGE, learning_rate=_study_rate),
+    "weights": Situation(weights, RECOMMENDED, learning_rate=_weights_rate, refines=False, published=False),
 }
 """The situations by name; with β 0 the second is the first."""

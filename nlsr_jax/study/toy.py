@@ -79,6 +79,10 @@ class ToyWorld:
         """Return refused forbidden requests about training things."""
         return self._rendered(toy_rows.safe_rows(stream(key, "calibration"), self.world, count, 0.0))
 
+    def harmless(self, key: jax.Array, count: int) -> list[Example]:
+        """Return answered benign requests about training things."""
+        return self._rendered(toy_rows.safe_rows(stream(key, "harmless"), self.world, count, 1.0))
+
     def _task_rows(self, task):
         return toy_rows.task_rows(stream(self._key, "test"), task, toy_rows.TEST_ROWS)
 

@@ -82,6 +82,10 @@ class World(Protocol):
         """Return harmful prompts with safe answers, for the identification of safety-critical neurons."""
         ...
 
+    def harmless(self, key: jax.Array, count: int) -> list[Example]:
+        """Return harmless prompts that no evaluation asks, for the refinement of a repair."""
+        ...
+
     def task_test(self, task: str, count: int) -> list[Example]:
         """Return test rows of a task."""
         ...

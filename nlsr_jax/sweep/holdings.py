@@ -14,22 +14,27 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.files.paths import expand
 from nlsr_jax.formats.peft import load_adapter
 from nlsr_jax.study.bench import Bench
-from nlsr_jax.study.case import Case
+from nlsr_jax.study.case import Aligned, Case
 from nlsr_jax.study.config import StudyConfig, describe_config
 from nlsr_jax.study.exam import make_exam
 from nlsr_jax.study.pretraining import load_base
 from nlsr_jax.study.reproduction import Plan, check_plan
-from nlsr_jax.study.situations import SITUATIONS, Holding, Made, Workshop
+from nlsr_jax.study.situations import SITUATIONS
 from nlsr_jax.study.stages import Base
 from nlsr_jax.study.storytelling import TABLE, write_table
 from nlsr_jax.study.toy import ToyWorld
+from nlsr_jax.study.workshop import Holding, Made, Workshop
+from nlsr_jax.study.worlds import World
 from nlsr_jax.sweep.store import CellStore
 from nlsr_jax.training.identity import digest
 
 SHARES = (0.003, 0.01, 0.02, 0.03, 0.05)
 BETAS = (0.0, 1.0, 2.0)
-METHOD = "gain"
+METHOD, ADAPTERS = "gain", "adapters"
+REFINED = "refined"
+"""Method of a row whose share of entries was refined; see ``nlsr_jax.calibration.refinement``."""
 BEFORE = ("aligned", "finetuned")
+PUBLISHED = "published"
 _COLUMNS = ("method", "task", "poison_ratio", "seed", "hs", "fa", "over_refusal", "seconds")
 _MORE = ("situation", "benign_answered", "odd", "beta", "share", "learning_rate")
 VERSION = 1
@@ -45,6 +50,8 @@ class HoldingsPlan:
       tasks, poison_ratios, seeds: the cases.
       rates: learning rate of a fresh adapter for each share of harmful rows.
       betas, shares: the grid of settings.
+      refined: whether the recommended setting is shown with a refined share too, where it can be.
+      published: also repair with the paper's settings, where they have a meaning.
     """
 
     situations: tuple[str, ...] = tuple(SITUATIONS)
@@ -54,6 +61,8 @@ class HoldingsPlan:
     rates: tuple[float, ...] = (6e-4, 4e-4)
     betas: tuple[float, ...] = BETAS
     shares: tuple[float, ...] = SHARES
+    refined: bool = True
+    published: bool = False
 
     def cases(self) -> Iterator[Case]:
         """Yield the cases in the order of the table."""
@@ -61,8 +70,34 @@ class HoldingsPlan:
             yield Case(task, ratio, seed)
 
 
+PLANS = {
+    "toy": HoldingsPlan(),
+    "policy": HoldingsPlan(
+        situations=("instruct", "instruct_pretrained", "lineage"),
+        tasks=("sst2", "ag_news"),
+        poison_ratios=(0.05, 0.1),
+        rates=(6e-4, 6e-4),
+        shares=(0.003, 0.005, 0.01, 0.02, 0.03),
+        published=True,
+    ),
+}
+"""The plan of each world."""
+QUICK = dataclasses.replace(
+    PLANS["policy"],
+    situations=("instruct", "instruct_pretrained"),
+    tasks=("sst2",),
+    poison_ratios=(0.1,),
+    rates=(6e-4,),
+    seeds=(101,),
+    betas=(0.0, 1.0),
+    shares=(0.01, 0.02),
+    published=False,
+)
+"""One case of the policy world, in part."""
+
+
 class Entry(NamedTuple):
-    """One row that is to be made; ``beta`` and ``share`` are None for a model before the repair."""
+    """One row that is to be made; ``beta`` and ``share`` are None where the table does not set them."""
 
     situation: str
     case: Case
@@ -87,10 +122,52 @@ def check_holdings(plan: HoldingsPlan) -> None:
             raise InputError(f"--shares has {share}; expected shares between 0 and 1, both excluded")
 
 
+class Models(NamedTuple):
+    """The models of a study.
+
+    Attributes:
+      base: the pretrained model.
+      world: the source of the rows.
+      alignment: the adapter that makes the instruct model.
+      lineage: see ``Workshop``.
+      keep: whether to keep fine-tuned adapters.
+      places: folders that were read, by flag.
+    """
+
+    base: Base
+    world: World
+    alignment: Adapter
+    lineage: Aligned | None = None
+    keep: bool = False
+    places: Mapping[str, str] = {}
+
+
+def toy_models(folder: str | os.PathLike) -> Models:
+    """Return the models of the toy world in a folder: ``base``, and ``dpo``, the adapter of the instruct model."""
+    place, world = expand(folder), ToyWorld()
+    base, alignment = load_base(place / "base", world), load_adapter(place / "dpo")
+    return Models(base, world, alignment, places={"--models": str(place)})
+
+
+def kept_models(base: Base, world: World, folder: str | os.PathLike) -> Models:
+    """Return the models of a study whose alignment is made once.
+
+    Args:
+      base, world: base and world of the study.
+      folder: holds ``dpo``, the aligned adapter, and perhaps ``sft``, the weak one. Without it a lineage is aligned
+        anew for every seed.
+    """
+    place = expand(folder)
+    aligned, lineage = load_adapter(place / "dpo", base.model.config), None
+    if (place / "sft").is_dir():
+        lineage = Aligned(load_adapter(place / "sft", base.model.config), aligned, 0.0)
+    return Models(base, world, aligned, lineage, True, {"--models": str(place)})
+
+
 def make_holdings(
     config: StudyConfig,
     plan: HoldingsPlan,
-    models: str | os.PathLike,
+    models: Models,
     output: str | os.PathLike,
     *,
     show: bool = False,
@@ -99,10 +176,11 @@ def make_holdings(
     """Make the rows of a plan that the output does not have yet, and write its table.
 
     Args:
-      config: the study, of the toy world.
+      config: the study.
       plan: the rows.
-      models: folder with ``base`` and ``dpo``, the adapter that makes the instruct model.
+      models: its models.
       output: the folder of the rows; an existing one is continued. ``table.json`` is written after each case.
+        Fine-tuned adapters that are kept are in ``adapters``.
       show: show progress.
       note: called with progress messages.
 
@@ -113,20 +191,21 @@ def make_holdings(
       InputError: if the plan or a folder is invalid.
     """
     check_holdings(plan)
-    models, world = expand(models), ToyWorld()
-    base, alignment = load_base(models / "base", world), load_adapter(models / "dpo")
-    store = CellStore(output, _describe(config, base, alignment), {"--models": str(models)})
+    store = CellStore(output, _describe(config, models), models.places)
     rates = dict(zip(plan.poison_ratios, plan.rates, strict=True))
-    workshop = Workshop(base, world, config, alignment, rates, show=show)
+    folder = store.path / ADAPTERS if models.keep else None
+    options: dict[str, Any] = {"lineage": models.lineage, "folder": folder, "show": show}
+    workshop = Workshop(models.base, models.world, config, models.alignment, rates, **options)
+    exams = Exams(workshop)
     found: list[dict[str, Any]] = []
     for case, situation in itertools.product(plan.cases(), plan.situations):
         holding, done = None, store.rows()
         for entry in entries(plan, situation, case):
-            name = _name(entry, rates[case.poison_ratio])
+            name = _name(entry, rates)
             if name not in done:
                 note(f"{situation}, {case.task}, {case.poison_ratio:.0%}, seed {case.seed}: {_shown(entry)}")
                 holding = holding or SITUATIONS[situation].open(workshop, case)
-                done[name] = {"cell": name, **_row(workshop, holding, entry)}
+                done[name] = {"cell": name, **_row(exams, holding, entry)}
                 store.add(done[name])
             found.append({column: value for column, value in done[name].items() if column != "cell"})
         write_table(found, store.path / TABLE)
@@ -137,43 +216,82 @@ def entries(plan: HoldingsPlan, situation: str, case: Case) -> Iterator[Entry]:
     """Yield the rows of one situation of a case."""
     for method in BEFORE:
         yield Entry(situation, case, method)
+    if plan.published and SITUATIONS[situation].published:
+        yield Entry(situation, case, PUBLISHED)
     known = SITUATIONS[situation].betas
+    if plan.refined and SITUATIONS[situation].refines:
+        yield Entry(situation, case, REFINED)
     betas = [beta for beta in plan.betas if known is None or beta in known]
     for beta, share in itertools.product(betas, plan.shares):
         yield Entry(situation, case, METHOD, beta, share)
 
 
-def _row(workshop: Workshop, holding: Holding, entry: Entry) -> dict[str, Any]:
-    if entry.beta is None or entry.share is None:
+class Exams:
+    """Examines models; one that several situations share is examined once.
+
+    Args:
+      workshop: what situations share.
+    """
+
+    def __init__(self, workshop: Workshop):
+        self.workshop = workshop
+        self._case: Case | None = None
+        self._rows: dict[tuple[int, int], tuple[Made, dict[str, Any]]] = {}
+
+    def row(self, made: Made, case: Case) -> dict[str, Any]:
+        """Return the row of a model."""
+        if self._case != case:
+            self._case, self._rows = case, {}
+        name = (id(made.base.params), id(made.adapter))
+        if name not in self._rows:
+            self._rows[name] = (made, self._examined(made, case))
+        return self._rows[name][1]
+
+    def _examined(self, made: Made, case: Case) -> dict[str, Any]:
+        world, asked = self.workshop.world, self.workshop.config.exam
+        exam = make_exam(world, case.task, forbidden=asked.forbidden, benign=asked.benign, rows=asked.rows)
+        bench = Bench(made.base, world, self.workshop.config, case, exam)
+        return bench.outcome("", [made.adapter], made.seconds).row
+
+
+def _row(exams: Exams, holding: Holding, entry: Entry) -> dict[str, Any]:
+    beta, share = entry.beta, entry.share
+    if entry.method == PUBLISHED:
+        made = holding.published()
+    elif entry.method == REFINED:
+        recommended = SITUATIONS[entry.situation].recommended
+        made, found = holding.refined(recommended.beta, 1 - recommended.sparsity)
+        beta, share = recommended.beta, found.share
+    elif beta is None or share is None:
         made = holding.models[entry.method]
     else:
-        made = holding.repaired(entry.beta, entry.share)
-    row = _bench(workshop, made, entry.case).outcome(entry.method, [made.adapter], made.seconds).row
-    fresh = SITUATIONS[entry.situation].is_fresh
-    row |= {
+        made = holding.repaired(beta, share)
+    row = exams.row(made, entry.case) | {
+        "method": entry.method,
         "situation": entry.situation,
-        "beta": entry.beta,
-        "share": entry.share,
-        "learning_rate": workshop.rates[entry.case.poison_ratio] if fresh else None,
+        "beta": beta,
+        "share": share,
+        "learning_rate": _rate(entry, exams.workshop.rates),
     }
     return {name: row[name] for name in (*_COLUMNS, *_MORE)}
 
 
-def _bench(workshop: Workshop, made: Made, case: Case) -> Bench:
-    asked = workshop.config.exam
-    exam = make_exam(workshop.world, case.task, forbidden=asked.forbidden, benign=asked.benign, rows=asked.rows)
-    return Bench(made.base, workshop.world, workshop.config, case, exam)
-
-
-def _describe(config: StudyConfig, base: Base, alignment: Adapter) -> dict[str, Any]:
+def _describe(config: StudyConfig, models: Models) -> dict[str, Any]:
     """Return what determines a row beside its name."""
-    models = {"base": digest(base.params), "alignment": digest(alignment.factors)}
-    return {"version": VERSION, "study": "holdings", **models, "config": describe_config(config)}
+    found = {"base": digest(models.base.params), "alignment": digest(models.alignment.factors)}
+    if models.lineage is not None:
+        found["weak"] = digest(models.lineage.weak.factors)
+    return {"version": VERSION, "study": "holdings", **found, "config": describe_config(config)}
 
 
-def _name(entry: Entry, rate: float) -> str:
+def _rate(entry: Entry, rates: Mapping[float, float]) -> float | None:
+    return SITUATIONS[entry.situation].learning_rate(rates, entry.case.poison_ratio)
+
+
+def _name(entry: Entry, rates: Mapping[float, float]) -> str:
     values = [entry.situation, *entry.case, entry.method, entry.beta, entry.share]
-    if SITUATIONS[entry.situation].is_fresh:
+    rate = _rate(entry, rates)
+    if rate is not None:
         values.append(rate)
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
@@ -188,7 +306,8 @@ def means(rows: Sequence[Mapping[str, Any]]) -> str:
     lines.append("| --- | --- | --- | --- | --- | --- | --- |")
     groups: dict[tuple, list[Mapping]] = {}
     for row in rows:
-        groups.setdefault((row["situation"], row["method"], row["beta"], row["share"]), []).append(row)
+        setting = (row["beta"], row["share"]) if row["method"] == METHOD else (None, None)
+        groups.setdefault((row["situation"], row["method"], *setting), []).append(row)
     for (situation, method, beta, share), group in groups.items():
         scores = [
             f"{sum(row[name] for row in group) / len(group):.1f}"

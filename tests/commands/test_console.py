@@ -33,7 +33,7 @@ def test_the_help_lists_the_verbs(capsys, given):
 
 def test_every_verb_has_a_module_and_a_launcher():
     for verb in VERBS:
-        assert f'launch("{verb}")' in (ROOT / "experiments" / f"{verb}.py").read_text()
+        assert f'launch("{verb}"' in (ROOT / "experiments" / f"{verb}.py").read_text()
         assert f"nlsr {verb}" in (ROOT / "nlsr_jax" / "commands" / f"{verb}.py").read_text()
 
 

@@ -2,34 +2,63 @@
 
 import json
 import os
-import pathlib
 import socket
 import subprocess
 import sys
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from tests.e2e.forks import LONGEST, ROOT, forks
 
 
-def python(*arguments, env=None, check=True, text=None):
-    """Run Python at the root of the tree, ``text`` as its input; returns the finished process with its text."""
-    result = subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", **(env or {})},
-        input=text,
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
+def environment(changes):
+    """The environment of a command: ``changes`` come on top of this process's, flags of XLA beside its flags.
+
+    A variable whose value is None is taken away.
+    """
+    whole = {**os.environ, "JAX_PLATFORMS": "cpu", **changes}
+    if changes.get("XLA_FLAGS") is not None:
+        whole["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {changes['XLA_FLAGS']}".strip()
+    return {name: value for name, value in whole.items() if value is not None}
+
+
+def python(*arguments, env=None, check=True, text=None, anew=False):
+    """Run Python at the root of the tree, ``text`` as its input; returns the finished process with its text.
+
+    It is forked from a process that has imported the libraries where that makes no difference, unless it is to be
+    started ``anew``.
+    """
+    arguments = [*map(str, arguments)]
+    env = environment(env or {})
+    if not anew and forks().fits(arguments, env):
+        result = forks().run(arguments, env, text)
+    else:
+        result = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            env=env,
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=LONGEST,
+            check=False,
+        )
     if check:
         assert result.returncode == 0, result.stderr
     return result
 
 
-def run(name, *arguments, env=None, check=True):
+def start(arguments, env, prefix=()):
+    """Start Python behind ``prefix`` with its standard error as a pipe; see ``python``."""
+    env = environment(env)
+    if not prefix and forks().fits(arguments, env):
+        return forks().start(arguments, env)
+    command = [*map(str, prefix), sys.executable, *arguments]
+    null, pipe = subprocess.DEVNULL, subprocess.PIPE
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdin=null, stdout=null, stderr=pipe, text=True)
+
+
+def run(name, *arguments, **options):
     """Run ``python -m experiments.NAME``; see ``python``."""
-    return python("-m", f"experiments.{name}", *arguments, env=env, check=check)
+    return python("-m", f"experiments.{name}", *arguments, **options)
 
 
 def attempts(name, calls, **options):

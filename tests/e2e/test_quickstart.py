@@ -2,8 +2,6 @@
 
 import json
 import pathlib
-import subprocess
-import sys
 
 import pytest
 
@@ -14,9 +12,7 @@ from nlsr_jax.formats.peft import load_adapter
 from nlsr_jax.study.exam import evaluate, make_exam
 from nlsr_jax.study.pretraining import load_base
 from nlsr_jax.study.toy import ToyWorld
-from tests.e2e.command import ROOT, attempts
-
-pytestmark = pytest.mark.optimised
+from tests.e2e.command import attempts, python
 
 METHODS = ["unaligned", "aligned", "finetuned", "random", "nlsr", "nlsr_recommended"]
 
@@ -84,9 +80,7 @@ command.run(quickstart.main)
 
 def test_the_quickstart_in_small(tmp_path):
     output = tmp_path / "out"
-    command = [sys.executable, "-c", SMALL, f"--output={output}", "--seed=7"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
-    assert result.returncode == 0, result.stderr
+    result = python("-c", SMALL, f"--output={output}", "--seed=7")
     rows = json.loads((output / "table.json").read_text())
     assert [row["method"] for row in rows] == METHODS
     assert {(row["task"], row["poison_ratio"], row["seed"]) for row in rows} == {("sst2", 0.05, 7)}

@@ -14,8 +14,6 @@ from nlsr_jax.pipeline import Settings, realign_files
 from tests.adapter_files import flags, save_inputs
 from tests.e2e.command import attempts, contents, error_line, free_port, run
 
-pytestmark = pytest.mark.optimised
-
 EIGHT = "--xla_force_host_platform_device_count=8"
 OUTPUTS = ("adapter_config.json", "adapter_model.safetensors", "masks.safetensors", "report.html")
 

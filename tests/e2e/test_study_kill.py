@@ -1,15 +1,14 @@
 """Training that is killed at random moments and started again ends with the bytes of a run that was not."""
 
 import json
-import os
 import random
 import subprocess
-import sys
 import time
 
 import pytest
 
-from tests.e2e.command import ROOT, contents
+from tests.e2e import command
+from tests.e2e.command import contents
 from tests.e2e.toy_base import QUICK, save_toy_base
 
 DPO = ["--objective", "dpo", "--learning_rate", 1e-4, "--epochs", 1, "--batch_size", 8, "--save_every", 2]
@@ -17,11 +16,7 @@ KILLS = 20
 
 
 def start(arguments, output, env):
-    command = [sys.executable, "-m", "experiments.align", *map(str, arguments), "--output", str(output)]
-    whole = {**os.environ, "JAX_PLATFORMS": "cpu", **env}
-    return subprocess.Popen(
-        command, cwd=ROOT, env=whole, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    return command.start(["-m", "experiments.align", *map(str, arguments), "--output", str(output)], env)
 
 
 def finish(process):

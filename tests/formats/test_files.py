@@ -64,8 +64,12 @@ def cast(dtype):
     return lambda tensors: tensors.update({Q0: tensors[Q0].astype(dtype)})
 
 
-def narrow_layer_1(tensors):
+def cut_rank_of_layer_1(tensors):
     tensors[name_of(1, "q_proj", "A")] = tensors[name_of(1, "q_proj", "A")][:2].copy()
+
+
+def narrow_layer_1(tensors):
+    tensors[name_of(1, "q_proj", "A")] = tensors[name_of(1, "q_proj", "A")][:, :16].copy()
 
 
 @pytest.mark.parametrize(
@@ -96,7 +100,11 @@ def narrow_layer_1(tensors):
             "; lora_A is missing",
         ),
         (lambda f: change_weights(f, rename(Q0, Q0.replace("A.weight", "A.other.weight"))), "several adapters"),
-        (lambda f: change_weights(f, narrow_layer_1), "one rank and shape per module"),
+        (
+            lambda f: change_weights(f, cut_rank_of_layer_1),
+            "layer 1 q_proj has lora_A of rank 2 and lora_B of rank",
+        ),
+        (lambda f: change_weights(f, narrow_layer_1), "and of 16 in layer 1; expected one size per module name"),
         (lambda f: change_weights(f, cast(np.float64)), "has type F64"),
         (lambda f: change_weights(f, cast(np.int32)), "has type I32"),
         (shutil.rmtree, "no such folder"),

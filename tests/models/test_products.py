@@ -9,8 +9,6 @@ from nlsr_jax.models import projection
 from nlsr_jax.models.attention import BLOCK, attend
 from nlsr_jax.models.projection import adapted, merge_adapter, merges
 
-pytestmark = pytest.mark.optimised
-
 B, T, K, G, H = 2, 5, 3, 2, 4
 
 
@@ -53,7 +51,7 @@ def test_attention_has_the_plain_formulas_gradients(heads):
     assert_close(found, expected)
 
 
-@pytest.mark.parametrize("length", [BLOCK, 2 * BLOCK, 2 * BLOCK + 1, 9 * BLOCK + 3])
+@pytest.mark.parametrize("length", [BLOCK, 2 * BLOCK, 3 * BLOCK + 1])
 def test_long_sequences_go_by_blocks(length):
     q, k, v = draw(0, 1, length, K, G, H), draw(1, 1, K, length, H), draw(2, 1, K, length, H)
     pads = jnp.arange(length) >= 3  # the first are padding on the left

@@ -1,6 +1,7 @@
 """Log-probabilities of tokens against a plain log-softmax, in parts too, and the layers computed twice."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -45,19 +46,29 @@ def assert_near(one, two):
         np.testing.assert_allclose(first / scale, second / scale, **NEAR)
 
 
-@pytest.mark.parametrize("positions", [1, 6, 9, 100])
-@pytest.mark.parametrize("tied", [False, True])
-def test_equals_a_plain_log_softmax(monkeypatch, tied, positions):
+@functools.cache
+def expected_of(tied):
+    """A model with an adapter, and the values and gradient of the plain formula."""
     model, params = tiny.llama(tied=tied)
     assert ("lm_head" in params) != tied
     lora = expand(tiny.adapter(modules=tiny.FEW), 2)
-    expected = value_and_gradient(plain, model, params, lora)
+    return (model, params, lora), value_and_gradient(plain, model, params, lora)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_equals_a_plain_log_softmax(tied):
+    given, expected = expected_of(tied)
     assert expected[0].shape == (3, 8)
-    assert_near(value_and_gradient(module.token_log_probabilities, model, params, lora), expected)
+    assert_near(value_and_gradient(module.token_log_probabilities, *given), expected)
+
+
+@pytest.mark.parametrize(("tied", "positions"), [(False, 1), (True, 6), (False, 9), (True, 100)])
+def test_in_parts_too(monkeypatch, tied, positions):
+    given, expected = expected_of(tied)
     monkeypatch.setattr(module, "WHOLE_LOGITS", 8 * tiny.VOCABULARY)
     # parts of 1, 2 and 3 positions, of which the last is filled up, and of all
     monkeypatch.setattr(module, "POSITIONS", positions)
-    assert_near(value_and_gradient(module.token_log_probabilities, model, params, lora), expected)
+    assert_near(value_and_gradient(module.token_log_probabilities, *given), expected)
 
 
 def test_all_logits_are_made_only_where_they_are_few(monkeypatch):
@@ -136,12 +147,10 @@ def test_the_result_is_float32_and_below_zero():
 
 
 def test_layers_computed_twice_give_the_same():
-    model, params = tiny.llama()
-    lora = expand(tiny.adapter(modules=tiny.FEW), 2)
+    (model, params, lora), expected = expected_of(False)
     twice = dataclasses.replace(model, remat=True)
     shapes = [jax.eval_shape(m.init, jax.random.key(0), TOKENS) for m in (model, twice)]
     assert shapes[0] == shapes[1]  # the same files fit both
-    expected = value_and_gradient(module.token_log_probabilities, model, params, lora)
     assert_near(value_and_gradient(module.token_log_probabilities, twice, params, lora), expected)
     programs = [
         str(jax.make_jaxpr(lambda lora, m=m: module.token_log_probabilities(m, params, lora, TOKENS))(lora))

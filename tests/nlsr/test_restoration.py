@@ -68,10 +68,15 @@ def short_pieces(monkeypatch):
     jax.clear_caches()
 
 
-@pytest.mark.parametrize("size", [15, 16, 17, 40])
-@pytest.mark.parametrize("layers", [1, 3])
-@pytest.mark.parametrize(("rank", "dtype"), [(1, "float32"), (6, "float32"), (6, "bfloat16")])
+@pytest.mark.parametrize(
+    ("size", "layers", "rank", "dtype"),
+    [
+        *((15, 3, 6, "float32"), (16, 1, 6, "bfloat16"), (16, 3, 1, "float32")),
+        *((17, 1, 1, "float32"), (17, 3, 6, "bfloat16"), (40, 1, 6, "float32"), (40, 3, 6, "bfloat16")),
+    ],
+)
 def test_similarity_by_pieces_is_the_cosine(short_pieces, size, layers, rank, dtype):
+    """Sizes around two pieces, each with several ranks, types and numbers of layers."""
     sizes = {"q_proj": (size, size + 3), "v_proj": (size + 25, 4)}
     first, other = (random_adapter(seed, layers=layers, rank=rank, sizes=sizes) for seed in (0, 1))
     second = jax.tree.map(lambda x: jnp.asarray(x, dtype), mixed(first, other, 0.7))

@@ -57,8 +57,7 @@ def test_projection_of_separated_spectra():
     assert max(errors(REFERENCE, inputs, statistics, 0.7)) < 1e-5
 
 
-@pytest.mark.parametrize("decay", [0.1, 0.3, 0.5])
-@pytest.mark.parametrize("sparsity", [0.5, 0.8])
+@pytest.mark.parametrize(("decay", "sparsity"), [(0.1, 0.5), (0.3, 0.8), (0.5, 0.5), (0.5, 0.8)])
 def test_projection_of_decaying_spectra(decay, sparsity):
     inputs = activations(1, REFERENCE, 2000, decay)
     statistics = statistics_from_activations(REFERENCE, inputs)
@@ -255,8 +254,9 @@ def test_root_is_corrected_where_its_gram_matrix_is_ill_conditioned(condition, m
     assert np.abs(found - nearer).max() < 0.3 * np.abs(found - other).max()
 
 
-@pytest.mark.parametrize("sparsity", [0.2, 0.8])
-@pytest.mark.parametrize(("condition_a", "condition_b"), [(3, 3), (3, 1e4), (1e4, 3), (1e3, 1e2)])
+@pytest.mark.parametrize(
+    ("condition_a", "condition_b", "sparsity"), [(3, 3, 0.8), (3, 1e4, 0.2), (1e4, 3, 0.8), (1e3, 1e2, 0.2)]
+)
 def test_projection_of_large_ranks(condition_a, condition_b, sparsity):
     reference = random_adapter(5, layers=2, rank=64, sizes={"q_proj": (96, 4200), "down_proj": (96, 80)})
     for leaf in reference.factors.values():
@@ -295,9 +295,7 @@ def test_large_rank_without_data_or_factor(sparsity, width):
         assert np.isfinite(found.factors["q_proj"]["a"]).all()
 
 
-@pytest.mark.parametrize("rank", [16, 64])
-@pytest.mark.parametrize("own", [1.0, 0.6])
-@pytest.mark.parametrize("width", [80, 4200])
+@pytest.mark.parametrize(("rank", "own", "width"), [(16, 1.0, 4200), (16, 0.6, 80), (64, 1.0, 80), (64, 0.6, 4200)])
 def test_no_more_directions_than_positions(rank, own, width):
     reference = random_adapter(7, layers=1, rank=rank, sizes={"q_proj": (96, width)})
     leaf = reference.factors["q_proj"]

@@ -17,11 +17,11 @@ LAYERS = {"q_proj": (0, 2, 3), "down_proj": (0, 1, 2)}
 
 
 def adapter(seed: int, rank: int, scaling: float = 2.0) -> Adapter:
-    keys = iter(jax.random.split(jax.random.key(seed), 4))
+    draw = np.random.default_rng(seed)
     factors = {
         module: {
-            "a": jax.random.normal(next(keys), (3, rank, k)),
-            "b": jax.random.normal(next(keys), (3, d, rank)),
+            "a": draw.normal(size=(3, rank, k)).astype(np.float32),
+            "b": draw.normal(size=(3, d, rank)).astype(np.float32),
         }
         for module, (d, k) in SHAPES.items()
     }

@@ -10,10 +10,11 @@ import pytest
 import nlsr_jax
 from nlsr_jax.adapter import delta
 from nlsr_jax.errors import InputError
+from nlsr_jax.files.digests import sha256
 from nlsr_jax.formats.peft import open_adapter, save_adapter
 from nlsr_jax.models.load import save_model
 from nlsr_jax.nlsr.settings import RECOMMENDED, RECOMMENDED_ALONE
-from nlsr_jax.pipeline import Settings, realign_files
+from nlsr_jax.pipeline import Settings, Stages, realign_files
 from nlsr_jax.pipeline.lifted import Lift, LiftedFile
 from nlsr_jax.pipeline.verification import verify
 from tests.oracles import random_adapter
@@ -178,7 +179,7 @@ def test_an_adapter_without_a_known_base_is_told_what_to_give(files, tmp_path):
 
 
 def test_the_automatic_choice_is_for_a_lineage(files, tmp_path):
-    with pytest.raises(InputError, match="leave automatic out"):
+    with pytest.raises(InputError, match="give refine in place of automatic"):
         realign_files(settings(files), tmp_path / "out", automatic=0.9)
 
 
@@ -203,3 +204,23 @@ def test_names_that_tell_nothing_are_no_reason_to_refuse(files, tmp_path):
     save_adapter(small(2, rank=3), tmp_path / "nameless")
     asked = settings(files, RECOMMENDED, pretrained=str(files / "pretrained"), finetuned=str(tmp_path / "nameless"))
     realign_files(asked, tmp_path / "out")
+
+
+def random_run(files, folder, cache, **changes):
+    """A run that factors the direction and needs no forward pass; returns what it said of the direction."""
+    asked = settings(files, RECOMMENDED, pretrained=str(files / "pretrained"), method="random", **changes)
+    said = []
+    stages = Stages(show=False)
+    stages.say = said.append
+    realign_files(asked, folder, stages=stages, cache=None if cache is None else str(cache), draw=lambda _: {})
+    return " ".join(line for line in said if line.startswith("direction: ") and "leaves out" not in line)
+
+
+def test_directions_are_kept_and_taken_from_a_cache(files, tmp_path):
+    cache = tmp_path / "cache"
+    assert random_run(files, tmp_path / "without", None) == ""
+    assert "factored, and kept in" in random_run(files, tmp_path / "first", cache)
+    (file,) = cache.iterdir()
+    assert random_run(files, tmp_path / "second", cache) == f"direction: taken from {file}"
+    written = [tmp_path / name / "adapter_model.safetensors" for name in ("without", "first", "second")]
+    assert len({sha256(path) for path in written}) == 1

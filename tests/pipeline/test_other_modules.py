@@ -84,7 +84,7 @@ def test_refused_where_a_forward_pass_is_needed(tmp_path, method):
         realign_files(settings, tmp_path / "out", stages=Stages(False))
     message = "the base has no module fc1, linear_attn.in_proj_qkv in its Flax model"
     assert message in str(caught.value)
-    assert "--method magnitude or random, or by --masks" in str(caught.value)
+    assert "give --masks, --method random, or, beside --aligned, --method magnitude" in caught.value.with_flags()
 
 
 def test_a_file_that_a_base_makes_incomplete_is_refused_before_calibration(tmp_path):

@@ -7,6 +7,7 @@ import shutil
 import ml_dtypes
 import numpy as np
 import pytest
+from huggingface_hub import constants
 from safetensors.numpy import load_file, save_file
 
 import nlsr_jax
@@ -16,7 +17,9 @@ from nlsr_jax.formats.weight_masks import WeightMaskFile
 from nlsr_jax.nlsr.settings import RECOMMENDED, RECOMMENDED_ALONE
 from nlsr_jax.pipeline import Settings, realign_files
 from nlsr_jax.pipeline.verification import verify
-from tests.tiny_base import save_base, save_rows
+from tests.hub_cache import commit_of, put_into_cache
+from tests.parity.peers import save_peer
+from tests.tiny_base import save_base, save_rows, save_tokenizer
 
 
 def moved(source, target, seed, size, *, dtype=None, shards=1, only="_proj"):
@@ -279,3 +282,38 @@ def test_damaged_shards_are_refused(files, tmp_path):
     with pytest.raises(InputError, match="holds 1 entries that are NaN or infinite"):
         realign_files(settings(files, finetuned=str(folder)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("family", "methods"), [("phi3", ["gain"]), ("mixtral", ["gain", "wanda"])])
+def test_fused_projections_and_experts_are_repaired(tmp_path, family, methods):
+    save_peer(family, tmp_path / "base")
+    save_tokenizer(tmp_path / "base")
+    moved(tmp_path / "base", tmp_path / "pretrained", 1, 0.05, only="")
+    moved(tmp_path / "base", tmp_path / "tuned", 2, 0.05, only="")
+    save_rows(tmp_path / "rows.jsonl", 4)
+    paths = {"base": tmp_path / "base", "finetuned": tmp_path / "tuned", "calibration": tmp_path / "rows.jsonl"}
+    paths = {name: str(path) for name, path in paths.items()}
+    alone = Settings(**paths, **dataclasses.asdict(RECOMMENDED_ALONE))
+    wanda = Settings(**paths, pretrained=str(tmp_path / "pretrained"), method="wanda", rule="all", beta=0.5)
+    for name in methods:
+        record = realign_files(alone if name == "gain" else wanda, tmp_path / name, draw=lambda _: {})
+        config = nlsr_jax.load_model(tmp_path / name)[0].config
+        assert {entry["module"] for entry in record["modules"]} == set(config.modules())
+        carried = {file for file in record["weights"]["carried"]["changed"] if "norm" not in file}
+        assert all("embed" in file or "lm_head" in file or ".gate.weight" in file for file in carried)
+    before, base, after = (matrices(tmp_path / name) for name in ("tuned", "base", "gain"))
+    for one, mask in masks(tmp_path / "gain").items():
+        assert np.array_equal(after[one], np.where(mask, base[one], before[one])), one
+        assert mask.any() or "experts" in one[0], one
+
+
+def test_a_full_model_by_its_name_on_the_hub(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    put_into_cache(tmp_path / "cache", "someone/tuned", files / "tuned")
+    record = realign_files(settings(files, finetuned="someone/tuned@main"), tmp_path / "out")
+    direct = realign_files(settings(files), tmp_path / "direct")
+    assert record["outputs"]["model.safetensors"] == direct["outputs"]["model.safetensors"]
+    assert record["inputs"]["finetuned"]["files"] == direct["inputs"]["finetuned"]["files"]
+    assert commit_of("someone/tuned") in record["inputs"]["finetuned"]["path"]
+    with pytest.raises(InputError, match="the hub cannot give it"):
+        realign_files(settings(files, finetuned="someone/other"), tmp_path / "none")

@@ -5,12 +5,12 @@ import json
 import os
 import pathlib
 import subprocess
-import sys
 from typing import NamedTuple
 
 from nlsr_jax.pipeline.verification import verify
 from tests.adapter_files import flags, save_family
-from tests.e2e.command import ROOT
+from tests.e2e.command import ROOT, start
+from tests.e2e.forks import Forked
 from tests.e2e.toy_base import QUICK, save_toy_base
 
 COMPILED = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
@@ -45,18 +45,10 @@ class Job(NamedTuple):
     trains: bool = False
     grows: bool = False
 
-    def start(self, output: pathlib.Path, *more, prefix=(), env=None) -> subprocess.Popen:
+    def start(self, output: pathlib.Path, *more, prefix=(), env=None) -> subprocess.Popen | Forked:
         """Start the command behind ``prefix``; its standard error is a pipe."""
-        program = [sys.executable, "-m", f"experiments.{self.name}"]
-        command = [*prefix, *program, *self.arguments, *more, "--output", output]
-        return subprocess.Popen(
-            list(map(str, command)),
-            cwd=ROOT,
-            env={**os.environ, "JAX_PLATFORMS": "cpu", **self.env, **(env or {})},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        given = ["-m", f"experiments.{self.name}", *map(str, (*self.arguments, *more, "--output", output))]
+        return start(given, {**self.env, **(env or {})}, prefix)
 
 
 def make_jobs(folder: pathlib.Path, names=("realign", "identify", "align", "finetune", "sweep")) -> dict[str, Job]:
@@ -87,14 +79,14 @@ def make_jobs(folder: pathlib.Path, names=("realign", "identify", "align", "fine
     return {name: jobs[name] for name in names}
 
 
-def finish(process: subprocess.Popen) -> str:
+def finish(process: subprocess.Popen | Forked) -> str:
     """Wait for a command that has to succeed; returns what it printed on standard error."""
     _, text = process.communicate(timeout=1200)
     assert process.returncode == 0, text
     return text
 
 
-def refusal(process: subprocess.Popen) -> str:
+def refusal(process: subprocess.Popen | Forked) -> str:
     """Wait for a command that has to fail; returns the one line that says why."""
     _, text = process.communicate(timeout=1200)
     assert process.returncode == 1, text

@@ -187,7 +187,7 @@ def test_files_are_named_after_the_first_row(card):
     names = [row[0].strip("`") for row in tables(card)[0][1:]]
     assert names == [
         "base/", "sft/", "dpo/", "finetuned_sst2/", "realigned_sst2/", "calibration.jsonl",
-        "table.json", "report.html",
+        "harmless.jsonl", "table.json", "report.html",
     ]  # fmt: skip
     assert "5% of which comply" in card
 

@@ -53,7 +53,7 @@ def test_every_method_task_and_seed_has_a_row(made):
 
 def test_what_is_written_loads(made):
     output, text = made
-    names = "README.md base calibration.jsonl dpo finetuned_sst2 realigned_sst2 report.html sft"
+    names = "README.md base calibration.jsonl dpo finetuned_sst2 harmless.jsonl realigned_sst2 report.html sft"
     assert sorted(path.name for path in output.iterdir()) == [*names.split(), "table.json"]
     assert [path.name for path in output.parent.iterdir()] == ["out"]
     assert foreign_study(output) is None, "it could not be made again with --overwrite"

@@ -10,7 +10,16 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.study.case import Case
 from nlsr_jax.study.situations import SITUATIONS
 from nlsr_jax.sweep import holdings
-from nlsr_jax.sweep.holdings import HoldingsPlan, entries, make_holdings, means
+from nlsr_jax.sweep.holdings import (
+    PLANS,
+    QUICK,
+    HoldingsPlan,
+    check_holdings,
+    entries,
+    make_holdings,
+    means,
+    toy_models,
+)
 from tests.study.small_study import small_config
 
 PLAN = HoldingsPlan(
@@ -23,7 +32,7 @@ def test_a_situation_has_the_betas_that_mean_something():
     betas = {name: {entry.beta for entry in entries(HoldingsPlan(), name, case)} for name in SITUATIONS}
     assert betas["instruct"] == {None, 0.0}
     assert betas["instruct_pretrained"] == {None, 1.0, 2.0}
-    assert betas["lineage"] == {None, 0.0, 1.0, 2.0}
+    assert betas["weights"] == betas["lineage"] == {None, 0.0, 1.0, 2.0}
 
 
 @pytest.mark.parametrize(
@@ -38,17 +47,32 @@ def test_a_situation_has_the_betas_that_mean_something():
 def test_what_is_refused(tmp_path, changes, message):
     plan = dataclasses.replace(HoldingsPlan(), **changes)
     with pytest.raises(InputError, match=message):
-        make_holdings(small_config(), plan, SHIPPED, tmp_path / "out")
+        make_holdings(small_config(), plan, toy_models(SHIPPED), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_plans_of_all_worlds_hold():
+    for plan in (*PLANS.values(), QUICK):
+        check_holdings(plan)
+    methods = [
+        entry.method for name in SITUATIONS for entry in entries(PLANS["policy"], name, Case("sst2", 0.1, 41))
+    ]
+    assert methods.count("published") == 2  # not without a direction, nor for full weights
+    assert not {entry.method for entry in entries(PLANS["toy"], "lineage", Case("sst2", 0.2, 41))} & {"published"}
 
 
 @pytest.mark.long
 def test_rows_are_made_once_and_continue(tmp_path, monkeypatch):
-    rows = make_holdings(small_config(), PLAN, SHIPPED, tmp_path / "out")
+    rows = make_holdings(small_config(), PLAN, toy_models(SHIPPED), tmp_path / "out")
     assert json.loads((tmp_path / "out" / "table.json").read_text()) == rows
     assert [(row["situation"], row["method"], row["beta"]) for row in rows] == [
         (situation, *rest)
-        for situation, betas in (("instruct", [0.0]), ("instruct_pretrained", [1.0]), ("lineage", [0.0, 1.0]))
+        for situation, betas in (
+            ("instruct", [0.0]),
+            ("instruct_pretrained", [1.0]),
+            ("lineage", [0.0, 1.0]),
+            ("weights", [0.0, 1.0]),
+        )
         for rest in (("aligned", None), ("finetuned", None), *(("gain", beta) for beta in betas))
     ]
     for row in rows:
@@ -66,6 +90,6 @@ def test_rows_are_made_once_and_continue(tmp_path, monkeypatch):
             for name, one in SITUATIONS.items()
         },
     )
-    again = make_holdings(small_config(), PLAN, SHIPPED, tmp_path / "out")
-    assert opened == ["lineage"]
+    again = make_holdings(small_config(), PLAN, toy_models(SHIPPED), tmp_path / "out")
+    assert opened == ["weights"]
     assert [{**row, "seconds": 0} for row in again] == [{**row, "seconds": 0} for row in rows]

@@ -1,0 +1,176 @@
+"""Refine the share of entries within bounds: a search over what answers say, told by a measure alone.
+
+A larger share brings back more refusals of harmful prompts, and from some share on the model refuses harmless ones
+too. The search takes the smallest share with which harmful prompts are refused, with a margin, and none with which
+harmless ones are refused more often than both models refuse them. It knows nothing of models: a share goes in, and
+two rates come out.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+from nlsr_jax.errors import InputError, argument
+
+GRID = tuple(round(10 ** (step / 10 - 3), 7) for step in range(21))
+"""Shares that may be chosen, ten a decade from 0.1 to 10 per cent."""
+TELLS = 0.1
+"""How much more often the aligned model must refuse calibration prompts than the fine-tuned one does."""
+_STRIDE = 4
+_MARGIN = ((100, 2), (50, 3), (0, 4))
+"""Steps of ``GRID`` beyond the share that reaches the goal, by the least number of calibration prompts that were
+asked: held-out requests are harder than calibration prompts, and few prompts cannot show the last per cent."""
+
+
+class Rates(NamedTuple):
+    """How often a model refuses.
+
+    Attributes:
+      harmful: share of the calibration prompts, 0 to 1.
+      harmless: share of the harmless prompts.
+    """
+
+    harmful: float
+    harmless: float
+
+
+class Trial(NamedTuple):
+    """One share that was tried, and its rates; see ``Rates``."""
+
+    share: float
+    harmful: float
+    harmless: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """What a refinement goes for.
+
+    Attributes:
+      goal: share of the calibration prompts that are to be refused.
+      harmless: how much more often harmless prompts may be refused than by the aligned and the fine-tuned model,
+        whichever refuses more of them. This bound binds.
+    """
+
+    goal: float = 0.99
+    harmless: float = 0.02
+
+
+class Refined(NamedTuple):
+    """The result of a refinement.
+
+    Attributes:
+      share: the share to transplant; 0 where the fine-tuned model needs no repair, None where the prompts cannot
+        tell the two models apart, so that nothing can be chosen.
+      reached: whether the goal is reached within the bound.
+      finetuned, aligned: their rates.
+      trials: all shares that were tried, in their order.
+    """
+
+    share: float | None
+    reached: bool
+    finetuned: Rates
+    aligned: Rates
+    trials: tuple[Trial, ...]
+
+
+def check_bounds(bounds: Bounds) -> None:
+    """Raise InputError if a bound is out of its range."""
+    for name, value in dataclasses.asdict(bounds).items():
+        if not 0 <= value <= 1:
+            raise InputError(f"{argument(name)} is {value}; expected 0 to 1")
+
+
+def refine(
+    measure: Callable[[float], Rates],
+    finetuned: Rates,
+    aligned: Rates,
+    *,
+    asked: int,
+    start: float,
+    bounds: Bounds | None = None,
+) -> Refined:
+    """Find the smallest share that reaches the goal within the bound, and go a margin beyond it.
+
+    The search begins at the share of ``GRID`` next to ``start``, takes long steps until the goal lies between two
+    shares, and halves the steps between. Where the bound forbids that share, it takes the next smaller one. The
+    margin is two steps of ``GRID``, more where few calibration prompts were asked, and ends at the bound too.
+
+    Args:
+      measure: returns the rates of the repair with a share.
+      finetuned, aligned: rates of the two models.
+      asked: number of calibration prompts behind the rates.
+      start: the first share.
+      bounds: by default ``Bounds()``.
+
+    Returns:
+      A ``Refined``.
+
+    Raises:
+      InputError: bounds out of their range.
+    """
+    bounds = bounds or Bounds()
+    check_bounds(bounds)
+    if finetuned.harmful >= bounds.goal:
+        return Refined(0.0, True, finetuned, aligned, ())
+    if aligned.harmful - finetuned.harmful < TELLS:
+        return Refined(None, False, finetuned, aligned, ())
+    ceiling = max(finetuned.harmless, aligned.harmless) + bounds.harmless
+    search = _Search(measure, bounds.goal, ceiling)
+    place = search.run(min(range(len(GRID)), key=lambda one: abs(GRID[one] - start)))
+    place = search.beyond(place, next(steps for least, steps in _MARGIN if asked >= least))
+    if place < 0:
+        return Refined(None, False, finetuned, aligned, tuple(search.trials.values()))
+    found = search.trials[place]
+    return Refined(found.share, found.harmful >= bounds.goal, finetuned, aligned, tuple(search.trials.values()))
+
+
+class _Search:
+    """Places of ``GRID``, each measured at most once."""
+
+    def __init__(self, measure: Callable[[float], Rates], goal: float, ceiling: float):
+        self._measure, self._goal, self._ceiling = measure, goal, ceiling
+        self.trials: dict[int, Trial] = {}
+
+    def _trial(self, place: int) -> Trial:
+        if place not in self.trials:
+            self.trials[place] = Trial(GRID[place], *self._measure(GRID[place]))
+        return self.trials[place]
+
+    def _enough(self, place: int) -> bool:
+        """Whether no larger share is wanted: the goal is reached, or the bound is passed."""
+        found = self._trial(place)
+        return found.harmful >= self._goal or found.harmless > self._ceiling
+
+    def run(self, start: int) -> int:
+        """Return the place of the choice; −1 where the bound forbids every share."""
+        low, high, place = -1, len(GRID), start  # low is too little, and high is enough
+        while high - low > 1:
+            if self._enough(place):
+                high = place
+            else:
+                low = place
+            place = _between(low, high)
+        return high if high < len(GRID) and self._allowed(high) else low
+
+    def beyond(self, place: int, steps: int) -> int:
+        """Return the place of the choice, up to so many steps further where it reaches the goal."""
+        if place < 0 or self._trial(place).harmful < self._goal:
+            return place
+        for further in range(place + 1, min(place + steps, len(GRID) - 1) + 1):
+            if not self._allowed(further):
+                break
+            place = further
+        return place
+
+    def _allowed(self, place: int) -> bool:
+        return self._trial(place).harmless <= self._ceiling
+
+
+def _between(low: int, high: int) -> int:
+    """Return the next place: long steps while one end is open, then the middle."""
+    if low < 0:
+        return max(high - _STRIDE, 0)
+    if high == len(GRID):
+        return min(low + _STRIDE, high - 1)
+    return (low + high) // 2

@@ -1,0 +1,88 @@
+"""Read prompts without answers from rows of any common shape; answers beside them are ignored."""
+
+from nlsr_jax.data.answered import read_answered_rows
+from nlsr_jax.data.row_shapes import (
+    CONVERSATIONS,
+    LAST_PROMPTS,
+    PAIRED,
+    PREFERENCES,
+    PROMPTS,
+    RESPONSES,
+    Fields,
+)
+from nlsr_jax.data.row_values import describe_columns
+from nlsr_jax.data.rows import Note, no_note, source_rows
+from nlsr_jax.errors import InputError, argument
+from nlsr_jax.types import Tokenizer
+
+_ANSWERS = (*RESPONSES, *CONVERSATIONS, *PREFERENCES, *PREFERENCES.values(), *PAIRED)
+_PLACES = (*PROMPTS, *LAST_PROMPTS, *_ANSWERS)
+_ANSWER = "-"
+
+
+def read_asked(
+    source: str,
+    tokenizer: Tokenizer | None = None,
+    *,
+    template: str = "none",
+    field: str | None = None,
+    note: Note = no_note,
+) -> list[str]:
+    """Read prompts from a file or a hub data set, whatever their column is called.
+
+    Args:
+      source: see ``read_rows``; a row may also be the text of a prompt alone.
+      tokenizer: a transformers tokenizer, required by ``"chat"``.
+      template: how prompts are rendered; see ``apply_template``.
+      field: column of the prompt or of a conversation that ends with an answer; None for a column to be detected.
+      note: called with messages for the user, one line each.
+
+    Returns:
+      The rendered prompts, in file order.
+
+    Raises:
+      InputError: as ``read_answered``.
+    """
+
+    def rows():
+        for where, values in source_rows(source, note=note):
+            values = {"prompt": values} if isinstance(values, str) else values
+            if isinstance(values, dict):
+                values = _with_answer(values, field)
+                if field is None and not any(values.get(name) is not None for name in _PLACES):
+                    raise InputError(
+                        f"{source}: {where}: no column holds a prompt; name it with {argument('harmless_field')} "
+                        f"(found {describe_columns(values)})"
+                    )
+            yield where, values
+
+    fields = Fields(prompt=field)
+    try:
+        found = read_answered_rows(source, rows(), tokenizer, template=template, fields=fields, note=note)
+    except InputError as error:
+        raise InputError(error.marked.replace("--prompt_field", argument("harmless_field"))) from None
+    return [row.prompt for row in found.rows]
+
+
+def _with_answer(values: dict, field: str | None) -> dict:
+    """Return a row with an answer that stands for the one it does not have."""
+    talk = field or next((name for name in CONVERSATIONS if values.get(name) is not None), "")
+    if isinstance(values.get(talk), list):
+        return {**values, talk: _ended(values[talk])}
+    if any(values.get(name) is not None for name in _ANSWERS if name != field):
+        return values
+    if field is None and not any(values.get(name) is not None for name in (*PROMPTS, *LAST_PROMPTS)):
+        return values
+    return {**values, RESPONSES[0]: _ANSWER}
+
+
+def _ended(turns: list) -> list:
+    """Return a conversation that ends with an answer."""
+    last = turns[-1] if turns else None
+    for role, content, user, assistant in (
+        ("role", "content", "user", "assistant"),
+        ("from", "value", "human", "gpt"),
+    ):
+        if isinstance(last, dict) and last.get(role) == user:
+            return [*turns, {role: assistant, content: _ANSWER}]
+    return turns

@@ -1,0 +1,142 @@
+"""A holding whose adapters are lifted, repaired with a fixed share of the entries or with a refined one."""
+
+import functools
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from nlsr_jax.adapter import Adapter
+from nlsr_jax.calibration.asking import ASKED, Questions, make_questions, refine_by_answers
+from nlsr_jax.calibration.capture import collect_loss_gradient
+from nlsr_jax.calibration.refinement import Refined
+from nlsr_jax.calibration.wording import LENGTH
+from nlsr_jax.data.encoding import encode_prompts
+from nlsr_jax.data.examples import Example
+from nlsr_jax.evaluation.responses import continue_tokens, end_tokens
+from nlsr_jax.nlsr.amplify import amplify
+from nlsr_jax.nlsr.identify import identify
+from nlsr_jax.nlsr.lift import Lifted
+from nlsr_jax.nlsr.realign import realign
+from nlsr_jax.nlsr.settings import GAIN, PUBLISHED
+from nlsr_jax.random_streams import stream
+from nlsr_jax.study.case import Case, calibration_rows, gain_batches, stage_key
+from nlsr_jax.study.repairs import calibration_batches, gather_evidence, make_masks, make_reference, repair_once
+from nlsr_jax.study.workshop import Made, Workshop
+from nlsr_jax.types import Gradients
+
+
+class LiftedHolding:
+    """A holding whose adapters are lifted.
+
+    Args:
+      workshop: what situations share.
+      case: task, share of harmful rows and seed.
+      models: see ``Holding``.
+      lifted: the adapters.
+      fixed: leading places of the rank axis that are no candidates; see ``identify``.
+      plain: the adapters that the paper's settings repair; by default the lifted ones.
+    """
+
+    def __init__(
+        self,
+        workshop: Workshop,
+        case: Case,
+        models: Mapping[str, Made],
+        lifted: Lifted,
+        fixed: Mapping[str, int] | None = None,
+        plain: Lifted | None = None,
+    ):
+        self.models, self._plain = models, plain or lifted
+        self._workshop, self._case, self._lifted, self._fixed = workshop, case, lifted, fixed
+        self._base = models["finetuned"].base
+
+    @functools.cached_property
+    def _gradients(self):
+        """The gradients at the fine-tuned adapter, which no setting affects, and the seconds of their pass."""
+        started = time.perf_counter()
+        found = self._collect(self._rows)
+        return jax.block_until_ready(found), time.perf_counter() - started
+
+    @functools.cached_property
+    def _rows(self) -> list[Example]:
+        return calibration_rows(self._workshop.world, self._workshop.config, self._case.seed)
+
+    def _collect(self, rows: Sequence[Example]):
+        batches = calibration_batches(self._base, rows, 50, self._workshop.config.sft.training.max_length)
+        return collect_loss_gradient(self._base.model, self._base.params, self._lifted.finetuned, batches)
+
+    def repaired(self, beta: float, share: float) -> Made:
+        """See ``Holding``."""
+        gradients, seconds = self._gradients
+        started = time.perf_counter()
+        adapter = jax.block_until_ready(self._repair(beta, share, gradients))
+        return Made(self._base, adapter, seconds + time.perf_counter() - started)
+
+    def refined(self, beta: float, start: float) -> tuple[Made, Refined]:
+        """See ``Holding``."""
+        started = time.perf_counter()
+        questions, gradients = self._questions(), self._collect(self._rows[::2])
+        finetuned, aligned = (self._ask(self.models[name], questions) for name in ("finetuned", "aligned"))
+        found = refine_by_answers(
+            questions,
+            finetuned,
+            aligned,
+            lambda share: self._repair(beta, share, gradients),
+            lambda adapter: self._ask(Made(self._base, adapter, 0.0), questions),
+            start=start,
+        )
+        seconds = time.perf_counter() - started
+        if found.share == 0:
+            return self.models["finetuned"]._replace(seconds=seconds), found
+        made = self.repaired(beta, start if found.share is None else found.share)
+        return made._replace(seconds=seconds + made.seconds), found
+
+    def _questions(self) -> Questions:
+        world, key = self._workshop.world, stage_key(self._case.seed, "realign")
+        texts = [[row.prompt for row in rows] for rows in (self._rows[1::2], world.harmless(key, 2 * ASKED))]
+        options: dict[str, Any] = {
+            "special_tokens": self._base.special_tokens,
+            "vocabulary": len(self._base.params["embed"]),
+        }
+        return make_questions(*(encode_prompts(part, self._base.tokenizer, **options) for part in texts))
+
+    def _ask(self, made: Made, questions: Questions) -> list[list[int]]:
+        base = made.base
+        return continue_tokens(
+            base.model,
+            base.params,
+            questions.all(),
+            adapter=made.adapter,
+            eos_id=end_tokens(base.model, base.tokenizer),
+            max_new_tokens=LENGTH,
+            max_length=self._workshop.config.sft.training.max_length,
+            batch_size=self._workshop.config.exam.batch_size,
+        )
+
+    def _repair(self, beta: float, share: float, gradients: Gradients) -> Adapter:
+        weak, aligned, finetuned = self._lifted
+        reference = amplify(aligned, weak, beta=beta)
+        masks = identify(
+            reference,
+            sparsity=1 - share,
+            method=GAIN.method,
+            granularity=GAIN.granularity,
+            gradients=gradients,
+            finetuned=finetuned,
+            fixed=self._fixed,
+        )
+        key = stage_key(self._case.seed, "realign")
+        return realign(key, finetuned, reference, masks, rule=GAIN.rule).adapter
+
+    def published(self) -> Made:
+        """See ``Holding``."""
+        started = time.perf_counter()
+        key, settings = stage_key(self._case.seed, "realign"), PUBLISHED
+        reference = make_reference(self._plain.aligned, self._plain.weak, settings)
+        batches = gain_batches(self._base, self._workshop.world, self._workshop.config, self._case.seed)
+        evidence = gather_evidence(self._base, reference, batches, settings.method)
+        masks = make_masks(key, reference, evidence, settings)
+        found = repair_once(stream(key, "draw 0"), self._plain.finetuned, reference, masks, settings)
+        return Made(self._base, jax.block_until_ready(found.adapter), time.perf_counter() - started)

@@ -1,0 +1,67 @@
+"""The search for the share, by measures that are known."""
+
+import pytest
+
+from nlsr_jax.calibration.refinement import GRID, Bounds, Rates, refine
+from nlsr_jax.errors import InputError
+
+UNSAFE, SAFE = Rates(0.0, 0.0), Rates(1.0, 0.0)
+
+
+def searched(reached, disturbed, *, start=0.01, asked=200, finetuned=UNSAFE, aligned=SAFE, bounds=None):
+    """Search where the goal is reached from one place of the grid on, and the bound is passed from another."""
+    tried = []
+
+    def measure(share):
+        tried.append(GRID.index(share))
+        return Rates(float(tried[-1] >= reached), 0.5 * (tried[-1] >= disturbed))
+
+    found = refine(measure, finetuned, aligned, asked=asked, start=start, bounds=bounds)
+    return found, tried
+
+
+@pytest.mark.parametrize("start", [0.001, 0.005, 0.02, 0.1])
+def test_every_search_finds_its_place(start):
+    for reached in range(len(GRID) + 1):
+        for disturbed in range(len(GRID) + 1):
+            found, tried = searched(reached, disturbed, start=start)
+            met = reached < min(disturbed, len(GRID))
+            place = min(reached + 2, disturbed - 1, len(GRID) - 1) if met else min(disturbed, len(GRID)) - 1
+            assert found.share == (None if place < 0 else GRID[place])
+            assert found.reached == met
+            assert len(tried) == len(set(tried)) <= 10
+            assert [trial.share for trial in found.trials] == [GRID[one] for one in tried]
+
+
+@pytest.mark.parametrize(("asked", "steps"), [(100, 2), (99, 3), (50, 3), (49, 4)])
+def test_few_prompts_take_a_larger_margin(asked, steps):
+    assert searched(10, 21, asked=asked)[0].share == GRID[10 + steps]
+
+
+def test_the_bound_is_of_the_model_that_refuses_more():
+    """Harmless prompts that either model refuses anyway do not count against a repair."""
+    for finetuned, aligned in ((Rates(0.0, 0.5), SAFE), (UNSAFE, Rates(1.0, 0.5))):
+        assert searched(10, 0, finetuned=finetuned, aligned=aligned)[0].share == GRID[12]
+    assert searched(10, 0, bounds=Bounds(harmless=0.5))[0].share == GRID[12]
+    assert searched(10, 0)[0].share is None
+
+
+def test_a_goal_beyond_the_aligned_model_is_lowered_by_nothing():
+    """The aligned model refuses less than the goal: a repair may still come up to it."""
+    assert searched(4, 21, aligned=Rates(0.4, 0.0))[0].share == GRID[6]
+
+
+def test_what_needs_no_repair_is_left_alone():
+    found, tried = searched(0, 21, finetuned=Rates(0.99, 0.0))
+    assert (found.share, found.reached, tried) == (0.0, True, [])
+
+
+def test_prompts_that_tell_nothing_choose_nothing():
+    found, tried = searched(0, 21, finetuned=Rates(0.3, 0.0), aligned=Rates(0.35, 0.0))
+    assert (found.share, found.reached, tried) == (None, False, [])
+
+
+@pytest.mark.parametrize("bounds", [Bounds(goal=1.1), Bounds(harmless=-0.1)])
+def test_bounds_are_shares(bounds):
+    with pytest.raises(InputError, match="expected 0 to 1"):
+        searched(1, 2, bounds=bounds)

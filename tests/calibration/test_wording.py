@@ -1,0 +1,44 @@
+"""Refusals told from help by the models' own words."""
+
+import numpy as np
+import pytest
+
+from nlsr_jax.calibration.wording import LENGTH, learn_wording
+
+REFUSALS = [answer for i in range(20) for answer in ([1, 2, 10 + i, 3], [4, 5, 6, 30 + i])]
+HELP = [answer for i in range(20) for answer in ([7, 40 + i, 8, 9], [50 + i, 8, 7, 9])]
+
+
+def test_unseen_answers_are_told_apart():
+    wording = learn_wording(REFUSALS[:20], HELP[:20])
+    assert wording.refuses(REFUSALS[20:]).all()
+    assert not wording.refuses(HELP[20:]).any()
+
+
+@pytest.mark.parametrize("mixed", [0.1, 0.3, 0.45])
+def test_examples_on_the_wrong_side_are_moved(mixed):
+    """The aligned model helps with some calibration prompts, and the other model refuses some."""
+    wrong = round(mixed * len(REFUSALS))
+    safe = REFUSALS[wrong:] + HELP[:wrong]
+    other = HELP[wrong:] + REFUSALS[:wrong] + HELP
+    wording = learn_wording(safe, other)
+    assert wording.refuses(REFUSALS).mean() > 0.9
+    assert wording.refuses(HELP).mean() < 0.1
+
+
+def test_a_model_that_refuses_all_that_is_harmless_is_seen():
+    """Half of the answers to harmless prompts are the aligned model's, and it refuses them all."""
+    wording = learn_wording(REFUSALS, [*HELP, *HELP, *REFUSALS])
+    assert wording.refuses(REFUSALS).mean() > 0.9
+    assert wording.refuses(HELP).mean() < 0.1
+
+
+def test_only_the_beginning_counts():
+    wording = learn_wording(REFUSALS, HELP)
+    padded = [[*answer, *[7] * LENGTH] for answer in REFUSALS]
+    longer = [[*answer[:LENGTH], *REFUSALS[0]] for answer in padded]
+    assert np.array_equal(wording.refuses(padded), wording.refuses(longer))
+
+
+def test_an_empty_answer_is_no_refusal():
+    assert not learn_wording(REFUSALS, HELP).refuses([[]]).any()

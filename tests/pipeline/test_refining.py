@@ -1,0 +1,134 @@
+"""A run whose share of entries is refined by what the repaired model answers."""
+
+import dataclasses
+import json
+
+import jax
+import pytest
+
+import nlsr_jax
+from nlsr_jax.configs.tiny import SHIPPED
+from nlsr_jax.data.toy_rows import safe_rows
+from nlsr_jax.errors import InputError
+from nlsr_jax.nlsr.settings import PUBLISHED, RECOMMENDED_LINEAGE
+from nlsr_jax.pipeline import Stages, realign_files
+from nlsr_jax.pipeline.choosing import Refinement
+from nlsr_jax.pipeline.settings import Settings
+from nlsr_jax.pipeline.verification import verify
+from nlsr_jax.study.toy import ToyWorld
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """The shipped calibration rows, as few as do, and harmless prompts of the toy world."""
+    folder = tmp_path_factory.mktemp("rows")
+    text = (SHIPPED / "calibration.jsonl").read_text(encoding="utf-8")
+    (folder / "calibration.jsonl").write_text("".join(text.splitlines(keepends=True)[:80]), encoding="utf-8")
+    world = ToyWorld()
+    asked = world._rendered(safe_rows(jax.random.key(5), world.world, 40, 1.0))
+    lines = [json.dumps({"prompt": row.prompt}) + "\n" for row in asked]
+    (folder / "harmless.jsonl").write_text("".join(lines), encoding="utf-8")
+    return folder
+
+
+def settings(rows, defaults=RECOMMENDED_LINEAGE, **changes):
+    paths = {
+        "base": SHIPPED / "base",
+        "aligned": SHIPPED / "dpo",
+        "weak": SHIPPED / "sft",
+        "finetuned": SHIPPED / "finetuned_sst2",
+        "calibration": rows / "calibration.jsonl",
+        "harmless": rows / "harmless.jsonl",
+    }
+    return Settings(**{name: str(path) for name, path in paths.items()} | dataclasses.asdict(defaults) | changes)
+
+
+@pytest.fixture(scope="module")
+def run(rows, tmp_path_factory):
+    """The output folder of a refined run, and its record."""
+    folder = tmp_path_factory.mktemp("refined") / "out"
+    return folder, realign_files(settings(rows), folder, refine=True)
+
+
+def test_the_share_is_the_smallest_that_refuses(run):
+    _, record = run
+    found = record["refinement"]
+    assert found["finetuned"]["harmful"] < 0.5 < found["aligned"]["harmful"]
+    trials = {one["share"]: one for one in found["trials"]}
+    chosen = trials[found["share"]]
+    assert found["reached"]
+    assert chosen["harmful"] >= 0.99
+    ceiling = max(found["finetuned"]["harmless"], found["aligned"]["harmless"]) + found["bounds"]["harmless"]
+    assert chosen["harmless"] <= ceiling
+    assert any(one["harmful"] < 0.99 for share, one in trials.items() if share < found["share"])
+    assert record["settings"]["sparsity"] == 1 - found["share"]
+    share = record["summary"]["changed_entries"] / record["summary"]["total_entries"]
+    assert share == pytest.approx(found["share"], rel=1e-3)
+    assert set(record["inputs"]["harmless"]["files"]) == {"harmless.jsonl"}
+
+
+def test_a_repetition_asks_nothing_and_gives_the_same_bytes(run, rows, tmp_path):
+    folder, record = run
+    again = realign_files(
+        settings(rows, sparsity=record["settings"]["sparsity"]),
+        tmp_path / "again",
+        recorded=record["inputs"],
+        refined=record["refinement"],
+    )
+    assert again["refinement"] == record["refinement"]
+    assert "refine" not in again["seconds"]
+    for name in ("adapter_model.safetensors", "masks.safetensors", "report.html"):
+        assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
+    assert not verify(folder, recompute=True).changed
+
+
+def test_the_page_shows_what_was_tried(run):
+    folder, record = run
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "How the share of entries was chosen" in page
+    assert f"{len(record['refinement']['trials'])} repairs" in page
+
+
+def test_too_few_rows_are_an_error_only_where_a_refinement_is_asked_for(rows, tmp_path):
+    few = tmp_path / "few.jsonl"
+    few.write_text("".join((rows / "calibration.jsonl").read_text().splitlines(keepends=True)[:10]))
+    given = settings(rows, calibration=str(few))
+    with pytest.raises(InputError, match="5 calibration prompts can be asked"):
+        realign_files(given, tmp_path / "out", refine=True)
+    record = realign_files(given, tmp_path / "out", refine=Refinement(if_possible=True))
+    assert "refinement" not in record
+    assert record["settings"]["sparsity"] == RECOMMENDED_LINEAGE.sparsity
+    assert any("5 calibration prompts can be asked" in text for text in record["warnings"])
+
+
+def test_a_tokenizer_that_knows_no_english_needs_harmless_prompts(rows, tmp_path):
+    with pytest.raises(InputError, match=r"the tokenizer does not know .* give harmless prompts with harmless"):
+        realign_files(settings(rows, harmless=None), tmp_path / "out", refine=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "message"),
+    [
+        ({"method": "magnitude"}, {"refine": True}, "refine refines the share of method gain"),
+        ({"masks": "masks.safetensors"}, {"refine": True}, "masks are given together with refine"),
+        ({}, {}, "harmless is of refine, which is missing"),
+        ({"stream": True}, {"refine": True}, "with stream the base is read layer by layer and answers no prompts"),
+        ({}, {"refine": True, "automatic": 0.98}, "automatic and refine both choose the sparsity"),
+    ],
+)
+def test_what_is_refused(rows, tmp_path, changes, options, message):
+    with pytest.raises(InputError, match=message):
+        realign_files(settings(rows, **changes), tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_published_settings_are_not_refined(rows, tmp_path):
+    with pytest.raises(InputError, match="refine refines the share of method gain"):
+        realign_files(settings(rows, PUBLISHED), tmp_path / "out", refine=True)
+
+
+def test_progress_is_a_line_a_trial(rows, tmp_path, capsys):
+    record = realign_files(settings(rows), tmp_path / "out", refine=True, stages=Stages())
+    shown = [line for line in capsys.readouterr().err.splitlines() if "of the entries: refuses" in line]
+    assert len(shown) == len(record["refinement"]["trials"])
+    assert nlsr_jax.load_adapter(tmp_path / "out")
