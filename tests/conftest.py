@@ -1,5 +1,7 @@
 """Shared fixtures: real files for tests live in the folder that NLSR_SHARED_DATA names."""
 
+import contextlib
+import ctypes
 import gc
 import os
 import pathlib
@@ -47,6 +49,24 @@ def pytest_configure(config):
         check = [sys.executable, "-c", "import jax; jax.devices()"]
         if not subprocess.run(check, env={**os.environ, "XLA_FLAGS": PLAIN}, capture_output=True).returncode:
             os.environ["XLA_FLAGS"] = PLAIN
+
+
+MOST_MEMORY = 2_500_000_000
+"""Bytes of a process at which it forgets its compiled programs, which hold megabytes each."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def memory():
+    """Give memory back to the system between modules."""
+    yield
+    statistics = pathlib.Path("/proc/self/statm")
+    if "jax" not in sys.modules or not statistics.exists():
+        return
+    if int(statistics.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > MOST_MEMORY:
+        sys.modules["jax"].clear_caches()
+        gc.collect()
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 @pytest.fixture(scope="session")
