@@ -27,8 +27,8 @@ shards and types, or with --as_adapter an adapter of that rank on the base; embe
 copied.
 
 --stream reads the base layer by layer, for one that does not fit in memory: once forward, once back. The output is
-the same, but for snip in bfloat16 or float16, which differs by roundings. Activations that memory does not take go to
-a file beside the output, which no interrupted run leaves.
+the same, but for snip in bfloat16 or float16, which differs by roundings. Activations that memory does not take go
+to a file beside the output, which no interrupted run leaves.
 
 --automatic chooses amplification and sparsity by likelihood, for adapters of one lineage. No base and no
 calibration data are needed with --masks FILE or with --method magnitude or random.
