@@ -47,8 +47,7 @@ from absl import flags
 from nlsr_jax.commands import command, mesh_flags, method_flags, path_flags
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.nlsr.settings import GAIN, PRESETS, AutomaticSettings, preset
-from nlsr_jax.pipeline.settings import PATHS, Settings
-from nlsr_jax.report.words import COMPUTING
+from nlsr_jax.pipeline.settings import COMPUTING, PATHS, Settings
 
 if TYPE_CHECKING:
     from nlsr_jax.pipeline.choosing import Refinement

@@ -18,7 +18,8 @@ from nlsr_jax.nlsr.settings import (
     MethodSettings,
     preset,
 )
-from nlsr_jax.pipeline.settings import Settings
+from nlsr_jax.pipeline.settings import COMPUTING, Settings
+from nlsr_jax.report import words
 
 RECORD = (
     "base aligned finetuned weak calibration pretrained direction_rank masks seed beta amplification_space rank "
@@ -31,6 +32,10 @@ RECORD = (
 
 def test_the_settings_of_a_record_keep_names_and_order():
     assert list(dataclasses.asdict(Settings())) == RECORD
+
+
+def test_pages_leave_out_how_a_run_computed():
+    assert words.COMPUTING == COMPUTING
 
 
 def test_the_settings_of_a_run_are_those_of_the_method():
