@@ -14,9 +14,11 @@ adapter names it.
 The defaults are the recommended settings (--preset recommended): one threshold on the gain of all entries. The
 share of the entries is refined by what the repaired model answers: the smallest one with which it refuses the
 calibration prompts, as long as it refuses no more --harmless prompts. --norefine takes the fixed share: 2 %, with
---pretrained 1 % and beta 1, with --aligned 0.5 % and beta 1. Flags beside a preset change it; a given --sparsity is
-not refined. --preset published takes the paper's settings, which are also those of another --method than gain, of
---masks and of --automatic.
+--pretrained 1 % and beta 1, with --aligned 0.5 % and beta 1. The share of a full model is not refined: it is 10 %,
+with --pretrained 3 % and beta 1.
+
+Flags beside a preset change it; a given --sparsity is not refined. --preset published takes the paper's settings,
+which are also those of another --method than gain, of --masks and of --automatic.
 
 With --aligned the recommended basis is turned: what the fine-tuning added to the aligned adapter is factored anew,
 so that adapters need no common lineage, rank or scaling. The output's rank grows; --max_rank compresses it and
@@ -170,7 +172,10 @@ def _settings() -> Settings:
     """The settings of the flags; where one is not given, those of the preset."""
     import dataclasses
 
-    found = preset(_preset(), direction=bool(FLAGS.pretrained), aligned=bool(FLAGS.aligned))
+    from nlsr_jax.pipeline.hub_inputs import names_model
+
+    holds = {"direction": bool(FLAGS.pretrained), "aligned": bool(FLAGS.aligned)}
+    found = preset(_preset(), **holds, model=names_model(FLAGS.finetuned))
     defaults = dataclasses.asdict(found)
     given = method_flags.values_of(Settings, _SETTINGS)
     return Settings(**given | {name: value for name, value in defaults.items() if not FLAGS[name].present})

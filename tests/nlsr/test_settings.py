@@ -15,6 +15,8 @@ from nlsr_jax.nlsr.settings import (
     RECOMMENDED,
     RECOMMENDED_ALONE,
     RECOMMENDED_LINEAGE,
+    RECOMMENDED_MODEL,
+    RECOMMENDED_MODEL_ALONE,
     MethodSettings,
     preset,
 )
@@ -50,6 +52,8 @@ def test_the_presets_are_public_and_depend_on_the_direction_alone():
     assert preset("recommended", direction=True) == RECOMMENDED
     assert preset("recommended", direction=False) == RECOMMENDED_ALONE
     assert preset("recommended", direction=False, aligned=True) == RECOMMENDED_LINEAGE
+    assert preset("recommended", direction=True, model=True) == RECOMMENDED_MODEL
+    assert preset("recommended", direction=False, model=True) == RECOMMENDED_MODEL_ALONE
     assert (RECOMMENDED_LINEAGE.beta, RECOMMENDED_LINEAGE.basis) == (1.0, "turned")
     assert (RECOMMENDED.beta, RECOMMENDED_ALONE.beta) == (1.0, 0.0)
 
