@@ -163,7 +163,7 @@ rank axes are turned at random. Chosen on three cases of the toy world."""
 
 RECOMMENDED_MODEL = dataclasses.replace(GAIN, sparsity=0.97, beta=1.0)
 """For a fully fine-tuned model, with the model at hand that its base was aligned from: three per cent of the
-entries of all projections. Chosen on one case of the toy world, where one per cent takes only half of the harm away."""
+entries of all projections. Chosen on one case of the toy world, where one per cent takes half of the harm away."""
 
 RECOMMENDED_MODEL_ALONE = dataclasses.replace(GAIN, sparsity=0.9, beta=0.0)
 """The same without that model: one entry of ten goes back to the base's."""
