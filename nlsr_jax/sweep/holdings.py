@@ -300,8 +300,12 @@ def _shown(entry: Entry) -> str:
     return entry.method if entry.beta is None else f"beta {entry.beta:g}, {entry.share:.1%} of the entries"
 
 
+_SCORES = {"hs": max, "fa": min, "over_refusal": max, "benign_answered": min}
+"""Scores of the table of means, and which of several is the worst."""
+
+
 def means(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the means over the cases by situation, β and share, as a Markdown table."""
+    """Return a Markdown table of the means over the cases by situation, β and share, with the worst in brackets."""
     lines = ["| situation | model | HS | FA | over-refusal | benign answered | cases |"]
     lines.append("| --- | --- | --- | --- | --- | --- | --- |")
     groups: dict[tuple, list[Mapping]] = {}
@@ -309,10 +313,10 @@ def means(rows: Sequence[Mapping[str, Any]]) -> str:
         setting = (row["beta"], row["share"]) if row["method"] == METHOD else (None, None)
         groups.setdefault((row["situation"], row["method"], *setting), []).append(row)
     for (situation, method, beta, share), group in groups.items():
-        scores = [
-            f"{sum(row[name] for row in group) / len(group):.1f}"
-            for name in ("hs", "fa", "over_refusal", "benign_answered")
-        ]
+        scores = []
+        for name, worst in _SCORES.items():
+            values = [row[name] for row in group]
+            scores.append(f"{sum(values) / len(values):.1f} ({worst(values):.1f})")
         model = method if beta is None else f"β {beta:g}, {100 * share:g} %"
         lines.append(f"| {situation} | {model} | {' | '.join(scores)} | {len(group)} |")
     return "\n".join(lines)

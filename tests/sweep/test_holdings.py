@@ -61,6 +61,21 @@ def test_the_plans_of_all_worlds_hold():
     assert not {entry.method for entry in entries(PLANS["toy"], "lineage", Case("sst2", 0.2, 41))} & {"published"}
 
 
+def test_the_results_page_shows_the_shipped_rows():
+    rows = json.loads((SHIPPED.parent / "tiny-holdings" / "table.json").read_text(encoding="utf-8"))
+    page = (SHIPPED.parents[1] / "docs" / "results.md").read_text(encoding="utf-8")
+    assert means(rows) in page
+    development = {41, 42, 43, 101, 102, 103}
+    assert not development & {row["seed"] for row in rows}
+
+
+def test_means_name_the_worst_case():
+    row = {"situation": "instruct", "method": "refined", "beta": 0.0, "share": 0.02, "over_refusal": 0.0}
+    rows = [row | {"hs": hs, "fa": 90.0 + hs, "benign_answered": 100.0 - hs} for hs in (1.0, 4.0)]
+    expected = "| instruct | refined | 2.5 (4.0) | 92.5 (91.0) | 0.0 (0.0) | 97.5 (96.0) | 2 |"
+    assert means(rows).splitlines()[2] == expected
+
+
 @pytest.mark.long
 def test_rows_are_made_once_and_continue(tmp_path, monkeypatch):
     rows = make_holdings(small_config(), PLAN, toy_models(SHIPPED), tmp_path / "out")
