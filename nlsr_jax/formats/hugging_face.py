@@ -10,7 +10,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -244,7 +244,12 @@ def _read(weight: Weight, files, dtype, mesh):
     return jax.make_array_from_callback(weight.shape, layout, callback)
 
 
-def read_part(weight: Weight, files: Mapping[str, tuple[SafetensorsFile, str]], dtype: Any, bounds) -> np.ndarray:
+def read_part(
+    weight: Weight,
+    files: Mapping[str, tuple[SafetensorsFile, str]],
+    dtype: Any,
+    bounds: Sequence[tuple[int, int]],
+) -> np.ndarray:
     """Read a part of one array of the parameter tree, one tensor of the files at a time.
 
     Args:

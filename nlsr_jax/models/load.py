@@ -25,8 +25,8 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def warn(text: str) -> None:
-    """Give a note on a model's files to who called what calls this."""
-    warnings.warn(text, stacklevel=3)
+    """Give a note on a model's files to who called the function that opens them."""
+    warnings.warn(text, stacklevel=4)
 
 
 def load_model(

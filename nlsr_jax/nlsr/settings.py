@@ -161,10 +161,17 @@ RECOMMENDED_LINEAGE = dataclasses.replace(RECOMMENDED, sparsity=0.995)
 """For an aligned and a fine-tuned adapter on one base: half a per cent of the entries of the lifted adapter, whose
 rank axes are turned at random. Chosen on three cases of the toy world."""
 
+RECOMMENDED_MODEL = dataclasses.replace(GAIN, sparsity=0.97, beta=1.0)
+"""For a fully fine-tuned model, with the model at hand that its base was aligned from: three per cent of the
+entries of all projections. Chosen on one case of the toy world, where one per cent takes half of the harm away."""
+
+RECOMMENDED_MODEL_ALONE = dataclasses.replace(GAIN, sparsity=0.9, beta=0.0)
+"""The same without that model: one entry of ten goes back to the base's."""
+
 PRESETS = ("published", "recommended")
 
 
-def preset(name: str, *, direction: bool, aligned: bool = False) -> MethodSettings:
+def preset(name: str, *, direction: bool, aligned: bool = False, model: bool = False) -> MethodSettings:
     """Return the settings of a preset.
 
     Args:
@@ -172,9 +179,13 @@ def preset(name: str, *, direction: bool, aligned: bool = False) -> MethodSettin
       direction: whether the model before the alignment says in which direction safety lies; without it and without
         an aligned adapter, ``"recommended"`` is ``RECOMMENDED_ALONE``.
       aligned: whether there is an aligned adapter; ``"recommended"`` then is ``RECOMMENDED_LINEAGE``.
+      model: whether a full model is repaired; ``"recommended"`` then is ``RECOMMENDED_MODEL`` with a direction and
+        ``RECOMMENDED_MODEL_ALONE`` without.
     """
     if name == "published":
         return PUBLISHED
+    if model:
+        return RECOMMENDED_MODEL if direction else RECOMMENDED_MODEL_ALONE
     if aligned:
         return RECOMMENDED_LINEAGE
     return RECOMMENDED if direction else RECOMMENDED_ALONE

@@ -13,6 +13,7 @@ from nlsr_jax.files.paths import exists
 from nlsr_jax.formats.adapter_folder import CONFIG as ADAPTER_CONFIG
 from nlsr_jax.formats.adapter_folder import resolve_adapter
 from nlsr_jax.formats.hub import HubName, holds, parse_hub_name
+from nlsr_jax.formats.model_matrices import is_model_folder
 from nlsr_jax.pipeline.settings import Settings
 from nlsr_jax.progress import Stages
 
@@ -42,6 +43,12 @@ def with_hub_folders(settings: Settings, names: Sequence[str], stages: Stages) -
             stages.say(f"{name}: {asked}, from {folder}")
             changes[name] = str(folder)
     return dataclasses.replace(settings, **changes)
+
+
+def names_model(text: str | None) -> bool:
+    """Return whether an input is a full model: its folder, or its name on the hub."""
+    asked = hub_name(text) if text else None
+    return is_model_folder(text) or (asked is not None and _is_model(asked))
 
 
 def hub_name(text: str) -> HubName | None:

@@ -237,6 +237,8 @@ class Settings(
         return self.aligned is None or self.basis in UPDATE_BASES
 
 
+COMPUTING = tuple(field.name for field in dataclasses.fields(Streaming))
+"""Settings that decide how a run computes and not what: a repetition may have others."""
 PATHS = tuple(field.name for field in dataclasses.fields(Settings) if field.metadata.get("kind") == "path")
 
 

@@ -11,7 +11,13 @@ import jax
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.nlsr.lift import Lifted, lift
-from nlsr_jax.nlsr.settings import RECOMMENDED, RECOMMENDED_ALONE, RECOMMENDED_LINEAGE, MethodSettings
+from nlsr_jax.nlsr.settings import (
+    RECOMMENDED,
+    RECOMMENDED_ALONE,
+    RECOMMENDED_LINEAGE,
+    RECOMMENDED_MODEL,
+    MethodSettings,
+)
 from nlsr_jax.nlsr.update import factor_update
 from nlsr_jax.random_streams import stream
 from nlsr_jax.study.case import Case, stage_key
@@ -125,6 +131,6 @@ SITUATIONS: dict[str, Situation] = {
     "instruct": Situation(instruct, RECOMMENDED_ALONE, (0.0,), published=False),
     "instruct_pretrained": Situation(instruct_pretrained, RECOMMENDED, (1.0, 2.0)),
     "lineage": Situation(lineage, RECOMMENDED_LINEAGE, learning_rate=_study_rate),
-    "weights": Situation(weights, RECOMMENDED, learning_rate=_weights_rate, refines=False, published=False),
+    "weights": Situation(weights, RECOMMENDED_MODEL, learning_rate=_weights_rate, refines=False, published=False),
 }
 """The situations by name; with β 0 the second is the first."""

@@ -157,7 +157,7 @@ WRONG = {
             "realignment.json or identification.json or training.json; name another output, or move what is there"
         ),
         "--base {files}/other": "{files}/other: its tokenizer is not the toy world's; give a base made with",
-        "--config big": "--config is 'big'; expected one of llama3_8b, mistral_7b, qwen2_7b, tiny",
+        "--config big": "--config is 'big'; expected one of llama3_8b, mistral_7b, qwen2_7b, smollm2, tiny",
         "--start {files}/none": "{files}/none: no such folder; expected a PEFT adapter directory",
         "--start {files}/adapter": "{files}/adapter: q_proj maps 24 features to 24, the model's maps 32 to 32",
         "--start {files}/adapter --rank 2": "--rank is for a new adapter, but --start continues",

@@ -15,10 +15,13 @@ from nlsr_jax.nlsr.settings import (
     RECOMMENDED,
     RECOMMENDED_ALONE,
     RECOMMENDED_LINEAGE,
+    RECOMMENDED_MODEL,
+    RECOMMENDED_MODEL_ALONE,
     MethodSettings,
     preset,
 )
-from nlsr_jax.pipeline.settings import Settings
+from nlsr_jax.pipeline.settings import COMPUTING, Settings
+from nlsr_jax.report import words
 
 RECORD = (
     "base aligned finetuned weak calibration pretrained direction_rank masks seed beta amplification_space rank "
@@ -33,6 +36,10 @@ def test_the_settings_of_a_record_keep_names_and_order():
     assert list(dataclasses.asdict(Settings())) == RECORD
 
 
+def test_pages_leave_out_how_a_run_computed():
+    assert words.COMPUTING == COMPUTING
+
+
 def test_the_settings_of_a_run_are_those_of_the_method():
     method = {name: value for name, value in dataclasses.asdict(Settings()).items() if hasattr(PUBLISHED, name)}
     assert method == dataclasses.asdict(PUBLISHED)
@@ -45,6 +52,8 @@ def test_the_presets_are_public_and_depend_on_the_direction_alone():
     assert preset("recommended", direction=True) == RECOMMENDED
     assert preset("recommended", direction=False) == RECOMMENDED_ALONE
     assert preset("recommended", direction=False, aligned=True) == RECOMMENDED_LINEAGE
+    assert preset("recommended", direction=True, model=True) == RECOMMENDED_MODEL
+    assert preset("recommended", direction=False, model=True) == RECOMMENDED_MODEL_ALONE
     assert (RECOMMENDED_LINEAGE.beta, RECOMMENDED_LINEAGE.basis) == (1.0, "turned")
     assert (RECOMMENDED.beta, RECOMMENDED_ALONE.beta) == (1.0, 0.0)
 

@@ -81,3 +81,11 @@ def test_the_command(files, tmp_path):
     python("-m", "nlsr_jax", "realign", *arguments, "--output", tmp_path / "out")
     record = json.loads((tmp_path / "out" / "realignment.json").read_text())
     assert record["summary"]["changed_entries"] > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_quantised_base_streams_to_the_same_bytes(files, tmp_path, kind):
+    for name, stream in (("memory", False), ("streamed", True)):
+        repair(files, kind, tmp_path / name, stream=stream)
+    for name in ("adapter_model.safetensors", "masks.safetensors", "report.html"):
+        assert (tmp_path / "streamed" / name).read_bytes() == (tmp_path / "memory" / name).read_bytes()

@@ -153,7 +153,7 @@ MUTATIONS = (
         "(1 - smooth) * frequency / rope.factor + smooth * frequency",
         "(1 - smooth) * frequency + smooth * frequency / rope.factor",
     ),
-    Mutation("models/block.py", "wrong dtype", "wide = x.astype(jnp.float32)\n", "wide = x\n"),
+    Mutation("models/norm.py", "wrong dtype", "wide = x.astype(jnp.float32)\n", "wide = x\n"),
     Mutation("models/attention.py", "sign", "(d_weights - mean)", "(d_weights + mean)"),
     Mutation(
         "models/generate.py", "off by one", "positions = (lengths + step - 1)", "positions = (lengths + step)"
