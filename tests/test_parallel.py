@@ -29,7 +29,8 @@ adapter = nlsr_jax.Adapter(factors)
 draw = lambda length: random.integers(3, config.vocab_size, (4, length)).astype(np.int32)
 ids = draw(12)
 batches = [(draw(length), random.random((4, length)) < 0.6) for length in (9, 9, 9, 12, 12)]
-half = [(*batch, *batch) for batch in batches]
+some = batches[:3]
+half = [(*batch, *batch) for batch in some]
 
 
 def same(function):
@@ -41,11 +42,11 @@ calls = {
     "weights": lambda model, params: params,
     "statistics": lambda m, p: nlsr_jax.collect_statistics(m, p, adapter, batches),
     "generated": lambda m, p: nlsr_jax.generate(m, p, ids, adapter=adapter, max_new_tokens=8),
-    "gradient": lambda m, p: nlsr_jax.collect_loss_gradient(m, p, adapter, batches),
+    "gradient": lambda m, p: nlsr_jax.collect_loss_gradient(m, p, adapter, some),
     "snip": lambda m, p: nlsr_jax.collect_gradients(m, p, adapter, half, objective="preference_snip"),
     "openings": lambda m, p: collect_openings(
-        m, p, adapter, batches, find_openings(m, batches, depth=2)),
-    "divergence": lambda m, p: collect_divergence(m, p, None, adapter, batches),
+        m, p, adapter, some, find_openings(m, some, depth=2)),
+    "divergence": lambda m, p: collect_divergence(m, p, None, adapter, some),
 }
 logits = [np.asarray(nlsr_jax.logits(*which, ids, adapter=adapter)) for which in (one, eight)]
 kernel = eight[1]["layers"]["up_proj"]["kernel"]
@@ -129,7 +130,7 @@ def test_experts_over_a_mesh(tmp_path):
     [
         ((8, 1, 1), 1.0, "weights,statistics"),
         ((1, 8, 1), 1 / 8, "weights,statistics,generated,openings,divergence"),
-        ((2, 2, 2), 1 / 4, "weights,statistics,gradient,snip"),
+        ((2, 2, 2), 1 / 4, "weights,gradient,snip"),
     ],
 )
 def test_the_same_results_whatever_the_mesh(base, shape, share, calls):

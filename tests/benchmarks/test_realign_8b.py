@@ -4,7 +4,10 @@ import json
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.long
 def test_both_sides_run(tmp_path):
     dtype = "bfloat16"  # which has a name of its own beside all that float32 does
     command = [sys.executable, "-m", "benchmarks.realign_8b", "--layers", "1", "--rank", "2", "--dtype", dtype]

@@ -38,9 +38,9 @@ FEW = {
 def study():
     base = load_base(SHIPPED / "base", ToyWorld())
     adapters = {n: load_adapter(SHIPPED / n, base.model.config) for n in ("sft", "dpo", "finetuned_sst2")}
-    lines = (SHIPPED / "calibration.jsonl").read_text().splitlines()[:100]
+    lines = (SHIPPED / "calibration.jsonl").read_text().splitlines()[:60]
     rows = [Example(**json.loads(line)) for line in lines]
-    return base, adapters, calibration_batches(base, rows, 50, 64)
+    return base, adapters, calibration_batches(base, rows, 30, 64)
 
 
 found_before = {}

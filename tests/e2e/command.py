@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 
-from tests.e2e.forks import LONGEST, ROOT, forks
+from tests.e2e.forks import LONGEST, ROOT, forks, own_environment
 
 
 def environment(changes):
@@ -14,7 +14,7 @@ def environment(changes):
 
     A variable whose value is None is taken away.
     """
-    whole = {**os.environ, "JAX_PLATFORMS": "cpu", **changes}
+    whole = {**own_environment(), **changes}
     if changes.get("XLA_FLAGS") is not None:
         whole["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {changes['XLA_FLAGS']}".strip()
     return {name: value for name, value in whole.items() if value is not None}

@@ -35,6 +35,11 @@ LIBRARIES = (
 TOKENIZERS = ("AutoTokenizer", "PreTrainedTokenizerFast")
 _LATER = ("XLA_FLAGS", "HOME", "PYTEST_CURRENT_TEST")
 """Variables that nothing reads while the libraries are imported."""
+_SET = (
+    *("TPU_SKIP_MDS_QUERY", "TF_CPP_MIN_LOG_LEVEL", "TORCHINDUCTOR_CACHE_DIR"),
+    *("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"),
+)
+"""Variables that JAX, PEFT and scikit-learn set when they are imported."""
 
 
 class Forked:
@@ -146,10 +151,15 @@ class Forks:
         self._process.wait()
 
 
+def own_environment() -> dict[str, str]:
+    """The environment of this process without what the libraries of the tests have put there."""
+    return {**{name: value for name, value in os.environ.items() if name not in _SET}, "JAX_PLATFORMS": "cpu"}
+
+
 @functools.cache
 def forks() -> Forks:
     """Return the process that forks for this one, started where it is first needed."""
-    return Forks({**os.environ, "JAX_PLATFORMS": "cpu"})
+    return Forks(own_environment())
 
 
 def _serve(connection: socket.socket) -> None:

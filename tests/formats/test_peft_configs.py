@@ -146,7 +146,7 @@ LISTED = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(CONFIGS, LISTED)
 def test_random_configs_agree_with_peft(config, layers):
     config = {**config, **layers}

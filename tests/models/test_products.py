@@ -47,7 +47,7 @@ def test_attention_has_the_plain_formulas_gradients(heads):
     def loss(function, arrays):
         return jnp.sum(weight * jnp.tanh(function(*arrays, mask)))
 
-    found, expected = (jax.grad(lambda x, f=f: loss(f, x))(arrays) for f in (attend, plain_attention))
+    found, expected = (jax.jit(jax.grad(lambda x, f=f: loss(f, x)))(arrays) for f in (attend, plain_attention))
     assert_close(found, expected)
 
 
@@ -60,7 +60,7 @@ def test_long_sequences_go_by_blocks(length):
     if length < 2 * BLOCK:  # what such rows of a short sequence put out means nothing
         weight = weight * pads[:, None, None, None]
     found, expected = (
-        jax.value_and_grad(lambda x, f=f: jnp.sum(weight * jnp.tanh(f(*x, mask))))((q, k, v))
+        jax.jit(jax.value_and_grad(lambda x, f=f: jnp.sum(weight * jnp.tanh(f(*x, mask)))))((q, k, v))
         for f in (attend, lambda *x: plain_attention(*x) * pads[:, None, None, None])
     )
     assert_close(found, expected, 2e-5)
@@ -93,7 +93,8 @@ def test_half_precision_attention_is_near_and_keeps_its_type(length):
         return jnp.sum(jnp.tanh(function(*arrays, mask).astype(jnp.float32)))
 
     wide = [x.astype(jnp.float32) for x in half]
-    gradient, exact = jax.grad(lambda x: loss(attend, x))(half), jax.grad(lambda x: loss(plain_attention, x))(wide)
+    gradient = jax.jit(jax.grad(lambda x: loss(attend, x)))(half)
+    exact = jax.jit(jax.grad(lambda x: loss(plain_attention, x)))(wide)
     for one, other in zip(gradient, exact, strict=True):
         assert one.dtype == jnp.bfloat16
         np.testing.assert_allclose(one.astype(jnp.float32), other, rtol=0.02, atol=0.06)
@@ -111,7 +112,7 @@ def test_projections_and_their_gradients_are_the_plain_formulas(rows):
     weight = draw(4, rows, 3, 6)
 
     def gradient(function):
-        return jax.grad(lambda operands: jnp.sum(weight * jnp.sin(function(*operands))))(operands)
+        return jax.jit(jax.grad(lambda operands: jnp.sum(weight * jnp.sin(function(*operands)))))(operands)
 
     assert_close(gradient(adapted), gradient(plain_projection), 1e-4)
 

@@ -1,6 +1,8 @@
 """A run whose share of entries is refined by what the repaired model answers."""
 
+import contextlib
 import dataclasses
+import io
 import json
 
 import jax
@@ -45,13 +47,15 @@ def settings(rows, defaults=RECOMMENDED_LINEAGE, **changes):
 
 @pytest.fixture(scope="module")
 def run(rows, tmp_path_factory):
-    """The output folder of a refined run, and its record."""
+    """The output folder of a refined run, its record, and what it printed on standard error."""
     folder = tmp_path_factory.mktemp("refined") / "out"
-    return folder, realign_files(settings(rows), folder, refine=True)
+    with contextlib.redirect_stderr(io.StringIO()) as printed:
+        record = realign_files(settings(rows), folder, refine=True, stages=Stages())
+    return folder, record, printed.getvalue()
 
 
 def test_the_share_is_the_smallest_that_refuses(run):
-    _, record = run
+    _, record, _ = run
     found = record["refinement"]
     assert found["finetuned"]["harmful"] < 0.5 < found["aligned"]["harmful"]
     trials = {one["share"]: one for one in found["trials"]}
@@ -68,7 +72,7 @@ def test_the_share_is_the_smallest_that_refuses(run):
 
 
 def test_a_repetition_asks_nothing_and_gives_the_same_bytes(run, rows, tmp_path):
-    folder, record = run
+    folder, record, _ = run
     again = realign_files(
         settings(rows, sparsity=record["settings"]["sparsity"]),
         tmp_path / "again",
@@ -83,7 +87,7 @@ def test_a_repetition_asks_nothing_and_gives_the_same_bytes(run, rows, tmp_path)
 
 
 def test_the_page_shows_what_was_tried(run):
-    folder, record = run
+    folder, record, _ = run
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "How the share of entries was chosen" in page
     assert f"{len(record['refinement']['trials'])} repairs" in page
@@ -127,8 +131,8 @@ def test_the_published_settings_are_not_refined(rows, tmp_path):
         realign_files(settings(rows, PUBLISHED), tmp_path / "out", refine=True)
 
 
-def test_progress_is_a_line_a_trial(rows, tmp_path, capsys):
-    record = realign_files(settings(rows), tmp_path / "out", refine=True, stages=Stages())
-    shown = [line for line in capsys.readouterr().err.splitlines() if "of the entries: refuses" in line]
+def test_progress_is_a_line_a_trial(run):
+    folder, record, printed = run
+    shown = [line for line in printed.splitlines() if "of the entries: refuses" in line]
     assert len(shown) == len(record["refinement"]["trials"])
-    assert nlsr_jax.load_adapter(tmp_path / "out")
+    assert nlsr_jax.load_adapter(folder)
