@@ -61,9 +61,9 @@ def test_the_plans_of_all_worlds_hold():
     assert not {entry.method for entry in entries(PLANS["toy"], "lineage", Case("sst2", 0.2, 41))} & {"published"}
 
 
-def test_the_results_page_shows_the_shipped_rows():
+def test_the_page_shows_the_shipped_rows():
     rows = json.loads((SHIPPED.parent / "tiny-holdings" / "table.json").read_text(encoding="utf-8"))
-    page = (SHIPPED.parents[1] / "docs" / "results.md").read_text(encoding="utf-8")
+    page = (SHIPPED.parents[1] / "docs" / "holdings.md").read_text(encoding="utf-8")
     assert means(rows) in page
     development = {41, 42, 43, 101, 102, 103}
     assert not development & {row["seed"] for row in rows}
