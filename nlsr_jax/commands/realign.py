@@ -99,20 +99,7 @@ def main(_) -> None:
 
     if not FLAGS.output:
         raise InputError(f"{argument('output')} is missing; name the folder to write")
-    options: dict[str, Any] = {
-        "overwrite": FLAGS.overwrite,
-        "automatic": _choice(),
-        "refine": _refine(),
-        "preset": FLAGS.preset or (None if _preset() == "published" else _preset()),
-        "read": path_flags.inputs(),
-        "cache": FLAGS.cache or os.environ.get(CACHE) or None,
-    }
-    if FLAGS.from_record:
-        settings, before = _recorded_settings()
-        told = {"chosen": "automatic", "refined": "refinement", "preset": "preset"}
-        options |= {"recorded": before["inputs"], **{name: before.get(key) for name, key in told.items()}}
-    else:
-        settings = _settings()
+    settings, options = asked()
     mesh = mesh_flags.open_mesh()
     first = is_first()
     record = realign_files(settings, FLAGS.output, stages=Stages(show=first), mesh=mesh, **options)
@@ -127,6 +114,24 @@ def main(_) -> None:
         f"{summary['changed_entries']} of {summary['total_entries']} entries; wrote {FLAGS.output} "
         f"(see {FLAGS.output}/report.html)"
     )
+
+
+def asked() -> tuple[Settings, dict[str, Any]]:
+    """Return the settings of the flags, and the other arguments of ``realign_files`` that the flags decide."""
+    options: dict[str, Any] = {
+        "overwrite": FLAGS.overwrite,
+        "automatic": _choice(),
+        "refine": _refine(),
+        "preset": FLAGS.preset or (None if _preset() == "published" else _preset()),
+        "read": path_flags.inputs(),
+        "cache": FLAGS.cache or os.environ.get(CACHE) or None,
+    }
+    if not FLAGS.from_record:
+        return _settings(), options
+    settings, before = _recorded_settings()
+    told = {"chosen": "automatic", "refined": "refinement", "preset": "preset"}
+    options |= {"recorded": before["inputs"], **{name: before.get(key) for name, key in told.items()}}
+    return settings, options
 
 
 def _choice() -> dict[str, float] | None:

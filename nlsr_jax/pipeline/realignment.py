@@ -43,6 +43,7 @@ from nlsr_jax.pipeline.reference import Reference
 from nlsr_jax.pipeline.restoration import Restoration, write_restored
 from nlsr_jax.pipeline.run import Run, start
 from nlsr_jax.pipeline.settings import Settings, name_inputs, with_absolute_paths
+from nlsr_jax.pipeline.shared import Shared
 from nlsr_jax.pipeline.sources import Sources, check_base, open_sources, source_notes
 from nlsr_jax.pipeline.trimming import trim
 from nlsr_jax.pipeline.weights_realignment import realign_weights
@@ -70,6 +71,7 @@ def realign_files(
     read: Inputs | None = None,
     draw: Callable[[dict], dict] = draw_figures,
     cache: str | None = None,
+    shared: Shared | None = None,
 ) -> dict:
     """Realign a fine-tuned adapter on disk, or a fully fine-tuned model (see ``realign_weights``).
 
@@ -94,6 +96,7 @@ def realign_files(
       read: what else has been read, by the name for messages, such as the record that is repeated.
       draw: draws the figures of the report from the record, in a thread.
       cache: folder of directions base − pretrained that were factored before; the bytes are the same without.
+      shared: what other runs of this process have made; the bytes are the same without.
 
     Returns:
       The record, as written to ``realignment.json``.
@@ -122,6 +125,7 @@ def realign_files(
             mesh=mesh,
             read=read,
             draw=draw,
+            shared=shared,
         )
     refinement = refine if isinstance(refine, Refinement) else Refinement() if refine else None
     choice = Choice(None if automatic is None else asked_for(automatic), chosen, refinement, refined)
@@ -129,7 +133,9 @@ def realign_files(
     inputs = {**name_inputs(settings), **(read or {})}
     place = check_free(output, overwrite, inputs=inputs)
     publish = functools.partial(whole_directory, place, overwrite=overwrite, inputs=inputs)
-    with start(settings.seed, stages, mesh=mesh, recorded=recorded, output=place, cache=cache) as run:
+    with start(
+        settings.seed, stages, mesh=mesh, recorded=recorded, output=place, cache=cache, shared=shared
+    ) as run:
         sources = _open(settings, run)
         descent = judge_descent(settings, sources, run)
         data = CalibrationData(settings, sources, run)

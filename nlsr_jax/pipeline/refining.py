@@ -23,6 +23,7 @@ from nlsr_jax.pipeline.evidence import CalibrationData, check_evidence
 from nlsr_jax.pipeline.reference import Reference
 from nlsr_jax.pipeline.run import Run
 from nlsr_jax.pipeline.settings import Settings
+from nlsr_jax.pipeline.shared import stamp
 from nlsr_jax.pipeline.sources import AdapterSource
 from nlsr_jax.types import Tokenizer
 
@@ -70,6 +71,17 @@ class Repairs:
             max_length=self._data.settings.max_length,
             batch_size=_AT_ONCE,
         )
+
+    def ask_aligned(self) -> list[list[int]]:
+        """Return the answers of the aligned model, which do not depend on what was fine-tuned on it.
+
+        Of a lifted adapter the ranks alone count: where the aligned model has no update, B is zero.
+        """
+        settings, source = self._data.settings, self._data.sources.aligned
+        shapes = tuple((m, leaf["a"].shape) for m, leaf in sorted(source.shapes().factors.items()))
+        decides = (settings.dtype, settings.max_length, shapes, repr(self.questions.all()))
+        key = (stamp(settings.base), stamp(settings.aligned), *decides, self._data.run.mesh)
+        return self._data.run.shared.once("aligned answers", key, lambda: self.ask(source.load(), source))
 
     def gradients(self) -> Any:
         """Return the gradients of the loss on safe answers, from the other half of the rows."""
@@ -121,7 +133,7 @@ def refined(settings: Settings, bounds: Bounds, data: CalibrationData, run: Run)
         result = refine_by_answers(
             repairs.questions,
             repairs.ask(repairs.finetuned, sources.target),
-            repairs.ask(sources.aligned.load(), sources.aligned),
+            repairs.ask_aligned(),
             lambda share: repairs.repaired(share, gradients),
             lambda adapter: repairs.ask(adapter, sources.target),
             start=1 - settings.sparsity,
@@ -192,7 +204,15 @@ def _described(bounds: Bounds, questions: Questions, found: Refined) -> dict[str
 
 
 def _harmless(place: str | None, field: str | None, data: CalibrationData, run: Run) -> list[list[int]]:
-    """Read and encode the harmless prompts: the user's, or those that this package has."""
+    """Return the harmless prompts as token ids: the user's, or those that this package has."""
+    settings, vocabulary = data.settings, len(data.base_with(data.sources.target)[1]["embed"])
+    key = (stamp(place), field, stamp(settings.base), settings.template, settings.max_length, vocabulary)
+    return run.shared.once("harmless prompts", key, lambda: _read_harmless(place, field, vocabulary, data, run))
+
+
+def _read_harmless(
+    place: str | None, field: str | None, vocabulary: int, data: CalibrationData, run: Run
+) -> list[list[int]]:
     from nlsr_jax.data.asked import read_asked
     from nlsr_jax.data.encoding import encode_prompts
     from nlsr_jax.data.prompts import make_render
@@ -210,7 +230,6 @@ def _harmless(place: str | None, field: str | None, data: CalibrationData, run: 
         texts = [render(text, "") for text in texts]
     else:
         texts = read_asked(place, data.tokenizer, template=template, field=field, note=run.stages.say)
-    vocabulary = len(data.base_with(data.sources.target)[1]["embed"])
     ids = encode_prompts(texts, data.tokenizer, special_tokens=template != "chat", vocabulary=vocabulary)
     return [one for one in ids if len(one) <= longest]
 

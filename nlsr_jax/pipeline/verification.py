@@ -4,7 +4,7 @@ import dataclasses
 import os
 import pathlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from nlsr_jax.errors import InputError
@@ -60,7 +60,7 @@ def verify(
     file, record = _read(folder)
     why = "is not what was written" if "seal" in record else "has no seal; it was removed, or never written"
     changed = [] if records.is_sealed(file) else [f"{file.name}: {why}"]
-    found = [_compare_outputs(folder, file.name, record), _compare_inputs(record, moved)]
+    found = [_compare_outputs(folder, file.name, record), compare_inputs(record, moved)]
     changed += [line for one in found for line in one.changed]
     missing = [line for one in found for line in one.missing]
     compared = sum(one.compared for one in found)
@@ -101,18 +101,27 @@ def _compare_outputs(folder: pathlib.Path, name: str, record: Mapping[str, Any])
     return Findings(tuple(changed), (), same)
 
 
-def _compare_inputs(record: Mapping[str, Any], moved: Mapping[str, str]) -> Findings:
+def compare_inputs(
+    record: Mapping[str, Any], moved: Mapping[str, str], digest: Callable[[pathlib.Path], str] = sha256
+) -> Findings:
+    """Compare the inputs of a record with the files that are there now.
+
+    Args:
+      record: of a run.
+      moved: see ``verify``.
+      digest: returns the SHA-256 of a file.
+    """
     changed, missing, same = [], [], 0
     for name, entry in record["inputs"].items():
         if entry is None:
             continue
         given = "finetuned" if name == COMPANIONS else name  # which lie beside the adapter
         place = pathlib.Path(moved.get(given, entry["path"]))
-        for file, digest in entry["files"].items():
+        for file, recorded in entry["files"].items():
             path = place / file if is_folder(place) else place
             if not is_regular(path):
                 missing.append(f"{name}: {path} is not at hand")
-            elif sha256(path) == digest:
+            elif digest(path) == recorded:
                 same += 1
             else:
                 changed.append(f"{name}: {path} has changed since")
