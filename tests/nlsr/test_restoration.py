@@ -181,9 +181,10 @@ def test_rules():
     assert {m: p.tolist() for m, p in base.pruned.items()} == {
         m: p.tolist() for m, p in draw_pruned(KEY, base.probability).items()
     }
-    cut = realign(KEY, FINETUNED, REFERENCE, MASKS, rule="threshold", tau=0.5)
-    for module, pruned in cut.pruned.items():
-        assert_array_equal(pruned, values[module] >= 0.5)
+    for tau in (0.5, float(values["q_proj"][1])):  # a module exactly as similar as the threshold is left alone
+        cut = realign(KEY, FINETUNED, REFERENCE, MASKS, rule="threshold", tau=tau)
+        for module, pruned in cut.pruned.items():
+            assert_array_equal(pruned, values[module] >= tau)
     third = realign(KEY, FINETUNED, REFERENCE, MASKS, rule="least_similar", share=1 / 3)
     repaired = sorted(v for m in values for v, p in zip(values[m], third.pruned[m], strict=True) if not p)
     assert repaired == sorted(np.concatenate(list(values.values())))[:3]

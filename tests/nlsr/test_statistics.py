@@ -148,6 +148,7 @@ def test_parts_combine_to_the_whole():
     for module in inputs:
         scale = float(jnp.max(jnp.abs(whole.gram[module])))
         assert_allclose(both.gram[module], whole.gram[module], atol=1e-5 * scale)
+        assert_allclose(both.input_square[module], whole.input_square[module], rtol=1e-5)
     assert max(errors(REFERENCE, inputs, both, 0.6)) < 1e-3
     # Plain addition of the sums is legal too: the root is then made from the Gram matrix.
     added = jax.tree.map(jnp.add, first, second)
