@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import gc
+import inspect
 import os
 import pathlib
 import subprocess
@@ -21,6 +22,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import hypothesis
 import pytest
+
+from tests import plain_figures
 
 # Traces make many objects and little garbage: the default looks through all of them again and again.
 gc.set_threshold(100_000, 20, 20)
@@ -67,6 +70,26 @@ def memory():
         gc.collect()
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_flushes():
+    """Let the system write to the disk when it likes: what outlives a loss of power is not tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def figures_without_ink():
+    """Draw no figures of reports; see ``tests.plain_figures``."""
+    from nlsr_jax.report import figures
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in inspect.getmembers(figures, inspect.isfunction):
+            if value.__module__ == figures.__name__ and not name.startswith("_"):
+                patch.setattr(figures, name, getattr(plain_figures, name))
+        yield
 
 
 @pytest.fixture(scope="session")

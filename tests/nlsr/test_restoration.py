@@ -61,18 +61,14 @@ def test_one_layer_out_of_range_leaves_the_others_as_they_are():
 
 @pytest.fixture
 def short_pieces(monkeypatch):
-    """Similarities by pieces of 8 rows or columns."""
+    """Similarities by pieces of 8 rows or columns, of shapes that no other test has compiled in one piece."""
     monkeypatch.setattr(hardware, "_PIECE", 8)
-    jax.clear_caches()
-    yield
-    jax.clear_caches()
 
 
 @pytest.mark.parametrize(
     ("size", "layers", "rank", "dtype"),
     [
-        *((15, 3, 6, "float32"), (16, 1, 6, "bfloat16"), (16, 3, 1, "float32")),
-        *((17, 1, 1, "float32"), (17, 3, 6, "bfloat16"), (40, 1, 6, "float32"), (40, 3, 6, "bfloat16")),
+        *((15, 3, 6, "float32"), (16, 1, 6, "bfloat16"), (17, 3, 6, "bfloat16"), (40, 1, 1, "float32")),
     ],
 )
 def test_similarity_by_pieces_is_the_cosine(short_pieces, size, layers, rank, dtype):

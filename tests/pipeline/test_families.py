@@ -68,7 +68,7 @@ def test_logits_with_an_adapter(held):
     assert np.abs(np.asarray(nlsr_jax.logits(model, params, ids, adapter)) - peer_logits(peer, ids)).max() < LARGEST
 
 
-@only("gemma2", "phi3", "olmo2", "qwen3_moe")
+@only("gemma2", "phi3", "qwen3_moe")
 def test_statistics_are_those_of_the_modules_inputs(held):
     variant, folder, peer, model, params = held
     adapter = nlsr_jax.load_adapter(folder / "adapter", model.config)
@@ -95,6 +95,7 @@ def test_statistics_are_those_of_the_modules_inputs(held):
             np.testing.assert_allclose(statistics.input_square[module][layer], expected, rtol=2e-3, atol=1e-4)
 
 
+@only("gemma", "gemma2", "phi3", "olmo2", "qwen3_moe")
 def test_gradients_are_those_of_torch(held, monkeypatch):
     """Short rows, or rows so long that attention goes by blocks and logits are made in parts."""
     variant, folder, peer, model, params = held
@@ -118,7 +119,7 @@ def test_gradients_are_those_of_torch(held, monkeypatch):
                 np.testing.assert_allclose(value, expected, atol=2e-4 * np.abs(expected).max(), rtol=1e-3)
 
 
-@only("gemma3", "phi3", "qwen3_moe")
+@only("phi3")
 def test_realigned_adapters_load_in_peft(held, tmp_path):
     _, folder, _, model, params = held
     rows = save_rows(tmp_path / "rows.jsonl", 4)

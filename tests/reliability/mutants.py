@@ -14,6 +14,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,7 +25,7 @@ from tests.e2e.command import ROOT
 from tests.reliability.mutations import MUTATIONS, TESTS, Mutation
 
 LONGEST = 3600
-"""Seconds for the tests of one fault, unless the command line says otherwise."""
+"""Seconds of a processor for one run of tests, unless the command line says otherwise."""
 
 
 def place(tree: pathlib.Path, mutation: Mutation) -> pathlib.Path | None:
@@ -39,8 +40,8 @@ def place(tree: pathlib.Path, mutation: Mutation) -> pathlib.Path | None:
     return fitting[0] if len(set(fitting)) == 1 else None
 
 
-def nearest_first(tree: pathlib.Path, faulty: pathlib.Path, mutation: Mutation) -> list[str]:
-    """Return the test files for a fault: those named like the faulty file, those that import it, then the rest.
+def nearest_first(tree: pathlib.Path, faulty: pathlib.Path, mutation: Mutation) -> list[list[str]]:
+    """Return the test files for a fault: those named like the faulty file, those that import it, and the rest.
 
     Args:
       tree: the tree that the tests are in.
@@ -48,12 +49,13 @@ def nearest_first(tree: pathlib.Path, faulty: pathlib.Path, mutation: Mutation) 
       mutation: the fault.
 
     Returns:
-      Paths from the tree. Files of equal distance keep the order of ``TESTS``: their own package first.
+      Groups of paths from the tree: files named like the faulty file, files that import it, and the rest of each
+      entry of ``TESTS``, in this order.
     """
-    found: dict[pathlib.Path, None] = {}
+    entries = []
     for name in TESTS[mutation.room]:
         path = tree / "tests" / name
-        found.update(dict.fromkeys(sorted(path.rglob("test_*.py")) if path.is_dir() else [path] * path.is_file()))
+        entries.append(sorted(path.rglob("test_*.py")) if path.is_dir() else [path] * path.is_file())
     module = re.escape(".".join(faulty.relative_to(tree).with_suffix("").parts))
     parent, _, stem = module.rpartition(r"\.")
     imports = re.compile(rf"{module}\b|from {parent} import [^\n]*\b{stem}\b")
@@ -63,7 +65,12 @@ def nearest_first(tree: pathlib.Path, faulty: pathlib.Path, mutation: Mutation) 
             return 0
         return 1 if imports.search(path.read_text(encoding="utf-8")) else 2
 
-    return [str(path.relative_to(tree)) for path in sorted(found, key=distance)]
+    groups: dict[int, dict[str, None]] = {}
+    for place, paths in enumerate(entries):
+        for path in paths:
+            near = distance(path)
+            groups.setdefault(near if near < 2 else 2 + place, {})[str(path.relative_to(tree))] = None
+    return [[*groups[near]] for near in sorted(groups)]
 
 
 def run_tests(
@@ -75,7 +82,7 @@ def run_tests(
       tree: the tree that they are in.
       tests: their paths, in order.
       cache: where compiled programs are kept.
-      limit: seconds after which the tests are ended.
+      limit: seconds of a processor after which the tests, or a program that they start, are ended.
       left_out: tests to leave out.
 
     Returns:
@@ -85,12 +92,12 @@ def run_tests(
     command += [f"--deselect={test}" for test in left_out]
     env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(tree)}
     env.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
-    try:
-        done = subprocess.run(command, cwd=tree, env=env, capture_output=True, text=True, timeout=limit)
-    except subprocess.TimeoutExpired:
+    command = ["sh", "-c", f'ulimit -t {limit:.0f}; exec "$@"', "sh", *command]
+    done = subprocess.run(command, cwd=tree, env=env, capture_output=True, text=True, check=False)
+    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
         return "out of time", ""
     failed = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
-    if done.returncode not in (0, 1, 2) or (done.returncode and not failed):
+    if done.returncode not in (0, 1, 2, 5) or (done.returncode in (1, 2) and not failed):
         raise SystemExit(
             f"pytest could not be run ({done.returncode}):\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
         )
@@ -102,17 +109,21 @@ def attempt(tree: pathlib.Path, mutation: Mutation, cache: pathlib.Path, limit: 
     path = place(tree, mutation)
     if path is None:
         return {"outcome": "does not fit"}
-    tests, began = nearest_first(tree, path, mutation), time.monotonic()
+    began, left = time.monotonic(), nearest_first(tree, path, mutation)
     text = path.read_text(encoding="utf-8")
     fails_anyway: tuple[str, ...] = ()
-    while True:
+    outcome, test = "survived", ""
+    while left:
         path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
-        outcome, test = run_tests(tree, tests, cache, limit, fails_anyway)
+        outcome, test = run_tests(tree, left[0], cache, limit, fails_anyway)
         path.write_text(text, encoding="utf-8")
-        if outcome != "caught" or run_tests(tree, [test], cache, limit)[0] == "survived":
+        if outcome == "survived":
+            left = left[1:]
+        elif outcome == "out of time" or run_tests(tree, [test], cache, limit)[0] == "survived":
             break
-        fails_anyway = (*fails_anyway, test)
-        tests = tests[tests.index(test.split("::")[0]) :]
+        else:
+            fails_anyway = (*fails_anyway, test)
+            left[0] = left[0][left[0].index(test.split("::")[0]) :]
     row = {"outcome": outcome, "test": test, "seconds": round(time.monotonic() - began)}
     return {**row, "fails anyway": fails_anyway} if fails_anyway else row
 
@@ -137,7 +148,7 @@ def main() -> None:
     parser.add_argument("--tree", type=pathlib.Path, default=ROOT)
     parser.add_argument("--only", default=",".join(map(str, range(len(MUTATIONS)))))
     parser.add_argument("--check", action="store_true")
-    parser.add_argument("--limit", type=float, default=LONGEST, help="seconds for the tests of one fault")
+    parser.add_argument("--limit", type=float, default=LONGEST, help="seconds of a processor for one run")
     parser.add_argument("--results", type=pathlib.Path)
     given = parser.parse_args()
     chosen = [int(number) for number in given.only.split(",")]

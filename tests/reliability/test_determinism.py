@@ -5,6 +5,7 @@ import os
 import pytest
 
 from tests.e2e.command import error_line, run
+from tests.plain_figures import DRAW
 from tests.reliability.determinism import Variation, examine, locales, make_jobs
 
 pytestmark = pytest.mark.slow
@@ -19,7 +20,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def jobs(folder):
-    return make_jobs(folder / "files", {})
+    return make_jobs(folder / "files", {DRAW: "1"})  # as those that are not forked
 
 
 def test_surroundings_do_not_matter(folder, jobs):
