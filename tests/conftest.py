@@ -54,6 +54,12 @@ def pytest_configure(config):
             os.environ["XLA_FLAGS"] = PLAIN
 
 
+def pytest_collection_modifyitems(items):
+    """Put files with slow tests first, so that no worker is left alone with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 MOST_MEMORY = 2_500_000_000
 """Bytes of a process at which it forgets its compiled programs, which hold megabytes each."""
 

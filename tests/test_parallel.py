@@ -9,6 +9,7 @@ from nlsr_jax.errors import InputError
 from tests.e2e.command import free_port, python
 from tests.parity.peers import save_peer
 
+pytestmark = pytest.mark.slow
 PROGRAM = """
 import json, sys, jax, numpy as np, nlsr_jax
 from nlsr_jax.calibration.openings import collect_openings, find_openings

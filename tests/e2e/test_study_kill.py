@@ -77,7 +77,7 @@ def check_same(output, whole):
     assert [path.name for path in output.parent.iterdir()] == [output.name], "something is left beside the output"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_while_it_trains(tmp_path):
     base, whole, parent = save_toy_base(tmp_path / "base"), tmp_path / "whole", tmp_path / "killed"
     arguments = [*DPO, "--base", base, "--rows", 160]

@@ -63,7 +63,6 @@ def record(folder, name="realignment.json"):
 RUNS = {
     "fresh": (RECOMMENDED_ALONE, {}),
     "lifted": (RECOMMENDED, {"pretrained": "pretrained"}),
-    "lineage": (PUBLISHED, {"aligned": "aligned", "allow_unrelated": True}),
     "preference": (PUBLISHED, {"aligned": "aligned", "allow_unrelated": True, "method": "preference_snip"}),
     "shards": (RECOMMENDED_ALONE, {"finetuned": "sharded", "dtype": "bfloat16"}),
     "low_rank": (
