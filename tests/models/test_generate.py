@@ -88,9 +88,9 @@ def several_adapters(config):
     return [found[0], dataclasses.replace(last, layers={"k_proj": (1,), "down_proj": (1,)}), found[2]]
 
 
-@PAIRS
+@pytest.mark.parametrize(("model", "way"), [("qwen2", "layers apart"), ("qwen3", "as they are")], indirect=True)
 def test_several_adapters_make_the_tokens_of_single_calls(model, way):
-    """Every way and every family; all of their pairs make the tokens of a whole pass above; one pair draws."""
+    """Layers apart and in a loop; all pairs make the tokens of a whole pass above; one pair draws."""
     adapters = several_adapters(model[0].config)
     ids, mask = tokens(0, 2, 9), np.array([[True] * 9, [False] * 4 + [True] * 5])
     drawn = {"temperature": 0.7, "key": jax.random.key(3), "eos_id": list(range(20))}
