@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -37,6 +37,7 @@ class LiftedHolding:
       lifted: the adapters.
       fixed: leading places of the rank axis that are no candidates; see ``identify``.
       plain: the adapters that the paper's settings repair; by default the lifted ones.
+      alignment: the adapter of the alignment, which other repairs take beside ``models``' fine-tuned one.
     """
 
     def __init__(
@@ -47,8 +48,9 @@ class LiftedHolding:
         lifted: Lifted,
         fixed: Mapping[str, int] | None = None,
         plain: Lifted | None = None,
+        alignment: Adapter | None = None,
     ):
-        self.models, self._plain = models, plain or lifted
+        self.models, self._plain, self._alignment = models, plain or lifted, alignment
         self._workshop, self._case, self._lifted, self._fixed = workshop, case, lifted, fixed
         self._base = models["finetuned"].base
 
@@ -140,3 +142,11 @@ class LiftedHolding:
         masks = make_masks(key, reference, evidence, settings)
         found = repair_once(stream(key, "draw 0"), self._plain.finetuned, reference, masks, settings)
         return Made(self._base, jax.block_until_ready(found.adapter), time.perf_counter() - started)
+
+    def by_peer(self, peer: Callable[[Adapter, Adapter, float], Adapter], setting: float) -> Made:
+        """See ``Holding``."""
+        started, finetuned = time.perf_counter(), self.models["finetuned"].adapter
+        assert finetuned is not None
+        assert self._alignment is not None
+        found = jax.block_until_ready(peer(finetuned, self._alignment, setting))
+        return Made(self._base, found, time.perf_counter() - started)

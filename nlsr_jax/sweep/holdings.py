@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.data.toy_tasks import TASKS
+from nlsr_jax.defenses.resta import resta
+from nlsr_jax.defenses.safelora import safelora
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.paths import expand
 from nlsr_jax.formats.peft import load_adapter
@@ -35,6 +37,11 @@ REFINED = "refined"
 """Method of a row whose share of entries was refined; see ``nlsr_jax.calibration.refinement``."""
 BEFORE = ("aligned", "finetuned")
 PUBLISHED = "published"
+PEERS: Mapping[str, Callable[[Adapter, Adapter, float], Adapter]] = {
+    "safelora": lambda finetuned, aligned, tau: safelora(finetuned, aligned, tau=tau).adapter,
+    "resta": lambda finetuned, aligned, gamma: resta(finetuned, aligned, gamma=gamma),
+}
+"""Other repairs of an adapter: of the fine-tuned adapter, the one that holds the alignment, and τ or γ."""
 _COLUMNS = ("method", "task", "poison_ratio", "seed", "hs", "fa", "over_refusal", "seconds")
 _MORE = ("situation", "benign_answered", "odd", "beta", "share", "learning_rate")
 VERSION = 1
@@ -52,6 +59,7 @@ class HoldingsPlan:
       betas, shares: the grid of settings.
       refined: whether the recommended setting is shown with a refined share too, where it can be.
       published: also repair with the paper's settings, where they have a meaning.
+      peers: settings of each of ``PEERS`` to repair with, where there is a direction of safety.
     """
 
     situations: tuple[str, ...] = tuple(SITUATIONS)
@@ -63,6 +71,7 @@ class HoldingsPlan:
     shares: tuple[float, ...] = SHARES
     refined: bool = True
     published: bool = False
+    peers: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
 
     def cases(self) -> Iterator[Case]:
         """Yield the cases in the order of the table."""
@@ -97,13 +106,18 @@ QUICK = dataclasses.replace(
 
 
 class Entry(NamedTuple):
-    """One row that is to be made; ``beta`` and ``share`` are None where the table does not set them."""
+    """One row that is to be made.
+
+    ``beta`` and ``share`` are None where the table does not set them. ``setting`` is the one of a peer, see
+    ``PEERS``.
+    """
 
     situation: str
     case: Case
     method: str
     beta: float | None = None
     share: float | None = None
+    setting: float | None = None
 
 
 def check_holdings(plan: HoldingsPlan) -> None:
@@ -218,6 +232,9 @@ def entries(plan: HoldingsPlan, situation: str, case: Case) -> Iterator[Entry]:
         yield Entry(situation, case, method)
     if plan.published and SITUATIONS[situation].published:
         yield Entry(situation, case, PUBLISHED)
+    if SITUATIONS[situation].published:
+        for name, settings in plan.peers.items():
+            yield from (Entry(situation, case, name, setting=value) for value in settings)
     known = SITUATIONS[situation].betas
     if plan.refined and SITUATIONS[situation].refines:
         yield Entry(situation, case, REFINED)
@@ -258,6 +275,8 @@ def _row(exams: Exams, holding: Holding, entry: Entry) -> dict[str, Any]:
     beta, share = entry.beta, entry.share
     if entry.method == PUBLISHED:
         made = holding.published()
+    elif entry.setting is not None:
+        made = holding.by_peer(PEERS[entry.method], entry.setting)
     elif entry.method == REFINED:
         recommended = SITUATIONS[entry.situation].recommended
         made, found = holding.refined(recommended.beta, 1 - recommended.sparsity)
@@ -273,7 +292,8 @@ def _row(exams: Exams, holding: Holding, entry: Entry) -> dict[str, Any]:
         "share": share,
         "learning_rate": _rate(entry, exams.workshop.rates),
     }
-    return {name: row[name] for name in (*_COLUMNS, *_MORE)}
+    own = {} if entry.setting is None else {"setting": entry.setting}
+    return {name: row[name] for name in (*_COLUMNS, *_MORE)} | own
 
 
 def _describe(config: StudyConfig, models: Models) -> dict[str, Any]:
@@ -290,6 +310,8 @@ def _rate(entry: Entry, rates: Mapping[float, float]) -> float | None:
 
 def _name(entry: Entry, rates: Mapping[float, float]) -> str:
     values = [entry.situation, *entry.case, entry.method, entry.beta, entry.share]
+    if entry.setting is not None:
+        values.append(f"setting {entry.setting}")
     rate = _rate(entry, rates)
     if rate is not None:
         values.append(rate)
@@ -297,6 +319,8 @@ def _name(entry: Entry, rates: Mapping[float, float]) -> str:
 
 
 def _shown(entry: Entry) -> str:
+    if entry.setting is not None:
+        return f"{entry.method} {entry.setting:g}"
     return entry.method if entry.beta is None else f"beta {entry.beta:g}, {entry.share:.1%} of the entries"
 
 
@@ -310,13 +334,16 @@ def means(rows: Sequence[Mapping[str, Any]]) -> str:
     lines.append("| --- | --- | --- | --- | --- | --- | --- |")
     groups: dict[tuple, list[Mapping]] = {}
     for row in rows:
-        setting = (row["beta"], row["share"]) if row["method"] == METHOD else (None, None)
+        setting = (row["beta"], row["share"]) if row["method"] == METHOD else (None, row.get("setting"))
         groups.setdefault((row["situation"], row["method"], *setting), []).append(row)
     for (situation, method, beta, share), group in groups.items():
         scores = []
         for name, worst in _SCORES.items():
             values = [row[name] for row in group]
             scores.append(f"{sum(values) / len(values):.1f} ({worst(values):.1f})")
-        model = method if beta is None else f"β {beta:g}, {100 * share:g} %"
+        if beta is not None:
+            model = f"β {beta:g}, {100 * share:g} %"
+        else:
+            model = method if share is None else f"{method} {share:g}"
         lines.append(f"| {situation} | {model} | {' | '.join(scores)} | {len(group)} |")
     return "\n".join(lines)
