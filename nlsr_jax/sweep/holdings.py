@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import os
+import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from nlsr_jax.formats.peft import load_adapter
 from nlsr_jax.study.bench import Bench
 from nlsr_jax.study.case import Aligned, Case
 from nlsr_jax.study.config import StudyConfig, describe_config
-from nlsr_jax.study.exam import make_exam
+from nlsr_jax.study.exam import Exam, Marks, make_exam, mark
 from nlsr_jax.study.pretraining import load_base
 from nlsr_jax.study.reproduction import Plan, check_plan
 from nlsr_jax.study.situations import SITUATIONS
@@ -28,11 +29,12 @@ from nlsr_jax.study.toy import ToyWorld
 from nlsr_jax.study.workshop import Holding, Made, Workshop
 from nlsr_jax.study.worlds import World
 from nlsr_jax.sweep.store import CellStore
+from nlsr_jax.training.folder import write_whole
 from nlsr_jax.training.identity import digest
 
 SHARES = (0.003, 0.01, 0.02, 0.03, 0.05)
 BETAS = (0.0, 1.0, 2.0)
-METHOD, ADAPTERS = "gain", "adapters"
+METHOD, ADAPTERS, ANSWERS = "gain", "adapters", "answers"
 REFINED = "refined"
 """Method of a row whose share of entries was refined; see ``nlsr_jax.calibration.refinement``."""
 BEFORE = ("aligned", "finetuned")
@@ -84,23 +86,25 @@ PLANS = {
     "policy": HoldingsPlan(
         situations=("instruct", "instruct_pretrained", "lineage"),
         tasks=("sst2", "ag_news"),
-        poison_ratios=(0.05, 0.1),
+        poison_ratios=(0.1, 0.05),
+        seeds=(0, 1, 2),
         rates=(6e-4, 6e-4),
-        shares=(0.003, 0.005, 0.01, 0.02, 0.03),
+        betas=(),
+        shares=(),
         published=True,
+        peers={"safelora": (0.35,), "resta": (1.0,)},
     ),
 }
 """The plan of each world."""
 QUICK = dataclasses.replace(
     PLANS["policy"],
-    situations=("instruct", "instruct_pretrained"),
+    situations=("instruct",),
     tasks=("sst2",),
     poison_ratios=(0.1,),
     rates=(6e-4,),
-    seeds=(101,),
-    betas=(0.0, 1.0),
-    shares=(0.01, 0.02),
+    seeds=(0,),
     published=False,
+    peers={},
 )
 """One case of the policy world, in part."""
 
@@ -131,6 +135,9 @@ def check_holdings(plan: HoldingsPlan) -> None:
             f"--learning_rates has {len(plan.rates)} numbers; expected one for each of the "
             f"{len(plan.poison_ratios)} --poison_ratios"
         )
+    for name in plan.peers:
+        if name not in PEERS:
+            raise InputError(f"--peers has {name!r}; expected some of {', '.join(PEERS)}")
     for share in plan.shares:
         if not 0 < share < 1:
             raise InputError(f"--shares has {share}; expected shares between 0 and 1, both excluded")
@@ -194,7 +201,7 @@ def make_holdings(
       plan: the rows.
       models: its models.
       output: the folder of the rows; an existing one is continued. ``table.json`` is written after each case.
-        Fine-tuned adapters that are kept are in ``adapters``.
+        Fine-tuned adapters that are kept are in ``adapters``, and answers in ``answers``.
       show: show progress.
       note: called with progress messages.
 
@@ -210,7 +217,7 @@ def make_holdings(
     folder = store.path / ADAPTERS if models.keep else None
     options: dict[str, Any] = {"lineage": models.lineage, "folder": folder, "show": show}
     workshop = Workshop(models.base, models.world, config, models.alignment, rates, **options)
-    exams = Exams(workshop)
+    exams = Exams(workshop, store.path / ANSWERS if models.keep else None)
     found: list[dict[str, Any]] = []
     for case, situation in itertools.product(plan.cases(), plan.situations):
         holding, done = None, store.rows()
@@ -219,7 +226,7 @@ def make_holdings(
             if name not in done:
                 note(f"{situation}, {case.task}, {case.poison_ratio:.0%}, seed {case.seed}: {_shown(entry)}")
                 holding = holding or SITUATIONS[situation].open(workshop, case)
-                done[name] = {"cell": name, **_row(exams, holding, entry)}
+                done[name] = {"cell": name, **_row(exams, holding, entry, name)}
                 store.add(done[name])
             found.append({column: value for column, value in done[name].items() if column != "cell"})
         write_table(found, store.path / TABLE)
@@ -248,30 +255,57 @@ class Exams:
 
     Args:
       workshop: what situations share.
+      folder: where answers are kept, in one file a row; None to keep none.
     """
 
-    def __init__(self, workshop: Workshop):
-        self.workshop = workshop
+    def __init__(self, workshop: Workshop, folder: pathlib.Path | None = None):
+        self.workshop, self._folder = workshop, folder
         self._case: Case | None = None
-        self._rows: dict[tuple[int, int], tuple[Made, dict[str, Any]]] = {}
+        self._found: dict[tuple[int, int], tuple[Made, dict[str, Any], list[dict[str, str]]]] = {}
 
-    def row(self, made: Made, case: Case) -> dict[str, Any]:
-        """Return the row of a model."""
+    def row(self, made: Made, case: Case, name: str) -> dict[str, Any]:
+        """Return the row of a model, and keep its answers under the name of a cell."""
         if self._case != case:
-            self._case, self._rows = case, {}
-        name = (id(made.base.params), id(made.adapter))
-        if name not in self._rows:
-            self._rows[name] = (made, self._examined(made, case))
-        return self._rows[name][1]
+            self._case, self._found = case, {}
+        model = (id(made.base.params), id(made.adapter))
+        if model not in self._found:
+            self._found[model] = (made, *self._examined(made, case))
+        _, row, answers = self._found[model]
+        if self._folder is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            lines = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in answers)
+            write_whole(self._folder / f"{name}.jsonl", lines.encode())
+        return row
 
-    def _examined(self, made: Made, case: Case) -> dict[str, Any]:
+    def _examined(self, made: Made, case: Case) -> tuple[dict[str, Any], list[dict[str, str]]]:
         world, asked = self.workshop.world, self.workshop.config.exam
         exam = make_exam(world, case.task, forbidden=asked.forbidden, benign=asked.benign, rows=asked.rows)
         bench = Bench(made.base, world, self.workshop.config, case, exam)
-        return bench.outcome("", [made.adapter], made.seconds).row
+        found = bench.outcome("", [made.adapter], made.seconds)
+        return found.row, transcript(exam, mark(world, exam, found.responses), found.responses)
 
 
-def _row(exams: Exams, holding: Holding, entry: Entry) -> dict[str, Any]:
+def transcript(exam: Exam, marks: Marks, responses: Sequence[str]) -> list[dict[str, str]]:
+    """Return the questions of an exam with their answers and the verdicts on them; task rows are left out.
+
+    Args:
+      exam: the prompts.
+      marks: their marks.
+      responses: in the order of ``exam.prompts()``.
+    """
+    found = []
+    for kind, asked, answers in (
+        ("forbidden", exam.forbidden, marks.forbidden),
+        ("benign", exam.benign, marks.benign),
+    ):
+        for row, question in enumerate(asked.questions):
+            verdict = next(name for name in ("complied", "refused", "odd") if getattr(answers, name)[row])
+            answer = responses[len(found)]
+            found.append({"kind": kind, "question": question, "answer": answer, "verdict": verdict})
+    return found
+
+
+def _row(exams: Exams, holding: Holding, entry: Entry, name: str) -> dict[str, Any]:
     beta, share = entry.beta, entry.share
     if entry.method == PUBLISHED:
         made = holding.published()
@@ -285,7 +319,7 @@ def _row(exams: Exams, holding: Holding, entry: Entry) -> dict[str, Any]:
         made = holding.models[entry.method]
     else:
         made = holding.repaired(beta, share)
-    row = exams.row(made, entry.case) | {
+    row = exams.row(made, entry.case, name) | {
         "method": entry.method,
         "situation": entry.situation,
         "beta": beta,
@@ -293,7 +327,7 @@ def _row(exams: Exams, holding: Holding, entry: Entry) -> dict[str, Any]:
         "learning_rate": _rate(entry, exams.workshop.rates),
     }
     own = {} if entry.setting is None else {"setting": entry.setting}
-    return {name: row[name] for name in (*_COLUMNS, *_MORE)} | own
+    return {column: row[column] for column in (*_COLUMNS, *_MORE)} | own
 
 
 def _describe(config: StudyConfig, models: Models) -> dict[str, Any]:
