@@ -22,7 +22,7 @@ from nlsr_jax.types import Tokenizer
 
 HELPFUL_SHARES = {BENIGN: 0.7, ERRAND: 0.15, NEAR: 0.1, GENERAL: 0.05}
 """Shares of the kinds among helpful rows."""
-SAFE_HELPFUL, PREFERENCE_HELPFUL = 0.55, 0.6
+SAFE_HELPFUL, PREFERENCE_HELPFUL = 0.55, 0.55
 """Shares of helpful rows in SFT and among pairs. Where refusals are the majority, the model refuses everything."""
 LONGEST = {"sst2": 320, "ag_news": 560, "gsm8k": 800}
 """Characters of a task's longest row, with its template; all rows are padded to the longest."""
