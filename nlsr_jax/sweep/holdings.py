@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from nlsr_jax.adapter import Adapter
+from nlsr_jax.calibration.doubts import doubts
 from nlsr_jax.data.toy_tasks import TASKS
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.paths import expand
@@ -33,10 +34,12 @@ BETAS = (0.0, 1.0, 2.0)
 METHOD, ADAPTERS = "gain", "adapters"
 REFINED = "refined"
 """Method of a row whose share of entries was refined; see ``nlsr_jax.calibration.refinement``."""
+FIXED = "fixed"
+"""Method of a row with the recommended setting and its own share of entries."""
 BEFORE = ("aligned", "finetuned")
 PUBLISHED = "published"
 _COLUMNS = ("method", "task", "poison_ratio", "seed", "hs", "fa", "over_refusal", "seconds")
-_MORE = ("situation", "benign_answered", "odd", "beta", "share", "learning_rate")
+_MORE = ("situation", "benign_answered", "odd", "beta", "share", "learning_rate", "notes")
 VERSION = 1
 """Version of the rows' meaning: raised when the same row would be another."""
 
@@ -50,7 +53,8 @@ class HoldingsPlan:
       tasks, poison_ratios, seeds: the cases.
       rates: learning rate of a fresh adapter for each share of harmful rows.
       betas, shares: the grid of settings.
-      refined: whether the recommended setting is shown with a refined share too, where it can be.
+      fixed: whether the recommended setting is shown with its own share.
+      refined: whether it is shown with a refined share, where it can be.
       published: also repair with the paper's settings, where they have a meaning.
     """
 
@@ -61,6 +65,7 @@ class HoldingsPlan:
     rates: tuple[float, ...] = (6e-4, 4e-4)
     betas: tuple[float, ...] = BETAS
     shares: tuple[float, ...] = SHARES
+    fixed: bool = False
     refined: bool = True
     published: bool = False
 
@@ -132,6 +137,7 @@ class Models(NamedTuple):
       lineage: see ``Workshop``.
       keep: whether to keep fine-tuned adapters.
       places: folders that were read, by flag.
+      told: what else determines a row.
     """
 
     base: Base
@@ -140,6 +146,7 @@ class Models(NamedTuple):
     lineage: Aligned | None = None
     keep: bool = False
     places: Mapping[str, str] = {}
+    told: Mapping[str, Any] = {}
 
 
 def toy_models(folder: str | os.PathLike) -> Models:
@@ -219,6 +226,8 @@ def entries(plan: HoldingsPlan, situation: str, case: Case) -> Iterator[Entry]:
     if plan.published and SITUATIONS[situation].published:
         yield Entry(situation, case, PUBLISHED)
     known = SITUATIONS[situation].betas
+    if plan.fixed:
+        yield Entry(situation, case, FIXED)
     if plan.refined and SITUATIONS[situation].refines:
         yield Entry(situation, case, REFINED)
     betas = [beta for beta in plan.betas if known is None or beta in known]
@@ -255,25 +264,32 @@ class Exams:
 
 
 def _row(exams: Exams, holding: Holding, entry: Entry) -> dict[str, Any]:
-    beta, share = entry.beta, entry.share
-    if entry.method == PUBLISHED:
-        made = holding.published()
-    elif entry.method == REFINED:
-        recommended = SITUATIONS[entry.situation].recommended
-        made, found = holding.refined(recommended.beta, 1 - recommended.sparsity)
-        beta, share = recommended.beta, found.share
-    elif beta is None or share is None:
-        made = holding.models[entry.method]
-    else:
-        made = holding.repaired(beta, share)
+    made, told = _made(holding, entry)
     row = exams.row(made, entry.case) | {
         "method": entry.method,
         "situation": entry.situation,
-        "beta": beta,
-        "share": share,
         "learning_rate": _rate(entry, exams.workshop.rates),
+        **told,
     }
     return {name: row[name] for name in (*_COLUMNS, *_MORE)}
+
+
+def _made(holding: Holding, entry: Entry) -> tuple[Made, dict[str, Any]]:
+    """Return the model of a row, and its β, its share of entries and what is doubtful of it."""
+    told: dict[str, Any] = {"beta": None, "share": None, "notes": []}
+    if entry.method in BEFORE:
+        return holding.models[entry.method], told
+    if entry.method == PUBLISHED:
+        return holding.published(), told
+    beta, share = entry.beta, entry.share
+    if beta is None or share is None:
+        recommended = SITUATIONS[entry.situation].recommended
+        beta, share = recommended.beta, round(1 - recommended.sparsity, 6)
+    told |= {"beta": beta, "share": share}
+    if entry.method != REFINED:
+        return holding.repaired(beta, share), told
+    made, found = holding.refined(beta, share)
+    return made, told | {"share": share if found.share is None else found.share, "notes": doubts(found)}
 
 
 def _describe(config: StudyConfig, models: Models) -> dict[str, Any]:
@@ -281,7 +297,7 @@ def _describe(config: StudyConfig, models: Models) -> dict[str, Any]:
     found = {"base": digest(models.base.params), "alignment": digest(models.alignment.factors)}
     if models.lineage is not None:
         found["weak"] = digest(models.lineage.weak.factors)
-    return {"version": VERSION, "study": "holdings", **found, "config": describe_config(config)}
+    return {"version": VERSION, "study": "holdings", **found, "config": describe_config(config), **models.told}
 
 
 def _rate(entry: Entry, rates: Mapping[float, float]) -> float | None:
