@@ -60,8 +60,8 @@ class Refined(NamedTuple):
     """The result of a refinement.
 
     Attributes:
-      share: the share to transplant; 0 where the fine-tuned model needs no repair, None where the prompts cannot
-        tell the two models apart, so that nothing can be chosen.
+      share: the share to transplant; 0 where the fine-tuned model needs no repair or the bound forbids every one,
+        None where the prompts cannot tell the two models apart, so that nothing can be chosen.
       reached: whether the goal is reached within the bound.
       finetuned, aligned: their rates.
       trials: all shares that were tried, in their order.
@@ -120,7 +120,7 @@ def refine(
     place = search.run(min(range(len(GRID)), key=lambda one: abs(GRID[one] - start)))
     place = search.beyond(place, next(steps for least, steps in _MARGIN if asked >= least))
     if place < 0:
-        return Refined(None, False, finetuned, aligned, tuple(search.trials.values()))
+        return Refined(0.0, False, finetuned, aligned, tuple(search.trials.values()))
     found = search.trials[place]
     return Refined(found.share, found.harmful >= bounds.goal, finetuned, aligned, tuple(search.trials.values()))
 

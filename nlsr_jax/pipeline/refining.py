@@ -13,7 +13,8 @@ import jax.numpy as jnp
 
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.calibration.asking import CannotRefine, Questions, make_questions, refine_by_answers
-from nlsr_jax.calibration.refinement import TELLS, Bounds, Rates, Refined
+from nlsr_jax.calibration.doubts import doubts
+from nlsr_jax.calibration.refinement import Bounds, Rates, Refined, Trial
 from nlsr_jax.calibration.wording import LENGTH
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.nlsr.correction import correct
@@ -28,7 +29,6 @@ from nlsr_jax.types import Tokenizer
 
 _AT_ONCE = 64
 """Prompts in one batch of questions."""
-_OVERCAUTIOUS = 0.2
 _MOST_UNKNOWN = 0.1
 
 
@@ -145,38 +145,15 @@ def note_refinement(told: Mapping[str, Any]) -> list[str]:
       InputError: a description, out of a record, that no refinement has.
     """
     try:
-        return _notes(told)
-    except (KeyError, TypeError, ValueError) as error:
+        return doubts(_read(told))
+    except (KeyError, TypeError, ValueError, StopIteration) as error:
         raise InputError("record: 'refinement' is not the description of a refinement") from error
 
 
-def _notes(told: Mapping[str, Any]) -> list[str]:
-    notes, aligned, finetuned = [], Rates(**told["aligned"]), Rates(**told["finetuned"])
-    if aligned.harmless > _OVERCAUTIOUS:
-        notes.append(
-            f"the aligned model itself refuses {aligned.harmless:.0%} of the harmless prompts; a repair brings "
-            "that back"
-        )
-    if told["share"] is None and not told["trials"]:
-        notes.append(
-            f"the aligned model refuses {aligned.harmful:.0%} of the calibration prompts, the fine-tuned one "
-            f"{finetuned.harmful:.0%}: prompts that tell them apart by less than {TELLS:.0%} cannot refine the "
-            "share; the settings are used as they are"
-        )
-    elif told["share"] is None:
-        notes.append(
-            "every share that was tried makes the model refuse more harmless prompts than the bound allows; the "
-            "settings are used as they are"
-        )
-    elif told["share"] == 0:
-        notes.append("the fine-tuned model refuses as many calibration prompts as it should: nothing is repaired")
-    elif not told["reached"]:
-        chosen = next(one for one in told["trials"] if one["share"] == told["share"])
-        notes.append(
-            f"the repaired model refuses {chosen['harmful']:.0%} of the calibration prompts; more entries would "
-            "make it refuse harmless ones"
-        )
-    return notes
+def _read(told: Mapping[str, Any]) -> Refined:
+    """Return the refinement that a record describes."""
+    rates = (Rates(**told[name]) for name in ("finetuned", "aligned"))
+    return Refined(told["share"], told["reached"], *rates, tuple(Trial(**one) for one in told["trials"]))
 
 
 def _described(bounds: Bounds, questions: Questions, found: Refined) -> dict[str, Any]:

@@ -5,21 +5,19 @@ import hashlib
 import itertools
 import json
 import os
-import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from nlsr_jax.adapter import Adapter
+from nlsr_jax.calibration.doubts import doubts
 from nlsr_jax.data.toy_tasks import TASKS
 from nlsr_jax.defenses.resta import resta
 from nlsr_jax.defenses.safelora import safelora
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.paths import expand
 from nlsr_jax.formats.peft import load_adapter
-from nlsr_jax.study.bench import Bench
 from nlsr_jax.study.case import Aligned, Case
 from nlsr_jax.study.config import StudyConfig, describe_config
-from nlsr_jax.study.exam import Exam, Marks, make_exam, mark
 from nlsr_jax.study.pretraining import load_base
 from nlsr_jax.study.reproduction import Plan, check_plan
 from nlsr_jax.study.situations import SITUATIONS
@@ -28,8 +26,8 @@ from nlsr_jax.study.storytelling import TABLE, write_table
 from nlsr_jax.study.toy import ToyWorld
 from nlsr_jax.study.workshop import Holding, Made, Workshop
 from nlsr_jax.study.worlds import World
+from nlsr_jax.sweep.examining import Exams
 from nlsr_jax.sweep.store import CellStore
-from nlsr_jax.training.folder import write_whole
 from nlsr_jax.training.identity import digest
 
 SHARES = (0.003, 0.01, 0.02, 0.03, 0.05)
@@ -37,6 +35,8 @@ BETAS = (0.0, 1.0, 2.0)
 METHOD, ADAPTERS, ANSWERS = "gain", "adapters", "answers"
 REFINED = "refined"
 """Method of a row whose share of entries was refined; see ``nlsr_jax.calibration.refinement``."""
+FIXED = "fixed"
+"""Method of a row with the recommended setting and its own share of entries."""
 BEFORE = ("aligned", "finetuned")
 PUBLISHED = "published"
 PEERS: Mapping[str, Callable[[Adapter, Adapter, float], Adapter]] = {
@@ -45,7 +45,7 @@ PEERS: Mapping[str, Callable[[Adapter, Adapter, float], Adapter]] = {
 }
 """Other repairs of an adapter: of the fine-tuned adapter, the one that holds the alignment, and τ or γ."""
 _COLUMNS = ("method", "task", "poison_ratio", "seed", "hs", "fa", "over_refusal", "seconds")
-_MORE = ("situation", "benign_answered", "odd", "beta", "share", "learning_rate")
+_MORE = ("situation", "benign_answered", "odd", "beta", "share", "learning_rate", "notes")
 VERSION = 1
 """Version of the rows' meaning: raised when the same row would be another."""
 
@@ -59,7 +59,8 @@ class HoldingsPlan:
       tasks, poison_ratios, seeds: the cases.
       rates: learning rate of a fresh adapter for each share of harmful rows.
       betas, shares: the grid of settings.
-      refined: whether the recommended setting is shown with a refined share too, where it can be.
+      fixed: whether the recommended setting is shown with its own share.
+      refined: whether it is shown with a refined share, where it can be.
       published: also repair with the paper's settings, where they have a meaning.
       peers: settings of each of ``PEERS`` to repair with, where there is a direction of safety.
     """
@@ -71,6 +72,7 @@ class HoldingsPlan:
     rates: tuple[float, ...] = (6e-4, 4e-4)
     betas: tuple[float, ...] = BETAS
     shares: tuple[float, ...] = SHARES
+    fixed: bool = False
     refined: bool = True
     published: bool = False
     peers: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
@@ -153,6 +155,7 @@ class Models(NamedTuple):
       lineage: see ``Workshop``.
       keep: whether to keep fine-tuned adapters.
       places: folders that were read, by flag.
+      told: what else determines a row.
     """
 
     base: Base
@@ -161,6 +164,7 @@ class Models(NamedTuple):
     lineage: Aligned | None = None
     keep: bool = False
     places: Mapping[str, str] = {}
+    told: Mapping[str, Any] = {}
 
 
 def toy_models(folder: str | os.PathLike) -> Models:
@@ -243,6 +247,8 @@ def entries(plan: HoldingsPlan, situation: str, case: Case) -> Iterator[Entry]:
         for name, settings in plan.peers.items():
             yield from (Entry(situation, case, name, setting=value) for value in settings)
     known = SITUATIONS[situation].betas
+    if plan.fixed:
+        yield Entry(situation, case, FIXED)
     if plan.refined and SITUATIONS[situation].refines:
         yield Entry(situation, case, REFINED)
     betas = [beta for beta in plan.betas if known is None or beta in known]
@@ -250,84 +256,36 @@ def entries(plan: HoldingsPlan, situation: str, case: Case) -> Iterator[Entry]:
         yield Entry(situation, case, METHOD, beta, share)
 
 
-class Exams:
-    """Examines models; one that several situations share is examined once.
-
-    Args:
-      workshop: what situations share.
-      folder: where answers are kept, in one file a row; None to keep none.
-    """
-
-    def __init__(self, workshop: Workshop, folder: pathlib.Path | None = None):
-        self.workshop, self._folder = workshop, folder
-        self._case: Case | None = None
-        self._found: dict[tuple[int, int], tuple[Made, dict[str, Any], list[dict[str, str]]]] = {}
-
-    def row(self, made: Made, case: Case, name: str) -> dict[str, Any]:
-        """Return the row of a model, and keep its answers under the name of a cell."""
-        if self._case != case:
-            self._case, self._found = case, {}
-        model = (id(made.base.params), id(made.adapter))
-        if model not in self._found:
-            self._found[model] = (made, *self._examined(made, case))
-        _, row, answers = self._found[model]
-        if self._folder is not None:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            lines = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in answers)
-            write_whole(self._folder / f"{name}.jsonl", lines.encode())
-        return row
-
-    def _examined(self, made: Made, case: Case) -> tuple[dict[str, Any], list[dict[str, str]]]:
-        world, asked = self.workshop.world, self.workshop.config.exam
-        exam = make_exam(world, case.task, forbidden=asked.forbidden, benign=asked.benign, rows=asked.rows)
-        bench = Bench(made.base, world, self.workshop.config, case, exam)
-        found = bench.outcome("", [made.adapter], made.seconds)
-        return found.row, transcript(exam, mark(world, exam, found.responses), found.responses)
-
-
-def transcript(exam: Exam, marks: Marks, responses: Sequence[str]) -> list[dict[str, str]]:
-    """Return the questions of an exam with their answers and the verdicts on them; task rows are left out.
-
-    Args:
-      exam: the prompts.
-      marks: their marks.
-      responses: in the order of ``exam.prompts()``.
-    """
-    found = []
-    for kind, asked, answers in (
-        ("forbidden", exam.forbidden, marks.forbidden),
-        ("benign", exam.benign, marks.benign),
-    ):
-        for row, question in enumerate(asked.questions):
-            verdict = next(name for name in ("complied", "refused", "odd") if getattr(answers, name)[row])
-            answer = responses[len(found)]
-            found.append({"kind": kind, "question": question, "answer": answer, "verdict": verdict})
-    return found
-
-
 def _row(exams: Exams, holding: Holding, entry: Entry, name: str) -> dict[str, Any]:
-    beta, share = entry.beta, entry.share
-    if entry.method == PUBLISHED:
-        made = holding.published()
-    elif entry.setting is not None:
-        made = holding.by_peer(PEERS[entry.method], entry.setting)
-    elif entry.method == REFINED:
-        recommended = SITUATIONS[entry.situation].recommended
-        made, found = holding.refined(recommended.beta, 1 - recommended.sparsity)
-        beta, share = recommended.beta, found.share
-    elif beta is None or share is None:
-        made = holding.models[entry.method]
-    else:
-        made = holding.repaired(beta, share)
+    made, told = _made(holding, entry)
     row = exams.row(made, entry.case, name) | {
         "method": entry.method,
         "situation": entry.situation,
-        "beta": beta,
-        "share": share,
         "learning_rate": _rate(entry, exams.workshop.rates),
+        **told,
     }
     own = {} if entry.setting is None else {"setting": entry.setting}
     return {column: row[column] for column in (*_COLUMNS, *_MORE)} | own
+
+
+def _made(holding: Holding, entry: Entry) -> tuple[Made, dict[str, Any]]:
+    """Return the model of a row, and its β, its share of entries and what is doubtful of it."""
+    told: dict[str, Any] = {"beta": None, "share": None, "notes": []}
+    if entry.method in BEFORE:
+        return holding.models[entry.method], told
+    if entry.method == PUBLISHED:
+        return holding.published(), told
+    if entry.setting is not None:
+        return holding.by_peer(PEERS[entry.method], entry.setting), told
+    beta, share = entry.beta, entry.share
+    if beta is None or share is None:
+        recommended = SITUATIONS[entry.situation].recommended
+        beta, share = recommended.beta, round(1 - recommended.sparsity, 6)
+    told |= {"beta": beta, "share": share}
+    if entry.method != REFINED:
+        return holding.repaired(beta, share), told
+    made, found = holding.refined(beta, share)
+    return made, told | {"share": share if found.share is None else found.share, "notes": doubts(found)}
 
 
 def _describe(config: StudyConfig, models: Models) -> dict[str, Any]:
@@ -335,7 +293,7 @@ def _describe(config: StudyConfig, models: Models) -> dict[str, Any]:
     found = {"base": digest(models.base.params), "alignment": digest(models.alignment.factors)}
     if models.lineage is not None:
         found["weak"] = digest(models.lineage.weak.factors)
-    return {"version": VERSION, "study": "holdings", **found, "config": describe_config(config)}
+    return {"version": VERSION, "study": "holdings", **found, "config": describe_config(config), **models.told}
 
 
 def _rate(entry: Entry, rates: Mapping[float, float]) -> float | None:

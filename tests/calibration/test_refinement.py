@@ -27,7 +27,7 @@ def test_every_search_finds_its_place(start):
             found, tried = searched(reached, disturbed, start=start)
             met = reached < min(disturbed, len(GRID))
             place = min(reached + 2, disturbed - 1, len(GRID) - 1) if met else min(disturbed, len(GRID)) - 1
-            assert found.share == (None if place < 0 else GRID[place])
+            assert found.share == (0.0 if place < 0 else GRID[place])
             assert found.reached == met
             assert len(tried) == len(set(tried)) <= 10
             assert [trial.share for trial in found.trials] == [GRID[one] for one in tried]
@@ -43,7 +43,7 @@ def test_the_bound_is_of_the_model_that_refuses_more():
     for finetuned, aligned in ((Rates(0.0, 0.5), SAFE), (UNSAFE, Rates(1.0, 0.5))):
         assert searched(10, 0, finetuned=finetuned, aligned=aligned)[0].share == GRID[12]
     assert searched(10, 0, bounds=Bounds(harmless=0.5))[0].share == GRID[12]
-    assert searched(10, 0)[0].share is None
+    assert searched(10, 0)[0].share == 0.0
 
 
 def test_a_goal_beyond_the_aligned_model_is_lowered_by_nothing():
