@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from nlsr_jax.adapter import Adapter
-from nlsr_jax.calibration.asking import CannotRefine, Questions, make_questions, refine_by_answers
+from nlsr_jax.calibration.asking import CannotRefine, Questions, Respondent, make_questions, refine_by_answers
 from nlsr_jax.calibration.doubts import doubts
 from nlsr_jax.calibration.refinement import Bounds, Rates, Refined, Trial
 from nlsr_jax.calibration.wording import LENGTH
@@ -50,26 +50,18 @@ class Repairs:
         self.finetuned = data.sources.whole_finetuned()
         self._data, self._reference, self._beta = data, reference.whole(), reference.beta
 
-    def ask(self, adapter: Adapter, source: AdapterSource) -> list[list[int]]:
-        """Return the first tokens of the greedy answers to all questions.
+    def respondent(self, adapter: Adapter, source: AdapterSource) -> Respondent:
+        """Return the base with an adapter, ready to be asked.
 
         Args:
           adapter: that the base runs with.
           source: the file that it belongs to, which may carry other tensors.
         """
-        from nlsr_jax.evaluation.responses import continue_tokens, end_tokens
+        from nlsr_jax.evaluation.respondent import ModelRespondent
 
         model, params = self._data.base_with(source)
-        return continue_tokens(
-            model,
-            params,
-            self.questions.all(),
-            adapter=adapter,
-            eos_id=end_tokens(model, self._data.tokenizer),
-            max_new_tokens=LENGTH,
-            max_length=self._data.settings.max_length,
-            batch_size=_AT_ONCE,
-        )
+        longest = self._data.settings.max_length
+        return ModelRespondent(model, params, self._data.tokenizer, adapter, LENGTH, longest, _AT_ONCE)
 
     def gradients(self) -> Any:
         """Return the gradients of the loss on safe answers, from the other half of the rows."""
@@ -120,10 +112,9 @@ def refined(settings: Settings, bounds: Bounds, data: CalibrationData, run: Run)
         gradients = repairs.gradients()
         result = refine_by_answers(
             repairs.questions,
-            repairs.ask(repairs.finetuned, sources.target),
-            repairs.ask(sources.aligned.load(), sources.aligned),
-            lambda share: repairs.repaired(share, gradients),
-            lambda adapter: repairs.ask(adapter, sources.target),
+            repairs.respondent(repairs.finetuned, sources.target),
+            repairs.respondent(sources.aligned.load(), sources.aligned),
+            lambda share: repairs.respondent(repairs.repaired(share, gradients), sources.target),
             start=1 - settings.sparsity,
             bounds=bounds,
             say=run.stages.say,
@@ -152,8 +143,9 @@ def note_refinement(told: Mapping[str, Any]) -> list[str]:
 
 def _read(told: Mapping[str, Any]) -> Refined:
     """Return the refinement that a record describes."""
-    rates = (Rates(**told[name]) for name in ("finetuned", "aligned"))
-    return Refined(told["share"], told["reached"], *rates, tuple(Trial(**one) for one in told["trials"]))
+    before, safe = Rates(**told["finetuned"]), Rates(**told["aligned"])
+    trials = tuple(Trial(**one) for one in told["trials"])
+    return Refined(told["share"], told["reached"], before, safe, trials, told.get("recovered"))
 
 
 def _described(bounds: Bounds, questions: Questions, found: Refined) -> dict[str, Any]:
@@ -164,6 +156,7 @@ def _described(bounds: Bounds, questions: Questions, found: Refined) -> dict[str
         "aligned": found.aligned._asdict(),
         "share": found.share,
         "reached": found.reached,
+        "recovered": found.recovered,
         "trials": [one._asdict() for one in found.trials],
     }
 

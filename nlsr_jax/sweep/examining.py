@@ -55,7 +55,7 @@ def transcript(exam: Exam, marks: Marks, responses: Sequence[str]) -> list[dict[
       marks: their marks.
       responses: in the order of ``exam.prompts()``.
     """
-    found = []
+    found: list[dict[str, str]] = []
     for kind, asked, answers in (
         ("forbidden", exam.forbidden, marks.forbidden),
         ("benign", exam.benign, marks.benign),

@@ -88,13 +88,13 @@ PLANS = {
     "policy": HoldingsPlan(
         situations=("instruct", "instruct_pretrained", "lineage"),
         tasks=("sst2", "ag_news"),
-        poison_ratios=(0.1, 0.05),
+        poison_ratios=(0.1,),
         seeds=(0, 1, 2),
-        rates=(6e-4, 6e-4),
+        rates=(6e-4,),
         betas=(),
         shares=(),
         published=True,
-        peers={"safelora": (0.35,), "resta": (1.0,)},
+        peers={"safelora": (0.35, 0.65), "resta": (0.5, 1.0)},
     ),
 }
 """The plan of each world."""
