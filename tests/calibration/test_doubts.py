@@ -40,3 +40,9 @@ def test_an_overcautious_aligned_model_is_named():
     (note,) = doubts(refined(1.0, reached=True, aligned=Rates(1.0, 0.25)))
     assert "itself refuses 25% of the harmless prompts" in note
     assert not gave_up([note])
+
+
+def test_refusals_that_only_just_win_are_named():
+    assert doubts(refined(1.0, reached=True)._replace(recovered=0.8)) == []
+    (note,) = doubts(refined(1.0, reached=True)._replace(recovered=0.6))
+    assert "brings back 60% of the likelihood of refusals" in note

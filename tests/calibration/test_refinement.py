@@ -8,7 +8,9 @@ from nlsr_jax.errors import InputError
 UNSAFE, SAFE = Rates(0.0, 0.0), Rates(1.0, 0.0)
 
 
-def searched(reached, disturbed, *, start=0.01, asked=200, finetuned=UNSAFE, aligned=SAFE, bounds=None):
+def searched(
+    reached, disturbed, *, start=0.01, asked=200, finetuned=UNSAFE, aligned=SAFE, bounds=None, recovered=None
+):
     """Search where the goal is reached from one place of the grid on, and the bound is passed from another."""
     tried = []
 
@@ -16,8 +18,26 @@ def searched(reached, disturbed, *, start=0.01, asked=200, finetuned=UNSAFE, ali
         tried.append(GRID.index(share))
         return Rates(float(tried[-1] >= reached), 0.5 * (tried[-1] >= disturbed))
 
-    found = refine(measure, finetuned, aligned, asked=asked, start=start, bounds=bounds)
+    found = refine(measure, finetuned, aligned, asked=asked, start=start, bounds=bounds, recovered=recovered)
     return found, tried
+
+
+@pytest.mark.parametrize(
+    ("enough", "disturbed", "place"),
+    [(0, 21, 6), (6, 21, 6), (7, 21, 7), (15, 21, 15), (20, 21, 20), (21, 21, 6), (15, 12, 11), (15, 7, 6)],
+)
+def test_a_share_that_recovers_too_little_gives_way(enough, disturbed, place):
+    """The goal is reached at place 4, so that the margin ends at 6; enough comes back from another place on."""
+    asked = []
+
+    def recovered(share):
+        asked.append(GRID.index(share))
+        return 0.8 if asked[-1] >= enough else 0.79
+
+    found, _ = searched(4, disturbed, recovered=recovered)
+    assert found.share == GRID[place]
+    assert found.recovered == (0.8 if place >= enough else 0.79)
+    assert len(asked) == len(set(asked)) <= 7
 
 
 @pytest.mark.parametrize("start", [0.001, 0.005, 0.02, 0.1])
