@@ -15,7 +15,6 @@ from tests.paper.shipped import (
     STRICT,
     best_of_grid,
     data,
-    document,
     mean,
     page,
     read,
