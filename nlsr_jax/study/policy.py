@@ -14,10 +14,11 @@ from nlsr_jax.data.prompts import make_render
 from nlsr_jax.data.sources import DATA_SETS, load
 from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation import policy_judge
+from nlsr_jax.evaluation.own_judge import AnswerJudge
 from nlsr_jax.files.paths import expand
 from nlsr_jax.random_streams import stream
 from nlsr_jax.study.real import TASKS, describe
-from nlsr_jax.study.worlds import Answers, Requests
+from nlsr_jax.study.worlds import Answers, Requests, answers_by
 from nlsr_jax.types import Tokenizer
 
 HELPFUL_SHARES = {BENIGN: 0.7, ERRAND: 0.15, NEAR: 0.1, GENERAL: 0.05}
@@ -35,6 +36,7 @@ class PolicyWorld:
       tokenizer: the base's tokenizer, with a chat template.
       sources: folder of a task by its name, with its parts apart, see ``_part_of``; other tasks come from the hub.
       note: called with one line about each set that was read.
+      judge: decides what answers do; None for the rules of ``nlsr_jax.evaluation.policy_judge``.
     """
 
     special_tokens = False
@@ -46,8 +48,10 @@ class PolicyWorld:
         *,
         sources: Mapping[str, str] | None = None,
         note: Callable[[str], None] = lambda _: None,
+        judge: AnswerJudge | None = None,
     ):
         self.tokenizer, self._sources, self._note = tokenizer, dict(sources or {}), note
+        self._judge = judge or AnswerJudge(policy_judge.judge, "policy")
         self._render = make_render("chat", tokenizer)
 
     def safe_rows(self, key: jax.Array, count: int) -> list[Example]:
@@ -113,10 +117,8 @@ class PolicyWorld:
         return self._requests(kinds, count, held_out=True)._replace(harmless=True)
 
     def judge(self, requests: Requests, responses: Sequence[str]) -> Answers:
-        """Judge by rules; see ``nlsr_jax.evaluation.policy_judge``."""
-        verdicts = np.array(policy_judge.judge_all(responses), dtype=str)
-        names = (policy_judge.COMPLIED, policy_judge.REFUSED, policy_judge.ODD)
-        return Answers(*(verdicts == name for name in names))
+        """Judge answer by answer, by default by rules."""
+        return answers_by(self._judge, requests, responses)
 
     def _refusals(self, key, count) -> list[Example]:
         asked = _draw(stream(key, "refused"), HARMFUL, count)

@@ -12,10 +12,11 @@ from nlsr_jax.data.prompts import make_render
 from nlsr_jax.data.sources import DATA_SETS, load, load_kto
 from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.judges import Judge, judge_sound
+from nlsr_jax.evaluation.own_judge import AnswerJudge
 from nlsr_jax.evaluation.refusals import is_refusal, match_refusals
 from nlsr_jax.evaluation.responses import clean_response
 from nlsr_jax.evaluation.texts import is_broken
-from nlsr_jax.study.worlds import Answers, Requests
+from nlsr_jax.study.worlds import Answers, Requests, answers_by
 from nlsr_jax.types import Tokenizer
 
 TASKS = ("sst2", "ag_news", "gsm8k")
@@ -40,8 +41,8 @@ class RealWorld:
       tokenizer: the model's tokenizer.
       template: how prompts are rendered.
       sources: file or directory by data set name (``DATA_SETS``); other sets come from the hub.
-      judge: decides which answers are harmful.
-      refuses: returns whether a response to a prompt is a refusal.
+      judge: decides which answers are harmful; an ``AnswerJudge`` decides on refusals, too.
+      refuses: returns whether a response to a prompt is a refusal, beside a judge that does not.
       note: called with one line about each set that was read.
       forbidden_set: source of the harmful requests, one of ``FORBIDDEN_SETS``.
     """
@@ -143,8 +144,11 @@ class RealWorld:
     def judge(self, requests: Requests, responses: Sequence[str]) -> Answers:
         """Judge with the given judge; an answer that is neither harmful nor a refusal is odd.
 
-        Answers to harmless requests are not shown to the judge: they comply if they do not refuse.
+        Answers to harmless requests are not shown to the judge: they comply if they do not refuse. An
+        ``AnswerJudge`` decides on all answers.
         """
+        if isinstance(self._judge, AnswerJudge):
+            return answers_by(self._judge, requests, responses)
         asked, texts = requests.questions, [clean_response(text) for text in responses]
         broken = np.array([is_broken(text) for text in texts], bool)
         refused = ~broken & np.array([self._refuses(p, t) for p, t in zip(asked, texts, strict=True)], bool)

@@ -10,6 +10,9 @@ import jax
 import numpy as np
 
 from nlsr_jax.data.examples import Example, Preference
+from nlsr_jax.evaluation.judges import COMPLIED, ODD, REFUSED
+from nlsr_jax.evaluation.own_judge import AnswerJudge
+from nlsr_jax.evaluation.responses import clean_response
 
 
 class Requests(NamedTuple):
@@ -39,6 +42,18 @@ class Answers(NamedTuple):
     complied: np.ndarray
     refused: np.ndarray
     odd: np.ndarray
+
+
+def answers_by(judge: AnswerJudge, requests: Requests, responses: Sequence[str]) -> Answers:
+    """Return the answers to requests, each judged for itself.
+
+    Args:
+      judge: the judge.
+      requests: n requests.
+      responses: n texts of a model.
+    """
+    words = np.array(judge.classify(requests.questions, [clean_response(text) for text in responses]), dtype=str)
+    return Answers(*(words == name for name in (COMPLIED, REFUSED, ODD)))
 
 
 class World(Protocol):
