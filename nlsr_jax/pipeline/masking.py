@@ -19,6 +19,7 @@ from nlsr_jax.pipeline.reference import Reference
 from nlsr_jax.pipeline.run import Run, start
 from nlsr_jax.pipeline.settings import Settings, name_inputs, with_absolute_paths
 from nlsr_jax.pipeline.sources import Sources, check_base, open_sources, source_notes
+from nlsr_jax.pipeline.templating import describe_template, settle_template
 from nlsr_jax.progress import Stages
 
 
@@ -55,12 +56,14 @@ def identify_files(
     place = check_free(output, overwrite, inputs=inputs)
     with start(settings.seed, stages, mesh=mesh, output=place) as run:
         sources = _open(settings, run)
+        settings = settle_template(settings, settings.base, run)
         reference = Reference(sources, settings)
         data = CalibrationData(settings, sources, run)
         masks = obtain_masks(settings, reference, data, run)
         run.notes.add(data.notes)
         run.notes.say()
-        record = record_identification(settings, reference.shapes(), masks, run)
+        told = describe_template(settings.template, data.tokenizer) if settings.needs_base else {}
+        record = record_identification(settings, reference.shapes(), masks, told, run)
         if is_first():
             with whole_directory(place, overwrite=overwrite, inputs=inputs) as folder:
                 with run.stages("write"):

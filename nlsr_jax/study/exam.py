@@ -7,6 +7,7 @@ import numpy as np
 
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.data.examples import Example
+from nlsr_jax.data.own_sets import OwnTask
 from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.judges import Judge, Verdicts, judge_sound
 from nlsr_jax.evaluation.own_judge import AnswerJudge
@@ -26,12 +27,14 @@ class Exam(NamedTuple):
       forbidden: harmful requests.
       benign: harmless requests.
       task, rows: name of the task and its test rows; ``NO_TASK`` without rows.
+      own: the task, where it is one of the user's.
     """
 
     forbidden: Requests
     benign: Requests
     task: str
     rows: list[Example]
+    own: OwnTask | None = None
 
     def prompts(self) -> list[str]:
         """Return all prompts in the order of the responses: forbidden, benign, task."""
@@ -173,7 +176,7 @@ def _correct(exam: Exam, responses: Sequence[str]) -> np.ndarray:
     """Return which task rows are answered correctly."""
     if not exam.rows:
         return np.zeros(0, bool)
-    return score(exam.task, responses, [row.label for row in exam.rows]).correct
+    return score(exam.own or exam.task, responses, [row.label for row in exam.rows]).correct
 
 
 def _overruled(answers: Answers, verdicts: Verdicts) -> Answers:
@@ -223,4 +226,5 @@ def make_exam(world: World, task: str, *, forbidden: int, benign: int, rows: int
     found = [] if task == NO_TASK else world.task_test(task, rows)
     if task != NO_TASK and len(found) < rows:
         raise InputError(f"{task}: {rows} rows requested, but there are only {len(found)}")
-    return Exam(world.forbidden(forbidden, other=other), world.benign(benign, other=other), task, found)
+    requests = world.forbidden(forbidden, other=other), world.benign(benign, other=other)
+    return Exam(*requests, task, found, world.own_tasks.get(task))

@@ -1,0 +1,95 @@
+"""The prompt template of a run: the user's or the tokenizer's own, kept in the record with its digest."""
+
+import dataclasses
+import itertools
+import pathlib
+from typing import Any, TypeVar
+
+from nlsr_jax.data.templates import (
+    CHAT,
+    NONE,
+    default_template,
+    digest_of,
+    is_template_file,
+    looks_rendered,
+    open_template,
+)
+from nlsr_jax.errors import InputError, argument
+from nlsr_jax.pipeline.recording import TEMPLATE
+from nlsr_jax.pipeline.run import Run
+from nlsr_jax.pipeline.settings import EvidenceSettings
+from nlsr_jax.types import Tokenizer
+
+JINJA = "chat_template.jinja"
+_Settings = TypeVar("_Settings", bound=EvidenceSettings)
+
+
+def settle_template(settings: _Settings, model: str | None, run: Run, harmless: str | None = None) -> _Settings:
+    """Return the settings with a template named, and digest its file.
+
+    Without a name it is the tokenizer's chat template, where there is one and the prompts are not rendered with it
+    already. Settings of a run that reads no rows are returned unchanged.
+
+    Args:
+      settings: the settings.
+      model: the model whose tokenizer renders the prompts.
+      run: the context; its user is told which template was taken.
+      harmless: rows of harmless prompts that are rendered too.
+
+    Raises:
+      InputError: if there is no such template, or prompts of one file are rendered and those of another are not.
+    """
+    if not settings.needs_base or not settings.calibration or model is None:
+        return settings
+    if settings.template is None:
+        settings = dataclasses.replace(settings, template=_found(settings, model, run, harmless))
+    template = settings.template
+    assert template is not None
+    open_template(template)
+    own = pathlib.Path(model) / JINJA
+    if is_template_file(template):
+        run.digests.add(TEMPLATE, template, [pathlib.Path(template)])
+    elif template.partition(":")[0] == CHAT and own.is_file():
+        run.digests.add(TEMPLATE, own, [own])
+    return settings
+
+
+def describe_template(template: str | None, tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """Return a template for a record: its name and the SHA-256 of its text; empty where no rows were read."""
+    if template in (None, NONE):
+        return {} if template is None else {TEMPLATE: {"name": template}}
+    return {TEMPLATE: {"name": template, "sha256": digest_of(template, tokenizer)}}
+
+
+def _found(settings: EvidenceSettings, model: str, run: Run, harmless: str | None) -> str:
+    """Return the template where the user names none, and say which it is."""
+    from nlsr_jax.data.calibration import load_tokenizer
+
+    tokenizer = load_tokenizer(model)
+    name = default_template(tokenizer)
+    if name == NONE:
+        run.stages.say(f"template: none, for the tokenizer has no chat template; {argument(TEMPLATE)} names one")
+        return name
+    places = {"calibration": settings.calibration, "harmless": harmless}
+    rendered = {flag: is_rendered(place, tokenizer) for flag, place in places.items() if place}
+    if len(set(rendered.values())) > 1:
+        words = {True: "are rendered with the chat template", False: "are not rendered"}
+        found = " and ".join(f"those of {argument(flag)} {words[value]}" for flag, value in rendered.items())
+        raise InputError(f"prompts differ: {found}; render all or none, or name the {argument(TEMPLATE)}")
+    if rendered["calibration"]:
+        run.stages.say("template: none, for the prompts are rendered with the tokenizer's chat template already")
+        return NONE
+    run.stages.say(f"template: the tokenizer's chat template; {argument(TEMPLATE)} names another")
+    return CHAT
+
+
+def is_rendered(source: str, tokenizer: Tokenizer) -> bool:
+    """Return whether a text of the first of some rows begins like the tokenizer's chat template."""
+    from nlsr_jax.data.rows import source_rows
+
+    if default_template(tokenizer) == NONE:
+        return False
+    for _, row in itertools.islice(source_rows(source), 1):
+        texts = row.values() if isinstance(row, dict) else [row]
+        return any(isinstance(one, str) and one.strip() and looks_rendered(one, tokenizer) for one in texts)
+    return False
