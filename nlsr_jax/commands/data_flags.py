@@ -1,7 +1,7 @@
 """Flags of the data of a study: places of data sets by name, and a task of the user's with its columns."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -54,7 +54,8 @@ def given_of(study: "Study") -> "Given":
     """Return the data of the config's file and of the flags, which come first."""
     from nlsr_jax.data.given import Given
 
-    places, tasks = {**study.given.places, **sources()}, dict(study.given.tasks)
+    tasks = dict(study.given.tasks)
+    places = {**study.given.places, **sources(tasks)}
     if own := _own_task(places, tasks):
         tasks[own.name] = own
     return Given(places, tasks)
@@ -67,10 +68,7 @@ def _own_task(places: Mapping[str, str], tasks: "Mapping[str, OwnTask]") -> "Own
 
     if "task" not in FLAGS or "labels" not in FLAGS:
         return None
-    name, given = (
-        FLAGS.task,
-        {field: FLAGS[field].value for field in _TASK_FIELDS if FLAGS[field].value is not None},
-    )
+    name, given = FLAGS.task, _given_fields()
     known = name in (*TASKS, "none")
     if known or not any(place in places for place in (name, f"{name}.train", f"{name}.test")):
         if given:
@@ -90,31 +88,26 @@ def _given_fields() -> dict[str, Any]:
     return given
 
 
-def sources() -> dict[str, str]:
-    """Return ``--data NAME=PATH`` by name, which is one of a data set, a role or a task, perhaps with its part."""
+def sources(tasks: Iterable[str] = ()) -> dict[str, str]:
+    """Return ``--data NAME=PATH`` by name, which is that of a data set, a role or a task, perhaps with its part.
+
+    Args:
+      tasks: names of the user's tasks, beside that of ``--task``.
+    """
     from nlsr_jax.data.given import PARTS, known_names
 
-    known = known_names([FLAGS.task] if "task" in FLAGS and "labels" in FLAGS else [])
-    found = {}
+    own = {*tasks, *([FLAGS.task] if "task" in FLAGS and "labels" in FLAGS else [])} - {"none"}
+    known, found = known_names(sorted(own - {*known_names()})), {}
     for text in FLAGS.data:
         full, sign, place = text.partition("=")
         name, dot, part = full.partition(".")
-        fits = name in (*known, *_config_tasks()) and (not dot or part in PARTS)
-        if not sign or not place or not fits:
+        if not sign or not place or name not in known or (dot and part not in PARTS):
             raise InputError(
-                f"--data has {text!r}; expected NAME=PATH (or NAME.train=PATH, NAME.test=PATH) with NAME one of "
-                f"{', '.join(known)}"
+                f"--data has {text!r}; expected NAME=PATH with NAME one of {', '.join(known)}, perhaps with .train "
+                "or .test"
             )
         found[full] = place
     return found
-
-
-def _config_tasks() -> tuple[str, ...]:
-    """Return the names of the tasks of a config's file."""
-    from nlsr_jax import configs
-    from nlsr_jax.study.config_files import is_config_file
-
-    return tuple(configs.open_study(FLAGS.config).given.tasks) if is_config_file(FLAGS.config) else ()
 
 
 def define_judge_flag() -> None:

@@ -38,12 +38,12 @@ class Given:
 
     Attributes:
       places, tasks: the arguments.
-      read: ``{file: part}`` of the local files that were read.
+      read: parts of the local files that were read.
     """
 
     def __init__(self, places: Mapping[str, str] | None = None, tasks: Mapping[str, OwnTask] | None = None):
         self.places, self.tasks = dict(places or {}), dict(tasks or {})
-        self.read: dict[str, str] = {}
+        self.read: dict[str, set[str]] = {}
 
     def place(self, name: str, part: str) -> str | None:
         """Return where rows come from: a file for the part, or a place that tells parts apart; None for the hub."""
@@ -93,15 +93,18 @@ class Given:
     def _noted(self, name: str, part: str) -> str | None:
         place = self.place(name, part)
         if place is not None and is_regular(expand(place)):
-            self.read[str(expand(place).absolute())] = part
+            parts = self.read.setdefault(str(expand(place).resolve()), set())
+            parts.add(part)
+            if len(parts) > 1 and not keeps_apart(place, TRAIN, TEST):
+                raise _mixed(name, place, name, name)
         return place
 
     def files(self) -> list[dict[str, str]]:
         """Return the files that were read: ``name``, ``sha256`` and ``rows``, the part, or all without a split."""
         found = []
-        for file, part in sorted(self.read.items()):
-            rows = part if keeps_apart(file, TRAIN, TEST) else "all"
-            found.append({"name": pathlib.Path(file).name, "sha256": sha256(file), "rows": rows})
+        for file, parts in sorted(self.read.items()):
+            name, digest, apart = pathlib.Path(file).name, sha256(file), keeps_apart(file, TRAIN, TEST)
+            found += [{"name": name, "sha256": digest, "rows": part if apart else "all"} for part in sorted(parts)]
         return found
 
     def check_apart(self, tasks: Iterable[str]) -> None:
@@ -121,11 +124,7 @@ class Given:
                 continue
             splits = self._splits(other)[0], self._splits(name)[1]
             if not keeps_apart(place, *splits, None if name in ROLES else self.data_set(name).config):
-                raise InputError(
-                    f"--data {name}={place}: the same rows are for training ({other}) and for the evaluation "
-                    f"({name}); give two places, --data {other}.train=FILE and --data {name}.test=FILE, or a file "
-                    "with a column 'split' of train and test"
-                )
+                raise _mixed(name, place, other, name)
 
     def _splits(self, name: str) -> tuple[str, str]:
         if name in ROLES:
@@ -135,6 +134,15 @@ class Given:
 
 
 _WORDS = {TRAIN: "training", TEST: "the evaluation"}
+
+
+def _mixed(name: str, place: str, trained: str, tested: str) -> InputError:
+    """Return the error that a place gives the same rows for training and for the evaluation."""
+    return InputError(
+        f"--data {name}={place}: the same rows are for training ({trained}) and for the evaluation ({tested}); "
+        f"give two places, --data {trained}.train=FILE and --data {tested}.test=FILE, or a file with a column "
+        "'split' of train and test"
+    )
 
 
 def _normal(place: str) -> str:

@@ -18,6 +18,7 @@ _WORDS = {
 }
 """What a split is called in the column. Rows of the test are also taken where a set's own word is another."""
 _SAVED = ("dataset_dict.json", "state.json")
+_SHOWN, _LONGEST = 5, 40
 _SPLIT_WORD = re.compile(r"(?:^|[-_.])(train|test|validation|valid|val|dev)(?:[-_.]|$)")
 
 
@@ -44,18 +45,25 @@ def open_rows(source: str, split: str, config: str | None = None) -> Iterator[Ro
     if path.suffix.lower() in SUFFIXES or exists(path):
         if not is_regular(path):
             raise InputError(f"{source}: no such file; expected JSONL, JSON, CSV or Parquet")
-        return _rows_of_split(_rows_of_files([path], source), split)
+        return _rows_of_split(_rows_of_files([path], source), split, source)
     return _named(hub_rows(source, split, config), source)
 
 
-def _rows_of_split(rows: Iterator[Row], split: str) -> Iterator[Row]:
+def _rows_of_split(rows: Iterator[Row], split: str, source: str) -> Iterator[Row]:
     """Yield the rows that a column ``split`` gives to a split, and all of a file without one."""
     part = split.rpartition("_")[2]
     names = {split, *_WORDS.get(part, ()), *(() if part == "train" else _WORDS["test"])}
+    others: dict[str, None] = {}
+    found = False
     for row in rows:
         value = row.values.get(SPLIT) if isinstance(row.values, dict) else None
         if not isinstance(value, str) or value.strip().lower() in names:
+            found = True
             yield row
+        elif len(others) < _SHOWN:
+            others[value[:_LONGEST]] = None
+    if others and not found:
+        raise InputError(f"{source}: no rows of split {split!r}; its column {SPLIT!r} has {', '.join(others)}")
 
 
 def keeps_apart(source: str, train: str, test: str, config: str | None = None) -> bool:

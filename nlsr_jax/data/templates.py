@@ -122,8 +122,7 @@ def digest_of(name: str, tokenizer: Tokenizer | None = None) -> str:
     template = open_template(name)
     text = template.text
     if text is None and template.turns:
-        own: Any = getattr(tokenizer, "chat_template", None)
-        text = own if isinstance(own, str) else repr(sorted((own or {}).items()))
+        text = _own_text(name, tokenizer)
     if text is None:
         text = alpaca("{instruction}", "{input}") + alpaca("{instruction}") if name == ALPACA else ""
     return hashlib.sha256(text.encode()).hexdigest()
@@ -234,15 +233,27 @@ def _mark(
 
 
 def _chat(turns: list, tokenizer: Tokenizer, name: str) -> str:
-    template, (_, _, variant) = open_template(name), name.partition(":")
+    template = open_template(name)
     own = template.text is None
+    given = {"chat_template": template.text or _own_text(name, tokenizer)} if ":" in name or not own else {}
     if tokenizer is None or (own and getattr(tokenizer, "chat_template", None) is None):
         raise InputError(f"template {name!r}: the tokenizer has no chat template; use alpaca or none")
-    given = {"chat_template": variant if own and variant else template.text} if variant or not own else {}
     try:
         return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **given)
     except Exception as error:  # a template is a program and may raise anything
         raise _failed(name, "the tokenizer's chat template" if own else "the template", error) from error
+
+
+def _own_text(name: str, tokenizer: Tokenizer) -> str:
+    """Return the text of a tokenizer's chat template: the only one, the default, or that of ``chat:NAME``."""
+    own: Any = getattr(tokenizer, "chat_template", None)
+    known = own if isinstance(own, Mapping) else {"default": own or ""}
+    variant = name.partition(":")[2] or "default"
+    if variant not in known:
+        raise InputError(
+            f"template {name!r}: the tokenizer has no chat template of this name; it has {', '.join(known)}"
+        )
+    return known[variant]
 
 
 def _failed(name: str, what: str, error: Exception) -> InputError:

@@ -68,7 +68,7 @@ def _found(settings: EvidenceSettings, model: str, run: Run, harmless: str | Non
     tokenizer = load_tokenizer(model)
     name = default_template(tokenizer)
     if name == NONE:
-        run.stages.say(f"template: none, for the tokenizer has no chat template; {argument(TEMPLATE)} names one")
+        run.stages.say("template: none, for the tokenizer has no chat template; --template names one")
         return name
     places = {"calibration": settings.calibration, "harmless": harmless}
     rendered = {flag: is_rendered(place, tokenizer) for flag, place in places.items() if place}
@@ -79,7 +79,7 @@ def _found(settings: EvidenceSettings, model: str, run: Run, harmless: str | Non
     if rendered["calibration"]:
         run.stages.say("template: none, for the prompts are rendered with the tokenizer's chat template already")
         return NONE
-    run.stages.say(f"template: the tokenizer's chat template; {argument(TEMPLATE)} names another")
+    run.stages.say("template: the tokenizer's chat template; --template names another")
     return CHAT
 
 

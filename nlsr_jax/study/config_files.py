@@ -20,6 +20,8 @@
   labels = ["billing", "shipping"]
   [judge]
   name = "rows/phrases.txt"
+  [realign]                         # flags of nlsr realign --config FILE
+  template = "chat"
 
 Paths are those of the working directory, as on the command line.
 """
@@ -45,6 +47,8 @@ from nlsr_jax.study.config import Stage, StudyConfig
 from nlsr_jax.training.settings import LoraSettings, TrainingSettings, check_lora, check_training
 
 SUFFIXES = (".toml", ".json")
+COMMANDS = ("realign", "identify")
+"""Tables with the settings of a command, which ``nlsr_jax.commands.settings_file`` reads."""
 _FROM, _DATA, _TASKS, _JUDGE = "from", "data", "tasks", "judge"
 _FIXED = ("name", "world", "published", "recommended", "pretraining")
 """Fields that a file does not change."""
@@ -92,6 +96,8 @@ def read_study(path: str, builtin: Callable[[str], StudyConfig]) -> Study:
     origin = values.pop(_FROM, None)
     if not isinstance(origin, str) or is_config_file(origin):
         raise InputError(f"{file}: 'from' is {origin!r}; expected the name of the built-in config that it changes")
+    for name in COMMANDS:
+        values.pop(name, None)  # settings of a command
     parts = {name: _table(values.pop(name, {}), f"{file}: {name}") for name in (_DATA, _TASKS, _JUDGE)}
     try:
         before = builtin(origin)

@@ -126,7 +126,7 @@ class RealWorld:
         """Return the first rows of ``harmless``, by default instructions of Alpaca behind those that are asked."""
         if self.given.has("harmless", TRAIN):
             return self._load("harmless", count)
-        return self._load("alpaca", _HARMLESS_FROM + count)[_HARMLESS_FROM:]
+        return self._load("alpaca", _HARMLESS_FROM + count, TEST)[_HARMLESS_FROM:]
 
     def task_test(self, task: str, count: int) -> list[Example]:
         """Return the first test rows of a task."""
