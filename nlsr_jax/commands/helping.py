@@ -83,12 +83,11 @@ def _program() -> str:
 def _listed(*, ours: bool) -> str:
     """Flags in the order of their definition, with what they are and what they are by default."""
     names = [name for name in FLAGS.flag_values_dict() if FLAGS.find_module_defining_flag(name) is not None]
-    chosen = [name for name in names if is_ours(name) == ours]
+    chosen = [name for name in names if _is_ours(name) == ours]
     return "\n".join(_line(FLAGS[name]) for name in chosen)
 
 
-def is_ours(name: str) -> bool:
-    """Return whether a flag is this project's."""
+def _is_ours(name: str) -> bool:
     return not str(FLAGS.find_module_defining_flag(name)).startswith("absl.")
 
 

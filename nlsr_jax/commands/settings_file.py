@@ -3,12 +3,12 @@
 A file that is also a study's config (it has ``from``) holds the settings in a table of the command's name.
 """
 
+import sys
 from typing import Any
 
 from absl import flags
 
 from nlsr_jax.commands import path_flags
-from nlsr_jax.commands.helping import is_ours
 from nlsr_jax.errors import InputError, argument
 
 FLAGS = flags.FLAGS
@@ -60,7 +60,7 @@ def apply_settings_file(command: str) -> None:
     values = read_table(expand(FLAGS.config))
     if command in values or "from" in values:
         values = values.get(command, {})
-    known = [name for name in FLAGS.flag_values_dict() if is_ours(name) and name not in _ONE_RUN]
+    known = [name for name in FLAGS.flag_values_dict() if _is_ours(name) and name not in _ONE_RUN]
     if not isinstance(values, dict):
         raise InputError(f"{FLAGS.config}: {command} is {values!r}; expected a table of settings")
     for name, value in values.items():
@@ -68,6 +68,12 @@ def apply_settings_file(command: str) -> None:
             raise InputError(f"{FLAGS.config}: no setting {name!r}; expected some of {', '.join(known)}")
         if not FLAGS[name].present:
             _set(FLAGS[name], value)
+
+
+def _is_ours(name: str) -> bool:
+    """Return whether a flag is of a module of this project, or of the program itself."""
+    module = str(FLAGS.find_module_defining_flag(name))
+    return module == sys.argv[0] or module.startswith("nlsr_jax.")
 
 
 def _set(flag: flags.Flag, value: Any) -> None:
