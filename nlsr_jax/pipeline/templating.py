@@ -1,9 +1,9 @@
 """The prompt template of a run: the user's or the tokenizer's own, kept in the record with its digest."""
 
-import dataclasses
 import itertools
 import pathlib
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 from nlsr_jax.data.templates import (
     CHAT,
@@ -17,41 +17,39 @@ from nlsr_jax.data.templates import (
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.pipeline.recording import TEMPLATE
 from nlsr_jax.pipeline.run import Run
-from nlsr_jax.pipeline.settings import EvidenceSettings
 from nlsr_jax.types import Tokenizer
 
 JINJA = "chat_template.jinja"
-_Settings = TypeVar("_Settings", bound=EvidenceSettings)
 
 
-def settle_template(settings: _Settings, model: str | None, run: Run, harmless: str | None = None) -> _Settings:
-    """Return the settings with a template named, and digest its file.
+def settled_template(
+    template: str | None, model: str | None, run: Run, calibration: str | None, harmless: str | None = None
+) -> str | None:
+    """Return the name of a run's template, and digest its file.
 
     Without a name it is the tokenizer's chat template, where there is one and the prompts are not rendered with it
-    already. Settings of a run that reads no rows are returned unchanged.
+    already.
 
     Args:
-      settings: the settings.
-      model: the model whose tokenizer renders the prompts.
+      template: as the user names it, if he does.
+      model: the model whose tokenizer renders the prompts; None for a run that reads none.
       run: the context; its user is told which template was taken.
+      calibration: the rows whose prompts are rendered; None for a run that reads none.
       harmless: rows of harmless prompts that are rendered too.
 
     Raises:
       InputError: if there is no such template, or prompts of one file are rendered and those of another are not.
     """
-    if not settings.needs_base or not settings.calibration or model is None:
-        return settings
-    if settings.template is None:
-        settings = dataclasses.replace(settings, template=_found(settings, model, run, harmless))
-    template = settings.template
-    assert template is not None
-    open_template(template)
+    if model is None or not calibration:
+        return template
+    name = template or _found(model, run, {"calibration": calibration, "harmless": harmless})
+    open_template(name)
     own = pathlib.Path(model) / JINJA
-    if is_template_file(template):
-        run.digests.add(TEMPLATE, template, [pathlib.Path(template)])
-    elif template.partition(":")[0] == CHAT and own.is_file():
+    if is_template_file(name):
+        run.digests.add(TEMPLATE, name, [pathlib.Path(name)])
+    elif name.partition(":")[0] == CHAT and own.is_file():
         run.digests.add(TEMPLATE, own, [own])
-    return settings
+    return name
 
 
 def describe_template(template: str | None, tokenizer: Tokenizer | None) -> dict[str, Any]:
@@ -61,7 +59,7 @@ def describe_template(template: str | None, tokenizer: Tokenizer | None) -> dict
     return {TEMPLATE: {"name": template, "sha256": digest_of(template, tokenizer)}}
 
 
-def _found(settings: EvidenceSettings, model: str, run: Run, harmless: str | None) -> str:
+def _found(model: str, run: Run, places: Mapping[str, str | None]) -> str:
     """Return the template where the user names none, and say which it is."""
     from nlsr_jax.data.calibration import load_tokenizer
 
@@ -70,7 +68,6 @@ def _found(settings: EvidenceSettings, model: str, run: Run, harmless: str | Non
     if name == NONE:
         run.stages.say("template: none, for the tokenizer has no chat template; --template names one")
         return name
-    places = {"calibration": settings.calibration, "harmless": harmless}
     rendered = {flag: is_rendered(place, tokenizer) for flag, place in places.items() if place}
     if len(set(rendered.values())) > 1:
         words = {True: "are rendered with the chat template", False: "are not rendered"}

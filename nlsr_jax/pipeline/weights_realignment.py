@@ -27,7 +27,7 @@ from nlsr_jax.pipeline.hub_inputs import MODELS, with_hub_folders
 from nlsr_jax.pipeline.recording import TEMPLATE, digested_inputs, made_on, write_record
 from nlsr_jax.pipeline.run import Run, start
 from nlsr_jax.pipeline.settings import Settings, name_inputs, with_absolute_paths
-from nlsr_jax.pipeline.templating import describe_template, settle_template
+from nlsr_jax.pipeline.templating import describe_template, settled_template
 from nlsr_jax.pipeline.weights_checks import check_weights
 from nlsr_jax.pipeline.weights_decision import decide_weights
 from nlsr_jax.pipeline.weights_evidence import ModelData
@@ -89,9 +89,10 @@ def realign_weights(
     with start(settings.seed, stages, mesh=mesh, recorded=recorded, output=place) as run:
         adapter = settings.as_adapter is not None
         sources, distances = _open(settings, run)
-        if settings.masks is None and settings.needs_data:
+        if settings.needs_base:
             tokens = tokenizer_folder(settings, sources.finetuned.folder)
-            settings = settle_template(settings, tokens, run)
+            named = settled_template(settings.template, tokens, run, settings.calibration)
+            settings = dataclasses.replace(settings, template=named)
         data = ModelData(settings, sources, run)
         companions = open_companions(sources.finetuned.folder, run, without=_NOT_OF_ADAPTERS if adapter else ())
         if not is_first():  # the passes over the data need every process, what follows one

@@ -11,7 +11,7 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.pipeline import Stages, identify_files, realign_files
 from nlsr_jax.pipeline.run import start
 from nlsr_jax.pipeline.settings import Settings, from_record
-from nlsr_jax.pipeline.templating import settle_template
+from nlsr_jax.pipeline.templating import settled_template
 
 CHAT = (SHIPPED / "base" / "chat_template.jinja").read_text()
 
@@ -111,10 +111,9 @@ def test_identification_keeps_its_template_too(tmp_path):
 def test_files_that_differ_are_refused(tmp_path):
     ready = write(tmp_path / "ready.jsonl", rows())
     bare = write(tmp_path / "harmless.jsonl", map(plain, rows()))
-    settings = Settings(str(SHIPPED / "base"), str(SHIPPED / "dpo"), calibration=ready)
     message = "those of calibration are rendered with the chat template and those of harmless are not rendered"
     with start(0, Lines()) as run, pytest.raises(InputError, match=message):
-        settle_template(settings, settings.base, run, bare)
+        settled_template(None, str(SHIPPED / "base"), run, ready, bare)
 
 
 def test_unknown_templates_are_refused_before_rows_are_read(tmp_path):
