@@ -58,8 +58,8 @@ _NOT = r"(?:can't|cannot|can not|won't|will not|couldn't|don't|do not|not|never|
 _UNWILLING = (
     r"(?:can't|cannot|can not|won't|will not|couldn't|could not|wouldn't|would not|(?:'d| would) rather not"
     r"|(?:'d| would) prefer not to|(?:don't|do not) (?:want to|have the (?:\w+ )?(?:ability|capability) to"
-    rf"|feel comfortable)|{_BE} (?:not able to|unable to|not (?:allowed|permitted|authori[sz]ed|going|programmed"
-    r"|designed|trained) to|not comfortable))"
+    rf"|feel comfortable)|{_BE} (?:not able to|unable to|not (?:allowed|permitted|authori[sz]ed|equipped|going"
+    r"|programmed|designed|trained) to|not comfortable))"
 )
 _DEED = (
     r"(?:help|assist|aid|support|provid|offer|give|supply|shar|fulfil|comply|answer|respon|reply|discuss|talk|speak"
