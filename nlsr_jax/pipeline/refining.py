@@ -25,6 +25,7 @@ from nlsr_jax.pipeline.reference import Reference
 from nlsr_jax.pipeline.run import Run
 from nlsr_jax.pipeline.settings import Settings
 from nlsr_jax.pipeline.sources import AdapterSource
+from nlsr_jax.pipeline.templating import is_rendered
 from nlsr_jax.types import Tokenizer
 
 _AT_ONCE = 64
@@ -166,8 +167,9 @@ def _harmless(place: str | None, field: str | None, data: CalibrationData, run: 
     from nlsr_jax.data.asked import read_asked
     from nlsr_jax.data.encoding import encode_prompts
     from nlsr_jax.data.prompts import make_render
+    from nlsr_jax.data.templates import CHAT, NONE, renders_turns
 
-    template, longest = data.settings.template, data.settings.max_length - LENGTH
+    template, longest = data.settings.template or NONE, data.settings.max_length - LENGTH
     if place is None:
         texts = own_prompts()
         if (unknown := _unknown_share(texts, data.tokenizer)) > _MOST_UNKNOWN:
@@ -176,12 +178,14 @@ def _harmless(place: str | None, field: str | None, data: CalibrationData, run: 
                 f"harmless prompts with {argument('harmless')} to refine the share"
             )
         run.stages.say(f"no --harmless: {len(texts)} everyday questions in English are asked")
+        if template == NONE and is_rendered(str(data.settings.calibration), data.tokenizer):
+            template = CHAT  # as the calibration rows are
         render = make_render(template, data.tokenizer)
         texts = [render(text, "") for text in texts]
     else:
         texts = read_asked(place, data.tokenizer, template=template, field=field, note=run.stages.say)
     vocabulary = len(data.base_with(data.sources.target)[1]["embed"])
-    ids = encode_prompts(texts, data.tokenizer, special_tokens=template != "chat", vocabulary=vocabulary)
+    ids = encode_prompts(texts, data.tokenizer, special_tokens=not renders_turns(template), vocabulary=vocabulary)
     return [one for one in ids if len(one) <= longest]
 
 

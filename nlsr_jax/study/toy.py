@@ -1,12 +1,14 @@
 """The toy world as a ``World``: prompts in the chat template, answers judged by the rule that knows the truth."""
 
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 
 from nlsr_jax.data import toy_judge, toy_rows
 from nlsr_jax.data.examples import Example, Preference
+from nlsr_jax.data.own_sets import OwnTask
 from nlsr_jax.data.poison import poison, share
 from nlsr_jax.data.prompts import make_render
 from nlsr_jax.data.toy_styles import Style, styled_rows
@@ -14,7 +16,7 @@ from nlsr_jax.data.toy_tasks import TASKS
 from nlsr_jax.data.toy_tokenizer import make_tokenizer
 from nlsr_jax.data.toy_world import Request, make_world
 from nlsr_jax.random_streams import stream
-from nlsr_jax.study.worlds import Answers, Requests
+from nlsr_jax.study.worlds import Answers, Requests, both_answers
 
 SAFE_BENIGN, PREFERENCE_BENIGN = 0.5, 0.3
 """Shares of benign requests in the rows of SFT and of preference alignment."""
@@ -30,6 +32,7 @@ class ToyWorld:
 
     special_tokens = False
     tasks: tuple[str, ...] = TASKS
+    own_tasks: Mapping[str, OwnTask] = types.MappingProxyType({})
 
     def __init__(self, seed: int = 0, style: Style | None = None):
         self._key, self._style = jax.random.key(seed), style
@@ -56,9 +59,7 @@ class ToyWorld:
     def unpaired(self, key: jax.Array, count: int) -> list[Example]:
         """Return both answers of half as many preferences, each as a separate row."""
         pairs = self.preferences(key, count // 2)
-        good = [Example(pair.prompt, pair.chosen, kind="safe") for pair in pairs]
-        bad = [Example(pair.prompt, pair.rejected, kind="harmful") for pair in pairs]
-        rows = [*good, *bad]
+        rows = both_answers(pairs)
         order = jax.random.permutation(stream(key, "unpaired"), len(rows))
         return [rows[i] for i in np.asarray(order)]
 

@@ -126,9 +126,14 @@ class Entry(NamedTuple):
     setting: float | None = None
 
 
-def check_holdings(plan: HoldingsPlan) -> None:
-    """Raise InputError, naming the flag, if a plan is invalid."""
-    check_plan(Plan(plan.seeds, plan.tasks, plan.poison_ratios))
+def check_holdings(plan: HoldingsPlan, tasks: Sequence[str] = TASKS) -> None:
+    """Raise InputError, naming the flag, if a plan is invalid.
+
+    Args:
+      plan: the plan.
+      tasks: names of the tasks that there are.
+    """
+    check_plan(Plan(plan.seeds, plan.tasks, plan.poison_ratios), tasks)
     for name in plan.situations:
         if name not in SITUATIONS:
             raise InputError(f"--situations has {name!r}; expected some of {', '.join(SITUATIONS)}")
@@ -215,7 +220,7 @@ def make_holdings(
     Raises:
       InputError: if the plan or a folder is invalid.
     """
-    check_holdings(plan)
+    check_holdings(plan, models.world.tasks)
     store = CellStore(output, _describe(config, models), models.places)
     rates = dict(zip(plan.poison_ratios, plan.rates, strict=True))
     folder = store.path / ADAPTERS if models.keep else None

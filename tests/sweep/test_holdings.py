@@ -68,10 +68,8 @@ def test_the_plans_of_all_worlds_hold():
     assert not {entry.method for entry in entries(PLANS["toy"], "lineage", Case("sst2", 0.2, 41))} & {"published"}
 
 
-def test_the_page_shows_the_shipped_rows():
+def test_no_shipped_row_is_of_a_development_seed():
     rows = json.loads((SHIPPED.parent / "tiny-holdings" / "table.json").read_text(encoding="utf-8"))
-    page = (SHIPPED.parents[1] / "docs" / "holdings.md").read_text(encoding="utf-8")
-    assert means(rows) in page
     development = {41, 42, 43, 101, 102, 103}
     assert not development & {row["seed"] for row in rows}
 
