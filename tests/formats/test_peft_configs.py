@@ -177,7 +177,7 @@ SLOW = r"(?:(\w)|(\w)|(\.))+(?!\3)[#%]"
         ({"task_type": 3}, "task_type is 3, which PEFT does not know"),
         ({"layer_replication": [[0, 2]]}, "layer_replication"),
         ({"trainable_token_indices": [1, 1]}, "trainable_token_indices names a token twice"),
-        ({"target_parameters": ["x"]}, "target_parameters"),
+        ({"target_parameters": "x"}, "target_parameters is 'x'; expected a list of names"),
         ({"use_qalora": True}, "use_qalora"),
         ({"init_lora_weights": "pissa_niter_16"}, "changes the base weights"),
         ({"init_lora_weights": "new_kind"}, "init_lora_weights is 'new_kind'"),
