@@ -143,7 +143,7 @@ def test_command_plans_without_weights(tmp_path):
 
 
 def test_a_streamed_gradient_takes_what_xla_counts(config):
-    """Of one layer, because XLA counts a loop over layers once; of the first it leaves out the input's derivative."""
+    """Of one layer, because XLA counts a loop once; of the first layer it leaves out the input's derivative."""
     one = dataclasses.replace(config, num_layers=1, windowed=())
     adapter = new_adapter(jax.random.key(0), one, LORA)
     model, length = Llama(one, remat=True), 32
