@@ -9,11 +9,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from nlsr_jax.errors import argument
 from nlsr_jax.files.fields import unexpected
 
 PLAIN = (
-    "merge it into its base with PEFT's merge_and_unload and take the result as a full model, or extract a plain "
-    "LoRA from (merged weights - base weights) by a truncated SVD"
+    "merge it into its base with PEFT's merge_and_unload, save the model with save_pretrained, and give its folder "
+    f"as {argument('finetuned')}, beside {argument('base')}"
 )
 """What the owner of an adapter that is not plain LoRA can do."""
 

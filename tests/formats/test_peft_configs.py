@@ -203,7 +203,7 @@ SLOW = r"(?:(\w)|(\w)|(\.))+(?!\3)[#%]"
         ({"rank_pattern": {r"(?i)q_proj": 2}}, "not a regular expression"),
         ({"use_rslora": "yes"}, "use_rslora is 'yes'; expected true or false"),
         ({"trainable_token_indices": {"embed_tokens": 3}}, "expected a list of token ids"),
-        ({"use_dora": True}, "; merge it into its base with PEFT's merge_and_unload and take the result"),
+        ({"use_dora": True}, "; merge it into its base with PEFT's merge_and_unload, save the model"),
         ({"use_dora": True}, "or extract a plain LoRA from (merged weights - base weights) by a truncated SVD"),
         ({"alora_invocation_tokens": [1, 2]}, "alora_invocation_tokens is [1, 2]"),
         ({"use_bdlora": {"nblocks": 2}}, "use_bdlora"),
