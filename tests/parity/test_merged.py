@@ -1,4 +1,4 @@
-"""Adapters that plain factors cannot hold are refused with advice that works: PEFT merges, the model is repaired."""
+"""Adapters that plain factors cannot hold: refused with advice that works. PEFT merges, the model is repaired."""
 
 import dataclasses
 
