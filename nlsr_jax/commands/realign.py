@@ -46,9 +46,9 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from nlsr_jax.commands import command, mesh_flags, method_flags, path_flags
+from nlsr_jax.commands import command, helping, mesh_flags, method_flags, path_flags
 from nlsr_jax.errors import InputError, argument
-from nlsr_jax.nlsr.settings import GAIN, PRESETS, AutomaticSettings, preset
+from nlsr_jax.nlsr.settings import GAIN, PRESETS, AutomaticSettings, preset, preset_defaults
 from nlsr_jax.pipeline.settings import COMPUTING, PATHS, Settings
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ _CHOICE = {"aim": "aim", "headroom": "headroom", "automatic_share": "share"}
 """Flags of the automatic choice, and the fields of ``AutomaticSettings`` that they are."""
 
 method_flags.define_flags(Settings, _SETTINGS)
+for _name, _text in preset_defaults().items():
+    helping.tell_default(_name, _text)
 path_flags.define_output("output", None, "Folder to write; it appears whole or not at all.")
 path_flags.define_overwrite()
 mesh_flags.define_mesh_flag()
