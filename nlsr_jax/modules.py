@@ -71,6 +71,16 @@ def slice_of(name: str) -> Slice | None:
     return Slice(match["parameter"], int(match["expert"])) if match else None
 
 
+def kind_of(name: str) -> str:
+    """Return a module's name with a star for the number of the expert.
+
+    >>> kind_of("q_proj"), kind_of("mlp.experts.3.up_proj"), kind_of("mlp.experts.gate_up_proj.3")
+    ('q_proj', 'mlp.experts.*.up_proj', 'mlp.experts.gate_up_proj.*')
+    """
+    found = slice_of(name)
+    return f"{found.parameter}.*" if found else re.sub(r"(?<=\bexperts\.)\d+(?=\.)", "*", name)
+
+
 def parameter_path(path: str) -> str:
     """Return the path of the parameter that a module's factors are of: of a slice, that of all experts."""
     found = slice_of(path)
