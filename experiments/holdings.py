@@ -102,7 +102,8 @@ def main(_) -> None:
 
     from nlsr_jax import configs
     from nlsr_jax.devices import open_devices
-    from nlsr_jax.sweep.holdings import check_holdings, make_holdings, means
+    from nlsr_jax.sweep.holdings import check_holdings, make_holdings
+    from nlsr_jax.sweep.holdings_means import means
 
     config = configs.get(FLAGS.config)
     plan = make_plan(config.world)
