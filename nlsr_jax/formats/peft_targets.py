@@ -230,9 +230,12 @@ class _Selector:
 
     def selects(self, path: str) -> bool:
         """Say whether PEFT adapts the module at ``path``, or a parameter of which it is a slice or the weight."""
-        if not self._parameters.isdisjoint(endings(_parameter(path))):
+        if self._names_parameter(path):
             return True
         return not slice_of(path) and self._selects_module(path)
+
+    def _names_parameter(self, path: str) -> bool:
+        return bool(self._parameters) and not self._parameters.isdisjoint(endings(_parameter(path)))
 
     def _selects_module(self, path: str) -> bool:
         if self._config.exclude and self._named(self._exclude, path):
@@ -245,7 +248,7 @@ class _Selector:
 
     def target(self, path: str) -> Target:
         """Return rank and scaling of the module at ``path``: of the first pattern that matches, or the default."""
-        if not self._parameters.isdisjoint(endings(_parameter(path))):
+        if self._names_parameter(path):
             path = _parameter(path)
         rank = self._by_pattern(self._config.rank_pattern, path, self._config.rank)
         alpha = self._by_pattern(self._config.alpha_pattern, path, self._config.alpha)
