@@ -204,7 +204,7 @@ SLOW = r"(?:(\w)|(\w)|(\.))+(?!\3)[#%]"
         ({"use_rslora": "yes"}, "use_rslora is 'yes'; expected true or false"),
         ({"trainable_token_indices": {"embed_tokens": 3}}, "expected a list of token ids"),
         ({"use_dora": True}, "; merge it into its base with PEFT's merge_and_unload, save the model"),
-        ({"use_dora": True}, "or extract a plain LoRA from (merged weights - base weights) by a truncated SVD"),
+        ({"use_dora": True}, "give its folder as finetuned, beside base"),
         ({"alora_invocation_tokens": [1, 2]}, "alora_invocation_tokens is [1, 2]"),
         ({"use_bdlora": {"nblocks": 2}}, "use_bdlora"),
         ({"kasa_config": {"beta": 1}}, "kasa_config"),
