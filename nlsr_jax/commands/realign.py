@@ -49,9 +49,9 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from nlsr_jax.commands import command, mesh_flags, method_flags, path_flags, settings_file
+from nlsr_jax.commands import command, helping, mesh_flags, method_flags, path_flags, settings_file
 from nlsr_jax.errors import InputError, argument
-from nlsr_jax.nlsr.settings import GAIN, PRESETS, AutomaticSettings, preset
+from nlsr_jax.nlsr.settings import GAIN, PRESETS, AutomaticSettings, preset, preset_defaults
 from nlsr_jax.pipeline.settings import COMPUTING, PATHS, Settings
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ _CHOICE = {"aim": "aim", "headroom": "headroom", "automatic_share": "share"}
 
 settings_file.define_settings_file("realign")
 method_flags.define_flags(Settings, _SETTINGS)
+for _name, _text in preset_defaults().items():
+    helping.tell_default(_name, _text)
 path_flags.define_output("output", None, "Folder to write; it appears whole or not at all.")
 path_flags.define_overwrite()
 mesh_flags.define_mesh_flag()

@@ -141,7 +141,7 @@ def settle(settings: Settings, choice: Choice, data: CalibrationData, run: Run) 
         except CannotRefine as error:
             if not choice.refinement.if_possible:
                 raise
-            run.notes.add([f"{error}; the share of entries is used as it is"])
+            run.notes.add([f"{error.marked}; the share of entries is used as it is"])
     described = {} if told is None else {"automatic": tell_choice(told, run)}
     if found is not None:
         run.notes.add(note_refinement(found))

@@ -174,8 +174,12 @@ def _ranks(record) -> list[tuple[str, Mapping]]:
 
 def _inputs(inputs: Mapping) -> list[tuple[Any, Any, Mapping]]:
     """Return rows of the table of inputs: description, path, digests by file name."""
-    rows = [(words.INPUTS.get(name, name), mapping(value)) for name, value in inputs.items() if value]
-    return [(name, value.get("path"), mapping(value.get("files"))) for name, value in rows]
+    rows = [(name, mapping(value), mapping(mapping(value).get("files"))) for name, value in inputs.items() if value]
+    return [
+        (words.INPUTS.get(name, name), value.get("path"), files)
+        for name, value, files in rows
+        if files or name != "companions"
+    ]
 
 
 def _carried(described: Mapping) -> dict[str, Any]:
