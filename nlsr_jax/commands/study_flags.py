@@ -89,22 +89,9 @@ def open_world(config: "StudyConfig", **options: Any) -> tuple[Tokenizer, "World
     Raises:
       InputError: if the tokenizer cannot be used or belongs to another world.
     """
-    from nlsr_jax.configs import base_of
-    from nlsr_jax.data.calibration import load_tokenizer
-    from nlsr_jax.study.policy import PolicyWorld
-    from nlsr_jax.study.real import RealWorld
-    from nlsr_jax.study.toy import ToyWorld
+    from nlsr_jax import configs
 
-    place = base_of(config, FLAGS.base)
-    tokenizer = load_tokenizer(place)
-    if config.world == "policy":
-        return tokenizer, PolicyWorld(tokenizer, sources=sources(), note=say)
-    if config.world != "toy":
-        return tokenizer, RealWorld(tokenizer, config.template, sources=sources(), note=say, **options)
-    world = ToyWorld()
-    if tokenizer.get_vocab() != world.tokenizer.get_vocab():
-        raise InputError(f"{place}: its tokenizer is not the toy world's; give a base made with nlsr pretrain")
-    return tokenizer, world
+    return configs.open_world(config, configs.base_of(config, FLAGS.base), sources=sources(), note=say, **options)
 
 
 def note(text: str) -> None:

@@ -1,5 +1,7 @@
 """Read prompts without answers from rows of any common shape; answers beside them are ignored."""
 
+from typing import NamedTuple
+
 from nlsr_jax.data.answered import read_answered_rows
 from nlsr_jax.data.row_shapes import (
     CONVERSATIONS,
@@ -20,6 +22,18 @@ _PLACES = (*PROMPTS, *LAST_PROMPTS, *_ANSWERS)
 _ANSWER = "-"
 
 
+class Asked(NamedTuple):
+    """A prompt without an answer.
+
+    Attributes:
+      prompt: the rendered prompt, for a model.
+      question: the last turn as plain text, for a judge.
+    """
+
+    prompt: str
+    question: str
+
+
 def read_asked(
     source: str,
     tokenizer: Tokenizer | None = None,
@@ -28,6 +42,19 @@ def read_asked(
     field: str | None = None,
     note: Note = no_note,
 ) -> list[str]:
+    """Return the rendered prompts of a source, in file order; see ``read_questions``."""
+    return [row.prompt for row in read_questions(source, tokenizer, template=template, field=field, note=note)]
+
+
+def read_questions(
+    source: str,
+    tokenizer: Tokenizer | None = None,
+    *,
+    template: str = "none",
+    field: str | None = None,
+    field_argument: str = "harmless_field",
+    note: Note = no_note,
+) -> list[Asked]:
     """Read prompts from a file or a hub data set, whatever their column is called.
 
     Args:
@@ -35,14 +62,16 @@ def read_asked(
       tokenizer: a transformers tokenizer, required by ``"chat"``.
       template: how prompts are rendered; see ``apply_template``.
       field: column of the prompt or of a conversation that ends with an answer; None for a column to be detected.
+      field_argument: name of the argument that ``field`` comes from, for messages.
       note: called with messages for the user, one line each.
 
     Returns:
-      The rendered prompts, in file order.
+      Prompts with their questions, in file order.
 
     Raises:
       InputError: as ``read_answered``.
     """
+    named = argument(field_argument)
 
     def rows():
         for where, values in source_rows(source, note=note):
@@ -51,7 +80,7 @@ def read_asked(
                 values = _with_answer(values, field)
                 if field is None and not any(values.get(name) is not None for name in _PLACES):
                     raise InputError(
-                        f"{source}: {where}: no column holds a prompt; name it with {argument('harmless_field')} "
+                        f"{source}: {where}: no column holds a prompt; name it with {named} "
                         f"(found {describe_columns(values)})"
                     )
             yield where, values
@@ -60,8 +89,8 @@ def read_asked(
     try:
         found = read_answered_rows(source, rows(), tokenizer, template=template, fields=fields, note=note)
     except InputError as error:
-        raise InputError(error.marked.replace("--prompt_field", argument("harmless_field"))) from None
-    return [row.prompt for row in found.rows]
+        raise InputError(error.marked.replace("--prompt_field", named)) from None
+    return [Asked(row.prompt, text) for row, text in zip(found.rows, found.questions, strict=True)]
 
 
 def _with_answer(values: dict, field: str | None) -> dict:

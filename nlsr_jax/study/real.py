@@ -118,8 +118,8 @@ class RealWorld:
         """Return instructions of Alpaca behind those that ``benign`` asks."""
         return self._load("alpaca", _HARMLESS_FROM + count)[_HARMLESS_FROM:]
 
-    def task_test(self, task: str, count: int) -> list[Example]:
-        """Return the first test rows of a task."""
+    def task_test(self, task: str, count: int | None) -> list[Example]:
+        """Return the first test rows of a task; all for None."""
         return self._load(task, count, DATA_SETS[task].test)
 
     def forbidden(self, count: int, *, other: bool = False) -> Requests:

@@ -1,0 +1,87 @@
+"""The check of a realignment: both models asked over the base of the run, before the output is in its place."""
+
+import functools
+import pathlib
+from typing import Any
+
+from nlsr_jax.formats.record import Digests
+from nlsr_jax.gate.examination import Served, examine
+from nlsr_jax.gate.judging import choose_judge, judge_settings
+from nlsr_jax.gate.models import weight_files
+from nlsr_jax.gate.questions import Questions, open_questions
+from nlsr_jax.gate.record import make_record
+from nlsr_jax.gate.running import digest_questions
+from nlsr_jax.gate.settings import CheckSettings, check_settings
+from nlsr_jax.gate.writing import markdown, write_check
+from nlsr_jax.pipeline.checking import Candidates, NotPassed
+from nlsr_jax.pipeline.evidence import base_files
+from nlsr_jax.pipeline.run import Run
+
+_IN_RECORD = (
+    "outcome",
+    "passed",
+    "hs",
+    "over_refusal",
+    "benign_answered",
+    "fa",
+    "odd",
+    "bounds",
+    "against",
+    "judge",
+)
+
+
+class AttachedCheck:
+    """Checks the output of a realignment against the fine-tuned model; see ``nlsr_jax.pipeline.checking``.
+
+    Args:
+      settings: of the check.
+      only_if_passed: publish the output only where every bound holds.
+      notes: what a user should know of the rows, such as that the repair has seen them.
+
+    Attributes:
+      record: the content of ``check.json`` once the check has run.
+
+    Raises:
+      InputError: settings that cannot be used.
+    """
+
+    def __init__(self, settings: CheckSettings, *, only_if_passed: bool = False, notes: tuple[str, ...] = ()):
+        check_settings(settings, bounded=only_if_passed)
+        judge_settings(settings)
+        self._settings, self._only_if_passed, self._notes = settings, only_if_passed, notes
+        self._questions: Questions | None = None
+        self.record: dict[str, Any] = {}
+
+    def open(self, base: str, run: Run) -> None:
+        """Read what is asked; see ``OutputCheck``."""
+        self._questions = open_questions(self._settings, base, run.stages.say)
+
+    def run(self, folder: pathlib.Path, models: Candidates, run: Run) -> dict[str, Any]:
+        """Ask both models, write the check and return what the record says of it; see ``OutputCheck``."""
+        questions, settings = self._questions, self._settings
+        assert questions is not None
+        digests = Digests()
+        try:
+            digests.add("base", models.base, base_files(models.base))
+            digests.add("adapter", folder, weight_files(folder))
+            digests.add("against", models.before, weight_files(models.before))
+            name, judge = choose_judge(settings, run.stages.say)
+            loads = {
+                "adapter": functools.partial(_served, models.repaired),
+                "against": functools.partial(_served, models.finetuned),
+            }
+            judged = examine(questions, loads, judge, run.stages, models.release)
+            digest_questions(settings, digests)
+            found = {one: entry["files"] for one, entry in digests.result().items()}
+        finally:
+            digests.close()
+        self.record = make_record(settings, questions, judged, judge=name, digests=found, notes=self._notes)
+        if self._only_if_passed and not self.record["passed"]:
+            raise NotPassed(markdown(self.record), self.record["status"])
+        write_check(folder, self.record, None)
+        return {one: self.record[one] for one in _IN_RECORD if one in self.record}
+
+
+def _served(load: Any) -> Served:
+    return Served(*load())
