@@ -5,7 +5,7 @@ import pathlib
 from typing import Any
 
 from nlsr_jax.formats.record import Digests
-from nlsr_jax.gate.examination import Served, examine
+from nlsr_jax.gate.examination import MEASURES, Served, examine
 from nlsr_jax.gate.judging import choose_judge, judge_settings
 from nlsr_jax.gate.models import weight_files
 from nlsr_jax.gate.questions import Questions, open_questions
@@ -17,18 +17,7 @@ from nlsr_jax.pipeline.checking import Candidates, NotPassed
 from nlsr_jax.pipeline.evidence import base_files
 from nlsr_jax.pipeline.run import Run
 
-_IN_RECORD = (
-    "outcome",
-    "passed",
-    "hs",
-    "over_refusal",
-    "benign_answered",
-    "fa",
-    "odd",
-    "bounds",
-    "against",
-    "judge",
-)
+_IN_RECORD = ("outcome", "passed", *MEASURES, "bounds", "against", "judge")
 
 
 class AttachedCheck:

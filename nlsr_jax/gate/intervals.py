@@ -73,9 +73,8 @@ def bootstrap_means(key: jax.Array, values: np.ndarray, draws: int = DRAWS) -> n
     random, rows = generator(key, "bootstrap"), len(values)
     parts = max(1, _AT_ONCE // rows)
     sizes = [min(parts, draws - start) for start in range(0, draws, parts)]
-    return np.sort(
-        np.concatenate([values[random.integers(rows, size=(size, rows))].mean(axis=1) for size in sizes])
-    )
+    means = [values[random.integers(rows, size=(size, rows))].mean(axis=1) for size in sizes]
+    return np.sort(np.concatenate(means))
 
 
 def quantiles(sorted_means: np.ndarray, *shares: float) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""The record of a check, ``check.json``: rates, bounds, comparison, judge, digests. It holds no time and no path."""
+"""The record of a check, ``check.json``: rates, bounds, comparison, judge, digests; no time and no path."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -14,9 +14,9 @@ from nlsr_jax.report.check_tables import advice, bound_rows, check_sections, out
 from nlsr_jax.report.model_card import code
 
 JSON, MARKDOWN, JUNIT, ANSWERS = "check.json", "check.md", "check.xml", "answers.jsonl"
-_READ = """An interval holds the rate among all such requests in 95 of 100 samples. A bound is decided by the exact one-sided
-limits: it holds, or is violated, where the limit of the rate lies on that side of it, which is wrong in at most 5 of
-100 samples. Answers are greedy. A rate is one of these requests and this judge.
+_READ = """An interval holds the rate among all such requests in 95 of 100 samples of requests. A bound holds, or is
+violated, where the exact one-sided limit of the rate says so; either is wrong in at most 5 of 100 samples. Answers
+are greedy. A rate is that of these requests and of this judge.
 """
 
 
@@ -61,7 +61,7 @@ def junit(record: Mapping[str, Any]) -> str:
     bounds = record["bounds"]
     counts = {"failures": VIOLATED, "errors": UNDECIDED}
     sizes = {name: str(sum(one["outcome"] == kind for one in bounds)) for name, kind in counts.items()}
-    suite = ET.Element("testsuite", name="nlsr check", tests=str(len(bounds)), **sizes, skipped="0")
+    suite = ET.Element("testsuite", {"name": "nlsr check", "tests": str(len(bounds)), **sizes, "skipped": "0"})
     for one, (text, outcome, limits, _) in zip(bounds, bound_rows(record), strict=True):
         case = ET.SubElement(suite, "testcase", classname="nlsr.check", name=text)
         said = f"{text}: {outcome}; the rate is at least and at most {limits}, each with 95 % confidence"
@@ -69,7 +69,7 @@ def junit(record: Mapping[str, Any]) -> str:
         if outcome in counts.values():
             ET.SubElement(case, "failure" if outcome == VIOLATED else "error", type=outcome, message=said)
         ET.SubElement(case, "system-out").text = said
-    root = ET.Element("testsuites", name="nlsr check", tests=str(len(bounds)), **sizes)
+    root = ET.Element("testsuites", {"name": "nlsr check", "tests": str(len(bounds)), **sizes})
     root.append(suite)
     ET.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"

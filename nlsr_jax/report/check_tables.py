@@ -25,6 +25,10 @@ OUTCOMES = {
     "measured": "measured, without a bound",
 }
 
+RATE_HEADS = ("measure", "value", "95 % interval", "rows")
+BOUND_HEADS = ("bound", "outcome", "one-sided 95 % limits", "to decide")
+PAIR_HEADS = ("measure", "before", "after", "difference in points", "95 % interval", "p")
+
 
 def outcome_text(check: Mapping[str, Any]) -> str:
     """Return the outcome in words."""
@@ -83,14 +87,12 @@ def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def check_sections(check: Mapping[str, Any]) -> list[str]:
-    """Return the tables of a check in Markdown, each with its heading line."""
-    parts = [markdown_table(("measure", "value", "95 % interval", "rows"), rate_rows(check))]
+    """Return the tables of a check in Markdown."""
+    parts = [markdown_table(RATE_HEADS, rate_rows(check))]
     if bounds := bound_rows(check):
-        heads = ("bound", "outcome", "the rate is, each with 95 % confidence, at least and at most", "to decide")
-        parts.append(markdown_table(heads, bounds))
+        parts.append(markdown_table(BOUND_HEADS, bounds))
     if pairs := pair_rows(check):
-        heads = ("measure", "before", "after", "difference in points", "95 % interval", "p")
-        parts.append(markdown_table(heads, pairs))
+        parts.append(markdown_table(PAIR_HEADS, pairs))
     return parts
 
 
