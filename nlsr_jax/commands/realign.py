@@ -35,23 +35,35 @@ to a file beside the output, which no interrupted run leaves.
 --automatic chooses amplification and sparsity by likelihood, for adapters of one lineage. No base and no
 calibration data are needed with --masks FILE or with --method magnitude or random.
 
+--check asks the fine-tuned and the repaired model before the output is in its place, as nlsr check does, and adds
+the figures to OUT, the record, the card and the report:
+
+  nlsr realign ... --output OUT --check --harmful ROWS --harmless ROWS --max_hs 5 --max_over_refusal 3
+
+The status is then that of the check: 0 passes, 1 fails, 3 too few rows to tell. With --only_if_passed OUT is
+written only where the check passes. Without --harmful the calibration prompts are asked, which the repair has seen;
+without --harmless everyday questions in English; --config tiny takes the toy world's requests.
+
 The output folder receives the realigned adapter (PEFT), masks.safetensors, an Orbax copy of masks and pruning key,
 realignment.json and report.html. To repeat a run to the same bytes:
 
   nlsr realign --from_record DIR/realignment.json --output NEW_DIR
 """
 
+import dataclasses
 import os
-from typing import TYPE_CHECKING, Any
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from absl import flags
 
-from nlsr_jax.commands import command, mesh_flags, method_flags, path_flags
+from nlsr_jax.commands import check_flags, command, mesh_flags, method_flags, path_flags, streams
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.nlsr.settings import GAIN, PRESETS, AutomaticSettings, preset
 from nlsr_jax.pipeline.settings import COMPUTING, PATHS, Settings
 
 if TYPE_CHECKING:
+    from nlsr_jax.gate.attached import AttachedCheck
     from nlsr_jax.pipeline.choosing import Refinement
 
 PUBLISHED_WITH_ALIGNED = bool(globals().get("PUBLISHED_WITH_ALIGNED"))
@@ -89,6 +101,9 @@ path_flags.define_output(
     "Folder of directions base - pretrained that were factored before, to take them from and keep them in; by "
     f"default that of the environment variable {CACHE}, where it is set.",
 )
+flags.DEFINE_bool("check", False, "Ask the repaired and the fine-tuned model, and check the bounds that are given.")
+flags.DEFINE_bool("only_if_passed", False, "With --check: write the output only where every bound holds.")
+check_flags.define_check_flags()
 path_flags.define_input("from_record", None, "Repeat the run of this realignment.json to the same bytes.")
 
 
@@ -96,6 +111,7 @@ def main(_) -> None:
     """Run one realignment from flags."""
     from nlsr_jax.parallel import is_first, wait_for_all
     from nlsr_jax.pipeline import Stages, realign_files
+    from nlsr_jax.pipeline.checking import NotPassed
 
     if not FLAGS.output:
         raise InputError(f"{argument('output')} is missing; name the folder to write")
@@ -113,9 +129,17 @@ def main(_) -> None:
         options |= {"recorded": before["inputs"], **{name: before.get(key) for name, key in told.items()}}
     else:
         settings = _settings()
+    refines = bool(options["refine"])
+    check = _attached(settings.calibration, settings.template, settings.dtype, settings.seed, refines)
+    if check is not None and not refines:  # the harmless prompts are those of the check alone
+        settings = dataclasses.replace(settings, harmless=None, harmless_field=None)
     mesh = mesh_flags.open_mesh()
     first = is_first()
-    record = realign_files(settings, FLAGS.output, stages=Stages(show=first), mesh=mesh, **options)
+    try:
+        record = realign_files(settings, FLAGS.output, stages=Stages(show=first), mesh=mesh, check=check, **options)
+    except NotPassed as refused:
+        print(refused.summary)
+        _end(refused.status)
     wait_for_all()
     if not first:
         return
@@ -127,6 +151,46 @@ def main(_) -> None:
         f"{summary['changed_entries']} of {summary['total_entries']} entries; wrote {FLAGS.output} "
         f"(see {FLAGS.output}/report.html)"
     )
+    if check is not None:
+        from nlsr_jax.gate.writing import lines
+
+        print(*lines(check.record), sep="\n")
+        if check.record["status"]:
+            _end(check.record["status"])
+
+
+def _end(status: int) -> NoReturn:
+    streams.check_printed()
+    sys.exit(status)
+
+
+def _attached(
+    calibration: str | None, template: str, dtype: str, seed: int, refines: bool
+) -> "AttachedCheck | None":
+    """Return the check of the output; None where none is asked for.
+
+    Args:
+      calibration: rows whose prompts are asked where no harmful ones are given.
+      template, dtype, seed: of the run.
+      refines: whether the run may read the harmless prompts to refine the share of entries.
+    """
+    given = [*check_flags.given(), *(["only_if_passed"] if FLAGS.only_if_passed else [])]
+    if not FLAGS.check:
+        if given:
+            raise InputError(f"{argument(given[0])} is of {argument('check')}, which is missing")
+        return None
+    from nlsr_jax.gate.attached import AttachedCheck
+
+    changes: dict[str, Any] = {"template": template, "dtype": dtype, "seed": seed}
+    if not FLAGS["batch_size"].present:
+        changes["batch_size"] = None
+    seen = ["harmless"] if refines and FLAGS.config is None else []
+    if FLAGS.config is not None:  # whose requests are asked; the harmless prompts are those of the refinement
+        changes |= {"harmless": None, "harmless_field": None}
+    if FLAGS.config is None and FLAGS.harmful is None and calibration is not None:
+        changes |= {"harmful": calibration, "harmful_field": FLAGS.prompt_field}
+        seen.insert(0, "harmful")
+    return AttachedCheck(check_flags.get_settings(**changes), only_if_passed=FLAGS.only_if_passed, seen=seen)
 
 
 def _choice() -> dict[str, float] | None:
@@ -170,8 +234,6 @@ def _refine() -> "bool | Refinement":
 
 def _settings() -> Settings:
     """The settings of the flags; where one is not given, those of the preset."""
-    import dataclasses
-
     from nlsr_jax.pipeline.hub_inputs import names_model
 
     holds = {"direction": bool(FLAGS.pretrained), "aligned": bool(FLAGS.aligned)}
@@ -183,8 +245,6 @@ def _settings() -> Settings:
 
 def _recorded_settings() -> tuple[Settings, dict[str, Any]]:
     """Settings of the record, and the record; flags of paths and of the way of computing replace its own."""
-    import dataclasses
-
     from nlsr_jax.formats.record import read_record
     from nlsr_jax.pipeline.settings import from_record
 

@@ -2,6 +2,7 @@
 
 import functools
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from nlsr_jax.formats.record import Digests
@@ -15,9 +16,13 @@ from nlsr_jax.gate.settings import CheckSettings, check_settings
 from nlsr_jax.gate.writing import markdown, write_check
 from nlsr_jax.pipeline.checking import Candidates, NotPassed
 from nlsr_jax.pipeline.evidence import base_files
+from nlsr_jax.pipeline.refining import own_prompts
 from nlsr_jax.pipeline.run import Run
 
 _IN_RECORD = ("outcome", "passed", *MEASURES, "bounds", "against", "judge")
+
+_SEEN = "the repair has read the {} requests; rates on requests that it has not read tell more"
+_OWN = "no harmless requests were given; everyday questions in English were asked"
 
 
 class AttachedCheck:
@@ -26,7 +31,7 @@ class AttachedCheck:
     Args:
       settings: of the check.
       only_if_passed: publish the output only where every bound holds.
-      notes: what a user should know of the rows, such as that the repair has seen them.
+      seen: kinds of requests, ``"harmful"`` or ``"harmless"``, that the repair has read.
 
     Attributes:
       record: the content of ``check.json`` once the check has run.
@@ -35,16 +40,19 @@ class AttachedCheck:
       InputError: settings that cannot be used.
     """
 
-    def __init__(self, settings: CheckSettings, *, only_if_passed: bool = False, notes: tuple[str, ...] = ()):
-        check_settings(settings, bounded=only_if_passed)
+    def __init__(self, settings: CheckSettings, *, only_if_passed: bool = False, seen: Sequence[str] = ()):
+        own = settings.config is None and settings.harmless is None
+        check_settings(settings, bounded=only_if_passed, has=("harmless",) if own else ())
         judge_settings(settings)
-        self._settings, self._only_if_passed, self._notes = settings, only_if_passed, notes
+        self._settings, self._only_if_passed = settings, only_if_passed
+        self._own = own_prompts() if own else None
+        self._notes = [_SEEN.format(kind) for kind in seen] + ([_OWN] if own else [])
         self._questions: Questions | None = None
         self.record: dict[str, Any] = {}
 
     def open(self, base: str, run: Run) -> None:
         """Read what is asked; see ``OutputCheck``."""
-        self._questions = open_questions(self._settings, base, run.stages.say)
+        self._questions = open_questions(self._settings, base, run.stages.say, harmless=self._own)
 
     def run(self, folder: pathlib.Path, models: Candidates, run: Run) -> dict[str, Any]:
         """Ask both models, write the check and return what the record says of it; see ``OutputCheck``."""

@@ -11,6 +11,7 @@ from nlsr_jax import configs
 from nlsr_jax.data.asked import read_questions
 from nlsr_jax.data.calibration import load_tokenizer
 from nlsr_jax.data.examples import Example
+from nlsr_jax.data.prompts import make_render
 from nlsr_jax.errors import InputError
 from nlsr_jax.gate.judging import world_kind
 from nlsr_jax.gate.settings import NEW_TOKENS, TASK_TOKENS, CheckSettings
@@ -50,20 +51,23 @@ class Questions(NamedTuple):
     notes: list[str]
 
 
-def open_questions(settings: CheckSettings, base: str, note: Note) -> Questions:
+def open_questions(
+    settings: CheckSettings, base: str, note: Note, *, harmless: Sequence[str] | None = None
+) -> Questions:
     """Read what is asked.
 
     Args:
       settings: of the check.
       base: directory or hub id of the base, whose tokenizer encodes the prompts.
       note: called with messages for the user, one line each.
+      harmless: plain requests that are asked where the settings name no rows.
 
     Raises:
       InputError: rows, a tokenizer or a study that cannot be used.
     """
     if settings.config is not None:
         return _of_study(settings, configs.get(settings.config), base, note)
-    return _of_rows(settings, base, note)
+    return _of_rows(settings, base, note, harmless)
 
 
 def _of_study(settings: CheckSettings, config: StudyConfig, base: str, note: Note) -> Questions:
@@ -74,12 +78,12 @@ def _of_study(settings: CheckSettings, config: StudyConfig, base: str, note: Not
     return Questions(tokenizer, world, exam, world.special_tokens, longest, {}, [])
 
 
-def _of_rows(settings: CheckSettings, base: str, note: Note) -> Questions:
+def _of_rows(settings: CheckSettings, base: str, note: Note, harmless: Sequence[str] | None) -> Questions:
     tokenizer = load_tokenizer(base)
     read, notes = _Reader(settings, tokenizer, note), list[str]()
     exam = Exam(
         read.requests("harmful", notes),
-        read.requests("harmless", notes)._replace(harmless=True),
+        (read.requests("harmless", notes) if harmless is None else read.plain(harmless))._replace(harmless=True),
         settings.task or NO_TASK,
         [],
     )
@@ -138,6 +142,11 @@ class _Reader:
             notes.append(f"{repeated} of {len(found)} {kind} rows repeat a prompt, and are asked once")
         drawn = _drawn(stream(self._key, kind), once, self._settings.rows)
         return Requests([row.prompt for row in drawn], [row.question for row in drawn], [()] * len(drawn))
+
+    def plain(self, texts: Sequence[str]) -> Requests:
+        """Return requests that are given as plain text."""
+        render = make_render(self._settings.template, self._tokenizer)
+        return Requests([render(text, "") for text in texts], list(texts), [()] * len(texts))
 
 
 def _drawn(key: jax.Array, rows: Sequence[_Row], most: int | None) -> list[_Row]:

@@ -4,7 +4,7 @@ Commands make their flags from these fields. ``nlsr realign`` has those of ``Rea
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from nlsr_jax.data.templates import TEMPLATES
@@ -132,12 +132,13 @@ _ROWS = {"hs": "harmful", "over_refusal": "harmless", "benign_answered": "harmle
 """The rows that a measure takes."""
 
 
-def check_settings(settings: CheckSettings, *, bounded: bool = True) -> None:
+def check_settings(settings: CheckSettings, *, bounded: bool = True, has: Collection[str] = ()) -> None:
     """Check all that can be checked without reading a file.
 
     Args:
       settings: of the check.
       bounded: whether there must be a bound.
+      has: kinds of requests that are at hand without rows.
 
     Raises:
       InputError: naming the setting that is missing or cannot be used.
@@ -160,18 +161,19 @@ def check_settings(settings: CheckSettings, *, bounded: bool = True) -> None:
                     "its own requests; leave one of them out"
                 )
     for name in bounds:
-        _check_measured(settings, name)
-    if not any((settings.config, settings.harmful, settings.harmless, settings.task)):
+        _check_measured(settings, name, has)
+    if not any((settings.config, settings.harmful, settings.harmless, settings.task, has)):
         raise InputError(
             f"nothing is asked; give {argument('harmful')} and {argument('harmless')}, or {argument('config')} tiny"
         )
 
 
-def _check_measured(settings: CheckSettings, bound: str) -> None:
+def _check_measured(settings: CheckSettings, bound: str, has: Collection[str]) -> None:
     """Check that what a bound is on is measured."""
     measure = KINDS[bound].measure
     needed = "task" if measure == "fa" else _ROWS[measure]
-    if getattr(settings, needed) is None and (settings.config is None or needed == "task"):
+    at_hand = needed in has or (settings.config is not None and needed != "task")
+    if getattr(settings, needed) is None and not at_hand:
         raise InputError(f"{argument(bound)} needs {argument(needed)}, which is missing")
 
 
