@@ -24,13 +24,12 @@ OUT receives check.json, check.md, check.xml (JUnit, one test case for each boun
 prompt, answer and verdict. The same inputs give the same bytes.
 """
 
-import sys
 from collections.abc import Sequence
-from typing import Any
 
 from absl import flags
 
-from nlsr_jax.commands import check_flags, command, mesh_flags, path_flags, streams
+from nlsr_jax.commands import check_flags, command, mesh_flags, path_flags
+from nlsr_jax.commands.checked import end_with, print_check
 from nlsr_jax.errors import InputError, argument
 
 path_flags.define_input(
@@ -69,19 +68,9 @@ def main(arguments: Sequence[str]) -> None:
         stages=Stages(),
         read=path_flags.inputs(),
     )
-    end_with(record, FLAGS.output)
-
-
-def end_with(record: dict[str, Any], output: str) -> None:
-    """Print a check, and end the program where its status is not 0."""
-    from nlsr_jax.gate.writing import lines
-
-    for line in lines(record):
-        print(line)
-    print(f"wrote {output}")
-    if record["status"]:
-        streams.check_printed()
-        sys.exit(record["status"])
+    print_check(record)
+    print(f"wrote {FLAGS.output}")
+    end_with(record["status"])
 
 
 if __name__ == "__main__":

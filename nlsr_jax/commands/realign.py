@@ -52,12 +52,12 @@ realignment.json and report.html. To repeat a run to the same bytes:
 
 import dataclasses
 import os
-import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from nlsr_jax.commands import check_flags, command, mesh_flags, method_flags, path_flags, streams
+from nlsr_jax.commands import check_flags, command, mesh_flags, method_flags, path_flags
+from nlsr_jax.commands.checked import end_with, print_check
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.nlsr.settings import GAIN, PRESETS, AutomaticSettings, preset
 from nlsr_jax.pipeline.settings import COMPUTING, PATHS, Settings
@@ -139,7 +139,8 @@ def main(_) -> None:
         record = realign_files(settings, FLAGS.output, stages=Stages(show=first), mesh=mesh, check=check, **options)
     except NotPassed as refused:
         print(refused.summary)
-        _end(refused.status)
+        end_with(refused.status)
+        return
     wait_for_all()
     if not first:
         return
@@ -152,16 +153,8 @@ def main(_) -> None:
         f"(see {FLAGS.output}/report.html)"
     )
     if check is not None:
-        from nlsr_jax.gate.writing import lines
-
-        print(*lines(check.record), sep="\n")
-        if check.record["status"]:
-            _end(check.record["status"])
-
-
-def _end(status: int) -> NoReturn:
-    streams.check_printed()
-    sys.exit(status)
+        print_check(check.record)
+        end_with(check.record["status"])
 
 
 def _attached(
