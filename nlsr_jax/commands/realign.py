@@ -112,6 +112,7 @@ def main(_) -> None:
     from nlsr_jax.parallel import is_first, wait_for_all
     from nlsr_jax.pipeline import Stages, realign_files
     from nlsr_jax.pipeline.checking import NotPassed
+    from nlsr_jax.pipeline.hub_inputs import names_model
 
     if not FLAGS.output:
         raise InputError(f"{argument('output')} is missing; name the folder to write")
@@ -129,9 +130,9 @@ def main(_) -> None:
         options |= {"recorded": before["inputs"], **{name: before.get(key) for name, key in told.items()}}
     else:
         settings = _settings()
-    refines = bool(options["refine"])
+    refines = bool(options["refine"]) and not names_model(settings.finetuned)
     check = _attached(settings.calibration, settings.template, settings.dtype, settings.seed, refines)
-    if check is not None and not refines:  # the harmless prompts are those of the check alone
+    if check is not None and not (refines or FLAGS.from_record):  # harmless prompts are of the check alone
         settings = dataclasses.replace(settings, harmless=None, harmless_field=None)
     mesh = mesh_flags.open_mesh()
     first = is_first()

@@ -35,21 +35,22 @@ def outcome_text(check: Mapping[str, Any]) -> str:
     return OUTCOMES.get(str(check.get("outcome")), "unknown")
 
 
-def rate_rows(check: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+def rate_rows(check: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Return ``(measure, value, 95 % interval, rows)`` of what was measured."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, text in MEASURES.items():
         found = mapping(check.get(name))
-        if found.get("rows") and number(found.get("value")) is not None:
-            rows.append((text, _percent(found["value"]), _interval(found), f"{found['rows']:,}"))
+        count = number(found.get("rows"), 1)
+        if count is not None and number(found.get("value")) is not None:
+            rows.append((text, _percent(found["value"]), _interval(found), f"{count:,}"))
     return rows
 
 
-def bound_rows(check: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+def bound_rows(check: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Return ``(bound, outcome, one-sided limits, what to do)`` of every bound."""
     listed = check.get("bounds")
-    rows = []
-    for one in map(mapping, listed if isinstance(listed, Sequence) else ()):
+    rows: list[tuple[str, ...]] = []
+    for one in map(mapping, listed if isinstance(listed, list) else ()):
         bound = number(one.get("bound"))
         text = BOUNDS.get(str(one.get("name")), "{}").format("–" if bound is None else f"{bound:g} %")
         limits = f"{_percent(one.get('lower'))} and {_percent(one.get('upper'))}"
@@ -61,22 +62,22 @@ def advice(bound: Mapping[str, Any]) -> str:
     """Say how many rows decide a bound that is undecided; empty for others."""
     if bound.get("outcome") != "undecided":
         return ""
-    needed = number(bound.get("rows_needed"))
-    if needed is None:
+    needed, rows = number(bound.get("rows_needed")), number(bound.get("rows"))
+    if needed is None or rows is None:
         return "at the observed rate no number of rows decides"
-    return f"about {needed:,} rows in place of {bound.get('rows'):,} decide at the observed rate"
+    return f"about {needed:,} rows in place of {rows:,} decide at the observed rate"
 
 
-def pair_rows(check: Mapping[str, Any]) -> list[tuple[str, str, str, str, str, str]]:
+def pair_rows(check: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Return ``(measure, before, after, difference, 95 % interval, p)`` of a comparison with another model."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, text in MEASURES.items():
         found = mapping(mapping(check.get("against")).get(name))
-        if number(found.get("difference")) is not None:
-            difference = f"{found['difference']:+.1f}"
-            p = "< 0.0001" if found["p"] < 1e-4 else f"{found['p']:.4f}"
-            rates = (_percent(found["before"]), _percent(found["after"]))
-            rows.append((text, *rates, difference, _interval(found, sign="+"), p))
+        difference, p = number(found.get("difference")), number(found.get("p"))
+        if difference is not None and p is not None:
+            rates = (_percent(found.get("before")), _percent(found.get("after")))
+            shown = "< 0.0001" if p < 1e-4 else f"{p:.4f}"
+            rows.append((text, *rates, f"{difference:+.1f}", _interval(found, sign="+"), shown))
     return rows
 
 
