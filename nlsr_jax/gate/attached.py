@@ -5,6 +5,8 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from nlsr_jax.evaluation.judges import Judge
+from nlsr_jax.files.digests import sha256
 from nlsr_jax.formats.record import Digests
 from nlsr_jax.gate.examination import MEASURES, Served, examine
 from nlsr_jax.gate.judging import choose_judge, judge_settings
@@ -48,36 +50,42 @@ class AttachedCheck:
         self._own = own_prompts() if own else None
         self._notes = [_SEEN.format(kind) for kind in seen] + ([_OWN] if own else [])
         self._questions: Questions | None = None
+        self._judge: tuple[str, Judge | None] = ("", None)
         self.record: dict[str, Any] = {}
 
     def open(self, base: str, run: Run) -> None:
         """Read what is asked; see ``OutputCheck``."""
+        self._judge = choose_judge(self._settings, run.stages.say)
         self._questions = open_questions(self._settings, base, run.stages.say, harmless=self._own)
 
     def run(self, folder: pathlib.Path, models: Candidates, run: Run) -> dict[str, Any]:
         """Ask both models, write the check and return what the record says of it; see ``OutputCheck``."""
         questions, settings = self._questions, self._settings
         assert questions is not None
-        digests = Digests()
-        try:
-            digests.add("base", models.base, base_files(models.base))
-            digests.add("adapter", folder, weight_files(folder))
-            digests.add("against", models.before, weight_files(models.before))
-            name, judge = choose_judge(settings, run.stages.say)
-            loads = {
-                "adapter": functools.partial(_served, models.repaired),
-                "against": functools.partial(_served, models.finetuned),
-            }
-            judged = examine(questions, loads, judge, run.stages, models.release)
-            digest_questions(settings, digests)
-            found = {one: entry["files"] for one, entry in digests.result().items()}
-        finally:
-            digests.close()
+        name, judge = self._judge
+        loads = {
+            "adapter": functools.partial(_served, models.repaired),
+            "against": functools.partial(_served, models.finetuned),
+        }
+        judged = examine(questions, loads, judge, run.stages, models.release)
+        found = self._digested(folder, models, run)
         self.record = make_record(settings, questions, judged, judge=name, digests=found, notes=self._notes)
         if self._only_if_passed and not self.record["passed"]:
             raise NotPassed(markdown(self.record), self.record["status"])
         write_check(folder, self.record, None)
         return {one: self.record[one] for one in _IN_RECORD if one in self.record}
+
+    def _digested(self, folder: pathlib.Path, models: Candidates, run: Run) -> dict[str, dict[str, str]]:
+        """Return the digests of all inputs; those that the run has taken are not taken again."""
+        run.digests.add("base", models.base, base_files(models.base))
+        own = {file.name: models.written.get(file.name) or sha256(file) for file in weight_files(folder)}
+        found = {"base": run.digests.of("base"), "adapter": own, "against": run.digests.of("finetuned")}
+        digests = Digests()
+        try:
+            digest_questions(self._settings, digests)
+            return found | {name: entry["files"] for name, entry in digests.result().items()}
+        finally:
+            digests.close()
 
 
 def _served(load: Any) -> Served:

@@ -1,7 +1,7 @@
 """What a check asks: the requests of files or of a study, rows of a task, and the world that judges by rule."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -38,7 +38,6 @@ class Questions(NamedTuple):
       exam: the prompts.
       special_tokens: whether the tokenizer adds its special tokens to them.
       longest: longest answers and the size of a batch.
-      sources: the files that were read, by what they hold.
       notes: what a user should know of the rows.
     """
 
@@ -47,7 +46,6 @@ class Questions(NamedTuple):
     exam: Exam
     special_tokens: bool
     longest: ExamSettings
-    sources: Mapping[str, str]
     notes: list[str]
 
 
@@ -75,7 +73,7 @@ def _of_study(settings: CheckSettings, config: StudyConfig, base: str, note: Not
     longest = _longest(settings, config.exam)
     counts = {name: min(getattr(longest, name), settings.rows or 10**9) for name in ("forbidden", "benign", "rows")}
     exam = make_exam(world, settings.task or NO_TASK, **counts)
-    return Questions(tokenizer, world, exam, world.special_tokens, longest, {}, [])
+    return Questions(tokenizer, world, exam, world.special_tokens, longest, [])
 
 
 def _of_rows(settings: CheckSettings, base: str, note: Note, harmless: Sequence[str] | None) -> Questions:
@@ -92,9 +90,8 @@ def _of_rows(settings: CheckSettings, base: str, note: Note, harmless: Sequence[
         exam = exam._replace(rows=_task_rows(settings, world))
     if settings.template == "none" and getattr(tokenizer, "chat_template", None):
         notes.append("the base has a chat template and the prompts are asked without one; see the template")
-    given = {name: place for name in ("harmful", "harmless") if (place := getattr(settings, name))}
     longest = _longest(settings, ExamSettings(0, 0, 0, NEW_TOKENS, TASK_TOKENS, _BATCH))
-    return Questions(tokenizer, world, exam, settings.template != "chat", longest, given, notes)
+    return Questions(tokenizer, world, exam, settings.template != "chat", longest, notes)
 
 
 def _world(settings: CheckSettings, tokenizer: Tokenizer, note: Note) -> World:

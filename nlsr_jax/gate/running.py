@@ -150,12 +150,15 @@ def _examined(
 
 
 def digest_questions(settings: CheckSettings, digests: Digests) -> None:
-    """Start to digest the files of a check's rows and of its judge."""
-    for name in INPUTS:
-        place = getattr(settings, name)
-        if place is not None:
-            path = pathlib.Path(place)
-            digests.add(name, place, [path] if path.is_file() else base_files(place))
+    """Start to digest the files of a check's rows, of its judge and of its data sets."""
+    places = {name: place for name in INPUTS if (place := getattr(settings, name)) is not None}
+    for name, place in places.items():
+        path = pathlib.Path(place)
+        digests.add(name, place, [path] if path.is_file() else base_files(place))
+    for name, place in settings.data.items():
+        path = pathlib.Path(place)
+        found = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+        digests.add(f"data {name}", place, found, root=path.parent if path.is_file() else path)
 
 
 def missing_adapter() -> InputError:

@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from nlsr_jax.adapter import Adapter
@@ -21,14 +21,14 @@ class Candidates(NamedTuple):
 
     Attributes:
       base: directory or hub id of the base.
-      before: directory of the fine-tuned adapter or model.
+      written: SHA-256 of what has been written, by file name.
       repaired: loads what was written.
       finetuned: loads what was repaired.
       release: lets go of what the run itself holds of them, to make room for a judge.
     """
 
     base: str
-    before: str
+    written: Mapping[str, str]
     repaired: Callable[[], Loaded]
     finetuned: Callable[[], Loaded]
     release: Callable[[], None]
@@ -96,7 +96,13 @@ def open_check(check: OutputCheck | None, base: str | None, run: Run, *, streams
     check.open(base, run)
 
 
-def adapters_of(folder: pathlib.Path, finetuned: str | os.PathLike, base: str, data: CalibrationData) -> Candidates:
+def adapters_of(
+    folder: pathlib.Path,
+    finetuned: str | os.PathLike,
+    base: str,
+    data: CalibrationData,
+    written: Mapping[str, str],
+) -> Candidates:
     """Return the models of a realigned adapter, over the base of the run.
 
     Args:
@@ -104,6 +110,7 @@ def adapters_of(folder: pathlib.Path, finetuned: str | os.PathLike, base: str, d
       finetuned: folder of the fine-tuned adapter.
       base: directory or hub id of the base.
       data: holds the base of the run.
+      written: SHA-256 of what has been written, by file name.
     """
     from nlsr_jax.formats.peft import open_adapter
 
@@ -111,4 +118,4 @@ def adapters_of(folder: pathlib.Path, finetuned: str | os.PathLike, base: str, d
         file = open_adapter(place)
         return (*data.base_with(file), file.load())
 
-    return Candidates(base, os.fspath(finetuned), lambda: load(folder), lambda: load(finetuned), data.release)
+    return Candidates(base, written, lambda: load(folder), lambda: load(finetuned), data.release)

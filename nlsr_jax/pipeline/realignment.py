@@ -160,13 +160,15 @@ def realign_files(
     return record
 
 
-def _ask(check: OutputCheck | None, folder: pathlib.Path, data: CalibrationData, run: Run) -> dict[str, Any]:
+def _ask(
+    check: OutputCheck | None, folder: pathlib.Path, data: CalibrationData, written: Mapping[str, str]
+) -> dict[str, Any]:
     """Check the written adapter; returns what the record says of it."""
     if check is None:
         return {}
     base, finetuned = data.settings.base, data.sources.target.path
     assert base is not None
-    return {CHECK: check.run(folder, adapters_of(folder, finetuned, base, data), run)}
+    return {CHECK: check.run(folder, adapters_of(folder, finetuned, base, data, written), data.run)}
 
 
 def _check_model(finetuned: str | None, choices: Mapping[str, Any]) -> None:
@@ -269,7 +271,7 @@ def _write(
     kept: concurrent.futures.Future[dict[str, str]],
     draw: Callable[[dict], dict],
     run: Run,
-    ask: Callable[[Run], dict[str, Any]],
+    ask: Callable[[Mapping[str, str]], dict[str, Any]],
 ) -> None:
     """Write adapter, what goes beside it, report and record."""
     run.notes.say()
@@ -285,7 +287,7 @@ def _write(
             digests |= copy_companions(companions, folder)
         run.notes.add(notes)
         run.notes.say()
-    record |= ask(run)
+    record |= ask(digests)
     if companions is not None:
         base = made.sources.target.layout.config.get("base_model_name_or_path")
         write_card(folder, companions, record, base=base, digests=digests)

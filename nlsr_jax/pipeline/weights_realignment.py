@@ -108,7 +108,8 @@ def realign_weights(
             if companions is not None:
                 written["digests"] |= copy_companions(companions, folder)
             if check is not None:
-                record[CHECK] = check.run(folder, _models(folder, sources, settings.dtype, run), run)
+                models = _models(folder, sources, settings.dtype, written["digests"], run)
+                record[CHECK] = check.run(folder, models, run)
             known = {**written["digests"], MASKS_FILE: masks.digest}
             if companions is not None:
                 write_card(folder, companions, record, base=settings.base, digests=known)
@@ -136,7 +137,9 @@ def _check_layers(settings: Settings, sources: ModelSources) -> None:
         )
 
 
-def _models(folder: pathlib.Path, sources: ModelSources, dtype: str, run: Run) -> Candidates:
+def _models(
+    folder: pathlib.Path, sources: ModelSources, dtype: str, written: Mapping[str, str], run: Run
+) -> Candidates:
     """Return the two models to ask: the repaired one, or the base with its adapter, and the fine-tuned one."""
     from nlsr_jax.formats.peft import open_adapter
     from nlsr_jax.models import load_model
@@ -147,9 +150,7 @@ def _models(folder: pathlib.Path, sources: ModelSources, dtype: str, run: Run) -
         return (*load(sources.aligned.folder)[:2], open_adapter(place).load())
 
     finetuned = sources.finetuned.folder
-    return Candidates(
-        sources.aligned.path, str(finetuned), lambda: load(folder), lambda: load(finetuned), lambda: None
-    )
+    return Candidates(sources.aligned.path, written, lambda: load(folder), lambda: load(finetuned), lambda: None)
 
 
 def _obtain_masks(folder: pathlib.Path, settings: Settings, sources, data: ModelData, run: Run) -> FoundMasks:
