@@ -5,7 +5,7 @@ from collections.abc import Callable
 from nlsr_jax import configs
 from nlsr_jax.evaluation.judges import Judge
 from nlsr_jax.gate.settings import CheckSettings
-from nlsr_jax.study.judging import MODELS, RULES, JudgeSettings, check_judge, open_judge
+from nlsr_jax.study.judging import RULES, JudgeSettings, check_judge, open_judge
 
 
 def world_kind(settings: CheckSettings) -> str:
@@ -29,7 +29,7 @@ def judge_settings(settings: CheckSettings) -> JudgeSettings:
 
 
 def choose_judge(settings: CheckSettings, note: Callable[[str], None]) -> tuple[str, Judge | None]:
-    """Return the name of the judge and the judge; None for a rule, by which the world itself judges.
+    """Return the name of the judge and the judge; None for a rule that the world itself judges by.
 
     Args:
       settings: of the check.
@@ -39,6 +39,4 @@ def choose_judge(settings: CheckSettings, note: Callable[[str], None]) -> tuple[
       InputError: see ``judge_settings``, or a model, tokenizer or template that cannot judge.
     """
     found = judge_settings(settings)
-    if found.name not in MODELS:
-        return found.name, None
     return found.name, open_judge(found, world_kind(settings), note)
