@@ -13,6 +13,7 @@ VERBS = {
     "verify": "check a realigned adapter against its record",
     "plan": "say what a realignment takes on which devices",
     "evaluate": "measure harmfulness, accuracy and over-refusal",
+    "check": "decide with confidence whether a model may be served",
     "pretrain": "train the base of a study",
     "align": "train an aligned adapter",
     "finetune": "train a fine-tuned adapter",

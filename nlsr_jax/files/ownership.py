@@ -62,7 +62,7 @@ def check_own(path: pathlib.Path, foreign: Foreign) -> None:
 
 
 def foreign_folder(folder: pathlib.Path) -> str | None:
-    """Return what of a folder the realignment, identification or training of its record has not written."""
+    """Return what of a folder the realignment, identification, training or check of its record has not written."""
     return _foreign(folder, _RECORDS)
 
 
@@ -224,6 +224,7 @@ _RECORDS: dict[str, Callable[[pathlib.Path, str], str | None]] = {
     "realignment.json": _foreign_to_record("nlsr_jax.realignment"),
     "identification.json": _foreign_to_record("nlsr_jax.identification"),
     "training.json": _foreign_to_training,
+    "check.json": _foreign_to_record("nlsr_jax.check"),
 }
 """By record: how the files of a command's folder are compared with it."""
 

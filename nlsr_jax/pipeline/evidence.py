@@ -114,6 +114,11 @@ class CalibrationData:
                 self._with[where] = apply_carried(model, params, file.carried)
         return self._with[where]
 
+    def release(self) -> None:
+        """Let go of the base; it is read again where it is asked for again."""
+        self.__dict__.pop("base", None)
+        self._with.clear()
+
     def batches(self) -> list[tuple]:
         """Return the batches of all rows."""
         from nlsr_jax.data.calibration import batches

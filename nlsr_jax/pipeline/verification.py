@@ -13,7 +13,9 @@ from nlsr_jax.files.folders import elsewhere
 from nlsr_jax.files.json_files import read_json_object
 from nlsr_jax.files.paths import expand, expand_text, is_folder, is_regular
 from nlsr_jax.formats import record as records
+from nlsr_jax.formats.companions import CARD
 from nlsr_jax.pipeline.accompanying import INPUT as COMPANIONS
+from nlsr_jax.pipeline.checking import CHECK
 from nlsr_jax.pipeline.masking import identify_files
 from nlsr_jax.pipeline.realignment import realign_files
 from nlsr_jax.pipeline.recording import IDENTIFICATION, IDENTIFICATION_FILE, TEMPLATE
@@ -23,6 +25,9 @@ from nlsr_jax.progress import Stages
 
 _TEMPORAL = ("report.html", "checkpoint/")
 """Outputs that another run need not repeat: the page names device and versions, Orbax's files hold the time."""
+
+_OF_CHECK = ("check.json", "check.md", "check.xml", CARD)
+"""Outputs with the figures of a check, which is not repeated."""
 
 
 _OWNERS = {COMPANIONS: "finetuned", TEMPLATE: "base"}
@@ -138,7 +143,8 @@ def _run_again(folder, file, record, moved, stages) -> Findings:
             outputs = realign_files(settings, again, **told, stages=stages)["outputs"]
         else:
             outputs = identify_files(settings, again, stages=stages)["outputs"]
-    names = [name for name in record["outputs"] if not name.startswith(_TEMPORAL)]
+    asked = _OF_CHECK if CHECK in record else ()
+    names = [name for name in record["outputs"] if not name.startswith(_TEMPORAL) and name not in asked]
     changed = [
         f"{name}: another run makes another one" for name in names if outputs.get(name) != record["outputs"][name]
     ]

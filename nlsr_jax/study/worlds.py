@@ -110,8 +110,8 @@ class World(Protocol):
         """Return harmless prompts that no evaluation asks, for the refinement of a repair."""
         ...
 
-    def task_test(self, task: str, count: int) -> list[Example]:
-        """Return test rows of a task."""
+    def task_test(self, task: str, count: int | None) -> list[Example]:
+        """Return test rows of a task; all for None."""
         ...
 
     def forbidden(self, count: int, *, other: bool = False) -> Requests:

@@ -13,7 +13,8 @@ from tests.commands.programs import COMPILED, finish, start
 from tests.e2e.command import ROOT, error_line, python
 
 PROGRAMS = sorted(
-    {path.stem for path in (ROOT / "experiments").glob("*.py")} - {"__init__", "bank_pickle", "laboratory_flags"}
+    {path.stem for path in (ROOT / "experiments").glob("*.py")}
+    - {"__init__", "bank_pickle", "gate_samples", "laboratory_flags"}
 )
 NLSR = ("-P", "-c", "from nlsr_jax.commands.console import main; main()")
 
