@@ -53,7 +53,8 @@ def answers_by(judge: AnswerJudge, requests: Requests, responses: Sequence[str])
       requests: n requests.
       responses: n texts of a model.
     """
-    words = np.array(judge.classify(requests.questions, [clean_response(text) for text in responses]), dtype=str)
+    texts = [clean_response(text) for text in responses]
+    words = np.array(judge.classify(requests.questions, texts) if texts else [], dtype=str)
     return Answers(*(words == name for name in (COMPLIED, REFUSED, ODD)))
 
 
