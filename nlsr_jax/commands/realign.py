@@ -35,6 +35,9 @@ to a file beside the output, which no interrupted run leaves.
 --automatic chooses amplification and sparsity by likelihood, for adapters of one lineage. No base and no
 calibration data are needed with --masks FILE or with --method magnitude or random.
 
+--config FILE holds settings by the names of flags (.toml, .json); flags that are given come first. --template
+renders the prompts: by default the tokenizer's chat template, where it has one.
+
 The output folder receives the realigned adapter (PEFT), masks.safetensors, an Orbax copy of masks and pruning key,
 realignment.json and report.html. To repeat a run to the same bytes:
 
@@ -46,7 +49,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from nlsr_jax.commands import command, helping, mesh_flags, method_flags, path_flags
+from nlsr_jax.commands import command, helping, mesh_flags, method_flags, path_flags, settings_file
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.nlsr.settings import GAIN, PRESETS, AutomaticSettings, preset, preset_defaults
 from nlsr_jax.pipeline.settings import COMPUTING, PATHS, Settings
@@ -63,6 +66,7 @@ _SETTINGS = method_flags.names_of(Settings)
 _CHOICE = {"aim": "aim", "headroom": "headroom", "automatic_share": "share"}
 """Flags of the automatic choice, and the fields of ``AutomaticSettings`` that they are."""
 
+settings_file.define_settings_file("realign")
 method_flags.define_flags(Settings, _SETTINGS)
 for _name, _text in preset_defaults().items():
     helping.tell_default(_name, _text)
@@ -99,6 +103,7 @@ def main(_) -> None:
     from nlsr_jax.parallel import is_first, wait_for_all
     from nlsr_jax.pipeline import Stages, realign_files
 
+    settings_file.apply_settings_file("realign")
     if not FLAGS.output:
         raise InputError(f"{argument('output')} is missing; name the folder to write")
     options: dict[str, Any] = {

@@ -4,8 +4,10 @@ import importlib
 import pathlib
 import pkgutil
 
+from nlsr_jax.data.given import Given
 from nlsr_jax.errors import InputError
 from nlsr_jax.study.config import StudyConfig
+from nlsr_jax.study.config_files import Study, is_config_file, read_study
 
 
 def names() -> tuple[str, ...]:
@@ -20,8 +22,22 @@ def get(name: str) -> StudyConfig:
       InputError: if the name is unknown.
     """
     if name not in names():
-        raise InputError(f"--config is {name!r}; expected one of {', '.join(names())}")
+        raise InputError(f"--config is {name!r}; expected one of {', '.join(names())}, or a .toml or .json file")
     return importlib.import_module(f"{__name__}.{name}").get_config()
+
+
+def open_study(name: str) -> Study:
+    """Return a study by the name of a built-in config, or by a file of the user's.
+
+    Args:
+      name: a built-in name, or the path of a ``.toml`` or ``.json`` file; see ``nlsr_jax.study.config_files``.
+
+    Raises:
+      InputError: if there is no such config, or a field of the file cannot be used.
+    """
+    if is_config_file(name):
+        return read_study(name, lambda origin: get(origin))
+    return Study(get(name), name, Given(), {})
 
 
 def base_of(config: StudyConfig, given: str | None = None) -> str:

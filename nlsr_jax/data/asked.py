@@ -1,5 +1,7 @@
 """Read prompts without answers from rows of any common shape; answers beside them are ignored."""
 
+from collections.abc import Iterable
+
 from nlsr_jax.data.answered import read_answered_rows
 from nlsr_jax.data.row_shapes import (
     CONVERSATIONS,
@@ -32,7 +34,7 @@ def read_asked(
 
     Args:
       source: see ``read_rows``; a row may also be the text of a prompt alone.
-      tokenizer: a transformers tokenizer, required by ``"chat"``.
+      tokenizer: a transformers tokenizer, required by chat templates.
       template: how prompts are rendered; see ``apply_template``.
       field: column of the prompt or of a conversation that ends with an answer; None for a column to be detected.
       note: called with messages for the user, one line each.
@@ -43,9 +45,32 @@ def read_asked(
     Raises:
       InputError: as ``read_answered``.
     """
+    return read_asked_rows(
+        source, source_rows(source, note=note), tokenizer, template=template, field=field, note=note, marked=True
+    )
+
+
+def read_asked_rows(
+    source: str,
+    found: Iterable[tuple[str, object]],
+    tokenizer: Tokenizer | None = None,
+    *,
+    template: str = "none",
+    field: str | None = None,
+    note: Note = no_note,
+    marked: bool = False,
+) -> list[str]:
+    """Read prompts of rows that were read already; see ``read_asked``.
+
+    Args:
+      source: their name, for messages.
+      found: ``(where, row)`` of each.
+      tokenizer, template, field, note: see ``read_asked``.
+      marked: leave out rows that mark their answer as unsafe.
+    """
 
     def rows():
-        for where, values in source_rows(source, note=note):
+        for where, values in found:
             values = {"prompt": values} if isinstance(values, str) else values
             if isinstance(values, dict):
                 values = _with_answer(values, field)
@@ -58,10 +83,11 @@ def read_asked(
 
     fields = Fields(prompt=field)
     try:
-        found = read_answered_rows(source, rows(), tokenizer, template=template, fields=fields, note=note)
+        options: dict = {"template": template, "fields": fields, "note": note, "marked": marked}
+        read = read_answered_rows(source, rows(), tokenizer, **options)
     except InputError as error:
         raise InputError(error.marked.replace("--prompt_field", argument("harmless_field"))) from None
-    return [row.prompt for row in found.rows]
+    return [row.prompt for row in read.rows]
 
 
 def _with_answer(values: dict, field: str | None) -> dict:

@@ -139,6 +139,7 @@ def read_calibration(settings: EvidenceSettings, model: str, vocabulary: int, ru
     from nlsr_jax.data.calibration import load_calibration, load_tokenizer
     from nlsr_jax.data.encoding import note_surplus
     from nlsr_jax.data.row_shapes import Fields
+    from nlsr_jax.data.templates import NONE
 
     assert settings.calibration is not None
     tokenizer = load_tokenizer(model)
@@ -146,7 +147,7 @@ def read_calibration(settings: EvidenceSettings, model: str, vocabulary: int, ru
         settings.calibration,
         tokenizer,
         max_length=settings.max_length,
-        template=settings.template,
+        template=settings.template or NONE,
         preference=settings.method == "preference_snip",
         vocabulary=vocabulary,
         fields=Fields(settings.prompt_field, settings.response_field, settings.rejected_field),

@@ -1,5 +1,6 @@
 """From files to files: identify safety-critical entries and write the masks with their record."""
 
+import dataclasses
 import os
 
 from jax.sharding import Mesh
@@ -19,6 +20,7 @@ from nlsr_jax.pipeline.reference import Reference
 from nlsr_jax.pipeline.run import Run, start
 from nlsr_jax.pipeline.settings import Settings, name_inputs, with_absolute_paths
 from nlsr_jax.pipeline.sources import Sources, check_base, open_sources, source_notes
+from nlsr_jax.pipeline.templating import describe_template, settled_template
 from nlsr_jax.progress import Stages
 
 
@@ -55,12 +57,16 @@ def identify_files(
     place = check_free(output, overwrite, inputs=inputs)
     with start(settings.seed, stages, mesh=mesh, output=place) as run:
         sources = _open(settings, run)
+        if settings.needs_base:
+            named = settled_template(settings.template, settings.base, run, settings.calibration)
+            settings = dataclasses.replace(settings, template=named)
         reference = Reference(sources, settings)
         data = CalibrationData(settings, sources, run)
         masks = obtain_masks(settings, reference, data, run)
         run.notes.add(data.notes)
         run.notes.say()
-        record = record_identification(settings, reference.shapes(), masks, run)
+        told = describe_template(settings.template, data.tokenizer) if settings.needs_base else {}
+        record = record_identification(settings, reference.shapes(), masks, told, run)
         if is_first():
             with whole_directory(place, overwrite=overwrite, inputs=inputs) as folder:
                 with run.stages("write"):

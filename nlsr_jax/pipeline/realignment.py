@@ -5,6 +5,7 @@ The way runs down: settings and paths → sources → reference → evidence →
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import functools
 import os
 import pathlib
@@ -44,6 +45,7 @@ from nlsr_jax.pipeline.restoration import Restoration, write_restored
 from nlsr_jax.pipeline.run import Run, start
 from nlsr_jax.pipeline.settings import Settings, name_inputs, with_absolute_paths
 from nlsr_jax.pipeline.sources import Sources, check_base, open_sources, source_notes
+from nlsr_jax.pipeline.templating import describe_template, settled_template
 from nlsr_jax.pipeline.trimming import trim
 from nlsr_jax.pipeline.weights_realignment import realign_weights
 from nlsr_jax.progress import Stages
@@ -131,12 +133,16 @@ def realign_files(
     publish = functools.partial(whole_directory, place, overwrite=overwrite, inputs=inputs)
     with start(settings.seed, stages, mesh=mesh, recorded=recorded, output=place, cache=cache) as run:
         sources = _open(settings, run)
+        if settings.needs_base:
+            named = settled_template(settings.template, settings.base, run, settings.calibration, settings.harmless)
+            settings = dataclasses.replace(settings, template=named)
         descent = judge_descent(settings, sources, run)
         data = CalibrationData(settings, sources, run)
         settings, told = settle(settings, choice, data, run)
         reference = Reference(sources, settings)
         masks = obtain_masks(settings, reference, data, run)
         run.notes.add(data.notes)
+        told |= describe_template(settings.template, data.tokenizer) if settings.needs_base else {}
         companions = open_companions(sources.target.path, run)
         told |= {} if companions is None else {COMPANIONS: companions.describe()}
         told |= {} if preset is None else {"preset": preset}

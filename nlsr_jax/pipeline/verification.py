@@ -16,12 +16,17 @@ from nlsr_jax.formats import record as records
 from nlsr_jax.pipeline.accompanying import INPUT as COMPANIONS
 from nlsr_jax.pipeline.masking import identify_files
 from nlsr_jax.pipeline.realignment import realign_files
-from nlsr_jax.pipeline.recording import IDENTIFICATION, IDENTIFICATION_FILE
+from nlsr_jax.pipeline.recording import IDENTIFICATION, IDENTIFICATION_FILE, TEMPLATE
 from nlsr_jax.pipeline.settings import PATHS, from_record
+from nlsr_jax.pipeline.templating import JINJA
 from nlsr_jax.progress import Stages
 
 _TEMPORAL = ("report.html", "checkpoint/")
 """Outputs that another run need not repeat: the page names device and versions, Orbax's files hold the time."""
+
+
+_OWNERS = {COMPANIONS: "finetuned", TEMPLATE: "base"}
+"""Inputs whose files lie beside those of another one."""
 
 
 class Findings(NamedTuple):
@@ -106,7 +111,9 @@ def _compare_inputs(record: Mapping[str, Any], moved: Mapping[str, str]) -> Find
     for name, entry in record["inputs"].items():
         if entry is None:
             continue
-        given = "finetuned" if name == COMPANIONS else name  # which lie beside the adapter
+        given = _OWNERS.get(name, name)
+        if name == TEMPLATE and JINJA not in entry["files"]:
+            given = name  # a file of the user's
         place = pathlib.Path(moved.get(given, entry["path"]))
         for file, digest in entry["files"].items():
             path = place / file if is_folder(place) else place

@@ -24,9 +24,10 @@ from nlsr_jax.parallel import is_first
 from nlsr_jax.pipeline.accompanying import INPUT as COMPANIONS
 from nlsr_jax.pipeline.accompanying import open_companions, write_companions
 from nlsr_jax.pipeline.hub_inputs import MODELS, with_hub_folders
-from nlsr_jax.pipeline.recording import digested_inputs, made_on, write_record
+from nlsr_jax.pipeline.recording import TEMPLATE, digested_inputs, made_on, write_record
 from nlsr_jax.pipeline.run import Run, start
 from nlsr_jax.pipeline.settings import Settings, name_inputs, with_absolute_paths
+from nlsr_jax.pipeline.templating import describe_template, settled_template
 from nlsr_jax.pipeline.weights_checks import check_weights
 from nlsr_jax.pipeline.weights_decision import decide_weights
 from nlsr_jax.pipeline.weights_evidence import ModelData
@@ -38,6 +39,7 @@ from nlsr_jax.pipeline.weights_sources import (
     describe_carried,
     measure_distances,
     open_models,
+    tokenizer_folder,
 )
 from nlsr_jax.pipeline.weights_writing import RepairedWeights, describe_residual, write_as_adapter, write_model
 from nlsr_jax.progress import Stages
@@ -87,6 +89,10 @@ def realign_weights(
     with start(settings.seed, stages, mesh=mesh, recorded=recorded, output=place) as run:
         adapter = settings.as_adapter is not None
         sources, distances = _open(settings, run)
+        if settings.needs_base:
+            tokens = tokenizer_folder(settings, sources.finetuned.folder)
+            named = settled_template(settings.template, tokens, run, settings.calibration)
+            settings = dataclasses.replace(settings, template=named)
         data = ModelData(settings, sources, run)
         companions = open_companions(sources.finetuned.folder, run, without=_NOT_OF_ADAPTERS if adapter else ())
         if not is_first():  # the passes over the data need every process, what follows one
@@ -99,6 +105,7 @@ def realign_weights(
             told = _tell(settings, made, distances, written, run)
             told |= {} if companions is None else {COMPANIONS: companions.describe()}
             told |= {} if preset is None else {"preset": preset}
+            told |= describe_template(settings.template, data.tokenizer) if settings.needs_base else {}
             record = _record(settings, made, told, data, run)
             known = {**written["digests"], MASKS_FILE: masks.digest}
             if companions is not None:
@@ -217,7 +224,7 @@ def _record(
         "summary": _summarise(modules),
         "weights": told["weights"],
         "modules": modules,
-        **({COMPANIONS: told[COMPANIONS]} if COMPANIONS in told else {}),
+        **{name: told[name] for name in (COMPANIONS, TEMPLATE) if name in told},
         "warnings": run.notes.kept,
         **made_on(),
     }

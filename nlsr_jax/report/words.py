@@ -34,7 +34,7 @@ SETTINGS = {
     "as_adapter": "Rank of the adapter that was written in place of a full model; not set means a full model.",
     "batch_size": "Calibration rows per batch.",
     "max_length": "Longest calibration row in tokens; longer answers are cut.",
-    "template": "The template applied to each calibration prompt.",
+    "template": "The template applied to each prompt; the record has the SHA-256 of its text.",
     "prompt_field": "Column of the prompts in the calibration rows; not set means that it was detected.",
     "response_field": "Column of the safe answers in the calibration rows; not set means that it was detected.",
     "rejected_field": "Column of the rejected answers in the calibration rows, if a method needs them.",
@@ -66,6 +66,7 @@ INPUTS = {
     "calibration": "calibration data",
     "harmless": "harmless prompts",
     "masks": "existing masks",
+    "template": "prompt template",
     "companions": "files beside the fine-tuned adapter",
 }
 

@@ -75,8 +75,10 @@ def _groups(rows: _Rows) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
     """Return the rows by situation and model, a model of fixed settings named by β and share."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
-        model = row["method"]
+        model, setting = row["method"], row.get("setting")
         if model == METHOD:
             model = f"β {row['beta']:g}, {100 * row['share']:g} %"
+        elif setting is not None:
+            model = f"{model} {setting:g}"
         groups.setdefault((row["situation"], model), []).append(row)
     return groups
