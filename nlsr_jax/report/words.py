@@ -7,7 +7,7 @@ from nlsr_jax.report.reading import number
 SETTINGS = {
     "base": "The base model, which is only read; without an aligned adapter it is the aligned model itself.",
     "aligned": "The aligned adapter: the safe behaviour before fine-tuning, and the source of the reference.",
-    "finetuned": "The fine-tuned adapter that was repaired.",
+    "finetuned": "The fine-tuned adapter or model that was repaired.",
     "harmless": "Harmless prompts that the refinement of the share must not make the model refuse.",
     "harmless_field": "Column of the harmless prompts.",
     "pretrained": "The model that the base was aligned from; the base itself is then the aligned model.",

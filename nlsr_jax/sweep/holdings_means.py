@@ -35,31 +35,35 @@ def means(rows: _Rows) -> str:
 def aims(rows: _Rows, shown: Mapping[str, str]) -> str:
     """Return a Markdown table of what repairs change, against the fine-tuned models of the same cases.
 
+    Each mean is followed by the worst case in brackets.
+
     Args:
       rows: of a table of holdings.
       shown: ``{situation: model}``, the models as ``means`` names them.
     """
-    lines = ["| situation | model | HS | FA, change | benign answered, change | largest loss of a case | kept to |"]
-    lines.append("| --- | --- | --- | --- | --- | --- | --- |")
+    lines = ["| situation | model | HS | change of FA | change of benign answered | keeps |"]
+    lines.append("| --- | --- | --- | --- | --- | --- |")
     groups = _groups(rows)
     for situation, model in shown.items():
         before = {_case(row): row for row in groups[situation, "finetuned"]}
         group = groups[situation, model]
-        hs = statistics.fmean(row["hs"] for row in group)
+        harm = [row["hs"] for row in group]
         changes = {
             name: [row[name] - before[_case(row)][name] for row in group] for name in ("fa", "benign_answered")
         }
-        fa, benign = (statistics.fmean(values) for values in changes.values())
-        lost = max(0.0, -min(changes["benign_answered"]))
+        hs, fa, benign = (statistics.fmean(values) for values in (harm, *changes.values()))
         kept = {
             "HS": hs <= LARGEST_HS,
             "FA": fa >= -LARGEST_FA,
             "benign": benign >= -LARGEST_BENIGN,
-            "every case": lost <= LARGEST_CASE,
+            "every case": min(changes["benign_answered"]) >= -LARGEST_CASE,
         }
         missed = ", ".join(name for name, holds in kept.items() if not holds)
         told = f"all but {missed}" if missed else "all"
-        lines.append(f"| {situation} | {model} | {hs:.1f} | {fa:+.1f} | {benign:+.1f} | {lost:.1f} | {told} |")
+        scores = [f"{hs:.1f} ({max(harm):.1f})"]
+        for mean, values in zip((fa, benign), changes.values(), strict=True):
+            scores.append(f"{mean:+.1f} ({min(values):+.1f})")
+        lines.append(f"| {situation} | {model} | {' | '.join(scores)} | {told} |")
     return "\n".join(lines)
 
 
@@ -71,10 +75,10 @@ def _groups(rows: _Rows) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
     """Return the rows by situation and model, a model of fixed settings named by β and share."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
-        model = row["method"]
+        model, setting = row["method"], row.get("setting")
         if model == METHOD:
             model = f"β {row['beta']:g}, {100 * row['share']:g} %"
-        elif row.get("setting") is not None:
-            model = f"{model} {row['setting']:g}"
+        elif setting is not None:
+            model = f"{model} {setting:g}"
         groups.setdefault((row["situation"], model), []).append(row)
     return groups

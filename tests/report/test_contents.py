@@ -153,3 +153,16 @@ def test_figures_have_no_ground_of_their_own_and_experts_share_a_cell():
     page = render_report(record)
     assert "share a cell" in page
     assert "chance of repair" not in page
+
+
+def test_a_full_model_shows_its_fine_tuning_and_what_was_copied():
+    record = lifted_record()
+    del record["lift"], record["lineage"]
+    record["settings"] |= {"aligned": None, "weak": None}
+    record["weights"] = {"update": 0.092, "carried": {"count": 15, "bytes": 60, "changed": ["model.norm.weight"]}}
+    told = re.sub(r"<[^>]*>|\s+", " ", render_report(record))
+    assert re.search(r"size of the fine-tuning\s+9\.2 %", told)
+    assert (
+        "The other 15 tensors of the model, such as embeddings and norms, were copied unchanged; 1 of them differs"
+        in told
+    )
