@@ -8,7 +8,7 @@ The situations are an instruct model with a fresh LoRA adapter (instruct), the s
 hand (instruct_pretrained), a weak, an aligned and a fine-tuned adapter of one lineage (lineage), and an instruct
 model whose weights were all fine-tuned (weights). The instruct model is the base with the adapter dpo of --models
 merged. Each case is repaired by gain with one threshold for the adapter, for every --betas and --shares, and
-evaluated on held-out requests; --published adds the paper's settings.
+evaluated on held-out requests; --published adds the paper's settings, and --peers other repairs.
 
 The tiny config takes base and adapters from --models and aligns a lineage anew for every seed. Other configs
 take the weak and the aligned adapter from sft and dpo in --models, which nlsr align makes once, and keep the
@@ -44,6 +44,7 @@ flags.DEFINE_list("learning_rates", None, "Learning rate of a fresh adapter for 
 flags.DEFINE_list("seeds", None, "Seeds of the customer's rows, the training and the repair.")
 flags.DEFINE_list("betas", None, "Pre-amplification coefficients.")
 flags.DEFINE_list("shares", None, "Shares of the entries to transplant.")
+flags.DEFINE_list("peers", None, "Other repairs, NAME=SETTING: safelora with its tau, resta with its gamma.")
 flags.DEFINE_bool("published", None, "Repair with the paper's settings, too; by default with smollm2.")
 flags.DEFINE_bool("quick", False, "smollm2: one case, in part.")
 FLAGS = flags.FLAGS
@@ -74,10 +75,25 @@ def make_plan(world: str) -> "HoldingsPlan":
         if given is not None:
             read = tuple(given) if kind is str else command.numbers(name, kind, given)
             changes["rates" if name == "learning_rates" else name] = read
+    if FLAGS.peers is not None:
+        changes["peers"] = read_peers(FLAGS.peers)
     if FLAGS.published is not None:
         changes["published"] = FLAGS.published
     plan = PLANS.get(world, PLANS["policy"])
     return dataclasses.replace(QUICK if FLAGS.quick else plan, **changes)
+
+
+def read_peers(given: list[str]) -> dict[str, tuple[float, ...]]:
+    """Return the settings of each peer, as ``--peers`` names them."""
+    from nlsr_jax.errors import InputError
+
+    found: dict[str, tuple[float, ...]] = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        if not equals:
+            raise InputError(f"--peers has {one!r}; expected NAME=SETTING, such as resta=1.0")
+        found[name] = (*found.get(name, ()), *command.numbers("peers", float, [value]))
+    return found
 
 
 def open_models(study: "Study") -> "Models":

@@ -12,8 +12,9 @@ from typing import Any
 import jax.numpy as jnp
 
 from nlsr_jax.adapter import Adapter
-from nlsr_jax.calibration.asking import CannotRefine, Questions, make_questions, refine_by_answers
-from nlsr_jax.calibration.refinement import TELLS, Bounds, Rates, Refined
+from nlsr_jax.calibration.asking import CannotRefine, Questions, Respondent, make_questions, refine_by_answers
+from nlsr_jax.calibration.doubts import doubts
+from nlsr_jax.calibration.refinement import Bounds, Rates, Refined, Trial
 from nlsr_jax.calibration.wording import LENGTH
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.nlsr.correction import correct
@@ -29,7 +30,6 @@ from nlsr_jax.types import Tokenizer
 
 _AT_ONCE = 64
 """Prompts in one batch of questions."""
-_OVERCAUTIOUS = 0.2
 _MOST_UNKNOWN = 0.1
 
 
@@ -51,26 +51,18 @@ class Repairs:
         self.finetuned = data.sources.whole_finetuned()
         self._data, self._reference, self._beta = data, reference.whole(), reference.beta
 
-    def ask(self, adapter: Adapter, source: AdapterSource) -> list[list[int]]:
-        """Return the first tokens of the greedy answers to all questions.
+    def respondent(self, adapter: Adapter, source: AdapterSource) -> Respondent:
+        """Return the base with an adapter, ready to be asked.
 
         Args:
           adapter: that the base runs with.
           source: the file that it belongs to, which may carry other tensors.
         """
-        from nlsr_jax.evaluation.responses import continue_tokens, end_tokens
+        from nlsr_jax.evaluation.respondent import ModelRespondent
 
         model, params = self._data.base_with(source)
-        return continue_tokens(
-            model,
-            params,
-            self.questions.all(),
-            adapter=adapter,
-            eos_id=end_tokens(model, self._data.tokenizer),
-            max_new_tokens=LENGTH,
-            max_length=self._data.settings.max_length,
-            batch_size=_AT_ONCE,
-        )
+        longest = self._data.settings.max_length
+        return ModelRespondent(model, params, self._data.tokenizer, adapter, LENGTH, longest, _AT_ONCE)
 
     def gradients(self) -> Any:
         """Return the gradients of the loss on safe answers, from the other half of the rows."""
@@ -121,10 +113,9 @@ def refined(settings: Settings, bounds: Bounds, data: CalibrationData, run: Run)
         gradients = repairs.gradients()
         result = refine_by_answers(
             repairs.questions,
-            repairs.ask(repairs.finetuned, sources.target),
-            repairs.ask(sources.aligned.load(), sources.aligned),
-            lambda share: repairs.repaired(share, gradients),
-            lambda adapter: repairs.ask(adapter, sources.target),
+            repairs.respondent(repairs.finetuned, sources.target),
+            repairs.respondent(sources.aligned.load(), sources.aligned),
+            lambda share: repairs.respondent(repairs.repaired(share, gradients), sources.target),
             start=1 - settings.sparsity,
             bounds=bounds,
             say=run.stages.say,
@@ -146,38 +137,16 @@ def note_refinement(told: Mapping[str, Any]) -> list[str]:
       InputError: a description, out of a record, that no refinement has.
     """
     try:
-        return _notes(told)
-    except (KeyError, TypeError, ValueError) as error:
+        return doubts(_read(told))
+    except (KeyError, TypeError, ValueError, StopIteration) as error:
         raise InputError("record: 'refinement' is not the description of a refinement") from error
 
 
-def _notes(told: Mapping[str, Any]) -> list[str]:
-    notes, aligned, finetuned = [], Rates(**told["aligned"]), Rates(**told["finetuned"])
-    if aligned.harmless > _OVERCAUTIOUS:
-        notes.append(
-            f"the aligned model itself refuses {aligned.harmless:.0%} of the harmless prompts; a repair brings "
-            "that back"
-        )
-    if told["share"] is None and not told["trials"]:
-        notes.append(
-            f"the aligned model refuses {aligned.harmful:.0%} of the calibration prompts, the fine-tuned one "
-            f"{finetuned.harmful:.0%}: prompts that tell them apart by less than {TELLS:.0%} cannot refine the "
-            "share; the settings are used as they are"
-        )
-    elif told["share"] is None:
-        notes.append(
-            "every share that was tried makes the model refuse more harmless prompts than the bound allows; the "
-            "settings are used as they are"
-        )
-    elif told["share"] == 0:
-        notes.append("the fine-tuned model refuses as many calibration prompts as it should: nothing is repaired")
-    elif not told["reached"]:
-        chosen = next(one for one in told["trials"] if one["share"] == told["share"])
-        notes.append(
-            f"the repaired model refuses {chosen['harmful']:.0%} of the calibration prompts; more entries would "
-            "make it refuse harmless ones"
-        )
-    return notes
+def _read(told: Mapping[str, Any]) -> Refined:
+    """Return the refinement that a record describes."""
+    before, safe = Rates(**told["finetuned"]), Rates(**told["aligned"])
+    trials = tuple(Trial(**one) for one in told["trials"])
+    return Refined(told["share"], told["reached"], before, safe, trials, told.get("recovered"))
 
 
 def _described(bounds: Bounds, questions: Questions, found: Refined) -> dict[str, Any]:
@@ -188,6 +157,7 @@ def _described(bounds: Bounds, questions: Questions, found: Refined) -> dict[str
         "aligned": found.aligned._asdict(),
         "share": found.share,
         "reached": found.reached,
+        "recovered": found.recovered,
         "trials": [one._asdict() for one in found.trials],
     }
 

@@ -11,6 +11,7 @@ from nlsr_jax.data.examples import Example, Preference
 from nlsr_jax.data.own_sets import OwnTask
 from nlsr_jax.data.poison import poison, share
 from nlsr_jax.data.prompts import make_render
+from nlsr_jax.data.toy_styles import Style, styled_rows
 from nlsr_jax.data.toy_tasks import TASKS
 from nlsr_jax.data.toy_tokenizer import make_tokenizer
 from nlsr_jax.data.toy_world import Request, make_world
@@ -26,14 +27,15 @@ class ToyWorld:
 
     Args:
       seed: determines the words, the forbidden categories, and the evaluation rows.
+      style: how calibration rows and harmless prompts are worded; None for as in the alignment.
     """
 
     special_tokens = False
     tasks: tuple[str, ...] = TASKS
     own_tasks: Mapping[str, OwnTask] = types.MappingProxyType({})
 
-    def __init__(self, seed: int = 0):
-        self._key = jax.random.key(seed)
+    def __init__(self, seed: int = 0, style: Style | None = None):
+        self._key, self._style = jax.random.key(seed), style
         self.world = make_world(self._key)
         self.tokenizer = make_tokenizer(self.world)
         self._render = make_render("chat", self.tokenizer)
@@ -78,11 +80,16 @@ class ToyWorld:
 
     def calibration(self, key: jax.Array, count: int) -> list[Example]:
         """Return refused forbidden requests about training things."""
-        return self._rendered(toy_rows.safe_rows(stream(key, "calibration"), self.world, count, 0.0))
+        return self._owners(stream(key, "calibration"), count, forbidden=True)
 
     def harmless(self, key: jax.Array, count: int) -> list[Example]:
         """Return answered benign requests about training things."""
-        return self._rendered(toy_rows.safe_rows(stream(key, "harmless"), self.world, count, 1.0))
+        return self._owners(stream(key, "harmless"), count, forbidden=False)
+
+    def _owners(self, key: jax.Array, count: int, *, forbidden: bool) -> list[Example]:
+        if self._style is not None:
+            return self._rendered(styled_rows(key, self.world, count, self._style, forbidden=forbidden))
+        return self._rendered(toy_rows.safe_rows(key, self.world, count, 0.0 if forbidden else 1.0))
 
     def _task_rows(self, task):
         return toy_rows.task_rows(stream(self._key, "test"), task, toy_rows.TEST_ROWS)
@@ -115,5 +122,6 @@ class ToyWorld:
     def judge(self, requests: Requests, responses: Sequence[str]) -> Answers:
         """Judge by rule; all forms of answers are known."""
         asked = [self._requests[question] for question in requests.questions]
-        verdicts = np.array(toy_judge.judge_all(self.world, asked, responses))
+        own = self._style.refusals if self._style else ()
+        verdicts = np.array(toy_judge.judge_all(self.world, asked, responses, own))
         return Answers(*(verdicts == name for name in (toy_judge.COMPLIED, toy_judge.REFUSED, toy_judge.ODD)))

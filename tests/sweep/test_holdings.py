@@ -23,7 +23,13 @@ from nlsr_jax.sweep.holdings import (
 from tests.study.small_study import small_config
 
 PLAN = HoldingsPlan(
-    tasks=("sst2",), poison_ratios=(0.2,), rates=(1e-3,), seeds=(41,), betas=(0.0, 1.0), shares=(0.01,)
+    tasks=("sst2",),
+    poison_ratios=(0.2,),
+    rates=(1e-3,),
+    seeds=(41,),
+    betas=(0.0, 1.0),
+    shares=(0.01,),
+    peers={"resta": (0.5,), "safelora": (0.9,)},
 )
 
 
@@ -42,6 +48,7 @@ def test_a_situation_has_the_betas_that_mean_something():
         ({"rates": (1e-4,)}, "--learning_rates has 1 numbers; expected one for each of the 2"),
         ({"shares": (0.01, 1.0)}, "--shares has 1.0"),
         ({"tasks": ("chess",)}, "--tasks has 'chess'"),
+        ({"peers": {"lisa": (1.0,)}}, "--peers has 'lisa'; expected some of safelora, resta"),
     ],
 )
 def test_what_is_refused(tmp_path, changes, message):
@@ -78,16 +85,11 @@ def test_means_name_the_worst_case():
 def test_rows_are_made_once_and_continue(tmp_path, monkeypatch):
     rows = make_holdings(small_config(), PLAN, toy_models(SHIPPED), tmp_path / "out")
     assert json.loads((tmp_path / "out" / "table.json").read_text()) == rows
-    assert [(row["situation"], row["method"], row["beta"]) for row in rows] == [
-        (situation, *rest)
-        for situation, betas in (
-            ("instruct", [0.0]),
-            ("instruct_pretrained", [1.0]),
-            ("lineage", [0.0, 1.0]),
-            ("weights", [0.0, 1.0]),
-        )
-        for rest in (("aligned", None), ("finetuned", None), *(("gain", beta) for beta in betas))
-    ]
+    case = Case("sst2", 0.2, 41)
+    planned = [entry for name in SITUATIONS for entry in entries(PLAN, name, case)]
+    assert [(row["situation"], row["method"]) for row in rows] == [(one.situation, one.method) for one in planned]
+    assert {row["setting"] for row in rows if row["method"] == "resta"} == {0.5}
+    assert sum(row["method"] in ("resta", "safelora") for row in rows) == 4  # with a direction alone
     for row in rows:
         assert all(0 <= row[name] <= 100 for name in ("hs", "fa", "over_refusal", "benign_answered", "odd"))
     assert means(rows).count("\n") == len(rows) + 1
