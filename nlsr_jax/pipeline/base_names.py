@@ -125,18 +125,33 @@ def with_named_base(settings: Settings, stages: Stages) -> Settings:
     """
     if settings.base or not settings.finetuned or not (settings.needs_base or settings.pretrained):
         return settings
-    name = _named_base(settings.finetuned)
+    name = named_base(settings.finetuned)
     if name is None:
         return settings
+    stages.say(f"base: {name}, which {settings.finetuned} names")
+    return dataclasses.replace(settings, base=name)
+
+
+def named_base(adapter: str) -> str | None:
+    """Return the base that an adapter's config names, None if it names none.
+
+    Args:
+      adapter: a PEFT directory.
+
+    Raises:
+      InputError: the name is neither a folder that is there nor a model in the hub's cache.
+    """
+    name = _named_base(adapter)
+    if name is None:
+        return None
     hub = parse_hub_name(name)
     if not (is_folder(name) or (hub is not None and is_cached(hub, "config.json"))):
         fetched = "" if hub is None else f", or fetch it by hf download {name}"
         raise InputError(
-            f"{argument('base')} is missing, and {name}, which {settings.finetuned} names as its base, is not at "
+            f"{argument('base')} is missing, and {name}, which {adapter} names as its base, is not at "
             f"hand; give its folder{fetched}{sibling_advice(name)}"
         )
-    stages.say(f"base: {name}, which {settings.finetuned} names")
-    return dataclasses.replace(settings, base=name)
+    return name
 
 
 def _named_base(adapter: str | None) -> str | None:
