@@ -11,6 +11,7 @@ VERBS = {
     "realign": "repair a fine-tuned adapter",
     "identify": "find the safety-critical entries of an aligned adapter",
     "verify": "check a realigned adapter against its record",
+    "attest": "write and sign a statement of what an output is made of",
     "plan": "say what a realignment takes on which devices",
     "evaluate": "measure harmfulness, accuracy and over-refusal",
     "pretrain": "train the base of a study",

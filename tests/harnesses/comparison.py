@@ -16,10 +16,9 @@ def evaluate(model, folder, names, **options):
 
 def both(base, adapter, folder, names, *, batch_size=8, **options):
     """Return the results of ``nlsr`` and of ``hf``."""
-    ours = NlsrLM(str(base), None if adapter is None else str(adapter), batch_size=batch_size)
-    theirs = HFLM(
-        str(base), peft=None if adapter is None else str(adapter), device="cpu", dtype="float32", batch_size=batch_size
-    )
+    adapter = None if adapter is None else str(adapter)
+    ours = NlsrLM(str(base), adapter, batch_size=batch_size)
+    theirs = HFLM(str(base), peft=adapter, device="cpu", dtype="float32", batch_size=batch_size)
     return [evaluate(model, folder, names, **options) for model in (ours, theirs)]
 
 
