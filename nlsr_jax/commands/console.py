@@ -14,6 +14,7 @@ VERBS = {
     "attest": "write and sign a statement of what an output is made of",
     "plan": "say what a realignment takes on which devices",
     "evaluate": "measure harmfulness, accuracy and over-refusal",
+    "harness": "gather results of lm-evaluation-harness and inspect_ai in one table",
     "pretrain": "train the base of a study",
     "align": "train an aligned adapter",
     "finetune": "train a fine-tuned adapter",

@@ -12,6 +12,7 @@ Source: ``HFLM`` of lm-evaluation-harness, whose tokens, windows and stop string
 
 import logging
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -50,8 +51,7 @@ class NlsrLM(TemplateLM):
       max_length: context length in tokens; by default the model's.
       add_bos_token: whether texts begin with the tokenizer's special tokens; by default as the tokenizer does it.
       seed: of sampled answers.
-      max_batch_size: accepted and not used.
-      device: platform of JAX; by default the one that is in use.
+      max_batch_size, device: accepted and not used; ``JAX_PLATFORMS`` chooses the device.
 
     Raises:
       InputError: files or settings that cannot be used.
@@ -75,7 +75,6 @@ class NlsrLM(TemplateLM):
         device: str | None = None,
     ):
         super().__init__()
-        _check_device(device)
         self.batch_size = _batch_size(batch_size)
         self.served: Served = open_served(
             _one_of("base", base, "pretrained", pretrained),
@@ -225,21 +224,15 @@ def _batch_size(given: int | str) -> int:
     return int(given)
 
 
-def _check_device(name: str | None) -> None:
-    """Raise InputError for a device that JAX does not use; the variable ``JAX_PLATFORMS`` chooses it."""
-    used = jax.default_backend()
-    if name is not None and {"cuda": "gpu"}.get(name.partition(":")[0], name.partition(":")[0]) != used:
-        raise InputError(f"device is {name!r}, and JAX uses {used!r}; set JAX_PLATFORMS to choose another")
-
-
 def main() -> None:
     """Run the command of lm-evaluation-harness, which then knows the model ``nlsr``."""
     from lm_eval.__main__ import cli_evaluate
 
-    cli_evaluate()
+    try:
+        cli_evaluate()
+    except InputError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
-    from nlsr_jax.harnesses import lm_eval  # registers the class under its own name
-
-    lm_eval.main()
+    main()

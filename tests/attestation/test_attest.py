@@ -145,6 +145,18 @@ def test_an_attested_output_is_this_projects_own(output):
     assert STATEMENT in foreign_folder(output)
 
 
+def test_a_users_file_is_not_replaced(written, tmp_path, keys):
+    new = shutil.copytree(written, tmp_path / "new")
+    (new / ENVELOPE).write_text('{"mine": 1}')
+    with pytest.raises(InputError, match="this file is not a JSON object with payload, payloadType, signatures"):
+        attest(new, key=keys[0], overwrite=True)
+    (new / ENVELOPE).unlink()
+    (new / ENVELOPE).symlink_to(tmp_path / "elsewhere.json")
+    with pytest.raises(InputError, match="exists and is not a file"):
+        attest(new, key=keys[0], overwrite=True)
+    assert not (new / STATEMENT).exists()
+
+
 def test_what_cannot_be_attested_is_one_line(output, written, tmp_path, keys, monkeypatch):
     from cryptography.hazmat.primitives.asymmetric import rsa
 

@@ -1,21 +1,23 @@
 """One model in lm-evaluation-harness twice: as ``nlsr``, and as ``hf`` with PEFT on transformers."""
 
-import lm_eval
 import numpy as np
-from lm_eval.models.huggingface import HFLM
-from lm_eval.tasks import TaskManager
-
-from nlsr_jax.harnesses.lm_eval import NlsrLM
 
 
 def evaluate(model, folder, names, **options):
     """Return results and samples of a model on the tasks of a folder."""
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
     manager = TaskManager(include_path=str(folder), include_defaults=False)
     return lm_eval.simple_evaluate(model=model, tasks=names, task_manager=manager, bootstrap_iters=0, **options)
 
 
 def both(base, adapter, folder, names, *, batch_size=8, **options):
     """Return the results of ``nlsr`` and of ``hf``."""
+    from lm_eval.models.huggingface import HFLM
+
+    from nlsr_jax.harnesses.lm_eval import NlsrLM
+
     adapter = None if adapter is None else str(adapter)
     ours = NlsrLM(str(base), adapter, batch_size=batch_size)
     theirs = HFLM(str(base), peft=adapter, device="cpu", dtype="float32", batch_size=batch_size)

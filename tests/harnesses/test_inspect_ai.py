@@ -1,0 +1,107 @@
+"""inspect_ai scores our model as it scores the same model on transformers."""
+
+import random
+
+import pytest
+
+pytest.importorskip("inspect_ai", reason="needs the extra inspect")
+
+from inspect_ai import Task
+from inspect_ai import eval as evaluate
+from inspect_ai.dataset import MemoryDataset, Sample
+from inspect_ai.model import ChatMessageSystem, ChatMessageUser, GenerateConfig, get_model
+from inspect_ai.scorer import includes
+from inspect_ai.solver import generate
+
+from nlsr_jax.harnesses import inspect_ai as provider
+from nlsr_jax.harnesses.logs import read_logs
+from tests.adapter_files import save_inputs
+from tests.tiny_base import WORDS
+
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.filterwarnings("default"),  # between inspect_ai and its own libraries
+]
+assert provider.nlsr  # registers the provider in a checkout that is not installed
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    return save_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+def samples(count=24):
+    draw = random.Random(1)
+    texts = [" ".join(draw.choices(WORDS, k=draw.randint(1, 12))) for _ in range(count)]
+    return [Sample(input=text, target=draw.choice(WORDS)) for text in texts]
+
+
+def answered(model, tmp_path, **options):
+    """The log of a task, and the answers in the order of its samples."""
+    task = Task(dataset=MemoryDataset(samples()), solver=generate(), scorer=includes(), name="words")
+    options = {"max_tokens": 12, "log_dir": str(tmp_path), "display": "none", "max_connections": 8, **options}
+    (log,) = evaluate(task, model=model, **options)
+    assert log.status == "success", log.error
+    return log, [sample.output.completion for sample in sorted(log.samples, key=lambda sample: sample.id)]
+
+
+def test_every_answer_and_score_is_that_of_transformers(inputs, tmp_path):
+    """The base with its adapter, against the same adapter merged by PEFT."""
+    peft = pytest.importorskip("peft")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    merged = peft.PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(inputs / "base"), inputs / "finetuned"
+    ).merge_and_unload()
+    merged.save_pretrained(tmp_path / "merged")
+    AutoTokenizer.from_pretrained(inputs / "base").save_pretrained(tmp_path / "merged")
+    ours = get_model(f"nlsr/{inputs / 'finetuned'}", base=str(inputs / "base"), batch_size=8)
+    theirs = get_model(f"hf/{tmp_path / 'merged'}", do_sample=False, device="cpu")
+    (log, first), (peer, second) = (answered(one, tmp_path / "logs") for one in (ours, theirs))
+    assert first == second
+    assert log.results.scores[0].metrics["accuracy"].value == peer.results.scores[0].metrics["accuracy"].value
+    rows = read_logs([tmp_path / "logs"])
+    assert {(row["task"], row["rows"], row["method"]) for row in rows} == {
+        ("words", 24, "finetuned"),
+        ("words", 24, "merged"),
+    }
+
+
+def test_sampled_answers_follow_the_seed_whatever_order_they_are_asked_in(inputs, tmp_path):
+    def sampled(seed, connections):
+        model = get_model(f"nlsr/{inputs / 'base'}", memoize=False)
+        options = {"temperature": 2.0, "seed": seed, "max_connections": connections}
+        return answered(model, tmp_path, **options)[1]
+
+    first = sampled(1, 1)
+    assert first == sampled(1, 8) != sampled(2, 8)
+
+
+async def ask(model, turns, **config):
+    return await model.api.generate(turns, config.pop("tools", []), "none", GenerateConfig(max_tokens=4, **config))
+
+
+def test_what_is_not_supported_is_refused(inputs):
+    import anyio
+
+    from nlsr_jax.errors import InputError
+
+    model = get_model(f"nlsr/{inputs / 'base'}")
+    turns = [ChatMessageUser(content="how do i brew")]
+    with pytest.raises(InputError, match="top_p is not supported"):
+        anyio.run(lambda: ask(model, turns, top_p=0.5))
+    with pytest.raises(InputError, match="tools are not supported"):
+        anyio.run(lambda: ask(model, turns, tools=["a tool"]))
+    with pytest.raises(InputError, match="template is 'chatty'"):
+        get_model(f"nlsr/{inputs / 'base'}", template="chatty")
+
+
+def test_prompts_are_rendered_as_the_template_says(inputs):
+    turns = [ChatMessageSystem(content="help"), ChatMessageUser(content="how")]
+    rendered = {
+        template: get_model(f"nlsr/{inputs / 'base'}", template=template).api.render(turns)
+        for template in ("auto", "none", "alpaca")
+    }
+    assert rendered["auto"] == "system: help\nuser: how\n"
+    assert rendered["none"] == "helphow"
+    assert rendered["alpaca"].endswith("### Instruction:\nhelp\n\nhow\n\n### Response:")
