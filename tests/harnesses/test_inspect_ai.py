@@ -10,8 +10,8 @@ from inspect_ai import Task
 from inspect_ai import eval as evaluate
 from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.model import ChatMessageSystem, ChatMessageUser, GenerateConfig, get_model
-from inspect_ai.scorer import includes
-from inspect_ai.solver import generate
+from inspect_ai.scorer import choice, includes, pattern
+from inspect_ai.solver import generate, multiple_choice
 
 from nlsr_jax.harnesses import inspect_ai as provider
 from nlsr_jax.harnesses.logs import read_logs
@@ -30,23 +30,37 @@ def inputs(tmp_path_factory):
     return save_inputs(tmp_path_factory.mktemp("inputs"))
 
 
-def samples(count=24):
+TASKS = {
+    "words": {"scorer": includes(), "solver": generate()},
+    "first_word": {"scorer": pattern(r"(\w+)"), "solver": generate()},
+    "choices": {"scorer": choice(), "solver": multiple_choice()},
+}
+
+
+def samples(task, count=16):
     draw = random.Random(1)
-    texts = [" ".join(draw.choices(WORDS, k=draw.randint(1, 12))) for _ in range(count)]
-    return [Sample(input=text, target=draw.choice(WORDS)) for text in texts]
+    found = []
+    for _ in range(count):
+        text = " ".join(draw.choices(WORDS, k=draw.randint(1, 12)))
+        if task == "choices":
+            found.append(Sample(input=text, target=draw.choice("AB"), choices=draw.sample(WORDS, 2)))
+        else:
+            found.append(Sample(input=text, target=draw.choice(WORDS)))
+    return found
 
 
-def answered(model, tmp_path, **options):
-    """The log of a task, and the answers in the order of its samples."""
-    task = Task(dataset=MemoryDataset(samples()), solver=generate(), scorer=includes(), name="words")
+def answered(model, tmp_path, task="words", **options):
+    """The log of a task, and the answers and scores in the order of its samples."""
+    made = Task(dataset=MemoryDataset(samples(task)), name=task, **TASKS[task])
     options = {"max_tokens": 12, "log_dir": str(tmp_path), "display": "none", "max_connections": 8, **options}
-    (log,) = evaluate(task, model=model, **options)
+    (log,) = evaluate(made, model=model, **options)
     assert log.status == "success", log.error
-    return log, [sample.output.completion for sample in sorted(log.samples, key=lambda sample: sample.id)]
+    ordered = sorted(log.samples, key=lambda sample: sample.id)
+    return log, [(one.output.completion, [score.value for score in one.scores.values()]) for one in ordered]
 
 
 def test_every_answer_and_score_is_that_of_transformers(inputs, tmp_path):
-    """The base with its adapter, against the same adapter merged by PEFT."""
+    """The base with its adapter, against the same adapter merged by PEFT, on three tasks."""
     peft = pytest.importorskip("peft")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -55,16 +69,17 @@ def test_every_answer_and_score_is_that_of_transformers(inputs, tmp_path):
     ).merge_and_unload()
     merged.save_pretrained(tmp_path / "merged")
     AutoTokenizer.from_pretrained(inputs / "base").save_pretrained(tmp_path / "merged")
-    ours = get_model(f"nlsr/{inputs / 'finetuned'}", base=str(inputs / "base"), batch_size=8)
+    options = {"base": str(inputs / "base"), "batch_size": 8, "max_length": 512}
+    ours = get_model(f"nlsr/{inputs / 'finetuned'}", **options)
     theirs = get_model(f"hf/{tmp_path / 'merged'}", do_sample=False, device="cpu")
-    (log, first), (peer, second) = (answered(one, tmp_path / "logs") for one in (ours, theirs))
-    assert first == second
-    assert log.results.scores[0].metrics["accuracy"].value == peer.results.scores[0].metrics["accuracy"].value
+    for task in TASKS:
+        (log, first), (peer, second) = (answered(one, tmp_path / "logs", task) for one in (ours, theirs))
+        assert first == second, task
+        values = [one.results.scores[0].metrics["accuracy"].value for one in (log, peer)]
+        assert values[0] == values[1]
     rows = read_logs([tmp_path / "logs"])
-    assert {(row["task"], row["rows"], row["method"]) for row in rows} == {
-        ("words", 24, "finetuned"),
-        ("words", 24, "merged"),
-    }
+    found = {(row["task"], row["rows"], row["method"]) for row in rows}
+    assert found == {(task, 16, method) for task in TASKS for method in ("finetuned", "merged")}
 
 
 def test_sampled_answers_follow_the_seed_whatever_order_they_are_asked_in(inputs, tmp_path):
