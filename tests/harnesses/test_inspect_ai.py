@@ -18,10 +18,7 @@ from nlsr_jax.harnesses.logs import read_logs
 from tests.adapter_files import save_inputs
 from tests.tiny_base import WORDS
 
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.filterwarnings("default"),  # between inspect_ai and its own libraries
-]
+pytestmark = pytest.mark.long
 assert provider.nlsr  # registers the provider in a checkout that is not installed
 
 

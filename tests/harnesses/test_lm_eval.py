@@ -17,10 +17,7 @@ from tests.e2e.command import ROOT, error_line, python
 from tests.harnesses import comparison
 from tests.harnesses.tasks import save_real_tasks, save_tiny_tasks
 
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.filterwarnings("default"),  # between the harness and its own libraries
-]
+pytestmark = pytest.mark.long
 SMOLLM2 = ROOT / "checkpoints" / "runs" / "smollm2"
 
 
