@@ -159,8 +159,7 @@ def read_calibration(settings: EvidenceSettings, model: str, vocabulary: int, ru
         note=run.stages.say,
         end_token=settings.end_token,
     )
-    path = pathlib.Path(settings.calibration)
-    run.digests.add("calibration", settings.calibration, [path] if path.is_file() else [])
+    run.digests.add_data("calibration", settings.calibration)
     run.stages.say(_counted(data.counts))
     return data, [f"{model}: {text}" for text in note_surplus(tokenizer, vocabulary)]
 

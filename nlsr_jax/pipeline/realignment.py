@@ -37,7 +37,7 @@ from nlsr_jax.pipeline.choosing import Choice, Refinement, asked_for, settle, wi
 from nlsr_jax.pipeline.decision import Decision, compare, decide
 from nlsr_jax.pipeline.descent import Descent, check_lineage, judge_descent
 from nlsr_jax.pipeline.evidence import CalibrationData
-from nlsr_jax.pipeline.hub_inputs import ADAPTERS, MODELS, with_hub_folders
+from nlsr_jax.pipeline.hub_inputs import ADAPTERS, DATA, MODELS, with_hub_folders
 from nlsr_jax.pipeline.identification import Masks, obtain_masks, write_found
 from nlsr_jax.pipeline.lifting import lift_of, open_lifted
 from nlsr_jax.pipeline.recording import record_realignment, write_record
@@ -192,7 +192,7 @@ def _checked(settings: Settings, choice: Choice, stages: Stages, *, repeats: boo
     settings = with_named_base(with_choice(settings, choice), stages, asked=asked)
     check_realignment(settings)
     if not repeats:  # whose record may have no digests of a model that was given by its name
-        settings = with_hub_folders(settings, MODELS, stages)
+        settings = with_hub_folders(settings, (*MODELS, *DATA), stages)
     if not (settings.allow_unrelated or repeats):
         check_trained_on(settings)
     return with_absolute_paths(settings)

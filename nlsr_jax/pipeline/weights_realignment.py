@@ -26,7 +26,7 @@ from nlsr_jax.parallel import is_first
 from nlsr_jax.pipeline.accompanying import INPUT as COMPANIONS
 from nlsr_jax.pipeline.accompanying import open_companions, write_card
 from nlsr_jax.pipeline.checking import CHECK, Candidates, Loaded, OutputCheck, open_check
-from nlsr_jax.pipeline.hub_inputs import MODELS, with_hub_folders
+from nlsr_jax.pipeline.hub_inputs import DATA, MODELS, with_hub_folders
 from nlsr_jax.pipeline.recording import TEMPLATE, digested_inputs, made_on, write_record
 from nlsr_jax.pipeline.run import Run, start
 from nlsr_jax.pipeline.settings import Settings, name_inputs, with_absolute_paths
@@ -86,7 +86,7 @@ def realign_weights(
     check_weights(settings)
     stages = stages or Stages(show=False)
     if recorded is None:
-        settings = with_hub_folders(settings, MODELS, stages)
+        settings = with_hub_folders(settings, (*MODELS, *DATA), stages)
     settings = with_absolute_paths(settings)
     inputs = {**name_inputs(settings), **(read or {})}
     place = check_free(output, overwrite, inputs=inputs)
