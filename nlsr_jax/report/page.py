@@ -66,7 +66,7 @@ def render_report(record: Mapping[str, Any], figures: Mapping | None = None) -> 
     """
     modules, summary = _read(record)
     doubts = _texts(mapping(record.get("automatic")).get("doubts"))
-    return _template().render(
+    return make_template("template.html").render(
         settings={name: value for name, value in record["settings"].items() if name not in words.COMPUTING},
         modules=modules,
         summary=summary,
@@ -222,8 +222,12 @@ def _part(name: str) -> str:
 
 
 @functools.cache
-def _template():
-    """Return the page's template with its style and script; it escapes everything it prints."""
+def make_template(name: str):
+    """Return a page's template with the style and script of all pages; it escapes everything it prints.
+
+    Args:
+      name: of the template in this package.
+    """
     import jinja2
     from markupsafe import Markup
 
@@ -237,4 +241,4 @@ def _template():
         "script_digest": digest,
         "words": {name: getattr(words, name) for name in ("SETTINGS", "METHODS", "CALIBRATION")},
     }
-    return environment.from_string(_part("template.html"))
+    return environment.from_string(_part(name))
