@@ -15,6 +15,8 @@ access; a SLURM array can use --share $((SLURM_ARRAY_TASK_ID + 1))/8. A last cal
 On a Ray cluster one call does all of it: --workers 8 --ray auto.
 """
 
+from typing import Any
+
 from absl import flags
 
 from experiments import laboratory_flags
@@ -69,8 +71,9 @@ def _cells():
     from nlsr_jax.files.json_files import read_json
     from nlsr_jax.sweep.cells import cells_from_json, make_cell, settings_of
 
+    tasks = laboratory_flags.tasks()
     if FLAGS.cells:
-        return cells_from_json(read_json(FLAGS.cells, "list of cells"), FLAGS.cells)
+        return cells_from_json(read_json(FLAGS.cells, "list of cells"), FLAGS.cells, tasks)
     varied: dict[str, list] = {}
     for name, values in map(_setting, FLAGS.vary):
         varied.setdefault(name, []).extend(values)
@@ -82,8 +85,8 @@ def _cells():
         known = settings_of(method)
         names = [name for name in varied if name in known]
         for values in itertools.product(*(varied[name] for name in names)):
-            case = {"task": task, "poison_ratio": ratio, "seed": seed, "objective": objective}
-            case["architecture"] = architecture
+            case: dict[str, Any] = {"task": task, "poison_ratio": ratio, "seed": seed, "objective": objective}
+            case |= {"architecture": architecture, "tasks": tasks}
             cells.append(make_cell(method, dict(zip(names, values, strict=True)), **case))
     unused = set(varied) - set().union(*(settings_of(method) for method in FLAGS.methods))
     if unused:

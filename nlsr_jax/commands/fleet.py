@@ -62,7 +62,7 @@ flags.DEFINE(
     _Share(),
     "share",
     None,
-    "Run only this part of the jobs, such as 2/8, and write no table. A number, 0 to 1, is the share of nlsr realign.",
+    "Run only this part of the jobs, such as 2/8, and write no table. A number is the share of nlsr realign.",
     serializer=flags.ArgumentSerializer(),
     allow_override=True,
 )

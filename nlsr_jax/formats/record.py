@@ -67,6 +67,20 @@ class Digests:
         started = {names[file]: self._pool.submit(self._digest, file) for file in files}
         self._found[name] = (str(path), started)
 
+    def add_data(self, name: str, path: str | os.PathLike) -> None:
+        """Start to digest a data set: a file, or all files of a folder; one of the hub has none here.
+
+        Args:
+          name: of the input.
+          path: as it was given.
+        """
+        place = expand(path)
+        if is_folder(place):
+            files = sorted(file for file in place.rglob("*") if file.is_file())
+            self.add(name, path, files, root=place)
+        else:
+            self.add(name, path, [place] if place.is_file() else [])
+
     def result(self) -> dict[str, dict]:
         """Return ``{name: {"path", "files": {file name: sha256}}}``.
 

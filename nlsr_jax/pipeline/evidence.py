@@ -117,6 +117,11 @@ class CalibrationData:
                 self._with[where] = apply_carried(model, params, file.carried)
         return self._with[where]
 
+    def release(self) -> None:
+        """Let go of the base; it is read again where it is asked for again."""
+        self.__dict__.pop("base", None)
+        self._with.clear()
+
     def batches(self) -> list[tuple]:
         """Return the batches of all rows."""
         from nlsr_jax.data.calibration import batches
@@ -142,12 +147,13 @@ def read_calibration(settings: EvidenceSettings, model: str, vocabulary: int, ru
     from nlsr_jax.data.calibration import load_calibration, load_tokenizer
     from nlsr_jax.data.encoding import note_surplus
     from nlsr_jax.data.row_shapes import Fields
+    from nlsr_jax.data.templates import NONE
 
     source = settings.calibration
     assert source is not None
     options: dict[str, Any] = {
         "max_length": settings.max_length,
-        "template": settings.template,
+        "template": settings.template or NONE,
         "preference": settings.method == "preference_snip",
         "vocabulary": vocabulary,
         "fields": Fields(settings.prompt_field, settings.response_field, settings.rejected_field),
@@ -159,8 +165,7 @@ def read_calibration(settings: EvidenceSettings, model: str, vocabulary: int, ru
         (stamp(source), stamp(model), *options.values()),
         lambda: load_calibration(source, tokenizer, note=run.stages.say, **options),
     )
-    path = pathlib.Path(source)
-    run.digests.add("calibration", source, [path] if path.is_file() else [])
+    run.digests.add_data("calibration", source)
     run.stages.say(_counted(data.counts))
     return data, [f"{model}: {text}" for text in note_surplus(tokenizer, vocabulary)]
 

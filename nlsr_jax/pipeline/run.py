@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 import jax
 from jax.sharding import Mesh
 
+from nlsr_jax.errors import with_flags
 from nlsr_jax.formats.record import Digests
 from nlsr_jax.pipeline.shared import Shared
 from nlsr_jax.progress import Stages
@@ -29,11 +30,11 @@ class Notes:
 
     def add(self, notes: Iterable[str]) -> None:
         """Keep some notes, which ``say`` says later."""
-        self.kept += notes
+        self.kept += map(with_flags, notes)
 
     def warn(self, doubts: Iterable[str]) -> None:
         """Say some notes as warnings now, and keep them before all others."""
-        doubts = list(doubts)
+        doubts = list(map(with_flags, doubts))
         for doubt in doubts:
             self._stages.say(f"warning: {doubt}")
         self._said |= set(doubts)
@@ -41,10 +42,10 @@ class Notes:
 
     def say(self, notes: Iterable[str] | None = None) -> None:
         """Say some of the notes, or all that have not been said."""
-        notes = [note for note in self.kept if note not in self._said] if notes is None else list(notes)
+        notes = [note for note in self.kept if note not in self._said] if notes is None else map(with_flags, notes)
         for note in notes:
             self._stages.say(f"note: {note}")
-        self._said |= set(notes)
+            self._said.add(note)
 
 
 @dataclasses.dataclass(frozen=True)
