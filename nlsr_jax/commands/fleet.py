@@ -18,6 +18,9 @@ settings or inputs is an error of its job, and made again with --overwrite.
 --workers N runs the jobs in N processes. For many machines, run the command on each with --share 1/8, --share 2/8 …
 and an --output that all can access; a last call without --share writes table and page. On a Ray cluster one call
 does all of it: --workers 8 --ray auto.
+
+With --check every output is checked as by nlsr realign --check. The status is 1 where a job failed, a check fails
+or --only_if_passed withheld an output, and else 3 where a check has too few rows to tell.
 """
 
 import re
@@ -29,6 +32,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from nlsr_jax.commands import command, mesh_flags, path_flags, realign
+from nlsr_jax.commands.checked import end_with
 from nlsr_jax.commands.processes import read_share, spawn, spawn_on_ray
 from nlsr_jax.errors import InputError, argument
 
@@ -173,7 +177,7 @@ def _run(folder: "FleetFolder", attempt: str, tasks: "Sequence[Task]", *, shows:
 def _show(outcome: "Outcome") -> None:
     """Print what became of a task."""
     if outcome.error is not None:
-        text = f"failed: {outcome.error}"
+        text = outcome.error if outcome.withheld else f"failed: {outcome.error}"
     else:
         text = f"done in {outcome.seconds:.1f} s" if outcome.seconds else "done before"
     print(f"{outcome.task.output}: {text}", file=sys.stderr, flush=True)
@@ -183,15 +187,18 @@ def _write(folder: "FleetFolder", outcomes: "list[Outcome]") -> None:
     """Write table and page, and say how it ended."""
     from nlsr_jax.fleet.table import describe_jobs, write_table
 
-    counts = write_table(describe_jobs(outcomes, folder), folder)
-    told = ", ".join(f"{count} {name}" for name, count in counts.items())
+    rows = describe_jobs(outcomes, folder)
+    counts = write_table(rows, folder)
+    told = ", ".join(f"{count} {name}" for name, count in counts.items() if count or name == "failed")
     print(f"{len(outcomes)} adapters: {told}; wrote {FLAGS.output} (see {FLAGS.output}/fleet.html)")
     _end(outcomes, f"see {FLAGS.output}/fleet.json")
+    checks = [row.get("check") for row in rows]
+    end_with(1 if counts["withheld"] or "fails" in checks else 3 if "undecided" in checks else 0)
 
 
 def _end(outcomes: "Sequence[Outcome]", advice: str) -> None:
-    """Raise InputError if a task has failed."""
-    failed = sum(outcome.error is not None for outcome in outcomes)
+    """Raise InputError if a task has no output because it failed."""
+    failed = sum(outcome.error is not None and not outcome.withheld for outcome in outcomes)
     if failed:
         raise InputError(f"{failed} of {len(outcomes)} jobs failed; {advice}")
 

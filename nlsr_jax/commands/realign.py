@@ -118,20 +118,15 @@ def main(_) -> None:
     from nlsr_jax.parallel import is_first, wait_for_all
     from nlsr_jax.pipeline import Stages, realign_files
     from nlsr_jax.pipeline.checking import NotPassed
-    from nlsr_jax.pipeline.hub_inputs import names_model
 
-    settings_file.apply_settings_file("realign")
     if not FLAGS.output:
         raise InputError(f"{argument('output')} is missing; name the folder to write")
     settings, options = asked()
-    refines = bool(options["refine"]) and not names_model(settings.finetuned)
-    check = _attached(settings.calibration, settings.template, settings.dtype, settings.seed, refines)
-    if check is not None and not (refines or FLAGS.from_record):  # harmless prompts are of the check alone
-        settings = dataclasses.replace(settings, harmless=None, harmless_field=None)
+    check = options["check"]
     mesh = mesh_flags.open_mesh()
     first = is_first()
     try:
-        record = realign_files(settings, FLAGS.output, stages=Stages(show=first), mesh=mesh, check=check, **options)
+        record = realign_files(settings, FLAGS.output, stages=Stages(show=first), mesh=mesh, **options)
     except NotPassed as refused:
         print(refused.summary)
         end_with(refused.status)
@@ -185,7 +180,13 @@ def _attached(
 
 
 def asked() -> tuple[Settings, dict[str, Any]]:
-    """Return the settings of the flags, and the other arguments of ``realign_files`` that the flags decide."""
+    """Return the settings of the flags, and the other arguments of ``realign_files`` that the flags decide.
+
+    The file of settings is read first, where the flags name one.
+    """
+    from nlsr_jax.pipeline.hub_inputs import names_model
+
+    settings_file.apply_settings_file("realign")
     options: dict[str, Any] = {
         "overwrite": FLAGS.overwrite,
         "automatic": _choice(),
@@ -194,12 +195,17 @@ def asked() -> tuple[Settings, dict[str, Any]]:
         "read": path_flags.inputs(),
         "cache": FLAGS.cache or os.environ.get(CACHE) or None,
     }
-    if not FLAGS.from_record:
-        return _settings(), options
-    settings, before = _recorded_settings()
-    told = {"chosen": "automatic", "refined": "refinement", "preset": "preset"}
-    options |= {"recorded": before["inputs"], **{name: before.get(key) for name, key in told.items()}}
-    return settings, options
+    if FLAGS.from_record:
+        settings, before = _recorded_settings()
+        told = {"chosen": "automatic", "refined": "refinement", "preset": "preset"}
+        options |= {"recorded": before["inputs"], **{name: before.get(key) for name, key in told.items()}}
+    else:
+        settings = _settings()
+    refines = bool(options["refine"]) and not names_model(settings.finetuned)
+    check = _attached(settings.calibration, settings.template, settings.dtype, settings.seed, refines)
+    if check is not None and not (refines or FLAGS.from_record):  # harmless prompts are of the check alone
+        settings = dataclasses.replace(settings, harmless=None, harmless_field=None)
+    return settings, options | {"check": check}
 
 
 def _choice() -> dict[str, float] | None:

@@ -24,7 +24,8 @@ class State(NamedTuple):
       asked: digest of all that is asked for.
       attempt: the run of the fleet that began or ended it.
       before: seal of the output that was there when it began; None where there was none.
-      error: why it failed; None where it did not.
+      error: why there is no output; None where there is one.
+      withheld: whether that is because the output did not pass its check.
       seconds: that it took; None where it has not ended.
     """
 
@@ -32,6 +33,7 @@ class State(NamedTuple):
     attempt: str
     before: str | None = None
     error: str | None = None
+    withheld: bool = False
     seconds: float | None = None
 
 

@@ -14,6 +14,7 @@ from nlsr_jax.files.scratch import recover
 from nlsr_jax.fleet.folder import FleetFolder, State
 from nlsr_jax.fleet.tasks import Task, check_made
 from nlsr_jax.pipeline import realign_files
+from nlsr_jax.pipeline.checking import NotPassed
 from nlsr_jax.pipeline.shared import Shared
 from nlsr_jax.progress import Stages
 
@@ -23,13 +24,15 @@ class Outcome(NamedTuple):
 
     Attributes:
       task: the task.
-      error: why it failed, None where its output is there.
+      error: why there is no output; None where there is one.
       seconds: that it took in this run; 0 where the output was there before.
+      withheld: whether there is no output because it did not pass its check.
     """
 
     task: Task
-    error: str | None
-    seconds: float
+    error: str | None = None
+    seconds: float = 0.0
+    withheld: bool = False
 
 
 Told = Callable[[Outcome], None]
@@ -89,33 +92,35 @@ class Fleet:
         state = self.folder.state(task.output)
         recover(place)
         if state is not None and state.attempt == self.attempt and state.seconds is not None:
-            return Outcome(task, state.error, state.seconds)
+            return Outcome(task, state.error, state.seconds, state.withheld)
         if task.error is not None:
-            return Outcome(task, task.error.with_flags(), 0.0)
+            return Outcome(task, task.error.with_flags())
         if place.exists():
             why = check_made(task, self.folder, self._shared)
             if why is None:
-                return Outcome(task, None, 0.0)
+                return Outcome(task)
             if not self._overwrite:
                 overwrite = f"name another, or give {argument('overwrite')}"
-                return Outcome(task, InputError(f"{place}: exists, and {why}; {overwrite}").with_flags(), 0.0)
+                return Outcome(task, InputError(f"{place}: exists, and {why}; {overwrite}").with_flags())
         return self._run(task)
 
     def _run(self, task: Task) -> Outcome:
         state = State(task.asked(), self.attempt, self.folder.seal(task.output))
-        started = time.perf_counter()
+        started, error, withheld = time.perf_counter(), None, False
         try:
             self.folder.keep(task.output, state)
             self._realign(task)
-            error = None
         except Exception as caught:
-            error = _describe(caught)
-        if error is not None and self.folder.output(task.output).exists():
-            # Without locks another process may have been faster.
-            error = error if check_made(task, self.folder, self._shared) else None
+            error, withheld = _describe(caught), isinstance(caught, NotPassed)
+            if self._is_made_by_another(task):
+                error = None
         seconds = round(time.perf_counter() - started, 3)
-        self._keep(task, state._replace(error=error, seconds=seconds))
-        return Outcome(task, error, seconds)
+        self._keep(task, state._replace(error=error, withheld=withheld, seconds=seconds))
+        return Outcome(task, error, seconds, withheld)
+
+    def _is_made_by_another(self, task: Task) -> bool:
+        """Say whether another process has made the output meanwhile, where the file system has no locks."""
+        return self.folder.output(task.output).exists() and check_made(task, self.folder, self._shared) is None
 
     def _realign(self, task: Task) -> dict[str, Any]:
         assert task.settings is not None
@@ -129,7 +134,9 @@ class Fleet:
 
 
 def _describe(error: Exception) -> str:
-    """Return the line that says why a task failed; what is not the input's fault is shown whole, too."""
+    """Return the line that says why a task has no output; what is not the input's fault is shown whole, too."""
+    if isinstance(error, NotPassed):
+        return str(error)
     if isinstance(error, InputError):
         return error.with_flags()
     if isinstance(error, OSError):

@@ -14,7 +14,7 @@ from nlsr_jax.report.fleet import TITLE, render_fleet
 
 FORMAT = "nlsr_jax.fleet"
 VERSION = 1
-OUTCOMES = ("repaired", "unchanged", "failed")
+OUTCOMES = ("repaired", "unchanged", "withheld", "failed")
 
 
 def describe_jobs(outcomes: Sequence[Outcome], folder: FleetFolder) -> list[dict[str, Any]]:
@@ -25,10 +25,10 @@ def describe_jobs(outcomes: Sequence[Outcome], folder: FleetFolder) -> list[dict
       folder: of the fleet.
 
     Returns:
-      ``output``, ``finetuned``, ``outcome`` (``repaired``, ``unchanged`` or ``failed``), ``seconds``, ``error``,
-      ``warnings``, and what the record of the output says: ``modules``, ``modules_repaired``, ``entries``,
-      ``entries_changed``; of a refined share ``share`` and the shares of prompts that are refused, before and
-      after the repair and by the aligned model.
+      ``output``, ``finetuned``, ``outcome`` (one of ``OUTCOMES``; ``withheld`` is an output that did not pass its
+      check), ``seconds``, ``error``, ``warnings``, and what the record of the output says: ``modules``,
+      ``modules_repaired``, ``entries``, ``entries_changed``; ``check``, its outcome; of a refined share ``share``
+      and the shares of prompts that are refused, before and after the repair and by the aligned model.
     """
     return [_describe(one, folder.record(one.task.output)) for one in outcomes]
 
@@ -36,8 +36,8 @@ def describe_jobs(outcomes: Sequence[Outcome], folder: FleetFolder) -> list[dict
 def _describe(outcome: Outcome, record: Mapping[str, Any] | None) -> dict[str, Any]:
     row: dict[str, Any] = {"output": outcome.task.output, "finetuned": outcome.task.finetuned}
     if outcome.error is not None or record is None:
-        seconds = {"seconds": outcome.seconds, "error": outcome.error or "its output is gone"}
-        return {**row, "outcome": "failed", **seconds, "warnings": []}
+        why = {"seconds": outcome.seconds, "error": outcome.error or "its output is gone"}
+        return {**row, "outcome": "withheld" if outcome.withheld else "failed", **why, "warnings": []}
     summary = record["summary"]
     changed = summary["changed_entries"]
     row |= {"outcome": "repaired" if changed else "unchanged"}
@@ -45,6 +45,8 @@ def _describe(outcome: Outcome, record: Mapping[str, Any] | None) -> dict[str, A
     row |= {"warnings": list(record.get("warnings") or [])}
     row |= {"modules": summary["modules"], "modules_repaired": summary["repaired"]}
     row |= {"entries": summary["total_entries"], "entries_changed": changed}
+    if check := record.get("check"):
+        row["check"] = check["outcome"]
     return row | _refinement(record.get("refinement"))
 
 

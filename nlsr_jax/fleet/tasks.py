@@ -41,8 +41,13 @@ class Task(NamedTuple):
         for name in COMPUTING:
             del settings[name]
         options = {name: value for name, value in self.options.items() if name not in _COMPUTING_OPTIONS}
-        text = json.dumps([settings, options], sort_keys=True, default=repr)
+        text = json.dumps([settings, options], sort_keys=True, default=_described)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _described(value: Any) -> Any:
+    """Return what JSON cannot hold as it can: a check by what it asks for."""
+    return value.describe() if hasattr(value, "describe") else repr(value)
 
 
 def check_made(task: Task, folder: FleetFolder, shared: Shared) -> str | None:

@@ -1,5 +1,6 @@
 """The check of a realignment: both models asked over the base of the run, before the output is in its place."""
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Sequence
@@ -13,13 +14,14 @@ from nlsr_jax.gate.judging import choose_judge, judge_settings
 from nlsr_jax.gate.models import weight_files
 from nlsr_jax.gate.questions import Questions, open_questions
 from nlsr_jax.gate.record import make_record
-from nlsr_jax.gate.running import digest_questions
+from nlsr_jax.gate.running import INPUTS, digest_questions
 from nlsr_jax.gate.settings import CheckSettings, check_settings
 from nlsr_jax.gate.writing import markdown, write_check
 from nlsr_jax.pipeline.checking import Candidates, NotPassed
 from nlsr_jax.pipeline.evidence import base_files
 from nlsr_jax.pipeline.refining import own_prompts
 from nlsr_jax.pipeline.run import Run
+from nlsr_jax.pipeline.shared import stamp
 
 _IN_RECORD = ("outcome", "passed", *MEASURES, "bounds", "against", "judge")
 
@@ -53,10 +55,29 @@ class AttachedCheck:
         self._judge: tuple[str, Judge | None] = ("", None)
         self.record: dict[str, Any] = {}
 
+    def describe(self) -> dict[str, Any]:
+        """Return all that decides the check beside the models: settings, and digests of what is asked."""
+        digests = Digests()
+        try:
+            digest_questions(self._settings, digests)
+            found = digests.result()
+        finally:
+            digests.close()
+        return {
+            "settings": dataclasses.asdict(self._settings),
+            "only_if_passed": self._only_if_passed,
+            "read": found,
+        }
+
     def open(self, base: str, run: Run) -> None:
         """Read what is asked; see ``OutputCheck``."""
-        self._judge = choose_judge(self._settings, run.stages.say)
-        self._questions = open_questions(self._settings, base, run.stages.say, harmless=self._own)
+        settings, say = self._settings, run.stages.say
+        places = (base, *(getattr(settings, name) for name in INPUTS), *settings.data.values())
+        key = (repr(settings), bool(self._own), *map(stamp, places))
+        self._judge = run.shared.once("judge", key, lambda: choose_judge(settings, say))
+        self._questions = run.shared.once(
+            "requests", key, lambda: open_questions(settings, base, say, harmless=self._own)
+        )
 
     def run(self, folder: pathlib.Path, models: Candidates, run: Run) -> dict[str, Any]:
         """Ask both models, write the check and return what the record says of it; see ``OutputCheck``."""

@@ -11,6 +11,8 @@ from nlsr_jax.report.page import make_template
 from nlsr_jax.report.reading import mapping, number
 
 TITLE = "<title>Fleet: "
+_CLASSES = {"failed": "failed", "withheld": "failed", "repaired": "repaired", "unchanged": "left"}
+"""Outcomes in the order in which they are sorted, and their classes of style."""
 
 
 def render_fleet(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -22,13 +24,15 @@ def render_fleet(rows: Sequence[Mapping[str, Any]]) -> str:
     Returns:
       HTML with embedded style and script; it loads nothing.
     """
-    done = [row for row in rows if row["outcome"] != "failed"]
+    done = [row for row in rows if row["error"] is None]
     jobs = [_job(place, row) for place, row in enumerate(rows)]
     measured = [job for job in jobs if job["before"] is not None]
     return make_template("fleet.html").render(
         jobs=jobs,
         failed=[row for row in rows if row["outcome"] == "failed"],
-        counts={name: sum(row["outcome"] == name for row in rows) for name in ("repaired", "unchanged", "failed")},
+        counts={name: sum(row["outcome"] == name for row in rows) for name in _CLASSES},
+        classes=_CLASSES,
+        checks=[row["check"] for row in rows if "check" in row],
         changed=_middle([job["changed"] for job in jobs]),
         before=_middle([job["before"] for job in measured]),
         after=_middle([job["after"] for job in measured]),
@@ -50,6 +54,7 @@ def _job(place: int, row: Mapping[str, Any]) -> dict[str, Any]:
         "outcome": row["outcome"],
         "error": row["error"],
         "warnings": row["warnings"],
+        "check": row.get("check"),
         "changed": None if entries is None or changed is None else changed / entries,
         "repaired": row.get("modules_repaired"),
         "modules": row.get("modules"),
