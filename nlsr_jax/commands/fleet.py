@@ -48,6 +48,8 @@ _OF_ALL = ("output", "overwrite", "mesh")
 _OF_NONE = ("finetuned", "from_record", "distributed", "coordinator", "processes", "process")
 """Flags of ``realign`` that a fleet has not."""
 _OWN = ("workers", "ray", "share", "part")
+POSITIONAL = 1
+"""Arguments that are no flags: the file of jobs."""
 
 
 class _Share(flags.FloatParser):
@@ -218,4 +220,4 @@ def _beginning_at(tasks: "Sequence[Task]", number: int, count: int) -> "list[Tas
 
 
 if __name__ == "__main__":
-    command.run(main, positional=1)
+    command.run(main, POSITIONAL)

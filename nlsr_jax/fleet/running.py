@@ -82,17 +82,23 @@ class Fleet:
         """Run a task unless another process does; returns whether none does."""
         with self.folder.claims.claim(task.output, wait=wait) as held:
             if held:
-                found[task.output] = self._settle(task)
-                told(found[task.output])
+                known = self._known(task)
+                found[task.output] = known or self._settle(task)
+                if known is None:
+                    told(found[task.output])
         return held
+
+    def _known(self, task: Task) -> Outcome | None:
+        """Return what has become of a task in another process of this run of the fleet."""
+        state = self.folder.state(task.output)
+        if state is None or state.attempt != self.attempt or state.seconds is None:
+            return None
+        return Outcome(task, state.error, state.seconds, state.withheld)
 
     def _settle(self, task: Task) -> Outcome:
         """Return what has become of a task, after it was run where that is needed."""
         place = self.folder.output(task.output)
-        state = self.folder.state(task.output)
         recover(place)
-        if state is not None and state.attempt == self.attempt and state.seconds is not None:
-            return Outcome(task, state.error, state.seconds, state.withheld)
         if task.error is not None:
             return Outcome(task, task.error.with_flags())
         if place.exists():

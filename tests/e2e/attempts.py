@@ -19,7 +19,7 @@ def attempt(name: str, arguments: list[str]) -> str:
         flags.FLAGS.unparse_flags()
         sys.argv = [name, *arguments]
         try:
-            command.run(module.main)
+            command.run(module.main, getattr(module, "POSITIONAL", 0))
         except SystemExit as end:
             return str(end.code)
     return "no error"

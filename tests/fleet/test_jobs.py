@@ -60,5 +60,5 @@ def test_values_become_the_texts_of_flags():
         "false",
         "8-11,20",
     ]
-    with pytest.raises(InputError, match="row 1: layers is {'a': 1}; expected text, a number"):
+    with pytest.raises(InputError, match=r"row 1: layers is {'a': 1}; expected text, a number"):
         flag_text("layers", {"a": 1}, "row 1")
