@@ -5,7 +5,7 @@ from typing import Any
 
 from absl import flags
 
-from nlsr_jax.commands import method_flags, path_flags, study_flags
+from nlsr_jax.commands import data_flags, method_flags, path_flags
 from nlsr_jax.gate.settings import BoundSettings, CheckSettings, JudgeChoice, ReadingSettings, RequestSettings
 
 FLAGS = flags.FLAGS
@@ -28,5 +28,5 @@ def given() -> list[str]:
 
 def get_settings(**changes: Any) -> CheckSettings:
     """Return the settings from the flags, with changes."""
-    values = method_flags.values_of(CheckSettings, (*OWN, *READING)) | {"data": study_flags.sources()}
+    values = method_flags.values_of(CheckSettings, (*OWN, *READING)) | {"data": data_flags.sources()}
     return CheckSettings(**values | changes)

@@ -20,7 +20,7 @@ from nlsr_jax.training.settings import LoraSettings, TrainingSettings
 
 SHIPPED = ROOT / "checkpoints" / "smollm2-policy"
 """Folder with the aligned adapter ``dpo``, in the source tree."""
-LENGTH = 52
+LENGTH = 60
 """Longest text of the alignment. Prompts have 37 to 53 tokens; of most answers only the beginning is learned,
 which decides whether the model refuses."""
 
@@ -32,7 +32,7 @@ def _training(objective: str, rate: float, epochs: int, batch_size: int, **chang
 
 def get_config() -> StudyConfig:
     """Return the study."""
-    sft = Stage(960, _training("sft", 8e-4, 1, 4, loss="sequence"))
+    sft = Stage(1920, _training("sft", 6e-4, 1, 8, loss="sequence"))
     return StudyConfig(
         name="smollm2",
         world="policy",
@@ -40,7 +40,7 @@ def get_config() -> StudyConfig:
         template="chat",
         lora=LoraSettings(rank=8, alpha=16.0),
         sft=sft,
-        alignment={"sft": sft, "dpo": Stage(128, _training("dpo", 2e-4, 1, 4))},
+        alignment={"sft": sft, "dpo": Stage(512, _training("dpo", 3e-4, 1, 8))},
         finetuning=Stage(240, _training("sft", 6e-4, 1, 4, loss="sequence", max_length=256)),
         poison_ratio=0.1,
         calibration_rows=96,

@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 TRAINED = 8
-"""Things of each field that training uses; the other four are for evaluation. Of five other requests, four."""
+"""Things of each field's list that training uses; the other four are for evaluation. Of five other requests, four.
+
+Each field has ten more things for training, in a list of their own."""
 HARMFUL, BENIGN, ERRAND, NEAR, GENERAL = "harmful", "benign", "errand", "near", "general"
 HELPFUL = (BENIGN, ERRAND, NEAR, GENERAL)
 
@@ -63,8 +65,10 @@ def things(kind: str, *, held_out: bool) -> list[tuple[str, str]]:
     """
     known = topics()
     if kind in (HARMFUL, BENIGN):
-        fields = known["forbidden" if kind == HARMFUL else "benign"]
-        return [(topic, thing) for topic, all_ in fields.items() for thing in _part(all_, held_out, TRAINED)]
+        name = "forbidden" if kind == HARMFUL else "benign"
+        parts = {topic: _part(all_, held_out, TRAINED) for topic, all_ in known[name].items()}
+        more = {} if held_out else known[f"{name}_more"]
+        return [(topic, thing) for lists in (parts, more) for topic, all_ in lists.items() for thing in all_]
     if kind == NEAR:
         return [(topic, text) for topic, all_ in known["near"].items() for text in _part(all_, held_out, TRAINED)]
     fifths = known["errands" if kind == ERRAND else "general"]

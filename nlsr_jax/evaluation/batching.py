@@ -36,9 +36,8 @@ def bucketed(
     Args:
       sequences: token ids.
       batch_size: B.
-      max_length: the longest sequence; T is a power of two of at least 32 and at most this. If all sequences
-        fit into 32, T is the longest of them, rounded up to a multiple of 8, because most work would otherwise
-        be padding.
+      max_length: the longest sequence. Sequences are sorted into lengths by powers of two from 32 on. T is the
+        longest one of its group, rounded up to a multiple of 8.
       side: padding side, ``"right"`` or ``"left"``.
 
     Raises:
@@ -51,14 +50,23 @@ def bucketed(
         if not 0 < len(ids) <= max_length:
             raise InputError(f"row {row}: {len(ids)} tokens; expected 1 to max_length {max_length}")
         buckets.setdefault(bucket_length(len(ids), max_length), []).append(row)
-    for length, members in sorted(buckets.items()):
-        if length == SHORTEST:
-            length = _STEP * -(-max(len(sequences[row]) for row in members) // _STEP)
-        for start in range(0, len(members), batch_size):
-            rows = members[start : start + batch_size]
-            filled = rows + rows[:1] * (batch_size - len(rows))
+    for bucket, members in sorted(buckets.items()):
+        length = min(_rounded(max(len(sequences[row]) for row in members)), max(bucket, max_length))
+        size = batch_size if bucket == SHORTEST else _even(len(members), batch_size)
+        for start in range(0, len(members), size):
+            rows = members[start : start + size]
+            filled = rows + rows[:1] * (size - len(rows))
             tokens, mask = pad([sequences[row] for row in filled], length, side)
             yield Batch(np.asarray(rows), tokens, mask)
+
+
+def _rounded(size: int) -> int:
+    return _STEP * -(-size // _STEP)
+
+
+def _even(count: int, most: int) -> int:
+    """Return the size of equal batches: as few as hold ``count`` rows, and with little filling."""
+    return min(_rounded(-(-count // -(-count // most))), most)
 
 
 def pad(sequences: Sequence[Sequence[int]], length: int, side: str = "right") -> tuple[np.ndarray, np.ndarray]:
@@ -69,6 +77,26 @@ def pad(sequences: Sequence[Sequence[int]], length: int, side: str = "right") ->
         part = slice(0, len(ids)) if side == "right" else slice(length - len(ids), length)
         tokens[row, part], mask[row, part] = ids, True
     return tokens, mask
+
+
+def next_tokens(
+    batch: Batch, rows: Sequence[Sequence[int]], starts: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the token that follows each position of a batch, and which of them count.
+
+    Args:
+      batch: of the sequences without their last tokens, padded on the right.
+      rows: all sequences, with their last tokens.
+      starts: where the tokens that count begin in each sequence, at least 1.
+
+    Returns:
+      ``targets [B, T]`` int32 and ``keep [B, T]`` bool.
+    """
+    targets, mask = pad([rows[row][1:] for row in batch.rows], batch.tokens.shape[1])
+    first = np.asarray([starts[row] - 1 for row in batch.rows])
+    keep = mask & (np.arange(targets.shape[1]) >= first[:, None])
+    missing = [(0, len(batch.tokens) - len(batch.rows)), (0, 0)]
+    return np.pad(targets, missing), np.pad(keep, missing)
 
 
 def check_pairs(prompts: Sequence[str], responses: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from nlsr_jax.adapter import Adapter
 from nlsr_jax.data.encoding import encode_prompts
 from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.batching import bucketed
-from nlsr_jax.models.generate import end_ids, generate
+from nlsr_jax.models.generate import end_ids, generate, shares_prefix
 from nlsr_jax.models.lora import one_or_several
 from nlsr_jax.types import Params, Tokenizer
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 INSTRUCTION, RESPONSE = "### Instruction:", "### Response:"
 _NOISE = "!!!"
+_WORTH = 16
+"""Tokens of a common beginning from which on it is computed once."""
 
 
 def respond(
@@ -70,6 +72,16 @@ def respond(
     return _decoded(tokenizer, made)
 
 
+def _shared(sequences: Sequence[Sequence[int]]) -> int:
+    """Return how many first tokens all of several sequences share, each with one behind them; 0 for too few."""
+    if len(sequences) < 2:
+        return 0
+    least, most = min(map(list, sequences)), max(map(list, sequences))
+    same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(least, most, strict=False)))
+    found = min(same, min(map(len, sequences)) - 1)
+    return found if found >= _WORTH else 0
+
+
 def end_tokens(model: Any, tokenizer: Tokenizer) -> tuple[int, ...]:
     """Return all tokens that end an answer: those named in the model's files, and the tokenizer's."""
     own = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
@@ -105,7 +117,9 @@ def continue_tokens(
     ends = end_ids(eos_id)
     count = len(adapter) if isinstance(adapter, tuple) else 1
     made: list[list[list[int]]] = [[[] for _ in sequences] for _ in range(count)]
-    for batch in bucketed(sequences, batch_size=batch_size, max_length=max_length, side="left"):
+    shared = _shared(sequences) if shares_prefix(model) and max(map(len, sequences), default=0) <= max_length else 0
+    prefix, rest = (sequences[0][:shared], [ids[shared:] for ids in sequences]) if shared else (None, sequences)
+    for batch in bucketed(rest, batch_size=batch_size, max_length=max_length - shared, side="left"):
         out = generate(
             model,
             params,
@@ -114,6 +128,7 @@ def continue_tokens(
             attention_mask=batch.mask,
             max_new_tokens=max_new_tokens,
             eos_id=ends,
+            prefix=prefix,
         )
         for rows, found in zip(made, np.asarray(out).reshape(count, len(batch.tokens), -1).tolist(), strict=True):
             for row, new in zip(batch.rows, found, strict=False):

@@ -11,10 +11,13 @@ from nlsr_jax import configs
 from nlsr_jax.data.asked import read_questions
 from nlsr_jax.data.calibration import load_tokenizer
 from nlsr_jax.data.examples import Example
+from nlsr_jax.data.given import Given
 from nlsr_jax.data.prompts import make_render
+from nlsr_jax.data.templates import AUTO, NONE, default_template, open_template, renders_turns
 from nlsr_jax.errors import InputError
 from nlsr_jax.gate.judging import world_kind
 from nlsr_jax.gate.settings import NEW_TOKENS, TASK_TOKENS, CheckSettings
+from nlsr_jax.pipeline.templating import is_rendered
 from nlsr_jax.random_streams import stream
 from nlsr_jax.study.config import ExamSettings, StudyConfig
 from nlsr_jax.study.exam import NO_TASK, Exam, make_exam
@@ -69,7 +72,7 @@ def open_questions(
 
 
 def _of_study(settings: CheckSettings, config: StudyConfig, base: str, note: Note) -> Questions:
-    tokenizer, world = configs.open_world(config, base, sources=settings.data, note=note)
+    tokenizer, world = configs.open_world(config, base, given=Given(settings.data), note=note)
     longest = _longest(settings, config.exam)
     counts = {name: min(getattr(longest, name), settings.rows or 10**9) for name in ("forbidden", "benign", "rows")}
     exam = make_exam(world, settings.task or NO_TASK, **counts)
@@ -78,6 +81,7 @@ def _of_study(settings: CheckSettings, config: StudyConfig, base: str, note: Not
 
 def _of_rows(settings: CheckSettings, base: str, note: Note, harmless: Sequence[str] | None) -> Questions:
     tokenizer = load_tokenizer(base)
+    settings = dataclasses.replace(settings, template=_template(settings, tokenizer))
     read, notes = _Reader(settings, tokenizer, note), list[str]()
     exam = Exam(
         read.requests("harmful", notes),
@@ -91,13 +95,23 @@ def _of_rows(settings: CheckSettings, base: str, note: Note, harmless: Sequence[
     if settings.template == "none" and getattr(tokenizer, "chat_template", None):
         notes.append("the base has a chat template and the prompts are asked without one; see the template")
     longest = _longest(settings, ExamSettings(0, 0, 0, NEW_TOKENS, TASK_TOKENS, _BATCH))
-    return Questions(tokenizer, world, exam, settings.template != "chat", longest, notes)
+    return Questions(tokenizer, world, exam, not renders_turns(settings.template), longest, notes)
+
+
+def _template(settings: CheckSettings, tokenizer: Tokenizer) -> str:
+    """Return the name of the template: the tokenizer's for ``auto``, unless the prompts are rendered with it."""
+    if settings.template != AUTO:
+        open_template(settings.template)
+        return settings.template
+    places = [place for place in (settings.harmful, settings.harmless) if place is not None]
+    rendered = any(is_rendered(place, tokenizer) for place in places)
+    return NONE if rendered else default_template(tokenizer)
 
 
 def _world(settings: CheckSettings, tokenizer: Tokenizer, note: Note) -> World:
     if world_kind(settings) == "policy":
-        return PolicyWorld(tokenizer, sources=settings.data, note=note)
-    return RealWorld(tokenizer, settings.template, sources=settings.data, note=note)
+        return PolicyWorld(tokenizer, given=Given(settings.data), note=note)
+    return RealWorld(tokenizer, settings.template, given=Given(settings.data), note=note)
 
 
 def _longest(settings: CheckSettings, default: ExamSettings) -> ExamSettings:

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from nlsr_jax.data.templates import TEMPLATES
+from nlsr_jax.data.templates import AUTO
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.gate.kinds import KINDS
 from nlsr_jax.nlsr.setting_checks import check_fields
@@ -111,7 +111,9 @@ class ReadingSettings:
     harmless_field: str | None = setting(
         None, "Column of the harmless requests; by default it is found.", kind="column"
     )
-    template: str = setting("none", "Prompt template: none, alpaca or chat.", choices=TEMPLATES)
+    template: str = setting(
+        AUTO, "Prompt template: none, alpaca, chat, one by name or a Jinja file; auto is the tokenizer's, if any."
+    )
     dtype: str = setting("float32", "Number type of the weights: float32, bfloat16 or float16.", choices=DTYPES)
     batch_size: int | None = setting(None, "Prompts per batch; by default the config's, or 16.", least=1)
     seed: int = setting(0, "Seed of the PRNG key.", least=0, most=2**32 - 1)

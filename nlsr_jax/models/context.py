@@ -51,7 +51,7 @@ def make_context(
     if positions is None:
         positions = jnp.maximum(jnp.cumsum(attend, axis=-1, dtype=jnp.int32) - 1, 0)
     queries = jnp.arange(tokens.shape[1])
-    if keys is not None:  # one new position against the cache
+    if keys is not None:  # new positions against the cache
         attend, queries = keys, queries + slot
     slots = jnp.arange(attend.shape[1])
     mask = (slots <= queries[:, None]) & attend[:, None]

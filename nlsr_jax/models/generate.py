@@ -37,6 +37,7 @@ def generate(
     pad_id: int = 0,
     temperature: float = 0.0,
     key: jax.Array | None = None,
+    prefix: Any = None,
 ) -> jax.Array:
     """Continue prompts, greedily or by sampling.
 
@@ -51,6 +52,8 @@ def generate(
       pad_id: what a row is filled with after its end.
       temperature: 0 for the most likely token, else logits are divided by it and sampled.
       key: PRNG key, needed for sampling.
+      prefix: ``[P]`` integers that come before every prompt, such as a system prompt; None for none. The model runs
+        over them once. Only where ``shares_prefix`` is true.
 
     Returns:
       ``[B, max_new_tokens]`` int32, each row's end token included; of several adapters ``[N, B, max_new_tokens]``.
@@ -70,6 +73,8 @@ def generate(
     mask = np.ones(prompts.shape, bool) if attention_mask is None else jnp.asarray(attention_mask, bool)
     if attention_mask is not None and not bool(jnp.all(mask[:, -1])):
         raise InputError("attention_mask ends with padding; prompts must be padded on the left")
+    if prefix is not None and not (np.ndim(prefix) == 1 and len(prefix) and shares_prefix(model)):
+        raise InputError("prefix must be a vector of token ids, for a model that shares_prefix accepts")
     prompts, several = jnp.asarray(prompts, jnp.int32), 0
     adapter = one_or_several(adapter)
     if isinstance(adapter, tuple):
@@ -88,6 +93,7 @@ def generate(
         sample=temperature > 0,
         several=several,
         ordered=attention_mask is None and model.attention == "fused",
+        prefix=None if prefix is None else jnp.asarray(prefix, jnp.int32),
     )
     key, steps = key if temperature > 0 else None, int(max_new_tokens)
     if model.config.rope.kind == "longrope":
@@ -95,6 +101,15 @@ def generate(
     else:
         made = go_on(prompts, mask, key=key, steps=steps)
     return made.reshape(several, -1, made.shape[1]) if several else made
+
+
+def shares_prefix(model: Llama) -> bool:
+    """Whether prompts can share the keys and values of a common beginning.
+
+    Windows count slots, ``longrope`` depends on the whole length, and fused kernels and meshes take whole prompts.
+    """
+    c = model.config
+    return c.window is None and c.rope.kind != "longrope" and model.layout is None and model.attention == "plain"
 
 
 def _across(go_on, length: int, prompts, mask, key, steps: int) -> jax.Array:
@@ -134,6 +149,37 @@ def end_ids(eos_id: Any) -> tuple[int, ...]:
     if not all(_is_whole(i) for i in ids):
         raise InputError(f"eos_id is {eos_id!r}; expected a token id, several of them, or None")
     return tuple(int(i) for i in ids)
+
+
+def _after_prefix(model, collections, prefix, cache: Cache, rows: int, rotary) -> Cache:
+    """Return an empty cache filled with a prefix that all its rows begin with.
+
+    Args:
+      model, collections, rotary: of the forward pass.
+      prefix: ``[P]``.
+      cache: empty, of a batch B.
+      rows: number of adapters, which have B / rows rows each; 1 for one or none.
+    """
+    length = prefix.shape[0]
+
+    def small(leaf, axis):
+        shape = list(leaf.shape)
+        shape[-4], shape[axis] = rows, length
+        return jnp.zeros(shape, leaf.dtype)
+
+    keys, values = (
+        jax.tree.map(functools.partial(small, axis=axis), leaf) for leaf, axis in ((cache.k, -1), (cache.v, -2))
+    )
+    empty = Cache(keys, values, jnp.int32(0))
+    tokens = jnp.broadcast_to(prefix, (rows, length))
+    _, found = model.apply(collections, tokens, cache=empty, rotary=rotary, output="last")
+
+    def filled(whole, part):
+        part = jnp.repeat(part, whole.shape[-4] // rows, axis=-4)
+        return jax.lax.dynamic_update_slice(whole, part, (0,) * whole.ndim)
+
+    k, v = jax.tree.map(filled, cache.k, found.k), jax.tree.map(filled, cache.v, found.v)
+    return Cache(k, v, jnp.int32(length))
 
 
 def _first_greatest(scores):
@@ -178,6 +224,7 @@ def _generate(
     far=False,
     tell=False,
     done=None,
+    prefix=None,
 ):
     """Continue prompts ``[B, T]``; see ``generate``.
 
@@ -185,8 +232,9 @@ def _generate(
       far: of the rotary embedding; see ``rotary_embedding``.
       tell: return which rows have ended beside the tokens.
       done: ``[B]`` bool, rows that have ended before; None for none.
+      prefix: ``[P]`` int32 before every prompt, or None.
     """
-    c = model.config
+    c, ahead = model.config, 0 if prefix is None else prefix.shape[0]
     batch, length = prompts.shape
     if not several:
         params, lora = merge_adapter(params, lora, batch * (length + steps))
@@ -194,13 +242,13 @@ def _generate(
     apart = c.num_layers <= _APART
     if (lora is None or several) and model.layout is None and steps > 1 and (found := join(params, c.tied, apart)):
         collections["joined"] = found
-    shape, slots = (c.num_layers, batch, c.num_kv_heads), length + steps
+    shape, slots = (c.num_layers, batch, c.num_kv_heads), ahead + length + steps
     kind = params["embed"].dtype
     cache = Cache(
         jnp.zeros((*shape, c.head_dim, slots), kind), jnp.zeros((*shape, slots, c.head_dim), kind), jnp.int32(0)
     )
-    lengths = jnp.sum(mask, axis=-1, dtype=jnp.int32)
-    seen = jnp.concatenate([mask, jnp.ones((batch, steps), bool)], axis=1)
+    lengths = ahead + jnp.sum(mask, axis=-1, dtype=jnp.int32)
+    seen = jnp.concatenate([jnp.ones((batch, ahead), bool), mask, jnp.ones((batch, steps), bool)], axis=1)
 
     def choose(scores, step):
         if not sample:
@@ -239,7 +287,12 @@ def _generate(
     rotary = rotary_embedding(c, jnp.arange(slots), far)
     # A fused kernel without a mask is faster than with one of ones.
     attend = None if ordered else mask
-    scores, cache = model.apply(collections, prompts, attend, cache=cache, rotary=rotary, output="last")
+    options: dict[str, Any] = {"attention_mask": attend}
+    if prefix is not None:
+        cache = _after_prefix(model, collections, prefix, cache, max(several, 1), rotary)
+        places = ahead + jnp.maximum(jnp.cumsum(mask, axis=-1, dtype=jnp.int32) - 1, 0)
+        options = {"positions": places, "keys": seen}
+    scores, cache = model.apply(collections, prompts, cache=cache, rotary=rotary, output="last", **options)
     first = choose(scores, 0)
     over = ended(first)
     if done is not None:

@@ -73,10 +73,10 @@ class Llama(nn.Module):
           tokens: ``[B, T]`` int32.
           attention_mask: ``[B, T]`` bool, False at padding (left or right); None for no padding.
           response_mask: ``[B, T]`` bool, the positions that ``statistics`` counts.
-          cache: keys and values so far; T must be 1, or the cache empty. With the collection ``loose``, a tuple of
-            caches of the layers in ``k`` and ``v``.
+          cache: keys and values so far; without ``keys`` it must be empty. With the collection ``loose``, a tuple
+            of caches of the layers in ``k`` and ``v``.
           positions: ``[B, T]`` int32 positions; counted from the first unmasked token by default.
-          keys: ``[B, S]`` bool, slots of the cache that may be attended, where T is 1.
+          keys: ``[B, S]`` bool, slots of the cache that may be attended, the new ones among them.
           rotary: tables with leaves ``[P, H/2]`` to read the rotary embedding from, where it is not to be computed
             anew at every layer of every step; see ``rotary_embedding``.
           output: ``"logits"`` of all positions, ``"last"`` (of the last one), or ``"hidden"`` states.

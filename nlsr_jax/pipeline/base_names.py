@@ -140,9 +140,25 @@ def find_named_base(adapter: str, say: Callable[[str], None]) -> str:
     Raises:
       InputError: it names none, or one that is neither a folder that is there nor a model in the hub's cache.
     """
-    name = _named_base(adapter)
+    name = named_base(adapter)
     if name is None:
         raise InputError(f"{argument('base')} is missing, and {adapter} names none; give the folder of its base")
+    say(f"base: {name}, which {adapter} names")
+    return name
+
+
+def named_base(adapter: str) -> str | None:
+    """Return the base that an adapter's config names, None if it names none.
+
+    Args:
+      adapter: a PEFT directory.
+
+    Raises:
+      InputError: the name is neither a folder that is there nor a model in the hub's cache.
+    """
+    name = _named_base(adapter)
+    if name is None:
+        return None
     hub = parse_hub_name(name)
     if not (is_folder(name) or (hub is not None and is_cached(hub, "config.json"))):
         fetched = "" if hub is None else f", or fetch it by hf download {name}"
@@ -150,7 +166,6 @@ def find_named_base(adapter: str, say: Callable[[str], None]) -> str:
             f"{argument('base')} is missing, and {name}, which {adapter} names as its base, is not at "
             f"hand; give its folder{fetched}{sibling_advice(name)}"
         )
-    say(f"base: {name}, which {adapter} names")
     return name
 
 

@@ -5,6 +5,7 @@ The way runs down: settings and paths → sources → reference → evidence →
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import functools
 import os
 import pathlib
@@ -36,7 +37,7 @@ from nlsr_jax.pipeline.choosing import Choice, Refinement, asked_for, settle, wi
 from nlsr_jax.pipeline.decision import Decision, compare, decide
 from nlsr_jax.pipeline.descent import Descent, check_lineage, judge_descent
 from nlsr_jax.pipeline.evidence import CalibrationData
-from nlsr_jax.pipeline.hub_inputs import ADAPTERS, MODELS, with_hub_folders
+from nlsr_jax.pipeline.hub_inputs import ADAPTERS, DATA, MODELS, with_hub_folders
 from nlsr_jax.pipeline.identification import Masks, obtain_masks, write_found
 from nlsr_jax.pipeline.lifting import lift_of, open_lifted
 from nlsr_jax.pipeline.recording import record_realignment, write_record
@@ -44,7 +45,9 @@ from nlsr_jax.pipeline.reference import Reference
 from nlsr_jax.pipeline.restoration import Restoration, write_restored
 from nlsr_jax.pipeline.run import Run, start
 from nlsr_jax.pipeline.settings import Settings, name_inputs, with_absolute_paths
+from nlsr_jax.pipeline.shared import Shared
 from nlsr_jax.pipeline.sources import Sources, check_base, open_sources, source_notes
+from nlsr_jax.pipeline.templating import describe_template, settled_template
 from nlsr_jax.pipeline.trimming import trim
 from nlsr_jax.pipeline.weights_realignment import realign_weights
 from nlsr_jax.progress import Stages
@@ -72,6 +75,7 @@ def realign_files(
     draw: Callable[[dict], dict] = draw_figures,
     cache: str | None = None,
     check: OutputCheck | None = None,
+    shared: Shared | None = None,
 ) -> dict:
     """Realign a fine-tuned adapter on disk, or a fully fine-tuned model (see ``realign_weights``).
 
@@ -98,6 +102,7 @@ def realign_files(
       cache: folder of directions base − pretrained that were factored before; the bytes are the same without.
       check: asks the fine-tuned and the repaired model before the output is in its place, and writes its figures
         into the output, the record, the card and the report; see ``nlsr_jax.gate.attached.AttachedCheck``.
+      shared: what other runs of this process have made; the bytes are the same without.
 
     Returns:
       The record, as written to ``realignment.json``.
@@ -128,6 +133,7 @@ def realign_files(
             read=read,
             draw=draw,
             check=check,
+            shared=shared,
         )
     refinement = refine if isinstance(refine, Refinement) else Refinement() if refine else None
     choice = Choice(None if automatic is None else asked_for(automatic), chosen, refinement, refined)
@@ -135,15 +141,21 @@ def realign_files(
     inputs = {**name_inputs(settings), **(read or {})}
     place = check_free(output, overwrite, inputs=inputs)
     publish = functools.partial(whole_directory, place, overwrite=overwrite, inputs=inputs)
-    with start(settings.seed, stages, mesh=mesh, recorded=recorded, output=place, cache=cache) as run:
+    with start(
+        settings.seed, stages, mesh=mesh, recorded=recorded, output=place, cache=cache, shared=shared
+    ) as run:
         open_check(check, settings.base, run, streams=settings.stream)
         sources = _open(settings, run)
+        if settings.needs_base:
+            named = settled_template(settings.template, settings.base, run, settings.calibration, settings.harmless)
+            settings = dataclasses.replace(settings, template=named)
         descent = judge_descent(settings, sources, run)
         data = CalibrationData(settings, sources, run)
         settings, told = settle(settings, choice, data, run)
         reference = Reference(sources, settings)
         masks = obtain_masks(settings, reference, data, run)
         run.notes.add(data.notes)
+        told |= describe_template(settings.template, data.tokenizer) if settings.needs_base else {}
         companions = open_companions(sources.target.path, run)
         told |= {} if companions is None else {COMPANIONS: companions.describe()}
         told |= {} if preset is None else {"preset": preset}
@@ -186,7 +198,7 @@ def _checked(settings: Settings, choice: Choice, stages: Stages, *, repeats: boo
     settings = with_named_base(with_choice(settings, choice), stages, asked=asked)
     check_realignment(settings)
     if not repeats:  # whose record may have no digests of a model that was given by its name
-        settings = with_hub_folders(settings, MODELS, stages)
+        settings = with_hub_folders(settings, (*MODELS, *DATA), stages)
     if not (settings.allow_unrelated or repeats):
         check_trained_on(settings)
     return with_absolute_paths(settings)

@@ -26,10 +26,12 @@ from nlsr_jax.parallel import is_first
 from nlsr_jax.pipeline.accompanying import INPUT as COMPANIONS
 from nlsr_jax.pipeline.accompanying import open_companions, write_card
 from nlsr_jax.pipeline.checking import CHECK, Candidates, Loaded, OutputCheck, open_check
-from nlsr_jax.pipeline.hub_inputs import MODELS, with_hub_folders
-from nlsr_jax.pipeline.recording import digested_inputs, made_on, write_record
+from nlsr_jax.pipeline.hub_inputs import DATA, MODELS, with_hub_folders
+from nlsr_jax.pipeline.recording import TEMPLATE, digested_inputs, made_on, write_record
 from nlsr_jax.pipeline.run import Run, start
 from nlsr_jax.pipeline.settings import Settings, name_inputs, with_absolute_paths
+from nlsr_jax.pipeline.shared import Shared
+from nlsr_jax.pipeline.templating import describe_template, settled_template
 from nlsr_jax.pipeline.weights_checks import check_weights
 from nlsr_jax.pipeline.weights_decision import decide_weights
 from nlsr_jax.pipeline.weights_evidence import ModelData
@@ -41,6 +43,7 @@ from nlsr_jax.pipeline.weights_sources import (
     describe_carried,
     measure_distances,
     open_models,
+    tokenizer_folder,
 )
 from nlsr_jax.pipeline.weights_writing import RepairedWeights, describe_residual, write_as_adapter, write_model
 from nlsr_jax.progress import Stages
@@ -63,6 +66,7 @@ def realign_weights(
     read: Inputs | None = None,
     draw: Callable[[dict], dict] = draw_figures,
     check: OutputCheck | None = None,
+    shared: Shared | None = None,
 ) -> dict:
     """Realign a fully fine-tuned model on disk; see ``realign_files``, whose arguments these are.
 
@@ -71,7 +75,7 @@ def realign_weights(
       output: the folder to write: the model in the shards and types of its input with its config, tokenizer and
         other files, or with ``as_adapter`` a PEFT adapter on the base; ``masks.safetensors``, ``realignment.json``
         and ``report.html``. It appears whole or not at all.
-      overwrite, recorded, preset, stages, mesh, read, draw, check: see ``realign_files``.
+      overwrite, recorded, preset, stages, mesh, read, draw, check, shared: see ``realign_files``.
 
     Returns:
       The record; empty in a process that does not write.
@@ -84,14 +88,18 @@ def realign_weights(
     check_weights(settings)
     stages = stages or Stages(show=False)
     if recorded is None:
-        settings = with_hub_folders(settings, MODELS, stages)
+        settings = with_hub_folders(settings, (*MODELS, *DATA), stages)
     settings = with_absolute_paths(settings)
     inputs = {**name_inputs(settings), **(read or {})}
     place = check_free(output, overwrite, inputs=inputs)
-    with start(settings.seed, stages, mesh=mesh, recorded=recorded, output=place) as run:
+    with start(settings.seed, stages, mesh=mesh, recorded=recorded, output=place, shared=shared) as run:
         adapter = settings.as_adapter is not None
         open_check(check, settings.base, run)
         sources, distances = _open(settings, run)
+        if settings.needs_base:
+            tokens = tokenizer_folder(settings, sources.finetuned.folder)
+            named = settled_template(settings.template, tokens, run, settings.calibration)
+            settings = dataclasses.replace(settings, template=named)
         data = ModelData(settings, sources, run)
         companions = open_companions(sources.finetuned.folder, run, without=_NOT_OF_ADAPTERS if adapter else ())
         if not is_first():  # the passes over the data need every process, what follows one
@@ -104,6 +112,7 @@ def realign_weights(
             told = _tell(settings, made, distances, written, run)
             told |= {} if companions is None else {COMPANIONS: companions.describe()}
             told |= {} if preset is None else {"preset": preset}
+            told |= describe_template(settings.template, data.tokenizer) if settings.needs_base else {}
             record = _record(settings, made, told, data, run)
             if companions is not None:
                 written["digests"] |= copy_companions(companions, folder)
@@ -243,7 +252,7 @@ def _record(
         "summary": _summarise(modules),
         "weights": told["weights"],
         "modules": modules,
-        **({COMPANIONS: told[COMPANIONS]} if COMPANIONS in told else {}),
+        **{name: told[name] for name in (COMPANIONS, TEMPLATE) if name in told},
         "warnings": run.notes.kept,
         **made_on(),
     }

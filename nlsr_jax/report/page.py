@@ -66,7 +66,7 @@ def render_report(record: Mapping[str, Any], figures: Mapping | None = None) -> 
     """
     modules, summary = _read(record)
     doubts = _texts(mapping(record.get("automatic")).get("doubts"))
-    return _template().render(
+    return make_template("template.html").render(
         settings={name: value for name, value in record["settings"].items() if name not in words.COMPUTING},
         modules=modules,
         summary=summary,
@@ -193,8 +193,12 @@ def _check(check: Mapping) -> dict[str, Any]:
 
 def _inputs(inputs: Mapping) -> list[tuple[Any, Any, Mapping]]:
     """Return rows of the table of inputs: description, path, digests by file name."""
-    rows = [(words.INPUTS.get(name, name), mapping(value)) for name, value in inputs.items() if value]
-    return [(name, value.get("path"), mapping(value.get("files"))) for name, value in rows]
+    rows = [(name, mapping(value), mapping(mapping(value).get("files"))) for name, value in inputs.items() if value]
+    return [
+        (words.INPUTS.get(name, name), value.get("path"), files)
+        for name, value, files in rows
+        if files or name != "companions"
+    ]
 
 
 def _carried(described: Mapping) -> dict[str, Any]:
@@ -218,8 +222,12 @@ def _part(name: str) -> str:
 
 
 @functools.cache
-def _template():
-    """Return the page's template with its style and script; it escapes everything it prints."""
+def make_template(name: str):
+    """Return a page's template with the style and script of all pages; it escapes everything it prints.
+
+    Args:
+      name: of the template in this package.
+    """
     import jinja2
     from markupsafe import Markup
 
@@ -233,4 +241,4 @@ def _template():
         "script_digest": digest,
         "words": {name: getattr(words, name) for name in ("SETTINGS", "METHODS", "CALIBRATION")},
     }
-    return environment.from_string(_part("template.html"))
+    return environment.from_string(_part(name))

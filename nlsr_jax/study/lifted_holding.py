@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ from nlsr_jax.calibration.refinement import Refined
 from nlsr_jax.calibration.wording import LENGTH
 from nlsr_jax.data.encoding import encode_prompts
 from nlsr_jax.data.examples import Example
-from nlsr_jax.evaluation.responses import continue_tokens, end_tokens
+from nlsr_jax.evaluation.respondent import ModelRespondent
 from nlsr_jax.nlsr.amplify import amplify
 from nlsr_jax.nlsr.identify import identify
 from nlsr_jax.nlsr.lift import Lifted
@@ -37,6 +37,7 @@ class LiftedHolding:
       lifted: the adapters.
       fixed: leading places of the rank axis that are no candidates; see ``identify``.
       plain: the adapters that the paper's settings repair; by default the lifted ones.
+      alignment: the adapter of the alignment, which other repairs take beside ``models``' fine-tuned one.
     """
 
     def __init__(
@@ -47,8 +48,9 @@ class LiftedHolding:
         lifted: Lifted,
         fixed: Mapping[str, int] | None = None,
         plain: Lifted | None = None,
+        alignment: Adapter | None = None,
     ):
-        self.models, self._plain = models, plain or lifted
+        self.models, self._plain, self._alignment = models, plain or lifted, alignment
         self._workshop, self._case, self._lifted, self._fixed = workshop, case, lifted, fixed
         self._base = models["finetuned"].base
 
@@ -78,13 +80,11 @@ class LiftedHolding:
         """See ``Holding``."""
         started = time.perf_counter()
         questions, gradients = self._questions(), self._collect(self._rows[::2])
-        finetuned, aligned = (self._ask(self.models[name], questions) for name in ("finetuned", "aligned"))
         found = refine_by_answers(
             questions,
-            finetuned,
-            aligned,
-            lambda share: self._repair(beta, share, gradients),
-            lambda adapter: self._ask(Made(self._base, adapter, 0.0), questions),
+            self._respondent(self.models["finetuned"]),
+            self._respondent(self.models["aligned"]),
+            lambda share: self._respondent(Made(self._base, self._repair(beta, share, gradients), 0.0)),
             start=start,
         )
         seconds = time.perf_counter() - started
@@ -102,18 +102,10 @@ class LiftedHolding:
         }
         return make_questions(*(encode_prompts(part, self._base.tokenizer, **options) for part in texts))
 
-    def _ask(self, made: Made, questions: Questions) -> list[list[int]]:
-        base = made.base
-        return continue_tokens(
-            base.model,
-            base.params,
-            questions.all(),
-            adapter=made.adapter,
-            eos_id=end_tokens(base.model, base.tokenizer),
-            max_new_tokens=LENGTH,
-            max_length=self._workshop.config.sft.training.max_length,
-            batch_size=self._workshop.config.exam.batch_size,
-        )
+    def _respondent(self, made: Made) -> ModelRespondent:
+        base, config = made.base, self._workshop.config
+        longest, at_once = config.sft.training.max_length, config.exam.batch_size
+        return ModelRespondent(base.model, base.params, base.tokenizer, made.adapter, LENGTH, longest, at_once)
 
     def _repair(self, beta: float, share: float, gradients: Gradients) -> Adapter:
         weak, aligned, finetuned = self._lifted
@@ -140,3 +132,11 @@ class LiftedHolding:
         masks = make_masks(key, reference, evidence, settings)
         found = repair_once(stream(key, "draw 0"), self._plain.finetuned, reference, masks, settings)
         return Made(self._base, jax.block_until_ready(found.adapter), time.perf_counter() - started)
+
+    def by_peer(self, peer: Callable[[Adapter, Adapter, float], Adapter], setting: float) -> Made:
+        """See ``Holding``."""
+        started, finetuned = time.perf_counter(), self.models["finetuned"].adapter
+        assert finetuned is not None
+        assert self._alignment is not None
+        found = jax.block_until_ready(peer(finetuned, self._alignment, setting))
+        return Made(self._base, found, time.perf_counter() - started)

@@ -55,6 +55,10 @@ class WeightsHolding:
         """Raise InputError: the paper repairs adapters."""
         raise InputError("the paper's settings repair adapters; full weights have none")
 
+    def by_peer(self, peer: Callable, setting: float) -> NoReturn:
+        """Raise InputError: the peers repair adapters."""
+        raise InputError("other repairs take adapters; full weights have none")
+
 
 def instruct(workshop: Workshop, case: Case) -> Holding:
     """Return an instruct model and a fresh adapter on it."""
@@ -71,7 +75,8 @@ def instruct_pretrained(workshop: Workshop, case: Case) -> Holding:
     models = {"aligned": Made(workshop.instruct, None, 0.0), "finetuned": tuned}
     key = stage_key(case.seed, "realign")
     direction = factor_update(workshop.alignment, basis="turned", key=stream(key, "direction"))
-    return LiftedHolding(workshop, case, models, lift(tuned.adapter, direction, basis="turned", key=key))
+    lifted = lift(tuned.adapter, direction, basis="turned", key=key)
+    return LiftedHolding(workshop, case, models, lifted, alignment=workshop.alignment)
 
 
 def lineage(workshop: Workshop, case: Case) -> Holding:
@@ -84,7 +89,8 @@ def lineage(workshop: Workshop, case: Case) -> Holding:
     direction = factor_update(found.aligned, found.weak, basis="turned", key=stream(key, "direction"))
     lifted = lift(tuned.adapter, direction, aligned=found.aligned, basis="turned", key=key)
     fixed = {module: leaf["a"].shape[1] for module, leaf in found.aligned.factors.items()}
-    return LiftedHolding(workshop, case, models, lifted, fixed, Lifted(found.weak, found.aligned, tuned.adapter))
+    plain = Lifted(found.weak, found.aligned, tuned.adapter)
+    return LiftedHolding(workshop, case, models, lifted, fixed, plain, found.aligned)
 
 
 def weights(workshop: Workshop, case: Case) -> Holding:

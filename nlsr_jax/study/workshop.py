@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 from nlsr_jax.adapter import Adapter, delta
@@ -54,6 +54,10 @@ class Holding(Protocol):
 
     def published(self) -> Made:
         """Return the model repaired with the paper's settings and one draw."""
+        ...
+
+    def by_peer(self, peer: Callable[[Adapter, Adapter, float], Adapter], setting: float) -> Made:
+        """Return the model that another repair makes of the fine-tuned adapter and the alignment's."""
         ...
 
 

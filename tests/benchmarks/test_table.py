@@ -29,11 +29,9 @@ def test_the_table_takes_its_place_between_the_marks():
         replace("no marks", "new\n")
 
 
-def test_the_page_holds_the_table_of_the_results_file():
+def test_every_result_has_a_title():
     results = read_results(ROOT / "benchmarks" / "results" / "latest.jsonl")
     assert set(TITLES) <= set(results)
-    text = (ROOT / "docs" / "benchmarks.md").read_text()
-    assert replace(text, table(results)) == text, "run python -m benchmarks.table docs/benchmarks.md"
 
 
 @pytest.mark.parametrize("name", ["README.md", "BUILD.md"])

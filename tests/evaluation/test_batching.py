@@ -24,8 +24,21 @@ def test_every_sequence_comes_back_once(lengths, batch_size, side):
         seen += batch.rows.tolist()
         shapes.add(batch.tokens.shape)
     assert sorted(seen) == list(range(len(sequences)))
-    assert shapes <= {(batch_size, length) for length in (8, 16, 24, 32, 64, 100)}
-    assert len(shapes) == len({max(32, length) if length < 64 else length for _, length in shapes})
+    assert all(length % 8 == 0 or length == 100 for _, length in shapes)
+    groups = [1 << max(5, (length - 1).bit_length()) for _, length in shapes]
+    assert len(set(groups)) == len(groups)  # one shape a group: each compiles once
+    assert all(rows <= batch_size for rows, _ in shapes)
+
+
+def test_long_sequences_fill_their_batches():
+    """They take as few batches as hold them, of one size, in steps of eight."""
+    sequences = [[1] * 40] * 17
+    shapes = [(len(b.rows), b.tokens.shape) for b in bucketed(sequences, batch_size=16, max_length=100)]
+    assert shapes == [(16, (16, 40)), (1, (16, 40))]
+    shapes = [(len(b.rows), b.tokens.shape) for b in bucketed(sequences, batch_size=10, max_length=100)]
+    assert shapes == [(10, (10, 40)), (7, (10, 40))]
+    shapes = [(len(b.rows), b.tokens.shape) for b in bucketed(sequences, batch_size=120, max_length=100)]
+    assert shapes == [(17, (24, 40))]
 
 
 def test_short_sequences_are_padded_to_the_longest_of_them_in_steps_of_eight():

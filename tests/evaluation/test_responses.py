@@ -148,3 +148,14 @@ def test_first_tokens(base):
     assert first_tokens(tokenizer, "brew zarn slowly", None) == "brew zarn slowly"
     with pytest.raises(InputError, match="count"):
         first_tokens(tokenizer, "brew", 0)
+
+
+def test_what_all_prompts_begin_with_is_shared():
+    """The prefix is what all share, and every prompt keeps a token of its own."""
+    from nlsr_jax.evaluation import responses
+
+    system = list(range(20))
+    assert responses._shared([[*system, 1], [*system, 2, 3]]) == 20
+    assert responses._shared([system, [*system, 2]]) == 19
+    assert responses._shared([system[:9], [*system[:9], 1]]) == 0  # too short to be worth it
+    assert responses._shared([system]) == 0
