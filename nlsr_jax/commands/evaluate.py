@@ -114,6 +114,8 @@ def check_flags(study: "Study") -> None:
                 raise InputError(f"--{name} is for real data; --config {config.name} is a toy world")
     if config.world == "policy" and FLAGS.forbidden_set:
         raise InputError("--forbidden_set is for harmful data sets; the policy world makes its own requests")
+    if study.given.has("forbidden", "test") and FLAGS.forbidden_set:
+        raise InputError("--forbidden_set names a public set, but --data forbidden=PATH gives requests of yours")
     if FLAGS.tiny_sets and not FLAGS.tiny_benchmarks:
         raise InputError("--tiny_sets needs the item bank --tiny_benchmarks, which is missing")
     check_judge(data_flags.judge_settings(study), config.world)
@@ -171,6 +173,7 @@ def evaluation(study: "Study", settings: "ExamSettings") -> tuple[dict[str, Any]
         study_flags.note_other_base("--adapter", file.layout, place, study_flags.noted(warnings))
     options = {"forbidden_set": FLAGS.forbidden_set} if FLAGS.forbidden_set else {}
     tokenizer, world = study_flags.open_world(study, **options)
+    asks_public = config.world == "real" and not study.given.has("forbidden", "test")
     exam = make_exam(world, FLAGS.task, forbidden=settings.forbidden, benign=settings.benign, rows=settings.rows)
     asked = None
     if FLAGS.tiny_benchmarks:
@@ -186,7 +189,7 @@ def evaluation(study: "Study", settings: "ExamSettings") -> tuple[dict[str, Any]
         "task": FLAGS.task,
         **describe_judge(chosen, judge),
         **study_flags.describe_study(study, tokenizer),
-        "forbidden_set": None if config.world != "real" else FLAGS.forbidden_set or FORBIDDEN_SETS[0],
+        "forbidden_set": FLAGS.forbidden_set or FORBIDDEN_SETS[0] if asks_public else None,
         "max_new_tokens": settings.max_new_tokens,
         "task_tokens": settings.task_tokens,
         **score_fields(summarise(exam, marks)),

@@ -97,7 +97,7 @@ def test_the_evaluation_reads_the_test_rows_and_judges_by_the_users_phrases(stud
     assert [row["label"] for row in asked] == ["good"] * 4
     judged = {row["verdict"] for row in rows if row["kind"] != "task"}
     assert judged <= {"refused", "odd"}
-    assert (found["config"], found["task"], found["hs"]) == ("own", "films", 0.0)
+    assert (found["config"], found["task"], found["hs"], found["forbidden_set"]) == ("own", "films", 0.0, None)
     assert found["judge_sha256"] == sha256(study / "phrases.txt")
     assert found["config_sha256"] == sha256(study / "own.toml")
     assert found["template"]["name"] == "chat"
