@@ -35,7 +35,7 @@ def test_jobs_are_rows_in_their_order(tmp_path):
         ([{**GOOD, "output": ".fleet"}], "expected the name of a folder"),
         ([{**GOOD, "output": "Fleet.json"}], "neither fleet.json nor fleet.html"),
         ([GOOD, {**GOOD, "output": "A"}], "line 2: output 'A' is that of .*line 1 too; name another"),
-        ([[1]], "line 1 is list; expected an object with finetuned and output"),
+        ([[1]], "row 1 is int; expected an object with finetuned and output"),
         (["{"], "line 1 is not JSON"),
         ([], "the file is empty"),
         (["", ""], "no rows; expected rows of finetuned and output"),
@@ -60,5 +60,5 @@ def test_values_become_the_texts_of_flags():
         "false",
         "8-11,20",
     ]
-    with pytest.raises(InputError, match="row 1: layers is an object; expected text, a number"):
+    with pytest.raises(InputError, match=r"row 1: layers is .*; expected text, a number"):
         flag_text("layers", {"a": 1}, "row 1")
