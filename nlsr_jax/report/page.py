@@ -11,7 +11,7 @@ import importlib.resources
 import math
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.output import whole_file, write_text
@@ -28,6 +28,9 @@ from nlsr_jax.report.check_tables import (
     rate_rows,
 )
 from nlsr_jax.report.reading import Module, mapping, number, read_modules, read_refinement, summarise
+
+if TYPE_CHECKING:
+    import jinja2
 
 _TITLE = "<title>Realignment: "
 _PARTS = ("device", "versions", "seconds", "key", "outputs", "lift", "weights")
@@ -222,7 +225,7 @@ def _part(name: str) -> str:
 
 
 @functools.cache
-def make_template(name: str):
+def make_template(name: str) -> "jinja2.Template":
     """Return a page's template with the style and script of all pages; it escapes everything it prints.
 
     Args:
