@@ -20,6 +20,7 @@ from nlsr_jax.files.paths import check_regular, expand_text, is_folder
 from nlsr_jax.types import Tokenizer
 
 SHORTEST = 32
+_STEP = 8
 _TOKENIZER = "tokenizer_config.json"
 
 
@@ -164,8 +165,10 @@ def batches(
 
     Args:
       rows: encoded rows, each of one or two texts.
-      batch_size: B; a bucket's last batch is filled up with rows that have no response positions.
-      max_length: the longest sequence.
+      batch_size: B; the last batch is filled up with rows that have no response positions.
+      max_length: the longest sequence. Rows are sorted by ``bucket_length``; a batch has the bucket of its last
+        row.
+        T is the longest row of that bucket, rounded up to a multiple of 8, in the first bucket 32.
 
     Yields:
       ``(tokens [B, T] int32, response_mask [B, T] bool)`` for each text of a row, in a flat tuple.
@@ -174,13 +177,19 @@ def batches(
     for row in rows:
         length = bucket_length(max(len(text.ids) for text in row), max_length)
         buckets.setdefault(length, []).append(row)
-    for length, members in sorted(buckets.items()):
-        for start in range(0, len(members), batch_size):
-            group = members[start : start + batch_size]
-            arrays = []
-            for part in range(len(group[0])):
-                arrays += _pad([row[part] for row in group], batch_size, length)
-            yield tuple(arrays)
+    lengths = {bucket: _padded_length(bucket, members) for bucket, members in buckets.items()}
+    ordered = [(lengths[bucket], row) for bucket, members in sorted(buckets.items()) for row in members]
+    for start in range(0, len(ordered), batch_size):
+        group = ordered[start : start + batch_size]
+        length, arrays = group[-1][0], []
+        for part in range(len(group[0][1])):
+            arrays += _pad([row[part] for _, row in group], batch_size, length)
+        yield tuple(arrays)
+
+
+def _padded_length(bucket: int, rows: Sequence[tuple[Encoded, ...]]) -> int:
+    longest = max(len(text.ids) for row in rows for text in row)
+    return bucket if bucket <= SHORTEST else min(_STEP * -(-longest // _STEP), bucket)
 
 
 def _pad(texts, batch_size, length):
