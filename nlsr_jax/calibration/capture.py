@@ -239,8 +239,16 @@ def _add(first, second):
 
 def mean_of(parts: Iterable[tuple], like: Any) -> Any:
     """Return the mean over rows of sums and counts; zeros like ``like`` where there is none."""
-    nothing = jax.tree.map(jnp.zeros_like, like), jnp.float32(0)
-    total, count = functools.reduce(_add, parts, nothing)
+    return _divided(*functools.reduce(_add, parts, _nothing(like)))
+
+
+def _nothing(like: Any) -> tuple[Any, np.ndarray]:
+    """Return sums and a count of no rows, by no program."""
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like), np.zeros((), np.float32)
+
+
+@jax.jit
+def _divided(total, count):
     return jax.tree.map(lambda leaf: leaf / jnp.maximum(count, 1), total)
 
 
@@ -328,8 +336,7 @@ def sum_loss_gradients(
         parts = iter([stream_factor_gradient(sum_losses, model, params, adapter, checked())])
     else:
         parts = over_batches(_measure_loss_gradient, model, params, adapter, checked())
-    nothing = jax.tree.map(jnp.zeros_like, adapter.factors), jnp.float32(0)
-    return functools.reduce(_add, parts, so_far or nothing)
+    return functools.reduce(_add, parts, so_far or _nothing(adapter.factors))
 
 
 def _wide(adapter: Adapter) -> Adapter:

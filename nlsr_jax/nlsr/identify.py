@@ -231,10 +231,11 @@ def _identify_on_host(factors, *evidence, sparsity, method, granularity):
     """Do the same as ``_identify`` module by module, with masks computed by NumPy."""
     masks: dict = {}
     scores: dict = {}
+    static = {"sparsity": sparsity if method == "low_rank" else None, "method": method}  # programs serve any sparsity
     for module in module_names(factors):
         leaf = factors[module]
         read = _evidence(module, leaf["a"].shape[0], *evidence)
-        found = {module: _module_scores(leaf, read, sparsity=sparsity, method=method)}
+        found = {module: _module_scores(leaf, read, **static)}
         if granularity == "adapter":
             scores |= found
         else:

@@ -231,14 +231,19 @@ def check_evidence(found: Any, dtype: str, beta: float) -> None:
     Raises:
       InputError: naming the module.
     """
-    for path, leaf in jax.tree_util.tree_flatten_with_path(found)[0]:
-        if not bool(jnp.all(jnp.isfinite(leaf))):
+    for path, finite in jax.tree_util.tree_flatten_with_path(_are_finite(found))[0]:
+        if not finite:
             names = [str(part.key) for part in path if isinstance(part, jax.tree_util.DictKey)]
             raise InputError(
                 f"the calibration pass gives NaN or infinite numbers in {'.'.join(names) or 'its sums'}: "
                 f"activations go beyond what {argument('dtype')} {dtype} holds, or {argument('beta')} {beta:g} is "
                 f"too large; take {argument('dtype')} float32 or bfloat16, or a smaller {argument('beta')}"
             )
+
+
+@jax.jit
+def _are_finite(tree):
+    return jax.tree.map(lambda leaf: jnp.all(jnp.isfinite(leaf)), tree)
 
 
 def _counted(counts: Mapping[str, int]) -> str:
