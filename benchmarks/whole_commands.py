@@ -1,20 +1,20 @@
 """Measure whole commands on a real model, from files to files, against PyTorch programs of the same steps.
 
-  python -m benchmarks.whole_commands --base DIR --instruct DIR --weak DIR --aligned DIR --finetuned DIR \
-      --lineage DIR --harmless FILE [--rows 160 --rounds 3] [--skip others,cold]
+  python -m benchmarks.whole_commands --base DIR --models DIR --finetuned DIR --lineage DIR [--rows 160 --rounds 3]
 
-`realign_recommended`: `nlsr realign` of `--finetuned`, an adapter that was trained on `--instruct`, refined by
-answers. `realign_published`: `nlsr realign --preset published` of `--lineage`, an adapter that was trained from
-`--aligned`, which was trained from `--weak` on `--base`. Both read `--rows` calibration rows of the policy world.
-The peers are `benchmarks.torch_realign`; that of the first tries as many shares as ours did. Every run is a
-process of its own; the two sides alternate. A cold run starts without any compiled program, the others with those
-of the run before. Peak memory is that of the largest process. `others`: the seconds of SafeLoRA and RESTA, which
-read no data. Run
-time: an hour on two cores.
+`--models` holds the weak adapter `sft` and the aligned one `dpo` on `--base`; the instruct model is the base with
+`dpo` merged. `realign_recommended`: `nlsr realign` of `--finetuned`, an adapter that was trained on the instruct
+model, its share refined by answers. `realign_published`: `nlsr realign --preset published` of `--lineage`, an
+adapter that was trained from `dpo`. Both read `--rows` calibration rows of the policy world. The peers are
+`benchmarks.torch_realign`; that of the first tries as many shares as ours did. Every run is a process of its own;
+the two sides alternate. A cold run starts without any compiled program, the others with those of the run before.
+Peak memory is that of the largest process. `others`: SafeLoRA and RESTA, which read no data. Run time: an hour on
+two cores.
 """
 
 import json
 import pathlib
+import shutil
 import statistics
 import sys
 import tempfile
@@ -26,11 +26,12 @@ from absl import app, flags
 from benchmarks.measure import Run, append_result, define_flags, ratios, run_process
 
 FLAGS = flags.FLAGS
-_MODELS = ("base", "instruct", "weak", "aligned", "finetuned", "lineage")
+HARMLESS = 96
+_MODELS = ("base", "models", "finetuned", "lineage")
 
 
-def write_rows(place: pathlib.Path, base: str, count: int) -> None:
-    """Write calibration rows of the policy world, prompts as users ask them."""
+def write_rows(folder: pathlib.Path, base: str, count: int) -> None:
+    """Write calibration rows and harmless prompts of the policy world, as users ask them."""
     import jax
 
     from nlsr_jax.data.calibration import load_tokenizer
@@ -43,9 +44,25 @@ def write_rows(place: pathlib.Path, base: str, count: int) -> None:
             super().__init__(tokenizer)
             self._render = lambda text, _: text
 
-    rows = Plain(load_tokenizer(base)).calibration(jax.random.key(0), count)
-    lines = (json.dumps({"prompt": row.prompt, "response": row.response}) for row in rows)
-    place.write_text("\n".join(lines) + "\n", "utf-8")
+    world, key = Plain(load_tokenizer(base)), jax.random.key(0)
+    for name, rows in (("calibration", world.calibration(key, count)), ("harmless", world.harmless(key, HARMLESS))):
+        lines = (json.dumps({"prompt": row.prompt, "response": row.response}) for row in rows)
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+
+
+def write_instruct(folder: pathlib.Path, base: str, adapter: str) -> None:
+    """Write the base with an adapter merged, with the base's tokenizer."""
+    from nlsr_jax import load_adapter, load_model
+    from nlsr_jax.models import save_model
+    from nlsr_jax.models.lora import expand
+    from nlsr_jax.models.projection import merge_adapter
+
+    model, params = load_model(base)
+    lora = expand(load_adapter(adapter, model.config), model.config.num_layers)
+    save_model(model, merge_adapter(params, lora, tuple(lora["layers"]))[0], folder)
+    for file in pathlib.Path(base).iterdir():
+        if file.name.startswith(("tokenizer", "chat_template")):
+            shutil.copy(file, folder)
 
 
 def flag_list(**values: Any) -> list[str]:
@@ -57,40 +74,39 @@ class Commands:
     """The command lines of both sides.
 
     Args:
-      work: folder for rows and outputs.
+      work: folder with rows and the instruct model, for outputs and compiled programs.
       models: the folders, by the names of the flags.
-      harmless: file of harmless prompts.
     """
 
-    def __init__(self, work: pathlib.Path, models: dict[str, str], harmless: str):
-        self._work, self._models, self._harmless = work, models, harmless
-        self.calibration = work / "calibration.jsonl"
+    def __init__(self, work: pathlib.Path, models: dict[str, str]):
+        self._work, self._models = work, models
         self._number = 0
 
-    def output(self) -> pathlib.Path:
-        """Return a new place for an output."""
+    def _output(self) -> pathlib.Path:
         self._number += 1
         return self._work / f"output{self._number}"
 
     def _inputs(self, method: str) -> dict[str, Any]:
-        m, rows = self._models, {"calibration": self.calibration}
+        m, rows = self._models, {"calibration": self._work / "calibration.jsonl"}
+        instruct = {"base": self._work / "instruct", "finetuned": m["finetuned"]}
         if method == "recommended":
-            return {"base": m["instruct"], "finetuned": m["finetuned"], "harmless": self._harmless, **rows}
+            return {**instruct, "harmless": self._work / "harmless.jsonl", **rows}
         if method == "published":
-            return {**{name: m[name] for name in ("base", "weak", "aligned")}, "finetuned": m["lineage"], **rows}
-        return {"base": m["instruct"], "pretrained": m["base"], "finetuned": m["finetuned"]}
+            adapters = {"weak": f"{m['models']}/sft", "aligned": f"{m['models']}/dpo", "finetuned": m["lineage"]}
+            return {"base": m["base"], **adapters, **rows}
+        return {**instruct, "pretrained": m["base"]}
 
-    def ours(self, method: str, cache: pathlib.Path) -> tuple[Run, dict]:
+    def ours(self, method: str) -> tuple[Run, dict]:
         """Run `nlsr realign`; returns the run and its record."""
-        place = self.output()
+        place = self._output()
         command = [sys.executable, "-m", "nlsr_jax", "realign", *flag_list(preset=method, template="chat")]
         command += flag_list(**self._inputs(method), output=place)
-        run = run_process(command, XDG_CACHE_HOME=str(cache))
+        run = run_process(command, XDG_CACHE_HOME=str(self._work / f"cache_{method}"))
         return run, json.loads((place / "realignment.json").read_text("utf-8"))
 
     def peer(self, method: str, record: dict | None = None) -> tuple[Run, dict]:
         """Run the program in PyTorch; returns the run and the seconds of its stages."""
-        place = self.output()
+        place = self._output()
         command = [sys.executable, "-m", "benchmarks.torch_realign", *flag_list(method=method, output=place)]
         command += flag_list(**self._inputs(method))
         if record is not None and "refinement" in record:
@@ -106,36 +122,32 @@ def median_stages(found: list[dict[str, float]]) -> dict[str, float]:
     return {name: round(statistics.median(one[name] for one in found), 2) for name in found[0]}
 
 
-def compare(commands: Commands, method: str, rounds: int, cache: pathlib.Path, *, cold: bool) -> dict[str, dict]:
-    """Alternate both sides; returns results by name.
+def compare(commands: Commands, method: str, rounds: int) -> dict[str, dict]:
+    """Alternate both sides, after a cold run of ours; returns results by name.
 
     Args:
       commands: the commands.
       method: ``"recommended"`` or ``"published"``.
       rounds: number of pairs.
-      cache: folder of compiled programs.
-      cold: measure a run without compiled programs; it is made in any case.
     """
-    first, record = commands.ours(method, cache / method)
-    pairs = [(commands.peer(method, record), commands.ours(method, cache / method)) for _ in range(rounds)]
+    first, record = commands.ours(method)
+    pairs = [(commands.peer(method, record), commands.ours(method)) for _ in range(rounds)]
     theirs, ours = zip(*pairs, strict=True)
     seconds = [[run.seconds for run, _ in side] for side in (theirs, ours)]
     peaks = [[run.peak / 1e9 for run, _ in side] for side in (theirs, ours)]
-    told = {"rows": record["calibration"]["used"], "rounds": rounds}
-    told |= {"trials": len(record.get("refinement", {}).get("trials", []))}
+    told = {"rows": record["calibration"]["used"], "trials": len(record.get("refinement", {}).get("trials", []))}
     stages = {"stages": median_stages([one["seconds"] for _, one in ours])}
     stages["peer_stages"] = median_stages([one for _, one in theirs])
-    found = {
+    warm = statistics.median(seconds[1])
+    return {
         f"realign_{method}": {**ratios(*seconds), **told, **stages},
         f"realign_{method}_memory": {**ratios(*peaks), **told},
-    }
-    if cold:
-        warm = statistics.median(seconds[1])
-        found[f"realign_{method}_cold"] = {
+        f"realign_{method}_cold": {
             "ours": round(first.seconds, 2),
             "over_warm": round(first.seconds - warm, 2),
-        }
-    return found
+            "stages": record["seconds"],
+        },
+    }
 
 
 def others(commands: Commands, rounds: int) -> dict[str, dict]:
@@ -155,28 +167,25 @@ def main(_) -> None:
     """Measure, print and append the results."""
     with tempfile.TemporaryDirectory() as folder:
         work = pathlib.Path(folder)
-        commands = Commands(work, {name: FLAGS[name].value for name in _MODELS}, FLAGS.harmless)
-        write_rows(commands.calibration, FLAGS.base, FLAGS.rows)
+        write_rows(work, FLAGS.base, FLAGS.rows)
+        write_instruct(work / "instruct", FLAGS.base, f"{FLAGS.models}/dpo")
+        commands = Commands(work, {name: FLAGS[name].value for name in _MODELS})
         steps: dict[str, Callable[[], dict[str, dict]]] = {
-            method: lambda method=method: compare(
-                commands, method, FLAGS.rounds, work / "cache", cold="cold" not in FLAGS.skip
-            )
+            method: lambda method=method: compare(commands, method, FLAGS.rounds)
             for method in ("recommended", "published")
         }
         steps["others"] = lambda: others(commands, FLAGS.rounds)
         for step in (step for name, step in steps.items() if name not in FLAGS.skip):
             for name, result in step().items():
                 unit = "GB" if name.endswith("memory") else "s"
-                print(
-                    json.dumps(append_result(name, result, unit, FLAGS.results, "whole_commands.jsonl")), flush=True
-                )
+                line = append_result(name, result, unit, FLAGS.results, "whole_commands.jsonl")
+                print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":
     for flag in _MODELS:
         flags.DEFINE_string(flag, None, f"The {flag} folder.", required=True)
-    flags.DEFINE_string("harmless", None, "JSON Lines file of harmless prompts.", required=True)
     flags.DEFINE_integer("rows", 160, "Calibration rows.", lower_bound=16)
-    flags.DEFINE_list("skip", [], "What to leave out: recommended, published, others or cold.")
+    flags.DEFINE_list("skip", [], "What to leave out: recommended, published or others.")
     define_flags(rounds=3)
     app.run(main)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 WORTH = 16
 """Tokens of a common beginning from which on it is computed once."""
-_STEP = 8
+STEP = 8
 
 
 class Rows(NamedTuple):
@@ -75,7 +75,7 @@ def cut_prefix(model: "Llama", tokens: Any, response: Any) -> Rows:
         return Rows(tokens, None, response)
     rows, first = host[0][counted], int(host[1][counted].argmax(axis=1).min())
     same = (rows[:, : max(first - 1, 0)] == rows[0, : max(first - 1, 0)]).all(axis=0)
-    length = sum(1 for _ in itertools.takewhile(bool, same)) // _STEP * _STEP
+    length = sum(1 for _ in itertools.takewhile(bool, same)) // STEP * STEP
     if length < WORTH:
         return Rows(tokens, None, response)
     return Rows(host[0][:, length:], None, host[1][:, length:], rows[0, :length])

@@ -231,7 +231,8 @@ def _identify_on_host(factors, *evidence, sparsity, method, granularity):
     """Do the same as ``_identify`` module by module, with masks computed by NumPy."""
     masks: dict = {}
     scores: dict = {}
-    static = {"sparsity": sparsity if method == "low_rank" else None, "method": method}  # programs serve any sparsity
+    # Scores that do not depend on it have one program for every sparsity.
+    static = {"sparsity": sparsity if method == "low_rank" else None, "method": method}
     for module in module_names(factors):
         leaf = factors[module]
         read = _evidence(module, leaf["a"].shape[0], *evidence)
