@@ -32,6 +32,21 @@ TAU, GAMMA = 0.5, 1.0
 SECONDS: dict[str, float] = {}
 
 
+class Options(NamedTuple):
+    """Folders and files, and the shares of the entries; see the flags."""
+
+    base: str
+    finetuned: str
+    output: str
+    pretrained: str = ""
+    weak: str = ""
+    aligned: str = ""
+    calibration: str = ""
+    harmless: str = ""
+    shares: tuple[float, ...] = ()
+    share: float = 0.02
+
+
 class Row(NamedTuple):
     """A prompt with a safe answer: its tokens, and how many of them are the prompt's."""
 
@@ -167,13 +182,13 @@ class Repair:
                 value.copy_(own.masked_fill(part.view_as(own), 0))
 
 
-def recommended() -> None:
+def recommended(given: Options) -> None:
     """Refine the share by answers, and write the repair with the share that was found."""
     with stage("load"):
-        tokenizer, model = load(FLAGS.base, FLAGS.finetuned, trained=True)
+        tokenizer, model = load(given.base, given.finetuned, trained=True)
     with stage("encode"):
-        rows = encode(tokenizer, FLAGS.calibration)
-        harmless = [encode_prompt(tokenizer, row["prompt"]) for row in read(FLAGS.harmless)]
+        rows = encode(tokenizer, given.calibration)
+        harmless = [encode_prompt(tokenizer, row["prompt"]) for row in read(given.harmless)]
         prompts = [row.ids[: row.start] for row in rows[1::2]] + harmless
     with stage("gradients"):
         add_gradients(model, rows[::2])
@@ -183,15 +198,15 @@ def recommended() -> None:
         answers(model, tokenizer, prompts)
         with model.disable_adapter():
             answers(model, tokenizer, prompts)
-        for share in map(float, FLAGS.shares):
+        for share in given.shares:
             repair.apply(gains, share)
             answers(model, tokenizer, prompts)
         repair.apply(gains, 0.0)
     with stage("gradients"):
         add_gradients(model, rows[1::2])
     with stage("write"):
-        repair.apply(repair.gains(), FLAGS.share)
-        model.save_pretrained(FLAGS.output)
+        repair.apply(repair.gains(), given.share)
+        model.save_pretrained(given.output)
 
 
 class Inputs:
@@ -231,7 +246,7 @@ def factors_of(path: str) -> dict[str, tuple[Any, Any]]:
     return {name: (tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"]) for name in names}
 
 
-def published() -> None:
+def published(given: Options) -> None:
     """Amplify, identify, compare, choose and transplant as the paper does."""
     import torch
     from peft import PeftModel
@@ -239,10 +254,10 @@ def published() -> None:
     from benchmarks.published import identify, mask, similarity
 
     with stage("load"):
-        tokenizer, model = load(FLAGS.base, FLAGS.aligned)
-        weak, aligned, tuned = (factors_of(getattr(FLAGS, name)) for name in ("weak", "aligned", "finetuned"))
+        tokenizer, model = load(given.base, given.aligned)
+        weak, aligned, tuned = map(factors_of, (given.weak, given.aligned, given.finetuned))
     with stage("encode"):
-        rows = encode(tokenizer, FLAGS.calibration)
+        rows = encode(tokenizer, given.calibration)
     with stage("calibrate"), torch.inference_mode():
         reference = {
             name: tuple(a + BETA * (a - w) for a, w in zip(aligned[name], weak[name], strict=True))
@@ -271,23 +286,23 @@ def published() -> None:
             0, torch.tensor(cosines).argsort(), torch.arange(1.0, len(cosines) + 1)
         )
         alone = torch.bernoulli((PROBABILITY + INCREMENT * rank / len(cosines)).clamp(0, 1)).bool()
-        model = PeftModel.from_pretrained(model.unload(), FLAGS.finetuned)
+        model = PeftModel.from_pretrained(model.unload(), given.finetuned)
         parameters = dict(model.named_parameters())
         for (name, pair), left in zip(reference.items(), alone.tolist(), strict=True):
             for part, value, chosen in zip("AB", pair, masks[name], strict=True):
                 if not left:
                     own = parameters[f"{name}.lora_{part}.default.weight"]
                     own.copy_(torch.where(chosen, value, own))
-        model.save_pretrained(FLAGS.output)
+        model.save_pretrained(given.output)
 
 
-def safelora() -> None:
+def safelora(given: Options) -> None:
     """Project modules onto the alignment's update, as its authors' program does."""
     import torch
 
     with stage("load"):
-        _, model = load(FLAGS.base, FLAGS.finetuned)
-        _, unaligned = load(FLAGS.pretrained)
+        _, model = load(given.base, given.finetuned)
+        _, unaligned = load(given.pretrained)
     with stage("project"), torch.inference_mode():
         before = dict(unaligned.named_parameters())
         modules = dict(model.named_modules())
@@ -303,24 +318,24 @@ def safelora() -> None:
             if cosine <= TAU:
                 b.copy_(changed)
     with stage("write"):
-        model.save_pretrained(FLAGS.output)
+        model.save_pretrained(given.output)
 
 
-def resta() -> None:
+def resta(given: Options) -> None:
     """Add the safety vector to the full fine-tuned model."""
     import torch
 
     with stage("load"):
-        _, model = load(FLAGS.base, FLAGS.finetuned)
-        _, aligned = load(FLAGS.base)
-        _, unaligned = load(FLAGS.pretrained)
+        _, model = load(given.base, given.finetuned)
+        _, aligned = load(given.base)
+        _, unaligned = load(given.pretrained)
     with stage("add"), torch.inference_mode():
         merged = model.merge_and_unload()
         parts = zip(merged.parameters(), aligned.parameters(), unaligned.parameters(), strict=True)
         for value, safe, unsafe in parts:
             value.add_(safe - unsafe, alpha=GAMMA)
     with stage("write"):
-        merged.save_pretrained(FLAGS.output)
+        merged.save_pretrained(given.output)
 
 
 METHODS = {"recommended": recommended, "published": published, "safelora": safelora, "resta": resta}
@@ -336,14 +351,16 @@ def main(_) -> None:
         transformers.utils.logging.set_verbosity_error()
         torch.manual_seed(0)
         del peft
-    METHODS[FLAGS.method]()
+    names = (name for name in Options._fields if name not in ("shares", "share"))
+    given = {name: FLAGS[name].value for name in names}
+    METHODS[FLAGS.method](Options(**given, shares=tuple(map(float, FLAGS.shares)), share=FLAGS.share))
     (pathlib.Path(FLAGS.output) / "seconds.json").write_text(json.dumps(SECONDS))
 
 
 if __name__ == "__main__":
     flags.DEFINE_enum("method", None, list(METHODS), "What to run.", required=True)
-    for flag in ("base", "pretrained", "weak", "aligned", "finetuned", "calibration", "harmless", "output"):
-        flags.DEFINE_string(flag, None, f"The {flag} folder or file.")
+    for flag in (name for name in Options._fields if name not in ("shares", "share")):
+        flags.DEFINE_string(flag, "", f"The {flag} folder or file.")
     flags.DEFINE_list("shares", [], "Shares of the entries that are tried.")
     flags.DEFINE_float("share", 0.02, "Share of the entries that is written.")
     app.run(main)
