@@ -25,7 +25,7 @@ from benchmarks.measure import append_result, define_flags, in_turn
 
 FLAGS = flags.FLAGS
 STEPS, ROWS, PAIRS, LENGTH = 6, 8, 4, 60
-FORBIDDEN, BENIGN, TASK_ROWS, ANSWER, TASK_ANSWER = 72, 48, 72, 40, 6
+FORBIDDEN, BENIGN, TASK_ROWS, ANSWER, TASK_ANSWER, AT_ONCE = 72, 48, 72, 40, 6, 128
 RATE, RANK = 1e-4, 8
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -97,7 +97,7 @@ class Ours:
         from nlsr_jax.study.exam import answer
 
         return answer(
-            self._base, self._adapter, exam, max_new_tokens=ANSWER, batch_size=128, task_tokens=TASK_ANSWER
+            self._base, self._adapter, exam, max_new_tokens=ANSWER, batch_size=AT_ONCE, task_tokens=TASK_ANSWER
         )
 
 
@@ -117,7 +117,7 @@ class Peer:
         self._load = lambda: AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
         self._tuned = PeftModel.from_pretrained(self._load(), adapter).eval()
         self._trained = get_peft_model(self._load(), self._config)
-        self._batches = [
+        self.batches = [
             self._batch(inputs.rows[start : start + ROWS]) for start in range(0, len(inputs.rows), ROWS)
         ]
         self._trainer = self._dpo_trainer()
@@ -143,7 +143,7 @@ class Peer:
         torch = self._torch
         trained = [value for value in self._trained.parameters() if value.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=RATE, weight_decay=0.0)
-        for tokens, mask, keep in self._batches:
+        for tokens, mask, keep in self.batches:
             optimizer.zero_grad()
             logits = self._trained(input_ids=tokens, attention_mask=mask).logits[:, :-1]
             losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")
@@ -204,6 +204,56 @@ class Peer:
                 **given, max_new_tokens=longest, do_sample=False, pad_token_id=self.tokenizer.pad_token_id
             )
         return self.tokenizer.batch_decode(made[:, given["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+def positions(lengths: Sequence[int], padded: Sequence[tuple[int, int]], prefix: int = 0) -> dict[str, float]:
+    """Return the rows' own positions, those computed, and their ratio.
+
+    Args:
+      lengths: of the rows.
+      padded: ``(rows, length)`` of every batch.
+      prefix: tokens that every batch computes once for all rows.
+    """
+    computed = sum(rows * length + prefix for rows, length in padded)
+    return {"own": sum(lengths), "computed": computed, "waste": round(computed / sum(lengths), 3)}
+
+
+def count_positions(inputs: Inputs, peer: Peer, calibration: Sequence) -> dict[str, dict]:
+    """Return the positions of both sides: the calibration rows, the steps of SFT, and reading the exam's requests.
+
+    Args:
+      inputs: the rows.
+      peer: encodes them.
+      calibration: encoded calibration rows.
+    """
+    from benchmarks.torch_realign import BATCH, by_length
+    from nlsr_jax.data.calibration import batches
+    from nlsr_jax.evaluation.batching import in_order
+    from nlsr_jax.evaluation.responses import shared_beginning
+
+    rows = [row[0].ids for row in calibration]
+    found: dict[str, dict] = {}
+    shared = shared_beginning(rows) // 8 * 8
+    ours = [(len(tokens), tokens.shape[1] - shared) for tokens, _ in batches(calibration, BATCH, 512)]
+    theirs = [(len(part), max(map(len, part))) for part in by_length(rows, BATCH, len)]
+    lengths = list(map(len, rows))
+    found["calibration"] = {"ours": positions(lengths, ours, shared), "peer": positions(lengths, theirs)}
+
+    texts = [peer.ids(row, row.response)[0] for row in inputs.rows]
+    lengths, longest = list(map(len, texts)), max(map(len, texts))
+    shared = shared_beginning(texts) // 8 * 8
+    ours = [(ROWS, min(-(-(longest - shared) // 8) * 8, LENGTH - shared))] * STEPS
+    theirs = [tuple(tokens.shape) for tokens, _, _ in peer.batches]
+    found["train_sft"] = {"ours": positions(lengths, ours, shared), "peer": positions(lengths, theirs)}
+
+    requests = inputs.exam._replace(rows=[]).prompts()
+    prompts = [peer.tokenizer(text, add_special_tokens=False)["input_ids"] for text in requests]
+    lengths, shared = list(map(len, prompts)), shared_beginning(prompts)
+    rest = [ids[shared:] for ids in prompts]
+    ours = [tuple(batch.tokens.shape) for batch in in_order(rest, batch_size=AT_ONCE, max_length=512)]
+    theirs = [(len(prompts), max(lengths))]
+    found["generation"] = {"ours": positions(lengths, ours, shared), "peer": positions(lengths, theirs)}
+    return found
 
 
 def own_tokens(peer: Peer, inputs: Inputs) -> dict[str, int]:

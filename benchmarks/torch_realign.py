@@ -190,11 +190,10 @@ def recommended(given: Options) -> None:
         rows = encode(tokenizer, given.calibration)
         harmless = [encode_prompt(tokenizer, row["prompt"]) for row in read(given.harmless)]
         prompts = [row.ids[: row.start] for row in rows[1::2]] + harmless
-    with stage("gradients"):
+    with stage("refine"):
         add_gradients(model, rows[::2])
         repair = Repair(model)
         gains = repair.gains()
-    with stage("answers"):
         answers(model, tokenizer, prompts)
         with model.disable_adapter():
             answers(model, tokenizer, prompts)
@@ -202,7 +201,7 @@ def recommended(given: Options) -> None:
             repair.apply(gains, share)
             answers(model, tokenizer, prompts)
         repair.apply(gains, 0.0)
-    with stage("gradients"):
+    with stage("calibrate"):
         add_gradients(model, rows[1::2])
     with stage("write"):
         repair.apply(repair.gains(), given.share)

@@ -159,7 +159,10 @@ def bucket_length(length: int, max_length: int) -> int:
 
 
 def batches(
-    rows: Sequence[tuple[Encoded, ...]], batch_size: int, max_length: int
+    rows: Sequence[tuple[Encoded, ...]],
+    batch_size: int,
+    max_length: int,
+    among: Sequence[tuple[Encoded, ...]] | None = None,
 ) -> Iterator[tuple[np.ndarray, ...]]:
     """Yield right-padded batches of rows of similar length, each padded to a full batch.
 
@@ -169,27 +172,29 @@ def batches(
       max_length: the longest sequence. Rows are sorted by ``bucket_length``; a batch has the bucket of its last
         row.
         T is the longest row of that bucket, rounded up to a multiple of 8, in the first bucket 32.
+      among: the rows that decide T, of which these are a part: all parts then share their programs. By default
+        these.
 
     Yields:
       ``(tokens [B, T] int32, response_mask [B, T] bool)`` for each text of a row, in a flat tuple.
     """
-    buckets: dict[int, list[tuple[Encoded, ...]]] = {}
-    for row in rows:
-        length = bucket_length(max(len(text.ids) for text in row), max_length)
-        buckets.setdefault(length, []).append(row)
-    lengths = {bucket: _padded_length(bucket, members) for bucket, members in buckets.items()}
-    ordered = [(lengths[bucket], row) for bucket, members in sorted(buckets.items()) for row in members]
+    longest: dict[int, int] = {}
+    for row in rows if among is None else among:
+        bucket = bucket_length(_length(row), max_length)
+        longest[bucket] = max(longest.get(bucket, 0), _length(row))
+    ordered = sorted(rows, key=lambda row: bucket_length(_length(row), max_length))
     for start in range(0, len(ordered), batch_size):
-        group = ordered[start : start + batch_size]
-        length, arrays = group[-1][0], []
-        for part in range(len(group[0][1])):
-            arrays += _pad([row[part] for _, row in group], batch_size, length)
+        group, arrays = ordered[start : start + batch_size], []
+        bucket = bucket_length(_length(group[-1]), max_length)
+        length = bucket if bucket <= SHORTEST else min(_STEP * -(-longest[bucket] // _STEP), bucket)
+        for part in range(len(group[0])):
+            arrays += _pad([row[part] for row in group], batch_size, length)
         yield tuple(arrays)
 
 
-def _padded_length(bucket: int, rows: Sequence[tuple[Encoded, ...]]) -> int:
-    longest = max(len(text.ids) for row in rows for text in row)
-    return bucket if bucket <= SHORTEST else min(_STEP * -(-longest // _STEP), bucket)
+def _length(row: tuple[Encoded, ...]) -> int:
+    """Return the number of tokens of a row's longest text."""
+    return max(len(text.ids) for text in row)
 
 
 def _pad(texts, batch_size, length):

@@ -74,7 +74,7 @@ def respond(
     return _decoded(tokenizer, made)
 
 
-def _shared(sequences: Sequence[Sequence[int]]) -> int:
+def shared_beginning(sequences: Sequence[Sequence[int]]) -> int:
     """Return how many first tokens all of several sequences share, each with one behind them; 0 for too few."""
     if len(sequences) < 2:
         return 0
@@ -119,7 +119,11 @@ def continue_tokens(
     ends, several = end_ids(eos_id), isinstance(adapter, tuple)
     count = len(adapter) if isinstance(adapter, tuple) else 1
     made: list[list[list[int]]] = [[[] for _ in sequences] for _ in range(count)]
-    shared = _shared(sequences) if shares_prefix(model) and max(map(len, sequences), default=0) <= max_length else 0
+    shared = (
+        shared_beginning(sequences)
+        if shares_prefix(model) and max(map(len, sequences), default=0) <= max_length
+        else 0
+    )
     prefix, rest = (sequences[0][:shared], [ids[shared:] for ids in sequences]) if shared else (None, sequences)
     order = in_order if shared else bucketed
     batches = list(order(rest, batch_size=batch_size, max_length=max_length - shared, side="left"))

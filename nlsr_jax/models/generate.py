@@ -20,8 +20,9 @@ from nlsr_jax.models.projection import join, merge_adapter, worth_merging
 from nlsr_jax.models.rotary import rotary_embedding
 from nlsr_jax.types import Array, Params
 
-_APART = 12
-"""Up to this many layers they come one by one in a step of generation; more are scanned, to compile fast."""
+_APART = 36
+"""Up to this many layers they come one by one in a step of generation: a scan copies every layer's weights out of
+their stack at every step. More are scanned, to compile fast."""
 _GREATEST = np.iinfo(np.int32).max
 
 
@@ -124,7 +125,7 @@ def generate(
     if temperature > 0 and key is None:
         raise InputError("sampling needs a PRNG key: give key=jax.random.key(seed), or temperature=0")
     mask = np.ones(prompts.shape, bool) if attention_mask is None else jnp.asarray(attention_mask, bool)
-    if attention_mask is not None and not bool(jnp.all(mask[:, -1])):
+    if attention_mask is not None and not bool(_all(attention_mask[:, -1])):
         raise InputError("attention_mask ends with padding; prompts must be padded on the left")
     if prefix is not None and not (np.ndim(prefix) == 1 and len(prefix) and shares_prefix(model)):
         raise InputError("prefix must be a vector of token ids, for a model that shares_prefix accepts")
@@ -155,6 +156,11 @@ def generate(
     else:
         made = go_on(prompts, mask, key=key, steps=steps)
     return made.reshape(several, -1, made.shape[1]) if several else made
+
+
+def _all(values: Array) -> Any:
+    """Whether all values are true; NumPy's own are asked without a program."""
+    return np.all(values) if isinstance(values, np.ndarray) else jnp.all(values)
 
 
 def shares_prefix(model: Llama) -> bool:

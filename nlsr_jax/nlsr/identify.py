@@ -264,4 +264,9 @@ def _identify(factors, *evidence, sparsity, method, granularity):
 
 def _without_zeros(masks, scores, method):
     """Drop entries without a gain; other methods keep their count regardless of the scores."""
-    return jax.tree.map(lambda mask, score: mask & (score > 0), masks, scores) if method == "gain" else masks
+    return _positive(masks, scores) if method == "gain" else masks
+
+
+@jax.jit
+def _positive(masks, scores):
+    return jax.tree.map(lambda mask, score: mask & (score > 0), masks, scores)

@@ -129,7 +129,8 @@ class CalibrationData:
     def _batches(self, rows) -> list[tuple]:
         from nlsr_jax.data.calibration import batches
 
-        return list(batches(rows, self.settings.batch_size, self.settings.max_length))
+        settings = self.settings
+        return list(batches(rows, settings.batch_size, settings.max_length, among=self.rows.rows))
 
     def half_gradient(self, finetuned: Adapter) -> Any:
         """Return the gradient of the loss on safe answers of every second row; its sums are kept for all rows.

@@ -163,7 +163,7 @@ def test_first_tokens(base):
 def test_what_all_prompts_begin_with_is_shared():
     """The prefix is what all share, and every prompt keeps a token of its own."""
     system = list(range(20))
-    assert responses._shared([[*system, 1], [*system, 2, 3]]) == 20
-    assert responses._shared([system, [*system, 2]]) == 19
-    assert responses._shared([system[:9], [*system[:9], 1]]) == 0  # too short to be worth it
-    assert responses._shared([system]) == 0
+    assert responses.shared_beginning([[*system, 1], [*system, 2, 3]]) == 20
+    assert responses.shared_beginning([system, [*system, 2]]) == 19
+    assert responses.shared_beginning([system[:9], [*system[:9], 1]]) == 0  # too short to be worth it
+    assert responses.shared_beginning([system]) == 0
