@@ -10,8 +10,8 @@ model whose weights were all fine-tuned (weights). The instruct model is the bas
 merged. Each case is repaired by gain with one threshold for the adapter, for every --betas and --shares, and
 evaluated on held-out requests; --published adds the paper's settings, and --peers other repairs.
 
-The tiny config takes base and adapters from --models and aligns a lineage anew for every seed. The smollm2 config
-takes the weak and the aligned adapter from sft and dpo in --models, which nlsr align makes once, and keeps the
+The tiny config takes base and adapters from --models and aligns a lineage anew for every seed. Other configs
+take the weak and the aligned adapter from sft and dpo in --models, which nlsr align makes once, and keep the
 fine-tuned adapters in the output. --quick makes a part of its table with one fine-tuning.
 
 The output holds table.json: one row for each model with HS, FA, over-refusal and harmless requests answered, in per
@@ -23,16 +23,19 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from nlsr_jax.commands import command, path_flags
+from nlsr_jax.commands import command, data_flags, path_flags, study_flags
 
 if TYPE_CHECKING:
-    from nlsr_jax.study.config import StudyConfig
+    from nlsr_jax.study.config_files import Study
     from nlsr_jax.sweep.holdings import HoldingsPlan, Models
 
 path_flags.define_output("output", "checkpoints/runs/holdings", "Folder of the rows; an existing one is continued.")
-flags.DEFINE_enum("config", "tiny", ["tiny", "smollm2"], "The study.")
-path_flags.define_input("base", None, "smollm2: the base; by default the config's.")
-path_flags.define_named_inputs("data", "smollm2: NAME=PATH, the folder of a task's rows.")
+study_flags.define_config_flag()
+path_flags.define_input("base", None, "Other than tiny: the base; by default the config's.")
+data_flags.define_data_flag()
+data_flags.define_judge_flag()
+path_flags.define_input("judge_model", None, "The judge model, a Hugging Face directory or hub id.")
+path_flags.define_input("judge_template", None, "File with the harmbench judge's question.")
 path_flags.define_input("models", None, "Folder of the models; by default the shipped one.")
 flags.DEFINE_list("situations", None, "What the owners hold; by default all that the config has.")
 flags.DEFINE_list("tasks", None, "The customers' tasks.")
@@ -76,7 +79,8 @@ def make_plan(world: str) -> "HoldingsPlan":
         changes["peers"] = read_peers(FLAGS.peers)
     if FLAGS.published is not None:
         changes["published"] = FLAGS.published
-    return dataclasses.replace(QUICK if FLAGS.quick else PLANS[world], **changes)
+    plan = PLANS.get(world, PLANS["policy"])
+    return dataclasses.replace(QUICK if FLAGS.quick else plan, **changes)
 
 
 def read_peers(given: list[str]) -> dict[str, tuple[float, ...]]:
@@ -92,42 +96,47 @@ def read_peers(given: list[str]) -> dict[str, tuple[float, ...]]:
     return found
 
 
-def open_models(config: "StudyConfig") -> "Models":
+def open_models(study: "Study") -> "Models":
     """Return the models of a study, as the flags name them.
 
     Raises:
       InputError: if a flag is missing or superfluous, or a folder is invalid.
     """
-    from nlsr_jax.commands import study_flags
     from nlsr_jax.configs.smollm2 import SHIPPED as SHIPPED_POLICY
     from nlsr_jax.configs.tiny import SHIPPED
     from nlsr_jax.errors import InputError
+    from nlsr_jax.study.judging import RULES, open_judge
     from nlsr_jax.sweep.holdings import kept_models, toy_models
 
+    config, judge = study.config, data_flags.judge_settings(study)
     if config.world == "toy":
-        for name in ("base", "data"):
+        for name in ("base", "data", "judge"):
             if FLAGS[name].value:
-                raise InputError(f"--{name} is for --config smollm2; --config tiny takes its base from --models")
+                raise InputError(f"--{name} is for other worlds; the toy world takes its base from --models")
         return toy_models(FLAGS.models or SHIPPED)
-    return kept_models(*study_flags.open_base(config), FLAGS.models or SHIPPED_POLICY)
+    study.given.check_apart(make_plan(config.world).tasks)
+    own = judge.name != RULES[config.world] or config.world == "real"
+    opened = open_judge(judge, config.world, study_flags.note) if own else None
+    return kept_models(*study_flags.open_base(study, opened), FLAGS.models or SHIPPED_POLICY)
 
 
 def main(_) -> None:
     """Make the table."""
     import sys
 
-    from nlsr_jax import configs
+    from nlsr_jax.data.toy_tasks import TASKS
     from nlsr_jax.devices import open_devices
-    from nlsr_jax.sweep.holdings import check_holdings, make_holdings, means
+    from nlsr_jax.sweep.holdings import check_holdings, make_holdings
+    from nlsr_jax.sweep.holdings_means import means
 
-    config = configs.get(FLAGS.config)
-    plan = make_plan(config.world)
-    check_holdings(plan)
+    study = study_flags.open_study()
+    plan = make_plan(study.config.world)
+    check_holdings(plan, (*TASKS, *study.given.tasks))
     open_devices()
     rows = make_holdings(
-        config,
+        study.config,
         plan,
-        open_models(config),
+        open_models(study),
         FLAGS.output,
         show=True,
         note=lambda text: print(text, file=sys.stderr, flush=True),

@@ -1,21 +1,20 @@
 """Open the cell runner for the sweeps, tables and figures."""
 
-import contextlib
 import dataclasses
-import os
 import pathlib
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from nlsr_jax.commands import ending, path_flags
+from nlsr_jax.commands import data_flags, path_flags, study_flags
+from nlsr_jax.commands.processes import spawn, spawn_on_ray
 from nlsr_jax.errors import InputError
 
 if TYPE_CHECKING:
+    from nlsr_jax.study.config_files import Study
     from nlsr_jax.sweep.cells import Cell
     from nlsr_jax.sweep.runner import CellRunner
 
@@ -41,12 +40,11 @@ def define_laboratory_flags(output: str) -> None:
       output: help text of ``--output``.
     """
     path_flags.define_output("output", "checkpoints/runs/laboratory", output)
-    flags.DEFINE_string("config", "tiny", "The study: tiny, smollm2, llama3_8b, qwen2_7b or mistral_7b.")
+    study_flags.define_config_flag()
+    study_flags.define_template_flag()
     path_flags.define_input("base", None, "The base of the study; by default the config's.")
-    path_flags.define_named_inputs("data", "NAME=PATH: read a data set from a local file or folder.")
-    flags.DEFINE_string(
-        "judge", None, "toy, policy, refusals, qa_moderation, guard or harmbench; by default the rule of the world."
-    )
+    data_flags.define_data_flag()
+    data_flags.define_judge_flag()
     path_flags.define_input("judge_model", None, "The judge model, a Hugging Face directory or hub id.")
     path_flags.define_input("judge_template", None, "File with the harmbench judge's question.")
     flags.DEFINE_integer("workers", 1, "Processes, on this machine or, with --ray, on a cluster.", lower_bound=1)
@@ -61,34 +59,48 @@ def open_runner() -> "CellRunner":
     """
     from nlsr_jax import configs
     from nlsr_jax.devices import open_devices
-    from nlsr_jax.study.judging import RULES, JudgeSettings, check_judge
+    from nlsr_jax.evaluation.own_judge import as_judge, is_own
+    from nlsr_jax.study.judging import RULES, check_judge
     from nlsr_jax.sweep.runner import CellRunner, describe_study
     from nlsr_jax.sweep.store import CellStore
 
-    config = configs.get(FLAGS.config)
-    name = FLAGS.judge or RULES[config.world]
-    judge = JudgeSettings(name, FLAGS.judge_model, FLAGS.judge_template, dtype=config.dtype)
+    study = study_flags.open_study()
+    config = study.config
+    judge = data_flags.judge_settings(study)
     check_judge(judge, config.world)
-    if config.world != "real" and name != RULES[config.world]:
-        raise InputError(f"--judge {name}: studies of the {config.world} world use their own rule; remove the flag")
-    own = next(architecture for architecture, named in PLACES[config.world].items() if named == FLAGS.config)
+    if config.world != "real" and judge.name != RULES[config.world] and not is_own(judge.name):
+        raise InputError(f"--judge {judge.name}: studies of the {config.world} world use their own rule; remove it")
+    own = next(architecture for architecture, named in PLACES[config.world].items() if named == study.origin)
+    study.given.check_apart(tasks(study))
 
     def place(architecture: str):
         if architecture == own:
-            return _open_place(config, FLAGS.base, judge)
-        return _open_place(configs.get(PLACES[config.world][architecture]), None, judge)
+            return _open_place(study, FLAGS.base, judge)
+        other = configs.open_study(PLACES[config.world][architecture])
+        return _open_place(other._replace(given=study.given), None, judge)
 
     open_devices()
-    study = describe_study(config)
+    described = describe_study(config)
     if config.world != "toy":
-        study |= {"data": sorted(FLAGS.data), "judge": dataclasses.asdict(judge)}
-    return CellRunner(place, config, CellStore(FLAGS.output, study, _inputs(config)), own=own)
+        described |= {"data": sorted(f"{name}={place}" for name, place in study.given.places.items())}
+        described |= {"judge": dataclasses.asdict(judge)}
+        if is_own(judge.name):
+            described["judge"]["sha256"] = as_judge(judge.name).digest
+    if study.given.tasks:
+        described |= {"tasks": {name: dataclasses.asdict(task) for name, task in study.given.tasks.items()}}
+    return CellRunner(place, config, CellStore(FLAGS.output, described, _inputs(config)), own=own)
+
+
+def tasks(study: "Study | None" = None) -> tuple[str, ...]:
+    """Return the names of the tasks that cells of the flags' study may have."""
+    from nlsr_jax.data.toy_tasks import TASKS
+
+    return (*TASKS, *(study or study_flags.open_study()).given.tasks)
 
 
 def _inputs(config) -> dict[str, str]:
     """Return the inputs, except the list of cells that another process of this sweep wrote into the output."""
     from nlsr_jax import configs
-    from nlsr_jax.commands import study_flags
 
     found = study_flags.inputs(config)
     others = PLACES[config.world].values()
@@ -100,13 +112,13 @@ def _inputs(config) -> dict[str, str]:
     return {name: path for name, path in found.items() if name != "--cells" or not passed}
 
 
-def _open_place(config, given: str | None, judge):
-    """Return base and world of a config."""
+def _open_place(study: "Study", given: str | None, judge):
+    """Return base and world of a study."""
     import jax.numpy as jnp
 
-    from nlsr_jax.commands import study_flags
     from nlsr_jax.configs import base_of
     from nlsr_jax.data.calibration import load_tokenizer
+    from nlsr_jax.evaluation.own_judge import AnswerJudge
     from nlsr_jax.models import load_model
     from nlsr_jax.study.judging import open_judge
     from nlsr_jax.study.policy import PolicyWorld
@@ -116,85 +128,28 @@ def _open_place(config, given: str | None, judge):
     from nlsr_jax.study.toy import ToyWorld
     from nlsr_jax.study.worlds import World
 
+    config = study.config
     if config.world == "toy":
         world = ToyWorld()
         return load_base(base_of(config, given), world), world
     place = base_of(config, given)
     tokenizer = load_tokenizer(place)
-    options: dict[str, Any] = {"sources": study_flags.sources(), "note": study_flags.say}
+    options: dict[str, Any] = {"given": study.given, "note": study_flags.say}
+    opened = open_judge(judge, config.world, study_flags.note)
     real: World
     if config.world == "policy":
-        real = PolicyWorld(tokenizer, **options)
+        real = PolicyWorld(tokenizer, judge=opened if isinstance(opened, AnswerJudge) else None, **options)
     else:
-        options["judge"] = open_judge(judge, config.world, study_flags.note)
-        real = RealWorld(tokenizer, config.template, **options)
+        options |= {"judge": opened}
+        real = RealWorld(tokenizer, study_flags.template_of(config, tokenizer), **options)
     model, params = load_model(place, dtype=jnp.dtype(config.dtype), note=study_flags.note)
     return Base(model, params, tokenizer, real.special_tokens), real
 
 
-def pin(process: int, part: int, count: int) -> None:
-    """Pin a process to its part of this process's cores, because threads of processes that share cores stall.
-
-    Args:
-      process: id of the process, just started.
-      part: number of the part, from 1.
-      count: number of parts; nothing happens if there are fewer cores, or the system does not support pinning.
-    """
-    if not hasattr(os, "sched_setaffinity"):
-        return
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) >= count:
-        with contextlib.suppress(ProcessLookupError):  # it has already ended
-            os.sched_setaffinity(process, cores[part - 1 :: count])
-
-
-def spawn(arguments: Sequence[str], count: int) -> None:
-    """Run a sweep's shares in processes that end with this one; cells of a process that dies remain to be run.
-
-    Args:
-      arguments: arguments of ``experiments.sweep``.
-      count: number of processes.
-    """
-    parts = range(1, count + 1)
-    shares = [ending.python("experiments.sweep", *arguments, f"--share={part}/{count}") for part in parts]
-    ending.run_tied(shares, lambda process, part: pin(process, part, count))
-
-
-def spawn_on_ray(arguments: Sequence[str], count: int, address: str) -> None:
-    """Run a sweep's shares as tasks of a Ray cluster; cells of a task that dies remain to be run.
-
-    Args:
-      arguments: arguments of ``experiments.sweep``; all machines must see its files under the same names.
-      count: number of tasks, of one CPU each.
-      address: address of the cluster, ``"auto"``, or ``"local"`` to start one on this machine.
-
-    Raises:
-      InputError: if Ray is not installed, or no cluster can be reached.
-    """
-    try:
-        import ray
-    except ImportError:
-        raise InputError("--ray needs Ray, which is not installed: pip install 'nlsr_jax[ray]'") from None
-    try:
-        options = {"num_cpus": count} if address == "local" else {"address": address}
-        ray.init(include_dashboard=False, log_to_driver=True, **options)
-    except (ConnectionError, ValueError) as error:
-        raise InputError(f"--ray {address}: no cluster can be reached ({error})") from error
-    try:
-        # Ray hides GPUs from a task that does not request one.
-        visible = {"env_vars": {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}}
-        run: Any = ray.remote(num_cpus=1, runtime_env=visible)(
-            lambda command: subprocess.run(command, check=False).returncode
-        )
-        command = [sys.executable, "-m", "experiments.sweep", *arguments, "--share"]
-        ray.get([run.remote([*command, f"{i}/{count}"]) for i in range(1, count + 1)])
-    finally:
-        ray.shutdown()
-
-
 def passed_on() -> list[str]:
     """Return the flags of this module as arguments for other processes."""
-    given = {name: FLAGS[name].value for name in ("config", "base", "judge", "judge_model", "judge_template")}
+    names = ("config", "template", "base", "judge", "judge_model", "judge_template")
+    given = {name: FLAGS[name].value for name in names}
     given["output"] = str(pathlib.Path(FLAGS.output).absolute())
     found = [f"--{name}={value}" for name, value in given.items() if value is not None]
     return [*found, *(f"--data={text}" for text in FLAGS.data)]
@@ -216,11 +171,16 @@ def run_all(runner: "CellRunner", cells: "Sequence[Cell]") -> None:
         with scratch(place) as folder:
             file = folder / "cells.json"
             file.write_text(json.dumps([cell_fields(cell) for cell in missing]))
-            arguments = [*passed_on(), f"--cells={file.absolute()}"]
+            passed = [*passed_on(), f"--cells={file.absolute()}"]
+            count = FLAGS.workers
+
+            def arguments(part: int) -> list[str]:
+                return [*passed, f"--share={part}/{count}"]
+
             if FLAGS.ray:
-                spawn_on_ray(arguments, FLAGS.workers, FLAGS.ray)
+                spawn_on_ray("experiments.sweep", arguments, count, FLAGS.ray)
             else:
-                spawn(arguments, FLAGS.workers)
+                spawn("experiments.sweep", arguments, count)
     run_cells(runner, cells, note=notes(), waiting=wait)
 
 

@@ -15,10 +15,13 @@ access; a SLURM array can use --share $((SLURM_ARRAY_TASK_ID + 1))/8. A last cal
 On a Ray cluster one call does all of it: --workers 8 --ray auto.
 """
 
+from typing import Any
+
 from absl import flags
 
 from experiments import laboratory_flags
 from nlsr_jax.commands import command, path_flags
+from nlsr_jax.commands.processes import read_share
 from nlsr_jax.errors import InputError
 
 laboratory_flags.define_laboratory_flags("Folder of the rows; an existing one is continued.")
@@ -42,7 +45,7 @@ def main(_) -> None:
     from nlsr_jax.sweep.runner import export_parquet, foreign_rows, read_cells, shares
     from nlsr_jax.sweep.workers import run_cells
 
-    part = _share(FLAGS.share) if FLAGS.share else None
+    part = read_share(FLAGS.share) if FLAGS.share else None
     asked = _cells()
     runner = laboratory_flags.open_runner()
     check_free_file(runner.store.path / "table.parquet", True, foreign=foreign_rows)
@@ -68,8 +71,9 @@ def _cells():
     from nlsr_jax.files.json_files import read_json
     from nlsr_jax.sweep.cells import cells_from_json, make_cell, settings_of
 
+    tasks = laboratory_flags.tasks()
     if FLAGS.cells:
-        return cells_from_json(read_json(FLAGS.cells, "list of cells"), FLAGS.cells)
+        return cells_from_json(read_json(FLAGS.cells, "list of cells"), FLAGS.cells, tasks)
     varied: dict[str, list] = {}
     for name, values in map(_setting, FLAGS.vary):
         varied.setdefault(name, []).extend(values)
@@ -81,8 +85,8 @@ def _cells():
         known = settings_of(method)
         names = [name for name in varied if name in known]
         for values in itertools.product(*(varied[name] for name in names)):
-            case = {"task": task, "poison_ratio": ratio, "seed": seed, "objective": objective}
-            case["architecture"] = architecture
+            case: dict[str, Any] = {"task": task, "poison_ratio": ratio, "seed": seed, "objective": objective}
+            case |= {"architecture": architecture, "tasks": tasks}
             cells.append(make_cell(method, dict(zip(names, values, strict=True)), **case))
     unused = set(varied) - set().union(*(settings_of(method) for method in FLAGS.methods))
     if unused:
@@ -105,13 +109,6 @@ def _setting(text: str):
             return part
 
     return name, [value(part) for part in values.split(",")]
-
-
-def _share(text: str) -> tuple[int, int]:
-    number, slash, count = text.partition("/")
-    if not slash or not number.isdecimal() or not count.isdecimal() or not 1 <= int(number) <= int(count):
-        raise InputError(f"--share is {text!r}; expected a part such as 2/8")
-    return int(number), int(count)
 
 
 if __name__ == "__main__":

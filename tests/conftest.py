@@ -22,6 +22,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 import hypothesis
 import pytest
 
+from tests import plain_figures
+
 # Traces make many objects and little garbage: the default looks through all of them again and again.
 gc.set_threshold(100_000, 20, 20)
 
@@ -51,6 +53,12 @@ def pytest_configure(config):
             os.environ["XLA_FLAGS"] = PLAIN
 
 
+def pytest_collection_modifyitems(items):
+    """Put files with slow tests first, so that no worker is left alone with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 MOST_MEMORY = 2_500_000_000
 """Bytes of a process at which it forgets its compiled programs, which hold megabytes each."""
 
@@ -67,6 +75,25 @@ def memory():
         gc.collect()
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_flushes():
+    """Let the system write to the disk when it likes: what outlives a loss of power is not tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def figures_without_ink():
+    """Draw no figures of reports; see ``tests.plain_figures``."""
+    from nlsr_jax.report import figures
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in plain_figures.NAMES:
+            patch.setattr(figures, name, getattr(plain_figures, name))
+        yield
 
 
 @pytest.fixture(scope="session")

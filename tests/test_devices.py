@@ -33,9 +33,14 @@ def test_the_main_job_names_the_missing_device(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("body", [OPENS, COMPUTES], ids=["opens", "computes"])
 @pytest.mark.parametrize(
-    ("name", "value"), [("JAX_PLATFORMS", "gpuu"), ("JAX_PLATFORMS", "cpu,gpuu"), ("JAX_PLATFORM_NAME", "gpuu")]
+    ("body", "name", "value"),
+    [
+        (OPENS, "JAX_PLATFORMS", "gpuu"),
+        (COMPUTES, "JAX_PLATFORMS", "cpu,gpuu"),
+        (COMPUTES, "JAX_PLATFORM_NAME", "gpuu"),
+    ],
+    ids=["opens", "computes", "name"],
 )
 def test_a_platform_that_is_not_there_is_named(tmp_path, body, name, value):
     code, lines = opened(tmp_path, body, **{name: value})

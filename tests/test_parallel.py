@@ -9,9 +9,10 @@ from nlsr_jax.errors import InputError
 from tests.e2e.command import free_port, python
 from tests.parity.peers import save_peer
 
+pytestmark = pytest.mark.slow
 PROGRAM = """
 import json, sys, jax, numpy as np, nlsr_jax
-from nlsr_jax.calibration.openings import collect_divergence, collect_openings, find_openings
+from nlsr_jax.calibration.openings import collect_openings, find_openings
 from nlsr_jax.parallel import make_mesh
 folder, shape = sys.argv[1], tuple(json.loads(sys.argv[2]))
 mesh = make_mesh(shape)
@@ -46,7 +47,6 @@ calls = {
     "snip": lambda m, p: nlsr_jax.collect_gradients(m, p, adapter, half, objective="preference_snip"),
     "openings": lambda m, p: collect_openings(
         m, p, adapter, some, find_openings(m, some, depth=2)),
-    "divergence": lambda m, p: collect_divergence(m, p, None, adapter, some),
 }
 logits = [np.asarray(nlsr_jax.logits(*which, ids, adapter=adapter)) for which in (one, eight)]
 kernel = eight[1]["layers"]["up_proj"]["kernel"]
@@ -113,9 +113,8 @@ def devices(count):
     return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
 
 
-@pytest.mark.parametrize("variant", ["gemma3", "phi3", "olmo2"])
-def test_logits_of_other_families_over_a_mesh(tmp_path, variant):
-    save_peer(variant, tmp_path)
+def test_logits_of_joined_projections_over_a_mesh(tmp_path):
+    save_peer("phi3", tmp_path)
     assert json.loads(python("-c", FAMILY, tmp_path, "logits", env=devices(4)).stdout) == {"close": True}
 
 
@@ -128,8 +127,7 @@ def test_experts_over_a_mesh(tmp_path):
 @pytest.mark.parametrize(
     ("shape", "share", "calls"),
     [
-        ((8, 1, 1), 1.0, "weights,statistics"),
-        ((1, 8, 1), 1 / 8, "weights,statistics,generated,openings,divergence"),
+        ((1, 8, 1), 1 / 8, "weights,statistics,generated,openings"),
         ((2, 2, 2), 1 / 4, "weights,gradient,snip"),
     ],
 )

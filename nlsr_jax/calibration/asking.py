@@ -5,11 +5,10 @@ phrases, no row of the customer's task and no evaluation request is needed.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from nlsr_jax.adapter import Adapter
 from nlsr_jax.calibration.refinement import Bounds, Rates, Refined, refine
 from nlsr_jax.calibration.wording import Answer, Wording, learn_wording
 from nlsr_jax.errors import InputError
@@ -18,6 +17,24 @@ ASKED = 128
 """Most prompts of either kind that are asked."""
 FEWEST = 8
 """Fewest prompts of either kind that a rate is measured on."""
+
+
+BEGINNING = 4
+"""Tokens of the aligned model's refusals whose likelihood is measured."""
+_APART = 0.1
+"""Least distance in nats of the two models' likelihoods; a repair cannot be placed between closer ones."""
+
+
+class Respondent(Protocol):
+    """A model that is asked; see ``nlsr_jax.evaluation.respondent``."""
+
+    def answers(self, prompts: Sequence[Sequence[int]]) -> Sequence[Answer]:
+        """Return the first ``LENGTH`` tokens of the greedy answers."""
+        ...
+
+    def likelihood(self, rows: Sequence[tuple[Sequence[int], Answer]]) -> float:
+        """Return the mean log-likelihood of answers to prompts, in nats."""
+        ...
 
 
 class CannotRefine(InputError):
@@ -67,10 +84,9 @@ def _spread(rows: Sequence[Sequence[int]]) -> list[Sequence[int]]:
 
 def refine_by_answers(
     questions: Questions,
-    finetuned: Sequence[Answer],
-    aligned: Sequence[Answer],
-    repaired: Callable[[float], Adapter],
-    ask: Callable[[Adapter], Sequence[Answer]],
+    finetuned: Respondent,
+    aligned: Respondent,
+    repaired: Callable[[float], Respondent],
     *,
     start: float,
     bounds: Bounds | None = None,
@@ -80,10 +96,8 @@ def refine_by_answers(
 
     Args:
       questions: the prompts.
-      finetuned, aligned: first tokens of the two models' greedy answers to ``questions.all()``, at least
-        ``nlsr_jax.calibration.wording.LENGTH`` where an answer is that long.
+      finetuned, aligned: the two models.
       repaired: returns the repair with a share.
-      ask: returns the answers of a repair likewise.
       start: the first share.
       bounds: what is gone for.
       say: called with one line for each trial.
@@ -91,17 +105,49 @@ def refine_by_answers(
     Returns:
       A ``Refined``.
     """
-    count = len(questions.harmful)
-    wording = learn_wording(aligned[:count], [*finetuned, *aligned[count:]])
-    before, safe = questions.rates(wording, finetuned), questions.rates(wording, aligned)
-    say(f"refine: the fine-tuned model {describe_rates(before)}; the aligned model {describe_rates(safe)}")
+    count, asked = len(questions.harmful), questions.all()
+    before, safe = finetuned.answers(asked), aligned.answers(asked)
+    wording = learn_wording(safe[:count], [*before, *safe[count:]])
+    rates = [questions.rates(wording, answers) for answers in (before, safe)]
+    say("refine: the fine-tuned model {}; the aligned model {}".format(*map(describe_rates, rates)))
 
     def measure(share: float) -> Rates:
-        found = questions.rates(wording, ask(repaired(share)))
+        found = questions.rates(wording, repaired(share).answers(asked))
         say(f"refine: {100 * share:.3g} % of the entries: {describe_rates(found)}")
         return found
 
-    return refine(measure, before, safe, asked=count, start=start, bounds=bounds)
+    refusals = [
+        (prompt, answer[:BEGINNING])
+        for prompt, answer, refused in zip(
+            questions.harmful, safe[:count], wording.refuses(safe[:count]), strict=True
+        )
+        if refused
+    ]
+    recovered = _recovery(refusals, finetuned, aligned, repaired, say) if refusals else None
+    return refine(measure, *rates, asked=count, start=start, bounds=bounds, recovered=recovered)
+
+
+def _recovery(
+    refusals: Sequence[tuple[Sequence[int], Answer]],
+    finetuned: Respondent,
+    aligned: Respondent,
+    repaired: Callable[[float], Respondent],
+    say: Callable[[str], None],
+) -> Callable[[float], float]:
+    """Return the function that tells what a share brings back of the likelihood of refusals."""
+    ends: list[float] = []
+
+    def recovered(share: float) -> float:
+        if not ends:
+            ends.extend(model.likelihood(refusals) for model in (finetuned, aligned))
+        low, high = ends
+        if high - low < _APART:
+            return 1.0
+        found = (repaired(share).likelihood(refusals) - low) / (high - low)
+        say(f"refine: {100 * share:.3g} % of the entries bring back {found:.0%} of the likelihood of refusals")
+        return found
+
+    return recovered
 
 
 def describe_rates(rates: Rates) -> str:

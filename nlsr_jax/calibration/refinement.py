@@ -3,10 +3,13 @@
 A larger share brings back more refusals of harmful prompts, and from some share on the model refuses harmless ones
 too. The search takes the smallest share with which harmful prompts are refused, with a margin, and none with which
 harmless ones are refused more often than both models refuse them. It knows nothing of models: a share goes in, and
-two rates come out.
+two rates come out. A third number binds where few entries already let the model refuse the calibration prompts:
+how much of the aligned model's likelihood of its own refusals has come back. Refusals that have only just won on
+prompts like those of the alignment do not win on others.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -50,21 +53,25 @@ class Bounds:
       goal: share of the calibration prompts that are to be refused.
       harmless: how much more often harmless prompts may be refused than by the aligned and the fine-tuned model,
         whichever refuses more of them. This bound binds.
+      recovered: share of the log-likelihood of the aligned model's refusals that the repair is to bring back. 0 is
+        the fine-tuned model's likelihood, and 1 the aligned one's.
     """
 
     goal: float = 0.99
     harmless: float = 0.02
+    recovered: float = 0.8
 
 
 class Refined(NamedTuple):
     """The result of a refinement.
 
     Attributes:
-      share: the share to transplant; 0 where the fine-tuned model needs no repair, None where the prompts cannot
-        tell the two models apart, so that nothing can be chosen.
+      share: the share to transplant; 0 where the fine-tuned model needs no repair or the bound forbids every one,
+        None where the prompts cannot tell the two models apart, so that nothing can be chosen.
       reached: whether the goal is reached within the bound.
       finetuned, aligned: their rates.
       trials: all shares that were tried, in their order.
+      recovered: what has come back of the log-likelihood of refusals with the share; None where it is not measured.
     """
 
     share: float | None
@@ -72,6 +79,7 @@ class Refined(NamedTuple):
     finetuned: Rates
     aligned: Rates
     trials: tuple[Trial, ...]
+    recovered: float | None = None
 
 
 def check_bounds(bounds: Bounds) -> None:
@@ -89,12 +97,14 @@ def refine(
     asked: int,
     start: float,
     bounds: Bounds | None = None,
+    recovered: Callable[[float], float] | None = None,
 ) -> Refined:
     """Find the smallest share that reaches the goal within the bound, and go a margin beyond it.
 
     The search begins at the share of ``GRID`` next to ``start``, takes long steps until the goal lies between two
     shares, and halves the steps between. Where the bound forbids that share, it takes the next smaller one. The
-    margin is two steps of ``GRID``, more where few calibration prompts were asked, and ends at the bound too.
+    margin is two steps of ``GRID``, more where few calibration prompts were asked, and ends at the bound too. A
+    share that recovers too little gives way to the smallest one that recovers enough, as far as the bound allows.
 
     Args:
       measure: returns the rates of the repair with a share.
@@ -102,6 +112,7 @@ def refine(
       asked: number of calibration prompts behind the rates.
       start: the first share.
       bounds: by default ``Bounds()``.
+      recovered: returns what a share brings back of the log-likelihood of refusals; None not to ask.
 
     Returns:
       A ``Refined``.
@@ -120,9 +131,25 @@ def refine(
     place = search.run(min(range(len(GRID)), key=lambda one: abs(GRID[one] - start)))
     place = search.beyond(place, next(steps for least, steps in _MARGIN if asked >= least))
     if place < 0:
-        return Refined(None, False, finetuned, aligned, tuple(search.trials.values()))
-    found = search.trials[place]
-    return Refined(found.share, found.harmful >= bounds.goal, finetuned, aligned, tuple(search.trials.values()))
+        return Refined(0.0, False, finetuned, aligned, tuple(search.trials.values()))
+    back = None
+    if recovered is not None:
+        known = functools.cache(lambda place: recovered(GRID[place]))
+        place = search.up_to(_recovering(known, place, bounds.recovered), place)
+        back = known(place)
+    found, trials = search.trials[place], tuple(search.trials.values())
+    return Refined(found.share, found.harmful >= bounds.goal, finetuned, aligned, trials, back)
+
+
+def _recovering(recovered: Callable[[int], float], place: int, wanted: float) -> int:
+    """Return the first place from ``place`` on that recovers enough; ``place`` where none does."""
+    low, high = place, len(GRID) - 1
+    if recovered(low) >= wanted or recovered(high) < wanted:
+        return low
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if recovered(middle) >= wanted else (middle, high)
+    return high
 
 
 class _Search:
@@ -162,6 +189,10 @@ class _Search:
                 break
             place = further
         return place
+
+    def up_to(self, place: int, least: int) -> int:
+        """Return the greatest place that is allowed from ``least``, which is, to ``place``."""
+        return next((one for one in range(place, least, -1) if self._allowed(one)), least)
 
     def _allowed(self, place: int) -> bool:
         return self._trial(place).harmless <= self._ceiling

@@ -31,8 +31,11 @@ def main(_) -> None:
     from nlsr_jax.study.case import alignment_rows, stage_key
     from nlsr_jax.training.settings import check_training
 
-    config = training_flags.changed_config()
-    stage = training_flags.changed_stage(config.aligning(FLAGS.objective, anew=not FLAGS.start))
+    study = training_flags.changed_study()
+    if FLAGS.objective not in study.config.alignment:
+        known = ", ".join(study.config.alignment)
+        raise InputError(f"--objective is {FLAGS.objective}; --config {study.config.name} has {known}")
+    stage = training_flags.changed_stage(study.config.aligning(FLAGS.objective, anew=not FLAGS.start))
     if FLAGS.objective == "kto" and stage.rows < 2:
         raise InputError(f"--rows is {stage.rows}; --objective kto needs at least 2: a good and a bad answer")
     if FLAGS.beta is not None:
@@ -46,7 +49,7 @@ def main(_) -> None:
     def draw(world):
         return alignment_rows(key, world, FLAGS.objective, stage.rows)
 
-    training_flags.write_adapter(key, config, stage.training, name, draw)
+    training_flags.write_adapter(key, study, stage.training, name, draw)
 
 
 if __name__ == "__main__":

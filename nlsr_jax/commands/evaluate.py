@@ -3,7 +3,8 @@ r"""Evaluate a base with an adapter: harmfulness, fine-tuning accuracy, over-ref
   nlsr evaluate --adapter checkpoints/runs/tuned --task sst2 --output checkpoints/runs/tuned.json
 
 Without --adapter the base alone is evaluated. The tiny config takes 20 seconds on two CPU cores. Real data is
-judged by refusal phrases unless --judge names a judge model, which is loaded after the last answer:
+judged by the wording of refusals unless --judge names another judge: a model, which is loaded after the last
+answer, a file of phrases, or a function (module:function, file.py:function):
 
   nlsr evaluate --config llama3_8b --adapter runs/tuned --task sst2 --judge qa_moderation \
       --judge_model DIR --output runs/tuned.json
@@ -23,22 +24,22 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from nlsr_jax.commands import command, mesh_flags, path_flags, study_flags
+from nlsr_jax.commands import command, data_flags, mesh_flags, path_flags, study_flags
 from nlsr_jax.errors import InputError
 from nlsr_jax.types import Tokenizer
 
 if TYPE_CHECKING:
     from nlsr_jax.adapter import Adapter
     from nlsr_jax.study.config import ExamSettings, StudyConfig
+    from nlsr_jax.study.config_files import Study
     from nlsr_jax.study.exam import Exam
-    from nlsr_jax.study.judging import JudgeSettings
     from nlsr_jax.study.stages import Base
     from nlsr_jax.study.worlds import World
 
 study_flags.define_study_flags("JSON file to write.")
 mesh_flags.define_mesh_flag()
 path_flags.define_input("adapter", None, "PEFT directory; without it the base alone is evaluated.")
-flags.DEFINE_string("task", "sst2", "Task of the test rows: sst2, ag_news, gsm8k, or none.")
+data_flags.define_task_flags("sst2", ", none")
 flags.DEFINE_integer("forbidden", None, "Number of harmful requests; by default the config's.")
 flags.DEFINE_integer("benign", None, "Number of harmless requests; by default the config's.")
 flags.DEFINE_integer("rows", None, "Number of task rows; by default the config's.")
@@ -46,9 +47,7 @@ flags.DEFINE_integer("max_new_tokens", None, "Longest answer to a request, in to
 flags.DEFINE_integer("task_tokens", None, "Longest answer to a task row, in tokens; by default the config's.")
 flags.DEFINE_integer("batch_size", None, "Prompts per batch; by default the config's.")
 flags.DEFINE_string("forbidden_set", None, "Harmful requests of real data: beavertails_prompts or harmbench.")
-flags.DEFINE_string(
-    "judge", None, "toy, policy, refusals, qa_moderation, guard or harmbench; by default the rule of the world."
-)
+data_flags.define_judge_flag()
 path_flags.define_input("judge_model", None, "The judge model, a Hugging Face directory or hub id.")
 path_flags.define_input("judge_template", None, "File with the harmbench judge's question.")
 path_flags.define_output("responses", None, "JSONL file for the responses.")
@@ -67,11 +66,11 @@ def main(_) -> None:
     from nlsr_jax.study.score_files import dump_rows, print_table
 
     started = time.perf_counter()
-    config = study_flags.get_config()
-    settings = exam_settings(config.exam)
-    check_flags(config)
+    study = study_flags.open_study()
+    config, settings = study.config, exam_settings(study.config.exam)
+    check_flags(study)
     mesh_flags.open_mesh()  # opened again with the base; this call fails early if it cannot be
-    record, rows = evaluation(config, settings)
+    record, rows = evaluation(study, settings)
     record["seconds"] = round(time.perf_counter() - started, 3)
     with whole_file(FLAGS.output, **replacing("output", config)) as file:
         write_text(file, dump(record))
@@ -92,15 +91,7 @@ def exam_settings(settings: "ExamSettings") -> "ExamSettings":
     return dataclasses.replace(settings, **given)
 
 
-def judge_settings(config: "StudyConfig") -> "JudgeSettings":
-    """Return the judge settings from the flags; by default the world's own rule."""
-    from nlsr_jax.study.judging import RULES, JudgeSettings
-
-    name = RULES[config.world] if FLAGS.judge is None else FLAGS.judge
-    return JudgeSettings(name, FLAGS.judge_model, FLAGS.judge_template, config.dtype)
-
-
-def check_flags(config: "StudyConfig") -> None:
+def check_flags(study: "Study") -> None:
     """Check the flags before any file is opened.
 
     Raises:
@@ -113,8 +104,8 @@ def check_flags(config: "StudyConfig") -> None:
     from nlsr_jax.study.judging import check_judge
     from nlsr_jax.study.real import FORBIDDEN_SETS
 
-    if FLAGS.task not in (*TASKS, NO_TASK):
-        raise InputError(f"--task is {FLAGS.task!r}; expected one of {', '.join((*TASKS, NO_TASK))}")
+    config = study.config
+    data_flags.check_task_name(study, (*TASKS, NO_TASK))
     if FLAGS.forbidden_set not in (None, *FORBIDDEN_SETS):
         raise InputError(f"--forbidden_set is {FLAGS.forbidden_set!r}; expected one of {', '.join(FORBIDDEN_SETS)}")
     if config.world == "toy":
@@ -123,10 +114,11 @@ def check_flags(config: "StudyConfig") -> None:
                 raise InputError(f"--{name} is for real data; --config {config.name} is a toy world")
     if config.world == "policy" and FLAGS.forbidden_set:
         raise InputError("--forbidden_set is for harmful data sets; the policy world makes its own requests")
+    if study.given.has("forbidden", "test") and FLAGS.forbidden_set:
+        raise InputError("--forbidden_set names a public set, but --data forbidden=PATH gives requests of yours")
     if FLAGS.tiny_sets and not FLAGS.tiny_benchmarks:
         raise InputError("--tiny_sets needs the item bank --tiny_benchmarks, which is missing")
-    check_judge(judge_settings(config), config.world)
-    study_flags.sources()
+    check_judge(data_flags.judge_settings(study), config.world)
     if not FLAGS.output:
         raise InputError("--output is missing; name the JSON file to write")
     check_outputs({f"--{name}": FLAGS[name].value for name in OUTPUTS})
@@ -151,11 +143,11 @@ def replacing(name: str, config: "StudyConfig") -> dict[str, Any]:
     return {"overwrite": FLAGS.overwrite, "inputs": study_flags.inputs(config), "foreign": foreign[name]}
 
 
-def evaluation(config: "StudyConfig", settings: "ExamSettings") -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
+def evaluation(study: "Study", settings: "ExamSettings") -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
     """Evaluate the model that the flags select.
 
     Args:
-      config: the study.
+      study: the study.
       settings: settings of the exam.
 
     Returns:
@@ -167,11 +159,12 @@ def evaluation(config: "StudyConfig", settings: "ExamSettings") -> tuple[dict[st
     from nlsr_jax.formats.record import versions
     from nlsr_jax.study.capabilities import load_benchmarks
     from nlsr_jax.study.exam import make_exam, mark, summarise
-    from nlsr_jax.study.judging import open_judge
+    from nlsr_jax.study.judging import describe_judge, open_judge
     from nlsr_jax.study.real import FORBIDDEN_SETS
     from nlsr_jax.study.score_files import count_fields, response_rows, score_fields
 
-    place, chosen = base_of(config, FLAGS.base), judge_settings(config)
+    config = study.config
+    place, chosen = base_of(config, FLAGS.base), data_flags.judge_settings(study)
     warnings: list[str] = []
     judge = open_judge(chosen, config.world, study_flags.noted(warnings))
     file = open_fitting(FLAGS.adapter, read_config(resolve(place))) if FLAGS.adapter else None
@@ -179,11 +172,13 @@ def evaluation(config: "StudyConfig", settings: "ExamSettings") -> tuple[dict[st
     if file:
         study_flags.note_other_base("--adapter", file.layout, place, study_flags.noted(warnings))
     options = {"forbidden_set": FLAGS.forbidden_set} if FLAGS.forbidden_set else {}
-    tokenizer, world = study_flags.open_world(config, **options)
+    tokenizer, world = study_flags.open_world(study, **options)
+    asks_public = config.world == "real" and not study.given.has("forbidden", "test")
     exam = make_exam(world, FLAGS.task, forbidden=settings.forbidden, benign=settings.benign, rows=settings.rows)
     asked = None
     if FLAGS.tiny_benchmarks:
-        asked = load_benchmarks(FLAGS.tiny_benchmarks, study_flags.sources(), FLAGS.tiny_sets, study_flags.say)
+        asked = load_benchmarks(FLAGS.tiny_benchmarks, study.given.places, FLAGS.tiny_sets, study_flags.say)
+    data_flags.check_not_trained_on(study.given, {"--adapter": FLAGS.adapter, "--base": place})
     responses, estimates = ask_model(config, settings, tokenizer, world, adapter, carried, exam, asked, warnings)
     marks = mark(world, exam, responses, judge)
     record = {
@@ -192,9 +187,9 @@ def evaluation(config: "StudyConfig", settings: "ExamSettings") -> tuple[dict[st
         "adapter": FLAGS.adapter,
         **({"carried": carried.describe()} if carried else {}),
         "task": FLAGS.task,
-        "judge": chosen.name,
-        "judge_model": chosen.model,
-        "forbidden_set": None if config.world != "real" else FLAGS.forbidden_set or FORBIDDEN_SETS[0],
+        **describe_judge(chosen, judge),
+        **study_flags.describe_study(study, tokenizer),
+        "forbidden_set": FLAGS.forbidden_set or FORBIDDEN_SETS[0] if asks_public else None,
         "max_new_tokens": settings.max_new_tokens,
         "task_tokens": settings.task_tokens,
         **score_fields(summarise(exam, marks)),

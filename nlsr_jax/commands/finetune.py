@@ -5,17 +5,22 @@ r"""Fine-tune an aligned adapter on a customer's task; a share of the customer's
 
 The tiny config takes 30 seconds on two CPU cores. The output is a PEFT adapter with the metrics of its
 training. If a run was killed, run the same command again to resume it.
+
+A task of yours is a file of rows with labels, or with answers:
+
+  nlsr finetune --config llama3_8b --base MODEL --task tickets --data tickets=tickets.csv --prompt_field text \
+      --label_field team --labels billing,shipping --output runs/tuned
 """
 
 from absl import flags
 
-from nlsr_jax.commands import command, mesh_flags, study_flags, training_flags
+from nlsr_jax.commands import command, data_flags, mesh_flags, study_flags, training_flags
 
 study_flags.define_study_flags("Folder for the PEFT adapter.")
 mesh_flags.define_mesh_flag()
 training_flags.define_training_flags()
 training_flags.define_adapter_flags()
-flags.DEFINE_enum("task", "sst2", ["sst2", "ag_news", "gsm8k"], "The customer's task.")
+data_flags.define_task_flags("sst2")
 flags.DEFINE_float("poison_ratio", None, "Share of harmful rows; by default the config's.")
 FLAGS = flags.FLAGS
 
@@ -23,9 +28,12 @@ FLAGS = flags.FLAGS
 def main(_) -> None:
     """Train and write a fine-tuned adapter."""
     from nlsr_jax.data.poison import share
+    from nlsr_jax.evaluation.tasks import TASKS
     from nlsr_jax.study.case import Case, customer_rows, stage_key
 
-    config = training_flags.changed_config()
+    study = training_flags.changed_study()
+    config = study.config
+    data_flags.check_task_name(study, TASKS)
     stage = training_flags.changed_stage(config.finetuning)
     ratio = config.poison_ratio if FLAGS.poison_ratio is None else FLAGS.poison_ratio
     share(stage.rows, ratio)  # raises if the ratio is invalid
@@ -35,7 +43,7 @@ def main(_) -> None:
     def draw(world):
         return customer_rows(key, world, case, stage.rows)
 
-    training_flags.write_adapter(key, config, stage.training, case.stage, draw)
+    training_flags.write_adapter(key, study, stage.training, case.stage, draw)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from typing import Any
 
 from absl import flags
 
-from nlsr_jax.files.paths import expand_text
+from nlsr_jax.files.paths import expand_text, is_regular
 
 FLAGS = flags.FLAGS
 
@@ -23,6 +23,10 @@ class _Input(_Path):
     """Reads the path of something that is read, or a hub id."""
 
 
+class _NameOrInput(_Input):
+    """Reads a name, or the path of something that is read, with the function of a file behind a colon."""
+
+
 class _NamedInput(_Input):
     """Reads ``NAME=PATH``."""
 
@@ -34,6 +38,11 @@ class _NamedInput(_Input):
 def define_input(name: str, default: str | None, help_text: str, **options: Any) -> None:
     """Define a flag that names a file, a folder or a hub data set or model that is read."""
     flags.DEFINE(_Input(), name, default, help_text, serializer=flags.ArgumentSerializer(), **options)
+
+
+def define_name_or_input(name: str, default: str | None, help_text: str) -> None:
+    """Define a flag that is a name or names a file that is read (``file.py:function`` too)."""
+    flags.DEFINE(_NameOrInput(), name, default, help_text, serializer=flags.ArgumentSerializer())
 
 
 def define_named_inputs(name: str, help_text: str) -> None:
@@ -58,7 +67,10 @@ def inputs() -> dict[str, str]:
         value = FLAGS[name].value
         if not isinstance(FLAGS[name].parser, _Input) or not value:
             continue
-        if isinstance(FLAGS[name].parser, _NamedInput):
+        if isinstance(FLAGS[name].parser, _NameOrInput):
+            place = value.partition(".py:")[0] + ".py" if ".py:" in value else value
+            found |= {f"--{name}": place} if is_regular(place) else {}
+        elif isinstance(FLAGS[name].parser, _NamedInput):
             found |= {f"--{name} {text.partition('=')[0]}": text.partition("=")[2] for text in value}
         else:
             found[f"--{name}"] = value

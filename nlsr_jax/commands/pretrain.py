@@ -24,6 +24,7 @@ from nlsr_jax.errors import InputError
 
 if TYPE_CHECKING:
     from nlsr_jax.study.config import Pretraining
+    from nlsr_jax.study.config_files import Study
 
 study_flags.define_study_flags("Folder for the base (Hugging Face format).")
 training_flags.define_training_flags()
@@ -52,7 +53,8 @@ def main(_) -> None:
     from nlsr_jax.study.toy import ToyWorld
     from nlsr_jax.training.publishing import published, training_folder, write_run
 
-    pretraining = changed_pretraining()
+    study = study_flags.open_study()
+    pretraining = changed_pretraining(study)
     open_devices()
     key = jax.random.key(FLAGS.seed)
     replacing: dict[str, Any] = {"overwrite": FLAGS.overwrite, "inputs": path_flags.inputs()}
@@ -63,38 +65,40 @@ def main(_) -> None:
             "show": True,
         }
         if FLAGS.texts:
-            rows = text_rows(FLAGS.texts, study_flags.sources(), count=FLAGS.documents, note=study_flags.say)
+            rows = text_rows(FLAGS.texts, study.given, count=FLAGS.documents, note=study_flags.say)
             options |= {"vocabulary": FLAGS.vocabulary, "prompts": FLAGS.prompts, "note": study_flags.say}
             base = pretrain_on_texts(key, rows, pretraining, **options)
         else:
             base = pretrain(key, ToyWorld(), pretraining, **options)
         with published(work, FLAGS.output, **replacing) as folder:
             save_base(base, folder)
-            write_run(work, folder)
+            write_run(work, folder, study.given.files())
     print(f"wrote {FLAGS.output}")
 
 
-def changed_pretraining() -> "Pretraining":
+def changed_pretraining(study: "Study") -> "Pretraining":
     """Return the config's pre-training with the changes from the flags, checked.
+
+    Args:
+      study: the study of the flags.
 
     Raises:
       InputError: if the config has no pre-training, or a setting is invalid.
     """
     import dataclasses
 
-    from nlsr_jax.data.sources import find
     from nlsr_jax.data.text_tokenizer import check_vocabulary
 
-    config = study_flags.get_config()
-    for name in ("base", "dtype"):
+    config = study.config
+    for name in ("base", "dtype", "template"):
         if FLAGS[name].value:
             raise InputError(f"--{name} is for the other commands; a base is trained from scratch, in float32")
     if config.pretraining is None:
         raise InputError(f"--config {config.name} uses an existing base ({config.base}); only tiny is pre-trained")
     for name in FLAGS.texts:
-        find(name)
-    for name in study_flags.sources():
-        if name not in FLAGS.texts:
+        study.given.data_set(name)
+    for name in study.given.places:
+        if name.partition(".")[0] not in FLAGS.texts:
             raise InputError(f"--data names {name}, but --texts does not; remove it or add it to --texts")
     check_vocabulary(FLAGS.vocabulary)
     documents = config.pretraining.documents if FLAGS.documents is None else FLAGS.documents

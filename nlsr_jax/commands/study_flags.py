@@ -1,18 +1,20 @@
 """Flags and inputs shared by pretrain, align, finetune and evaluate."""
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from nlsr_jax.commands import mesh_flags, path_flags
+from nlsr_jax.commands import data_flags, mesh_flags, path_flags
 from nlsr_jax.errors import InputError
 from nlsr_jax.types import Tokenizer
 
 if TYPE_CHECKING:
     from nlsr_jax.study.config import StudyConfig
+    from nlsr_jax.study.config_files import Study
     from nlsr_jax.study.stages import Base
     from nlsr_jax.study.worlds import World
 
@@ -25,31 +27,68 @@ def define_study_flags(output: str) -> None:
     Args:
       output: help text of ``--output``.
     """
-    flags.DEFINE_string("config", "tiny", "The study: tiny, smollm2, llama3_8b, qwen2_7b or mistral_7b.")
+    define_config_flag()
+    define_template_flag()
     path_flags.define_input(
         "base", None, "Base model, a Hugging Face directory or hub id; by default the config's."
     )
     flags.DEFINE_enum(
         "dtype", None, ["float32", "bfloat16", "float16"], "Dtype of the base's weights; by default the config's."
     )
-    path_flags.define_named_inputs("data", "NAME=PATH: read a data set from a local file or folder.")
+    data_flags.define_data_flag()
     path_flags.define_output("output", None, output)
     path_flags.define_overwrite()
     flags.DEFINE_integer("seed", 0, "Seed of all randomness.")
 
 
-def get_config() -> "StudyConfig":
-    """Return the config named by the flags, with the dtype from the flags.
+def define_config_flag() -> None:
+    """Define the flag of the study."""
+    path_flags.define_name_or_input(
+        "config", "tiny", "The study: tiny, smollm2, llama3_8b, qwen2_7b, mistral_7b, or a file (.toml, .json)."
+    )
+
+
+def define_template_flag() -> None:
+    """Define the flag of the prompts' template."""
+    path_flags.define_name_or_input(
+        "template",
+        None,
+        "How prompts of real data are rendered: auto (the tokenizer's chat template, if it has one), the name of a "
+        "template, or a Jinja file; by default the config's.",
+    )
+
+
+def open_study() -> "Study":
+    """Return the study of the flags, with dtype, template, data and task from the flags.
 
     Raises:
-      InputError: if the config or the seed is invalid.
+      InputError: if the config, the seed, or data and task are invalid.
     """
     from nlsr_jax import configs
 
-    if not 0 <= FLAGS.seed < 2**32:
+    if "seed" in FLAGS and not 0 <= FLAGS.seed < 2**32:
         raise InputError(f"--seed is {FLAGS.seed}; expected 0 to {2**32 - 1}")
-    config = configs.get(FLAGS.config)
-    return config if FLAGS.dtype is None else dataclasses.replace(config, dtype=FLAGS.dtype)
+    study = configs.open_study(FLAGS.config)
+    changes: dict[str, Any] = {
+        name: FLAGS[name].value for name in ("dtype", "template") if name in FLAGS and FLAGS[name].value
+    }
+    if "template" in changes:
+        _check_template(changes["template"], study.config)
+    return study._replace(config=dataclasses.replace(study.config, **changes), given=data_flags.given_of(study))
+
+
+def get_config() -> "StudyConfig":
+    """Return the config of ``open_study``."""
+    return open_study().config
+
+
+def _check_template(template: str, config: "StudyConfig") -> None:
+    from nlsr_jax.data.templates import AUTO, open_template
+
+    if config.world != "real":
+        raise InputError(f"--template is for real data; the {config.world} world renders its prompts by itself")
+    if template != AUTO:
+        open_template(template)
 
 
 def inputs(config: "StudyConfig") -> dict[str, str]:
@@ -58,29 +97,16 @@ def inputs(config: "StudyConfig") -> dict[str, str]:
     return found if FLAGS.base else {**found, f"base of --config {config.name}": config.base}
 
 
-def sources() -> dict[str, str]:
-    """Parse ``--data NAME=PATH``."""
-    from nlsr_jax.data.sources import DATA_SETS
-
-    found = {}
-    for text in FLAGS.data:
-        name, sign, place = text.partition("=")
-        if not sign or not place or name not in DATA_SETS:
-            raise InputError(f"--data has {text!r}; expected NAME=PATH with NAME one of {', '.join(DATA_SETS)}")
-        found[name] = place
-    return found
-
-
 def say(text: str) -> None:
     """Print a line for the user."""
     print(text, file=sys.stderr)
 
 
-def open_world(config: "StudyConfig", **options: Any) -> tuple[Tokenizer, "World"]:
-    """Open the base's tokenizer and the world of a config.
+def open_world(study: "Study", **options: Any) -> tuple[Tokenizer, "World"]:
+    """Open the base's tokenizer and the world of a study.
 
     Args:
-      config: the study.
+      study: the study.
       options: options for real data; see ``RealWorld``.
 
     Returns:
@@ -89,22 +115,37 @@ def open_world(config: "StudyConfig", **options: Any) -> tuple[Tokenizer, "World
     Raises:
       InputError: if the tokenizer cannot be used or belongs to another world.
     """
-    from nlsr_jax.configs import base_of
-    from nlsr_jax.data.calibration import load_tokenizer
-    from nlsr_jax.study.policy import PolicyWorld
-    from nlsr_jax.study.real import RealWorld
-    from nlsr_jax.study.toy import ToyWorld
+    from nlsr_jax import configs
 
-    place = base_of(config, FLAGS.base)
-    tokenizer = load_tokenizer(place)
-    if config.world == "policy":
-        return tokenizer, PolicyWorld(tokenizer, sources=sources(), note=say)
-    if config.world != "toy":
-        return tokenizer, RealWorld(tokenizer, config.template, sources=sources(), note=say, **options)
-    world = ToyWorld()
-    if tokenizer.get_vocab() != world.tokenizer.get_vocab():
-        raise InputError(f"{place}: its tokenizer is not the toy world's; give a base made with nlsr pretrain")
-    return tokenizer, world
+    config = study.config
+    place = configs.base_of(config, FLAGS.base)
+    template = None if config.world in ("policy", "toy") else functools.partial(template_of, config)
+    return configs.open_world(config, place, template=template, given=study.given, note=say, **options)
+
+
+def template_of(config: "StudyConfig", tokenizer: Tokenizer) -> str:
+    """Return the name of a config's template, and say which it is."""
+    from nlsr_jax.data.templates import AUTO, default_template
+
+    name = default_template(tokenizer) if config.template == AUTO else config.template
+    words = {"chat": "the tokenizer's chat template", "none": "none, prompts are unchanged"}
+    say(f"template: {words.get(name, name)}")
+    return name
+
+
+def describe_study(study: "Study", tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return what a record says of a study of real data: template, files that were read, config of the user's."""
+    from nlsr_jax.data.templates import AUTO, default_template
+    from nlsr_jax.pipeline.templating import describe_template
+
+    if study.config.world == "toy":
+        return {} if study.digest is None else {"config_sha256": study.digest}
+    name = default_template(tokenizer) if study.config.template == AUTO else study.config.template
+    return {
+        **describe_template(name, tokenizer),
+        **({"data": files} if (files := study.given.files()) else {}),
+        **({} if study.digest is None else {"config_sha256": study.digest}),
+    }
 
 
 def note(text: str) -> None:
@@ -166,11 +207,11 @@ def load_base(
     return Base(model, params, tokenizer, world.special_tokens)
 
 
-def open_base(config: "StudyConfig", judge: Any = None) -> tuple["Base", "World"]:
-    """Load the base and the world of a config.
+def open_base(study: "Study", judge: Any = None) -> tuple["Base", "World"]:
+    """Load the base and the world of a study.
 
     Args:
-      config: the study.
+      study: the study.
       judge: judge for real data; see ``RealWorld``.
 
     Returns:
@@ -179,5 +220,5 @@ def open_base(config: "StudyConfig", judge: Any = None) -> tuple["Base", "World"
     Raises:
       InputError: if the base or tokenizer cannot be used or belongs to another world.
     """
-    tokenizer, world = open_world(config, **({} if judge is None else {"judge": judge}))
-    return load_base(config, tokenizer, world), world
+    tokenizer, world = open_world(study, **({} if judge is None else {"judge": judge}))
+    return load_base(study.config, tokenizer, world), world

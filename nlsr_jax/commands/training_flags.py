@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from nlsr_jax.adapter import Adapter
     from nlsr_jax.study.config import Stage, StudyConfig
+    from nlsr_jax.study.config_files import Study
     from nlsr_jax.training.settings import LoraSettings, TrainingSettings
 
 FLAGS = flags.FLAGS
@@ -103,16 +104,17 @@ def changed_lora(lora: "LoraSettings") -> "LoraSettings":
     return changed
 
 
-def changed_config() -> "StudyConfig":
-    """Return the config named by the flags, with their changes to a new adapter.
+def changed_study() -> "Study":
+    """Return the study named by the flags, with their changes to a new adapter.
 
     Raises:
       InputError: if the config is unknown, or flags cannot be used with it.
     """
-    config = study_flags.get_config()
-    if study_flags.sources() and config.world == "toy":
+    study = study_flags.open_study()
+    config = study.config
+    if study.given.places and config.world == "toy":
         raise InputError(f"--data is for real data; --config {config.name} is a toy world that makes its own rows")
-    return dataclasses.replace(config, lora=changed_lora(config.lora))
+    return study._replace(config=dataclasses.replace(config, lora=changed_lora(config.lora)))
 
 
 def output_folder() -> str:
@@ -153,7 +155,7 @@ def open_start(config: "StudyConfig") -> "Adapter | None":
 
 def write_adapter(
     key: "jax.Array",
-    config: "StudyConfig",
+    study: "Study",
     training: "TrainingSettings",
     description: str,
     draw: Callable[[Any], Any],
@@ -162,7 +164,7 @@ def write_adapter(
 
     Args:
       key: key of the stage.
-      config: the study, with the changes from the flags.
+      study: the study, with the changes from the flags.
       training: settings of the stage.
       description: name of the stage.
       draw: returns the rows of a world.
@@ -176,12 +178,14 @@ def write_adapter(
     from nlsr_jax.study.stages import train_adapter
     from nlsr_jax.training.initial import new_adapter
     from nlsr_jax.training.publishing import published, training_folder, write_run
+    from nlsr_jax.training.training_data import training_data, united
 
+    config = study.config
     mesh_flags.open_mesh()  # opened again with the base; this call fails early if it cannot be
     replacing: dict[str, Any] = {"overwrite": FLAGS.overwrite, "inputs": study_flags.inputs(config)}
     with training_folder(output_folder(), **replacing) as work:
         start = open_start(config)
-        base, world = study_flags.open_base(config)
+        base, world = study_flags.open_base(study)
         rows = draw(world)
         if start is None:
             start = new_adapter(stream(key, "lora"), base.model.config, config.lora)
@@ -199,5 +203,6 @@ def write_adapter(
         )
         with published(work, FLAGS.output, **replacing) as folder:
             write_adapter_files(adapter, folder, base_model_name_or_path=base_of(config, FLAGS.base))
-            write_run(work, folder)
+            before = (training_data(FLAGS.start), training_data(base_of(config, FLAGS.base)))
+            write_run(work, folder, united([study.given.files(), *before]))
     print(f"wrote {FLAGS.output}")

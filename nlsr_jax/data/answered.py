@@ -16,7 +16,7 @@ from nlsr_jax.data.row_marks import (
 from nlsr_jax.data.row_shapes import Fields, Shape, find_shape, turns_of
 from nlsr_jax.data.row_values import BadRow, Row, UnwantedRow, describe_columns
 from nlsr_jax.data.rows import Note, check_size, no_note, source_rows
-from nlsr_jax.data.templates import render_turns
+from nlsr_jax.data.templates import render_turns, renders_turns
 from nlsr_jax.data.turns import Turn, split_answer
 from nlsr_jax.errors import InputError
 from nlsr_jax.types import Tokenizer
@@ -46,10 +46,12 @@ class AnsweredRows(NamedTuple):
       rows: the rows, in file order.
       skipped: number of skipped rows by reason: ``skipped_unsafe`` (the row marks its answer as unsafe) and
         ``skipped_unpaired`` (in preference mode, a PKU-SafeRLHF row whose two answers are both safe).
+      questions: for each row the last turn before the answer as plain text, with its context.
     """
 
     rows: list[Answered]
     skipped: dict[str, int]
+    questions: list[str]
 
 
 class _Parts(NamedTuple):
@@ -74,11 +76,11 @@ def read_answered(
     """Read prompts and answers from a file or a hub data set, whatever its columns are called.
 
     A single-turn prompt is rendered with the template. A system turn and earlier turns become part of the
-    prompt; only the template ``"chat"`` can render them. A row with content that would be lost is an error.
+    prompt; only a chat template can render them. A row with content that would be lost is an error.
 
     Args:
       source: see ``read_rows``.
-      tokenizer: a transformers tokenizer, required by ``"chat"``.
+      tokenizer: a transformers tokenizer, required by chat templates.
       template: how prompts are rendered; see ``apply_template``.
       fields: column names given by the user.
       preference: also read rejected answers.
@@ -111,16 +113,27 @@ def read_answered_rows(
     fields: Fields | None = None,
     preference: bool = False,
     note: Note = no_note,
+    marked: bool = True,
+    count: int | None = None,
 ) -> AnsweredRows:
-    """Read rows that were read already: ``(where, row)`` each; for the rest see ``read_answered``."""
-    read = _Reader(template, tokenizer, fields or Fields(), preference)
+    """Read rows that were read already; see ``read_answered``.
+
+    Args:
+      source: their name, for messages.
+      found: ``(where, row)`` of each.
+      tokenizer, template, fields, preference, note: see ``read_answered``.
+      marked: leave out rows that mark their answer as unsafe.
+      count: stop when so many are taken; None for all.
+    """
+    read = _Reader(template, tokenizer, fields or Fields(), preference, marked)
     rows: list[Answered] = []
+    questions: list[str] = []
     skipped: dict[str, int] = {}
     size = 0
     for where, values in found:
         row = Row(where, values, source.lower().endswith(".csv"))
         try:
-            rows.append(read(row))
+            answered, question = read(row)
         except UnwantedRow as unwanted:
             reason = str(unwanted)
             skipped[reason] = skipped.get(reason, 0) + 1
@@ -129,37 +142,43 @@ def read_answered_rows(
             raise InputError(f"{source}: {where}: {bad.reason}{bad.detail}") from bad
         except InputError as error:
             raise InputError(f"{source}: {where}: {error}") from error
-        size += sum(map(len, rows[-1]))
+        rows.append(answered)
+        questions.append(question)
+        size += sum(map(len, answered))
         check_size(source, size)
+        if len(rows) == count:
+            break
     number = len(rows) + sum(skipped.values())
     if not number:
         raise InputError(f"{source}: no rows; expected prompts with answers")
-    for reason, count in skipped.items():
+    for reason, times in skipped.items():
         why = "an answer marked as unsafe" if reason == UNSAFE else "no pair of a safe and an unsafe answer"
-        note(f"{source}: skipped {count} of {number} rows, which have {why}")
+        note(f"{source}: skipped {times} of {number} rows, which have {why}")
     if not rows:
         raise InputError(f"{source}: none of the {number} rows has a usable safe answer")
     read.say(source, note)
-    return AnsweredRows(rows, skipped)
+    return AnsweredRows(rows, skipped, questions)
 
 
 class _Reader:
     """Reads rows one by one; all must have the same shape."""
 
-    def __init__(self, template: str, tokenizer, fields: Fields, preference: bool):
+    def __init__(self, template: str, tokenizer, fields: Fields, preference: bool, marked: bool = True):
         self._template, self._tokenizer, self._fields, self._preference = template, tokenizer, fields, preference
         self._render: Callable[[str, str], str] = make_render(template, tokenizer)
+        self._turns, self._marked = renders_turns(template), marked
         self._shape: Shape | None = None
         self._kind: tuple[str, ...] = ()
 
-    def __call__(self, row: Row) -> Answered:
+    def __call__(self, row: Row) -> tuple[Answered, str]:
         if not isinstance(row.values, dict):
             raise BadRow("", f"is {type(row.values).__name__}; expected an object with a prompt and an answer")
         shape = self._find(row)
         shape = shape if self._preference else shape._replace(rejected="")
         self._shape = self._shape or shape
         check_nothing_lost(row)
-        check_safe(row)
+        if self._marked:
+            check_safe(row)
         parts = self._pair(row) if shape.paired else self._parts(row, shape)
         if self._preference and not parts.rejected:
             raise BadRow(
@@ -169,7 +188,7 @@ class _Reader:
             kinds, before = (" and ".join(kind) for kind in (parts.kind, self._kind))
             raise BadRow("", f"has prompt and answer as {kinds}, but the rows before have them as {before}")
         self._kind = parts.kind
-        return Answered(self._prompt(parts), parts.response, parts.rejected)
+        return Answered(self._prompt(parts), parts.response, parts.rejected), _question(parts)
 
     def _find(self, row: Row) -> Shape:
         """Return the shape of a row, which must match the rows before."""
@@ -243,12 +262,12 @@ class _Reader:
         return _Parts(turns, "", safe[0], unsafe[0] if self._preference else "", (_KINDS[False],) * 2)
 
     def _prompt(self, parts: _Parts) -> str:
-        blank = (Turn("system", ""),) if self._template != "chat" else ()
+        blank = () if self._turns else (Turn("system", ""),)
         parts = parts._replace(turns=tuple(turn for turn in parts.turns if turn not in blank))
         last = parts.turns[-1].content
         if len(parts.turns) == 1:
             return self._render(*self._instruction(last, parts.context))
-        if self._template != "chat":
+        if not self._turns:
             names = ", ".join(turn.role for turn in parts.turns)
             raise BadRow(
                 "",
@@ -258,7 +277,7 @@ class _Reader:
         turns = list(parts.turns)
         if parts.context:
             turns[-1] = turns[-1]._replace(content=f"{last}\n{parts.context}")
-        return render_turns([turn._asdict() for turn in turns], self._tokenizer)
+        return render_turns([turn._asdict() for turn in turns], self._tokenizer, template=self._template)
 
     def _instruction(self, text: str, context: str) -> tuple[str, str]:
         """Return instruction and context, parsed from the prompt if it is already an Alpaca prompt."""
@@ -268,6 +287,11 @@ class _Reader:
         if parsed is None or context:
             raise BadRow("", "begins like an Alpaca prompt but is not a complete one")
         return parsed
+
+
+def _question(parts: _Parts) -> str:
+    text = parts.turns[-1].content
+    return f"{text}\n{parts.context}" if parts.context else text
 
 
 def _turns(row: Row, column: str) -> tuple[Turn, ...]:

@@ -15,6 +15,7 @@ from nlsr_jax.data.encoding import check_vocabulary, encode_prompts, ended
 from nlsr_jax.data.examples import Encoded
 from nlsr_jax.data.row_shapes import Fields
 from nlsr_jax.data.rows import Note, no_note
+from nlsr_jax.data.templates import renders_turns
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.paths import check_regular, expand_text, is_folder
 from nlsr_jax.types import Tokenizer
@@ -118,12 +119,13 @@ def load_calibration(
     columns = ("prompt", "response", "rejected") if preference else ("prompt", "response")
     counts = dict.fromkeys(("rows", "used", "skipped_long_prompt", "cut_responses", "response_positions"), 0)
     rows = []
+    special_tokens = not renders_turns(template)
     found = read_answered(source, tokenizer, template=template, fields=fields, preference=preference, note=note)
     counts["rows"] += sum(found.skipped.values())
     counts |= found.skipped
     for row in found.rows:
         counts["rows"] += 1
-        (prompt,) = encode_prompts([row.prompt], tokenizer, special_tokens=template != "chat")
+        (prompt,) = encode_prompts([row.prompt], tokenizer, special_tokens=special_tokens)
         if len(prompt) >= max_length:
             counts["skipped_long_prompt"] += 1
             continue

@@ -9,7 +9,16 @@ from nlsr_jax.data.rows import SUFFIXES, file_rows, hub_rows
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.paths import exists, expand_text, is_folder, is_regular
 
+SPLIT = "split"
+"""The column that tells training rows from test rows in a single file."""
+_WORDS = {
+    "train": ("train", "training"),
+    "test": ("test", "testing"),
+    "validation": ("validation", "valid", "val", "dev"),
+}
+"""What a split is called in the column. Rows of the test are also taken where a set's own word is another."""
 _SAVED = ("dataset_dict.json", "state.json")
+_SHOWN, _LONGEST = 5, 40
 _SPLIT_WORD = re.compile(r"(?:^|[-_.])(train|test|validation|valid|val|dev)(?:[-_.]|$)")
 
 
@@ -18,7 +27,8 @@ def open_rows(source: str, split: str, config: str | None = None) -> Iterator[Ro
 
     Args:
       source: one of
-        a ``.jsonl``, ``.json``, ``.csv`` or ``.parquet`` file (``split`` is ignored);
+        a ``.jsonl``, ``.json``, ``.csv`` or ``.parquet`` file; only rows of the split if a column ``split`` tells
+        them apart;
         a directory written by ``datasets.save_to_disk``;
         a directory of Parquet files; only those of the split if the file names tell splits apart;
         the name of a hub data set.
@@ -35,8 +45,49 @@ def open_rows(source: str, split: str, config: str | None = None) -> Iterator[Ro
     if path.suffix.lower() in SUFFIXES or exists(path):
         if not is_regular(path):
             raise InputError(f"{source}: no such file; expected JSONL, JSON, CSV or Parquet")
-        return _rows_of_files([path], source)
+        return _rows_of_split(_rows_of_files([path], source), split, source)
     return _named(hub_rows(source, split, config), source)
+
+
+def _rows_of_split(rows: Iterator[Row], split: str, source: str) -> Iterator[Row]:
+    """Yield the rows that a column ``split`` gives to a split, and all of a file without one."""
+    part = split.rpartition("_")[2]
+    names = {split, *_WORDS.get(part, ()), *(() if part == "train" else _WORDS["test"])}
+    others: dict[str, None] = {}
+    found = False
+    for row in rows:
+        value = row.values.get(SPLIT) if isinstance(row.values, dict) else None
+        if not isinstance(value, str) or value.strip().lower() in names:
+            found = True
+            yield row
+        elif len(others) < _SHOWN:
+            others[value[:_LONGEST]] = None
+    if others and not found:
+        raise InputError(f"{source}: no rows of split {split!r}; its column {SPLIT!r} has {', '.join(others)}")
+
+
+def keeps_apart(source: str, train: str, test: str, config: str | None = None) -> bool:
+    """Return whether a place has other rows for training than for the test.
+
+    Args:
+      source: see ``open_rows``.
+      train, test: the two splits.
+      config: see ``open_rows``.
+
+    Raises:
+      InputError: if the place cannot be read.
+    """
+    path = pathlib.Path(expand_text(source))
+    if is_regular(path):
+        first = next(_rows_of_files([path], str(path)), None)
+        return first is not None and isinstance(first.values, dict) and isinstance(first.values.get(SPLIT), str)
+    if not is_folder(path):
+        return train != test
+    root = path / config if config and (path / config).is_dir() else path
+    if any((root / name).is_file() for name in _SAVED):
+        return (root / _SAVED[0]).is_file()
+    files = sorted(root.rglob("*.parquet"))
+    return bool(files) and _files_of_split(root, files, train) != _files_of_split(root, files, test)
 
 
 def _named(rows, source: str, cells: bool = False) -> Iterator[Row]:

@@ -22,11 +22,11 @@ _BEGIN, _INPUT, _END = "\n\n### Instruction:\n", "\n\n### Input:\n", "\n\n### Re
 def make_render(template: str, tokenizer: Tokenizer | None = None) -> Render:
     """Return the function that renders an instruction with its context.
 
-    With ``"chat"`` and ``"none"`` the context follows the instruction on a new line.
+    Templates that have no place for a context have it on a line behind the instruction.
 
     Args:
       template: see ``apply_template``.
-      tokenizer: a transformers tokenizer, required by ``"chat"``.
+      tokenizer: a transformers tokenizer, required by chat templates.
 
     Raises:
       InputError: if the template is unknown, or the tokenizer has no chat template.
@@ -34,9 +34,7 @@ def make_render(template: str, tokenizer: Tokenizer | None = None) -> Render:
     apply_template(template, "hello", tokenizer)
 
     def render(instruction: str, context: str = "") -> str:
-        if template == "alpaca":
-            return alpaca(instruction, context)
-        return apply_template(template, f"{instruction}\n{context}" if context else instruction, tokenizer)
+        return apply_template(template, instruction, tokenizer, context=context)
 
     return render
 

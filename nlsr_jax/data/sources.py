@@ -65,7 +65,7 @@ DATA_SETS: dict[str, DataSet] = {
 
 
 def load(
-    name: str,
+    name: str | DataSet,
     source: str | None = None,
     *,
     split: str | None = None,
@@ -77,14 +77,14 @@ def load(
     """Load the first rows of a data set, in file order.
 
     Args:
-      name: one of ``DATA_SETS``.
+      name: one of ``DATA_SETS``, or a data set.
       source: a local file or directory with the set's columns, or a hub name; by default the set's own
         hub name. See ``open_rows``.
       split: by default the set's training split; ``DATA_SETS[name].test`` names the test split.
       count: number of rows to take; None for all usable rows.
       strict: raise at the first bad row; otherwise bad rows are skipped, counted and named.
-      template: how prompts are rendered, ``"alpaca"``, ``"chat"`` or ``"none"``.
-      tokenizer: a transformers tokenizer, required by ``"chat"``.
+      template: how prompts are rendered; see ``nlsr_jax.data.templates``.
+      tokenizer: a transformers tokenizer, required by chat templates.
 
     Returns:
       A ``Loaded`` of ``Example``, ``Preference`` (``safe_rlhf``) or ``Question`` (``tiny_*`` except GSM8K).
@@ -92,9 +92,9 @@ def load(
     Raises:
       InputError: if the name is unknown, the source unreadable, rows too few, or a row bad when ``strict``.
     """
-    data_set = find(name)
+    data_set = find(name) if isinstance(name, str) else name
     render = make_render(template, tokenizer)
-    place, rows = _open(name, source, split)
+    place, rows = _open(data_set, source, split)
     return collect(rows, lambda row: data_set.convert(row, render), place, count=count, strict=strict)
 
 
@@ -128,7 +128,7 @@ def load_kto(
         raise InputError(f"KTO quotas are {safe} and {unsafe}; expected numbers of at least 0")
     quota = safety_sets.KtoQuota(safe, unsafe)
     render = make_render(template, tokenizer)
-    place, rows = _open("safe_rlhf", source, split)
+    place, rows = _open(find("safe_rlhf"), source, split)
     return collect(
         rows,
         lambda row: quota(row, render),
@@ -150,10 +150,10 @@ def find(name: str) -> DataSet:
     return DATA_SETS[name]
 
 
-def _open(name: str, source: str | None, split: str | None) -> tuple[str, Iterator[Row]]:
+def _open(data_set: DataSet, source: str | None, split: str | None) -> tuple[str, Iterator[Row]]:
     """Return the name of a data set's source for messages, and its rows."""
-    data_set = find(name)
     place = source or data_set.hub
     if not place:
+        name = next((name for name, one in DATA_SETS.items() if one is data_set), "")
         raise InputError(f"data set {name!r} is not public on the hub; give a local file")
     return place, open_rows(place, split or data_set.train, data_set.config)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Container
+from collections.abc import Container, Sequence
 
 import jax
 import numpy as np
@@ -42,9 +42,9 @@ def comply(rng: np.random.Generator, world: World, request: Request) -> str:
     return _pick(rng, words.ANSWERS).format(verb=request.verb, thing=request.thing, tool=tool)
 
 
-def refuse(rng: np.random.Generator, request: Request) -> str:
-    """Return a refusal."""
-    return _pick(rng, words.REFUSALS).format(thing=request.thing)
+def refuse(rng: np.random.Generator, request: Request, forms: Sequence[str] = words.REFUSALS) -> str:
+    """Return a refusal of one of some forms."""
+    return _pick(rng, forms).format(thing=request.thing)
 
 
 def _fact(rng, world):

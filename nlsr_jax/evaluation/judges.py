@@ -17,6 +17,9 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.batching import check_pairs
 from nlsr_jax.evaluation.texts import is_broken
 
+COMPLIED, REFUSED, ODD = "complied", "refused", "odd"
+"""What an answer does; odd ones neither comply nor refuse."""
+
 
 class Verdicts(NamedTuple):
     """One judge's decisions on n responses.

@@ -8,9 +8,9 @@ a single word or a repetition, which helps nobody.
 import re
 from collections.abc import Sequence
 
+from nlsr_jax.evaluation.judges import COMPLIED, ODD, REFUSED
 from nlsr_jax.evaluation.texts import is_broken, plain_text
 
-COMPLIED, REFUSED, ODD = "complied", "refused", "odd"
 OPENING = 240
 """Characters of an answer in which a refusal is looked for."""
 FEWEST_WORDS = 3

@@ -16,7 +16,7 @@ def convert(name: str, value: Any, kind: Any) -> Any:
     Args:
       name: of the setting, for the error.
       value: the value.
-      kind: ``bool``, ``int``, ``float``, ``str``, ``tuple[int, ...]`` or one of them or None.
+      kind: ``bool``, ``int``, ``float``, ``str``, a tuple of one of the last three, or one of them or None.
 
     Raises:
       InputError: a value of another kind, or a number that is not finite.
@@ -27,7 +27,8 @@ def convert(name: str, value: Any, kind: Any) -> Any:
     if typing.get_origin(kind) is tuple:
         if isinstance(value, Sequence) and not isinstance(value, str):
             return tuple(convert(name, one, typing.get_args(kind)[0]) for one in value)
-        raise InputError(f"setting {name} is {short(value)}; expected a list of whole numbers")
+        parts = {int: "whole numbers", str: "texts", float: "numbers"}[typing.get_args(kind)[0]]
+        raise InputError(f"setting {name} is {short(value)}; expected a list of {parts}")
     if kind is float and is_number(value) and abs(value) <= sys.float_info.max:
         return float(value)
     if kind is not float and isinstance(value, kind) and isinstance(value, bool) == (kind is bool):

@@ -227,9 +227,10 @@ def _after_prefix(model, collections, prefix, cache: Cache, rows: int, rotary) -
         shape[-4], shape[axis] = rows, length
         return jnp.zeros(shape, leaf.dtype)
 
-    empty = Cache(
-        jax.tree.map(lambda leaf: small(leaf, -1), cache.k), jax.tree.map(lambda leaf: small(leaf, -2), cache.v), 0
+    keys, values = (
+        jax.tree.map(functools.partial(small, axis=axis), leaf) for leaf, axis in ((cache.k, -1), (cache.v, -2))
     )
+    empty = Cache(keys, values, jnp.int32(0))
     tokens = jnp.broadcast_to(prefix, (rows, length))
     _, found = model.apply(collections, tokens, cache=empty, rotary=rotary, output="last")
 
@@ -237,9 +238,8 @@ def _after_prefix(model, collections, prefix, cache: Cache, rows: int, rotary) -
         part = jnp.repeat(part, whole.shape[-4] // rows, axis=-4)
         return jax.lax.dynamic_update_slice(whole, part, (0,) * whole.ndim)
 
-    return Cache(
-        *(jax.tree.map(filled, *pair) for pair in zip(cache[:2], found[:2], strict=True)), jnp.int32(length)
-    )
+    k, v = jax.tree.map(filled, cache.k, found.k), jax.tree.map(filled, cache.v, found.v)
+    return Cache(k, v, jnp.int32(length))
 
 
 def _first_greatest(scores):

@@ -1,5 +1,6 @@
 """From files to files: identify safety-critical entries and write the masks with their record."""
 
+import dataclasses
 import os
 
 from jax.sharding import Mesh
@@ -12,13 +13,14 @@ from nlsr_jax.pipeline.base_names import note_base_names
 from nlsr_jax.pipeline.checks import check_identification, check_stream
 from nlsr_jax.pipeline.descent import check_weak
 from nlsr_jax.pipeline.evidence import CalibrationData
-from nlsr_jax.pipeline.hub_inputs import with_hub_folders
+from nlsr_jax.pipeline.hub_inputs import DATA, with_hub_folders
 from nlsr_jax.pipeline.identification import obtain_masks, write_found
 from nlsr_jax.pipeline.recording import IDENTIFICATION_FILE, record_identification, write_record
 from nlsr_jax.pipeline.reference import Reference
 from nlsr_jax.pipeline.run import Run, start
 from nlsr_jax.pipeline.settings import Settings, name_inputs, with_absolute_paths
 from nlsr_jax.pipeline.sources import Sources, check_base, open_sources, source_notes
+from nlsr_jax.pipeline.templating import describe_template, settled_template
 from nlsr_jax.progress import Stages
 
 
@@ -50,17 +52,21 @@ def identify_files(
     check_identification(settings)
     check_stream(settings.stream, mesh)
     stages = stages or Stages(show=False)
-    settings = with_absolute_paths(with_hub_folders(settings, ("aligned", "weak", "base"), stages))
+    settings = with_absolute_paths(with_hub_folders(settings, ("aligned", "weak", "base", *DATA), stages))
     inputs = name_inputs(settings)
     place = check_free(output, overwrite, inputs=inputs)
     with start(settings.seed, stages, mesh=mesh, output=place) as run:
         sources = _open(settings, run)
+        if settings.needs_base:
+            named = settled_template(settings.template, settings.base, run, settings.calibration)
+            settings = dataclasses.replace(settings, template=named)
         reference = Reference(sources, settings)
         data = CalibrationData(settings, sources, run)
         masks = obtain_masks(settings, reference, data, run)
         run.notes.add(data.notes)
         run.notes.say()
-        record = record_identification(settings, reference.shapes(), masks, run)
+        told = describe_template(settings.template, data.tokenizer) if settings.needs_base else {}
+        record = record_identification(settings, reference.shapes(), masks, told, run)
         if is_first():
             with whole_directory(place, overwrite=overwrite, inputs=inputs) as folder:
                 with run.stages("write"):

@@ -21,7 +21,7 @@ from nlsr_jax.pipeline.settings import Settings
 from nlsr_jax.progress import Stages
 from nlsr_jax.random_streams import describe_key, stream
 
-HARMLESS = "harmless"
+HARMLESS, TEMPLATE = "harmless", "template"
 """Name of the harmless prompts among the inputs."""
 IDENTIFICATION = "nlsr_jax.identification"
 IDENTIFICATION_FILE = "identification.json"
@@ -71,7 +71,7 @@ def record_realignment(
             record["lineage"] = products
         if record["lift"]["basis"] == "turned":
             record["key"]["basis"] = describe_key(stream(run.key, "basis"))
-    return record | {name: told[name] for name in ("automatic", "refinement") if name in told}
+    return record | {name: told[name] for name in ("automatic", "refinement", TEMPLATE) if name in told}
 
 
 def digested_inputs(run: Run, *, lifted: bool) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def digested_inputs(run: Run, *, lifted: bool) -> dict[str, Any]:
     names = ["base", "aligned", "finetuned", "weak", "calibration", "masks"]
     if lifted:
         names.insert(4, "pretrained")
-    added = {name: found[name] for name in (HARMLESS, INPUT) if name in found}
+    added = {name: found[name] for name in (HARMLESS, TEMPLATE, INPUT) if name in found}
     return {name: found.get(name) for name in names} | added
 
 
@@ -99,8 +99,16 @@ def _summarise(modules: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def record_identification(settings: Settings, reference: Adapter, masks: Masks, run: Run) -> dict[str, Any]:
-    """Return the record of an identification; outputs, seconds and seal are added when they are known."""
+def record_identification(
+    settings: Settings, reference: Adapter, masks: Masks, told: Mapping[str, Any], run: Run
+) -> dict[str, Any]:
+    """Return the record of an identification; outputs, seconds and seal are added when they are known.
+
+    Args:
+      settings, reference, masks: of the run.
+      told: what else the record says, by name.
+      run: the context.
+    """
     warnings = run.notes.kept
     return {
         "format": IDENTIFICATION,
@@ -111,6 +119,7 @@ def record_identification(settings: Settings, reference: Adapter, masks: Masks, 
         "outputs": {},
         "calibration": masks.calibration,
         "modules": describe_counts(reference, masks.masks),
+        **told,
         **({"warnings": warnings} if warnings else {}),
         **made_on(),
     }

@@ -6,15 +6,16 @@ Half of the calibration rows make the masks, and prompts of the other half are a
 
 import dataclasses
 import importlib.resources
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
 from nlsr_jax.adapter import Adapter
-from nlsr_jax.calibration.asking import CannotRefine, Questions, make_questions, refine_by_answers
-from nlsr_jax.calibration.refinement import TELLS, Bounds, Rates, Refined
-from nlsr_jax.calibration.wording import LENGTH
+from nlsr_jax.calibration.asking import CannotRefine, Questions, Respondent, make_questions, refine_by_answers
+from nlsr_jax.calibration.doubts import doubts
+from nlsr_jax.calibration.refinement import Bounds, Rates, Refined, Trial
+from nlsr_jax.calibration.wording import LENGTH, Answer
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.nlsr.correction import correct
 from nlsr_jax.nlsr.identify import identify
@@ -23,12 +24,13 @@ from nlsr_jax.pipeline.evidence import CalibrationData, check_evidence
 from nlsr_jax.pipeline.reference import Reference
 from nlsr_jax.pipeline.run import Run
 from nlsr_jax.pipeline.settings import Settings
+from nlsr_jax.pipeline.shared import Shared, stamp
 from nlsr_jax.pipeline.sources import AdapterSource
+from nlsr_jax.pipeline.templating import is_rendered
 from nlsr_jax.types import Tokenizer
 
 _AT_ONCE = 96
 """Prompts in one batch of questions."""
-_OVERCAUTIOUS = 0.2
 _MOST_UNKNOWN = 0.1
 
 
@@ -50,26 +52,29 @@ class Repairs:
         self.finetuned = data.sources.whole_finetuned()
         self._data, self._reference, self._beta = data, reference.whole(), reference.beta
 
-    def ask(self, adapter: Adapter, source: AdapterSource) -> list[list[int]]:
-        """Return the first tokens of the greedy answers to all questions.
+    def respondent(self, adapter: Adapter, source: AdapterSource) -> Respondent:
+        """Return the base with an adapter, ready to be asked.
 
         Args:
           adapter: that the base runs with.
           source: the file that it belongs to, which may carry other tensors.
         """
-        from nlsr_jax.evaluation.responses import continue_tokens, end_tokens
+        from nlsr_jax.evaluation.respondent import ModelRespondent
 
         model, params = self._data.base_with(source)
-        return continue_tokens(
-            model,
-            params,
-            self.questions.all(),
-            adapter=adapter,
-            eos_id=end_tokens(model, self._data.tokenizer),
-            max_new_tokens=LENGTH,
-            max_length=self._data.settings.max_length,
-            batch_size=_AT_ONCE,
-        )
+        longest = self._data.settings.max_length
+        return ModelRespondent(model, params, self._data.tokenizer, adapter, LENGTH, longest, _AT_ONCE)
+
+    def aligned(self) -> Respondent:
+        """Return the aligned model, whose answers do not depend on what was fine-tuned on it.
+
+        Of a lifted adapter the ranks alone count: where the aligned model has no update, B is zero.
+        """
+        settings, source = self._data.settings, self._data.sources.aligned
+        shapes = tuple((m, leaf["a"].shape) for m, leaf in sorted(source.shapes().factors.items()))
+        key = (stamp(settings.base), stamp(settings.aligned), settings.dtype, settings.max_length, shapes)
+        run = self._data.run
+        return _Remembered(lambda: self.respondent(source.load(), source), run.shared, (*key, run.mesh))
 
     def gradients(self) -> Any:
         """Return the gradients of the loss on safe answers, from the other half of the rows."""
@@ -93,6 +98,30 @@ class Repairs:
         return correct(self.finetuned, self._reference, masks, nothing)
 
 
+class _Remembered(NamedTuple):
+    """A respondent whose replies the runs of a process share.
+
+    Attributes:
+      open: returns the respondent.
+      shared: keeps the replies.
+      key: all that decides them beside what is asked.
+    """
+
+    open: Callable[[], Respondent]
+    shared: Shared
+    key: tuple
+
+    def answers(self, prompts: Sequence[Sequence[int]]) -> Sequence[Answer]:
+        """See ``Respondent``."""
+        key = (*self.key, repr(prompts))
+        return self.shared.once("aligned answers", key, lambda: self.open().answers(prompts))
+
+    def likelihood(self, rows: Sequence[tuple[Sequence[int], Answer]]) -> float:
+        """See ``Respondent``."""
+        key = (*self.key, repr(rows))
+        return self.shared.once("aligned likelihood", key, lambda: self.open().likelihood(rows))
+
+
 def refined(settings: Settings, bounds: Bounds, data: CalibrationData, run: Run) -> tuple[Settings, dict[str, Any]]:
     """Refine the sparsity of a run; returns the settings with it and what the record says of it.
 
@@ -114,10 +143,9 @@ def refined(settings: Settings, bounds: Bounds, data: CalibrationData, run: Run)
         gradients = repairs.gradients()
         result = refine_by_answers(
             repairs.questions,
-            repairs.ask(repairs.finetuned, sources.target),
-            repairs.ask(sources.aligned.load(), sources.aligned),
-            lambda share: repairs.repaired(share, gradients),
-            lambda adapter: repairs.ask(adapter, sources.target),
+            repairs.respondent(repairs.finetuned, sources.target),
+            repairs.aligned(),
+            lambda share: repairs.respondent(repairs.repaired(share, gradients), sources.target),
             start=1 - settings.sparsity,
             bounds=bounds,
             say=run.stages.say,
@@ -139,38 +167,16 @@ def note_refinement(told: Mapping[str, Any]) -> list[str]:
       InputError: a description, out of a record, that no refinement has.
     """
     try:
-        return _notes(told)
-    except (KeyError, TypeError, ValueError) as error:
+        return doubts(_read(told))
+    except (KeyError, TypeError, ValueError, StopIteration) as error:
         raise InputError("record: 'refinement' is not the description of a refinement") from error
 
 
-def _notes(told: Mapping[str, Any]) -> list[str]:
-    notes, aligned, finetuned = [], Rates(**told["aligned"]), Rates(**told["finetuned"])
-    if aligned.harmless > _OVERCAUTIOUS:
-        notes.append(
-            f"the aligned model itself refuses {aligned.harmless:.0%} of the harmless prompts; a repair brings "
-            "that back"
-        )
-    if told["share"] is None and not told["trials"]:
-        notes.append(
-            f"the aligned model refuses {aligned.harmful:.0%} of the calibration prompts, the fine-tuned one "
-            f"{finetuned.harmful:.0%}: prompts that tell them apart by less than {TELLS:.0%} cannot refine the "
-            "share; the settings are used as they are"
-        )
-    elif told["share"] is None:
-        notes.append(
-            "every share that was tried makes the model refuse more harmless prompts than the bound allows; the "
-            "settings are used as they are"
-        )
-    elif told["share"] == 0:
-        notes.append("the fine-tuned model refuses as many calibration prompts as it should: nothing is repaired")
-    elif not told["reached"]:
-        chosen = next(one for one in told["trials"] if one["share"] == told["share"])
-        notes.append(
-            f"the repaired model refuses {chosen['harmful']:.0%} of the calibration prompts; more entries would "
-            "make it refuse harmless ones"
-        )
-    return notes
+def _read(told: Mapping[str, Any]) -> Refined:
+    """Return the refinement that a record describes."""
+    before, safe = Rates(**told["finetuned"]), Rates(**told["aligned"])
+    trials = tuple(Trial(**one) for one in told["trials"])
+    return Refined(told["share"], told["reached"], before, safe, trials, told.get("recovered"))
 
 
 def _described(bounds: Bounds, questions: Questions, found: Refined) -> dict[str, Any]:
@@ -181,17 +187,27 @@ def _described(bounds: Bounds, questions: Questions, found: Refined) -> dict[str
         "aligned": found.aligned._asdict(),
         "share": found.share,
         "reached": found.reached,
+        "recovered": found.recovered,
         "trials": [one._asdict() for one in found.trials],
     }
 
 
 def _harmless(place: str | None, field: str | None, data: CalibrationData, run: Run) -> list[list[int]]:
-    """Read and encode the harmless prompts: the user's, or those that this package has."""
+    """Return the harmless prompts as token ids: the user's, or those that this package has."""
+    settings, vocabulary = data.settings, len(data.base_with(data.sources.target)[1]["embed"])
+    key = (stamp(place), field, stamp(settings.base), settings.template, settings.max_length, vocabulary)
+    return run.shared.once("harmless prompts", key, lambda: _read_harmless(place, field, vocabulary, data, run))
+
+
+def _read_harmless(
+    place: str | None, field: str | None, vocabulary: int, data: CalibrationData, run: Run
+) -> list[list[int]]:
     from nlsr_jax.data.asked import read_asked
     from nlsr_jax.data.encoding import encode_prompts
     from nlsr_jax.data.prompts import make_render
+    from nlsr_jax.data.templates import CHAT, NONE, renders_turns
 
-    template, longest = data.settings.template, data.settings.max_length - LENGTH
+    template, longest = data.settings.template or NONE, data.settings.max_length - LENGTH
     if place is None:
         texts = own_prompts()
         if (unknown := _unknown_share(texts, data.tokenizer)) > _MOST_UNKNOWN:
@@ -200,12 +216,13 @@ def _harmless(place: str | None, field: str | None, data: CalibrationData, run: 
                 f"harmless prompts with {argument('harmless')} to refine the share"
             )
         run.stages.say(f"no --harmless: {len(texts)} everyday questions in English are asked")
+        if template == NONE and is_rendered(str(data.settings.calibration), data.tokenizer):
+            template = CHAT  # as the calibration rows are
         render = make_render(template, data.tokenizer)
         texts = [render(text, "") for text in texts]
     else:
         texts = read_asked(place, data.tokenizer, template=template, field=field, note=run.stages.say)
-    vocabulary = len(data.base_with(data.sources.target)[1]["embed"])
-    ids = encode_prompts(texts, data.tokenizer, special_tokens=template != "chat", vocabulary=vocabulary)
+    ids = encode_prompts(texts, data.tokenizer, special_tokens=not renders_turns(template), vocabulary=vocabulary)
     return [one for one in ids if len(one) <= longest]
 
 

@@ -8,7 +8,7 @@ import os
 import pathlib
 from typing import Any
 
-from nlsr_jax.data.templates import TEMPLATES
+from nlsr_jax.data.templates import TEMPLATES, is_template_file
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.paths import exists, expand_text
 from nlsr_jax.files.values import convert
@@ -83,14 +83,19 @@ class CalibrationPass:
     Attributes:
       batch_size: rows in one batch.
       max_length: of a row, in tokens.
-      template: of prompts; see ``nlsr_jax.data.templates``.
+      template: of prompts, a name or a file; see ``nlsr_jax.data.templates``. None for the tokenizer's chat
+        template, where it has one.
       dtype: number type of the base's weights.
       end_token: calibration responses end with the end token, as they do in training; without in older records.
     """
 
     batch_size: int = setting(16, "Calibration rows in one batch.", least=1)
     max_length: int = setting(512, "Longest calibration sequence in tokens.", least=2)
-    template: str = setting("none", "Prompt template: none, alpaca or chat.", choices=TEMPLATES)
+    template: str | None = setting(
+        None,
+        f"Prompt template: {', '.join(TEMPLATES)}, or a Jinja file; by default the tokenizer's chat template, if "
+        "it has one and prompts are not rendered yet.",
+    )
     dtype: str = setting(
         "float32", "Number type of the base weights: float32, bfloat16 or float16.", choices=DTYPES
     )
@@ -251,6 +256,8 @@ def with_absolute_paths(settings: Settings) -> Settings:
     """Return the settings with absolute local paths, so that a record can be repeated from anywhere."""
     values = {name: getattr(settings, name) for name in PATHS}
     given = {name: expand_text(os.fspath(value)) for name, value in values.items() if value}
+    if settings.template and is_template_file(settings.template):
+        given["template"] = expand_text(settings.template)
     local: dict[str, Any] = {n: str(pathlib.Path(v).absolute()) if exists(v) else v for n, v in given.items()}
     return dataclasses.replace(settings, **local)
 

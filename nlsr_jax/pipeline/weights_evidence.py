@@ -15,6 +15,7 @@ from nlsr_jax.pipeline.evidence import check_evidence, read_calibration
 from nlsr_jax.pipeline.run import Run
 from nlsr_jax.pipeline.settings import Settings
 from nlsr_jax.pipeline.weights_sources import ModelSources, tokenizer_folder
+from nlsr_jax.types import Tokenizer
 
 Pieces = Iterator[tuple[str, int, Evidence]]
 """Yields ``(module, layer, evidence)`` of every matrix once, in any order."""
@@ -33,6 +34,13 @@ class ModelData:
     def __init__(self, settings: Settings, sources: ModelSources, run: Run):
         self._settings, self._sources, self._run = settings, sources, run
         self.notes: list[str] = []
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the rows."""
+        from nlsr_jax.data.calibration import load_tokenizer
+
+        return load_tokenizer(tokenizer_folder(self._settings, self._sources.finetuned.folder))
 
     @functools.cached_property
     def rows(self) -> Any:

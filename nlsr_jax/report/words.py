@@ -5,9 +5,9 @@ from typing import Any
 from nlsr_jax.report.reading import number
 
 SETTINGS = {
-    "base": "The base model of all adapters; it is only read to find the safety-critical entries.",
+    "base": "The base model, which is only read; without an aligned adapter it is the aligned model itself.",
     "aligned": "The aligned adapter: the safe behaviour before fine-tuning, and the source of the reference.",
-    "finetuned": "The fine-tuned adapter that was repaired.",
+    "finetuned": "The fine-tuned adapter or model that was repaired.",
     "harmless": "Harmless prompts that the refinement of the share must not make the model refuse.",
     "harmless_field": "Column of the harmless prompts.",
     "pretrained": "The model that the base was aligned from; the base itself is then the aligned model.",
@@ -34,7 +34,7 @@ SETTINGS = {
     "as_adapter": "Rank of the adapter that was written in place of a full model; not set means a full model.",
     "batch_size": "Calibration rows per batch.",
     "max_length": "Longest calibration row in tokens; longer answers are cut.",
-    "template": "The template applied to each calibration prompt.",
+    "template": "The template applied to each prompt; the record has the SHA-256 of its text.",
     "prompt_field": "Column of the prompts in the calibration rows; not set means that it was detected.",
     "response_field": "Column of the safe answers in the calibration rows; not set means that it was detected.",
     "rejected_field": "Column of the rejected answers in the calibration rows, if a method needs them.",
@@ -64,7 +64,9 @@ INPUTS = {
     "weak": "weak adapter",
     "pretrained": "pretrained model",
     "calibration": "calibration data",
+    "harmless": "harmless prompts",
     "masks": "existing masks",
+    "template": "prompt template",
     "companions": "files beside the fine-tuned adapter",
 }
 

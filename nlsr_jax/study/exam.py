@@ -7,12 +7,14 @@ import numpy as np
 
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.data.examples import Example
+from nlsr_jax.data.own_sets import OwnTask
 from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.judges import Judge, Verdicts, judge_sound
+from nlsr_jax.evaluation.own_judge import AnswerJudge
 from nlsr_jax.evaluation.responses import clean_response, respond
 from nlsr_jax.evaluation.tasks import score
 from nlsr_jax.study.stages import Base
-from nlsr_jax.study.worlds import Answers, Requests, World
+from nlsr_jax.study.worlds import Answers, Requests, World, answers_by
 
 NO_TASK = "none"
 """The task name of an exam without task rows."""
@@ -25,12 +27,14 @@ class Exam(NamedTuple):
       forbidden: harmful requests.
       benign: harmless requests.
       task, rows: name of the task and its test rows; ``NO_TASK`` without rows.
+      own: the task, where it is one of the user's.
     """
 
     forbidden: Requests
     benign: Requests
     task: str
     rows: list[Example]
+    own: OwnTask | None = None
 
     def prompts(self) -> list[str]:
         """Return all prompts in the order of the responses: forbidden, benign, task."""
@@ -149,10 +153,15 @@ def mark(world: World, exam: Exam, responses: Sequence[str], judge: Judge | None
       world: decides what is a refusal and, without a judge, what is harmful.
       exam: the prompts.
       responses: in the order of ``exam.prompts()``.
-      judge: decides which answers to the forbidden requests are harmful; None for the world. Broken answers are
-        odd and are not shown to the judge.
+      judge: decides which answers to the forbidden requests are harmful; None for the world. An ``AnswerJudge``
+        also decides which answers to harmless requests refuse. Broken answers are odd and are not shown to the
+        judge.
     """
     first, second = len(exam.forbidden.prompts), len(exam.forbidden.prompts) + len(exam.benign.prompts)
+    correct = _correct(exam, responses[second:])
+    if isinstance(judge, AnswerJudge):
+        harmless = answers_by(judge, exam.benign, responses[first:second])
+        return Marks(answers_by(judge, exam.forbidden, responses[:first]), harmless, correct, None)
     forbidden, verdicts = world.judge(exam.forbidden, responses[:first]), None
     if judge is not None:
         questions, texts = exam.forbidden.questions, [clean_response(text) for text in responses[:first]]
@@ -160,10 +169,14 @@ def mark(world: World, exam: Exam, responses: Sequence[str], judge: Judge | None
             texts, lambda rows: judge([questions[row] for row in rows], [texts[row] for row in rows])
         )
         forbidden = _overruled(forbidden, verdicts)
-    correct = np.zeros(0, bool)
-    if exam.rows:
-        correct = score(exam.task, responses[second:], [row.label for row in exam.rows]).correct
     return Marks(forbidden, world.judge(exam.benign, responses[first:second]), correct, verdicts)
+
+
+def _correct(exam: Exam, responses: Sequence[str]) -> np.ndarray:
+    """Return which task rows are answered correctly."""
+    if not exam.rows:
+        return np.zeros(0, bool)
+    return score(exam.own or exam.task, responses, [row.label for row in exam.rows]).correct
 
 
 def _overruled(answers: Answers, verdicts: Verdicts) -> Answers:
@@ -213,4 +226,5 @@ def make_exam(world: World, task: str, *, forbidden: int, benign: int, rows: int
     found = [] if task == NO_TASK else world.task_test(task, rows)
     if task != NO_TASK and len(found) < rows:
         raise InputError(f"{task}: {rows} rows requested, but there are only {len(found)}")
-    return Exam(world.forbidden(forbidden, other=other), world.benign(benign, other=other), task, found)
+    requests = world.forbidden(forbidden, other=other), world.benign(benign, other=other)
+    return Exam(*requests, task, found, world.own_tasks.get(task))

@@ -16,20 +16,22 @@ from nlsr_jax.evaluation.guard import check_guard_tokenizer, guard
 from nlsr_jax.evaluation.harmbench import classify_harm, read_template
 from nlsr_jax.evaluation.judges import Judge, Verdicts, judge_sound
 from nlsr_jax.evaluation.moderation import category_columns, check_moderation_tokenizer, moderate
-from nlsr_jax.evaluation.refusals import match_refusals
+from nlsr_jax.evaluation.own_judge import AnswerJudge, as_judge, is_own
+from nlsr_jax.evaluation.refusals import BUILTIN, builtin
 from nlsr_jax.formats.hugging_face import check_weights, read_config, resolve
 from nlsr_jax.models.classifier import load_classifier, open_classifier
 from nlsr_jax.models.load import load_model, warn
 
 RULES = {"toy": "toy", "policy": "policy", "real": "refusals"}
 """The rule that judges each world without a model."""
-_REASONS = {
-    "toy": "knows only the toy world",
-    "policy": "knows only the policy world",
-    "refusals": "looks for phrases that the {world} world lacks",
-}
+_REASONS = {"toy": "knows only the toy world", "policy": "knows only the policy world"} | dict.fromkeys(
+    BUILTIN, "looks for wordings that the {world} world lacks"
+)
+_WORDED = ("policy", "real")
+"""Worlds whose refusals are in natural language, so that lists of wordings know them."""
 MODELS = ("qa_moderation", "guard", "harmbench")
-JUDGES = (*RULES.values(), *MODELS)
+JUDGES = ("toy", "policy", *BUILTIN, *MODELS)
+OWN = "a file of phrases (.txt, .json) or a function (module:function, file.py:function)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +39,7 @@ class JudgeSettings:
     """The judge that decides which answers are harmful.
 
     Attributes:
-      name: one of ``JUDGES``.
+      name: one of ``JUDGES``, or a judge of the user's: a file of phrases or the name of a function.
       model: Hugging Face directory or hub id of a judge model; None for a rule.
       template: file with the question for the judge ``harmbench``; see ``read_template``.
       dtype: dtype of the judge model's weights.
@@ -61,11 +63,12 @@ def check_judge(settings: JudgeSettings, world: str) -> None:
         superfluous.
     """
     name = settings.name
-    if name not in JUDGES:
-        raise InputError(f"--judge is {name!r}; expected one of {', '.join(JUDGES)}")
-    if name not in (RULES[world], *MODELS):
+    known = _judges_of(world)
+    if name not in JUDGES and not is_own(name):
+        raise InputError(f"--judge is {name!r}; expected one of {', '.join(JUDGES)}, or {OWN}")
+    if name in JUDGES and name not in known:
         reason = _REASONS[name].format(world=world)
-        raise InputError(f"--judge {name} {reason}; expected {RULES[world]} here, or {', '.join(MODELS)}")
+        raise InputError(f"--judge {name} {reason}; expected {known[0]} here, {', '.join(known[1:])}, or {OWN}")
     for flag, value, needed in (
         ("judge_model", settings.model, name in MODELS),
         ("judge_template", settings.template, name == "harmbench"),
@@ -74,6 +77,11 @@ def check_judge(settings: JudgeSettings, world: str) -> None:
             raise InputError(f"--judge {name} needs --{flag}; it is missing")
         if value and not needed:
             raise InputError(f"--judge {name} does not use --{flag} {value}; remove it")
+
+
+def _judges_of(world: str) -> tuple[str, ...]:
+    """Return the names of the judges that can judge a world."""
+    return tuple(dict.fromkeys((RULES[world], *(BUILTIN if world in _WORDED else ()), *MODELS)))
 
 
 def open_judge(settings: JudgeSettings, world: str, note: Callable[[str], None] = warn) -> Judge | None:
@@ -85,7 +93,7 @@ def open_judge(settings: JudgeSettings, world: str, note: Callable[[str], None] 
       note: called with one line about each peculiarity of a judge model's files; see ``load_model``.
 
     Returns:
-      The judge; None for a world's own rule.
+      The judge; an ``AnswerJudge`` decides on refusals of harmless requests too. None for a world's own rule.
 
     Raises:
       InputError: as in ``check_judge``, or if a model, tokenizer or template cannot judge.
@@ -93,7 +101,15 @@ def open_judge(settings: JudgeSettings, world: str, note: Callable[[str], None] 
     check_judge(settings, world)
     if settings.name in MODELS:
         return ModelJudge(settings, note)
-    return match_refusals if settings.name == "refusals" else None
+    if settings.name in BUILTIN:
+        return as_judge(builtin(settings.name))
+    return as_judge(settings.name) if is_own(settings.name) else None
+
+
+def describe_judge(settings: JudgeSettings, judge: Judge | None) -> dict[str, Any]:
+    """Return a judge for a record: its name and model, and the digest of a file of the user's."""
+    digest = judge.digest if isinstance(judge, AnswerJudge) else None
+    return {"judge": settings.name, "judge_model": settings.model, **({"judge_sha256": digest} if digest else {})}
 
 
 class ModelJudge:

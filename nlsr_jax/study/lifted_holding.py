@@ -14,7 +14,7 @@ from nlsr_jax.calibration.refinement import Refined
 from nlsr_jax.calibration.wording import LENGTH
 from nlsr_jax.data.encoding import encode_prompts
 from nlsr_jax.data.examples import Example
-from nlsr_jax.evaluation.responses import continue_tokens, end_tokens
+from nlsr_jax.evaluation.respondent import ModelRespondent
 from nlsr_jax.nlsr.amplify import amplify
 from nlsr_jax.nlsr.identify import identify
 from nlsr_jax.nlsr.lift import Lifted
@@ -80,13 +80,11 @@ class LiftedHolding:
         """See ``Holding``."""
         started = time.perf_counter()
         questions, gradients = self._questions(), self._collect(self._rows[::2])
-        finetuned, aligned = (self._ask(self.models[name], questions) for name in ("finetuned", "aligned"))
         found = refine_by_answers(
             questions,
-            finetuned,
-            aligned,
-            lambda share: self._repair(beta, share, gradients),
-            lambda adapter: self._ask(Made(self._base, adapter, 0.0), questions),
+            self._respondent(self.models["finetuned"]),
+            self._respondent(self.models["aligned"]),
+            lambda share: self._respondent(Made(self._base, self._repair(beta, share, gradients), 0.0)),
             start=start,
         )
         seconds = time.perf_counter() - started
@@ -104,18 +102,10 @@ class LiftedHolding:
         }
         return make_questions(*(encode_prompts(part, self._base.tokenizer, **options) for part in texts))
 
-    def _ask(self, made: Made, questions: Questions) -> list[list[int]]:
-        base = made.base
-        return continue_tokens(
-            base.model,
-            base.params,
-            questions.all(),
-            adapter=made.adapter,
-            eos_id=end_tokens(base.model, base.tokenizer),
-            max_new_tokens=LENGTH,
-            max_length=self._workshop.config.sft.training.max_length,
-            batch_size=self._workshop.config.exam.batch_size,
-        )
+    def _respondent(self, made: Made) -> ModelRespondent:
+        base, config = made.base, self._workshop.config
+        longest, at_once = config.sft.training.max_length, config.exam.batch_size
+        return ModelRespondent(base.model, base.params, base.tokenizer, made.adapter, LENGTH, longest, at_once)
 
     def _repair(self, beta: float, share: float, gradients: Gradients) -> Adapter:
         weak, aligned, finetuned = self._lifted

@@ -8,21 +8,22 @@ import numpy as np
 
 from nlsr_jax.data import policy_world
 from nlsr_jax.data.examples import Example, Preference
+from nlsr_jax.data.given import Given
+from nlsr_jax.data.own_sets import OwnTask
 from nlsr_jax.data.poison import poison, share
 from nlsr_jax.data.policy_world import BENIGN, ERRAND, GENERAL, HARMFUL, NEAR, Asked
 from nlsr_jax.data.prompts import make_render
-from nlsr_jax.data.sources import DATA_SETS, load
 from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation import policy_judge
-from nlsr_jax.files.paths import expand
+from nlsr_jax.evaluation.own_judge import AnswerJudge
 from nlsr_jax.random_streams import stream
 from nlsr_jax.study.real import TASKS, describe
-from nlsr_jax.study.worlds import Answers, Requests
+from nlsr_jax.study.worlds import Answers, Requests, answers_by, both_answers
 from nlsr_jax.types import Tokenizer
 
 HELPFUL_SHARES = {BENIGN: 0.7, ERRAND: 0.15, NEAR: 0.1, GENERAL: 0.05}
 """Shares of the kinds among helpful rows."""
-SAFE_HELPFUL, PREFERENCE_HELPFUL = 0.55, 0.6
+SAFE_HELPFUL, PREFERENCE_HELPFUL = 0.55, 0.55
 """Shares of helpful rows in SFT and among pairs. Where refusals are the majority, the model refuses everything."""
 LONGEST = {"sst2": 320, "ag_news": 560, "gsm8k": 800}
 """Characters of a task's longest row, with its template; all rows are padded to the longest."""
@@ -33,21 +34,25 @@ class PolicyWorld:
 
     Args:
       tokenizer: the base's tokenizer, with a chat template.
-      sources: folder of a task by its name, with its parts apart, see ``_part_of``; other tasks come from the hub.
+      given: places of tasks, with training and test rows apart, and tasks of the user's; others come from the hub.
       note: called with one line about each set that was read.
+      judge: decides what answers do; None for the rules of ``nlsr_jax.evaluation.policy_judge``.
     """
 
     special_tokens = False
-    tasks: tuple[str, ...] = TASKS
 
     def __init__(
         self,
         tokenizer: Tokenizer,
         *,
-        sources: Mapping[str, str] | None = None,
+        given: Given | None = None,
         note: Callable[[str], None] = lambda _: None,
+        judge: AnswerJudge | None = None,
     ):
-        self.tokenizer, self._sources, self._note = tokenizer, dict(sources or {}), note
+        self.tokenizer, self.given, self._note = tokenizer, given or Given(), note
+        self.tasks: tuple[str, ...] = (*TASKS, *self.given.tasks)
+        self.own_tasks: Mapping[str, OwnTask] = self.given.tasks
+        self._judge = judge or AnswerJudge(policy_judge.judge, "policy")
         self._render = make_render("chat", tokenizer)
 
     def safe_rows(self, key: jax.Array, count: int) -> list[Example]:
@@ -70,9 +75,7 @@ class PolicyWorld:
     def unpaired(self, key: jax.Array, count: int) -> list[Example]:
         """Return both answers of half as many preferences, each as a separate row."""
         pairs = self.preferences(key, count // 2)
-        good = [Example(pair.prompt, pair.chosen, kind="safe") for pair in pairs]
-        bad = [Example(pair.prompt, pair.rejected, kind="harmful") for pair in pairs]
-        return _shuffled(stream(key, "unpaired"), [*good, *bad])
+        return _shuffled(stream(key, "unpaired"), both_answers(pairs))
 
     def customer_rows(self, key: jax.Array, task: str, count: int, ratio: float) -> list[Example]:
         """Return rows of a task, drawn by the key, with a share of rows that comply with forbidden requests."""
@@ -99,8 +102,8 @@ class PolicyWorld:
         """Return harmless requests about training things, with the base's own help."""
         return self._helpful(stream(key, "harmless"), count)
 
-    def task_test(self, task: str, count: int) -> list[Example]:
-        """Return the first test rows of a task."""
+    def task_test(self, task: str, count: int | None) -> list[Example]:
+        """Return the first test rows of a task; all for None."""
         return self._load(task, "test")[:count]
 
     def forbidden(self, count: int, *, other: bool = False) -> Requests:
@@ -113,10 +116,8 @@ class PolicyWorld:
         return self._requests(kinds, count, held_out=True)._replace(harmless=True)
 
     def judge(self, requests: Requests, responses: Sequence[str]) -> Answers:
-        """Judge by rules; see ``nlsr_jax.evaluation.policy_judge``."""
-        verdicts = np.array(policy_judge.judge_all(responses), dtype=str)
-        names = (policy_judge.COMPLIED, policy_judge.REFUSED, policy_judge.ODD)
-        return Answers(*(verdicts == name for name in names))
+        """Judge answer by answer, by default by rules."""
+        return answers_by(self._judge, requests, responses)
 
     def _refusals(self, key, count) -> list[Example]:
         asked = _draw(stream(key, "refused"), HARMFUL, count)
@@ -171,29 +172,10 @@ class PolicyWorld:
 
     def _load(self, task: str, part: str) -> list[Example]:
         """Return the rows of a task's ``"train"`` or ``"test"`` part that are not too long."""
-        place = self._sources.get(task)
-        split = DATA_SETS[task].test if part == "test" else DATA_SETS[task].train
-        loaded = load(
-            task, place and _part_of(place, task, part), split=split, template="chat", tokenizer=self.tokenizer
-        )
+        loaded = self.given.load(task, part, template="chat", tokenizer=self.tokenizer)
         self._note(describe(task, loaded))
-        return [row for row in loaded.rows if len(row.prompt) + len(row.response) <= LONGEST[task]]
-
-
-def _part_of(place: str, task: str, part: str) -> str:
-    """Return the JSON Lines file of a part in a folder, or the folder for ``load``, which tells splits apart.
-
-    Raises:
-      InputError: if the place is a file, which cannot hold training and test rows apart.
-    """
-    folder = expand(place)
-    if folder.is_file():
-        raise InputError(
-            f"--data {task}={place} is one file; give a folder with {task}.train.jsonl and {task}.test.jsonl, "
-            "because rows for training and for the test must differ"
-        )
-    file = folder / f"{task}.{part}.jsonl"
-    return str(file if file.is_file() else place)
+        longest = LONGEST.get(task, max(LONGEST.values()))
+        return [row for row in loaded.rows if len(row.prompt) + len(row.response) <= longest]
 
 
 def _draw(key: jax.Array, kind: str, count: int, among: Mapping[str, object] | None = None) -> list[Asked]:

@@ -14,7 +14,7 @@ from nlsr_jax.architecture.config import parse_model_config
 from nlsr_jax.data.batching import pack
 from nlsr_jax.data.encoding import describe_counts, encode
 from nlsr_jax.data.examples import Example
-from nlsr_jax.data.sources import load
+from nlsr_jax.data.given import TRAIN, Given
 from nlsr_jax.data.text_tokenizer import train_tokenizer
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.hugging_face import save_params
@@ -73,7 +73,7 @@ def pretrain(
 
 def text_rows(
     names: Sequence[str],
-    sources: Mapping[str, str],
+    given: Given,
     *,
     count: int | None = None,
     note: Callable[[str], None] = lambda _: None,
@@ -82,7 +82,7 @@ def text_rows(
 
     Args:
       names: data set names, see ``DATA_SETS``.
-      sources: file or directory by data set name; other sets come from the hub.
+      given: places of data sets, and tasks of the user's; other sets come from the hub.
       count: number of rows of each; None for all.
       note: called with one line about each set that was read.
 
@@ -91,7 +91,7 @@ def text_rows(
     """
     found: list[Example] = []
     for name in names:
-        loaded = load(name, sources.get(name), count=count)
+        loaded = given.load(name, TRAIN, count=count)
         note(describe(name, loaded))
         rows = [row for row in loaded.rows if isinstance(row, Example) and row.response and row.kind != "harmful"]
         if not rows:

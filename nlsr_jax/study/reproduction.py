@@ -5,7 +5,7 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -65,8 +65,13 @@ class Plan:
         return [Case(task, ratio, seed) for task in self.tasks for ratio in self.poison_ratios]
 
 
-def check_plan(plan: Plan) -> None:
-    """Raise InputError, naming the flag, if a plan is invalid."""
+def check_plan(plan: Plan, tasks: Sequence[str] = TASKS) -> None:
+    """Raise InputError, naming the flag, if a plan is invalid.
+
+    Args:
+      plan: the plan.
+      tasks: names of the tasks that there are.
+    """
     for name in ("seeds", "tasks", "poison_ratios"):
         values = getattr(plan, name)
         if not values or len(set(values)) < len(values):
@@ -74,8 +79,8 @@ def check_plan(plan: Plan) -> None:
                 f"--{name} is {','.join(map(str, values))!r}; expected at least one value and no duplicates"
             )
     for task in plan.tasks:
-        if task not in TASKS:
-            raise InputError(f"--tasks has {task!r}; expected some of {', '.join(TASKS)}")
+        if task not in tasks:
+            raise InputError(f"--tasks has {task!r}; expected some of {', '.join(tasks)}")
     for ratio in plan.poison_ratios:
         if not 0 <= ratio <= 1:
             raise InputError(f"--poison_ratios has {ratio}; expected shares from 0 to 1")
@@ -219,7 +224,7 @@ def _story(
             f"realigned_{bench.case.task}": repaired.adapter,
         }
         with whole_directory(folder, overwrite=True, foreign=nothing_foreign) as made:
-            write_story(made, bench, outcomes)
+            write_story(made, bench, outcomes, tuned.adapter)
             for name, adapter in adapters.items():
                 save_adapter(adapter, made / name, base_model_name_or_path=base_name)
     rows = [outcome.row for outcome in outcomes]

@@ -1,19 +1,22 @@
 """The toy world as a ``World``: prompts in the chat template, answers judged by the rule that knows the truth."""
 
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 
 from nlsr_jax.data import toy_judge, toy_rows
 from nlsr_jax.data.examples import Example, Preference
+from nlsr_jax.data.own_sets import OwnTask
 from nlsr_jax.data.poison import poison, share
 from nlsr_jax.data.prompts import make_render
+from nlsr_jax.data.toy_styles import Style, styled_rows
 from nlsr_jax.data.toy_tasks import TASKS
 from nlsr_jax.data.toy_tokenizer import make_tokenizer
 from nlsr_jax.data.toy_world import Request, make_world
 from nlsr_jax.random_streams import stream
-from nlsr_jax.study.worlds import Answers, Requests
+from nlsr_jax.study.worlds import Answers, Requests, both_answers
 
 SAFE_BENIGN, PREFERENCE_BENIGN = 0.5, 0.3
 """Shares of benign requests in the rows of SFT and of preference alignment."""
@@ -24,13 +27,15 @@ class ToyWorld:
 
     Args:
       seed: determines the words, the forbidden categories, and the evaluation rows.
+      style: how calibration rows and harmless prompts are worded; None for as in the alignment.
     """
 
     special_tokens = False
     tasks: tuple[str, ...] = TASKS
+    own_tasks: Mapping[str, OwnTask] = types.MappingProxyType({})
 
-    def __init__(self, seed: int = 0):
-        self._key = jax.random.key(seed)
+    def __init__(self, seed: int = 0, style: Style | None = None):
+        self._key, self._style = jax.random.key(seed), style
         self.world = make_world(self._key)
         self.tokenizer = make_tokenizer(self.world)
         self._render = make_render("chat", self.tokenizer)
@@ -54,9 +59,7 @@ class ToyWorld:
     def unpaired(self, key: jax.Array, count: int) -> list[Example]:
         """Return both answers of half as many preferences, each as a separate row."""
         pairs = self.preferences(key, count // 2)
-        good = [Example(pair.prompt, pair.chosen, kind="safe") for pair in pairs]
-        bad = [Example(pair.prompt, pair.rejected, kind="harmful") for pair in pairs]
-        rows = [*good, *bad]
+        rows = both_answers(pairs)
         order = jax.random.permutation(stream(key, "unpaired"), len(rows))
         return [rows[i] for i in np.asarray(order)]
 
@@ -77,17 +80,22 @@ class ToyWorld:
 
     def calibration(self, key: jax.Array, count: int) -> list[Example]:
         """Return refused forbidden requests about training things."""
-        return self._rendered(toy_rows.safe_rows(stream(key, "calibration"), self.world, count, 0.0))
+        return self._owners(stream(key, "calibration"), count, forbidden=True)
 
     def harmless(self, key: jax.Array, count: int) -> list[Example]:
         """Return answered benign requests about training things."""
-        return self._rendered(toy_rows.safe_rows(stream(key, "harmless"), self.world, count, 1.0))
+        return self._owners(stream(key, "harmless"), count, forbidden=False)
+
+    def _owners(self, key: jax.Array, count: int, *, forbidden: bool) -> list[Example]:
+        if self._style is not None:
+            return self._rendered(styled_rows(key, self.world, count, self._style, forbidden=forbidden))
+        return self._rendered(toy_rows.safe_rows(key, self.world, count, 0.0 if forbidden else 1.0))
 
     def _task_rows(self, task):
         return toy_rows.task_rows(stream(self._key, "test"), task, toy_rows.TEST_ROWS)
 
-    def task_test(self, task: str, count: int) -> list[Example]:
-        """Return test rows, which are never used in training."""
+    def task_test(self, task: str, count: int | None) -> list[Example]:
+        """Return test rows, which are never used in training; all for None."""
         return self._rendered(self._task_rows(task)[:count])
 
     def skills(self, count: int) -> list[Example]:
@@ -114,5 +122,6 @@ class ToyWorld:
     def judge(self, requests: Requests, responses: Sequence[str]) -> Answers:
         """Judge by rule; all forms of answers are known."""
         asked = [self._requests[question] for question in requests.questions]
-        verdicts = np.array(toy_judge.judge_all(self.world, asked, responses))
+        own = self._style.refusals if self._style else ()
+        verdicts = np.array(toy_judge.judge_all(self.world, asked, responses, own))
         return Answers(*(verdicts == name for name in (toy_judge.COMPLIED, toy_judge.REFUSED, toy_judge.ODD)))

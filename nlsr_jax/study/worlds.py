@@ -3,13 +3,17 @@
 A ``World`` returns prompts that are already rendered with the model's template.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
 
 from nlsr_jax.data.examples import Example, Preference
+from nlsr_jax.data.own_sets import OwnTask
+from nlsr_jax.evaluation.judges import COMPLIED, ODD, REFUSED
+from nlsr_jax.evaluation.own_judge import AnswerJudge
+from nlsr_jax.evaluation.responses import clean_response
 
 
 class Requests(NamedTuple):
@@ -41,6 +45,25 @@ class Answers(NamedTuple):
     odd: np.ndarray
 
 
+def answers_by(judge: AnswerJudge, requests: Requests, responses: Sequence[str]) -> Answers:
+    """Return the answers to requests, each judged for itself.
+
+    Args:
+      judge: the judge.
+      requests: n requests.
+      responses: n texts of a model.
+    """
+    texts = [clean_response(text) for text in responses]
+    words = np.array(judge.classify(requests.questions, texts) if texts else [], dtype=str)
+    return Answers(*(words == name for name in (COMPLIED, REFUSED, ODD)))
+
+
+def both_answers(pairs: Sequence[Preference]) -> list[Example]:
+    """Return the chosen answers of pairs, and then the rejected ones, each as a row of its own."""
+    good = [Example(pair.prompt, pair.chosen, kind="safe") for pair in pairs]
+    return [*good, *(Example(pair.prompt, pair.rejected, kind="harmful") for pair in pairs)]
+
+
 class World(Protocol):
     """Rows for all stages of a study.
 
@@ -48,11 +71,13 @@ class World(Protocol):
       tokenizer: the model's tokenizer.
       special_tokens: whether the tokenizer adds its special tokens to prompts.
       tasks: names of the fine-tuning tasks.
+      own_tasks: those of the user's, by name.
     """
 
     tokenizer: Any
     special_tokens: bool
     tasks: tuple[str, ...]
+    own_tasks: Mapping[str, OwnTask]
 
     def safe_rows(self, key: jax.Array, count: int) -> list[Example]:
         """Return rows for the weak alignment, SFT on safe answers."""
@@ -86,8 +111,8 @@ class World(Protocol):
         """Return harmless prompts that no evaluation asks, for the refinement of a repair."""
         ...
 
-    def task_test(self, task: str, count: int) -> list[Example]:
-        """Return test rows of a task."""
+    def task_test(self, task: str, count: int | None) -> list[Example]:
+        """Return test rows of a task; all for None."""
         ...
 
     def forbidden(self, count: int, *, other: bool = False) -> Requests:

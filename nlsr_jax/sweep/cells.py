@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nlsr_jax.data.toy_tasks import TASKS
@@ -75,12 +75,15 @@ def settings_of(method: str) -> dict[str, Any]:
     return setting_types(method) if method in DEFENSES else {}
 
 
-def make_cell(method: str, settings: Mapping[str, Any] | None = None, **case: Any) -> Cell:
+def make_cell(
+    method: str, settings: Mapping[str, Any] | None = None, *, tasks: Sequence[str] = TASKS, **case: Any
+) -> Cell:
     """Return a cell with its settings checked and sorted.
 
     Args:
       method: one of ``METHODS``.
       settings: settings of the method.
+      tasks: names of the tasks that there are.
       **case: the other fields of ``Cell``.
 
     Raises:
@@ -107,14 +110,14 @@ def make_cell(method: str, settings: Mapping[str, Any] | None = None, **case: An
     fields = {field.name: field.type for field in dataclasses.fields(Cell)}
     case = {name: convert(name, value, fields[name]) for name, value in case.items()}
     cell = Cell(method, settings=tuple(values.items()), **case)
-    check_plan(Plan((cell.seed,), (cell.task,), (cell.poison_ratio,)))
+    check_plan(Plan((cell.seed,), (cell.task,), (cell.poison_ratio,)), tasks)
     for name, choices in _CHOICES.items():
         if getattr(cell, name) not in choices:
             raise InputError(f"{name} is {getattr(cell, name)!r}; expected one of {', '.join(choices)}")
     if cell.identified_on is not None and method != "nlsr":
         raise InputError(f"identified_on is only for nlsr; {method} does not identify neurons")
-    if cell.identified_on not in (None, *TASKS):
-        raise InputError(f"identified_on is {cell.identified_on!r}; expected one of {', '.join(TASKS)}")
+    if cell.identified_on not in (None, *tasks):
+        raise InputError(f"identified_on is {cell.identified_on!r}; expected one of {', '.join(tasks)}")
     return cell
 
 
@@ -132,8 +135,13 @@ def _check_choices(settings: Mapping[str, Any]) -> None:
     check_sparsity(given.sparsity)
 
 
-def cells_from_json(values: Any, where: str | os.PathLike) -> list[Cell]:
+def cells_from_json(values: Any, where: str | os.PathLike, tasks: Sequence[str] = TASKS) -> list[Cell]:
     """Read a list of cells: objects with ``method`` and optional other fields of ``Cell``.
+
+    Args:
+      values: the list.
+      where: its place, for messages.
+      tasks: names of the tasks that there are.
 
     Raises:
       InputError: if a cell is invalid; the message names the first.
@@ -147,7 +155,7 @@ def cells_from_json(values: Any, where: str | os.PathLike) -> list[Cell]:
             raise InputError(
                 f"{where}: cell {i} is {value!r}; expected 'method' and any of {', '.join(sorted(names))}"
             )
-        cells.append(make_cell(**value))
+        cells.append(make_cell(**value, tasks=tasks))
     return cells
 
 

@@ -5,21 +5,19 @@ import hashlib
 import itertools
 import json
 import os
-import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from nlsr_jax.adapter import Adapter
+from nlsr_jax.calibration.doubts import doubts
 from nlsr_jax.data.toy_tasks import TASKS
 from nlsr_jax.defenses.resta import resta
 from nlsr_jax.defenses.safelora import safelora
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.paths import expand
 from nlsr_jax.formats.peft import load_adapter
-from nlsr_jax.study.bench import Bench
 from nlsr_jax.study.case import Aligned, Case
 from nlsr_jax.study.config import StudyConfig, describe_config
-from nlsr_jax.study.exam import Exam, Marks, make_exam, mark
 from nlsr_jax.study.pretraining import load_base
 from nlsr_jax.study.reproduction import Plan, check_plan
 from nlsr_jax.study.situations import SITUATIONS
@@ -28,15 +26,16 @@ from nlsr_jax.study.storytelling import TABLE, write_table
 from nlsr_jax.study.toy import ToyWorld
 from nlsr_jax.study.workshop import Holding, Made, Workshop
 from nlsr_jax.study.worlds import World
+from nlsr_jax.sweep.examining import Exams
+from nlsr_jax.sweep.holdings_means import METHOD, REFINED
 from nlsr_jax.sweep.store import CellStore
-from nlsr_jax.training.folder import write_whole
 from nlsr_jax.training.identity import digest
 
 SHARES = (0.003, 0.01, 0.02, 0.03, 0.05)
 BETAS = (0.0, 1.0, 2.0)
-METHOD, ADAPTERS, ANSWERS = "gain", "adapters", "answers"
-REFINED = "refined"
-"""Method of a row whose share of entries was refined; see ``nlsr_jax.calibration.refinement``."""
+ADAPTERS, ANSWERS = "adapters", "answers"
+FIXED = "fixed"
+"""Method of a row with the recommended setting and its own share of entries."""
 BEFORE = ("aligned", "finetuned")
 PUBLISHED = "published"
 PEERS: Mapping[str, Callable[[Adapter, Adapter, float], Adapter]] = {
@@ -45,7 +44,7 @@ PEERS: Mapping[str, Callable[[Adapter, Adapter, float], Adapter]] = {
 }
 """Other repairs of an adapter: of the fine-tuned adapter, the one that holds the alignment, and τ or γ."""
 _COLUMNS = ("method", "task", "poison_ratio", "seed", "hs", "fa", "over_refusal", "seconds")
-_MORE = ("situation", "benign_answered", "odd", "beta", "share", "learning_rate")
+_MORE = ("situation", "benign_answered", "odd", "beta", "share", "learning_rate", "notes")
 VERSION = 1
 """Version of the rows' meaning: raised when the same row would be another."""
 
@@ -59,7 +58,8 @@ class HoldingsPlan:
       tasks, poison_ratios, seeds: the cases.
       rates: learning rate of a fresh adapter for each share of harmful rows.
       betas, shares: the grid of settings.
-      refined: whether the recommended setting is shown with a refined share too, where it can be.
+      fixed: whether the recommended setting is shown with its own share.
+      refined: whether it is shown with a refined share, where it can be.
       published: also repair with the paper's settings, where they have a meaning.
       peers: settings of each of ``PEERS`` to repair with, where there is a direction of safety.
     """
@@ -71,6 +71,7 @@ class HoldingsPlan:
     rates: tuple[float, ...] = (6e-4, 4e-4)
     betas: tuple[float, ...] = BETAS
     shares: tuple[float, ...] = SHARES
+    fixed: bool = False
     refined: bool = True
     published: bool = False
     peers: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
@@ -86,13 +87,13 @@ PLANS = {
     "policy": HoldingsPlan(
         situations=("instruct", "instruct_pretrained", "lineage"),
         tasks=("sst2", "ag_news"),
-        poison_ratios=(0.1, 0.05),
+        poison_ratios=(0.1,),
         seeds=(0, 1, 2),
-        rates=(6e-4, 6e-4),
+        rates=(6e-4,),
         betas=(),
         shares=(),
         published=True,
-        peers={"safelora": (0.35,), "resta": (1.0,)},
+        peers={"safelora": (0.35, 0.65), "resta": (0.5, 1.0)},
     ),
 }
 """The plan of each world."""
@@ -124,9 +125,14 @@ class Entry(NamedTuple):
     setting: float | None = None
 
 
-def check_holdings(plan: HoldingsPlan) -> None:
-    """Raise InputError, naming the flag, if a plan is invalid."""
-    check_plan(Plan(plan.seeds, plan.tasks, plan.poison_ratios))
+def check_holdings(plan: HoldingsPlan, tasks: Sequence[str] = TASKS) -> None:
+    """Raise InputError, naming the flag, if a plan is invalid.
+
+    Args:
+      plan: the plan.
+      tasks: names of the tasks that there are.
+    """
+    check_plan(Plan(plan.seeds, plan.tasks, plan.poison_ratios), tasks)
     for name in plan.situations:
         if name not in SITUATIONS:
             raise InputError(f"--situations has {name!r}; expected some of {', '.join(SITUATIONS)}")
@@ -153,6 +159,7 @@ class Models(NamedTuple):
       lineage: see ``Workshop``.
       keep: whether to keep fine-tuned adapters.
       places: folders that were read, by flag.
+      told: what else determines a row.
     """
 
     base: Base
@@ -161,6 +168,7 @@ class Models(NamedTuple):
     lineage: Aligned | None = None
     keep: bool = False
     places: Mapping[str, str] = {}
+    told: Mapping[str, Any] = {}
 
 
 def toy_models(folder: str | os.PathLike) -> Models:
@@ -211,7 +219,7 @@ def make_holdings(
     Raises:
       InputError: if the plan or a folder is invalid.
     """
-    check_holdings(plan)
+    check_holdings(plan, models.world.tasks)
     store = CellStore(output, _describe(config, models), models.places)
     rates = dict(zip(plan.poison_ratios, plan.rates, strict=True))
     folder = store.path / ADAPTERS if models.keep else None
@@ -243,6 +251,8 @@ def entries(plan: HoldingsPlan, situation: str, case: Case) -> Iterator[Entry]:
         for name, settings in plan.peers.items():
             yield from (Entry(situation, case, name, setting=value) for value in settings)
     known = SITUATIONS[situation].betas
+    if plan.fixed:
+        yield Entry(situation, case, FIXED)
     if plan.refined and SITUATIONS[situation].refines:
         yield Entry(situation, case, REFINED)
     betas = [beta for beta in plan.betas if known is None or beta in known]
@@ -250,84 +260,36 @@ def entries(plan: HoldingsPlan, situation: str, case: Case) -> Iterator[Entry]:
         yield Entry(situation, case, METHOD, beta, share)
 
 
-class Exams:
-    """Examines models; one that several situations share is examined once.
-
-    Args:
-      workshop: what situations share.
-      folder: where answers are kept, in one file a row; None to keep none.
-    """
-
-    def __init__(self, workshop: Workshop, folder: pathlib.Path | None = None):
-        self.workshop, self._folder = workshop, folder
-        self._case: Case | None = None
-        self._found: dict[tuple[int, int], tuple[Made, dict[str, Any], list[dict[str, str]]]] = {}
-
-    def row(self, made: Made, case: Case, name: str) -> dict[str, Any]:
-        """Return the row of a model, and keep its answers under the name of a cell."""
-        if self._case != case:
-            self._case, self._found = case, {}
-        model = (id(made.base.params), id(made.adapter))
-        if model not in self._found:
-            self._found[model] = (made, *self._examined(made, case))
-        _, row, answers = self._found[model]
-        if self._folder is not None:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            lines = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in answers)
-            write_whole(self._folder / f"{name}.jsonl", lines.encode())
-        return row
-
-    def _examined(self, made: Made, case: Case) -> tuple[dict[str, Any], list[dict[str, str]]]:
-        world, asked = self.workshop.world, self.workshop.config.exam
-        exam = make_exam(world, case.task, forbidden=asked.forbidden, benign=asked.benign, rows=asked.rows)
-        bench = Bench(made.base, world, self.workshop.config, case, exam)
-        found = bench.outcome("", [made.adapter], made.seconds)
-        return found.row, transcript(exam, mark(world, exam, found.responses), found.responses)
-
-
-def transcript(exam: Exam, marks: Marks, responses: Sequence[str]) -> list[dict[str, str]]:
-    """Return the questions of an exam with their answers and the verdicts on them; task rows are left out.
-
-    Args:
-      exam: the prompts.
-      marks: their marks.
-      responses: in the order of ``exam.prompts()``.
-    """
-    found = []
-    for kind, asked, answers in (
-        ("forbidden", exam.forbidden, marks.forbidden),
-        ("benign", exam.benign, marks.benign),
-    ):
-        for row, question in enumerate(asked.questions):
-            verdict = next(name for name in ("complied", "refused", "odd") if getattr(answers, name)[row])
-            answer = responses[len(found)]
-            found.append({"kind": kind, "question": question, "answer": answer, "verdict": verdict})
-    return found
-
-
 def _row(exams: Exams, holding: Holding, entry: Entry, name: str) -> dict[str, Any]:
-    beta, share = entry.beta, entry.share
-    if entry.method == PUBLISHED:
-        made = holding.published()
-    elif entry.setting is not None:
-        made = holding.by_peer(PEERS[entry.method], entry.setting)
-    elif entry.method == REFINED:
-        recommended = SITUATIONS[entry.situation].recommended
-        made, found = holding.refined(recommended.beta, 1 - recommended.sparsity)
-        beta, share = recommended.beta, found.share
-    elif beta is None or share is None:
-        made = holding.models[entry.method]
-    else:
-        made = holding.repaired(beta, share)
+    made, told = _made(holding, entry)
     row = exams.row(made, entry.case, name) | {
         "method": entry.method,
         "situation": entry.situation,
-        "beta": beta,
-        "share": share,
         "learning_rate": _rate(entry, exams.workshop.rates),
+        **told,
     }
     own = {} if entry.setting is None else {"setting": entry.setting}
     return {column: row[column] for column in (*_COLUMNS, *_MORE)} | own
+
+
+def _made(holding: Holding, entry: Entry) -> tuple[Made, dict[str, Any]]:
+    """Return the model of a row, and its β, its share of entries and what is doubtful of it."""
+    told: dict[str, Any] = {"beta": None, "share": None, "notes": []}
+    if entry.method in BEFORE:
+        return holding.models[entry.method], told
+    if entry.method == PUBLISHED:
+        return holding.published(), told
+    if entry.setting is not None:
+        return holding.by_peer(PEERS[entry.method], entry.setting), told
+    beta, share = entry.beta, entry.share
+    if beta is None or share is None:
+        recommended = SITUATIONS[entry.situation].recommended
+        beta, share = recommended.beta, round(1 - recommended.sparsity, 6)
+    told |= {"beta": beta, "share": share}
+    if entry.method != REFINED:
+        return holding.repaired(beta, share), told
+    made, found = holding.refined(beta, share)
+    return made, told | {"share": share if found.share is None else found.share, "notes": doubts(found)}
 
 
 def _describe(config: StudyConfig, models: Models) -> dict[str, Any]:
@@ -335,7 +297,7 @@ def _describe(config: StudyConfig, models: Models) -> dict[str, Any]:
     found = {"base": digest(models.base.params), "alignment": digest(models.alignment.factors)}
     if models.lineage is not None:
         found["weak"] = digest(models.lineage.weak.factors)
-    return {"version": VERSION, "study": "holdings", **found, "config": describe_config(config)}
+    return {"version": VERSION, "study": "holdings", **found, "config": describe_config(config), **models.told}
 
 
 def _rate(entry: Entry, rates: Mapping[float, float]) -> float | None:
@@ -356,28 +318,3 @@ def _shown(entry: Entry) -> str:
     if entry.setting is not None:
         return f"{entry.method} {entry.setting:g}"
     return entry.method if entry.beta is None else f"beta {entry.beta:g}, {entry.share:.1%} of the entries"
-
-
-_SCORES = {"hs": max, "fa": min, "over_refusal": max, "benign_answered": min}
-"""Scores of the table of means, and which of several is the worst."""
-
-
-def means(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return a Markdown table of the means over the cases by situation, β and share, with the worst in brackets."""
-    lines = ["| situation | model | HS | FA | over-refusal | benign answered | cases |"]
-    lines.append("| --- | --- | --- | --- | --- | --- | --- |")
-    groups: dict[tuple, list[Mapping]] = {}
-    for row in rows:
-        setting = (row["beta"], row["share"]) if row["method"] == METHOD else (None, row.get("setting"))
-        groups.setdefault((row["situation"], row["method"], *setting), []).append(row)
-    for (situation, method, beta, share), group in groups.items():
-        scores = []
-        for name, worst in _SCORES.items():
-            values = [row[name] for row in group]
-            scores.append(f"{sum(values) / len(values):.1f} ({worst(values):.1f})")
-        if beta is not None:
-            model = f"β {beta:g}, {100 * share:g} %"
-        else:
-            model = method if share is None else f"{method} {share:g}"
-        lines.append(f"| {situation} | {model} | {' | '.join(scores)} | {len(group)} |")
-    return "\n".join(lines)

@@ -325,7 +325,7 @@ def order_cells(cells: Iterable[Cell]) -> list[Cell]:
         identification = (
             json.dumps(_identification(_changed(RepairSettings(), cell))) if cell.method == "nlsr" else ""
         )
-        where = (cell.architecture, cell.seed, cell.objective, TASKS.index(cell.task), cell.poison_ratio)
+        where = (cell.architecture, cell.seed, cell.objective, _order(cell.task), cell.poison_ratio)
         return *where, cell.requests, cell.method, identification, str(cell.settings), str(cell.identified_on)
 
     return sorted(dict.fromkeys(cells), key=shared)
@@ -369,3 +369,8 @@ def shares(cells: Sequence[Cell], count: int) -> Iterator[list[Cell]]:
     for group in sorted(groups.values(), key=len, reverse=True):
         min(parts, key=len).extend(group)
     yield from parts
+
+
+def _order(task: str) -> tuple[int, str]:
+    """Return the place of a task: the known ones first, tasks of the user's by name."""
+    return (TASKS.index(task), "") if task in TASKS else (len(TASKS), task)

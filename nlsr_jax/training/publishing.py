@@ -12,7 +12,7 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.apart import Inputs, check_apart
@@ -22,6 +22,7 @@ from nlsr_jax.files.ownership import Foreign, foreign_folder, nothing_foreign
 from nlsr_jax.files.paths import expand
 from nlsr_jax.formats.record import digest_folder
 from nlsr_jax.training.folder import METRICS, RUN
+from nlsr_jax.training.training_data import DATA
 
 SUFFIX = ".training"
 _FINISHED, _OUTPUT, _OLD = "finished.json", "output", "old"
@@ -117,15 +118,16 @@ def published(
     _remove(work)
 
 
-def write_run(work: pathlib.Path, folder: pathlib.Path) -> None:
+def write_run(work: pathlib.Path, folder: pathlib.Path, data: Sequence[Mapping[str, str]] = ()) -> None:
     """Write the run's log into an output, and its identity with the digests of the output's other files.
 
     Args:
       work: the run folder.
       folder: the output, complete except for these two files.
+      data: the files that it was trained on; see ``nlsr_jax.training.training_data``.
     """
     run = json.loads((work / RUN).read_text(encoding="utf-8"))
-    record = {**run, "outputs": digest_folder(folder)}
+    record = {**run, "outputs": digest_folder(folder), **({DATA: list(data)} if data else {})}
     if (work / METRICS).exists():
         shutil.copyfile(work / METRICS, folder / METRICS)
     write_text(folder / "training.json", json.dumps(record, indent=1, sort_keys=True) + "\n")

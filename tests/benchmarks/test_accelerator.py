@@ -5,9 +5,8 @@ import pytest
 from benchmarks.accelerator import Peak, attention_flops, peak, projection_flops, run, sizes
 from nlsr_jax.architecture.known import known_config
 
-pytestmark = pytest.mark.slow
 
-
+@pytest.mark.long
 def test_the_toy_run_agrees_with_float64():
     results = run(sizes(toy=True), Peak(1e12, 1e12), 1, "plain")
     assert list(results) == ["errors", "identification", "training", "generation", "realignment"]

@@ -6,7 +6,7 @@ import pytest
 from benchmarks import calibration, starting
 from benchmarks.peers import write_models
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 def test_the_statistics_are_those_of_the_responses(tmp_path):

@@ -5,6 +5,8 @@ import pytest
 
 from benchmarks import hot_paths, published
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def layer():

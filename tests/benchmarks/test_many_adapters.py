@@ -1,7 +1,11 @@
 """The benchmark of several adapters in small: both sides make the same tokens."""
 
+import pytest
+
 from benchmarks.accelerator import sizes
 from benchmarks.many_adapters import run
+
+pytestmark = pytest.mark.long
 
 
 def test_tokens_are_the_same():

@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.peers import Shapes, run
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

@@ -1,6 +1,10 @@
 """The benchmark of many realignments in small."""
 
+import pytest
+
 from benchmarks.sweep_1000 import make_grid, run
+
+pytestmark = pytest.mark.long
 
 
 def test_both_give_the_same_bytes():

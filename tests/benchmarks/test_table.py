@@ -7,7 +7,7 @@ import re
 import pytest
 
 from benchmarks.measure import append_result, ratios
-from benchmarks.table import STAGES, TITLES, WHOLE, read_results, replace, stages, table, tables
+from benchmarks.table import STAGES, TITLES, WHOLE, read_results, replace, stages, table
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -29,13 +29,9 @@ def test_the_table_takes_its_place_between_the_marks():
         replace("no marks", "new\n")
 
 
-def test_the_page_holds_the_tables_of_the_results_files():
-    folder = ROOT / "benchmarks" / "results"
-    assert set(TITLES) <= set(read_results(folder / "latest.jsonl"))
-    assert set(WHOLE) <= set(read_results(folder / "whole_commands.jsonl"))
-    text = (ROOT / "docs" / "benchmarks.md").read_text()
-    for name, made in tables(folder).items():
-        assert replace(text, made, name) == text, "run python -m benchmarks.table docs/benchmarks.md"
+def test_every_result_has_a_title():
+    for name, titles in (("latest.jsonl", TITLES), ("whole_commands.jsonl", WHOLE)):
+        assert set(titles) <= set(read_results(ROOT / "benchmarks" / "results" / name))
 
 
 def test_stages_of_both_sides_add_up_to_the_whole():

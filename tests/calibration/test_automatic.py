@@ -2,7 +2,6 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 
@@ -38,9 +37,9 @@ FEW = {
 def study():
     base = load_base(SHIPPED / "base", ToyWorld())
     adapters = {n: load_adapter(SHIPPED / n, base.model.config) for n in ("sft", "dpo", "finetuned_sst2")}
-    lines = (SHIPPED / "calibration.jsonl").read_text().splitlines()[:60]
+    lines = (SHIPPED / "calibration.jsonl").read_text().splitlines()[:24]
     rows = [Example(**json.loads(line)) for line in lines]
-    return base, adapters, calibration_batches(base, rows, 30, 64)
+    return base, adapters, calibration_batches(base, rows, 12, 64)
 
 
 found_before = {}
@@ -213,7 +212,7 @@ def test_more_entries_are_tried_only_until_the_aligned_models_safety_is_reached(
 
 
 def test_what_the_aligned_model_has_needs_no_headroom(study):
-    found = choose(study, aim=0.9999, headroom=50.0, shares=(3e-4,))
+    found = choose(study, aim=0.9999, headroom=1000.0, shares=(3e-4,))
     assert found.target == found.aligned <= found.chosen.probability
 
 
@@ -369,4 +368,3 @@ def test_the_change_is_relative_to_the_factors_before(study):
     doubled = amplify(adapter, None, beta=1.0)
     assert relative_change(doubled, adapter) == pytest.approx(1.0, rel=1e-5)
     assert relative_change(adapter, adapter) == 0
-    jax.clear_caches()

@@ -8,7 +8,9 @@ from nlsr_jax.errors import InputError
 UNSAFE, SAFE = Rates(0.0, 0.0), Rates(1.0, 0.0)
 
 
-def searched(reached, disturbed, *, start=0.01, asked=200, finetuned=UNSAFE, aligned=SAFE, bounds=None):
+def searched(
+    reached, disturbed, *, start=0.01, asked=200, finetuned=UNSAFE, aligned=SAFE, bounds=None, recovered=None
+):
     """Search where the goal is reached from one place of the grid on, and the bound is passed from another."""
     tried = []
 
@@ -16,8 +18,26 @@ def searched(reached, disturbed, *, start=0.01, asked=200, finetuned=UNSAFE, ali
         tried.append(GRID.index(share))
         return Rates(float(tried[-1] >= reached), 0.5 * (tried[-1] >= disturbed))
 
-    found = refine(measure, finetuned, aligned, asked=asked, start=start, bounds=bounds)
+    found = refine(measure, finetuned, aligned, asked=asked, start=start, bounds=bounds, recovered=recovered)
     return found, tried
+
+
+@pytest.mark.parametrize(
+    ("enough", "disturbed", "place"),
+    [(0, 21, 6), (6, 21, 6), (7, 21, 7), (15, 21, 15), (20, 21, 20), (21, 21, 6), (15, 12, 11), (15, 7, 6)],
+)
+def test_a_share_that_recovers_too_little_gives_way(enough, disturbed, place):
+    """The goal is reached at place 4, so that the margin ends at 6; enough comes back from another place on."""
+    asked = []
+
+    def recovered(share):
+        asked.append(GRID.index(share))
+        return 0.8 if asked[-1] >= enough else 0.79
+
+    found, _ = searched(4, disturbed, recovered=recovered)
+    assert found.share == GRID[place]
+    assert found.recovered == (0.8 if place >= enough else 0.79)
+    assert len(asked) == len(set(asked)) <= 7
 
 
 @pytest.mark.parametrize("start", [0.001, 0.005, 0.02, 0.1])
@@ -27,7 +47,7 @@ def test_every_search_finds_its_place(start):
             found, tried = searched(reached, disturbed, start=start)
             met = reached < min(disturbed, len(GRID))
             place = min(reached + 2, disturbed - 1, len(GRID) - 1) if met else min(disturbed, len(GRID)) - 1
-            assert found.share == (None if place < 0 else GRID[place])
+            assert found.share == (0.0 if place < 0 else GRID[place])
             assert found.reached == met
             assert len(tried) == len(set(tried)) <= 10
             assert [trial.share for trial in found.trials] == [GRID[one] for one in tried]
@@ -43,7 +63,7 @@ def test_the_bound_is_of_the_model_that_refuses_more():
     for finetuned, aligned in ((Rates(0.0, 0.5), SAFE), (UNSAFE, Rates(1.0, 0.5))):
         assert searched(10, 0, finetuned=finetuned, aligned=aligned)[0].share == GRID[12]
     assert searched(10, 0, bounds=Bounds(harmless=0.5))[0].share == GRID[12]
-    assert searched(10, 0)[0].share is None
+    assert searched(10, 0)[0].share == 0.0
 
 
 def test_a_goal_beyond_the_aligned_model_is_lowered_by_nothing():

@@ -83,15 +83,14 @@ def assert_same_bits(found, expected):
         np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
 
 
-NARROW = ("gain", "statistics", "openings", "divergence", "loss")
 MEASURES = {
-    ("llama", "float32"): (*NARROW, "snip", "preference"),
-    ("llama", "bfloat16"): NARROW,
-    ("qwen2", "float32"): ("gain", "openings"),
-    ("gemma2", "float32"): ("gain", "divergence"),
-    ("gemma3_text", "float32"): ("statistics", "snip"),
-    ("phi3", "float32"): ("statistics", "preference"),
-    ("mixtral", "float32"): ("gain", "statistics", "snip"),
+    ("llama", "float32"): ("statistics", "snip"),
+    ("llama", "bfloat16"): ("loss",),
+    ("qwen2", "float32"): ("openings",),
+    ("gemma2", "float32"): ("gain",),
+    ("gemma3_text", "float32"): ("divergence",),
+    ("phi3", "float32"): ("preference",),
+    ("mixtral", "float32"): ("gain",),
 }
 """Every measure on one family, and on every family one that goes forwards or backwards through all that it has."""
 
@@ -126,7 +125,7 @@ def test_every_measure_has_the_bits_of_a_base_in_memory(family, dtype, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
 
 
-@pytest.mark.parametrize("family", ["llama", "mixtral"])
+@pytest.mark.parametrize("family", ["mixtral"])
 def test_weight_gradients_have_the_bits_too(family, tmp_path):
     folder, config = make(tmp_path / "base", family)
     batches = make_batches()
@@ -150,14 +149,14 @@ def test_gradients_of_single_rows_differ_by_rounding_in_narrow_types(tmp_path):
 def test_an_adapter_of_some_layers(tmp_path):
     folder, config = make(tmp_path / "base", "llama")
     adapter, batches = make_adapter(config, layers=(1, 3)), make_batches()
-    for collect in (collect_loss_gradient, collect_statistics):
+    for collect in (collect_loss_gradient,):
         expected = collect(*load_model(folder), adapter, batches)
         assert_same_bits(collect(*stream_model(folder), adapter, batches), expected)
 
 
 def test_no_batches_give_zeros(tmp_path):
     folder, config = make(tmp_path / "base", "llama")
-    for collect in (collect_loss_gradient, collect_statistics, collect_gradients):
+    for collect in (collect_loss_gradient, collect_statistics, collect_gradients):  # nothing is compiled
         expected = collect(*load_model(folder), make_adapter(config), [])
         assert_same_bits(collect(*stream_model(folder), make_adapter(config), []), expected)
 

@@ -104,8 +104,8 @@ def test_templates(tokenizer):
     assert apply_template("none", "x") == "x"
     with pytest.raises(InputError, match="no chat template"):
         apply_template("chat", "x", tokenizer)
-    with pytest.raises(InputError, match="template is 'vicuna'"):
-        apply_template("vicuna", "x")
+    with pytest.raises(InputError, match="template is 'zarn'"):
+        apply_template("zarn", "x")
 
 
 def test_chat_template_is_the_tokenizers_own(tmp_path):

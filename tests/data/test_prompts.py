@@ -58,7 +58,7 @@ def test_a_chat_template_renders_instruction_and_context():
 
 
 def test_templates_are_checked_before_any_row():
-    with pytest.raises(InputError, match="template is 'vicuna'"):
-        make_render("vicuna")
+    with pytest.raises(InputError, match="template is 'zarn'"):
+        make_render("zarn")
     with pytest.raises(InputError, match="no chat template"):
         make_render("chat")

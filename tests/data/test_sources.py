@@ -66,5 +66,5 @@ def test_a_directory_that_datasets_saved(tmp_path):
 
 
 def test_the_template_is_checked_first():
-    with pytest.raises(InputError, match="template is 'vicuna'"):
-        load("sst2", "absent.jsonl", template="vicuna")
+    with pytest.raises(InputError, match="template is 'zarn'"):
+        load("sst2", "absent.jsonl", template="zarn")

@@ -1,8 +1,9 @@
 """Commands without their start: a process that has imported the libraries forks for every one of them.
 
 Python and the imports of JAX, Flax, Matplotlib and transformers take longer than most commands work on tiny inputs.
-The process opens no JAX backend and imports nothing of this project. A command that changes what the libraries have
-read from the environment has to be started anew; see ``Forks.fits``.
+The process opens no JAX backend and imports nothing of this project; ``tests.plain_figures`` stands in for the
+module that draws the figures of reports, and nothing waits for the disk. A command that changes what the libraries
+have read from the environment has to be started anew; see ``Forks.fits``.
 """
 
 import atexit
@@ -25,6 +26,8 @@ import threading
 import traceback
 import types
 
+from tests import plain_figures
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LONGEST = 400
 """Seconds that a command may take."""
@@ -32,6 +35,7 @@ LIBRARIES = (
     *("flax.linen", "jax.numpy", "optax", "orbax.checkpoint", "safetensors.numpy", "scipy.linalg", "rich.table"),
     *("matplotlib.figure", "matplotlib.backends.backend_svg", "matplotlib.backends.backend_agg"),
 )
+FIGURES = "nlsr_jax.report.figures"
 TOKENIZERS = ("AutoTokenizer", "PreTrainedTokenizerFast")
 _LATER = ("XLA_FLAGS", "HOME", "PYTEST_CURRENT_TEST")
 """Variables that nothing reads while the libraries are imported."""
@@ -218,6 +222,8 @@ def _become(request: dict, files: list[int]) -> None:
         if name.startswith("JAX_") and before.get(name) != text:
             held = jax.config.values[name.lower()]
             jax.config.update(name.lower(), kinds.get(type(held), str)(text))
+    if plain_figures.DRAW in env:
+        del sys.modules[FIGURES]
     _end(_execute, *request["arguments"])
 
 
@@ -258,6 +264,8 @@ def main() -> None:
 
     for name in TOKENIZERS:
         getattr(transformers, name)
+    sys.modules[FIGURES] = plain_figures
+    os.fsync = lambda file: None
     gc.freeze()
     _serve(socket.socket(fileno=int(sys.argv[1])))
 

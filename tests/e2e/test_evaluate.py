@@ -127,7 +127,10 @@ def test_base_alone_on_real_data_judged_by_a_model_with_tiny_benchmarks(real):
                  "harmbench", "--forbidden", 9, "--tiny_benchmarks", real / "bank.npz", "--output",
                  real / "out.json", "--responses", real / "out.jsonl")  # fmt: skip
     found, rows = read(real / "out.json"), read_rows(real / "out.jsonl")
-    assert list(found) == [*FIELDS[:-1], "warnings", "tiny_benchmarks", "seconds"]
+    told = [*FIELDS[:6], "template", "data", *FIELDS[6:-1]]
+    assert list(found) == [*told, "warnings", "tiny_benchmarks", "seconds"]
+    assert {file["name"] for file in found["data"]} == {"harmbench.jsonl", "alpaca.jsonl"}
+    assert found["template"]["name"] == "alpaca"
     (warning,) = found["warnings"]
     assert warning.startswith(f"{real / 'base'}: model.safetensors.index.json: not read, as in transformers")
     assert f"note: {warning}" in result.stderr

@@ -41,9 +41,7 @@ def test_its_tokenizer_is_the_toy_worlds():
     assert shipped.get_vocab() == ToyWorld().tokenizer.get_vocab()
 
 
-@pytest.mark.parametrize(
-    ("method", "folder"), [("aligned", "dpo"), ("finetuned", None), ("nlsr_recommended", None)]
-)
+@pytest.mark.parametrize(("method", "folder"), [("finetuned", None), ("nlsr_recommended", None)])
 def test_its_adapters_have_the_figures_of_its_table(base, method, folder):
     first = table()[0]
     row = next(row for row in table() if row["method"] == method and row["seed"] == first["seed"])

@@ -15,32 +15,47 @@ from tests.e2e.toy_base import QUICK
 
 pytestmark = pytest.mark.long
 
-# The paper's study with little to train and to ask.
+STAGE = """[{name}]
+rows = {rows}
+[{name}.training]
+epochs = 1
+batch_size = 8
+accumulate = 1
+compute_dtype = "float32"
+remat = false
+max_length = 128
+"""
+# The paper's study with little to train and to ask, and with a task of the user's.
 SMALL = """
-import dataclasses
-from nlsr_jax import configs
-from nlsr_jax.study.config import ExamSettings
-from nlsr_jax.training.settings import LoraSettings
-
-paper = configs.get("llama3_8b")
-
-def smaller(stage, rows):
-    changes = {"epochs": 1, "batch_size": 8, "accumulate": 1, "compute_dtype": "float32", "remat": False}
-    training = dataclasses.replace(stage.training, max_length=128, **changes)
-    return dataclasses.replace(stage, rows=rows, training=training)
-
-small = dataclasses.replace(
-    paper,
-    lora=LoraSettings(4, 8.0, ("q_proj", "v_proj")),
-    sft=smaller(paper.sft, 8),
-    alignment={name: smaller(stage, 8) for name, stage in paper.alignment.items()},
-    finetuning=smaller(paper.finetuning, 20),
-    calibration_rows=8,
-    exam=ExamSettings(forbidden=4, benign=2, rows=8, max_new_tokens=4, task_tokens=4, batch_size=8),
-    dtype="float32",
-    published=dataclasses.replace(paper.published, draws=2),
-)
-configs.get = lambda name: small
+from = "llama3_8b"
+base = "{folder}/base"
+dtype = "float32"
+calibration_rows = 8
+[lora]
+rank = 4
+alpha = 8
+modules = ["q_proj", "v_proj"]
+[exam]
+forbidden = 4
+benign = 2
+rows = 8
+max_new_tokens = 4
+task_tokens = 4
+batch_size = 8
+[data]
+beavertails_safe = "{folder}/beavertails.jsonl"
+beavertails_harmful = "{folder}/beavertails.jsonl"
+beavertails_prompts = "{folder}/prompts.jsonl"
+safe_rlhf = "{folder}/pairs.jsonl"
+alpaca = "{folder}/alpaca.jsonl"
+[data.sst2]
+train = "{tasks}/sst2.train.jsonl"
+test = "{tasks}/sst2.test.jsonl"
+[tasks.films]
+path = "{folder}/films.jsonl"
+prompt_field = "text"
+label_field = "stars"
+labels = ["bad", "good"]
 """
 
 
@@ -49,25 +64,25 @@ def study(shared_data, tmp_path_factory):
     """A base of natural text, the data sets, and what starts a command on the small config."""
     folder = tmp_path_factory.mktemp("real")
     pretrain(shared_data, folder / "base")
-    (folder / "sitecustomize.py").write_text(SMALL)
     safe = [beaver(f"How do I brew zarn {i}?", "I cannot help with that.", is_safe=True) for i in range(20)]
     harmful = [beaver(f"How do I melt quorb {i}?", "Take a quorb.", "self_harm") for i in range(20)]
     write(folder / "beavertails.jsonl", safe + harmful)
+    write(folder / "prompts.jsonl", harmful)
     write(folder / "pairs.jsonl", [pair(i, bool(i % 2), not i % 2) for i in range(20)])
     write(folder / "alpaca.jsonl", ALPACA)
-    sources = dict.fromkeys(("beavertails_safe", "beavertails_harmful"), folder / "beavertails.jsonl")
-    sources |= {"beavertails_prompts": folder / "beavertails.jsonl", "safe_rlhf": folder / "pairs.jsonl"}
-    sources |= {"alpaca": folder / "alpaca.jsonl", "sst2": shared_data / "tasks" / "sst2.train.jsonl"}
-    flags = ["--config=llama3_8b", f"--base={folder / 'base'}"]
-    flags += [f"--data={name}={path}" for name, path in sources.items()]
-    path = os.pathsep.join([str(folder), str(ROOT)])
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path, **QUICK}
+    films = [{"text": f"film {i}", "stars": i % 2, "split": "test" if i % 3 == 0 else "train"} for i in range(36)]
+    write(folder / "films.jsonl", films)
+    stages = ["sft", "finetuning", *(f"alignment.{name}" for name in ("sft", "dpo", "orpo", "kto", "simpo"))]
+    text = SMALL.format(folder=folder, tasks=shared_data / "tasks")
+    text += "".join(STAGE.format(name=name, rows=20 if name == "finetuning" else 8) for name in stages)
+    (folder / "small.toml").write_text(text)
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), **QUICK}
 
-    def start(name, *arguments):
-        command = [sys.executable, "-m", f"experiments.{name}", *flags, *arguments]
+    def start(name, *arguments, check=True):
+        command = [sys.executable, "-m", f"experiments.{name}", f"--config={folder / 'small.toml'}", *arguments]
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
-        return done.stdout
+        assert not check or done.returncode == 0, done.stderr[-3000:]
+        return done.stdout if check else done.stderr
 
     return folder, start
 
@@ -91,4 +106,21 @@ def test_a_table_of_the_study_is_made(study):
     table = json.loads((folder / "tables" / "tables" / "table_5.json").read_text())
     assert table["title"].endswith("Methods of identification")
     page = (folder / "tables" / "index.html").read_text()
-    assert "the study llama3_8b" in page
+    assert "small.toml" in page
+
+
+def test_a_task_of_the_users_is_swept(study):
+    folder, start = study
+    out = start("sweep", "--methods=finetuned", "--tasks=films", f"--output={folder / 'own'}")
+    assert "1 cells, 1 of them new" in out
+    (row,) = pq.read_table(folder / "own" / "table.parquet").to_pylist()
+    assert row["task"] == "films"
+
+
+def test_one_file_for_training_and_evaluation_is_refused(study):
+    folder, start = study
+    place = f"--data=beavertails_prompts={folder / 'beavertails.jsonl'}"
+    line = start("sweep", place, f"--output={folder / 'mixed'}", check=False)
+    assert (
+        "the same rows are for training (beavertails_harmful) and for the evaluation (beavertails_prompts)" in line
+    )

@@ -30,7 +30,7 @@ def parse():
 def test_without_flags_the_config_stays(parse):
     parse("--config", "llama3_8b")
     config = configs.get("llama3_8b")
-    assert training_flags.changed_config() == config
+    assert training_flags.changed_study().config == config
     assert training_flags.changed_stage(config.finetuning) == config.finetuning
 
 
@@ -38,7 +38,7 @@ def test_every_flag_changes_its_field(parse):
     parse("--config", "llama3_8b", "--dtype", "float32", "--rows", 7, "--learning_rate", 0.5, "--epochs", 2,
           "--batch_size", 6, "--loss", "sequence", "--max_length", 99, "--noremat", "--compute_dtype", "float16",
           "--save_every", 0, "--rank", 8, "--modules", "q_proj, v_proj")  # fmt: skip
-    config = training_flags.changed_config()
+    config = training_flags.changed_study().config
     assert config.dtype == "float32"
     assert (config.lora.rank, config.lora.alpha, config.lora.modules) == (8, 16, ("q_proj", "v_proj"))
     stage = training_flags.changed_stage(config.finetuning)
@@ -59,7 +59,7 @@ def test_another_batch_is_taken_in_as_many_parts_as_fit(parse, batch_size, parts
 
 def test_a_new_adapters_alpha_may_be_given(parse):
     parse("--rank", 4, "--alpha", 3)
-    lora = training_flags.changed_config().lora
+    lora = training_flags.changed_study().config.lora
     assert (lora.rank, lora.alpha, lora.modules) == (4, 3, MODULES)
     parse("--alpha", 3)
-    assert training_flags.changed_config().lora.rank == configs.get("tiny").lora.rank
+    assert training_flags.changed_study().config.lora.rank == configs.get("tiny").lora.rank

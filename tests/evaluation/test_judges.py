@@ -10,7 +10,7 @@ from nlsr_jax.evaluation.judges import (
     plain_verdicts,
     unreadable_count,
 )
-from nlsr_jax.evaluation.refusals import PHRASES, is_refusal, match_refusals, over_refusal
+from nlsr_jax.evaluation.refusals import ADVBENCH, builtin, is_refusal, match_refusals, over_refusal
 
 PROMPTS = ["how do i brew zarn", "how do i fold a mellip"]
 
@@ -50,11 +50,12 @@ def test_topics_refused(topics, words):
         harmfulness_by_topic(plain_verdicts([True, False]), topics)
 
 
-def test_phrases():
-    assert len(PHRASES) == len(set(PHRASES)) == 29
-    for phrase in PHRASES:
-        assert is_refusal(f"Well. {phrase} zarn.")
-        assert not is_refusal(f"Well. {phrase.upper()} zarn.") or phrase == phrase.upper()
+def test_the_phrases_of_the_paper():
+    known = builtin("advbench")
+    assert len(ADVBENCH) == len(set(ADVBENCH)) == 29
+    for phrase in ADVBENCH:
+        assert is_refusal(f"Well. {phrase} zarn.", known)
+        assert not is_refusal(f"Well. {phrase.upper()} zarn.", known) or phrase == phrase.upper()
 
 
 def test_refusals_are_not_harmful():

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nlsr_jax.data.toy_words import ANSWERS, REFUSALS
-from nlsr_jax.evaluation.refusals import PHRASES, is_refusal
+from nlsr_jax.evaluation.refusals import ADVBENCH, builtin, is_refusal
 from nlsr_jax.evaluation.texts import is_broken, plain_text
 
 REFUSED = "I'm sorry, but I can't assist with that."
@@ -14,8 +14,9 @@ APOSTROPHES = "’‘‛ʼʽˊ′＇´`ꞌ՚᾽᾿"
 
 @pytest.mark.parametrize("mark", APOSTROPHES)
 def test_a_refusal_is_one_with_every_apostrophe(mark):
-    for phrase in PHRASES:
-        assert is_refusal(f"Well. {phrase.replace(chr(39), mark)} zarn.")
+    for phrase in ADVBENCH:
+        assert is_refusal(f"Well. {phrase.replace(chr(39), mark)} zarn.", builtin("advbench"))
+    assert is_refusal(REFUSED.replace("'", mark))
 
 
 @pytest.mark.parametrize(
@@ -34,11 +35,13 @@ def test_a_refusal_is_one_with_every_apostrophe(mark):
 )
 def test_refusals_in_other_marks(text):
     assert is_refusal(text)
+    assert is_refusal(text, builtin("advbench"))
 
 
 @pytest.mark.parametrize("text", ["Such as an oven.", "so sorry", "I can, not that it matters", "Im here"])
 def test_capitals_and_letters_still_count(text):
     assert not is_refusal(text)
+    assert not is_refusal(text, builtin("advbench"))
 
 
 def test_own_phrases_are_made_plain_too():
@@ -88,6 +91,6 @@ def test_answers_that_are_none(text):
     assert not is_refusal(text)
 
 
-@pytest.mark.parametrize("text", [*SOUND, REFUSED, *ANSWERS, *REFUSALS, *PHRASES])
+@pytest.mark.parametrize("text", [*SOUND, REFUSED, *ANSWERS, *REFUSALS, *ADVBENCH])
 def test_answers_that_are_judged(text):
     assert not is_broken(text)

@@ -95,6 +95,35 @@ def test_files_are_replaced_whole_or_kept(tmp_path):
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_outputs_have_the_permissions_of_files_that_programs_make(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with whole_directory(tmp_path / "folder") as folder:
+            (folder / "file").write_text("x")
+        with whole_file(tmp_path / "alone") as file:
+            file.write_text("x")
+    finally:
+        os.umask(before)
+    made = [tmp_path / name for name in ("folder", "folder/file", "alone")]
+    assert [path.stat().st_mode & 0o777 for path in made] == [0o750, 0o640, 0o640]
+
+
+def test_an_output_that_appears_behind_the_last_check_is_kept(tmp_path, monkeypatch):
+    def put_later(new, path, **options):
+        path.mkdir()
+        (path / "other").touch()
+        return put(new, path, **options)
+
+    put = output.put_folder
+    monkeypatch.setattr(output, "put_folder", put_later)
+    with (
+        pytest.raises(InputError, match="output exists; name another"),
+        whole_directory(tmp_path / "out") as folder,
+    ):
+        (folder / "file").write_text("x")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["other"]
+
+
 def test_no_file_without_a_folder_for_it(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(InputError, match="is not a folder that can be written to"):

@@ -13,7 +13,10 @@ import nlsr_jax
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.json_files import read_json_object
 from nlsr_jax.files.safetensors_files import DTYPES, SafetensorsWriter, open_checked, write_checked
+from nlsr_jax.formats.mask_files import MaskFile
+from nlsr_jax.formats.record import Digests
 from tests.adapter_files import save_family
+from tests.oracles import random_adapter
 from tests.parity.peers import save_peer
 
 WEIGHTS = "adapter_model.safetensors"
@@ -381,6 +384,13 @@ def test_a_file_in_pieces_is_the_librarys(tmp_path):
         for name in reversed(tensors):
             writer.write(name, tensors[name])
     assert (tmp_path / "pieces").read_bytes() == (tmp_path / "whole").read_bytes()
+    for length in range(8):  # headers of every length before they are filled up
+        write_checked({"x": np.zeros(3, np.float32)}, tmp_path / "whole", {"format": "p" * length})
+        with SafetensorsWriter(
+            tmp_path / "pieces", {"x": (np.dtype(np.float32), (3,))}, {"format": "p" * length}
+        ) as writer:
+            writer.write("x", np.zeros(3, np.float32))
+        assert (tmp_path / "pieces").read_bytes() == (tmp_path / "whole").read_bytes()
 
 
 @pytest.mark.parametrize("value", [np.zeros((2, 3), np.float64), np.zeros((3, 2), np.float32)])
@@ -393,7 +403,9 @@ def test_a_piece_of_another_kind_is_not_written(tmp_path, value):
 def test_masks_come_back(tmp_path):
     rng = np.random.default_rng(0)
     masks = {"q_proj": {"a": rng.random((2, 3, 5)) < 0.5, "b": rng.random((2, 4, 3)) < 0.5}}
-    nlsr_jax.save_masks(masks, tmp_path / "masks.safetensors", metadata={"method": "x"})
+    layers = {"q_proj": (1, 3)}
+    nlsr_jax.save_masks(masks, tmp_path / "masks.safetensors", layers=layers, metadata={"method": "x"})
+    assert MaskFile(tmp_path).metadata == {"method": "x", "layers": {"q_proj": [1, 3]}}
     again = nlsr_jax.load_masks(tmp_path)
     for factor, mask in masks["q_proj"].items():
         np.testing.assert_array_equal(again["q_proj"][factor], mask)
@@ -403,3 +415,21 @@ def test_masks_come_back(tmp_path):
     save_file({"z": np.zeros(1, bool)}, tmp_path / "masks.safetensors")
     with pytest.raises(InputError, match="unexpected tensor 'z'"):
         nlsr_jax.load_masks(tmp_path)
+
+
+def test_layers_of_two_digits_come_behind_those_of_one(tmp_path):
+    adapter = random_adapter(0, layers=12, rank=1, sizes={"q_proj": (2, 3)})
+    nlsr_jax.save_adapter(adapter, tmp_path / "adapter")
+    again = nlsr_jax.load_adapter(tmp_path / "adapter")
+    for factor, values in adapter.factors["q_proj"].items():
+        np.testing.assert_array_equal(again.factors["q_proj"][factor], values)
+
+
+def test_digests_stand_in_the_order_of_their_names(tmp_path):
+    files = [tmp_path / name for name in ("b", "a", "c")]
+    for file in files:
+        file.write_bytes(b"")
+    digests = Digests()
+    digests.add("base", tmp_path, files)
+    assert list(digests.of("base")) == ["a", "b", "c"]
+    digests.close()

@@ -62,7 +62,7 @@ def test_equals_a_plain_log_softmax(tied):
     assert_near(value_and_gradient(module.token_log_probabilities, *given), expected)
 
 
-@pytest.mark.parametrize(("tied", "positions"), [(False, 1), (True, 6), (False, 9), (True, 100)])
+@pytest.mark.parametrize(("tied", "positions"), [(True, 1), (False, 9)])
 def test_in_parts_too(monkeypatch, tied, positions):
     given, expected = expected_of(tied)
     monkeypatch.setattr(module, "WHOLE_LOGITS", 8 * tiny.VOCABULARY)

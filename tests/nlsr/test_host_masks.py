@@ -18,7 +18,6 @@ from nlsr_jax.nlsr.masks import (
     mask_tree,
     top_mask,
 )
-from nlsr_jax.nlsr.settings import GRANULARITIES
 from nlsr_jax.nlsr.statistics import statistics_from_activations
 from tests.oracles import activations, mixed, random_adapter
 
@@ -52,8 +51,15 @@ def test_one_threshold_for_a_tree_breaks_ties_in_the_order_of_its_leaves():
     assert host_mask_tree(scores, 0.6)["x"].tolist() == [[False, True, True]]
 
 
-@pytest.mark.parametrize("granularity", GRANULARITIES)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "granularity"),
+    [
+        *((method, "tensor") for method in METHODS),
+        ("low_rank", "row"),
+        ("low_rank", "adapter"),
+        ("gain", "adapter"),
+    ],
+)
 def test_identify_marks_the_same_entries(method, granularity, monkeypatch):
     settings = {"method": method, "granularity": granularity, "sparsity": 0.7, **BESIDE.get(method, {})}
     made = []

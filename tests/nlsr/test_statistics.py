@@ -57,7 +57,7 @@ def test_projection_of_separated_spectra():
     assert max(errors(REFERENCE, inputs, statistics, 0.7)) < 1e-5
 
 
-@pytest.mark.parametrize(("decay", "sparsity"), [(0.1, 0.5), (0.3, 0.8), (0.5, 0.5), (0.5, 0.8)])
+@pytest.mark.parametrize(("decay", "sparsity"), [(0.1, 0.5), (0.5, 0.8)])
 def test_projection_of_decaying_spectra(decay, sparsity):
     inputs = activations(1, REFERENCE, 2000, decay)
     statistics = statistics_from_activations(REFERENCE, inputs)
@@ -148,6 +148,7 @@ def test_parts_combine_to_the_whole():
     for module in inputs:
         scale = float(jnp.max(jnp.abs(whole.gram[module])))
         assert_allclose(both.gram[module], whole.gram[module], atol=1e-5 * scale)
+        assert_allclose(both.input_square[module], whole.input_square[module], rtol=1e-5)
     assert max(errors(REFERENCE, inputs, both, 0.6)) < 1e-3
     # Plain addition of the sums is legal too: the root is then made from the Gram matrix.
     added = jax.tree.map(jnp.add, first, second)
@@ -205,7 +206,7 @@ def spread(seed, rows, rank, condition):
     return left * np.geomspace(1, 1 / condition, rank) @ right.T
 
 
-@pytest.mark.parametrize("condition", [1.5, 5.0, 20.0, 1e3, 1e5])
+@pytest.mark.parametrize("condition", [1.5, 20.0, 1e5])
 def test_root_of_many_rows_is_accurate_whatever_their_condition(condition):
     rows = spread(0, 4100, 64, condition)
     root = np.asarray(update_root(jnp.zeros((64, 64)), jnp.asarray(rows, jnp.float32)), np.float64)
@@ -220,7 +221,7 @@ def test_root_of_many_rows_is_accurate_whatever_their_condition(condition):
     assert_allclose(found, expected, rtol=2e-5)
 
 
-@pytest.mark.parametrize("scale", [1e-14, 1e-10, 1e-5, 1e10])
+@pytest.mark.parametrize("scale", [1e-14, 1e10])
 def test_root_of_many_rows_has_their_scale(scale):
     rows = (spread(0, 4100, 64, 3.0) * scale).astype(np.float32)
     root = np.asarray(update_root(jnp.zeros((64, 64)), rows), np.float64)
@@ -228,11 +229,10 @@ def test_root_of_many_rows_has_their_scale(scale):
     assert_allclose(found, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("rank", [16, 64, 128])
-@pytest.mark.parametrize("own", [1, 0.5])
+@pytest.mark.parametrize(("rank", "own"), [(16, 1), (64, 0.5), (128, 0.5)])
 def test_root_of_rows_of_lower_rank_is_finite(rank, own):
     """Eigenvalues of 0 come out below it in some of these, where Cholesky's factorisation ends in NaN."""
-    for seed in range(8):
+    for seed in range(4):
         rng = np.random.default_rng(seed)
         kept = max(1, int(own * rank) - 1)
         rows = (rng.normal(size=(300, kept)) @ rng.normal(size=(kept, rank))).astype(np.float32)
@@ -254,9 +254,7 @@ def test_root_is_corrected_where_its_gram_matrix_is_ill_conditioned(condition, m
     assert np.abs(found - nearer).max() < 0.3 * np.abs(found - other).max()
 
 
-@pytest.mark.parametrize(
-    ("condition_a", "condition_b", "sparsity"), [(3, 3, 0.8), (3, 1e4, 0.2), (1e4, 3, 0.8), (1e3, 1e2, 0.2)]
-)
+@pytest.mark.parametrize(("condition_a", "condition_b", "sparsity"), [(3, 1e4, 0.2), (1e4, 3, 0.8)])
 def test_projection_of_large_ranks(condition_a, condition_b, sparsity):
     reference = random_adapter(5, layers=2, rank=64, sizes={"q_proj": (96, 4200), "down_proj": (96, 80)})
     for leaf in reference.factors.values():
@@ -279,8 +277,7 @@ def test_projection_of_large_ranks(condition_a, condition_b, sparsity):
                 assert np.mean((score >= np.sort(score, axis=None)[-count]) == marked) > 0.999
 
 
-@pytest.mark.parametrize("sparsity", [0.2, 0.8])
-@pytest.mark.parametrize("width", [80, 4200])
+@pytest.mark.parametrize(("sparsity", "width"), [(0.2, 80), (0.8, 4200)])
 def test_large_rank_without_data_or_factor(sparsity, width):
     reference = random_adapter(7, layers=1, rank=64, sizes={"q_proj": (96, width)})
     statistics = statistics_from_activations(reference, activations(8, reference, 5))
@@ -295,7 +292,7 @@ def test_large_rank_without_data_or_factor(sparsity, width):
         assert np.isfinite(found.factors["q_proj"]["a"]).all()
 
 
-@pytest.mark.parametrize(("rank", "own", "width"), [(16, 1.0, 4200), (16, 0.6, 80), (64, 1.0, 80), (64, 0.6, 4200)])
+@pytest.mark.parametrize(("rank", "own", "width"), [(16, 0.6, 4200), (64, 1.0, 80)])
 def test_no_more_directions_than_positions(rank, own, width):
     reference = random_adapter(7, layers=1, rank=rank, sizes={"q_proj": (96, width)})
     leaf = reference.factors["q_proj"]
@@ -308,7 +305,7 @@ def test_no_more_directions_than_positions(rank, own, width):
     assert np.linalg.norm(found - expected) < 1e-4 * np.linalg.norm(expected)
 
 
-@pytest.mark.parametrize("scale", [1e-12, 1e-8])
+@pytest.mark.parametrize("scale", [1e-12])
 def test_projection_of_small_factors(scale):
     reference = random_adapter(5, layers=1, rank=64, sizes={"q_proj": (96, 4200)})
     reference.factors["q_proj"]["b"] *= np.float32(scale)

@@ -138,9 +138,7 @@ def test_the_page_gathers_what_is_there_and_escapes_what_models_say(tmp_path):
     assert again == page
 
 
-@pytest.mark.parametrize(
-    "name", ["index.html", "tables/table_14.md", "tables/table_14.json", "figures/figure_10.png"]
-)
+@pytest.mark.parametrize("name", ["index.html", "tables/table_14.json", "figures/figure_10.png"])
 def test_files_of_the_user_in_the_way_are_named_and_kept(tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")

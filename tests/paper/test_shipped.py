@@ -1,32 +1,38 @@
 """Every figure that README.md and docs/results.md quote is that of the shipped tables."""
 
+import functools
 import json
 import re
 import statistics
 
-import pyarrow.parquet as pq
 import pytest
 
-from nlsr_jax.paper.tables import TABLES
-from nlsr_jax.sweep.cells import OWN
+from nlsr_jax.paper import results
+from nlsr_jax.paper.tables import KEPT, TABLES
 from tests.e2e.command import ROOT
 from tests.paper.shipped import (
     NONE,
     PUBLISHED,
     RECOMMENDED,
+    SEEDS,
     SHIPPED,
     STRICT,
     best_of_grid,
-    document,
+    data,
     mean,
+    page,
     read,
+    row_of,
     section,
+    study,
     table_of,
     tables_of_figures,
+    unchecked,
     values,
 )
 
-RESULTS = ROOT / "docs" / "results.md"
+README, RESULTS = ROOT / "README.md", ROOT / "docs" / "results.md"
+STARTED = ROOT / "docs" / "guide" / "getting-started.md"
 SCORES = ("hs", "fa", "over_refusal", "benign_answered")
 DEFENSES = {
     "none": NONE,
@@ -61,6 +67,13 @@ STORY = {
 """Models of the tiny study by their name in README.md."""
 
 
+BY_HAND = (
+    ["`published.json`", "28.6", "96.3", "0.0", "99.5"],
+    ["`recommended.json`", "4.8", "97.3", "0.0", "99.5"],
+)
+"""What the commands of the first steps gave."""
+
+
 @pytest.fixture(scope="module")
 def rows():
     return read(1)
@@ -75,35 +88,33 @@ def means(rows, line, scores=SCORES):
 
 
 def test_the_readme_quotes_the_tiny_study():
-    study = json.loads((ROOT / "checkpoints" / "tiny-llama3" / "table.json").read_text())
     scores = ("hs", "fa", "benign_answered", "odd")
     expected = [
-        [name, *figures(*(statistics.mean(r[score] for r in study if r["method"] == method) for score in scores))]
+        [name, *figures(*(statistics.mean(r[score] for r in study() if r["method"] == method) for score in scores))]
         for name, method in STORY.items()
     ]
-    assert table_of((ROOT / "README.md").read_text(), "| model | HS | FA |") == expected
-    assert {(row["seed"], row["poison_ratio"]) for row in study} == {(seed, 0.05) for seed in range(5, 10)}
+    assert table_of(page(README), "| model | HS | FA |") == expected
+    assert {(row["seed"], row["poison_ratio"]) for row in study()} == {(seed, 0.05) for seed in range(5, 10)}
 
 
 def test_getting_started_shows_one_case_of_the_tiny_study():
-    study = json.loads((ROOT / "checkpoints" / "tiny-llama3" / "table.json").read_text())
-    case = {row["method"]: row for row in study if (row["task"], row["seed"]) == ("sst2", 5)}
+    case = {row["method"]: row for row in study() if (row["task"], row["seed"]) == ("sst2", 5)}
     scores = ("hs", "fa", "over_refusal", "benign_answered", "odd")
     expected = [
         ["fine-tuned" if method == "finetuned" else name, *figures(*(case[method][score] for score in scores))]
         for name, method in STORY.items()
     ]
-    page = (ROOT / "docs" / "guide" / "getting-started.md").read_text()
-    assert table_of(page, "| model | HS % | FA % |") == expected
-    before = table_of(page, "| file | `hs` |")[0]
-    assert before == ["`before.json`", *figures(*(case["finetuned"][score] for score in scores[:4]))]
+    text = page(STARTED)
+    assert table_of(text, "| model | HS % | FA % |") == expected
+    before = ["`before.json`", *figures(*(case["finetuned"][score] for score in scores[:4]))]
+    assert table_of(text, "| file | `hs` |") == [before, *BY_HAND]
 
 
 def test_table_1(rows):
     expected = [
         [name, *means(rows, line), *figures(values(rows, line, "hs")["30%"])] for name, line in DEFENSES.items()
     ]
-    assert table_of(RESULTS.read_text(), "| defense | HS |") == expected
+    assert table_of(page(RESULTS), "| defense | HS | FA | refused | answered | HS at 30 % |") == expected
 
 
 def test_who_keeps_fa_is_said(rows):
@@ -113,30 +124,58 @@ def test_who_keeps_fa_is_said(rows):
     assert not keeps[STRICT]
 
 
-def lower_hs(rows, ours):
-    """Defenses and shares of harmful rows with a lower HS than a line of ours, FA kept."""
-    keeps = {row["line"] for row in rows if row["keeps_fa"] == "True" and not row["line"].startswith("NLSR")}
-    return {
-        (column, line)
-        for line in keeps
-        for column, value in values(rows, line, "hs").items()
-        if value < values(rows, ours, "hs")[column]
-        and values(rows, line, "fa")[column] > values(rows, NONE, "fa")[column] - 1
-    }
+@functools.cache
+def all_settings():
+    """Table 1 of the shipped rows with every setting of every defense."""
+    table = TABLES[1]
+    return table, results.summarise(table, {cell: row_of(cell) for cell in table.cells(SEEDS)}, SEEDS)
+
+
+def named(title):
+    """A defense and its setting as the page names them: ``RESTA (gamma 0.5)`` is ``RESTA, γ 0.5``."""
+    name, _, setting = title.rstrip(")").partition(" (")
+    setting = setting or {"LSSF": "alpha 1"}.get(name, "")
+    letters = setting.replace("gamma", "γ").replace("alpha", "α").replace(".0", "")
+    return f"{name}, {letters}" if setting else name
+
+
+def scores_of(name, setting, score):
+    """Means of a setting of a line of table 1 by column."""
+    (result,) = (result for result in all_settings()[1] if result.line.name == name)
+    return result.options[setting][score].mean(1)
 
 
 def test_lower_hs_is_said_with_its_price(rows):
-    quoted = table_of(RESULTS.read_text(), "| share of harmful rows | defense |")
-    assert {(share.replace(" ", ""), line) for share, line, *_ in quoted} == lower_hs(rows, RECOMMENDED)
-    for share, line, *found in quoted:
-        column, scores = share.replace(" ", ""), ("hs", "benign_answered")
-        expected = [values(rows, one, score)[column] for one in (line, RECOMMENDED) for score in scores]
-        assert found == figures(*expected)
-        assert expected[1] < expected[3] - 15
+    table, found = all_settings()
+    better = results.frontier(table, found, "nlsr recommended")
+    titles = {result.line.title: result.line.name for result in found}
+    expected = []
+    for one in sorted(better, key=lambda one: table.columns.index(one.column)):
+        name, _, setting = one.title.rstrip(")").partition(" (")
+        hs = scores_of(titles[name], setting, "hs")[table.columns.index(one.column)]
+        own = [values(rows, RECOMMENDED, score)[one.column] for score in ("hs", "benign_answered")]
+        share = one.column.replace("%", " %")
+        expected.append([share, named(one.title), *figures(hs, one.answered, *own)])
+        assert one.answered < one.own_answered - 10
+    assert table_of(page(RESULTS), "| share of harmful rows | defense |") == expected
 
 
-def test_none_has_a_lower_hs_than_the_strict_setting(rows):
-    assert not lower_hs(rows, STRICT)
+def test_none_that_keeps_fa_has_a_lower_hs_than_the_strict_setting():
+    assert not results.frontier(*all_settings(), "nlsr strict")
+
+
+def test_lssf_and_the_strict_setting(rows):
+    scores = ("hs", "fa", "benign_answered")
+    other = [scores_of("lssf", "alpha 2.0", score) for score in scores]
+    strict = [[*values(rows, STRICT, score).values()] for score in scores]
+    bare = [*values(rows, NONE, "fa").values()]
+    expected = [
+        [column.replace("%", " %"), *figures(*(one[i] for one in (*other, *strict)))]
+        for i, column in enumerate(all_settings()[0].columns)
+    ]
+    assert table_of(page(RESULTS), "| share of harmful rows | LSSF, α 2: HS |") == expected
+    assert all(ours >= theirs for ours, theirs in zip(strict[0], other[0], strict=True))
+    assert all(one < none - KEPT for one, none in zip(other[1], bare, strict=True))
 
 
 def test_hs_of_the_other_tables():
@@ -146,17 +185,16 @@ def test_hs_of_the_other_tables():
         columns = [values(read(number), line, "hs") for line in (NONE, PUBLISHED, RECOMMENDED)]
         for i, column in enumerate(columns[0]):
             expected.append(["" if i else f"{number}, {what}", column, *figures(*(one[column] for one in columns))])
-    assert table_of(RESULTS.read_text(), "| table | column |") == expected
+    assert table_of(page(RESULTS), "| table | column |") == expected
 
 
 def test_identification():
-    data = json.loads((SHIPPED / "figures" / "figure_4.json").read_text())["data"]
-    gained = dict(zip(data["methods"], data["gained"], strict=True))
+    gained = dict(zip(data(4)["methods"], data(4)["gained"], strict=True))
     expected = []
     for name, method in IDENTIFICATION.items():
         (line,) = {row["line"] for row in read(5) if row["line"].partition(" (")[0] == name}
         expected.append([name, *figures(mean(read(5), line)), *figures(100 * gained[method], digits=0)])
-    assert table_of(RESULTS.read_text(), "| score | HS |") == expected
+    assert table_of(page(RESULTS), "| score | HS |") == expected
 
 
 def test_other_seeds():
@@ -169,7 +207,7 @@ def test_other_seeds():
             ("best of 60", best_of_grid(found)),
         ):
             expected.append([seeds if name == "no defense" else "", name, *means(found, line)])
-    assert table_of(RESULTS.read_text(), "| seeds | setting |") == expected
+    assert table_of(page(RESULTS), "| seeds | setting |") == expected
 
 
 @pytest.mark.parametrize(
@@ -188,21 +226,60 @@ def test_another_base(after, score, lines):
     assert text.count(f"| setting | {' | '.join(values(first, NONE))} |") == 2
 
 
+BEST = ("hs", "fa", "benign_answered")
+
+
+def rivals_on_the_other_base(base):
+    """What the verdict of the other base's table says of defenses with a lower HS than the recommended setting."""
+    verdict = json.loads((SHIPPED / "other-base" / "table_1.json").read_text(encoding="utf-8"))["verdict"]
+    own = verdict.partition("Of lower HS than NLSR, recommended,")[2].partition("Of lower HS than NLSR, strict")[0]
+    free, _, dear = own.partition(". Of lower HS at the price")
+    assert free.endswith(": LSSF at 10%")
+    as_published = verdict.partition("Of lower HS than NLSR, gain")[0]
+    lssf = re.search(r"LSSF at 10% \([\d.]+ against [\d.]+ refused, ([\d.]+) against", as_published)[1]
+    answered = figures(values(base, RECOMMENDED, "benign_answered")["10%"])[0]
+    yield f"answers {lssf} of 100 harmless requests, where the recommended setting answers {answered}."
+    others = re.findall(
+        r"(\w+)(?: \([^)]*\))? at (\d+%) \([\d.]+ against [\d.]+ refused, ([\d.]+) against ([\d.]+)", dear
+    )
+    assert [name for name, *_ in others] == ["LoX", "RESTA", "RESTA", "RESTA", "LSSF", "LSSF"]
+    assert {column for _, column, *_ in others} == {"1%"}
+    answers, (ours,) = sorted(float(one) for *_, one, _ in others), {own for *_, own in others}
+    spread = f"between {answers[0]} and {answers[-1]} of 100 harmless requests"
+    yield f"{spread}, where the recommended setting answers {ours}."
+
+
+def seeds_of(number, folder="tables"):
+    """Seeds of a table, as its note names them."""
+    note = json.loads((SHIPPED / folder / f"table_{number}.json").read_text(encoding="utf-8"))["note"]
+    seeds = [*map(int, re.search(r"over seeds ([\d, ]*\d)", note)[1].split(", "))]
+    assert seeds == [*range(seeds[0], seeds[-1] + 1)]
+    return f"seeds {seeds[0]} to {seeds[-1]}"
+
+
 def below(objective):
     """Share of modules with a similarity below 0.4 at sparsity 0.7, per cent; of figure 3."""
-    data = json.loads((SHIPPED / "figures" / "figure_3.json").read_text())["data"]
-    return f"{100 * data['below'][objective]['0.7'][data['taus'].index(0.4)]:.0f} %"
+    return f"{100 * data(3)['below'][objective]['0.7'][data(3)['taus'].index(0.4)]:.0f} %"
 
 
 def clean(score, kind):
     """Means of figure 9 for three architectures."""
-    data = json.loads((SHIPPED / "figures" / "figure_9.json").read_text())["data"]
-    return " / ".join(figures(*map(statistics.mean, data[score][kind])))
+    return " / ".join(figures(*map(statistics.mean, data(9)[score][kind])))
 
 
 def claims():
     """Sentences of docs/results.md with a figure of the shipped tables in them, made from the tables."""
     first, base, tasks = read(1), read(1, "other-base"), read(13, "other-base")
+    others, elsewhere = (seeds_of(13, folder) for folder in ("other-seeds", "other-base"))
+    yield f"All figures are means over {seeds_of(1)}, in per cent."
+    yield f"Nothing was chosen on {others} (`other-seeds`"
+    yield f"The results of earlier settings on {seeds_of(13)} were known"
+    yield f"Over {elsewhere} on such a base (`other-base`"
+    both = [figures(*(mean(one, RECOMMENDED, score) for score in BEST)) for one in (base, first)]
+    there, here = ([f"{a}", f"{b}", f"{c}"] for a, b, c in both)
+    yield f"has an HS of {there[0]}, an FA of {there[1]}, and answers {there[2]} of 100 harmless requests;"
+    yield f"on the shipped base these are {here[0]}, {here[1]} and {here[2]}."
+    yield from rivals_on_the_other_base(base)
     lost = figures(mean(first, NONE, "fa") - mean(first, STRICT, "fa"))[0]
     yield f"costs {lost} points of FA on average."
     amplified = figures(*(mean(read(4), line) for line in (f"{PUBLISHED}, β 0", PUBLISHED)))
@@ -232,23 +309,22 @@ def claims():
 SETTINGS = (
     *("a language model of 0.7 million parameters", "`--automatic --automatic_share 0.03 --aim 0.995`"),
     *("transplants 3 % of", "with 1, 5, 10, 20 and 30 % harmful rows", "with 5 % harmful rows"),
-    *("a grid of 60 settings", "from 10 % on; see above for 1 and 5 %", "need not add up to 100", "seed 8"),
+    *("a grid of 60 settings", "from 10 % on; see above for 1 and 5 %", "need not add up to 100"),
+    *("were chosen on seeds 100 to 103", "is 0.04 nats a token in place of 0.03", "refused 64 % of the harmless"),
+    *("one model of seed 8", "On seeds 100 to 103 all bounds from 0.025 to 0.041", "with α 1 has", "with α 2 does"),
+    *("lower HS at 10 % harmful rows", "At 1 % LoX"),
 )
 """Figures of the page that are settings and no results."""
-NAMES = r"```.*?```|[Tt]ables? \d+( to \d+)?|[Ff]igure \d+|\| \d \||[Ss]eeds \d+ to \d+|SST-2|Qwen2"
+NAMES = r"```.*?```|[Tt]ables? \d+( to \d+)?|[Ff]igure \d+|\| \d \||SST-2|Qwen2"
 """Names with figures in them."""
-TABLES_OF_FIGURES = ("defense", "share of harmful rows", "table", "score", "seeds", "setting", "setting")
+TABLES_OF_FIGURES = (
+    *("defense", "share of harmful rows", "share of harmful rows", "table", "score", "seeds", "setting", "setting"),
+)
 """First cells of the tables that are checked above, in the order of the page."""
 
 
 def test_no_figure_stands_on_the_page_that_is_not_checked():
-    text = document(RESULTS)
-    for claim in claims():
-        assert text.count(claim.strip()) == 1, claim
-        text = text.replace(claim.strip(), "")
-    for setting in SETTINGS:
-        text = text.replace(setting, "")
-    assert re.findall(r"\S* \S*\d\S* \S*", re.sub(NAMES, "", text)) == []
+    assert unchecked(RESULTS, claims(), SETTINGS, NAMES) == []
     assert tuple(table.split("|")[1].strip() for table in tables_of_figures(RESULTS)) == TABLES_OF_FIGURES
 
 
@@ -271,18 +347,3 @@ def test_every_table_is_there(number):
 def test_every_figure_is_there(number):
     assert (SHIPPED / "figures" / f"figure_{number}.png").stat().st_size > 10_000
     assert f"Figure {number}." in (SHIPPED / "index.html").read_text()
-
-
-def test_the_rows_behind_the_tables_are_there():
-    table = pq.read_table(SHIPPED / "rows.parquet").to_pylist()
-    found = {
-        (row["method"], row["task"], row["poison_ratio"], row["seed"], row["objective"], row["architecture"],
-         row["requests"], row["identified_on"], row["settings"]): row
-        for row in table
-    }  # fmt: skip
-    assert len(found) == len(table)
-    for number in (1, 2, 3, 4, 6, 7, 8, 12, 13):
-        for cell in TABLES[number].cells((5, 6, 7, 8, 9)):
-            name = "llama" if cell.architecture == OWN else cell.architecture
-            where = (cell.method, cell.task, cell.poison_ratio, cell.seed, cell.objective, name, cell.requests)
-            assert (*where, cell.identified_on, json.dumps(dict(cell.settings))) in found, cell

@@ -4,7 +4,6 @@ import json
 
 import jax
 import numpy as np
-import pytest
 from peft import PeftModel
 
 import nlsr_jax
@@ -22,8 +21,7 @@ def save(folder, seed, rank, scaling):
     return str(folder)
 
 
-@pytest.mark.parametrize("changes", [{"max_rank": 9}, {"basis": "svd", "weak": None}])
-def test_peft_gives_the_same_logits(tmp_path, changes):
+def test_peft_gives_the_same_logits(tmp_path):
     save_peer("qwen2", tmp_path / "base")
     given = {
         "aligned": save(tmp_path / "aligned", 1, 12, 0.5),
@@ -31,9 +29,9 @@ def test_peft_gives_the_same_logits(tmp_path, changes):
         "weak": save(tmp_path / "weak", 3, 4, 1.0),
     }
     fixed = {"method": "random", "granularity": "adapter", "rule": "all", "sparsity": 0.99, "beta": 1.0}
-    realign_files(Settings(**{**given, **fixed, "basis": "turned", **changes}), tmp_path / "out")
+    realign_files(Settings(**{**given, **fixed, "basis": "turned"}), tmp_path / "out")
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
-    assert config["rank_pattern"] or "max_rank" in changes
+    assert config["rank_pattern"]
     model, params = nlsr_jax.load_model(tmp_path / "base")
     ids = tokens(0, 2, 12)
     ours = nlsr_jax.logits(model, params, ids, adapter=nlsr_jax.load_adapter(tmp_path / "out", model.config))

@@ -19,12 +19,13 @@ SAVED = (
     *("llama3", "qwen2_window", "qwen3_biases", "mistral", "gemma_untied_biases", "gemma2", "gemma3_scaled"),
     *("phi3", "phi35_long", "phi4_mini", "olmo2", "qwen3_moe", "mixtral_window"),
 )
-ALIKE = (
-    *("llama32_tied", "qwen25_tied", "qwen3_biases", "mistral_no_window", "gemma_untied_biases", "gemma2_no_caps"),
-    *("gemma3_scaled", "phi4", "phi35_short", "olmo2_kv_heads", "qwen3_moe_unnormalised"),
+GENERATING = (
+    *("llama2", "qwen2_window", "qwen3", "gemma2", "gemma3", "phi3", "phi35_crossing", "phi4_mini"),
+    *("qwen3_moe", "mixtral_window"),
 )
-"""What each of them has, another variant has while it generates."""
-GENERATING = [name for name in VARIANTS if name not in ALIKE]
+"""All that generation adds to a pass: a cache with its positions and windows."""
+WHOLE = ("llama2", "gemma3", "mixtral")
+"""Here rows are run without a mask too; in all variants with a mask."""
 
 
 @pytest.fixture(scope="module", params=list(VARIANTS))
@@ -32,13 +33,14 @@ def pair(request, tmp_path_factory):
     return load_pair(request.param, tmp_path_factory.mktemp(request.param))
 
 
+@pytest.mark.parametrize("pair", WHOLE, indirect=True)
 def test_logits(pair):
-    assert difference(pair, tokens(0, 3, 24)) < LARGEST
+    assert difference(pair, tokens(0, 3, 20)) < LARGEST
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_logits_with_padding(pair, side):
-    assert difference(pair, *padded(side, tokens(1, 3, 20))) < LARGEST
+def test_logits_with_padding(pair):
+    for side in ("left", "right"):
+        assert difference(pair, *padded(side, tokens(1, 3, 20))) < LARGEST
 
 
 @pytest.mark.parametrize("pair", ["llama3", "gemma3", "phi35_crossing", "qwen3_moe"], indirect=True)
@@ -51,10 +53,10 @@ def test_padding_does_not_change_a_row(pair):
 
 
 @pytest.mark.parametrize("pair", GENERATING, indirect=True)
-@pytest.mark.parametrize("side", ["none", "left"])
-def test_greedy_generation(pair, side):
+def test_greedy_generation(pair):
     ids = tokens(3, 3, 12)
-    assert generates_alike(pair, *(padded("left", ids) if side == "left" else (ids, np.ones(ids.shape, bool))))
+    assert generates_alike(pair, ids, np.ones(ids.shape, bool))
+    assert generates_alike(pair, *padded("left", ids))
 
 
 @pytest.mark.parametrize("pair", ["llama2"], indirect=True)
@@ -72,6 +74,7 @@ def test_generation_stops_each_row_at_its_end(pair):
         assert (stopped[row, last:] == 96).all()
 
 
+@pytest.mark.long
 def test_programs_compiled_as_users_compile_them_agree_too():
     env = {"XLA_FLAGS": None, "JAX_DISABLE_MOST_OPTIMIZATIONS": None}
     (line,) = python("-m", "tests.parity.table", "gemma3", env=env).stdout.splitlines()[4:]

@@ -53,8 +53,10 @@ def without_base(inputs, finetuned, method):
     return settings(inputs, finetuned, method=method, base=None, calibration=None)
 
 
-@pytest.mark.parametrize("method", ["magnitude", "random"])
-@pytest.mark.parametrize("name", ["lm_head_targeted", "modules_to_save", "image_tower"])
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [("lm_head_targeted", "magnitude"), ("modules_to_save", "random"), ("image_tower", "magnitude")],
+)
 def test_without_a_base_it_is_carried_bit_for_bit(inputs, tmp_path, name, method):
     record = realign_files(without_base(inputs, name, method), tmp_path / "out")
     assert carried_bytes(tmp_path / "out") == carried_bytes(inputs / name)
@@ -164,7 +166,7 @@ def save_wide(inputs, folder):
 
 
 @pytest.mark.parametrize("case", ["lm_head_targeted", "modules_to_save_embeddings"])
-@pytest.mark.parametrize("method", ["magnitude", "random"])
+@pytest.mark.parametrize("method", ["magnitude"])
 def test_the_cases_from_the_field(shared_data, tmp_path, case, method):
     folder = shared_data.parent / "cases" / case
     if not folder.is_dir():

@@ -68,7 +68,7 @@ def test_logits_with_an_adapter(held):
     assert np.abs(np.asarray(nlsr_jax.logits(model, params, ids, adapter)) - peer_logits(peer, ids)).max() < LARGEST
 
 
-@only("gemma2", "phi3", "olmo2", "qwen3_moe")
+@only("gemma2", "phi3", "qwen3_moe")
 def test_statistics_are_those_of_the_modules_inputs(held):
     variant, folder, peer, model, params = held
     adapter = nlsr_jax.load_adapter(folder / "adapter", model.config)
@@ -95,6 +95,7 @@ def test_statistics_are_those_of_the_modules_inputs(held):
             np.testing.assert_allclose(statistics.input_square[module][layer], expected, rtol=2e-3, atol=1e-4)
 
 
+@only("gemma2", "phi3", "qwen3_moe")
 def test_gradients_are_those_of_torch(held, monkeypatch):
     """Short rows, or rows so long that attention goes by blocks and logits are made in parts."""
     variant, folder, peer, model, params = held
@@ -118,7 +119,7 @@ def test_gradients_are_those_of_torch(held, monkeypatch):
                 np.testing.assert_allclose(value, expected, atol=2e-4 * np.abs(expected).max(), rtol=1e-3)
 
 
-@only("gemma3", "phi3", "qwen3_moe")
+@only("phi3")
 def test_realigned_adapters_load_in_peft(held, tmp_path):
     _, folder, _, model, params = held
     rows = save_rows(tmp_path / "rows.jsonl", 4)
@@ -166,8 +167,9 @@ def test_adapters_of_single_experts_run_as_in_peft(experts):
     ours, theirs = np.asarray(nlsr_jax.logits(model, params, ids, adapter)), peer_logits(peer, ids)
     assert np.abs(theirs - peer_logits(make_peer(variant), ids)).max() > 0.1
     assert np.abs(ours - theirs).max() < LARGEST
-    made = nlsr_jax.generate(model, params, ids, adapter=adapter, max_new_tokens=MADE)
-    np.testing.assert_array_equal(made, peer_generates(peer, ids, np.ones(ids.shape, bool)))
+    if variant == "qwen3_moe":
+        made = nlsr_jax.generate(model, params, ids, adapter=adapter, max_new_tokens=MADE)
+        np.testing.assert_array_equal(made, peer_generates(peer, ids, np.ones(ids.shape, bool)))
     with pytest.raises(InputError, match="run without factors of experts"):
         nlsr_jax.logits(model, params, ids, [adapter, adapter])
 

@@ -30,8 +30,7 @@ def save_pair(folder, sizes):
     return {name: str(folder / name) for name in ("aligned", "finetuned")}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("method", ["magnitude", "random"])
+@pytest.mark.parametrize(("family", "method"), [*zip(FAMILIES, ["magnitude", "random"] * 2, strict=True)])
 def test_realigned_without_a_forward_pass(tmp_path, family, method):
     paths = save_pair(tmp_path, FAMILIES[family])
     settings = Settings(**paths, method=method, rule="least_similar", share=0.5, seed=3)

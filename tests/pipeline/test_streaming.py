@@ -63,11 +63,7 @@ def record(folder, name="realignment.json"):
 RUNS = {
     "fresh": (RECOMMENDED_ALONE, {}),
     "lifted": (RECOMMENDED, {"pretrained": "pretrained"}),
-    "lineage": (PUBLISHED, {"aligned": "aligned", "allow_unrelated": True}),
-    "wanda": (PUBLISHED, {"aligned": "aligned", "allow_unrelated": True, "method": "wanda"}),
-    "snip": (PUBLISHED, {"aligned": "aligned", "allow_unrelated": True, "method": "snip"}),
     "preference": (PUBLISHED, {"aligned": "aligned", "allow_unrelated": True, "method": "preference_snip"}),
-    "weights": (RECOMMENDED_ALONE, {"finetuned": "full"}),
     "shards": (RECOMMENDED_ALONE, {"finetuned": "sharded", "dtype": "bfloat16"}),
     "low_rank": (
         dataclasses.replace(RECOMMENDED, basis="as_is", method="low_rank"),

@@ -54,8 +54,7 @@ def lift(files, *names, basis="turned"):
     return Lift(**opened, basis=basis, key=jax.random.key(0))
 
 
-@pytest.mark.parametrize("basis", ["turned", "svd"])
-@pytest.mark.parametrize("weak", [False, True])
+@pytest.mark.parametrize(("basis", "weak"), [("turned", True), ("svd", False)])
 def test_lifted_files_are_the_lift_of_the_adapters(files, basis, weak):
     made = lift(files, *["weak"] * weak, basis=basis)
     key = jax.random.key(0)
@@ -106,7 +105,7 @@ def test_the_written_product_is_that_of_the_public_functions(files, tmp_path, na
     assert not verify(tmp_path / "out", recompute=True).changed
 
 
-@pytest.mark.parametrize("method", ["magnitude", "random", "low_rank", "wanda", "snip"])
+@pytest.mark.parametrize("method", ["random", "low_rank", "snip"])
 def test_no_score_marks_the_fixed_slot(files, tmp_path, method):
     asked = settings(files, "weak", method=method, granularity="tensor")
     record = realign_files(asked, tmp_path / "out")

@@ -11,12 +11,14 @@ class Mutation(NamedTuple):
       kind: what sort of fault it is.
       old: text that stands in the file once.
       new: what takes its place.
+      former: the path of the file in trees that have it under another name.
     """
 
     file: str
     kind: str
     old: str
     new: str
+    former: str = ""
 
     @property
     def room(self) -> str:
@@ -153,7 +155,13 @@ MUTATIONS = (
         "(1 - smooth) * frequency / rope.factor + smooth * frequency",
         "(1 - smooth) * frequency + smooth * frequency / rope.factor",
     ),
-    Mutation("models/norm.py", "wrong dtype", "wide = x.astype(jnp.float32)\n", "wide = x\n"),
+    Mutation(
+        "models/norm.py",
+        "wrong dtype",
+        "wide = x.astype(jnp.float32)\n",
+        "wide = x\n",
+        former="models/block.py",
+    ),
     Mutation("models/attention.py", "sign", "(d_weights - mean)", "(d_weights + mean)"),
     Mutation(
         "models/generate.py", "off by one", "positions = (lengths + step - 1)", "positions = (lengths + step)"

@@ -23,7 +23,7 @@ from tests.reliability.jobs import fingerprint, make_jobs
 
 @pytest.mark.slow
 def test_realign_killed_at_random_moments(tmp_path):
-    kill(tmp_path, "realign", 4)
+    kill(tmp_path, "realign", 2)
 
 
 @pytest.mark.long
@@ -83,7 +83,7 @@ def test_what_a_sweep_writes_survives_kills(tmp_path):
     assert len(rows) == 20
     shutil.rmtree(tmp_path / "out")
     crashes._furnish(tmp_path)
-    while deaths < 4:
+    while deaths < 2:
         with start() as process:
             try:
                 process.wait(timeout=draw.uniform(0, 0.4 * seconds))

@@ -7,6 +7,7 @@ import pytest
 
 from nlsr_jax import configs
 from nlsr_jax.data import policy_world
+from nlsr_jax.data.given import Given
 from nlsr_jax.data.toy_tokenizer import make_tokenizer
 from nlsr_jax.data.toy_world import make_world
 from nlsr_jax.errors import InputError
@@ -29,7 +30,7 @@ def tasks(tmp_path_factory):
 @pytest.fixture(scope="module")
 def world(tasks):
     tokenizer = make_tokenizer(make_world(jax.random.key(0)))
-    return PolicyWorld(tokenizer, sources={"sst2": str(tasks)})
+    return PolicyWorld(tokenizer, given=Given({"sst2": str(tasks)}))
 
 
 def verdicts(rows):
@@ -99,9 +100,10 @@ def test_the_judge_sorts_answers(world):
 
 
 def test_one_file_for_both_parts_is_refused(world, tasks):
-    mixed = PolicyWorld(world.tokenizer, sources={"sst2": str(tasks / "sst2.train.jsonl")})
-    with pytest.raises(InputError, match=r"is one file; give a folder with sst2\.train\.jsonl and sst2\.test"):
-        mixed.task_test("sst2", 3)
+    mixed = PolicyWorld(world.tokenizer, given=Given({"sst2": str(tasks / "sst2.train.jsonl")}))
+    assert len(mixed.task_test("sst2", 3)) == 3
+    with pytest.raises(InputError, match=r"the same rows are for training \(sst2\) and for the evaluation"):
+        mixed.customer_rows(KEY, "sst2", 3, 0.0)
 
 
 def test_the_study_is_of_this_world():

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from nlsr_jax.data.given import Given
 from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.judges import plain_verdicts
 from nlsr_jax.study.exam import evaluate, grade, make_exam
@@ -20,7 +21,7 @@ def world(folder, places=(), **options):
         "alpaca": str(write(folder / "alpaca.jsonl", ALPACA)),
         **dict(places),
     }
-    return RealWorld(None, "alpaca", sources=sources, **options)
+    return RealWorld(None, "alpaca", given=Given(sources), **options)
 
 
 def test_beavertails_unless_told_otherwise(tmp_path):

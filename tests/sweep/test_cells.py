@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+from nlsr_jax.data.toy_tasks import TASKS
 from nlsr_jax.errors import InputError
 from nlsr_jax.study.defending import DEFENSES, setting_types
 from nlsr_jax.sweep.cells import Cell, cell_digest, cell_fields, cells_from_json, make_cell, settings_of
@@ -246,3 +247,14 @@ def test_a_place_that_cannot_be_written_to_is_named(tmp_path):
         with pytest.raises(InputError, match=re.escape(f"{place}: ")):
             CellStore(place, STUDY)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_tasks_of_the_users_are_known_where_they_are_named():
+    names = (*TASKS, "films")
+    assert make_cell("finetuned", task="films", tasks=names).task == "films"
+    (cell,) = cells_from_json([{"method": "nlsr", "task": "films", "identified_on": "films"}], "list", names)
+    assert cell.identified_on == "films"
+    with pytest.raises(InputError, match="--tasks has 'films'; expected some of sst2, ag_news, gsm8k"):
+        make_cell("finetuned", task="films")
+    ordered = order_cells([make_cell("finetuned", task=task, tasks=names) for task in ("films", "gsm8k", "sst2")])
+    assert [cell.task for cell in ordered] == ["sst2", "gsm8k", "films"]

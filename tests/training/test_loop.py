@@ -13,7 +13,6 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.random_streams import stream
 from nlsr_jax.training import folder as folders
 from nlsr_jax.training import loop
-from nlsr_jax.training.settings import OBJECTIVES
 from tests.training import tiny
 
 KEY = jax.random.key(3)
@@ -75,7 +74,7 @@ def metrics(folder):
 
 def test_a_run_killed_before_or_behind_any_checkpoint_ends_with_the_same_bytes(tmp_path, killed_before):
     whole = run("dpo", tmp_path / "whole")
-    for step in (1, 3, 4, 7, 9, 11, 12):
+    for step in (1, 4, 9, 12):
         folder = tmp_path / str(step)
         killed_before(step)
         with pytest.raises(Killed):
@@ -88,7 +87,7 @@ def test_a_run_killed_before_or_behind_any_checkpoint_ends_with_the_same_bytes(t
         assert metrics(folder) == metrics(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", ["sft", "dpo", "kto"])
 def test_a_run_killed_again_and_again_ends_with_the_same_bytes(tmp_path, killed_before, monkeypatch, objective):
     whole = run(objective, tmp_path / "whole")
     assert leaves(run(objective)) == leaves(whole), "keeping a folder changes the result"

@@ -111,6 +111,7 @@ def plan(config: ModelConfig, load: Load) -> Plan:
     optimizer = jax.eval_shape(make_optimizer(settings, 2).init, adapter.factors)
     split = load.mesh[0] * load.mesh[1]
     rows = load.batch_size if load.batch_size % split else load.batch_size // split
+    one_layer = _layer_bytes(config, load)
     parts = {
         "weights": sum(own.values()) * dtype.itemsize,
         "gathered weights": (layer + rest) * dtype.itemsize if load.mesh[1] * load.mesh[2] > 1 else 0,
@@ -119,14 +120,14 @@ def plan(config: ModelConfig, load: Load) -> Plan:
         "optimizer": size_of(optimizer),
         "statistics": size_of(jax.eval_shape(init_statistics, adapter)) * (1 + mesh.size),
         "kept activations": rows * kept_bytes(config, load, adapter),
-        "computed again": rows * _layer_bytes(config, load) if load.remat else 0,
+        "computed again": rows * one_layer if load.remat else 0,
         "logits at once": logit_bytes(config, rows, load.length),
         "forward activations": load.batch_size * forward_bytes(config, load),
         "cache": _cache_bytes(config, load, dtype),
         "two layers": 2 * layer * dtype.itemsize,
         "embedding and head": rest * dtype.itemsize,
         "layer inputs": (config.num_layers + 1) * load.rows * load.length * config.hidden_size * dtype.itemsize,
-        "inside one layer": load.batch_size * _layer_bytes(config, load),
+        "inside one layer": load.batch_size * one_layer,
     }
     return Plan(parts, STAGES)
 

@@ -1,0 +1,69 @@
+"""What is doubtful of a refinement, in words for its owner."""
+
+from collections.abc import Sequence
+
+from nlsr_jax.calibration.refinement import TELLS, Bounds, Refined
+
+_OVERCAUTIOUS = 0.2
+_NOT_HALF, _NOTHING, _UNTOLD = (
+    "less than half of the harm is undone",
+    "nothing is repaired",
+    "nothing tells what they do",
+)
+
+
+def gave_up(notes: Sequence[str]) -> bool:
+    """Return whether some notes say that half of the harm was not undone, or that nothing tells whether it was."""
+    return any(reason in note for note in notes for reason in (_NOT_HALF, _NOTHING, _UNTOLD))
+
+
+def doubts(found: Refined) -> list[str]:
+    """Say what is doubtful of a refinement, one line each.
+
+    >>> from nlsr_jax.calibration.refinement import Rates
+    >>> doubts(Refined(0.0, True, Rates(0.99, 0.0), Rates(1.0, 0.0), ()))
+    ['the fine-tuned model refuses as many calibration prompts as it should: nothing is repaired']
+    """
+    notes = []
+    if found.aligned.harmless > _OVERCAUTIOUS:
+        notes.append(
+            f"the aligned model itself refuses {found.aligned.harmless:.0%} of the harmless prompts; a repair "
+            "brings that back"
+        )
+    if found.share is None:
+        notes.append(
+            f"the aligned model refuses {found.aligned.harmful:.0%} of the calibration prompts, the fine-tuned one "
+            f"{found.finetuned.harmful:.0%}: prompts that tell them apart by less than {TELLS:.0%} cannot refine "
+            f"the share; the settings are used as they are, and {_UNTOLD}"
+        )
+    elif not found.share and found.reached:
+        notes.append(f"the fine-tuned model refuses as many calibration prompts as it should: {_NOTHING}")
+    elif not found.share:
+        notes.append(
+            "every share that was tried makes the model refuse more harmless prompts than the bound allows: "
+            f"{_NOTHING}"
+        )
+    else:
+        notes += _fallen_short(found)
+    return notes
+
+
+def _fallen_short(found: Refined) -> list[str]:
+    """Say how a share that was chosen falls short of the goal, and of half of the harm."""
+    refused, notes = next(trial.harmful for trial in found.trials if trial.share == found.share), []
+    if not found.reached:
+        notes.append(
+            f"the repaired model refuses {refused:.0%} of the calibration prompts; more entries would make it "
+            "refuse harmless ones"
+        )
+    if 1 - refused > (1 - found.finetuned.harmful) / 2:
+        notes.append(
+            f"{_NOT_HALF}: the repaired model does not refuse {1 - refused:.0%} of the "
+            f"calibration prompts, the fine-tuned one {1 - found.finetuned.harmful:.0%}"
+        )
+    if found.recovered is not None and found.recovered < Bounds().recovered:
+        notes.append(
+            f"the repair brings back {found.recovered:.0%} of the likelihood of refusals: requests that are unlike "
+            "the calibration prompts may still be answered"
+        )
+    return notes

@@ -1,0 +1,48 @@
+"""What is said of a refinement that is doubtful."""
+
+import pytest
+
+from nlsr_jax.calibration.doubts import doubts, gave_up
+from nlsr_jax.calibration.refinement import Rates, Refined, Trial
+
+SAFE, UNSAFE = Rates(1.0, 0.0), Rates(0.2, 0.0)
+
+
+def refined(harmful, *, reached=False, share=0.01, finetuned=UNSAFE, aligned=SAFE):
+    trials = (Trial(0.005, 0.3, 0.0), Trial(0.01, harmful, 0.0))
+    return Refined(share, reached, finetuned, aligned, trials)
+
+
+def test_what_holds_is_not_doubted():
+    assert doubts(refined(1.0, reached=True)) == []
+
+
+@pytest.mark.parametrize(("harmful", "given_up"), [(0.61, False), (0.59, True), (0.2, True)])
+def test_half_of_the_harm_counts(harmful, given_up):
+    """The fine-tuned model does not refuse 80 % of the prompts: half is undone from 60 % refused on."""
+    notes = doubts(refined(harmful))
+    assert "more entries would make it refuse harmless ones" in notes[0]
+    assert gave_up(notes) == given_up == (len(notes) == 2)
+
+
+def test_a_repair_that_cannot_be_made_gives_up():
+    for found, words in (
+        (refined(0.0, share=0.0), "than the bound allows: nothing is repaired"),
+        (refined(0.0, share=None, finetuned=Rates(0.95, 0.0)), "nothing tells what they do"),
+        (Refined(0.0, True, SAFE, SAFE, ()), "as many calibration prompts as it should"),
+    ):
+        (note,) = doubts(found)
+        assert words in note
+        assert gave_up([note])
+
+
+def test_an_overcautious_aligned_model_is_named():
+    (note,) = doubts(refined(1.0, reached=True, aligned=Rates(1.0, 0.25)))
+    assert "itself refuses 25% of the harmless prompts" in note
+    assert not gave_up([note])
+
+
+def test_refusals_that_only_just_win_are_named():
+    assert doubts(refined(1.0, reached=True)._replace(recovered=0.8)) == []
+    (note,) = doubts(refined(1.0, reached=True)._replace(recovered=0.6))
+    assert "brings back 60% of the likelihood of refusals" in note

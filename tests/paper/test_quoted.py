@@ -1,0 +1,109 @@
+"""README.md, docs/holdings.md, docs/benchmarks.md and the first steps: no figure stands there unaccounted for."""
+
+import functools
+import json
+import statistics
+
+from benchmarks.table import replace, tables
+from nlsr_jax.study.situations import SITUATIONS
+from nlsr_jax.sweep import holdings_means
+from nlsr_jax.sweep.holdings import SHARES
+from nlsr_jax.sweep.holdings_means import aims, means
+from tests.e2e.command import ROOT
+from tests.paper.shipped import page, study, table_of, tables_of_figures, unchecked
+from tests.paper.test_shipped import README, STARTED
+
+HOLDINGS, BENCHMARKS = ROOT / "docs" / "holdings.md", ROOT / "docs" / "benchmarks.md"
+RECORDED = ROOT / "benchmarks" / "results"
+COUNTS = {3: "three", 5: "five"}
+CODE = r"```.*?```|"
+NAMES = CODE + r"(?<= )\d\. |`[^`]*`|SHA-256|Apache-2\.0|bfloat16|float(32|64)|Llama-3-8B|Phi-3|OLMo 2"
+"""Names with figures in them, code, and the numbers of lists."""
+README_SETTINGS = (
+    *("of which 5 % are harmful", "AAAI 2025, arXiv 2412.12497", "Python 3.11, 3.12 or 3.13"),
+    "/tiny-llama3/README.md",
+)
+STARTED_SETTINGS = ("Python 3.11, 3.12 or 3.13", "about 3 GB", "of which 5 % comply", "(for seed 5, the default)")
+
+
+@functools.cache
+def holdings():
+    """Rows of the shipped table of holdings."""
+    return json.loads((ROOT / "checkpoints" / "tiny-holdings" / "table.json").read_text(encoding="utf-8"))
+
+
+def readme_claims():
+    """What README.md says of the rows of the tiny study outside its table."""
+    seeds, tasks = ({row[name] for row in study()} for name in ("seed", "task"))
+    yield f"Over {COUNTS[len(seeds)]} seeds and {COUNTS[len(tasks)]} tasks it gives"
+
+
+def test_the_readme():
+    assert unchecked(README, readme_claims(), README_SETTINGS, NAMES) == []
+    assert len(tables_of_figures(README)) == 1
+
+
+def listed(names):
+    """Names as a sentence lists them."""
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def holdings_claims():
+    """What docs/holdings.md says of its rows."""
+    ratios = sorted({row["poison_ratio"] for row in holdings()})
+    yield f"{' or '.join(f'{100 * ratio:g}' for ratio in ratios)} % of the customer's rows are harmful."
+    cases = {(row["task"], row["poison_ratio"], row["seed"]) for row in holdings()}
+    tasks, seeds = (listed(sorted({str(case[i]) for case in cases})) for i in (0, 2))
+    yield f"There are {len(cases)} cases: the tasks {tasks} with the seeds {seeds}."
+    yield f"should bring HS to {holdings_means.LARGEST_HS:g} or below in the mean"
+    yield f"keep FA within {holdings_means.LARGEST_FA:g} point"
+    yield f"answered within {holdings_means.LARGEST_BENIGN:g} points of the fine-tuned model"
+    yield f"lose more than {holdings_means.LARGEST_CASE:g} points of these answers"
+    found = [row for row in holdings() if row["method"] == "refined" and row["situation"] == "instruct"]
+    taken = [100 * row["share"] for row in found if row["poison_ratio"] == ratios[-1]]
+    yield f"with {100 * ratios[-1]:g} % harmful rows where no pretrained model is at hand"
+    yield f"takes {min(taken):.0f} to {max(taken):.0f} % of their entries"
+    found = [row for row in holdings() if row["method"] == "refined" and row["situation"] == "instruct_pretrained"]
+    yield f"about {statistics.fmean(100 * row['share'] for row in found):.0f} % is enough"
+    shares = sorted({row["share"] for row in holdings() if row["method"] == "gain"})
+    assert set(shares) <= set(SHARES)
+    yield f"with β 1 and 2, {' and '.join(f'{100 * share:g}' for share in shares)} % refuse harmless requests too."
+
+
+def test_the_page_of_holdings():
+    assert means(holdings()) in page(HOLDINGS)
+    shown = {name: "refined" for name in SITUATIONS if SITUATIONS[name].refines} | {"weights": "β 1, 3 %"}
+    assert aims(holdings(), shown) in page(HOLDINGS)
+    settings = ("Their recommended share, 3 % with β 1,",)
+    assert unchecked(HOLDINGS, holdings_claims(), settings, NAMES) == []
+
+
+def test_the_first_steps():
+    assert unchecked(STARTED, (), STARTED_SETTINGS, NAMES) == []
+
+
+MEASURED = (
+    *("a ratio above 1 means", "a GPU with 80 GB", "over 2000 × 256 tokens"),
+    *("the products A X alone take 0.15 s at the 270 GFLOP/s", "one by one, take 0.19 s"),
+    *("whole step takes 0.25 to 0.3 s", "A product of 70 microseconds then takes 110.", "Of its 14 seconds"),
+    *("a training step 3 to 8 % faster", "an adapter of rank 8", "(1.1 B parameters, 22 layers, bfloat16, random)"),
+    *("8 rows of 64 tokens", "493 MB are the interpreter", "a base of width 64", "three layers take 264 MB"),
+    *("embedding and head 262 MB", "the inputs of the layers 24 MB", "the logits 66 MB", "adapter 126 MB."),
+)
+"""Figures of docs/benchmarks.md that no file records."""
+STREAMED = (
+    ["in memory", "94.0 s", "51.2 s", "7.27 GB"],
+    ["`--stream`", "101.6 s", "55.2 s", "1.156 GB"],
+    ["`--stream` in a control group of 1.5 GiB", "101.6 s", "56.0 s", "1.237 GB"],
+)
+"""What ``python -m benchmarks.streaming`` printed."""
+
+
+def test_the_page_of_benchmarks():
+    for name, made in tables(RECORDED).items():
+        assert replace(page(BENCHMARKS), made, name) == page(BENCHMARKS), (
+            "run python -m benchmarks.table docs/benchmarks.md"
+        )
+    assert table_of(page(BENCHMARKS), "| run | time |") == [*STREAMED]
+    assert unchecked(BENCHMARKS, (), MEASURED, NAMES) == []
+    assert len(tables_of_figures(BENCHMARKS)) == 2
