@@ -1,7 +1,7 @@
 """What a user would run instead of `nlsr realign`: the same steps in PyTorch, transformers and PEFT, file to file.
 
   python -m benchmarks.torch_realign --method recommended --base DIR --finetuned DIR --calibration FILE \
-      --harmless FILE --shares 0.02,0.05 --share 0.03 --output OUT
+      --harmless FILE --shares 0.02,0.05 --likelihoods 3 --share 0.03 --output OUT
   python -m benchmarks.torch_realign --method published --base DIR --weak DIR --aligned DIR --finetuned DIR \
       --calibration FILE --output OUT
   python -m benchmarks.torch_realign --method safelora|resta --base DIR --pretrained DIR --finetuned DIR \
@@ -9,11 +9,11 @@
 
 `recommended`: an adapter that was trained on the aligned model itself. The gradient of the loss on safe answers
 gives every entry of B the gain of setting it to zero; the fine-tuned model, the aligned one and every share of
---shares answer the prompts; --share of the entries is written. It trusts the caller with the search, which costs
-nothing, and sums the gradients of both halves of the rows as `nlsr realign` does. `published`: the paper's
-algorithm, see `benchmarks.published`. `safelora`: the program of its authors: C = V Vᵀ / ‖V‖ of every module, B ←
-C B where the cosine of the two updates is low. `resta`: the safety vector is added to the full fine-tuned model.
-The seconds of every stage go to OUT/seconds.json.
+--shares answer the prompts, --likelihoods of refusals are measured; --share of the entries is written. It trusts
+the caller with the search, which costs nothing, and sums the gradients of both halves of the rows as `nlsr
+realign` does. `published`: the paper's algorithm, see `benchmarks.published`. `safelora`: the program of its
+authors: C = V Vᵀ / ‖V‖ of every module, B ← C B where the cosine of the two updates is low. `resta`: the safety
+vector is added to the full fine-tuned model. The seconds of every stage go to OUT/seconds.json.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from absl import app, flags
 
 FLAGS = flags.FLAGS
-BATCH, AT_ONCE, ANSWER = 16, 96, 12
+BATCH, AT_ONCE, ANSWER, BEGINNING = 16, 96, 12, 4
 BETA, SPARSITY, PROBABILITY, INCREMENT = 0.9, 0.8, 0.3, 0.4
 TAU, GAMMA = 0.5, 1.0
 SECONDS: dict[str, float] = {}
@@ -45,6 +45,10 @@ class Options(NamedTuple):
     harmless: str = ""
     shares: tuple[float, ...] = ()
     share: float = 0.02
+    likelihoods: int = 0
+
+
+NUMBERS = ("shares", "share", "likelihoods")
 
 
 class Row(NamedTuple):
@@ -130,11 +134,11 @@ def add_gradients(model, rows: Sequence[Row]) -> None:
         ((losses * keep).sum(1) / keep.sum(1)).sum().backward()
 
 
-def answers(model, tokenizer, prompts: Sequence[list[int]]) -> int:
-    """Answer prompts greedily; returns how many tokens were made."""
+def answers(model, tokenizer, prompts: Sequence[list[int]]) -> list[list[int]]:
+    """Answer prompts greedily; returns the new tokens, the shortest prompts' first."""
     import torch
 
-    count = 0
+    found: list[list[int]] = []
     for batch in by_length(prompts, AT_ONCE, len):
         tokens, mask = padded(batch, "left")
         with torch.inference_mode():
@@ -145,8 +149,24 @@ def answers(model, tokenizer, prompts: Sequence[list[int]]) -> int:
                 do_sample=False,
                 pad_token_id=tokenizer.eos_token_id,
             )
-        count += made[:, tokens.shape[1] :].numel()
-    return count
+        found += made[:, tokens.shape[1] :].tolist()
+    return found
+
+
+def likelihood(model, prompts: Sequence[list[int]], replies: Sequence[list[int]]) -> float:
+    """Return the mean log-likelihood of the first tokens of replies, in nats."""
+    import torch
+
+    total = 0.0
+    pairs = list(zip(prompts, replies, strict=True))
+    for batch in by_length(pairs, AT_ONCE, lambda pair: len(pair[0])):
+        tokens, mask = padded([[*prompt, *reply[:BEGINNING]] for prompt, reply in batch], "right")
+        with torch.inference_mode():
+            logits = model(input_ids=tokens, attention_mask=mask).logits[:, :-1]
+            chosen = torch.log_softmax(logits, -1).gather(-1, tokens[:, 1:, None])[..., 0]
+        for values, (prompt, _) in zip(chosen, batch, strict=True):
+            total += float(values[len(prompt) - 1 : len(prompt) - 1 + BEGINNING].sum())
+    return total / len(pairs)
 
 
 class Repair:
@@ -195,11 +215,15 @@ def recommended(given: Options) -> None:
         repair = Repair(model)
         gains = repair.gains()
         answers(model, tokenizer, prompts)
+        harmful = sorted(prompts[: len(rows) // 2], key=len)
         with model.disable_adapter():
-            answers(model, tokenizer, prompts)
+            refusals = answers(model, tokenizer, harmful)
+            answers(model, tokenizer, harmless)
         for share in given.shares:
             repair.apply(gains, share)
             answers(model, tokenizer, prompts)
+        for _ in range(given.likelihoods):
+            likelihood(model, harmful, refusals)
         repair.apply(gains, 0.0)
     with stage("calibrate"):
         add_gradients(model, rows[1::2])
@@ -350,16 +374,18 @@ def main(_) -> None:
         transformers.utils.logging.set_verbosity_error()
         torch.manual_seed(0)
         del peft
-    names = (name for name in Options._fields if name not in ("shares", "share"))
+    names = (name for name in Options._fields if name not in NUMBERS)
     given = {name: FLAGS[name].value for name in names}
-    METHODS[FLAGS.method](Options(**given, shares=tuple(map(float, FLAGS.shares)), share=FLAGS.share))
+    given |= {"shares": tuple(map(float, FLAGS.shares)), "share": FLAGS.share, "likelihoods": FLAGS.likelihoods}
+    METHODS[FLAGS.method](Options(**given))
     (pathlib.Path(FLAGS.output) / "seconds.json").write_text(json.dumps(SECONDS))
 
 
 if __name__ == "__main__":
     flags.DEFINE_enum("method", None, list(METHODS), "What to run.", required=True)
-    for flag in (name for name in Options._fields if name not in ("shares", "share")):
+    for flag in (name for name in Options._fields if name not in NUMBERS):
         flags.DEFINE_string(flag, "", f"The {flag} folder or file.")
     flags.DEFINE_list("shares", [], "Shares of the entries that are tried.")
     flags.DEFINE_float("share", 0.02, "Share of the entries that is written.")
+    flags.DEFINE_integer("likelihoods", 0, "How often the likelihood of refusals is measured.")
     app.run(main)

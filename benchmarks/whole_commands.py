@@ -27,6 +27,7 @@ from benchmarks.measure import Run, append_result, define_flags, ratios, run_pro
 
 FLAGS = flags.FLAGS
 HARMLESS = 96
+RECOVERED = "of the likelihood of refusals"
 _MODELS = ("base", "models", "finetuned", "lineage")
 
 
@@ -104,15 +105,21 @@ class Commands:
         run = run_process(command, XDG_CACHE_HOME=str(self._work / f"cache_{method}"))
         return run, json.loads((place / "realignment.json").read_text("utf-8"))
 
-    def peer(self, method: str, record: dict | None = None) -> tuple[Run, dict]:
-        """Run the program in PyTorch; returns the run and the seconds of its stages."""
+    def peer(self, method: str, record: dict | None = None, likelihoods: int = 0) -> tuple[Run, dict]:
+        """Run the program in PyTorch; returns the run and the seconds of its stages.
+
+        Args:
+          method: which.
+          record: of ours, for the shares that were tried.
+          likelihoods: how often ours measured the likelihood of refusals.
+        """
         place = self._output()
         command = [sys.executable, "-m", "benchmarks.torch_realign", *flag_list(method=method, output=place)]
         command += flag_list(**self._inputs(method))
         if record is not None and "refinement" in record:
             shares = [trial["share"] for trial in record["refinement"]["trials"]]
             share = record["refinement"]["share"] or 1 - record["settings"]["sparsity"]
-            command += flag_list(shares=",".join(map(str, shares)), share=share)
+            command += flag_list(shares=",".join(map(str, shares)), share=share, likelihoods=likelihoods)
         run = run_process(command)
         return run, json.loads((place / "seconds.json").read_text("utf-8"))
 
@@ -131,11 +138,14 @@ def compare(commands: Commands, method: str, rounds: int) -> dict[str, dict]:
       rounds: number of pairs.
     """
     first, record = commands.ours(method)
-    pairs = [(commands.peer(method, record), commands.ours(method)) for _ in range(rounds)]
+    asked = first.printed.count(RECOVERED)
+    likelihoods = asked + 2 if asked else 0  # of the fine-tuned and the aligned model, too
+    pairs = [(commands.peer(method, record, likelihoods), commands.ours(method)) for _ in range(rounds)]
     theirs, ours = zip(*pairs, strict=True)
     seconds = [[run.seconds for run, _ in side] for side in (theirs, ours)]
     peaks = [[run.peak / 1e9 for run, _ in side] for side in (theirs, ours)]
-    told = {"rows": record["calibration"]["used"], "trials": len(record.get("refinement", {}).get("trials", []))}
+    trials = len(record.get("refinement", {}).get("trials", []))
+    told = {"rows": record["calibration"]["used"], "trials": trials, "likelihoods": likelihoods}
     stages = {"stages": median_stages([one["seconds"] for _, one in ours])}
     stages["peer_stages"] = median_stages([one for _, one in theirs])
     warm = statistics.median(seconds[1])
