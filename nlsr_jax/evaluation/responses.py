@@ -119,11 +119,8 @@ def continue_tokens(
     ends, several = end_ids(eos_id), isinstance(adapter, tuple)
     count = len(adapter) if isinstance(adapter, tuple) else 1
     made: list[list[list[int]]] = [[[] for _ in sequences] for _ in range(count)]
-    shared = (
-        shared_beginning(sequences)
-        if shares_prefix(model) and max(map(len, sequences), default=0) <= max_length
-        else 0
-    )
+    fits = max(map(len, sequences), default=0) <= max_length
+    shared = shared_beginning(sequences) if fits and shares_prefix(model) else 0
     prefix, rest = (sequences[0][:shared], [ids[shared:] for ids in sequences]) if shared else (None, sequences)
     order = in_order if shared else bucketed
     batches = list(order(rest, batch_size=batch_size, max_length=max_length - shared, side="left"))

@@ -122,11 +122,5 @@ def attend_packed(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, sca
         own = x[0, :, ahead:].reshape(x.shape[1], batch, length, -1)
         return jnp.concatenate([shared, jnp.swapaxes(own, 0, 1)], axis=2)
 
-    rows = attend(
-        unpack(q.reshape(*q.shape[:2], -1), (batch, length)).reshape(batch, length, *q.shape[2:]),
-        seen(k),
-        seen(v),
-        mask,
-        scaling,
-    )
+    rows = attend(q[0, ahead:].reshape(batch, length, *q.shape[2:]), seen(k), seen(v), mask, scaling)
     return jnp.concatenate([first, rows.reshape(1, -1, *rows.shape[2:])], axis=1)
