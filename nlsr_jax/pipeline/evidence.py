@@ -224,14 +224,13 @@ def gather_evidence(data: CalibrationData, reference: Adapter, beta: float) -> E
     method, run = data.settings.method, data.run
     finetuned = data.sources.whole_finetuned() if data.settings.needs_finetuned else None
     model, params = data.base_with(data.model_of)
+    batches = data.tracked(data.batches())
     with run.stages("calibrate"):
         if method in NEEDS_STATISTICS:
-            batches = data.tracked(data.batches())
             found = Evidence(statistics=collect_statistics(model, params, reference, batches))
         elif finetuned is not None:
             found = Evidence(gradients=data.gradient(finetuned), finetuned=finetuned)
         else:
-            batches = data.tracked(data.batches())
             found = Evidence(gradients=collect_gradients(model, params, reference, batches, objective=method))
         check_evidence((found.statistics, found.gradients), data.settings.dtype, beta)
     return found
