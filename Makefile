@@ -5,7 +5,7 @@ DOCS := .venv-docs
 HARNESSES := .venv-harnesses
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-long test-harnesses fuzz check docs house bench quickstart reproduce-tiny reproduce-quick reproduce-real reproduce-real-quick clean
+.PHONY: help setup test test-long test-harnesses fuzz check docs house bench bench-real quickstart reproduce-tiny reproduce-quick reproduce-real reproduce-real-quick clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -100,6 +100,17 @@ $(REAL)/models/dpo: $(VENV)/.ready
 
 reproduce-real: $(REAL)/models/dpo ## Make the study on SmolLM2-135M from nothing; TASKS has the tasks' rows; continues
 	$(HOLDINGS) --output $(REAL)/holdings --data sst2=$(TASKS) --data ag_news=$(TASKS)
+
+$(REAL)/models/tuned: $(REAL)/models/dpo
+	test -d $@ || $(RUN) -m nlsr_jax finetune --config smollm2 --start $< --task sst2 --data sst2=$(TASKS) --output $@
+
+FRESH ?= $(REAL)/holdings/adapters/fresh_sst2_0.1_0
+bench-real: $(REAL)/models/tuned ## Measure whole commands on SmolLM2-135M; FRESH is an adapter of reproduce-real
+	rm -f $(NEW)/whole_commands.jsonl
+	$(RUN) -m benchmarks.whole_commands --base $(SMOLLM2) --models $(REAL)/models --finetuned $(FRESH) --lineage $< --results $(NEW)
+	$(RUN) -m benchmarks.real_model --base $(SMOLLM2) --adapter $(REAL)/models/dpo --tasks $(TASKS) --results $(NEW)
+	mv $(NEW)/whole_commands.jsonl benchmarks/results/whole_commands.jsonl
+	$(RUN) -m benchmarks.table docs/benchmarks.md
 
 reproduce-real-quick: $(REAL)/models/dpo ## The same with one case, in part
 	$(HOLDINGS) --quick --output $(REAL)/quick --data sst2=$(TASKS)

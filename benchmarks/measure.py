@@ -31,15 +31,22 @@ start = time.perf_counter()
 done = subprocess.run(sys.argv[1:], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 seconds = time.perf_counter() - start
 peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-print(json.dumps([done.returncode, seconds, peak, done.stdout.decode(errors="replace")[-2000:]]))
+print(json.dumps([done.returncode, seconds, peak, done.stdout.decode(errors="replace")[-20000:]]))
 """
 
 
 class Run(NamedTuple):
-    """One finished command: wall-clock seconds, and peak resident bytes of the largest of its processes."""
+    """One finished command.
+
+    Attributes:
+      seconds: of the clock.
+      peak: resident bytes of the largest of its processes.
+      printed: the end of its output.
+    """
 
     seconds: float
     peak: int
+    printed: str = ""
 
 
 def run_process(command: list[str], **env: str) -> Run:
@@ -58,8 +65,8 @@ def run_process(command: list[str], **env: str) -> Run:
     found = subprocess.run(launcher, stdout=subprocess.PIPE, check=True, env={**os.environ, **env})
     status, seconds, peak, printed = json.loads(found.stdout)
     if status:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{printed}")
-    return Run(seconds, peak)
+        raise RuntimeError(f"{' '.join(command)} failed:\n{printed[-2000:]}")
+    return Run(seconds, peak, printed)
 
 
 def seconds(function: Callable[[], Any]) -> float:

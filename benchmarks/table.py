@@ -1,9 +1,10 @@
-"""Write the table of figures in docs/benchmarks.md from a results file.
+"""Write the tables of figures in docs/benchmarks.md from the results files.
 
-  python -m benchmarks.table [--results benchmarks/results/latest.jsonl docs/benchmarks.md]
+  python -m benchmarks.table [--results benchmarks/results docs/benchmarks.md]
 
-Prints the table and, in each file given, replaces everything between the marks
-`<!-- benchmarks -->` and `<!-- end of benchmarks -->` with it.
+Prints the tables and, in each file given, replaces everything between the marks `<!-- NAME -->` and
+`<!-- end of NAME -->` with them: `benchmarks` from latest.jsonl, and `whole commands` and `stages` from
+whole_commands.jsonl, which `make bench-real` writes.
 """
 
 import json
@@ -18,7 +19,7 @@ from nlsr_jax.files.ownership import text_with
 from nlsr_jax.files.paths import expand
 
 FLAGS = flags.FLAGS
-BEGIN, END = "<!-- benchmarks -->", "<!-- end of benchmarks -->"
+NAME, WHOLE_NAME, STAGES_NAME = "benchmarks", "whole commands", "stages"
 TITLES = {
     "identification": "identification of one 8B layer, 4096 positions, rank 128, against the published algorithm",
     "identification_as_run": "the same, with the rank that the paper's program keeps (102 in place of 26)",
@@ -39,6 +40,40 @@ TITLES = {
     "compile_depth": "compiling 4 decoder layers, against 64",
 }
 """What each result compares: the peer, and ours."""
+WHOLE = {
+    "realign_recommended": "`nlsr realign`, refined by answers",
+    "realign_recommended_memory": "its peak memory",
+    "realign_published": "`nlsr realign --preset published`",
+    "realign_published_memory": "its peak memory",
+    "train_sft": "6 steps of SFT, 8 rows each, against PEFT",
+    "train_dpo": "6 steps of DPO, 4 pairs each, against TRL",
+    "generation": "answers to 120 requests, 40 tokens each",
+    "exam": "the same with 72 task rows, and the judge",
+}
+"""The same of whole_commands.jsonl."""
+STAGES = {
+    "start": "start and imports",
+    "read base model": "read base and adapters",
+    "read calibration data": "read and encode rows",
+    "refine": "refine: gradient of half of the rows, and answers",
+    "calibrate": "calibrate: gradient of the other half, or statistics",
+    "identify": "identify and compare",
+    "write": "write adapter, masks, digests and report",
+}
+_OWN_STAGES = {
+    "read adapters": "read base model",
+    "apply carried tensors": "read base model",
+    "amplify": "identify",
+    "compare": "identify",
+    "check lineage": "identify",
+    "digest inputs": "write",
+    "digest outputs": "write",
+    "report": "write",
+    "import": "start",
+    "load": "read base model",
+    "encode": "read calibration data",
+}
+"""Where stages of the two programs belong that are called otherwise in ``STAGES``."""
 
 
 def read_results(path: pathlib.Path) -> dict[str, dict]:
@@ -47,10 +82,10 @@ def read_results(path: pathlib.Path) -> dict[str, dict]:
     return {line["name"]: line for line in lines}
 
 
-def table(results: Mapping[str, Mapping]) -> str:
-    """Return the results as Markdown, in the order of ``TITLES``."""
+def table(results: Mapping[str, Mapping], titles: Mapping[str, str]) -> str:
+    """Return the results as Markdown, in the order of the titles."""
     rows = ["| what | peer | ours | ratio | over the rounds |", "| --- | --- | --- | --- | --- |"]
-    for name, title in TITLES.items():
+    for name, title in titles.items():
         if name in results:
             one = results[name]
             peer, ours = (f"{one[key]:.3g} {one['unit']}" for key in ("peer", "ours"))
@@ -60,30 +95,63 @@ def table(results: Mapping[str, Mapping]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def replace(text: str, new: str) -> str:
-    """Return a text with the table between its marks.
+def stages(results: Mapping[str, Mapping]) -> str:
+    """Return the median seconds of the stages of both sides as Markdown; a dash where there is no such stage."""
+    methods = ("recommended", "published")
+    columns = [(f"realign_{method}", side) for method in methods for side in ("peer", "ours")]
+    found = []
+    for name, side in columns:
+        one = results.get(name, {"peer_stages": {}, "stages": {}, "peer": 0.0, "ours": 0.0})
+        own = one["peer_stages" if side == "peer" else "stages"]
+        sums = dict.fromkeys(STAGES, 0.0)
+        for stage, seconds in own.items():
+            sums[_OWN_STAGES.get(stage, stage)] += seconds
+        sums["start"] += one[side] - sum(own.values())
+        found.append(sums)
+    head = [f"{method}, {side}" for method in methods for side in ("PyTorch", "ours")]
+    rows = [f"| stage | {' | '.join(head)} |", "| --- | --- | --- | --- | --- |"]
+    for stage, title in STAGES.items():
+        cells = [f"{sums[stage]:.1f} s" if sums[stage] >= 0.05 else "–" for sums in found]
+        rows.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
+def replace(text: str, new: str, name: str = NAME) -> str:
+    """Return a text with a table between its marks.
 
     Raises:
       ValueError: if the text does not have these marks.
     """
-    if BEGIN not in text or END not in text:
-        raise ValueError(f"the marks {BEGIN} and {END} are missing")
-    before, rest = text.split(BEGIN, 1)
-    return f"{before}{BEGIN}\n{new}{END}{rest.split(END, 1)[1]}"
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    if begin not in text or end not in text:
+        raise ValueError(f"the marks {begin} and {end} are missing")
+    before, rest = text.split(begin, 1)
+    return f"{before}{begin}\n{new}{end}{rest.split(end, 1)[1]}"
+
+
+def tables(folder: pathlib.Path) -> dict[str, str]:
+    """Return all tables of the results in a folder, by the names of their marks."""
+    whole = read_results(folder / "whole_commands.jsonl")
+    return {
+        NAME: table(read_results(folder / "latest.jsonl"), TITLES),
+        WHOLE_NAME: table(whole, WHOLE),
+        STAGES_NAME: stages(whole),
+    }
 
 
 def main(arguments: list[str]) -> None:
-    """Print the table and write it."""
-    made = table(read_results(pathlib.Path(FLAGS.results)))
-    print(made)
+    """Print the tables and write them."""
+    made = tables(expand(FLAGS.results))
+    print("\n".join(made.values()))
     for path in map(expand, arguments[1:]):
-        text = replace(path.read_text(), made)
-        with whole_file(
-            path, overwrite=True, inputs={"--results": FLAGS.results}, foreign=text_with(BEGIN)
-        ) as file:
+        text = path.read_text()
+        for name, new in made.items():
+            text = replace(text, new, name)
+        foreign = text_with(f"<!-- {NAME} -->")
+        with whole_file(path, overwrite=True, inputs={"--results": FLAGS.results}, foreign=foreign) as file:
             write_text(file, text)
 
 
 if __name__ == "__main__":
-    path_flags.define_input("results", "benchmarks/results/latest.jsonl", "The results file.")
+    path_flags.define_input("results", "benchmarks/results", "Folder of the results files.")
     app.run(main)

@@ -28,7 +28,8 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.models.context import final_logits
 from nlsr_jax.models.llama import Llama, hidden_states, variables
 from nlsr_jax.models.lora import check_array, check_tokens, expand, prepare
-from nlsr_jax.models.streamed import Rows, StreamedParams
+from nlsr_jax.models.shared_prefix import Rows, cut_prefix
+from nlsr_jax.models.streamed import StreamedParams
 from nlsr_jax.models.token_log_probabilities import head_of, log_probabilities
 from nlsr_jax.nlsr.statistics import Statistics, add_batch, init_statistics, merge
 from nlsr_jax.types import Gradients, Params
@@ -77,14 +78,14 @@ def stream_layer_statistics(
     Raises:
       InputError: a batch that does not fit.
     """
-    rows = (Rows(tokens, attention, response) for tokens, response, attention in _with_masks(model, batches))
-    return stream_statistics(model, params, rows, source)
+    return stream_statistics(model, params, _with_masks(model, batches), source)
 
 
-def _with_masks(model: Llama, batches: Iterable) -> Iterator[tuple]:
+def _with_masks(model: Llama, batches: Iterable) -> Iterator[Rows]:
     for tokens, response, *rest in batches:
         check_response(model, tokens, response)
-        yield tokens, response.astype(bool), rest[0] if rest else None
+        response = response.astype(bool)
+        yield Rows(tokens, rest[0], response) if rest else cut_prefix(model, tokens, response)
 
 
 def _stacked(nothing: Statistics, layers: list[Statistics]) -> Statistics:
@@ -103,17 +104,22 @@ def check_response(model: Llama, tokens: jax.Array, response: jax.Array) -> None
         raise InputError(f"response_mask is {list(response.shape)}; expected {list(tokens.shape)} as tokens")
 
 
-def _measure_statistics(model, params, lora, batch) -> Statistics:
-    tokens, response, attention = batch
+def _measure_statistics(model, params, lora, batch: Rows) -> Statistics:
     none = init_statistics(Adapter(lora["layers"]))
     roots = {"layers": {module: {"root": root} for module, root in none.root.items()}}
     collections = {**variables(params, lora), "statistics": roots}
     _, captured = model.apply(
-        collections, tokens, attention, response_mask=response, output="hidden", mutable=["statistics"]
+        collections,
+        batch.tokens,
+        batch.attention,
+        response_mask=batch.response,
+        prefix=batch.prefix,
+        output="hidden",
+        mutable=["statistics"],
     )
     found = captured["statistics"]["layers"]
     parts = {name: {m: found[m][name] for m in none.gram} for name in ("gram", "input_square", "root")}
-    return add_batch(none, **parts, mask=response)
+    return add_batch(none, **parts, mask=batch.response)
 
 
 def _adapted_layers(reference: Adapter, statistics: Statistics) -> Statistics:
@@ -159,8 +165,7 @@ def collect_gradients(
     if objective not in OBJECTIVES:
         raise InputError(f"objective is {objective!r}; expected one of {', '.join(OBJECTIVES)}")
     check_adapter_fits(reference, model.config, "reference")
-    factors = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), dict(reference.factors))
-    adapter = dataclasses.replace(reference, factors=factors)
+    adapter = _wide(reference)
     width = 2 if objective == "snip" else 4
 
     def checked():
@@ -175,7 +180,7 @@ def collect_gradients(
         parts = iter([stream_row_gradients(_row_loss, model, params, adapter, jnp.float32(beta), checked())])
     else:
         parts = over_batches(_measure_gradients, model, params, (adapter, jnp.float32(beta)), checked())
-    return mean_of(parts, factors)
+    return mean_of(parts, adapter.factors)
 
 
 def _response_log_probability(model, params, states, tokens, mask):
@@ -234,8 +239,16 @@ def _add(first, second):
 
 def mean_of(parts: Iterable[tuple], like: Any) -> Any:
     """Return the mean over rows of sums and counts; zeros like ``like`` where there is none."""
-    nothing = jax.tree.map(jnp.zeros_like, like), jnp.float32(0)
-    total, count = functools.reduce(_add, parts, nothing)
+    return _divided(*functools.reduce(_add, parts, _nothing(like)))
+
+
+def _nothing(like: Any) -> tuple[Any, np.ndarray]:
+    """Return sums and a count of no rows, by no program."""
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like), np.zeros((), np.float32)
+
+
+@jax.jit
+def _divided(total, count):
     return jax.tree.map(lambda leaf: leaf / jnp.maximum(count, 1), total)
 
 
@@ -259,19 +272,19 @@ def collect_loss(model: Llama, params: Params, adapter: Adapter | None, batches:
     def checked():
         for tokens, mask in batches:
             check_response(model, tokens, mask)
-            yield tokens, mask
+            yield Rows(tokens, None, mask)
 
     return mean_of(measured(sum_losses, model, params, [lora], None, checked()), jnp.float32(0))
 
 
-def sum_losses(model: Llama, params: Params, states: Sequence[jax.Array], given: Any, batch: Any) -> tuple:
+def sum_losses(model: Llama, params: Params, states: Sequence[jax.Array], given: Any, batch: Rows) -> tuple:
     """Return the sum of the losses of a batch's rows, and how many rows count; see ``Finish``.
 
     A row's loss is the mean negative log-likelihood of its response tokens.
     """
-    (hidden,), (tokens, mask) = states, batch
-    keep = mask[:, 1:].astype(bool)
-    values = log_probabilities(model, params, hidden, tokens)
+    (hidden,) = states
+    keep = batch.response[:, 1:].astype(bool)
+    values = log_probabilities(model, params, hidden, batch.tokens)
     means = -jnp.sum(jnp.where(keep, values, 0.0), axis=1) / jnp.maximum(jnp.sum(keep, axis=1), 1)
     return jnp.sum(means), jnp.sum(jnp.any(keep, axis=1), dtype=jnp.float32)
 
@@ -291,29 +304,53 @@ def collect_loss_gradient(model: Llama, params: Params, adapter: Adapter, batche
     Raises:
       InputError: an adapter or a batch that does not fit.
     """
+    return mean_of([sum_loss_gradients(model, params, adapter, batches)], _wide(adapter).factors)
+
+
+def sum_loss_gradients(
+    model: Llama, params: Params, adapter: Adapter, batches: Iterable, so_far: tuple | None = None
+) -> tuple[Gradients, jax.Array]:
+    """Sum ∂L/∂W over examples; see ``collect_loss_gradient``, which divides by their number.
+
+    Args:
+      model, params, adapter, batches: see ``collect_loss_gradient``.
+      so_far: the result for other examples, to which these are added; None for none.
+
+    Returns:
+      The sum, and the number of examples, a float32 scalar.
+
+    Raises:
+      InputError: an adapter or a batch that does not fit.
+    """
     check_adapter_fits(adapter, model.config, "adapter")
-    factors = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), dict(adapter.factors))
-    adapter = dataclasses.replace(adapter, factors=factors)
+    adapter = _wide(adapter)
 
     def checked():
         for batch in batches:
             if len(batch) != 2:
                 raise InputError(f"the gradient of the loss takes batches of 2 arrays, found {len(batch)}")
             check_response(model, *batch)
-            yield tuple(batch)
+            yield cut_prefix(model, *batch)
 
     if isinstance(params, StreamedParams):
         parts = iter([stream_factor_gradient(sum_losses, model, params, adapter, checked())])
     else:
         parts = over_batches(_measure_loss_gradient, model, params, adapter, checked())
-    return mean_of(parts, factors)
+    return functools.reduce(_add, parts, so_far or _nothing(adapter.factors))
 
 
-def _measure_loss_gradient(model, params, adapter: Adapter, batch):
+def _wide(adapter: Adapter) -> Adapter:
+    """Return an adapter whose factors are float32."""
+    factors = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), dict(adapter.factors))
+    return dataclasses.replace(adapter, factors=factors)
+
+
+def _measure_loss_gradient(model, params, adapter: Adapter, batch: Rows):
     """Gradient of the sum of the rows' losses, and how many rows count."""
 
     def loss(factors):
         lora = expand(dataclasses.replace(adapter, factors=factors), model.config.num_layers)
-        return sum_losses(model, params, [hidden_states(model, params, lora, batch[0])], None, batch)
+        states = hidden_states(model, params, lora, batch.tokens, batch.prefix)
+        return sum_losses(model, params, [states], None, batch)
 
     return jax.grad(loss, has_aux=True)(adapter.factors)

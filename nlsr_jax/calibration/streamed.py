@@ -16,7 +16,8 @@ import numpy as np
 
 from nlsr_jax.calibration.activations import Activations
 from nlsr_jax.models.llama import Llama
-from nlsr_jax.models.streamed import Rows, StreamedParams, embed, run_layer
+from nlsr_jax.models.shared_prefix import Rows
+from nlsr_jax.models.streamed import StreamedParams, embed, run_layer
 
 
 class Flow(NamedTuple):
@@ -77,7 +78,7 @@ class Stream:
     def _size(self) -> int:
         width = self.model.config.hidden_size * self.params.dtype.itemsize
         slots = {True: self.model.config.num_layers + 1, False: 1}
-        return sum(slots[flow.returns] * rows.tokens.size * width for flow in self.flows for rows in flow.batches)
+        return sum(slots[flow.returns] * rows.positions * width for flow in self.flows for rows in flow.batches)
 
     def place(self, flow: int, batch: int, layer: int) -> tuple[int, int, int]:
         """Return where the input of a layer is kept; what needs no way back has one place for all layers."""
@@ -92,7 +93,7 @@ class Stream:
     def forward(self) -> None:
         """Take all flows through all layers."""
         for number, batch, rows in self.each():
-            x = embed(self.params.rest, rows.tokens, model=self.model)
+            x = embed(self.params.rest, rows, model=self.model)
             self.store.put(self.place(number, batch, 0), x)
         for layer, weights in self.params.layers(range(self.model.config.num_layers)):
             windowed = self.windowed(layer)

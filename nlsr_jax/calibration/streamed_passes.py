@@ -20,7 +20,8 @@ from nlsr_jax.hardware import EXACT
 from nlsr_jax.models.context import final_states
 from nlsr_jax.models.llama import Llama
 from nlsr_jax.models.lora import prepare
-from nlsr_jax.models.streamed import Rows, StreamedParams, capture_layer, embed, pull_layer
+from nlsr_jax.models.shared_prefix import Rows, unpack
+from nlsr_jax.models.streamed import StreamedParams, capture_layer, embed, pull_layer
 from nlsr_jax.nlsr.statistics import Statistics, add_batch, init_statistics, merge
 from nlsr_jax.types import Params
 
@@ -58,17 +59,18 @@ def _finished(rest: Params, x, given, batch, *, finish: Finish, model: Llama):
 
 
 def stream_factor_gradient(
-    finish: Finish, model: Llama, params: StreamedParams, adapter: Adapter, batches: Iterable[tuple]
+    finish: Finish, model: Llama, params: StreamedParams, adapter: Adapter, batches: Iterable[Rows]
 ) -> tuple[Any, jax.Array]:
     """Return the gradient by an adapter's factors of the sum of the rows' losses, and how many rows count.
 
     Args:
       finish: gives the sum of the losses and the count of a batch.
-      model, params, batches: see ``stream_values``.
+      model, params: see ``stream_values``.
       adapter: of the model; float32.
+      batches: rows with the positions that count.
     """
     batches = list(batches)
-    flow = Flow(prepare(model, adapter), [Rows(batch[0]) for batch in batches], returns=True)
+    flow = Flow(prepare(model, adapter), [_unmarked(rows) for rows in batches], returns=True)
     scalings = _scalings(adapter, model.config.num_layers)
     with Stream(model, params, [flow]) as stream:
         count = _turn_around(stream, finish, batches)
@@ -122,7 +124,7 @@ def stream_row_gradients(
 
 
 def stream_weight_gradients(
-    finish: Finish, model: Llama, params: StreamedParams, batches: Iterable[tuple]
+    finish: Finish, model: Llama, params: StreamedParams, batches: Iterable[Rows]
 ) -> Iterator[tuple[int, dict[str, jax.Array]]]:
     """Yield ``(layer, gradient)``, the last layer first: the mean gradient by the layer's matrices.
 
@@ -132,7 +134,7 @@ def stream_weight_gradients(
       finish, model, params, batches: see ``stream_factor_gradient``.
     """
     batches = list(batches)
-    flow = Flow(None, [Rows(batch[0]) for batch in batches], returns=True)
+    flow = Flow(None, [_unmarked(rows) for rows in batches], returns=True)
     with Stream(model, params, [flow]) as stream:
         count = _turn_around(stream, finish, batches)
 
@@ -143,7 +145,12 @@ def stream_weight_gradients(
             yield layer, jax.tree.map(lambda leaf: leaf / jnp.maximum(count, 1), total)
 
 
-def _turn_around(stream: Stream, finish: Finish, batches: Sequence[tuple]) -> jax.Array:
+def _unmarked(rows: Rows) -> Rows:
+    """Return rows without the positions that count, which only the loss asks for."""
+    return rows._replace(response=None)
+
+
+def _turn_around(stream: Stream, finish: Finish, batches: Sequence[Rows]) -> jax.Array:
     """Take the only flow to the loss and begin its way back; returns how many rows count."""
     stream.forward()
     total = jnp.float32(0)
@@ -156,9 +163,10 @@ def _turn_around(stream: Stream, finish: Finish, batches: Sequence[tuple]) -> ja
 
 
 @functools.partial(jax.jit, static_argnames=("finish", "model"), compiler_options=EXACT)
-def _pull_head(rest: Params, x, batch, *, finish: Finish, model: Llama):
+def _pull_head(rest: Params, x, batch: Rows, *, finish: Finish, model: Llama):
     def loss(x):
-        return finish(model, rest, (final_states(model.config, rest, x),), None, batch)
+        states = final_states(model.config, rest, unpack(x, batch.tokens.shape))
+        return finish(model, rest, (states,), None, batch)
 
     return jax.grad(loss, has_aux=True)(x)
 
@@ -253,7 +261,7 @@ def stream_statistics(
     batches = list(batches)
     with Stream(model, params, [Flow(None, batches)]) as stream:
         for number, rows in enumerate(batches):
-            stream.store.put(stream.place(0, number, 0), embed(params.rest, rows.tokens, model=model))
+            stream.store.put(stream.place(0, number, 0), embed(params.rest, rows, model=model))
         for layer, weights in params.layers(range(model.config.num_layers)):
             weights, lora = source(layer, weights)
             total: Statistics | None = None

@@ -16,6 +16,7 @@ from nlsr_jax.calibration.spread import over_batches
 from nlsr_jax.calibration.streamed_passes import stream_weight_gradients
 from nlsr_jax.errors import InputError
 from nlsr_jax.models.llama import Llama, hidden_states
+from nlsr_jax.models.shared_prefix import Rows, cut_prefix
 from nlsr_jax.models.streamed import StreamedParams
 from nlsr_jax.modules import module_order
 from nlsr_jax.types import Params
@@ -64,12 +65,12 @@ def stream_weight_gradient(
             yield module, layer, named.pop(module)
 
 
-def _checked(model: Llama, batches: Iterable) -> Iterator[tuple]:
+def _checked(model: Llama, batches: Iterable) -> Iterator[Rows]:
     for batch in batches:
         if len(batch) != 2:
             raise InputError(f"the gradient of the loss takes batches of 2 arrays, found {len(batch)}")
         check_response(model, *batch)
-        yield tuple(batch)
+        yield cut_prefix(model, *batch)
 
 
 def layer_by_layer(gradient: Mapping[str, Any]) -> Iterator[tuple[str, int, np.ndarray]]:
@@ -84,7 +85,7 @@ def layer_by_layer(gradient: Mapping[str, Any]) -> Iterator[tuple[str, int, np.n
             yield module, layer, leaf[layer]
 
 
-def _measure(model: Llama, params, given, batch):
+def _measure(model: Llama, params, given, batch: Rows):
     """Gradient of the sum of the rows' losses, and how many rows count."""
     if model.layout is not None:  # a derivative through the gathering of a layer would sum over the devices
         params = {**params, "layers": model.layout.gather_layers(params["layers"])}
@@ -92,7 +93,7 @@ def _measure(model: Llama, params, given, batch):
 
     def loss(kernels):
         changed = {**params, "layers": with_kernels(params["layers"], kernels)}
-        states = [hidden_states(model, changed, None, batch[0])]
+        states = [hidden_states(model, changed, None, batch.tokens, batch.prefix)]
         return sum_losses(model, params, states, None, batch)
 
     gradient, count = jax.grad(loss, has_aux=True)(kernels_of(params["layers"]))

@@ -21,6 +21,7 @@ from nlsr_jax.files.paths import check_regular, expand_text, is_folder
 from nlsr_jax.types import Tokenizer
 
 SHORTEST = 32
+_STEP = 8
 _TOKENIZER = "tokenizer_config.json"
 
 
@@ -160,29 +161,42 @@ def bucket_length(length: int, max_length: int) -> int:
 
 
 def batches(
-    rows: Sequence[tuple[Encoded, ...]], batch_size: int, max_length: int
+    rows: Sequence[tuple[Encoded, ...]],
+    batch_size: int,
+    max_length: int,
+    among: Sequence[tuple[Encoded, ...]] | None = None,
 ) -> Iterator[tuple[np.ndarray, ...]]:
     """Yield right-padded batches of rows of similar length, each padded to a full batch.
 
     Args:
       rows: encoded rows, each of one or two texts.
-      batch_size: B; a bucket's last batch is filled up with rows that have no response positions.
-      max_length: the longest sequence.
+      batch_size: B; the last batch is filled up with rows that have no response positions.
+      max_length: the longest sequence. Rows are sorted by ``bucket_length``; a batch has the bucket of its last
+        row.
+        T is the longest row of that bucket, rounded up to a multiple of 8, in the first bucket 32.
+      among: the rows that decide T, of which these are a part: all parts then share their programs. By default
+        these.
 
     Yields:
       ``(tokens [B, T] int32, response_mask [B, T] bool)`` for each text of a row, in a flat tuple.
     """
-    buckets: dict[int, list[tuple[Encoded, ...]]] = {}
-    for row in rows:
-        length = bucket_length(max(len(text.ids) for text in row), max_length)
-        buckets.setdefault(length, []).append(row)
-    for length, members in sorted(buckets.items()):
-        for start in range(0, len(members), batch_size):
-            group = members[start : start + batch_size]
-            arrays = []
-            for part in range(len(group[0])):
-                arrays += _pad([row[part] for row in group], batch_size, length)
-            yield tuple(arrays)
+    longest: dict[int, int] = {}
+    for row in rows if among is None else among:
+        bucket = bucket_length(_length(row), max_length)
+        longest[bucket] = max(longest.get(bucket, 0), _length(row))
+    ordered = sorted(rows, key=lambda row: bucket_length(_length(row), max_length))
+    for start in range(0, len(ordered), batch_size):
+        group, arrays = ordered[start : start + batch_size], []
+        bucket = bucket_length(_length(group[-1]), max_length)
+        length = bucket if bucket <= SHORTEST else min(_STEP * -(-longest[bucket] // _STEP), bucket)
+        for part in range(len(group[0])):
+            arrays += _pad([row[part] for row in group], batch_size, length)
+        yield tuple(arrays)
+
+
+def _length(row: tuple[Encoded, ...]) -> int:
+    """Return the number of tokens of a row's longest text."""
+    return max(len(text.ids) for text in row)
 
 
 def _pad(texts, batch_size, length):

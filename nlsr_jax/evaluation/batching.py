@@ -11,7 +11,7 @@ import numpy as np
 from nlsr_jax.data.calibration import SHORTEST, bucket_length
 from nlsr_jax.errors import InputError
 
-_STEP = 8
+_STEP, _FINE = 8, 4
 
 
 class Batch(NamedTuple):
@@ -43,12 +43,9 @@ def bucketed(
     Raises:
       InputError: if a sequence is empty or longer than ``max_length``.
     """
-    if batch_size < 1:
-        raise InputError(f"batch_size is {batch_size}; expected at least 1")
+    _check(sequences, batch_size, max_length)
     buckets: dict[int, list[int]] = {}
     for row, ids in enumerate(sequences):
-        if not 0 < len(ids) <= max_length:
-            raise InputError(f"row {row}: {len(ids)} tokens; expected 1 to max_length {max_length}")
         buckets.setdefault(bucket_length(len(ids), max_length), []).append(row)
     for bucket, members in sorted(buckets.items()):
         length = min(_rounded(max(len(sequences[row]) for row in members)), max(bucket, max_length))
@@ -60,8 +57,39 @@ def bucketed(
             yield Batch(np.asarray(rows), tokens, mask)
 
 
-def _rounded(size: int) -> int:
-    return _STEP * -(-size // _STEP)
+def in_order(
+    sequences: Sequence[Sequence[int]], *, batch_size: int, max_length: int, side: str = "right"
+) -> Iterator[Batch]:
+    """Yield padded batches of sequences in the order of their lengths, as few as hold them and of one size.
+
+    Args:
+      sequences, batch_size, max_length, side: see ``bucketed``. T is the longest sequence of a batch, rounded up to
+        a multiple of 4: less padding, but a shape for most batches.
+
+    Raises:
+      InputError: see ``bucketed``.
+    """
+    _check(sequences, batch_size, max_length)
+    order = sorted(range(len(sequences)), key=lambda row: len(sequences[row]))
+    size = -(-len(order) // max(-(-len(order) // batch_size), 1))
+    for start in range(0, len(order), size):
+        rows = order[start : start + size]
+        filled = rows + rows[:1] * (size - len(rows))
+        length = min(_rounded(len(sequences[rows[-1]]), _FINE), max_length)
+        tokens, mask = pad([sequences[row] for row in filled], length, side)
+        yield Batch(np.asarray(rows), tokens, mask)
+
+
+def _check(sequences: Sequence[Sequence[int]], batch_size: int, max_length: int) -> None:
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}; expected at least 1")
+    for row, ids in enumerate(sequences):
+        if not 0 < len(ids) <= max_length:
+            raise InputError(f"row {row}: {len(ids)} tokens; expected 1 to max_length {max_length}")
+
+
+def _rounded(size: int, step: int = _STEP) -> int:
+    return step * -(-size // step)
 
 
 def _even(count: int, most: int) -> int:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from nlsr_jax.adapter import Adapter
-from nlsr_jax.evaluation.batching import bucketed
-from nlsr_jax.evaluation.responses import continue_tokens, end_tokens
-from nlsr_jax.models.likelihood import log_likelihood
+from nlsr_jax.evaluation.batching import bucketed, in_order
+from nlsr_jax.evaluation.responses import continue_tokens, end_tokens, shared_beginning
+from nlsr_jax.models.likelihood import log_likelihood_at
+from nlsr_jax.models.shared_prefix import can_share, cut_prefix
 from nlsr_jax.types import Params, Tokenizer
 
 if TYPE_CHECKING:
@@ -51,23 +52,18 @@ class ModelRespondent(NamedTuple):
     def likelihood(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> float:
         """Return the mean log-likelihood of answers to prompts, both of token ids, in nats."""
         whole = [[*prompt, *answer] for prompt, answer in rows]
-        found: list[float] = []
-        longest = self.max_length + self.length
-        for batch in bucketed(whole, batch_size=self.batch_size, max_length=longest):
-            places = np.arange(batch.tokens.shape[1])
-            starts = np.array([len(rows[row][0]) for row in batch.rows])
-            ends = np.array([len(whole[row]) for row in batch.rows])
-            keep = np.zeros(batch.mask.shape, bool)
-            keep[: len(batch.rows)] = (places >= starts[:, None] - 1) & (places < ends[:, None] - 1)
-            targets = np.roll(batch.tokens, -1, axis=1)
-            values = log_likelihood(
-                self.model,
-                self.params,
-                batch.tokens,
-                targets,
-                keep,
-                adapter=self.adapter,
-                attention_mask=batch.mask,
-            )
-            found += np.asarray(values)[: len(batch.rows)].tolist()
-        return float(np.mean(found))
+        found = np.zeros(len(rows), np.float32)
+        longest, width = self.max_length + self.length, max(len(answer) for _, answer in rows)
+        alike = can_share(self.model) and shared_beginning([prompt for prompt, _ in rows])
+        for batch in (in_order if alike else bucketed)(whole, batch_size=self.batch_size, max_length=longest):
+            chosen = [rows[row] for row in batch.rows] + [((0,), ())] * (len(batch.tokens) - len(batch.rows))
+            starts, sizes = (np.array([len(row[part]) for row in chosen])[:, None] for part in (0, 1))
+            places, keep = starts + np.arange(width), np.arange(width) < sizes
+            targets = np.take_along_axis(batch.tokens, np.where(keep, places, 0), axis=1)
+            position = np.arange(batch.tokens.shape[1])
+            cut = cut_prefix(self.model, batch.tokens, (position >= starts) & (position < starts + sizes))
+            ahead = 0 if cut.prefix is None else len(cut.prefix)
+            before = np.where(keep, places - 1 - ahead, 0)
+            values = log_likelihood_at(self.model, self.params, cut, before, targets, keep, adapter=self.adapter)
+            found[batch.rows] = np.asarray(values)[: len(batch.rows)]
+        return float(np.mean(found.tolist()))

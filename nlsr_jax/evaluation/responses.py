@@ -4,14 +4,16 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.data.encoding import encode_prompts
 from nlsr_jax.errors import InputError
-from nlsr_jax.evaluation.batching import bucketed
-from nlsr_jax.models.generate import end_ids, generate, shares_prefix
+from nlsr_jax.evaluation.batching import bucketed, in_order
+from nlsr_jax.models.generate import Ready, end_ids, generate, make_ready, shares_prefix
 from nlsr_jax.models.lora import one_or_several
+from nlsr_jax.models.shared_prefix import WORTH
 from nlsr_jax.types import Params, Tokenizer
 
 if TYPE_CHECKING:
@@ -19,8 +21,8 @@ if TYPE_CHECKING:
 
 INSTRUCTION, RESPONSE = "### Instruction:", "### Response:"
 _NOISE = "!!!"
-_WORTH = 16
-"""Tokens of a common beginning from which on it is computed once."""
+_LARGE = 2**25
+"""Bytes of a base from which on its weights are merged and joined once for all batches."""
 
 
 def respond(
@@ -72,14 +74,14 @@ def respond(
     return _decoded(tokenizer, made)
 
 
-def _shared(sequences: Sequence[Sequence[int]]) -> int:
+def shared_beginning(sequences: Sequence[Sequence[int]]) -> int:
     """Return how many first tokens all of several sequences share, each with one behind them; 0 for too few."""
     if len(sequences) < 2:
         return 0
     least, most = min(map(list, sequences)), max(map(list, sequences))
     same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(least, most, strict=False)))
     found = min(same, min(map(len, sequences)) - 1)
-    return found if found >= _WORTH else 0
+    return found if found >= WORTH else 0
 
 
 def end_tokens(model: Any, tokenizer: Tokenizer) -> tuple[int, ...]:
@@ -114,15 +116,22 @@ def continue_tokens(
       New tokens of each sequence; with several adapters, one such list per adapter.
     """
     adapter = one_or_several(adapter)
-    ends = end_ids(eos_id)
+    ends, several = end_ids(eos_id), isinstance(adapter, tuple)
     count = len(adapter) if isinstance(adapter, tuple) else 1
     made: list[list[list[int]]] = [[[] for _ in sequences] for _ in range(count)]
-    shared = _shared(sequences) if shares_prefix(model) and max(map(len, sequences), default=0) <= max_length else 0
+    fits = max(map(len, sequences), default=0) <= max_length
+    shared = shared_beginning(sequences) if fits and shares_prefix(model) else 0
     prefix, rest = (sequences[0][:shared], [ids[shared:] for ids in sequences]) if shared else (None, sequences)
-    for batch in bucketed(rest, batch_size=batch_size, max_length=max_length - shared, side="left"):
+    order = in_order if shared else bucketed
+    batches = list(order(rest, batch_size=batch_size, max_length=max_length - shared, side="left"))
+    ready: Params | Ready = params
+    if len(batches) > 1 and sum(leaf.nbytes for leaf in jax.tree.leaves(params)) >= _LARGE:
+        positions = max(batch.tokens.size + len(batch.tokens) * max_new_tokens for batch in batches)
+        ready, adapter = make_ready(model, params, adapter, positions=positions), None
+    for batch in batches:
         out = generate(
             model,
-            params,
+            ready,
             batch.tokens,
             adapter=adapter,
             attention_mask=batch.mask,
@@ -133,7 +142,7 @@ def continue_tokens(
         for rows, found in zip(made, np.asarray(out).reshape(count, len(batch.tokens), -1).tolist(), strict=True):
             for row, new in zip(batch.rows, found, strict=False):
                 rows[row] = list(itertools.takewhile(lambda token: token not in ends, new))
-    return made if isinstance(adapter, tuple) else made[0]
+    return made if several else made[0]
 
 
 def clean_response(text: str) -> str:

@@ -24,6 +24,7 @@ from nlsr_jax.models.fused_attention import attend_fused
 from nlsr_jax.models.norm import Norm
 from nlsr_jax.models.projection import adapted, beside, joined_name, thin
 from nlsr_jax.models.rotary import rotate
+from nlsr_jax.models.shared_prefix import attend_packed, is_packed
 from nlsr_jax.nlsr.statistics import batch_statistics
 from nlsr_jax.parallel import Layout
 
@@ -188,12 +189,16 @@ class Block(nn.Module):
         k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
         mask = context.mask if context.near is None else context.mask & (context.near | ~windowed)
         q = q.reshape(batch, length, c.num_kv_heads, -1, c.head_dim)
+        scaling = Scaling(c.query_scale, c.attention_cap)
         if cache is not None:
             cache = cache.extended(layer, k, v)
             if mask.shape[-1] != length:  # what starts an empty cache sees only itself
                 k, v = cache.seen(layer)
-        fused = None if length == 1 else attend_fused(self.kernel, q, k, v, None if self.ordered else mask)
-        out = attend(q, k, v, mask, Scaling(c.query_scale, c.attention_cap)) if fused is None else fused
+        if is_packed(x, mask):
+            out = attend_packed(q, k, v, mask, scaling)
+        else:
+            fused = None if length == 1 else attend_fused(self.kernel, q, k, v, None if self.ordered else mask)
+            out = attend(q, k, v, mask, scaling) if fused is None else fused
         out = place(self.layout, out.reshape(batch, length, -1))
         out = out[:, -1:] if self.last else out
         (out,) = self._products(("o_proj",), out, context.keep)

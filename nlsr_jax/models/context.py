@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from nlsr_jax.architecture.config import ModelConfig
 from nlsr_jax.models.norm import rms_norm, soft_cap
 from nlsr_jax.models.rotary import Rotary, rotary_embedding
+from nlsr_jax.models.shared_prefix import pack
 
 
 class Context(NamedTuple):
@@ -18,7 +19,8 @@ class Context(NamedTuple):
 
     Attributes:
       rotary: rotary embedding of the positions, leaves ``[B, T, 1, H/2]``.
-      mask: ``[B, T, S]`` bool, True where a query may attend.
+      mask: ``[B, T, S]`` bool, True where a query may attend. Of packed rows S is P + T, and T does not count the
+        prefix.
       near: ``[B, T, S]`` bool, True inside the attention window; None without windows.
       keep: ``[B, T]`` bool response positions for the statistics; None for all.
     """
@@ -39,6 +41,7 @@ def make_context(
     slot: jax.Array | int = 0,
     response_mask: jax.Array | None = None,
     rotary: Any = None,
+    prefix: jax.Array | None = None,
 ) -> Context:
     """Return the context of a batch; for the arguments see ``Llama``.
 
@@ -46,7 +49,10 @@ def make_context(
       config: of the model.
       tokens, attention_mask, positions, keys, response_mask, rotary: of the batch.
       slot: of the cache, where ``keys`` are given.
+      prefix: shared by the rows; the batch then comes packed, see ``nlsr_jax.models.shared_prefix``.
     """
+    if prefix is not None:
+        return _packed_context(config, tokens, prefix, response_mask)
     attend = jnp.ones(tokens.shape, bool) if attention_mask is None else attention_mask.astype(bool)
     if positions is None:
         positions = jnp.maximum(jnp.cumsum(attend, axis=-1, dtype=jnp.int32) - 1, 0)
@@ -63,6 +69,16 @@ def make_context(
     else:
         rotary = jax.tree.map(lambda table: table[positions], rotary)
     return Context(jax.tree.map(lambda leaf: leaf[:, :, None], rotary), mask, near, response_mask)
+
+
+def _packed_context(config: ModelConfig, tokens, prefix, response) -> Context:
+    """Return the context of rows ``[B, T]`` behind a prefix ``[P]``; its mask is ``[B, T, P + T]``."""
+    (batch, length), ahead = tokens.shape, prefix.shape[0]
+    positions = jnp.broadcast_to(jnp.arange(ahead, ahead + length), (batch, length))
+    rotary = rotary_embedding(config, pack(jnp.arange(ahead), positions))
+    mask = jnp.broadcast_to(jnp.arange(ahead + length) <= positions[0, :, None], (batch, length, ahead + length))
+    keep = None if response is None else pack(jnp.zeros(ahead, bool), response.astype(bool))
+    return Context(jax.tree.map(lambda leaf: leaf[:, :, None], rotary), mask, None, keep)
 
 
 def embedded(config: ModelConfig, table: jax.Array, tokens: jax.Array) -> jax.Array:

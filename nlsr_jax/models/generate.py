@@ -5,7 +5,7 @@ Axis legend: B batch, T prompt positions, S cache slots, L layers, K kv heads, H
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,18 +16,72 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.models.cache import Cache
 from nlsr_jax.models.llama import Llama, everywhere, variables
 from nlsr_jax.models.lora import check_tokens, one_or_several, prepare, prepare_several, repeated
-from nlsr_jax.models.projection import join, merge_adapter
+from nlsr_jax.models.projection import join, merge_adapter, worth_merging
 from nlsr_jax.models.rotary import rotary_embedding
 from nlsr_jax.types import Array, Params
 
-_APART = 12
-"""Up to this many layers they come one by one in a step of generation; more are scanned, to compile fast."""
+_APART = 36
+"""Up to this many layers they come one by one in a step of generation: a scan copies every layer's weights out of
+their stack at every step. More are scanned, to compile fast."""
 _GREATEST = np.iinfo(np.int32).max
+
+
+class Ready(NamedTuple):
+    """Weights as generation reads them: the adapter merged where that pays, projections joined; see ``make_ready``.
+
+    Attributes:
+      params, lora: of the model, without what is joined or merged.
+      joined: the collection of ``nlsr_jax.models.projection.join``; empty where it is too large.
+      several: number of adapters; 0 for one or none.
+    """
+
+    params: Params
+    lora: Any
+    joined: Any
+    several: int
+
+
+def make_ready(
+    model: Llama, params: Params, adapter: Adapter | Sequence[Adapter] | None, *, positions: int
+) -> Ready:
+    """Merge and join weights once for several calls of ``generate`` with the same adapter.
+
+    Args:
+      model, params, adapter: see ``generate``.
+      positions: how many a call will run over.
+
+    Raises:
+      InputError: an adapter that cannot be used.
+    """
+    lora, several = _prepared(model, one_or_several(adapter))
+    merged = () if several else worth_merging(params, lora, positions)
+    return Ready(*_ready(model, params, lora, merged=merged, several=several), several)
+
+
+def _prepared(model: Llama, adapter: Adapter | tuple[Adapter, ...] | None) -> tuple[Any, int]:
+    """Return expanded adapters and how many of them take the rows in turn."""
+    if isinstance(adapter, tuple):
+        return prepare_several(model, adapter), len(adapter)
+    return prepare(model, adapter), 0
+
+
+@functools.partial(jax.jit, static_argnames=("model", "merged", "several"))
+def _ready(model, params, lora, *, merged: tuple[str, ...], several: int):
+    """Return ``params``, ``lora`` and ``joined`` of ``Ready``."""
+    c = model.config
+    params, lora = merge_adapter(params, lora, merged)
+    if (lora is not None and not several) or model.layout is not None:
+        return params, lora, {}
+    joined = join(params, c.tied, c.num_layers <= _APART)
+    if joined:
+        rest = {name: leaf for name, leaf in params["layers"].items() if not name.endswith("_proj")}
+        params = {**params, "layers": rest}
+    return params, lora, joined
 
 
 def generate(
     model: Llama,
-    params: Params,
+    params: Params | Ready,
     prompts: Any,
     *,
     adapter: Adapter | Sequence[Adapter] | None = None,
@@ -42,7 +96,7 @@ def generate(
     """Continue prompts, greedily or by sampling.
 
     Args:
-      model, params: from ``load_model``.
+      model, params: from ``load_model``; or the result of ``make_ready``, which holds the adapter.
       prompts: ``[B, T]`` integers, padded on the left.
       adapter: LoRA adapter to run with; None for the base alone. Several continue the prompts in one pass, which
         reads the base's weights once for all; their tokens are those of single calls up to rounding.
@@ -71,22 +125,23 @@ def generate(
     if temperature > 0 and key is None:
         raise InputError("sampling needs a PRNG key: give key=jax.random.key(seed), or temperature=0")
     mask = np.ones(prompts.shape, bool) if attention_mask is None else jnp.asarray(attention_mask, bool)
-    if attention_mask is not None and not bool(jnp.all(mask[:, -1])):
+    if attention_mask is not None and not bool(_all(attention_mask[:, -1])):
         raise InputError("attention_mask ends with padding; prompts must be padded on the left")
     if prefix is not None and not (np.ndim(prefix) == 1 and len(prefix) and shares_prefix(model)):
         raise InputError("prefix must be a vector of token ids, for a model that shares_prefix accepts")
-    prompts, several = jnp.asarray(prompts, jnp.int32), 0
-    adapter = one_or_several(adapter)
-    if isinstance(adapter, tuple):
-        lora, several = prepare_several(model, adapter), len(adapter)
-        prompts, mask = repeated(prompts, several), repeated(mask, several)
+    prompts, joined = jnp.asarray(prompts, jnp.int32), None
+    if isinstance(params, Ready):
+        params, lora, joined, several = params
     else:
-        lora = prepare(model, adapter)
+        lora, several = _prepared(model, one_or_several(adapter))
+    if several:
+        prompts, mask = repeated(prompts, several), repeated(mask, several)
     go_on = functools.partial(
         _generate,
         model,
         params,
         lora,
+        joined,
         temperature=np.float32(temperature),
         pad_id=jnp.int32(pad_id),
         ends=end_ids(eos_id),
@@ -101,6 +156,11 @@ def generate(
     else:
         made = go_on(prompts, mask, key=key, steps=steps)
     return made.reshape(several, -1, made.shape[1]) if several else made
+
+
+def _all(values: Array) -> Any:
+    """Whether all values are true; NumPy's own are asked without a program."""
+    return np.all(values) if isinstance(values, np.ndarray) else jnp.all(values)
 
 
 def shares_prefix(model: Llama) -> bool:
@@ -210,6 +270,7 @@ def _generate(
     model,
     params,
     lora,
+    joined,
     prompts,
     mask,
     *,
@@ -229,6 +290,7 @@ def _generate(
     """Continue prompts ``[B, T]``; see ``generate``.
 
     Args:
+      joined: of ``Ready``; None to merge and join here.
       far: of the rotary embedding; see ``rotary_embedding``.
       tell: return which rows have ended beside the tokens.
       done: ``[B]`` bool, rows that have ended before; None for none.
@@ -236,12 +298,14 @@ def _generate(
     """
     c, ahead = model.config, 0 if prefix is None else prefix.shape[0]
     batch, length = prompts.shape
-    if not several:
-        params, lora = merge_adapter(params, lora, batch * (length + steps))
+    if joined is None and not several:
+        params, lora = merge_adapter(params, lora, worth_merging(params, lora, batch * (length + steps)))
     collections = variables(params, lora)
     apart = c.num_layers <= _APART
-    if (lora is None or several) and model.layout is None and steps > 1 and (found := join(params, c.tied, apart)):
-        collections["joined"] = found
+    if joined is None and (lora is None or several) and model.layout is None and steps > 1:
+        joined = join(params, c.tied, apart)
+    if joined:
+        collections["joined"] = joined
     shape, slots = (c.num_layers, batch, c.num_kv_heads), ahead + length + steps
     kind = params["embed"].dtype
     cache = Cache(

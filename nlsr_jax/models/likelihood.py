@@ -11,9 +11,12 @@ import jax.numpy as jnp
 
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.errors import InputError
-from nlsr_jax.models.llama import Llama, variables
+from nlsr_jax.models.context import final_logits
+from nlsr_jax.models.llama import Llama, hidden_states, variables
 from nlsr_jax.models.lora import check_array, check_tokens, prepare
 from nlsr_jax.models.norm import soft_cap
+from nlsr_jax.models.shared_prefix import Rows
+from nlsr_jax.models.token_log_probabilities import head_of
 from nlsr_jax.types import Array, Params
 
 
@@ -82,6 +85,38 @@ def score_continuations(
     return ContinuationScores(*_score(model, params, lora, tokens, attention_mask, targets, keep))
 
 
+def log_likelihood_at(
+    model: Llama,
+    params: Params,
+    rows: Rows,
+    places: Array,
+    targets: Array,
+    keep: Array,
+    *,
+    adapter: Adapter | None = None,
+) -> jax.Array:
+    """Return the log-probability of a few target tokens of every row; other positions take no logits.
+
+    Args:
+      model, params: from ``load_model``.
+      rows: ``[B, T]`` tokens, padded on the right, perhaps behind a prefix.
+      places: ``[B, K]`` integers, the positions of ``rows`` that targets follow.
+      targets: ``[B, K]`` integers.
+      keep: ``[B, K]`` bool, the targets that count.
+      adapter: LoRA adapter to run with; None for the base alone.
+
+    Returns:
+      ``[B]`` float32 natural logarithms.
+
+    Raises:
+      InputError: inputs that do not fit the model.
+    """
+    check_tokens(model, rows.tokens)
+    check_tokens(model, targets)
+    rows = Rows(rows.tokens, prefix=rows.prefix)
+    return _log_likelihood_at(model, params, prepare(model, adapter), rows, places, targets, keep)
+
+
 def _check(model, tokens, targets, keep, attention_mask) -> None:
     check_tokens(model, tokens, attention_mask)
     check_tokens(model, targets)
@@ -105,6 +140,16 @@ def _score(model, params, lora, tokens, attention_mask, targets, keep):
         return total, jnp.all(jnp.where(counts, jnp.argmax(logits, axis=-1) == wanted, True))
 
     return jax.lax.map(one, (hidden, targets, keep.astype(bool)))
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _log_likelihood_at(model, params, lora, rows: Rows, places, targets, keep):
+    states = hidden_states(model, params, lora, rows.tokens, rows.prefix)
+    logits = final_logits(
+        model.config, jnp.take_along_axis(states, places[..., None], axis=1), head_of(model, params)
+    )
+    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return jnp.sum(jnp.where(keep, chosen - jax.nn.logsumexp(logits, axis=-1), 0), axis=1)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -27,6 +27,7 @@ from nlsr_jax.models.context import embedded, final_logits, make_context
 from nlsr_jax.models.fused_attention import ATTENTION
 from nlsr_jax.models.norm import Norm, soft_cap
 from nlsr_jax.models.projection import PRODUCT
+from nlsr_jax.models.shared_prefix import pack, unpack
 from nlsr_jax.parallel import Layout
 from nlsr_jax.types import Params
 
@@ -65,6 +66,7 @@ class Llama(nn.Module):
         positions: jax.Array | None = None,
         keys: jax.Array | None = None,
         rotary: Any = None,
+        prefix: jax.Array | None = None,
         output: str = "logits",
     ) -> Any:
         """Run the model.
@@ -79,6 +81,8 @@ class Llama(nn.Module):
           keys: ``[B, S]`` bool, slots of the cache that may be attended, the new ones among them.
           rotary: tables with leaves ``[P, H/2]`` to read the rotary embedding from, where it is not to be computed
             anew at every layer of every step; see ``rotary_embedding``.
+          prefix: ``[P]`` int32 before every row, computed once; see ``nlsr_jax.models.shared_prefix``. Without a
+            cache and an attention mask.
           output: ``"logits"`` of all positions, ``"last"`` (of the last one), or ``"hidden"`` states.
 
         Returns:
@@ -96,8 +100,9 @@ class Llama(nn.Module):
             slot=0 if cache is None else cache.slot,
             response_mask=response_mask,
             rotary=rotary,
+            prefix=prefix,
         )
-        x = place(self.layout, embedded(c, self._gathered("embed", embed), tokens))
+        x = place(self.layout, embedded(c, self._gathered("embed", embed), pack(prefix, tokens)))
         layers = jnp.arange(c.num_layers)
         windowed = jnp.asarray(c.windowed or (False,) * c.num_layers)
         block = Block
@@ -128,7 +133,7 @@ class Llama(nn.Module):
         )
         stacked = stack(c, self.layout, kernel, ordered, name="layers")
         (x, cache), _ = stacked((x, cache), layers, windowed, context)
-        x = self._head(x, embed, output)
+        x = self._head(unpack(x, tokens.shape), embed, output)
         if cache is None:
             return x
         return x, cache._replace(slot=cache.slot + tokens.shape[1])
@@ -185,7 +190,9 @@ def variables(params: Params, lora: Any) -> dict[str, Any]:
     return {"params": params} if lora is None else {"params": params, "lora": lora}
 
 
-def hidden_states(model: Llama, params: Params, lora: Any, tokens: jax.Array) -> jax.Array:
-    """Return the final hidden states ``[B, T, D]`` of tokens ``[B, T]``, padded on the right."""
-    states: Any = model.apply(variables(params, lora), tokens, output="hidden")
+def hidden_states(
+    model: Llama, params: Params, lora: Any, tokens: jax.Array, prefix: jax.Array | None = None
+) -> jax.Array:
+    """Return the final hidden states ``[B, T, D]`` of tokens ``[B, T]``, padded on the right, behind a prefix."""
+    states: Any = model.apply(variables(params, lora), tokens, prefix=prefix, output="hidden")
     return states

@@ -84,27 +84,33 @@ def merged(kernel: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
     return kernel + jnp.matmul(b, a)
 
 
-def merge_adapter(params: Params, lora: Any, positions: int) -> tuple[Any, Any]:
-    """Merge an adapter into a model's weights, where that pays and they are small.
+def worth_merging(params: Params, lora: Any, positions: int) -> tuple[str, ...]:
+    """Return the modules whose factors to merge into a model's weights: those where it pays, if they are small.
 
     Args:
       params: of the model; kernels ``[L, d, k]``.
       lora: the expanded adapter (see ``expand``), or None.
       positions: how many the model will run over.
+    """
+    layers, factors = params["layers"], {} if lora is None else lora["layers"]
+    worth = [
+        name
+        for name, leaf in factors.items()
+        if name in layers and merges(positions, layers[name]["kernel"], leaf["a"])
+    ]
+    return () if sum(layers[name]["kernel"].nbytes for name in worth) > MERGED_BYTES else tuple(worth)
+
+
+def merge_adapter(params: Params, lora: Any, names: Iterable[str]) -> tuple[Any, Any]:
+    """Merge an adapter's factors of some modules into a model's weights; see ``worth_merging``.
 
     Returns:
       ``(params, lora)`` with what was not merged; None where nothing is left.
     """
     factors = {} if lora is None else dict(lora["layers"])
     layers = dict(params["layers"])
-    worth = {
-        name: leaf
-        for name, leaf in factors.items()
-        if name in layers and merges(positions, layers[name]["kernel"], leaf["a"])
-    }
-    if sum(layers[name]["kernel"].nbytes for name in worth) > MERGED_BYTES:
-        return params, lora
-    for name, leaf in worth.items():
+    for name in names:
+        leaf = factors[name]
         layers[name] = {**layers[name], "kernel": merged(layers[name]["kernel"], leaf["a"], leaf["b"])}
         del factors[name]
     return {**params, "layers": layers}, {"layers": factors} if factors else None

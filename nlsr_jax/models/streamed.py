@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from nlsr_jax.hardware import EXACT
 from nlsr_jax.models.block import Block
 from nlsr_jax.models.context import embedded, make_context
 from nlsr_jax.models.llama import Llama
+from nlsr_jax.models.shared_prefix import Rows, pack
 from nlsr_jax.types import Params
 
 Track = Callable[[Iterable, str, int], Iterable]
@@ -92,35 +93,16 @@ def check_range(params: Any, dtype: np.dtype, where: Any) -> None:
             )
 
 
-class Rows(NamedTuple):
-    """Rows that go through the layers together, or one by one with a leading axis N.
-
-    Attributes:
-      tokens: ``[B, T]`` or ``[N, 1, T]``.
-      attention: False at padding; None for no padding.
-      response: the positions that statistics count; None for all.
-    """
-
-    tokens: Any
-    attention: Any = None
-    response: Any = None
-
-    @property
-    def one_by_one(self) -> bool:
-        """Whether there is an axis N."""
-        return self.tokens.ndim == 3
-
-
 @functools.partial(jax.jit, static_argnames="model")
-def embed(rest: Params, tokens: jax.Array, *, model: Llama) -> jax.Array:
-    """Return what goes into the first layer, ``[..., T, D]``."""
-    return embedded(model.config, rest["embed"], tokens)
+def embed(rest: Params, rows: Rows, *, model: Llama) -> jax.Array:
+    """Return what goes into the first layer, ``[..., T, D]``, packed behind a prefix."""
+    return embedded(model.config, rest["embed"], pack(rows.prefix, rows.tokens))
 
 
 def _run(model: Llama, weights, lora, x, windowed, rows: Rows, **captured: Any):
     """Run one layer on ``x [B, T, D]``; ``captured`` are further collections, and those are put out that change."""
     config = model.config
-    context = make_context(config, rows.tokens, rows.attention, response_mask=rows.response)
+    context = make_context(config, rows.tokens, rows.attention, response_mask=rows.response, prefix=rows.prefix)
     ordered = rows.attention is None and config.window is None
     block = Block(config, None, None, ordered, parent=None)
     collections = {"params": weights, **({} if lora is None else {"lora": lora}), **captured}

@@ -20,7 +20,12 @@ POSITIONS = 512
 
 
 def token_log_probabilities(
-    model: Llama, params: Params, lora: Any, tokens: jax.Array, probes: jax.Array | None = None
+    model: Llama,
+    params: Params,
+    lora: Any,
+    tokens: jax.Array,
+    probes: jax.Array | None = None,
+    prefix: jax.Array | None = None,
 ) -> jax.Array:
     """Return how likely the model finds each token after those before it.
 
@@ -30,6 +35,7 @@ def token_log_probabilities(
       lora: the expanded adapter (``nlsr_jax.models.lora.expand``), or None.
       tokens: ``[B, T]`` int32, padded on the right.
       probes: ``[L, B, T, D]``, added to what attention puts out; None for nothing.
+      prefix: ``[P]`` int32 before every row, without probes; None for none. See ``nlsr_jax.models.shared_prefix``.
 
     Returns:
       ``[B, T - 1]`` float32: entry t is log p(tokens[t + 1] | tokens[: t + 1]).
@@ -37,7 +43,7 @@ def token_log_probabilities(
     collections = variables(params, lora)
     if probes is not None:
         collections["probes"] = {"layers": {"attention": probes}}
-    states: Any = model.apply(collections, tokens, output="hidden")
+    states: Any = model.apply(collections, tokens, prefix=prefix, output="hidden")
     return log_probabilities(model, params, states, tokens)
 
 

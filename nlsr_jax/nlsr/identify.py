@@ -231,10 +231,12 @@ def _identify_on_host(factors, *evidence, sparsity, method, granularity):
     """Do the same as ``_identify`` module by module, with masks computed by NumPy."""
     masks: dict = {}
     scores: dict = {}
+    # Scores that do not depend on it have one program for every sparsity.
+    static = {"sparsity": sparsity if method == "low_rank" else None, "method": method}
     for module in module_names(factors):
         leaf = factors[module]
         read = _evidence(module, leaf["a"].shape[0], *evidence)
-        found = {module: _module_scores(leaf, read, sparsity=sparsity, method=method)}
+        found = {module: _module_scores(leaf, read, **static)}
         if granularity == "adapter":
             scores |= found
         else:
@@ -262,4 +264,9 @@ def _identify(factors, *evidence, sparsity, method, granularity):
 
 def _without_zeros(masks, scores, method):
     """Drop entries without a gain; other methods keep their count regardless of the scores."""
-    return jax.tree.map(lambda mask, score: mask & (score > 0), masks, scores) if method == "gain" else masks
+    return _positive(masks, scores) if method == "gain" else masks
+
+
+@jax.jit
+def _positive(masks, scores):
+    return jax.tree.map(lambda mask, score: mask & (score > 0), masks, scores)

@@ -148,7 +148,7 @@ def host_mask_tree(scores: Gradients, sparsity: float) -> Masks:
     flat = np.concatenate([np.asarray(leaf).reshape(-1) for leaf in leaves])
     mask = host_top_mask(flat, kept_count(flat.size, sparsity))
     parts = np.split(mask, list(itertools.accumulate(leaf.size for leaf in leaves))[:-1])
-    whole = [jnp.asarray(part.reshape(leaf.shape)) for part, leaf in zip(parts, leaves, strict=True)]
+    whole = [jax.device_put(part.reshape(leaf.shape)) for part, leaf in zip(parts, leaves, strict=True)]
     return jax.tree.unflatten(structure, whole)
 
 
@@ -156,7 +156,7 @@ def host_mask_layers(scores: Gradients, sparsity: float, granularity: str) -> Ma
     """Mask each layer of stacked factors as ``mask_layers`` does, in host memory."""
 
     def stacked(leaf):
-        return jnp.asarray(np.stack([host_mask_factor(s, sparsity, granularity) for s in np.asarray(leaf)]))
+        return jax.device_put(np.stack([host_mask_factor(s, sparsity, granularity) for s in np.asarray(leaf)]))
 
     return jax.tree.map(stacked, scores)
 

@@ -142,6 +142,7 @@ def settle(settings: Settings, choice: Choice, data: CalibrationData, run: Run) 
             run.notes.add([f"{error.marked}; the share of entries is used as it is"])
     described = {} if told is None else {"automatic": tell_choice(told, run)}
     if found is not None:
+        data.in_halves = True
         run.notes.add(note_refinement(found))
         described["refinement"] = dict(found)
     return settings, described

@@ -57,6 +57,14 @@ def nameless(piece: Adapter) -> Adapter:
     return Adapter({ANY: factors}, {ANY: next(iter(scaling.values()))} if isinstance(scaling, Mapping) else scaling)
 
 
+def named(piece: Adapter, module: str) -> Adapter:
+    """Return a piece of ``nameless`` under the name of its module."""
+    scaling = piece.scaling
+    return Adapter(
+        {module: piece.factors[ANY]}, {module: scaling[ANY]} if isinstance(scaling, Mapping) else scaling
+    )
+
+
 def ahead(chunks: Iterable[Chunk], read: Callable[[Chunk], Any]) -> Iterator[tuple[Chunk, Any]]:
     """Yield every chunk with what ``read`` gives for it, the next one being read meanwhile."""
     with concurrent.futures.ThreadPoolExecutor(1) as pool:

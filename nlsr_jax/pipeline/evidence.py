@@ -2,7 +2,7 @@
 
 import functools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -48,12 +48,16 @@ class CalibrationData:
     Attributes:
       settings, sources, run: the arguments.
       notes: what a user should know of the base, its tokenizer and the passes over the data so far.
+      in_halves: every second row comes first, then the others, as a refinement reads them: sums depend on the
+        order.
     """
 
     def __init__(self, settings: EvidenceSettings, sources: Sources, run: Run):
         self.settings, self.sources, self.run = settings, sources, run
         self._with: dict[str, tuple] = {}
+        self._first_half: tuple[Any, Any] | None = None
         self.notes: list[str] = []
+        self.in_halves = False
 
     @functools.cached_property
     def rows(self) -> "Calibration":
@@ -124,9 +128,43 @@ class CalibrationData:
 
     def batches(self) -> list[tuple]:
         """Return the batches of all rows."""
+        return self.half(0) + self.half(1) if self.in_halves else self._batches(self.rows.rows)
+
+    def half(self, first: int) -> list[tuple]:
+        """Return the batches of every second row, from row 0 or 1 on."""
+        return self._batches(self.rows.rows[first::2])
+
+    def _batches(self, rows) -> list[tuple]:
         from nlsr_jax.data.calibration import batches
 
-        return list(batches(self.rows.rows, self.settings.batch_size, self.settings.max_length))
+        settings = self.settings
+        return list(batches(rows, settings.batch_size, settings.max_length, among=self.rows.rows))
+
+    def half_gradient(self, finetuned: Adapter) -> Any:
+        """Return the gradient of the loss on safe answers of every second row; its sums are kept for all rows.
+
+        Args:
+          finetuned: the whole fine-tuned adapter.
+        """
+        from nlsr_jax.calibration.capture import mean_of, sum_loss_gradients
+
+        model, params = self.base_with(self.model_of)
+        self._first_half = sum_loss_gradients(model, params, finetuned, self.half(0))
+        return mean_of([self._first_half], self._first_half[0])
+
+    def gradient(self, finetuned: Adapter) -> Any:
+        """Return the gradient of all rows; see ``half_gradient``."""
+        from nlsr_jax.calibration.capture import mean_of, sum_loss_gradients
+
+        model, params = self.base_with(self.model_of)
+        known = self._first_half if self.in_halves else None
+        batches = self.batches() if known is None else self.half(1)
+        found = sum_loss_gradients(model, params, finetuned, self.tracked(batches), known)
+        return mean_of([found], found[0])
+
+    def tracked(self, batches: list[tuple]) -> Iterator[tuple]:
+        """Yield batches and show how many are done."""
+        return self.run.stages.track(batches, "calibration", len(batches))
 
 
 def read_calibration(settings: EvidenceSettings, model: str, vocabulary: int, run: Run) -> Any:
@@ -181,22 +219,19 @@ def gather_evidence(data: CalibrationData, reference: Adapter, beta: float) -> E
     Raises:
       InputError: base or calibration data that cannot be used, or activations beyond what the base's type holds.
     """
-    from nlsr_jax.calibration import collect_gradients, collect_loss_gradient, collect_statistics
+    from nlsr_jax.calibration import collect_gradients, collect_statistics
 
     method, run = data.settings.method, data.run
     finetuned = data.sources.whole_finetuned() if data.settings.needs_finetuned else None
     model, params = data.base_with(data.model_of)
-    batches = data.batches()
-    tracked = run.stages.track(batches, "calibration", len(batches))
+    batches = data.tracked(data.batches())
     with run.stages("calibrate"):
         if method in NEEDS_STATISTICS:
-            found = Evidence(statistics=collect_statistics(model, params, reference, tracked))
+            found = Evidence(statistics=collect_statistics(model, params, reference, batches))
         elif finetuned is not None:
-            gradients = collect_loss_gradient(model, params, finetuned, tracked)
-            found = Evidence(gradients=gradients, finetuned=finetuned)
+            found = Evidence(gradients=data.gradient(finetuned), finetuned=finetuned)
         else:
-            gradients = collect_gradients(model, params, reference, tracked, objective=method)
-            found = Evidence(gradients=gradients)
+            found = Evidence(gradients=collect_gradients(model, params, reference, batches, objective=method))
         check_evidence((found.statistics, found.gradients), data.settings.dtype, beta)
     return found
 
@@ -207,14 +242,19 @@ def check_evidence(found: Any, dtype: str, beta: float) -> None:
     Raises:
       InputError: naming the module.
     """
-    for path, leaf in jax.tree_util.tree_flatten_with_path(found)[0]:
-        if not bool(jnp.all(jnp.isfinite(leaf))):
+    for path, finite in jax.tree_util.tree_flatten_with_path(_are_finite(found))[0]:
+        if not finite:
             names = [str(part.key) for part in path if isinstance(part, jax.tree_util.DictKey)]
             raise InputError(
                 f"the calibration pass gives NaN or infinite numbers in {'.'.join(names) or 'its sums'}: "
                 f"activations go beyond what {argument('dtype')} {dtype} holds, or {argument('beta')} {beta:g} is "
                 f"too large; take {argument('dtype')} float32 or bfloat16, or a smaller {argument('beta')}"
             )
+
+
+@jax.jit
+def _are_finite(tree):
+    return jax.tree.map(lambda leaf: jnp.all(jnp.isfinite(leaf)), tree)
 
 
 def _counted(counts: Mapping[str, int]) -> str:

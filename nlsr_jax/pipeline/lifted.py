@@ -155,7 +155,7 @@ class Lift:
           kind: ``"weak"``, ``"aligned"`` or ``"finetuned"``.
           module, rows: see ``AdapterFile.factors``.
         """
-        return jax.device_get(lift_factors(*self._parts(module, rows))[kind])
+        return jax.device_get(_lift_factors(*self._parts(module, rows))[kind])
 
     def _parts(self, module: str, rows: slice) -> Parts:
         if self._as_read:
@@ -186,6 +186,7 @@ class Lift:
 
 
 _update_layers = jax.jit(update_layers, static_argnames="basis")
+_lift_factors = jax.jit(lift_factors)
 
 
 def _shapes(file: AdapterFile | None) -> Adapter | None:

@@ -13,7 +13,7 @@ from nlsr_jax.files.safetensors_files import empty_aligned
 from nlsr_jax.nlsr.amplify import amplify_checked
 from nlsr_jax.nlsr.settings import Amplification
 from nlsr_jax.pipeline.advice import SMALLER
-from nlsr_jax.pipeline.chunks import Chunk, ahead, chunks, nameless
+from nlsr_jax.pipeline.chunks import ANY, Chunk, ahead, chunks, named, nameless
 from nlsr_jax.pipeline.sources import Sources, read_piece
 
 
@@ -85,13 +85,14 @@ class Reference:
         Raises:
           InputError: an entry beyond what its type holds.
         """
-        found = amplify_checked(*(pieces or self.read(chunk)), **self._options)
+        pieces = pieces or self.read(chunk)
+        made = jax.device_get(amplify_checked(*nameless_pieces(pieces), **self._options))
         layers = layer_indices(self.sources.aligned.shapes(), chunk.module)[chunk.rows]
-        for factor, leaf in found.factors[chunk.module].items():
+        for factor, leaf in made.factors[ANY].items():
             for layer, value in zip(layers, leaf, strict=True):
                 what = f"the reference's layer {layer} {chunk.module}.{factor}"
                 check_finite(value, what, f"it {self.made}")
-        return found
+        return named(made, chunk.module)
 
     def by_module(self) -> Iterator[Adapter]:
         """Make the reference of one module name after the other."""

@@ -29,7 +29,7 @@ from nlsr_jax.pipeline.sources import AdapterSource
 from nlsr_jax.pipeline.templating import is_rendered
 from nlsr_jax.types import Tokenizer
 
-_AT_ONCE = 64
+_AT_ONCE = 96
 """Prompts in one batch of questions."""
 _MOST_UNKNOWN = 0.1
 
@@ -78,14 +78,8 @@ class Repairs:
 
     def gradients(self) -> Any:
         """Return the gradients of the loss on safe answers, from the other half of the rows."""
-        from nlsr_jax.calibration import collect_loss_gradient
-        from nlsr_jax.data.calibration import batches
-
-        settings = self._data.settings
-        model, params = self._data.base_with(self._data.model_of)
-        made = list(batches(self._data.rows.rows[::2], settings.batch_size, settings.max_length))
-        found = collect_loss_gradient(model, params, self.finetuned, made)
-        check_evidence(found, settings.dtype, self._beta)
+        found = self._data.half_gradient(self.finetuned)
+        check_evidence(found, self._data.settings.dtype, self._beta)
         return found
 
     def repaired(self, share: float, gradients: Any) -> Adapter:

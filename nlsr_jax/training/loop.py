@@ -25,9 +25,10 @@ from nlsr_jax.random_streams import stream
 from nlsr_jax.training.folder import RunFolder
 from nlsr_jax.training.identity import run_identity
 from nlsr_jax.training.losses import Rows
-from nlsr_jax.training.methods import Method, objective_method
+from nlsr_jax.training.methods import Method, Pairs, ReferencedPairs, objective_method
 from nlsr_jax.training.objectives import sums_and_counts
 from nlsr_jax.training.optimizer import learning_rate, make_optimizer
+from nlsr_jax.training.prefix import cut, shared_length
 from nlsr_jax.training.settings import TrainingSettings, check_training
 from nlsr_jax.training.step import Forward, TrainState, make_step, row_log_probabilities
 
@@ -45,6 +46,7 @@ class Task(NamedTuple):
       desirable: ``[n]`` bool for KTO, else None.
       pad_id: padding token.
       method: training method; None for the objective alone.
+      prefix: ``[P]`` tokens that ``packed`` leaves out before every text; None for none.
     """
 
     forward: Forward
@@ -54,6 +56,7 @@ class Task(NamedTuple):
     desirable: np.ndarray | None = None
     pad_id: int = 0
     method: Method | None = None
+    prefix: np.ndarray | None = None
 
 
 def train(
@@ -107,7 +110,9 @@ def train(
 
 
 def _train(key, task: Task, settings, run: RunFolder | None, description, show):
-    shape = BatchShape(settings.batch_size, settings.max_length, settings.one_length, task.pad_id)
+    lengths, task = task.packed.lengths, _without_prefix(task, settings)
+    ahead = 0 if task.prefix is None else len(task.prefix)
+    shape = BatchShape(settings.batch_size, settings.max_length - ahead, settings.one_length, task.pad_id)
     steps = settings.epochs * shape.steps(len(task.packed.lengths))
     assert task.method is not None
     optimizer, take_step = prepare_step(
@@ -131,7 +136,7 @@ def _train(key, task: Task, settings, run: RunFolder | None, description, show):
             logged = step % LOG_EVERY == 0 or step == 1 or last
             saved = last or (settings.save_every > 0 and step % settings.save_every == 0)
             values = _finite(metrics, step) if logged or saved else {}
-            tokens += int(task.packed.lengths[batch.rows[batch.rows >= 0]].sum())
+            tokens += int(lengths[batch.rows[batch.rows >= 0]].sum())
             speed = tokens / max(time.perf_counter() - started, 1e-9)
             advance(step, f"loss {values['loss']:.4f}, {speed:,.0f} tokens/s" if logged else "")
             if run is not None and logged:
@@ -181,7 +186,19 @@ def _rows(batch: Batch, task: Task, reference: np.ndarray) -> Rows:
         lengths=np.where(present[:, None], task.packed.lengths[batch.rows], 0),
         reference=np.where(absent, 0, kept).astype(np.float32),
         desirable=present if task.desirable is None else present & task.desirable[batch.rows],
+        prefix=task.prefix,
     )
+
+
+def _without_prefix(task: Task, settings: TrainingSettings) -> Task:
+    """Take what all texts begin with out of them, where the objective reads responses alone."""
+    plain = type(task.method) in (Method, Pairs, ReferencedPairs) and settings.objective in ("sft", "dpo", "simpo")
+    takes = plain and settings.accumulate == 1 and getattr(task.forward, "takes_prefix", False)
+    length = shared_length(task.packed) if takes else 0
+    if not length:
+        return task
+    first = int(task.packed.first[0, 0])
+    return task._replace(packed=cut(task.packed, length), prefix=task.packed.ids[first : first + length])
 
 
 def _reference(task: Task, settings: TrainingSettings, shape: BatchShape, run: RunFolder | None) -> np.ndarray:
@@ -217,5 +234,5 @@ def _reference(task: Task, settings: TrainingSettings, shape: BatchShape, run: R
 @functools.partial(jax.jit, static_argnames=("forward", "tokens"))
 def _measure(forward: Forward, trainable, frozen, rows: Rows, tokens: bool):
     """Return log-probabilities of tokens or of whole responses."""
-    values = row_log_probabilities(forward, trainable, frozen, rows.tokens)
+    values = row_log_probabilities(forward, trainable, frozen, rows.tokens, rows.prefix)
     return values if tokens else sums_and_counts(values, rows.response[:, :, 1:])[0]

@@ -30,6 +30,7 @@ class Rows(NamedTuple):
       desirable: ``[B]`` bool, for KTO.
       kl: ``[B]`` float32, KTO's z of the whole batch, equal in all rows; None if the rows are the whole
         batch.
+      prefix: ``[P]`` int32 before every text, which tokens, responses and lengths leave out; None for none.
     """
 
     tokens: Any
@@ -38,6 +39,7 @@ class Rows(NamedTuple):
     reference: Any
     desirable: Any
     kl: Any = None
+    prefix: Any = None
 
 
 def counts(rows: Rows, settings: TrainingSettings) -> tuple[jax.Array, ...]:

@@ -37,7 +37,8 @@ def mean_loss(forward: Callable, settings: TrainingSettings, **forwarded: Any) -
 
     def loss(trainable, frozen, rows: Rows, weights):
         tokens = rows.tokens
-        flat = forward(trainable, frozen, tokens.reshape(-1, tokens.shape[-1]), **forwarded)
+        prefix = {} if rows.prefix is None else {"prefix": rows.prefix}
+        flat = forward(trainable, frozen, tokens.reshape(-1, tokens.shape[-1]), **prefix, **forwarded)
         found, logged = sums(flat.reshape(*tokens.shape[:2], -1), rows, settings)
         return sum(value * weight for value, weight in zip(found, weights, strict=True)), logged
 

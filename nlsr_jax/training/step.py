@@ -12,6 +12,7 @@ import optax
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.models.llama import Llama
 from nlsr_jax.models.lora import expand
+from nlsr_jax.models.shared_prefix import can_share
 from nlsr_jax.models.token_log_probabilities import layer_log_probabilities, token_log_probabilities
 from nlsr_jax.training.losses import Rows, kto_distance
 from nlsr_jax.training.methods import Method, objective_method
@@ -54,8 +55,21 @@ class Forward(Protocol):
 
     def __hash__(self) -> int: ...
 
-    def __call__(self, trainable: Any, frozen: Params, tokens: jax.Array, probes: Any = None) -> jax.Array:
-        """Run the forward pass; ``probes [L, B, T, D]`` are added to the outputs of attention."""
+    def __call__(
+        self, trainable: Any, frozen: Params, tokens: jax.Array, probes: Any = None, prefix: Any = None
+    ) -> jax.Array:
+        """Run the forward pass.
+
+        Args:
+          trainable, frozen, tokens: of the pass.
+          probes: ``[L, B, T, D]``, added to the outputs of attention.
+          prefix: ``[P]`` before every row, where ``takes_prefix`` says so.
+        """
+        ...
+
+    @property
+    def takes_prefix(self) -> bool:
+        """Whether rows may come behind a prefix that is computed once."""
         ...
 
     def probes(self, tokens: jax.Array) -> jax.Array:
@@ -77,9 +91,13 @@ class _ModelForward:
     def _variables(self, trainable, frozen) -> tuple[Any, Any]:
         return jax.tree.map(lambda leaf: leaf.astype(self.dtype), trainable), None
 
-    def __call__(self, trainable, frozen, tokens, probes=None):
+    def __call__(self, trainable, frozen, tokens, probes=None, prefix=None):
         params, lora = self._variables(trainable, frozen)
-        return token_log_probabilities(self.model, params, lora, tokens, probes)
+        return token_log_probabilities(self.model, params, lora, tokens, probes, prefix)
+
+    @property
+    def takes_prefix(self):
+        return can_share(self.model)
 
     def probes(self, tokens):
         config = self.model.config
@@ -118,9 +136,12 @@ def model_forward(model: Llama, dtype: Any = jnp.float32) -> Forward:
     return _ModelForward(model, jnp.dtype(dtype))
 
 
-def row_log_probabilities(forward: Forward, trainable: Any, frozen: Params, tokens: jax.Array) -> jax.Array:
-    """Return log-probabilities ``[B, P, T - 1]`` of all texts, ``tokens [B, P, T]``."""
-    flat = forward(trainable, frozen, tokens.reshape(-1, tokens.shape[-1]))
+def row_log_probabilities(
+    forward: Forward, trainable: Any, frozen: Params, tokens: jax.Array, prefix: Any = None
+) -> jax.Array:
+    """Return log-probabilities ``[B, P, T - 1]`` of all texts, ``tokens [B, P, T]``, behind a prefix."""
+    options = {} if prefix is None else {"prefix": prefix}
+    flat = forward(trainable, frozen, tokens.reshape(-1, tokens.shape[-1]), **options)
     return flat.reshape(*tokens.shape[:2], -1)
 
 

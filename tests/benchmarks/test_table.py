@@ -7,7 +7,7 @@ import re
 import pytest
 
 from benchmarks.measure import append_result, ratios
-from benchmarks.table import TITLES, read_results, replace, table
+from benchmarks.table import STAGES, TITLES, WHOLE, read_results, replace, stages, table
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -18,7 +18,7 @@ def test_the_last_line_of_a_name_counts(tmp_path):
     append_result("first_line", {"ours": 2.5}, "s", tmp_path)
     results = read_results(tmp_path / "latest.jsonl")
     assert results["masks"]["machine"]["cores"] > 0
-    made = table(results)
+    made = table(results, TITLES)
     assert made.splitlines()[2:] == ["| its masks, against a full sort | 6 s | 2 s | 3 × | 3 to 4 |"]
 
 
@@ -30,8 +30,16 @@ def test_the_table_takes_its_place_between_the_marks():
 
 
 def test_every_result_has_a_title():
-    results = read_results(ROOT / "benchmarks" / "results" / "latest.jsonl")
-    assert set(TITLES) <= set(results)
+    for name, titles in (("latest.jsonl", TITLES), ("whole_commands.jsonl", WHOLE)):
+        assert set(titles) <= set(read_results(ROOT / "benchmarks" / "results" / name))
+
+
+def test_stages_of_both_sides_add_up_to_the_whole():
+    one = {"peer": 20.0, "ours": 10.0, "peer_stages": {"import": 5.0, "refine": 12.0}, "stages": {"refine": 6.0}}
+    made = stages({"realign_recommended": one}).splitlines()[2:]
+    assert len(made) == len(STAGES)
+    assert made[0] == "| start and imports | 8.0 s | 4.0 s | – | – |"
+    assert made[3].endswith("| 12.0 s | 6.0 s | – | – |")
 
 
 @pytest.mark.parametrize("name", ["README.md", "BUILD.md"])

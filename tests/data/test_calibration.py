@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from nlsr_jax.data.calibration import batches, bucket_length, load_calibration, load_tokenizer
+from nlsr_jax.data.examples import Encoded
 from nlsr_jax.data.templates import alpaca, apply_template
 from nlsr_jax.errors import InputError
 from tests.tiny_base import save_rows, save_tokenizer
@@ -75,6 +76,21 @@ def test_batches_hold_every_response_position_once(tmp_path, tokenizer):
     tokens = np.concatenate([t[m] for t, m, _, _ in found])
     expected = np.concatenate([row[0].ids[row[0].start :] for row in data.rows])
     np.testing.assert_array_equal(tokens, expected)
+
+
+def test_rows_of_similar_length_share_a_batch_and_its_padding():
+    """All batches but the last are full. A bucket has one length: that of its longest row, in steps of eight."""
+    lengths = [10, 70, 40, 33, 20, 50, 12, 90, 31]
+    rows = [(Encoded(np.full(length, place + 1, np.int32), 5),) for place, length in enumerate(lengths)]
+    found = list(batches(rows, 2, 100))
+    assert [tokens.shape for tokens, _ in found] == [(2, 32), (2, 32), (2, 56), (2, 96), (2, 96)]
+    assert [[int(row[0]) for row in tokens] for tokens, _ in found] == [[1, 5], [7, 9], [3, 4], [6, 2], [8, 0]]
+    for tokens, mask in found:
+        for row, kept in zip(tokens, mask, strict=True):
+            length = lengths[row[0] - 1] if row[0] else 0
+            assert (row > 0).sum() == length
+            np.testing.assert_array_equal(np.flatnonzero(kept), np.arange(5, max(length, 5)))
+    assert next(batches(rows[:1], 1, 10))[0].shape == (1, 10)
 
 
 def test_buckets_are_powers_of_two_up_to_the_longest():

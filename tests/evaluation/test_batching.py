@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nlsr_jax.errors import InputError
-from nlsr_jax.evaluation.batching import bucketed
+from nlsr_jax.evaluation.batching import bucketed, in_order
 
 
 @given(
@@ -60,3 +60,18 @@ def test_padding_is_on_one_side():
 def test_refused(lengths, size, words):
     with pytest.raises(InputError, match=words):
         list(bucketed([[1] * length for length in lengths], batch_size=size, max_length=8))
+
+
+@given(st.lists(st.integers(1, 100), min_size=1, max_size=30), st.integers(1, 40))
+def test_in_the_order_of_lengths_batches_are_few_and_of_one_size(lengths, batch_size):
+    sequences = [list(range(row + 1, row + 1 + length)) for row, length in enumerate(lengths)]
+    found = list(in_order(sequences, batch_size=batch_size, max_length=100, side="left"))
+    assert len(found) == -(-len(lengths) // batch_size)
+    assert len({len(batch.tokens) for batch in found}) == 1
+    rows = np.concatenate([batch.rows for batch in found])
+    assert sorted(rows) == list(range(len(lengths)))
+    assert [lengths[row] for row in rows] == sorted(lengths)
+    for batch in found:
+        for place, row in enumerate(batch.rows):
+            assert batch.tokens[place][batch.mask[place]].tolist() == sequences[row]
+        assert batch.tokens.shape[1] - batch.mask.sum(1).max() < 4

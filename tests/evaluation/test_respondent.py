@@ -28,12 +28,14 @@ def test_answers_are_greedy(respondent):
         assert answer == chosen.tolist()[: len(answer)]
 
 
-def test_the_likelihood_is_the_mean_over_whole_answers(respondent):
-    """Batches are padded and filled; neither counts."""
+@pytest.mark.parametrize("alike", [0, 20])
+def test_the_likelihood_is_the_mean_over_whole_answers(alike, respondent):
+    """Batches are padded and filled, and what prompts begin with is computed once; neither counts."""
+    prompts = [[*range(3, 3 + alike), *prompt] for prompt in PROMPTS]
     answers, expected = [[1], [2, 3, 4], [9, 9]], []
-    for prompt, answer in zip(PROMPTS, answers, strict=True):
+    for prompt, answer in zip(prompts, answers, strict=True):
         scores = nlsr_jax.logits(respondent.model, respondent.params, np.array([[*prompt, *answer]]))
         known = jax.nn.log_softmax(scores[0], axis=-1)
         expected.append(sum(known[len(prompt) - 1 + place, token] for place, token in enumerate(answer)))
-    found = respondent.likelihood(list(zip(PROMPTS, answers, strict=True)))
+    found = respondent.likelihood(list(zip(prompts, answers, strict=True)))
     np.testing.assert_allclose(found, np.mean(expected), rtol=1e-5)

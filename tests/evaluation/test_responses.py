@@ -9,6 +9,7 @@ import pytest
 import nlsr_jax
 from nlsr_jax.data.calibration import load_tokenizer
 from nlsr_jax.errors import InputError
+from nlsr_jax.evaluation import responses
 from nlsr_jax.evaluation.responses import clean_response, continue_tokens, first_tokens, respond
 from tests.evaluation.machines import add_end, make_machine, make_tokenizer
 from tests.tiny_base import WORDS, save_base
@@ -39,6 +40,15 @@ def test_batches_answer_like_single_prompts(base):
         assert response == tokenizer.decode(np.asarray(out)[0], skip_special_tokens=True)
     plain = respond(model, params, tokenizer, PROMPTS[:3], max_new_tokens=6, batch_size=3)
     assert plain != together[:3]
+
+
+def test_weights_that_are_joined_once_give_the_same_answers(base, monkeypatch):
+    settings = {"max_new_tokens": 6, "batch_size": 3}
+    for adapter in (make_adapter(0.5), None, [make_adapter(0.5), make_adapter(-1.0)]):
+        expected = respond(*base, PROMPTS, adapter=adapter, **settings)
+        monkeypatch.setattr(responses, "_LARGE", 0)
+        assert respond(*base, PROMPTS, adapter=adapter, **settings) == expected
+        monkeypatch.undo()
 
 
 def test_several_adapters_answer_as_each_alone(base):
@@ -152,10 +162,8 @@ def test_first_tokens(base):
 
 def test_what_all_prompts_begin_with_is_shared():
     """The prefix is what all share, and every prompt keeps a token of its own."""
-    from nlsr_jax.evaluation import responses
-
     system = list(range(20))
-    assert responses._shared([[*system, 1], [*system, 2, 3]]) == 20
-    assert responses._shared([system, [*system, 2]]) == 19
-    assert responses._shared([system[:9], [*system[:9], 1]]) == 0  # too short to be worth it
-    assert responses._shared([system]) == 0
+    assert responses.shared_beginning([[*system, 1], [*system, 2, 3]]) == 20
+    assert responses.shared_beginning([system, [*system, 2]]) == 19
+    assert responses.shared_beginning([system[:9], [*system[:9], 1]]) == 0  # too short to be worth it
+    assert responses.shared_beginning([system]) == 0

@@ -7,7 +7,7 @@ import pytest
 
 from nlsr_jax.models import projection
 from nlsr_jax.models.attention import BLOCK, attend
-from nlsr_jax.models.projection import adapted, merge_adapter, merges
+from nlsr_jax.models.projection import adapted, merge_adapter, merges, worth_merging
 
 B, T, K, G, H = 2, 5, 3, 2, 4
 
@@ -135,7 +135,7 @@ def trees():
 
 def test_an_adapter_is_merged_where_it_pays():
     params, lora = trees()
-    found, rest = merge_adapter(params, lora, positions=100)
+    found, rest = merge_adapter(params, lora, worth_merging(params, lora, 100))
     assert rest is None
     for layer in range(4):
         a, b = (lora["layers"]["q_proj"][name][layer] for name in ("a", "b"))
@@ -146,7 +146,7 @@ def test_an_adapter_is_merged_where_it_pays():
 
 def test_an_adapter_stays_apart_where_that_costs_less_or_weights_are_large(monkeypatch):
     params, lora = trees()
-    assert merge_adapter(params, lora, positions=3) == (params, {"layers": {**lora["layers"]}})
-    assert merge_adapter(params, None, positions=100) == (params, None)
+    assert merge_adapter(params, lora, worth_merging(params, lora, 3)) == (params, {"layers": {**lora["layers"]}})
+    assert merge_adapter(params, None, worth_merging(params, None, 100)) == (params, None)
     monkeypatch.setattr(projection, "MERGED_BYTES", 10)
-    assert merge_adapter(params, lora, positions=100) == (params, lora)
+    assert merge_adapter(params, lora, worth_merging(params, lora, 100)) == (params, lora)

@@ -1,0 +1,391 @@
+"""What a user would run instead of `nlsr realign`: the same steps in PyTorch, transformers and PEFT, file to file.
+
+  python -m benchmarks.torch_realign --method recommended --base DIR --finetuned DIR --calibration FILE \
+      --harmless FILE --shares 0.02,0.05 --likelihoods 3 --share 0.03 --output OUT
+  python -m benchmarks.torch_realign --method published --base DIR --weak DIR --aligned DIR --finetuned DIR \
+      --calibration FILE --output OUT
+  python -m benchmarks.torch_realign --method safelora|resta --base DIR --pretrained DIR --finetuned DIR \
+      --output OUT
+
+`recommended`: an adapter that was trained on the aligned model itself. The gradient of the loss on safe answers
+gives every entry of B the gain of setting it to zero; the fine-tuned model, the aligned one and every share of
+--shares answer the prompts, --likelihoods of refusals are measured; --share of the entries is written. It trusts
+the caller with the search, which costs nothing, and sums the gradients of both halves of the rows as `nlsr
+realign` does. `published`: the paper's algorithm, see `benchmarks.published`. `safelora`: the program of its
+authors: C = V Vᵀ / ‖V‖ of every module, B ← C B where the cosine of the two updates is low. `resta`: the safety
+vector is added to the full fine-tuned model. The seconds of every stage go to OUT/seconds.json.
+"""
+
+import contextlib
+import json
+import pathlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from absl import app, flags
+
+FLAGS = flags.FLAGS
+BATCH, AT_ONCE, ANSWER, BEGINNING = 16, 96, 12, 4
+BETA, SPARSITY, PROBABILITY, INCREMENT = 0.9, 0.8, 0.3, 0.4
+TAU, GAMMA = 0.5, 1.0
+SECONDS: dict[str, float] = {}
+
+
+class Options(NamedTuple):
+    """Folders and files, and the shares of the entries; see the flags."""
+
+    base: str
+    finetuned: str
+    output: str
+    pretrained: str = ""
+    weak: str = ""
+    aligned: str = ""
+    calibration: str = ""
+    harmless: str = ""
+    shares: tuple[float, ...] = ()
+    share: float = 0.02
+    likelihoods: int = 0
+
+
+NUMBERS = ("shares", "share", "likelihoods")
+
+
+class Row(NamedTuple):
+    """A prompt with a safe answer: its tokens, and how many of them are the prompt's."""
+
+    ids: list[int]
+    start: int
+
+
+@contextlib.contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Add the seconds of the block to ``SECONDS``."""
+    started = time.perf_counter()
+    yield
+    SECONDS[name] = round(SECONDS.get(name, 0.0) + time.perf_counter() - started, 3)
+
+
+def read(path: str) -> list[dict]:
+    """Return the rows of a JSON Lines file."""
+    return [json.loads(line) for line in pathlib.Path(path).read_text("utf-8").splitlines()]
+
+
+def encode_prompt(tokenizer, prompt: str) -> list[int]:
+    """Return the tokens of a prompt in the chat template."""
+    talk = [{"role": "user", "content": prompt}]
+    text = tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def encode(tokenizer, path: str) -> list[Row]:
+    """Return the encoded rows of a file, their answers with an end token."""
+    rows = []
+    for row in read(path):
+        prompt = encode_prompt(tokenizer, row["prompt"])
+        answer = tokenizer(row["response"], add_special_tokens=False)["input_ids"]
+        rows.append(Row([*prompt, *answer, tokenizer.eos_token_id], len(prompt)))
+    return rows
+
+
+def by_length(rows: Sequence, size: int, length) -> Iterator[list]:
+    """Yield batches of rows of similar length."""
+    order = sorted(rows, key=length)
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+def padded(rows: Sequence[list[int]], side: str) -> Any:
+    """Return ``(tokens, attention mask)``, padded to the longest row."""
+    import torch
+
+    longest = max(map(len, rows))
+    tokens = torch.zeros(len(rows), longest, dtype=torch.long)
+    mask = torch.zeros_like(tokens)
+    for place, ids in enumerate(rows):
+        part = slice(0, len(ids)) if side == "right" else slice(longest - len(ids), longest)
+        tokens[place, part], mask[place, part] = torch.tensor(ids), 1
+    return tokens, mask
+
+
+def load(base: str, adapter: str | None = None, *, trained: bool = False) -> tuple[Any, Any]:
+    """Return tokenizer and model, with an adapter where one is given."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, adapter, is_trainable=trained)
+    return AutoTokenizer.from_pretrained(base), model.eval()
+
+
+def add_gradients(model, rows: Sequence[Row]) -> None:
+    """Add to the gradients of the factors that of the sum of the rows' mean losses on their answers."""
+    import torch
+
+    for batch in by_length(rows, BATCH, lambda row: len(row.ids)):
+        tokens, mask = padded([row.ids for row in batch], "right")
+        logits = model(input_ids=tokens, attention_mask=mask).logits[:, :-1]
+        keep = mask[:, 1:].clone()
+        for place, row in enumerate(batch):
+            keep[place, : row.start - 1] = 0
+        losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")
+        ((losses * keep).sum(1) / keep.sum(1)).sum().backward()
+
+
+def answers(model, tokenizer, prompts: Sequence[list[int]]) -> list[list[int]]:
+    """Answer prompts greedily; returns the new tokens, the shortest prompts' first."""
+    import torch
+
+    found: list[list[int]] = []
+    for batch in by_length(prompts, AT_ONCE, len):
+        tokens, mask = padded(batch, "left")
+        with torch.inference_mode():
+            made = model.generate(
+                input_ids=tokens,
+                attention_mask=mask,
+                max_new_tokens=ANSWER,
+                do_sample=False,
+                pad_token_id=tokenizer.eos_token_id,
+            )
+        found += made[:, tokens.shape[1] :].tolist()
+    return found
+
+
+def likelihood(model, prompts: Sequence[list[int]], replies: Sequence[list[int]]) -> float:
+    """Return the mean log-likelihood of the first tokens of replies, in nats."""
+    import torch
+
+    total = 0.0
+    pairs = list(zip(prompts, replies, strict=True))
+    for batch in by_length(pairs, AT_ONCE, lambda pair: len(pair[0])):
+        tokens, mask = padded([[*prompt, *reply[:BEGINNING]] for prompt, reply in batch], "right")
+        with torch.inference_mode():
+            logits = model(input_ids=tokens, attention_mask=mask).logits[:, :-1]
+            chosen = torch.log_softmax(logits, -1).gather(-1, tokens[:, 1:, None])[..., 0]
+        for values, (prompt, _) in zip(chosen, batch, strict=True):
+            total += float(values[len(prompt) - 1 : len(prompt) - 1 + BEGINNING].sum())
+    return total / len(pairs)
+
+
+class Repair:
+    """Sets the entries of B with the largest gains to zero: ``max(0, ∂L/∂B · B)``.
+
+    Args:
+      model: with gradients.
+    """
+
+    def __init__(self, model):
+        found = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
+        self._total = sum(value.numel() for _, value in found)
+        self._factors = [value for name, value in found if "lora_B" in name]
+        self._own = [value.detach().clone() for value in self._factors]
+
+    def gains(self):
+        """Return the gains of all entries, from the gradients so far."""
+        import torch
+
+        parts = [(value.grad * own).flatten() for value, own in zip(self._factors, self._own, strict=True)]
+        return torch.cat(parts).clamp(min=0)
+
+    def apply(self, gains, share: float) -> None:
+        """Write the repair with a share of all entries into the model."""
+        import torch
+
+        best = torch.topk(gains, round(share * self._total))
+        chosen = torch.zeros_like(gains, dtype=torch.bool)
+        chosen[best.indices[best.values > 0]] = True
+        parts = chosen.split([value.numel() for value in self._factors])
+        with torch.no_grad():
+            for value, own, part in zip(self._factors, self._own, parts, strict=True):
+                value.copy_(own.masked_fill(part.view_as(own), 0))
+
+
+def recommended(given: Options) -> None:
+    """Refine the share by answers, and write the repair with the share that was found."""
+    with stage("load"):
+        tokenizer, model = load(given.base, given.finetuned, trained=True)
+    with stage("encode"):
+        rows = encode(tokenizer, given.calibration)
+        harmless = [encode_prompt(tokenizer, row["prompt"]) for row in read(given.harmless)]
+        prompts = [row.ids[: row.start] for row in rows[1::2]] + harmless
+    with stage("refine"):
+        add_gradients(model, rows[::2])
+        repair = Repair(model)
+        gains = repair.gains()
+        answers(model, tokenizer, prompts)
+        harmful = sorted(prompts[: len(rows) // 2], key=len)
+        with model.disable_adapter():
+            refusals = answers(model, tokenizer, harmful)
+            answers(model, tokenizer, harmless)
+        for share in given.shares:
+            repair.apply(gains, share)
+            answers(model, tokenizer, prompts)
+        for _ in range(given.likelihoods):
+            likelihood(model, harmful, refusals)
+        repair.apply(gains, 0.0)
+    with stage("calibrate"):
+        add_gradients(model, rows[1::2])
+    with stage("write"):
+        repair.apply(repair.gains(), given.share)
+        model.save_pretrained(given.output)
+
+
+class Inputs:
+    """What goes into every adapted module at response positions: rows ``[n, k]``, one copy for modules that share
+    it.
+
+    Args:
+      model: a PEFT model.
+    """
+
+    def __init__(self, model):
+        self.keep: Any = None
+        self._found: dict[str, list] = {}
+        self._last: tuple[Any, Any] = (None, None)
+        for name, module in model.named_modules():
+            if name.endswith("lora_A.default"):
+                module.register_forward_pre_hook(lambda _, given, name=name: self._add(name, given[0]))
+
+    def _add(self, name: str, x) -> None:
+        if self._last[0] is not x:
+            self._last = x, x[self.keep]
+        self._found.setdefault(name.removesuffix(".lora_A.default"), []).append(self._last[1])
+
+    def of(self, name: str):
+        """Return the inputs of one module."""
+        import torch
+
+        return torch.cat(self._found[name])
+
+
+def factors_of(path: str) -> dict[str, tuple[Any, Any]]:
+    """Return the factors ``(A, B)`` of an adapter by the name of their module."""
+    from safetensors.torch import load_file
+
+    tensors = load_file(pathlib.Path(path) / "adapter_model.safetensors")
+    names = [name.removesuffix(".lora_A.weight") for name in tensors if name.endswith("lora_A.weight")]
+    return {name: (tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"]) for name in names}
+
+
+def published(given: Options) -> None:
+    """Amplify, identify, compare, choose and transplant as the paper does."""
+    import torch
+    from peft import PeftModel
+
+    from benchmarks.published import identify, mask, similarity
+
+    with stage("load"):
+        tokenizer, model = load(given.base, given.aligned)
+        weak, aligned, tuned = map(factors_of, (given.weak, given.aligned, given.finetuned))
+    with stage("encode"):
+        rows = encode(tokenizer, given.calibration)
+    with stage("calibrate"), torch.inference_mode():
+        reference = {
+            name: tuple(a + BETA * (a - w) for a, w in zip(aligned[name], weak[name], strict=True))
+            for name in aligned
+        }
+        parameters = dict(model.named_parameters())
+        for name, pair in reference.items():
+            for part, value in zip("AB", pair, strict=True):
+                parameters[f"{name}.lora_{part}.default.weight"].copy_(value)
+        inputs = Inputs(model)
+        for batch in by_length(rows, BATCH, lambda row: len(row.ids)):
+            tokens, attend = padded([row.ids for row in batch], "right")
+            inputs.keep = attend.bool()
+            for place, row in enumerate(batch):
+                inputs.keep[place, : row.start] = False
+            model(input_ids=tokens, attention_mask=attend, logits_to_keep=1)
+    with stage("identify"), torch.inference_mode():
+        masks, cosines = {}, []
+        for name, (a, b) in reference.items():
+            kept = max(1, round(len(a) * (1 - SPARSITY)))
+            found = identify(a, b, inputs.of(name), kept)
+            masks[name] = tuple(mask(one.abs(), round(one.numel() * (1 - SPARSITY))) for one in found)
+            cosines.append(similarity((a, b), tuned[name], masks[name]))
+    with stage("write"), torch.inference_mode():
+        rank = torch.empty(len(cosines)).scatter_(
+            0, torch.tensor(cosines).argsort(), torch.arange(1.0, len(cosines) + 1)
+        )
+        alone = torch.bernoulli((PROBABILITY + INCREMENT * rank / len(cosines)).clamp(0, 1)).bool()
+        model = PeftModel.from_pretrained(model.unload(), given.finetuned)
+        parameters = dict(model.named_parameters())
+        for (name, pair), left in zip(reference.items(), alone.tolist(), strict=True):
+            for part, value, chosen in zip("AB", pair, masks[name], strict=True):
+                if not left:
+                    own = parameters[f"{name}.lora_{part}.default.weight"]
+                    own.copy_(torch.where(chosen, value, own))
+        model.save_pretrained(given.output)
+
+
+def safelora(given: Options) -> None:
+    """Project modules onto the alignment's update, as its authors' program does."""
+    import torch
+
+    with stage("load"):
+        _, model = load(given.base, given.finetuned)
+        _, unaligned = load(given.pretrained)
+    with stage("project"), torch.inference_mode():
+        before = dict(unaligned.named_parameters())
+        modules = dict(model.named_modules())
+        for name, module in modules.items():
+            if not hasattr(module, "lora_B"):
+                continue
+            plain = f"{name.removeprefix('base_model.model.')}.weight"
+            vector = module.base_layer.weight - before[plain]
+            projection = vector @ vector.T / torch.linalg.norm(vector)
+            a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
+            changed = projection @ b
+            cosine = torch.nn.functional.cosine_similarity((changed @ a).flatten(), (b @ a).flatten(), dim=0)
+            if cosine <= TAU:
+                b.copy_(changed)
+    with stage("write"):
+        model.save_pretrained(given.output)
+
+
+def resta(given: Options) -> None:
+    """Add the safety vector to the full fine-tuned model."""
+    import torch
+
+    with stage("load"):
+        _, model = load(given.base, given.finetuned)
+        _, aligned = load(given.base)
+        _, unaligned = load(given.pretrained)
+    with stage("add"), torch.inference_mode():
+        merged = model.merge_and_unload()
+        parts = zip(merged.parameters(), aligned.parameters(), unaligned.parameters(), strict=True)
+        for value, safe, unsafe in parts:
+            value.add_(safe - unsafe, alpha=GAMMA)
+    with stage("write"):
+        merged.save_pretrained(given.output)
+
+
+METHODS = {"recommended": recommended, "published": published, "safelora": safelora, "resta": resta}
+
+
+def main(_) -> None:
+    """Run one method and write its seconds."""
+    with stage("import"):
+        import peft
+        import torch
+        import transformers
+
+        transformers.utils.logging.set_verbosity_error()
+        torch.manual_seed(0)
+        del peft
+    names = (name for name in Options._fields if name not in NUMBERS)
+    given = {name: FLAGS[name].value for name in names}
+    given |= {"shares": tuple(map(float, FLAGS.shares)), "share": FLAGS.share, "likelihoods": FLAGS.likelihoods}
+    METHODS[FLAGS.method](Options(**given))
+    (pathlib.Path(FLAGS.output) / "seconds.json").write_text(json.dumps(SECONDS))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_enum("method", None, list(METHODS), "What to run.", required=True)
+    for flag in (name for name in Options._fields if name not in NUMBERS):
+        flags.DEFINE_string(flag, "", f"The {flag} folder or file.")
+    flags.DEFINE_list("shares", [], "Shares of the entries that are tried.")
+    flags.DEFINE_float("share", 0.02, "Share of the entries that is written.")
+    flags.DEFINE_integer("likelihoods", 0, "How often the likelihood of refusals is measured.")
+    app.run(main)
