@@ -78,6 +78,15 @@ def selects_on_host(tree: Any) -> bool:
     return platform() == "cpu" and all(map(is_here, jax.tree.leaves(tree)))
 
 
+def shares_passes() -> bool:
+    """Say whether adapters that go through the base at the same time should do so in one pass.
+
+    On accelerators one large product costs less than many small ones. A CPU core is busy with one adapter: there a
+    gradient at eight adapters takes a third longer than eight gradients.
+    """
+    return platform() != "cpu"
+
+
 def attention_kernel() -> str | None:
     """Return the fused attention kernel of this platform, None where there is none."""
     return FUSED_ATTENTION.get(platform())

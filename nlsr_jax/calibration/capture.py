@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nlsr_jax.adapter import Adapter, layer_indices
+from nlsr_jax.adapter import Adapter, check_same_structure, layer_indices
 from nlsr_jax.architecture.fit import check_adapter_fits
 from nlsr_jax.calibration.measures import measured
 from nlsr_jax.calibration.spread import over_batches
@@ -323,20 +323,60 @@ def sum_loss_gradients(
       InputError: an adapter or a batch that does not fit.
     """
     check_adapter_fits(adapter, model.config, "adapter")
-    adapter = _wide(adapter)
-
-    def checked():
-        for batch in batches:
-            if len(batch) != 2:
-                raise InputError(f"the gradient of the loss takes batches of 2 arrays, found {len(batch)}")
-            check_response(model, *batch)
-            yield cut_prefix(model, *batch)
-
+    adapter, rows = _wide(adapter), _answered_rows(model, batches)
     if isinstance(params, StreamedParams):
-        parts = iter([stream_factor_gradient(sum_losses, model, params, adapter, checked())])
+        parts = iter([stream_factor_gradient(sum_losses, model, params, adapter, rows)])
     else:
-        parts = over_batches(_measure_loss_gradient, model, params, adapter, checked())
+        parts = over_batches(_measure_loss_gradient, model, params, adapter, rows)
     return functools.reduce(_add, parts, so_far or _nothing(adapter.factors))
+
+
+def sum_each_gradient(
+    model: Llama,
+    params: Params,
+    adapters: Sequence[Adapter],
+    batches: Iterable,
+    so_far: Sequence[tuple | None] | None = None,
+) -> list[tuple[Gradients, jax.Array]]:
+    """Return ``sum_loss_gradients`` of several adapters, by one pass that reads the base's weights once for all.
+
+    What is in memory for the derivative is there N times. Results are those of single passes up to rounding.
+
+    Args:
+      model, params: from ``load_model``; in memory.
+      adapters: N adapters of one structure.
+      batches: see ``collect_loss_gradient``.
+      so_far: see ``sum_loss_gradients``, one for each adapter.
+
+    Raises:
+      InputError: adapters that do not fit the model or one another, or a batch that does not fit.
+    """
+    for number, adapter in enumerate(adapters):
+        check_adapter_fits(adapter, model.config, f"adapter {number}")
+        check_same_structure(adapters[0], adapter, ("adapter 0", f"adapter {number}"))
+    wide = [_wide(adapter) for adapter in adapters]
+    before = [known or _nothing(wide[0].factors) for known in so_far or [None] * len(wide)]
+    stacked = dataclasses.replace(wide[0], factors=_stack([dict(one.factors) for one in wide]))
+    parts = over_batches(_measure_each_gradient, model, params, stacked, _answered_rows(model, batches))
+    total = functools.reduce(_add, parts, _stack(before))
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], total) for i in range(len(wide))]
+
+
+def _stack(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def _measure_each_gradient(model, params, adapters: Adapter, batch: Rows):
+    """Do as ``_measure_loss_gradient`` for adapters whose leaves have a leading axis N."""
+    return jax.vmap(lambda one: _measure_loss_gradient(model, params, one, batch))(adapters)
+
+
+def _answered_rows(model: Llama, batches: Iterable) -> Iterator[Rows]:
+    for batch in batches:
+        if len(batch) != 2:
+            raise InputError(f"the gradient of the loss takes batches of 2 arrays, found {len(batch)}")
+        check_response(model, *batch)
+        yield cut_prefix(model, *batch)
 
 
 def _wide(adapter: Adapter) -> Adapter:

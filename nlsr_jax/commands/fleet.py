@@ -15,9 +15,11 @@ the table of all jobs, DIR/fleet.html its page.
 The same command goes on after an interruption: an output of the same settings and inputs stays. One of other
 settings or inputs is an error of its job, and made again with --overwrite.
 
---workers N runs the jobs in N processes. For many machines, run the command on each with --share 1/8, --share 2/8 …
-and an --output that all can access; a last call without --share writes table and page. On a Ray cluster one call
-does all of it: --workers 8 --ray auto.
+--workers N runs the jobs in N processes, which suits a CPU. --together N repairs N adapters at the same time in
+each process: on a CPU in threads; on an accelerator they go through the base in one pass, whose results are those
+of passes alone up to rounding. For many machines, run the command on each with --share 1/8, --share 2/8 … and an
+--output that all can access; a last call without --share writes table and page. On a Ray cluster one call does all
+of it: --workers 8 --ray auto.
 
 With --check every output is checked as by nlsr realign --check. The status is 1 where a job failed, a check fails
 or --only_if_passed withheld an output, and else 3 where a check has too few rows to tell.
@@ -47,7 +49,7 @@ _OF_ALL = ("output", "overwrite", "mesh")
 """Flags of ``realign`` that hold for the whole fleet."""
 _OF_NONE = ("finetuned", "from_record", "distributed", "coordinator", "processes", "process")
 """Flags of ``realign`` that a fleet has not."""
-_OWN = ("workers", "ray", "share", "part")
+_OWN = ("workers", "together", "ray", "share", "part")
 POSITIONAL = 1
 """Arguments that are no flags: the file of jobs."""
 
@@ -63,6 +65,12 @@ class _Share(flags.FloatParser):
 
 
 flags.DEFINE_integer("workers", 1, "Processes, on this machine or, with --ray, on a cluster.", lower_bound=1)
+flags.DEFINE_integer(
+    "together",
+    None,
+    "Adapters that a process repairs at the same time; by default 1 with --workers or on an accelerator, else 2.",
+    lower_bound=1,
+)
 flags.DEFINE_string("ray", None, "Run the workers on a Ray cluster: its address, auto, or local (starts one).")
 flags.DEFINE(
     _Share(),
@@ -172,8 +180,17 @@ def _run(folder: "FleetFolder", attempt: str, tasks: "Sequence[Task]", *, shows:
     from nlsr_jax.fleet.running import Fleet
 
     mesh = mesh_flags.open_mesh() if shows else None
-    fleet = Fleet(folder, attempt, overwrite=FLAGS.overwrite, mesh=mesh)
+    fleet = Fleet(folder, attempt, overwrite=FLAGS.overwrite, mesh=mesh, together=_together(shows))
     return fleet.run(tasks, _show if shows else lambda outcome: None)
+
+
+def _together(runs: bool) -> int:
+    """Return how many adapters this process repairs at the same time."""
+    from nlsr_jax import hardware
+
+    if FLAGS.together is not None or not runs:
+        return FLAGS.together or 1
+    return 1 if FLAGS.workers > 1 or FLAGS.ray or FLAGS.mesh or hardware.shares_passes() else 2
 
 
 def _show(outcome: "Outcome") -> None:

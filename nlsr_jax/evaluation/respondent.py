@@ -38,11 +38,18 @@ class ModelRespondent(NamedTuple):
 
     def answers(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
         """Return the first tokens of the greedy answers to prompts of token ids."""
+        return self._continued(self.adapter, prompts)
+
+    def each(self, adapters: Sequence[Adapter], prompts: Sequence[Sequence[int]]) -> list[list[list[int]]]:
+        """Return ``answers`` with each of several adapters in place of its own, in one pass."""
+        return self._continued(adapters, prompts)
+
+    def _continued(self, adapter: Adapter | Sequence[Adapter] | None, prompts: Sequence[Sequence[int]]) -> list:
         return continue_tokens(
             self.model,
             self.params,
             prompts,
-            adapter=self.adapter,
+            adapter=adapter,
             eos_id=end_tokens(self.model, self.tokenizer),
             max_new_tokens=self.length,
             max_length=self.max_length,

@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import os
 import pathlib
+import threading
 import weakref
 from collections.abc import Iterator
 
@@ -24,12 +25,14 @@ class Claims:
     def __init__(self, folder: pathlib.Path):
         self._folder = folder
         self._opened: int | None = None
+        self._opening = threading.Lock()
 
     def _handle(self) -> int:
         """Return the open file, shared by all claims: closing a second one would release every lock."""
-        if self._opened is None:
-            self._opened = os.open(self._folder / FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            weakref.finalize(self, os.close, self._opened)
+        with self._opening:
+            if self._opened is None:
+                self._opened = os.open(self._folder / FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                weakref.finalize(self, os.close, self._opened)
         return self._opened
 
     @contextlib.contextmanager

@@ -1,6 +1,9 @@
 """Run the jobs of a fleet, each at its own risk, alongside other processes that do the same."""
 
+import collections
 import contextlib
+import functools
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -8,6 +11,7 @@ from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
+from nlsr_jax import hardware
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.files.output import describe_os_error
 from nlsr_jax.files.scratch import recover
@@ -15,6 +19,7 @@ from nlsr_jax.fleet.folder import FleetFolder, State
 from nlsr_jax.fleet.tasks import Task, check_made
 from nlsr_jax.pipeline import realign_files
 from nlsr_jax.pipeline.checking import NotPassed
+from nlsr_jax.pipeline.passes import Stopped, Together
 from nlsr_jax.pipeline.shared import Shared
 from nlsr_jax.progress import Stages
 
@@ -47,7 +52,7 @@ class Fleet:
       attempt: name of this run of the fleet, which its processes share.
       overwrite: make outputs again that are not what is asked for.
       mesh: see ``realign_files``.
-      shared: what the tasks have in common.
+      together: tasks that run at the same time, in threads. On an accelerator they go through the base together.
     """
 
     def __init__(
@@ -57,10 +62,12 @@ class Fleet:
         *,
         overwrite: bool = False,
         mesh: Mesh | None = None,
-        shared: Shared | None = None,
+        together: int = 1,
     ):
         self.folder, self.attempt, self._overwrite, self._mesh = folder, attempt, overwrite, mesh
-        self._shared = shared or Shared(2)
+        self._together = together
+        self._passes = Together(together) if together > 1 and hardware.shares_passes() else None
+        self._shared = Shared(2, self._passes)
 
     def run(self, tasks: Sequence[Task], told: Told = lambda outcome: None) -> list[Outcome]:
         """Run the tasks whose outputs are not there, and wait for those that another process is running.
@@ -73,20 +80,53 @@ class Fleet:
           The outcomes in the order of the tasks.
         """
         found: dict[str, Outcome] = {}
-        others = [task for task in tasks if not self._claimed(task, found, told, wait=False)]
-        for task in others:
-            self._claimed(task, found, told, wait=True)
+        free = functools.partial(self._claimed, found=found, told=told, wait=False)
+        if self._together == 1:
+            for task in tasks:
+                free(task)
+        else:
+            self._run_lanes(tasks, free)
+        for task in tasks:
+            if task.output not in found:
+                self._claimed(task, found, told, wait=True)
         return [found[task.output] for task in tasks]
 
-    def _claimed(self, task: Task, found: dict[str, Outcome], told: Told, *, wait: bool) -> bool:
-        """Run a task unless another process does; returns whether none does."""
+    def _run_lanes(self, tasks: Sequence[Task], run: Callable[[Task], Any]) -> None:
+        """Run tasks in threads, each of which takes the next one when it has done its last."""
+        waiting, failures = collections.deque(tasks), list[BaseException]()
+
+        def lane() -> None:
+            try:
+                with self._passes.taking_part() if self._passes else contextlib.nullcontext():
+                    while waiting and not failures:
+                        run(waiting.popleft())
+            except Stopped:
+                pass
+            except BaseException as error:
+                failures.append(error)
+
+        lanes = [threading.Thread(target=lane, daemon=True) for _ in range(min(self._together, len(tasks)))]
+        for thread in lanes:
+            thread.start()
+        try:
+            for thread in lanes:
+                thread.join()
+        except BaseException:
+            waiting.clear()
+            if self._passes is not None:
+                self._passes.stop()
+            raise
+        if failures:
+            raise failures[0]
+
+    def _claimed(self, task: Task, found: dict[str, Outcome], told: Told, *, wait: bool) -> None:
+        """Run a task unless another process does."""
         with self.folder.claims.claim(task.output, wait=wait) as held:
             if held:
                 known = self._known(task)
                 found[task.output] = known or self._settle(task)
                 if known is None:
                     told(found[task.output])
-        return held
 
     def _known(self, task: Task) -> Outcome | None:
         """Return what has become of a task in another process of this run of the fleet."""

@@ -2,7 +2,7 @@
 
 import functools
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.errors import InputError, argument
+from nlsr_jax.formats.peft import AdapterFile
 from nlsr_jax.nlsr.settings import NEEDS_STATISTICS
 from nlsr_jax.nlsr.statistics import Statistics
 from nlsr_jax.pipeline.base_model import load_shared_base
@@ -146,25 +147,29 @@ class CalibrationData:
         Args:
           finetuned: the whole fine-tuned adapter.
         """
-        from nlsr_jax.calibration.capture import mean_of, sum_loss_gradients
-
-        model, params = self.base_with(self.model_of)
-        self._first_half = sum_loss_gradients(model, params, finetuned, self.half(0))
-        return mean_of([self._first_half], self._first_half[0])
+        self._first_half = self._sum_gradients(finetuned, self.half(0))
+        return _mean(self._first_half)
 
     def gradient(self, finetuned: Adapter) -> Any:
         """Return the gradient of all rows; see ``half_gradient``."""
-        from nlsr_jax.calibration.capture import mean_of, sum_loss_gradients
-
-        model, params = self.base_with(self.model_of)
         known = self._first_half if self.in_halves else None
         batches = self.batches() if known is None else self.half(1)
-        found = sum_loss_gradients(model, params, finetuned, self.tracked(batches), known)
-        return mean_of([found], found[0])
+        return _mean(self._sum_gradients(finetuned, self.tracked(batches), known))
+
+    def _sum_gradients(self, finetuned: Adapter, batches: Iterable, known: tuple | None = None) -> tuple:
+        model, params = self.base_with(self.model_of)
+        return self.run.shared.passes.sum_loss_gradients(model, params, finetuned, batches, known)
 
     def tracked(self, batches: list[tuple]) -> Iterator[tuple]:
         """Yield batches and show how many are done."""
         return self.run.stages.track(batches, "calibration", len(batches))
+
+
+def _mean(found: tuple[Any, Any]) -> Any:
+    """Return the mean of a sum and a count."""
+    from nlsr_jax.calibration.capture import mean_of
+
+    return mean_of([found], found[0])
 
 
 def read_calibration(settings: EvidenceSettings, model: str, vocabulary: int, run: Run) -> Any:
@@ -219,21 +224,40 @@ def gather_evidence(data: CalibrationData, reference: Adapter, beta: float) -> E
     Raises:
       InputError: base or calibration data that cannot be used, or activations beyond what the base's type holds.
     """
-    from nlsr_jax.calibration import collect_gradients, collect_statistics
-
-    method, run = data.settings.method, data.run
+    run = data.run
     finetuned = data.sources.whole_finetuned() if data.settings.needs_finetuned else None
     model, params = data.base_with(data.model_of)
-    batches = data.tracked(data.batches())
+    batches = data.batches()
     with run.stages("calibrate"):
-        if method in NEEDS_STATISTICS:
-            found = Evidence(statistics=collect_statistics(model, params, reference, batches))
-        elif finetuned is not None:
+        if finetuned is not None:
             found = Evidence(gradients=data.gradient(finetuned), finetuned=finetuned)
+        elif isinstance(data.sources.aligned, AdapterFile):  # of which the reference is made, whatever is repaired
+            key = _decides(data, reference, batches)
+            found = run.shared.once("evidence", key, lambda: _measure(data, model, params, reference, batches))
         else:
-            found = Evidence(gradients=collect_gradients(model, params, reference, batches, objective=method))
+            found = _measure(data, model, params, reference, batches)
         check_evidence((found.statistics, found.gradients), data.settings.dtype, beta)
     return found
+
+
+def _decides(data: CalibrationData, reference: Adapter, batches: list[tuple]) -> tuple:
+    """Return all that the evidence of a reference depends on."""
+    from nlsr_jax.training.identity import digest
+
+    settings, places = data.settings, (data.settings.base, data.settings.aligned)
+    content = digest([dict(reference.factors), batches])
+    way = (settings.method, settings.dtype, settings.stream, data.run.mesh)
+    return *map(stamp, places), *way, repr(reference.scaling), repr(reference.layers), content
+
+
+def _measure(data: CalibrationData, model: Any, params: Any, reference: Adapter, batches: list[tuple]) -> Evidence:
+    """Run the reference over the calibration data."""
+    from nlsr_jax.calibration import collect_gradients, collect_statistics
+
+    method, tracked = data.settings.method, data.tracked(batches)
+    if method in NEEDS_STATISTICS:
+        return Evidence(statistics=collect_statistics(model, params, reference, tracked))
+    return Evidence(gradients=collect_gradients(model, params, reference, tracked, objective=method))
 
 
 def check_evidence(found: Any, dtype: str, beta: float) -> None:

@@ -7,7 +7,7 @@ Half of the calibration rows make the masks, and prompts of the other half are a
 import dataclasses
 import importlib.resources
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -21,6 +21,7 @@ from nlsr_jax.nlsr.correction import correct
 from nlsr_jax.nlsr.identify import identify
 from nlsr_jax.nlsr.settings import GAIN
 from nlsr_jax.pipeline.evidence import CalibrationData, check_evidence
+from nlsr_jax.pipeline.passes import Passes
 from nlsr_jax.pipeline.reference import Reference
 from nlsr_jax.pipeline.run import Run
 from nlsr_jax.pipeline.settings import Settings
@@ -28,6 +29,9 @@ from nlsr_jax.pipeline.shared import Shared, stamp
 from nlsr_jax.pipeline.sources import AdapterSource
 from nlsr_jax.pipeline.templating import is_rendered
 from nlsr_jax.types import Tokenizer
+
+if TYPE_CHECKING:
+    from nlsr_jax.evaluation.respondent import ModelRespondent
 
 _AT_ONCE = 96
 """Prompts in one batch of questions."""
@@ -52,7 +56,7 @@ class Repairs:
         self.finetuned = data.sources.whole_finetuned()
         self._data, self._reference, self._beta = data, reference.whole(), reference.beta
 
-    def respondent(self, adapter: Adapter, source: AdapterSource) -> Respondent:
+    def respondent(self, adapter: Adapter, source: AdapterSource) -> "ModelRespondent":
         """Return the base with an adapter, ready to be asked.
 
         Args:
@@ -64,6 +68,11 @@ class Repairs:
         model, params = self._data.base_with(source)
         longest = self._data.settings.max_length
         return ModelRespondent(model, params, self._data.tokenizer, adapter, LENGTH, longest, _AT_ONCE)
+
+    def asked(self, adapter: Adapter) -> Respondent:
+        """Return the base with the fine-tuned adapter or a repair of it, asked beside those of other runs."""
+        respondent = self.respondent(adapter, self._data.sources.target)
+        return _Beside(respondent, self._data.run.shared.passes)
 
     def aligned(self) -> Respondent:
         """Return the aligned model, whose answers do not depend on what was fine-tuned on it.
@@ -96,6 +105,26 @@ class Repairs:
         )
         nothing = {m: jnp.zeros(leaf["a"].shape[0], bool) for m, leaf in self.finetuned.factors.items()}
         return correct(self.finetuned, self._reference, masks, nothing)
+
+
+class _Beside(NamedTuple):
+    """A respondent whose answers may be made in one pass with those of other runs.
+
+    Attributes:
+      respondent: the respondent.
+      passes: makes the pass.
+    """
+
+    respondent: "ModelRespondent"
+    passes: Passes
+
+    def answers(self, prompts: Sequence[Sequence[int]]) -> Sequence[Answer]:
+        """See ``Respondent``."""
+        return self.passes.answers(self.respondent, prompts)
+
+    def likelihood(self, rows: Sequence[tuple[Sequence[int], Answer]]) -> float:
+        """See ``Respondent``."""
+        return self.respondent.likelihood(rows)
 
 
 class _Remembered(NamedTuple):
@@ -138,14 +167,13 @@ def refined(settings: Settings, bounds: Bounds, data: CalibrationData, run: Run)
         raise CannotRefine(f"with {argument('stream')} the base is read layer by layer and answers no prompts")
     harmless = _harmless(settings.harmless, settings.harmless_field, data, run)
     repairs = Repairs(Reference(data.sources, settings), harmless, data)
-    sources = data.sources
     with run.stages("refine"):
         gradients = repairs.gradients()
         result = refine_by_answers(
             repairs.questions,
-            repairs.respondent(repairs.finetuned, sources.target),
+            repairs.asked(repairs.finetuned),
             repairs.aligned(),
-            lambda share: repairs.respondent(repairs.repaired(share, gradients), sources.target),
+            lambda share: repairs.asked(repairs.repaired(share, gradients)),
             start=1 - settings.sparsity,
             bounds=bounds,
             say=run.stages.say,

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from nlsr_jax.files.digests import sha256
 from nlsr_jax.files.paths import expand
+from nlsr_jax.pipeline.passes import Passes
 
 _Made = TypeVar("_Made")
 _DIGESTS = 4096
@@ -23,10 +24,14 @@ class Shared:
 
     Args:
       kept: values of one name that are kept; the one that was not used for longest is dropped.
+      passes: how runs go through the base; None for one at a time.
+
+    Attributes:
+      passes: the argument.
     """
 
-    def __init__(self, kept: int = 1):
-        self._kept = kept
+    def __init__(self, kept: int = 1, passes: Passes | None = None):
+        self._kept, self.passes = kept, passes or Passes()
         self._made: dict[str, collections.OrderedDict[Hashable, Any]] = {}
         self._lock = threading.RLock()
         self._digest = functools.lru_cache(_DIGESTS)(lambda path, stamp: sha256(path))
