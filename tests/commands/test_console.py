@@ -72,6 +72,8 @@ def test_help_ends_well_whoever_reads_it(tmp_path, program):
     assert "alsologtostderr" not in whole.stdout
     assert "/" not in whole.stdout.splitlines()[0]
     assert whole.stderr == ""
+    if program not in VERBS:  # they are run by the same function
+        return
     with subprocess.Popen(
         [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
     ) as process:

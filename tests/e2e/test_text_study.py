@@ -62,6 +62,7 @@ def test_the_adapter_is_what_the_flags_ask_for(study):
     assert (run_of["compute_dtype"], run_of["remat"], run_of["accumulate"]) == ("float32", False, 1)
 
 
+@pytest.mark.long
 def test_base_and_adapter_are_evaluated_on_real_rows(study, shared_data, tmp_path):
     write(tmp_path / "beavertails.jsonl", BEAVERTAILS)
     write(tmp_path / "alpaca.jsonl", ALPACA)

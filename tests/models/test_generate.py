@@ -94,16 +94,11 @@ def test_several_adapters_make_the_tokens_of_single_calls(model, way):
     adapters = several_adapters(model[0].config)
     ids, mask = tokens(0, 2, 9), np.array([[True] * 9, [False] * 4 + [True] * 5])
     drawn = {"temperature": 0.7, "key": jax.random.key(3), "eos_id": list(range(20))}
-    for options in ({}, drawn) if way == "as they are" else ({},):
-        found = nlsr_jax.generate(
-            *model, ids, adapter=adapters, attention_mask=mask, max_new_tokens=STEPS, **options
-        )
-        single = [
-            nlsr_jax.generate(*model, ids, adapter=one, attention_mask=mask, max_new_tokens=STEPS, **options)
-            for one in adapters
-        ]
-        assert found.shape == (3, 2, STEPS)
-        np.testing.assert_array_equal(found, np.stack(single))
+    options = {"attention_mask": mask, "max_new_tokens": STEPS, **(drawn if way == "as they are" else {})}
+    found = nlsr_jax.generate(*model, ids, adapter=adapters, **options)
+    single = [nlsr_jax.generate(*model, ids, adapter=one, **options) for one in adapters]
+    assert found.shape == (3, 2, STEPS)
+    np.testing.assert_array_equal(found, np.stack(single))
     assert len(np.unique(np.asarray(found).reshape(3, -1), axis=0)) == 3
 
 
@@ -116,15 +111,13 @@ def test_a_prefix_makes_the_tokens_of_whole_prompts(model, way):
     rest[1, :3], kept[1, :3] = 0, False
     alone = np.concatenate([ids[1, :5], rest[1, 3:]])
     adapters = several_adapters(model[0].config)[:2]
-    for adapter in (adapters,) if way == "stacked" else (adapters[0], adapters):
-        options = {"adapter": adapter, "max_new_tokens": STEPS}
-        found = np.asarray(
-            nlsr_jax.generate(*model, rest, attention_mask=kept, prefix=ids[0, :5], **options)
-        ).reshape(-1, 3, STEPS)
-        whole = np.asarray(nlsr_jax.generate(*model, ids, **options)).reshape(-1, 3, STEPS)
-        single = np.asarray(nlsr_jax.generate(*model, alone[None], **options)).reshape(-1, STEPS)
-        np.testing.assert_array_equal(found[:, [0, 2]], whole[:, [0, 2]])
-        np.testing.assert_array_equal(found[:, 1], single)
+    options = {"adapter": adapters if way == "stacked" else adapters[0], "max_new_tokens": STEPS}
+    found = nlsr_jax.generate(*model, rest, attention_mask=kept, prefix=ids[0, :5], **options)
+    found = np.asarray(found).reshape(-1, 3, STEPS)
+    whole = np.asarray(nlsr_jax.generate(*model, ids, **options)).reshape(-1, 3, STEPS)
+    single = np.asarray(nlsr_jax.generate(*model, alone[None], **options)).reshape(-1, STEPS)
+    np.testing.assert_array_equal(found[:, [0, 2]], whole[:, [0, 2]])
+    np.testing.assert_array_equal(found[:, 1], single)
 
 
 def test_a_prefix_that_cannot_be_shared_is_refused(model):

@@ -23,12 +23,14 @@ def method(record):
 
 
 def test_flags_beside_a_preset_change_it_and_a_repetition_names_it(files, tmp_path):
-    paths = [f"--{name}={files / name}" for name in ("base", "aligned", "finetuned")]
-    given = [*paths, f"--calibration={files / 'rows.jsonl'}", "--preset=recommended", "--sparsity=0.9"]
+    paths = [f"--{name}={files / name}" for name in ("aligned", "finetuned")]
+    given = [*paths, "--preset=recommended", "--sparsity=0.9", "--method=random"]
     run("realign", *given, "--output", tmp_path / "out")
     record = json.loads((tmp_path / "out" / "realignment.json").read_text())
     assert record["preset"] == "recommended"
-    assert method(record) == dataclasses.asdict(dataclasses.replace(RECOMMENDED_LINEAGE, sparsity=0.9))
+    assert method(record) == dataclasses.asdict(
+        dataclasses.replace(RECOMMENDED_LINEAGE, sparsity=0.9, method="random")
+    )
     run("realign", "--from_record", tmp_path / "out", "--output", tmp_path / "again")
     again = json.loads((tmp_path / "again" / "realignment.json").read_text())
     assert again["preset"] == "recommended"

@@ -25,9 +25,9 @@ def rows(tmp_path_factory):
     """The shipped calibration rows, as few as do, and harmless prompts of the toy world."""
     folder = tmp_path_factory.mktemp("rows")
     text = (SHIPPED / "calibration.jsonl").read_text(encoding="utf-8")
-    (folder / "calibration.jsonl").write_text("".join(text.splitlines(keepends=True)[:80]), encoding="utf-8")
+    (folder / "calibration.jsonl").write_text("".join(text.splitlines(keepends=True)[:40]), encoding="utf-8")
     world = ToyWorld()
-    asked = world._rendered(safe_rows(jax.random.key(5), world.world, 40, 1.0))
+    asked = world._rendered(safe_rows(jax.random.key(5), world.world, 20, 1.0))
     lines = [json.dumps({"prompt": row.prompt}) + "\n" for row in asked]
     (folder / "harmless.jsonl").write_text("".join(lines), encoding="utf-8")
     return folder

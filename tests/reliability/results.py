@@ -22,7 +22,7 @@ Long tests try faults on the commands and the library. The table shows how many 
 all promises of `SECURITY.md` held. To repeat a line, run its command from the root of a clone.
 
 The programs of `tests.reliability` write this page with `--record`; `python -m tests.reliability.suites --record`
-writes the lines of pytest. CI runs the same code with fewer cases, and the lines of pytest in full.
+writes the lines of pytest. CI runs the same code with fewer cases, and those lines without their long tests.
 
 | what | cases | held | seconds | command |
 | --- | ---: | ---: | ---: | --- |
