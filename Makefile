@@ -2,9 +2,10 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 DOCS := .venv-docs
+HARNESSES := .venv-harnesses
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-long fuzz check docs house bench quickstart reproduce-tiny reproduce-quick reproduce-real reproduce-real-quick clean
+.PHONY: help setup test test-long test-harnesses fuzz check docs house bench quickstart reproduce-tiny reproduce-quick reproduce-real reproduce-real-quick clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -16,9 +17,10 @@ $(VENV)/.product: requirements.txt constraints.txt pyproject.toml
 	$(RUN) -m pip install --quiet --no-deps --editable .
 	touch $@
 
-$(VENV)/.ready: $(VENV)/.product requirements/test.txt requirements/data.txt requirements/study.txt
+EXTRAS := test data study attest
+$(VENV)/.ready: $(VENV)/.product $(EXTRAS:%=requirements/%.txt)
 	$(RUN) -m pip install --quiet --constraint constraints.txt torch==2.13.0
-	$(RUN) -m pip install --quiet --constraint constraints.txt $(patsubst %,--requirement requirements/%.txt,test data study)
+	$(RUN) -m pip install --quiet --constraint constraints.txt $(EXTRAS:%=--requirement requirements/%.txt)
 	touch $@
 
 setup: $(VENV)/.ready ## Make .venv with everything that tests and benchmarks need
@@ -26,8 +28,22 @@ setup: $(VENV)/.ready ## Make .venv with everything that tests and benchmarks ne
 test: setup ## Run all tests
 	$(RUN) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
-test-long: setup ## Run the tests that take minutes and are not among the others
+test-long: setup test-harnesses ## Run the tests that take minutes and are not among the others
 	$(RUN) -m pytest -m long -s
+
+# Beside the libraries of .venv, which it sees, and in front of them.
+$(HARNESSES)/.ready: $(VENV)/.ready requirements/harnesses.txt pyproject.toml
+	$(RUN) -m venv $(HARNESSES)
+	$(RUN) -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
+	  $$($(HARNESSES)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/beside.pth
+	$(HARNESSES)/bin/python -m pip install --quiet --upgrade pip setuptools
+	$(HARNESSES)/bin/python -m pip install --quiet --requirement requirements/harnesses.txt
+	$(HARNESSES)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+# Warnings between the harnesses and their own libraries are not errors.
+test-harnesses: $(HARNESSES)/.ready ## Compare with lm-evaluation-harness, inspect_ai and the libraries of signatures
+	$(HARNESSES)/bin/python -m pytest -W default -W ignore::ResourceWarning -m 'long or not long' -s tests/harnesses tests/attestation
 
 fuzz: setup ## Read 100,000 nearly valid files with every parser; three minutes
 	$(RUN) -m tests.reliability.fuzz --cases 100000 --record
@@ -89,7 +105,7 @@ reproduce-real-quick: $(REAL)/models/dpo ## The same with one case, in part
 	$(HOLDINGS) --quick --output $(REAL)/quick --data sst2=$(TASKS)
 
 clean: ## Remove .venv and caches
-	for place in $(VENV) $(DOCS); do \
+	for place in $(VENV) $(DOCS) $(HARNESSES); do \
 	  if [ -L $$place ] || [ -f $$place/pyvenv.cfg ]; then rm -rf $$place; fi; \
 	done
 	if [ -f site/how-it-works/index.html ] && [ -f site/sitemap.xml ]; then rm -rf site; fi

@@ -126,7 +126,8 @@ def main(_) -> None:
 
     from nlsr_jax.data.toy_tasks import TASKS
     from nlsr_jax.devices import open_devices
-    from nlsr_jax.sweep.holdings import check_holdings, make_holdings, means
+    from nlsr_jax.sweep.holdings import check_holdings, make_holdings
+    from nlsr_jax.sweep.holdings_means import means
 
     study = study_flags.open_study()
     plan = make_plan(study.config.world)

@@ -15,18 +15,22 @@ from absl import flags
 
 from nlsr_jax.commands import command, path_flags
 
-path_flags.define_input("rows", None, "Folder that experiments.holdings wrote.", required=True)
-path_flags.define_output("output", "transcripts.md", "Markdown file to write.")
-path_flags.define_overwrite()
-flags.DEFINE_string("situation", "instruct", "What the owner holds.")
-flags.DEFINE_string("task", "sst2", "The customer's task.")
-flags.DEFINE_float("poison_ratio", 0.1, "Share of harmful rows.")
-flags.DEFINE_integer("seed", 0, "Seed of the case.")
 FLAGS = flags.FLAGS
 
 SHOWN = {"forbidden": 7, "benign": 3}
 """How many requests of each kind are shown."""
 MODELS = {"finetuned": "fine-tuned", "refined": "repaired", "aligned": "aligned"}
+
+
+def define_flags() -> None:
+    """Define the flags of the program; its functions are used beside other programs' flags too."""
+    path_flags.define_input("rows", None, "Folder that experiments.holdings wrote.", required=True)
+    path_flags.define_output("output", "transcripts.md", "Markdown file to write.")
+    path_flags.define_overwrite()
+    flags.DEFINE_string("situation", "instruct", "What the owner holds.")
+    flags.DEFINE_string("task", "sst2", "The customer's task.")
+    flags.DEFINE_float("poison_ratio", 0.1, "Share of harmful rows.")
+    flags.DEFINE_integer("seed", 0, "Seed of the case.")
 
 
 def read_answers(folder: pathlib.Path, case: dict[str, Any]) -> dict[str, list[dict[str, str]]]:
@@ -100,4 +104,5 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
+    define_flags()
     command.run(main)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from nlsr_jax.formats.mask_files import load_masks, save_masks
     from nlsr_jax.formats.peft import load_adapter, load_carried, save_adapter
     from nlsr_jax.formats.safety_direction import safety_direction
+    from nlsr_jax.gate.running import check
     from nlsr_jax.models.carried import apply_carried
     from nlsr_jax.models.generate import generate
     from nlsr_jax.models.load import load_model
@@ -52,6 +53,7 @@ __all__ = [
     "Statistics",
     "amplify",
     "apply_carried",
+    "check",
     "check_adapter",
     "collect_gradients",
     "collect_loss_gradient",
@@ -94,6 +96,7 @@ __getattr__, __dir__ = lazily(
         "nlsr_jax.formats.mask_files": "load_masks save_masks",
         "nlsr_jax.formats.peft": "load_adapter load_carried save_adapter",
         "nlsr_jax.formats.safety_direction": "safety_direction",
+        "nlsr_jax.gate.running": "check",
         "nlsr_jax.models": "apply_carried generate load_model logits",
         "nlsr_jax.modules": "MODULES",
         "nlsr_jax.nlsr.amplify": "amplify",

@@ -26,6 +26,15 @@ def argument(name: str) -> str:
     return f"{_MARK}{name}"
 
 
+def with_flags(text: str) -> str:
+    """Return a text with the flags of a command in place of its marked arguments; see ``argument``.
+
+    >>> with_flags(f"leave {argument('aligned')} out")
+    'leave --aligned out'
+    """
+    return _MARKED.sub(r"--\1", text)
+
+
 class InputError(ValueError):
     """The caller's input cannot be used.
 
@@ -45,7 +54,7 @@ class InputError(ValueError):
 
     def with_flags(self) -> str:
         """Return the message with the flags of a command in place of the arguments."""
-        return one_line(_MARKED.sub(r"--\1", self.marked))
+        return one_line(with_flags(self.marked))
 
 
 class UnsupportedModel(InputError):

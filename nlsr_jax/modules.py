@@ -3,9 +3,13 @@
 A module is a linear layer of a decoder layer. The seven projections of a Llama-family model have short names, as do
 the few other modules of ``_OTHERS``; any other module is named by its full path inside the decoder layer, such as
 ``linear_attn.out_proj`` or ``mlp.experts.3.up_proj``. A name therefore determines where the module is.
+
+Models that keep all experts of a layer in one parameter ``[E, d, k]`` have a module for each expert, named by the
+parameter and the expert's number, such as ``mlp.experts.gate_up_proj.3``: a slice of the parameter.
 """
 
 import re
+from typing import NamedTuple
 
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Names of the projections of a decoder layer, in module order (ties are broken by it)."""
@@ -19,6 +23,7 @@ _PATHS = {name: f"{'self_attn' if name[0] in 'qkvo' else 'mlp'}.{name}" for name
 _PATHS |= {name: f"{parent}{name}" for name, parent in _OTHERS.items()}
 _NAMES = {path: name for name, path in _PATHS.items()}
 _PATH = re.compile(r"[A-Za-z_]\w*(?:\.\w+)+", re.ASCII)
+_SLICE = re.compile(r"(?P<parameter>(?:.+\.)?experts\.[A-Za-z_]\w*)\.(?P<expert>0|[1-9]\d{0,5})", re.ASCII)
 
 
 def path_in_layer(module: str) -> str:
@@ -42,6 +47,44 @@ def is_module_name(name: str) -> bool:
     [True, True, False, False]
     """
     return name in _PATHS or (bool(_PATH.fullmatch(name)) and name not in _NAMES)
+
+
+class Slice(NamedTuple):
+    """One expert of a parameter that holds all experts of a layer: path of the parameter, number of the expert."""
+
+    parameter: str
+    expert: int
+
+    @property
+    def name(self) -> str:
+        """The module's name."""
+        return f"{self.parameter}.{self.expert}"
+
+
+def slice_of(name: str) -> Slice | None:
+    """Return which slice a module or its path is; None for a linear layer of its own.
+
+    >>> slice_of("mlp.experts.gate_up_proj.3"), slice_of("mlp.experts.3.up_proj")
+    (Slice(parameter='mlp.experts.gate_up_proj', expert=3), None)
+    """
+    match = _SLICE.fullmatch(name)
+    return Slice(match["parameter"], int(match["expert"])) if match else None
+
+
+def kind_of(name: str) -> str:
+    """Return a module's name with a star for the number of the expert.
+
+    >>> kind_of("q_proj"), kind_of("mlp.experts.3.up_proj"), kind_of("mlp.experts.gate_up_proj.3")
+    ('q_proj', 'mlp.experts.*.up_proj', 'mlp.experts.gate_up_proj.*')
+    """
+    found = slice_of(name)
+    return f"{found.parameter}.*" if found else re.sub(r"(?<=\bexperts\.)\d+(?=\.)", "*", name)
+
+
+def parameter_path(path: str) -> str:
+    """Return the path of the parameter that a module's factors are of: of a slice, that of all experts."""
+    found = slice_of(path)
+    return found.parameter if found else path
 
 
 def module_order(name: str) -> tuple[int, str]:

@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import gc
-import inspect
 import os
 import pathlib
 import subprocess
@@ -92,9 +91,8 @@ def figures_without_ink():
     from nlsr_jax.report import figures
 
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in inspect.getmembers(figures, inspect.isfunction):
-            if value.__module__ == figures.__name__ and not name.startswith("_"):
-                patch.setattr(figures, name, getattr(plain_figures, name))
+        for name in plain_figures.NAMES:
+            patch.setattr(figures, name, getattr(plain_figures, name))
         yield
 
 

@@ -4,13 +4,22 @@ Drawing takes most of a small run's time. The tests of the report draw theirs, a
 ``DRAW`` in their environment.
 """
 
-from collections.abc import Callable
+import ast
+import functools
+import pathlib
 
 DRAW = "NLSR_TESTS_DRAW"
+_SOURCE = pathlib.Path(__file__).parents[1] / "nlsr_jax" / "report" / "figures.py"
+NAMES = [
+    node.name
+    for node in ast.parse(_SOURCE.read_text(encoding="utf-8")).body
+    if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+]
+"""The functions that draw, all of which are functions here too."""
 
 
-def __getattr__(name: str) -> Callable[..., str]:
-    """Return what stands in for a function that draws."""
-    if name.startswith("_"):
-        raise AttributeError(name)
-    return lambda *_, **__: f'<svg class="{name}"></svg>'
+def _empty(name: str, *_, **__) -> str:
+    return f'<svg class="{name}"></svg>'
+
+
+globals().update({name: functools.partial(_empty, name) for name in NAMES})

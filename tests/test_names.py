@@ -94,6 +94,9 @@ for name in sys.argv[2:]:
             importlib.import_module(name)
         except SystemExit:
             pass
+        except ModuleNotFoundError as error:
+            if error.name not in ("lm_eval", "inspect_ai"):  # libraries of extras
+                raise
         except BaseException as error:
             print(name, repr(error), flush=True)
             os._exit(1)

@@ -1,5 +1,6 @@
 """The planner against what the programs really hold."""
 
+import dataclasses
 import json
 
 import jax
@@ -8,12 +9,13 @@ import numpy as np
 import pytest
 
 import nlsr_jax
+from benchmarks.streaming import SHAPE
 from nlsr_jax.architecture.config import parse_model_config
 from nlsr_jax.architecture.known import KNOWN, known_config
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.hugging_face import read_config
 from nlsr_jax.models.llama import Llama
-from nlsr_jax.planning import Load, logit_bytes, plan, size_of
+from nlsr_jax.planning import Load, logit_bytes, plan, plan_streamed, size_of
 from nlsr_jax.training.initial import new_adapter, new_params
 from nlsr_jax.training.losses import Rows
 from nlsr_jax.training.optimizer import make_optimizer
@@ -137,6 +139,53 @@ def test_command_plans_without_weights(tmp_path):
     assert weights.count("2.01 GB") == 3
     assert "fits in 24 GB" in printed
     assert read_config(tmp_path) == known_config("llama3_8b"), "its name stands for the same"
+
+
+def test_a_streamed_gradient_takes_what_xla_counts(config):
+    """Of one layer, because XLA counts a loop once; of the first layer it leaves out the input's derivative."""
+    one = dataclasses.replace(config, num_layers=1, windowed=())
+    adapter = new_adapter(jax.random.key(0), one, LORA)
+    model, length = Llama(one, remat=True), 32
+    params = jax.eval_shape(lambda key: new_params(key, model), jax.random.key(0))
+    forward = adapter_forward(model, adapter)
+
+    def loss(factors, params, tokens):
+        return jnp.sum(jnp.square(forward(factors, params, tokens)))
+
+    tokens = jax.ShapeDtypeStruct((4, length), jnp.int32)
+    compiled = jax.jit(jax.grad(loss)).lower(adapter.factors, params, tokens).compile()
+    found = plan_streamed(one, Load(rows=4, length=length, batch_size=4, dtype="float32", lora=LORA))
+    assert 1 < found.operations / compiled.cost_analysis()["flops"] < 1.5
+
+
+def test_a_streamed_base_of_a_billion_takes_what_was_measured():
+    """Peak memory and processor time of ``benchmarks.streaming``, as docs/benchmarks.md gives them."""
+    config = parse_model_config(SHAPE, "shape")
+    load = Load(batch_size=4, length=64, lora=LoraSettings(rank=8, alpha=16.0), rows=8)
+    found = plan_streamed(config, load)
+    assert 1 < found.peak / 1.156e9 < 1.25
+    assert found.disk == 0
+    assert plan_streamed(config, load, kept=10**6).disk == 23 * 8 * 64 * 2048 * 2
+
+
+def test_command_plans_a_streamed_base():
+    flags = (
+        "--model",
+        "llama3_70b",
+        "--stream",
+        "--rank",
+        "16",
+        "--rows",
+        "400",
+        "--memory",
+        "32",
+        "--tflops",
+        "1",
+    )
+    printed = run("plan", *flags).stdout
+    assert "peak memory: 17.06 GB" in printed
+    assert "disk: 271.79 GB of layer inputs" in printed
+    assert "time: about 24.3 h" in printed
 
 
 def test_unknown_model_is_named():

@@ -45,7 +45,9 @@ def python(installed, *arguments, **options):
 def test_the_package_alone_is_installed(installed):
     (information,) = installed.glob("*.dist-info")
     assert {path.name for path in installed.iterdir()} == {"nlsr_jax", information.name}
-    assert "nlsr = nlsr_jax.commands.console:main" in (information / "entry_points.txt").read_text()
+    entries = (information / "entry_points.txt").read_text()
+    assert "nlsr = nlsr_jax.commands.console:main" in entries
+    assert "[inspect_ai]\nnlsr_jax = nlsr_jax.harnesses.inspect_ai" in entries
     assert (installed / "nlsr_jax" / "py.typed").exists()
     for name in ("template.html", "style.css", "sort.js"):
         assert (installed / "nlsr_jax" / "report" / name).exists()
@@ -57,10 +59,12 @@ def test_its_metadata_is_that_of_the_tree(installed):
     assert about["Version"] == nlsr_jax.__version__
     versions = re.findall(r"Python :: (3\.\d+)$", "\n".join(about.get_all("Classifier")), re.MULTILINE)
     assert versions == ["3.11", "3.12", "3.13"]
-    assert {"data", "study", "gpu", "tpu", "ray", "test", "docs"} == set(about.get_all("Provides-Extra"))
+    extras = {"data", "study", "gpu", "tpu", "ray", "lm-eval", "inspect", "attest", "sigstore", "test", "docs"}
+    assert extras == set(about.get_all("Provides-Extra"))
     core = {re.match(r"[\w-]+", text)[0] for text in about.get_all("Requires-Dist") if "extra ==" not in text}
     assert {"jax", "flax", "transformers"} <= core
     assert not core & {"torch", "datasets", "pyarrow", "scikit-learn", "ray"}
+    assert not core & {"lm_eval", "inspect_ai", "cryptography", "sigstore"}
 
 
 def test_its_help_imports_no_library(installed):

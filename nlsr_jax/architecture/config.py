@@ -14,6 +14,7 @@ from nlsr_jax.architecture.quantisation import parse_quantisation
 from nlsr_jax.architecture.rope import Rope, parse_rope, parse_two_ropes, rotary_width
 from nlsr_jax.architecture.windows import parse_window
 from nlsr_jax.errors import InputError, UnsupportedModel
+from nlsr_jax.modules import Slice
 
 _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 _MOST_LAYERS = 10_000
@@ -141,9 +142,25 @@ class ModelConfig:
             for own, name in zip(EXPERT_PROJECTIONS, rule.projections, strict=True)
         }
 
+    def expert_slices(self) -> dict[str, tuple[tuple[str, int], tuple[int, int]]]:
+        """Return the same of the experts as slices of two parameters: ``gate_up_proj`` holds gate above up."""
+        if self.experts is None or self.table.experts is None:
+            return {}
+        path, d, f = self.table.experts.stacked, self.hidden_size, self.experts.size
+        sizes = {"gate_up_proj": (d, 2 * f), "down_proj": (f, d)}
+        return {
+            Slice(f"{path}.{own}", expert).name: ((own, expert), size)
+            for own, size in sizes.items()
+            for expert in range(self.experts.count)
+        }
+
     def modules(self) -> dict[str, tuple[int, int]]:
-        """Return ``{module: (in-features k, out-features d)}`` of all that an adapter may adapt."""
+        """Return ``{module: (in-features k, out-features d)}`` of all linear layers."""
         return self.projections() | {name: size for name, (_, size) in self.expert_modules().items()}
+
+    def adaptable(self) -> dict[str, tuple[int, int]]:
+        """Return the same of all that an adapter may adapt: linear layers, and the experts as slices."""
+        return self.modules() | {name: size for name, (_, size) in self.expert_slices().items()}
 
     def bias(self, module: str) -> bool:
         """Say whether a projection has a bias."""

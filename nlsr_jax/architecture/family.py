@@ -65,6 +65,8 @@ class ExpertRule:
       count: the config fields with the number of experts; the first that is given counts.
       normalised: whether the weights of the chosen experts are made to sum to 1; None to read ``norm_topk_prob``.
       wide: whether these weights stay in float32.
+      stacked: path of what holds the experts where each projection of all of them is one parameter, as in
+        transformers 5.
     """
 
     router: str
@@ -74,6 +76,7 @@ class ExpertRule:
     count: tuple[str, ...] = ("num_local_experts", "num_experts")
     normalised: bool | None = None
     wide: bool = False
+    stacked: str = "mlp.experts"
 
 
 @dataclasses.dataclass(frozen=True)

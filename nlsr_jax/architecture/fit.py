@@ -5,7 +5,7 @@ import re
 from nlsr_jax.adapter import Adapter, check_adapter, layer_indices, module_names
 from nlsr_jax.architecture.config import ModelConfig
 from nlsr_jax.errors import InputError, argument
-from nlsr_jax.modules import FUSED, MODULES
+from nlsr_jax.modules import FUSED, MODULES, slice_of
 
 _EVERY = (*MODULES, *FUSED)
 WITHOUT_FORWARD = (
@@ -13,6 +13,7 @@ WITHOUT_FORWARD = (
     f"{argument('aligned')}, {argument('method')} magnitude"
 )
 """What to do where a method needs a forward pass that is not available."""
+_OTHER_BASE = "the adapter belongs to another base"
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
@@ -28,15 +29,17 @@ def check_adapter_fits(adapter: Adapter, config: ModelConfig, name: str = "adapt
       InputError: naming the module that does not fit.
     """
     check_adapter(adapter, name)
-    projections = config.modules()
+    projections = config.adaptable()
     check_modules(adapter, name, config)
     for module in module_names(adapter.factors):
         a, b = (adapter.factors[module][f].shape for f in ("a", "b"))
         found, expected = (a[2], b[1]), projections[module]
         if found != expected:
+            turned = slice_of(module) and found == expected[::-1]
+            why = "PEFT before 0.19.1 laid such factors out the other way round" if turned else _OTHER_BASE
             raise InputError(
                 f"{name}: {module} maps {found[0]} features to {found[1]}, the model's maps {expected[0]} to "
-                f"{expected[1]}; the adapter belongs to another base"
+                f"{expected[1]}; {why}"
             )
         layers = layer_indices(adapter, module)
         every = not (adapter.layers and module in adapter.layers)
@@ -44,6 +47,10 @@ def check_adapter_fits(adapter: Adapter, config: ModelConfig, name: str = "adapt
             raise InputError(f"{name}: {module} has {a[0]} layers, the model {config.num_layers}")
         if max(layers) >= config.num_layers or list(layers) != sorted(set(layers)) or min(layers) < 0:
             raise InputError(f"{name}: {module} adapts layers {list(layers)}; the model has {config.num_layers}")
+
+
+def _of_expert(name: str) -> bool:
+    return bool(_EXPERT.search(name) or slice_of(name))
 
 
 def check_modules(adapter: Adapter, name: str = "adapter", config: ModelConfig | None = None) -> None:
@@ -59,9 +66,9 @@ def check_modules(adapter: Adapter, name: str = "adapter", config: ModelConfig |
     """
     names = module_names(adapter.factors)
     if config is None:
-        known, lacking = _EVERY, [name for name in names if name not in _EVERY and not _EXPERT.search(name)]
+        known, lacking = _EVERY, [name for name in names if name not in _EVERY and not _of_expert(name)]
     else:
-        known, every = tuple(config.projections()), config.modules()
+        known, every = tuple(config.projections()), config.adaptable()
         lacking = [name for name in names if name not in every]
     if not lacking:
         return

@@ -17,7 +17,10 @@ from nlsr_jax.commands.compiled import keep_compiled
 from nlsr_jax.commands.helping import parse_flags
 from nlsr_jax.errors import InputError
 
-_EXTRAS = {"datasets": "data", "pyarrow": "data", "sklearn": "study", "ray": "ray"}
+_EXTRAS = {
+    **{"datasets": "data", "pyarrow": "data", "sklearn": "study", "ray": "ray"},
+    **{"cryptography": "attest", "sigstore": "sigstore", "inspect_ai": "inspect"},
+}
 """The extra of this package that installs a library which some commands alone import."""
 
 

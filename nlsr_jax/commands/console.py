@@ -9,10 +9,14 @@ from nlsr_jax.commands import streams
 
 VERBS = {
     "realign": "repair a fine-tuned adapter",
+    "fleet": "repair many customers' adapters of one base",
     "identify": "find the safety-critical entries of an aligned adapter",
     "verify": "check a realigned adapter against its record",
+    "attest": "write and sign a statement of what an output is made of",
     "plan": "say what a realignment takes on which devices",
     "evaluate": "measure harmfulness, accuracy and over-refusal",
+    "check": "decide with confidence whether a model may be served",
+    "harness": "gather results of lm-evaluation-harness and inspect_ai in one table",
     "pretrain": "train the base of a study",
     "align": "train an aligned adapter",
     "finetune": "train a fine-tuned adapter",

@@ -14,6 +14,12 @@ from nlsr_jax.errors import InputError
 
 FLAGS = flags.FLAGS
 _PACKAGE = "nlsr_jax.commands."
+_DEFAULTS: dict[str, str] = {}
+
+
+def tell_default(name: str, text: str) -> None:
+    """Let the help say what a flag is by default, where that depends on other flags."""
+    _DEFAULTS[name] = text
 
 
 def parse_flags(arguments: Sequence[str]) -> list[str]:
@@ -94,6 +100,7 @@ def _is_ours(name: str) -> bool:
 def _line(flag: flags.Flag) -> str:
     name = f"[no]{flag.name}" if flag.boolean else flag.name
     default = "" if flag.default_as_str is None else f" (default: {flag.default_as_str})"
+    default = f" ({_DEFAULTS[flag.name]})" if flag.name in _DEFAULTS else default
     return textwrap.fill(
         f"--{name}: {' '.join((flag.help or '').split())}{default}",
         width=max(40, flags.get_help_width()),

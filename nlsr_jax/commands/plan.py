@@ -2,12 +2,16 @@ r"""Show how many bytes a device needs for a model on a mesh, without a device a
 
   nlsr plan --model llama3_70b --mesh 1,8,1 --rank 128 --memory 80
   nlsr plan --model DIR --batch_size 16 --length 1024
+  nlsr plan --model llama3_70b --stream --rank 16 --rows 400 --memory 32
 
 --model is a published model or a Hugging Face directory, of which only config.json is read. Identification
 processes --batch_size rows on each device, training over all of them; generation is counted as if each device held
 all rows. Streamed is a gradient by `nlsr realign --stream`, which holds the layer inputs of all --rows calibration
 rows; where these are more than a quarter of the free memory, they are on disk. XLA needs additional memory: leave a
 fifth of the memory free.
+
+--stream shows peak memory, disk and time of that gradient alone. The time is an estimate from the speed of the
+disk (--reading) and of matrix products (--tflops), which are timed on this machine for a second by default.
 """
 
 from absl import flags
@@ -26,6 +30,12 @@ flags.DEFINE_integer("rank", 128, "Rank of the adapter on all seven projections.
 flags.DEFINE_bool("remat", True, "Recompute activations in the backward pass instead of storing them.")
 flags.DEFINE_integer("rows", 8, "Calibration rows in all, for the streamed pass.", lower_bound=1)
 flags.DEFINE_float("memory", None, "Memory of a device in GB: show which stages fit.", lower_bound=0)
+flags.DEFINE_bool("stream", False, "Show what `nlsr realign --stream` takes: peak memory, disk and time.")
+flags.DEFINE_float("reading", 1.0, "With --stream: gigabytes that the disk reads in a second.", lower_bound=1e-6)
+flags.DEFINE_float(
+    "tflops", None, "With --stream: 10^12 operations of matrix products in a second; by default measured here.",
+    lower_bound=1e-6,
+)  # fmt: skip
 FLAGS = flags.FLAGS
 
 
@@ -54,7 +64,10 @@ def main(_) -> None:
         remat=FLAGS.remat,
         rows=FLAGS.rows,
     )
-    _show(plan(config, load), load)
+    if FLAGS.stream:
+        _show_streamed(config, load)
+    else:
+        _show(plan(config, load), load)
 
 
 def _show(found, load) -> None:
@@ -75,6 +88,42 @@ def _show(found, load) -> None:
         fits = ("yes" if found.total(stage) <= limit else "no" for stage in found.stages)
         table.add_row(f"fits in {FLAGS.memory:g} GB, a fifth left free", *fits)
     Console(width=100).print(table)
+
+
+def _show_streamed(config, load) -> None:
+    """Print the parts of the peak, what lies on disk, and the time."""
+    from nlsr_jax.files.memory import available_bytes
+    from nlsr_jax.planning import Speed, measure_speed, plan_streamed
+
+    free = available_bytes() if FLAGS.memory is None else int(1e9 * FLAGS.memory)
+    found = plan_streamed(config, load, None if free is None else free // 4)
+    given = FLAGS.tflops is not None
+    reading = 1e9 * FLAGS.reading
+    speed = Speed(1e12 * FLAGS.tflops, reading) if given else measure_speed(config, load.dtype, reading)
+    print(
+        f"{FLAGS.model}, streamed: {load.rows} rows of {load.length} tokens, batches of {load.batch_size}, rank "
+        f"{load.lora.rank}, {load.dtype}"
+    )
+    for part, size in found.memory.items():
+        print(f"  {part:<26}{_text(size):>12}")
+    print(f"peak memory: {_text(found.peak)}")
+    where = (
+        f"{_text(found.disk)} of layer inputs in a file beside the output, deleted at the end"
+        if found.disk
+        else "none"
+    )
+    print(f"disk: {where}; the base's weights are read twice, {_text(found.reading)}")
+    print(
+        f"time: about {_time(found.seconds(speed))}, for {found.operations:.2g} operations at "
+        f"{speed.operations / 1e12:.3g} TFLOP/s ({'--tflops' if given else 'measured here'}) and "
+        f"{FLAGS.reading:g} GB/s of the disk (--reading)"
+    )
+
+
+def _time(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _text(size: int) -> str:

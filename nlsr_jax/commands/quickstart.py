@@ -75,7 +75,7 @@ def main(_) -> None:
     tuned = finetune(base, world, config, alignment.aligned, case, show=True)
     outcomes = list(story(bench, alignment, tuned, note=note))
     with whole_directory(FLAGS.output, **replacing) as folder:
-        write_story(folder, bench, outcomes)
+        write_story(folder, bench, outcomes, tuned.adapter)
         repaired = outcomes[-1].repaired
         assert repaired is not None
         for name, adapter in (("finetuned", tuned.adapter), ("realigned", repaired.adapter)):

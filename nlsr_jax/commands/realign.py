@@ -38,23 +38,35 @@ calibration data are needed with --masks FILE or with --method magnitude or rand
 --config FILE holds settings by the names of flags (.toml, .json); flags that are given come first. --template
 renders the prompts: by default the tokenizer's chat template, where it has one.
 
+--check asks the fine-tuned and the repaired model before the output is in its place, as nlsr check does, and adds
+the figures to OUT, the record, the card and the report:
+
+  nlsr realign ... --output OUT --check --harmful ROWS --harmless ROWS --max_hs 5 --max_over_refusal 3
+
+The status is then that of the check: 0 passes, 1 fails, 3 too few rows to tell. With --only_if_passed OUT is
+written only where the check passes. Without --harmful the calibration prompts are asked, which the repair has seen;
+without --harmless everyday questions in English; --config tiny takes the toy world's requests.
+
 The output folder receives the realigned adapter (PEFT), masks.safetensors, an Orbax copy of masks and pruning key,
 realignment.json and report.html. To repeat a run to the same bytes:
 
   nlsr realign --from_record DIR/realignment.json --output NEW_DIR
 """
 
+import dataclasses
 import os
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from nlsr_jax.commands import command, mesh_flags, method_flags, path_flags, settings_file
+from nlsr_jax.commands import check_flags, command, helping, mesh_flags, method_flags, path_flags, settings_file
+from nlsr_jax.commands.checked import end_with, print_check
 from nlsr_jax.errors import InputError, argument
-from nlsr_jax.nlsr.settings import GAIN, PRESETS, AutomaticSettings, preset
+from nlsr_jax.nlsr.settings import GAIN, PRESETS, AutomaticSettings, preset, preset_defaults
 from nlsr_jax.pipeline.settings import COMPUTING, PATHS, Settings
 
 if TYPE_CHECKING:
+    from nlsr_jax.gate.attached import AttachedCheck
     from nlsr_jax.pipeline.choosing import Refinement
 
 PUBLISHED_WITH_ALIGNED = bool(globals().get("PUBLISHED_WITH_ALIGNED"))
@@ -68,6 +80,8 @@ _CHOICE = {"aim": "aim", "headroom": "headroom", "automatic_share": "share"}
 
 settings_file.define_settings_file("realign")
 method_flags.define_flags(Settings, _SETTINGS)
+for _name, _text in preset_defaults().items():
+    helping.tell_default(_name, _text)
 path_flags.define_output("output", None, "Folder to write; it appears whole or not at all.")
 path_flags.define_overwrite()
 mesh_flags.define_mesh_flag()
@@ -93,6 +107,9 @@ path_flags.define_output(
     "Folder of directions base - pretrained that were factored before, to take them from and keep them in; by "
     f"default that of the environment variable {CACHE}, where it is set.",
 )
+flags.DEFINE_bool("check", False, "Ask the repaired and the fine-tuned model, and check the bounds that are given.")
+flags.DEFINE_bool("only_if_passed", False, "With --check: write the output only where every bound holds.")
+check_flags.define_check_flags([name for name in check_flags.OWN if name != "config"])
 path_flags.define_input("from_record", None, "Repeat the run of this realignment.json to the same bytes.")
 
 
@@ -100,27 +117,25 @@ def main(_) -> None:
     """Run one realignment from flags."""
     from nlsr_jax.parallel import is_first, wait_for_all
     from nlsr_jax.pipeline import Stages, realign_files
+    from nlsr_jax.pipeline.checking import NotPassed
+    from nlsr_jax.pipeline.hub_inputs import names_model
 
     settings_file.apply_settings_file("realign")
     if not FLAGS.output:
         raise InputError(f"{argument('output')} is missing; name the folder to write")
-    options: dict[str, Any] = {
-        "overwrite": FLAGS.overwrite,
-        "automatic": _choice(),
-        "refine": _refine(),
-        "preset": FLAGS.preset or (None if _preset() == "published" else _preset()),
-        "read": path_flags.inputs(),
-        "cache": FLAGS.cache or os.environ.get(CACHE) or None,
-    }
-    if FLAGS.from_record:
-        settings, before = _recorded_settings()
-        told = {"chosen": "automatic", "refined": "refinement", "preset": "preset"}
-        options |= {"recorded": before["inputs"], **{name: before.get(key) for name, key in told.items()}}
-    else:
-        settings = _settings()
+    settings, options = asked()
+    refines = bool(options["refine"]) and not names_model(settings.finetuned)
+    check = _attached(settings.calibration, settings.template, settings.dtype, settings.seed, refines)
+    if check is not None and not (refines or FLAGS.from_record):  # harmless prompts are of the check alone
+        settings = dataclasses.replace(settings, harmless=None, harmless_field=None)
     mesh = mesh_flags.open_mesh()
     first = is_first()
-    record = realign_files(settings, FLAGS.output, stages=Stages(show=first), mesh=mesh, **options)
+    try:
+        record = realign_files(settings, FLAGS.output, stages=Stages(show=first), mesh=mesh, check=check, **options)
+    except NotPassed as refused:
+        print(refused.summary)
+        end_with(refused.status)
+        return
     wait_for_all()
     if not first:
         return
@@ -132,6 +147,59 @@ def main(_) -> None:
         f"{summary['changed_entries']} of {summary['total_entries']} entries; wrote {FLAGS.output} "
         f"(see {FLAGS.output}/report.html)"
     )
+    if check is not None:
+        print_check(check.record)
+        end_with(check.record["status"])
+
+
+def _attached(
+    calibration: str | None, template: str | None, dtype: str, seed: int, refines: bool
+) -> "AttachedCheck | None":
+    """Return the check of the output; None where none is asked for.
+
+    Args:
+      calibration: rows whose prompts are asked where no harmful ones are given.
+      template, dtype, seed: of the run.
+      refines: whether the run may read the harmless prompts to refine the share of entries.
+    """
+    study = None if FLAGS.config is None or settings_file.is_settings_file(FLAGS.config) else FLAGS.config
+    given = [name for name in check_flags.given() if name != "config" or study is not None]
+    given += ["only_if_passed"] if FLAGS.only_if_passed else []
+    if not FLAGS.check:
+        if given:
+            raise InputError(f"{argument(given[0])} is of {argument('check')}, which is missing")
+        return None
+    from nlsr_jax.data.templates import AUTO
+    from nlsr_jax.gate.attached import AttachedCheck
+
+    changes: dict[str, Any] = {"template": template or AUTO, "dtype": dtype, "seed": seed, "config": study}
+    if not FLAGS["batch_size"].present:
+        changes["batch_size"] = None
+    seen = ["harmless"] if refines and study is None else []
+    if study is not None:  # whose requests are asked; the harmless prompts are those of the refinement
+        changes |= {"harmless": None, "harmless_field": None}
+    if study is None and FLAGS.harmful is None and calibration is not None:
+        changes |= {"harmful": calibration, "harmful_field": FLAGS.prompt_field}
+        seen.insert(0, "harmful")
+    return AttachedCheck(check_flags.get_settings(**changes), only_if_passed=FLAGS.only_if_passed, seen=seen)
+
+
+def asked() -> tuple[Settings, dict[str, Any]]:
+    """Return the settings of the flags, and the other arguments of ``realign_files`` that the flags decide."""
+    options: dict[str, Any] = {
+        "overwrite": FLAGS.overwrite,
+        "automatic": _choice(),
+        "refine": _refine(),
+        "preset": FLAGS.preset or (None if _preset() == "published" else _preset()),
+        "read": path_flags.inputs(),
+        "cache": FLAGS.cache or os.environ.get(CACHE) or None,
+    }
+    if not FLAGS.from_record:
+        return _settings(), options
+    settings, before = _recorded_settings()
+    told = {"chosen": "automatic", "refined": "refinement", "preset": "preset"}
+    options |= {"recorded": before["inputs"], **{name: before.get(key) for name, key in told.items()}}
+    return settings, options
 
 
 def _choice() -> dict[str, float] | None:
@@ -175,8 +243,6 @@ def _refine() -> "bool | Refinement":
 
 def _settings() -> Settings:
     """The settings of the flags; where one is not given, those of the preset."""
-    import dataclasses
-
     from nlsr_jax.pipeline.hub_inputs import names_model
 
     holds = {"direction": bool(FLAGS.pretrained), "aligned": bool(FLAGS.aligned)}
@@ -188,8 +254,6 @@ def _settings() -> Settings:
 
 def _recorded_settings() -> tuple[Settings, dict[str, Any]]:
     """Settings of the record, and the record; flags of paths and of the way of computing replace its own."""
-    import dataclasses
-
     from nlsr_jax.formats.record import read_record
     from nlsr_jax.pipeline.settings import from_record
 

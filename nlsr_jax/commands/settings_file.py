@@ -48,12 +48,13 @@ def apply_settings_file(command: str) -> None:
       InputError: if the file cannot be read, names no setting of this command, or has a value of another type; the
         message names file and setting.
     """
+    from nlsr_jax import configs
     from nlsr_jax.files.paths import expand
-    from nlsr_jax.study.config_files import SUFFIXES, is_config_file, read_table
+    from nlsr_jax.study.config_files import SUFFIXES, read_table
 
-    if not FLAGS.config:
+    if not FLAGS.config or ("check" in FLAGS and FLAGS.check and FLAGS.config in configs.names()):
         return
-    if not is_config_file(FLAGS.config):
+    if not is_settings_file(FLAGS.config):
         raise InputError(
             f"{argument('config')} is {FLAGS.config!r}; expected a file of settings, {', '.join(SUFFIXES)}"
         )
@@ -68,6 +69,13 @@ def apply_settings_file(command: str) -> None:
             raise InputError(f"{FLAGS.config}: no setting {name!r}; expected some of {', '.join(known)}")
         if not FLAGS[name].present:
             _set(FLAGS[name], value)
+
+
+def is_settings_file(name: str) -> bool:
+    """Return whether the value of the flag names a file, and no study."""
+    from nlsr_jax.study.config_files import is_config_file
+
+    return is_config_file(name)
 
 
 def _is_ours(name: str) -> bool:

@@ -1,6 +1,7 @@
 """Flags and inputs shared by pretrain, align, finetune and evaluate."""
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -114,24 +115,12 @@ def open_world(study: "Study", **options: Any) -> tuple[Tokenizer, "World"]:
     Raises:
       InputError: if the tokenizer cannot be used or belongs to another world.
     """
-    from nlsr_jax.configs import base_of
-    from nlsr_jax.data.calibration import load_tokenizer
-    from nlsr_jax.study.policy import PolicyWorld
-    from nlsr_jax.study.real import RealWorld
-    from nlsr_jax.study.toy import ToyWorld
+    from nlsr_jax import configs
 
     config = study.config
-    place = base_of(config, FLAGS.base)
-    tokenizer = load_tokenizer(place)
-    if config.world == "policy":
-        return tokenizer, PolicyWorld(tokenizer, given=study.given, note=say, **options)
-    if config.world != "toy":
-        template = template_of(config, tokenizer)
-        return tokenizer, RealWorld(tokenizer, template, given=study.given, note=say, **options)
-    world = ToyWorld()
-    if tokenizer.get_vocab() != world.tokenizer.get_vocab():
-        raise InputError(f"{place}: its tokenizer is not the toy world's; give a base made with nlsr pretrain")
-    return tokenizer, world
+    place = configs.base_of(config, FLAGS.base)
+    template = None if config.world in ("policy", "toy") else functools.partial(template_of, config)
+    return configs.open_world(config, place, template=template, given=study.given, note=say, **options)
 
 
 def template_of(config: "StudyConfig", tokenizer: Tokenizer) -> str:

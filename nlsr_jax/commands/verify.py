@@ -2,10 +2,14 @@ r"""Check the output of realign or identify against its record: what has changed
 
   nlsr verify OUT
   nlsr verify OUT --recompute [--base DIR --aligned DIR ... where inputs were moved]
+  nlsr verify OUT --public_key KEY.pub
+  nlsr verify OUT --identity NAME --issuer URL
 
 Digests every file of the folder, every input that is at hand, and the record itself, which carries the SHA-256 of
 its own text. --recompute runs the whole again, into a temporary folder, and compares adapter, config and masks. The
-status is 0 if everything is as recorded, 1 if anything is not; inputs that are not at hand are named.
+statement that nlsr attest has written is compared too. --public_key also checks its signature by a key, --identity
+and --issuer that by sigstore; the signature must then be there. The status is 0 if everything is as recorded, 1 if
+anything is not; inputs that are not at hand and signatures that were not checked are named.
 """
 
 import sys
@@ -18,6 +22,9 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.pipeline.settings import PATHS
 
 flags.DEFINE_bool("recompute", False, "Run it again and compare.")
+path_flags.define_input("public_key", None, "PEM file of the key that must have signed the statement.")
+flags.DEFINE_string("identity", None, "Address or workflow that must have signed the statement, by sigstore.")
+flags.DEFINE_string("issuer", None, "URL of the issuer of --identity.")
 for _name in PATHS:
     path_flags.define_input(_name, None, "Where this input lies now, if not where the record says.")
 FLAGS = flags.FLAGS
@@ -25,6 +32,7 @@ FLAGS = flags.FLAGS
 
 def main(arguments: Sequence[str]) -> None:
     """Check one output."""
+    from nlsr_jax.attestation.checking import Signer
     from nlsr_jax.devices import open_devices
     from nlsr_jax.pipeline import Stages
     from nlsr_jax.pipeline.verification import verify
@@ -34,7 +42,9 @@ def main(arguments: Sequence[str]) -> None:
     if FLAGS.recompute:
         open_devices()
     moved: dict[str, str] = {name: str(FLAGS[name].value) for name in PATHS if FLAGS[name].value is not None}
-    found = verify(arguments[1], moved=moved, recompute=FLAGS.recompute, stages=Stages(show=FLAGS.recompute))
+    signer = Signer(FLAGS.public_key, FLAGS.identity, FLAGS.issuer)
+    stages = Stages(show=FLAGS.recompute)
+    found = verify(arguments[1], moved=moved, recompute=FLAGS.recompute, signer=signer, stages=stages)
     for line in found.missing:
         print(f"note: {line}")
     for line in found.changed:

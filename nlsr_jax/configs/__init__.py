@@ -3,11 +3,17 @@
 import importlib
 import pathlib
 import pkgutil
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from nlsr_jax.data.given import Given
 from nlsr_jax.errors import InputError
 from nlsr_jax.study.config import StudyConfig
 from nlsr_jax.study.config_files import Study, is_config_file, read_study
+from nlsr_jax.types import Tokenizer
+
+if TYPE_CHECKING:
+    from nlsr_jax.study.worlds import World
 
 
 def names() -> tuple[str, ...]:
@@ -59,3 +65,45 @@ def base_of(config: StudyConfig, given: str | None = None) -> str:
             f"--config {config.name} --output DIR and give --base DIR"
         )
     return config.base
+
+
+def open_world(
+    config: StudyConfig,
+    place: str,
+    *,
+    template: Callable[[Tokenizer], str] | None = None,
+    given: Given | None = None,
+    note: Callable[[str], None] = lambda _: None,
+    **options: Any,
+) -> tuple[Tokenizer, "World"]:
+    """Open the tokenizer of a base and the world of a study.
+
+    Args:
+      config: the study.
+      place: the base, a directory or hub id.
+      template: returns the name of the template for real data; by default the config's.
+      given: data sets of the user's; see ``RealWorld``.
+      note: called with one line about each set that is read.
+      options: options for real data; see ``RealWorld``.
+
+    Returns:
+      ``(tokenizer, World)``.
+
+    Raises:
+      InputError: if the tokenizer cannot be used or belongs to another world.
+    """
+    from nlsr_jax.data.calibration import load_tokenizer
+    from nlsr_jax.study.policy import PolicyWorld
+    from nlsr_jax.study.real import RealWorld
+    from nlsr_jax.study.toy import ToyWorld
+
+    tokenizer = load_tokenizer(place)
+    if config.world == "policy":
+        return tokenizer, PolicyWorld(tokenizer, given=given, note=note)
+    if config.world != "toy":
+        name = config.template if template is None else template(tokenizer)
+        return tokenizer, RealWorld(tokenizer, name, given=given, note=note, **options)
+    world = ToyWorld()
+    if tokenizer.get_vocab() != world.tokenizer.get_vocab():
+        raise InputError(f"{place}: its tokenizer is not the toy world's; give a base made with nlsr pretrain")
+    return tokenizer, world

@@ -46,10 +46,12 @@ class AnsweredRows(NamedTuple):
       rows: the rows, in file order.
       skipped: number of skipped rows by reason: ``skipped_unsafe`` (the row marks its answer as unsafe) and
         ``skipped_unpaired`` (in preference mode, a PKU-SafeRLHF row whose two answers are both safe).
+      questions: for each row the last turn before the answer as plain text, with its context.
     """
 
     rows: list[Answered]
     skipped: dict[str, int]
+    questions: list[str]
 
 
 class _Parts(NamedTuple):
@@ -125,12 +127,13 @@ def read_answered_rows(
     """
     read = _Reader(template, tokenizer, fields or Fields(), preference, marked)
     rows: list[Answered] = []
+    questions: list[str] = []
     skipped: dict[str, int] = {}
     size = 0
     for where, values in found:
         row = Row(where, values, source.lower().endswith(".csv"))
         try:
-            rows.append(read(row))
+            answered, question = read(row)
         except UnwantedRow as unwanted:
             reason = str(unwanted)
             skipped[reason] = skipped.get(reason, 0) + 1
@@ -139,7 +142,9 @@ def read_answered_rows(
             raise InputError(f"{source}: {where}: {bad.reason}{bad.detail}") from bad
         except InputError as error:
             raise InputError(f"{source}: {where}: {error}") from error
-        size += sum(map(len, rows[-1]))
+        rows.append(answered)
+        questions.append(question)
+        size += sum(map(len, answered))
         check_size(source, size)
         if len(rows) == count:
             break
@@ -152,7 +157,7 @@ def read_answered_rows(
     if not rows:
         raise InputError(f"{source}: none of the {number} rows has a usable safe answer")
     read.say(source, note)
-    return AnsweredRows(rows, skipped)
+    return AnsweredRows(rows, skipped, questions)
 
 
 class _Reader:
@@ -165,7 +170,7 @@ class _Reader:
         self._shape: Shape | None = None
         self._kind: tuple[str, ...] = ()
 
-    def __call__(self, row: Row) -> Answered:
+    def __call__(self, row: Row) -> tuple[Answered, str]:
         if not isinstance(row.values, dict):
             raise BadRow("", f"is {type(row.values).__name__}; expected an object with a prompt and an answer")
         shape = self._find(row)
@@ -183,7 +188,7 @@ class _Reader:
             kinds, before = (" and ".join(kind) for kind in (parts.kind, self._kind))
             raise BadRow("", f"has prompt and answer as {kinds}, but the rows before have them as {before}")
         self._kind = parts.kind
-        return Answered(self._prompt(parts), parts.response, parts.rejected)
+        return Answered(self._prompt(parts), parts.response, parts.rejected), _question(parts)
 
     def _find(self, row: Row) -> Shape:
         """Return the shape of a row, which must match the rows before."""
@@ -282,6 +287,11 @@ class _Reader:
         if parsed is None or context:
             raise BadRow("", "begins like an Alpaca prompt but is not a complete one")
         return parsed
+
+
+def _question(parts: _Parts) -> str:
+    text = parts.turns[-1].content
+    return f"{text}\n{parts.context}" if parts.context else text
 
 
 def _turns(row: Row, column: str) -> tuple[Turn, ...]:

@@ -1,6 +1,7 @@
 """Read prompts without answers from rows of any common shape; answers beside them are ignored."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from nlsr_jax.data.answered import read_answered_rows
 from nlsr_jax.data.row_shapes import (
@@ -22,6 +23,18 @@ _PLACES = (*PROMPTS, *LAST_PROMPTS, *_ANSWERS)
 _ANSWER = "-"
 
 
+class Asked(NamedTuple):
+    """A prompt without an answer.
+
+    Attributes:
+      prompt: the rendered prompt, for a model.
+      question: the last turn as plain text, for a judge.
+    """
+
+    prompt: str
+    question: str
+
+
 def read_asked(
     source: str,
     tokenizer: Tokenizer | None = None,
@@ -30,6 +43,19 @@ def read_asked(
     field: str | None = None,
     note: Note = no_note,
 ) -> list[str]:
+    """Return the rendered prompts of a source, in file order; see ``read_questions``."""
+    return [row.prompt for row in read_questions(source, tokenizer, template=template, field=field, note=note)]
+
+
+def read_questions(
+    source: str,
+    tokenizer: Tokenizer | None = None,
+    *,
+    template: str = "none",
+    field: str | None = None,
+    field_argument: str = "harmless_field",
+    note: Note = no_note,
+) -> list[Asked]:
     """Read prompts from a file or a hub data set, whatever their column is called.
 
     Args:
@@ -37,16 +63,18 @@ def read_asked(
       tokenizer: a transformers tokenizer, required by chat templates.
       template: how prompts are rendered; see ``apply_template``.
       field: column of the prompt or of a conversation that ends with an answer; None for a column to be detected.
+      field_argument: name of the argument that ``field`` comes from, for messages.
       note: called with messages for the user, one line each.
 
     Returns:
-      The rendered prompts, in file order.
+      Prompts with their questions, in file order.
 
     Raises:
       InputError: as ``read_answered``.
     """
+    options: dict = {"template": template, "field": field, "note": note, "marked": True}
     return read_asked_rows(
-        source, source_rows(source, note=note), tokenizer, template=template, field=field, note=note, marked=True
+        source, source_rows(source, note=note), tokenizer, field_argument=field_argument, **options
     )
 
 
@@ -57,17 +85,19 @@ def read_asked_rows(
     *,
     template: str = "none",
     field: str | None = None,
+    field_argument: str = "harmless_field",
     note: Note = no_note,
     marked: bool = False,
-) -> list[str]:
-    """Read prompts of rows that were read already; see ``read_asked``.
+) -> list[Asked]:
+    """Read prompts of rows that were read already; see ``read_questions``.
 
     Args:
       source: their name, for messages.
       found: ``(where, row)`` of each.
-      tokenizer, template, field, note: see ``read_asked``.
+      tokenizer, template, field, field_argument, note: see ``read_questions``.
       marked: leave out rows that mark their answer as unsafe.
     """
+    named = argument(field_argument)
 
     def rows():
         for where, values in found:
@@ -76,7 +106,7 @@ def read_asked_rows(
                 values = _with_answer(values, field)
                 if field is None and not any(values.get(name) is not None for name in _PLACES):
                     raise InputError(
-                        f"{source}: {where}: no column holds a prompt; name it with {argument('harmless_field')} "
+                        f"{source}: {where}: no column holds a prompt; name it with {named} "
                         f"(found {describe_columns(values)})"
                     )
             yield where, values
@@ -86,8 +116,8 @@ def read_asked_rows(
         options: dict = {"template": template, "fields": fields, "note": note, "marked": marked}
         read = read_answered_rows(source, rows(), tokenizer, **options)
     except InputError as error:
-        raise InputError(error.marked.replace("--prompt_field", argument("harmless_field"))) from None
-    return [row.prompt for row in read.rows]
+        raise InputError(error.marked.replace("--prompt_field", named)) from None
+    return [Asked(row.prompt, text) for row, text in zip(read.rows, read.questions, strict=True)]
 
 
 def _with_answer(values: dict, field: str | None) -> dict:

@@ -194,7 +194,7 @@ def _asked(role: Role, source: str, rows: Iterator[Row], template, tokenizer, no
     """Return requests without answers."""
     taken = list(itertools.islice(rows, count))
     pairs = ((_where(row, source), row.values) for row in taken)
-    texts = read_asked_rows(source, pairs, tokenizer, template=template, note=note)
+    texts = [row.prompt for row in read_asked_rows(source, pairs, tokenizer, template=template, note=note)]
     topics = [_topics(row.values) for row in taken]
     return [Example(text, "", role.kind, categories=found) for text, found in zip(texts, topics, strict=True)]
 

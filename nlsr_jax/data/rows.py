@@ -256,13 +256,19 @@ def _is_text(types, kind) -> bool:
 def hub_rows(name: str, split: str, config: str | None = None) -> Iterator[tuple[str, object]]:
     """Yield ``(where, row)`` of a hub data set.
 
+    Args:
+      name: ``ORG/NAME`` or ``ORG/NAME@REVISION``.
+      split: of its rows.
+      config: its configuration; None for the only one.
+
     Raises:
       InputError: if the data set cannot be loaded.
     """
     import datasets
 
+    place, _, revision = name.partition("@")
     try:
-        rows = datasets.load_dataset(name, config, split=split)
+        rows = datasets.load_dataset(place, config, split=split, revision=revision or None)
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{name}: no such file, and cannot be loaded as a hub data set ({reason})") from error

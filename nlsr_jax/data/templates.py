@@ -90,7 +90,7 @@ def open_template(name: str) -> Template:
 @functools.lru_cache(maxsize=8)
 def _read(path: str) -> Template:
     """Read a Jinja file; it is read once in a process."""
-    from nlsr_jax.files.limits import LIMITS  # which refuses an environment, and commands import this module first
+    from nlsr_jax.files.limits import LIMITS
 
     file = expand(path)
     if check_file(file, "the template") > LIMITS.row_characters:

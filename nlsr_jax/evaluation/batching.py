@@ -79,6 +79,26 @@ def pad(sequences: Sequence[Sequence[int]], length: int, side: str = "right") ->
     return tokens, mask
 
 
+def next_tokens(
+    batch: Batch, rows: Sequence[Sequence[int]], starts: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the token that follows each position of a batch, and which of them count.
+
+    Args:
+      batch: of the sequences without their last tokens, padded on the right.
+      rows: all sequences, with their last tokens.
+      starts: where the tokens that count begin in each sequence, at least 1.
+
+    Returns:
+      ``targets [B, T]`` int32 and ``keep [B, T]`` bool.
+    """
+    targets, mask = pad([rows[row][1:] for row in batch.rows], batch.tokens.shape[1])
+    first = np.asarray([starts[row] - 1 for row in batch.rows])
+    keep = mask & (np.arange(targets.shape[1]) >= first[:, None])
+    missing = [(0, len(batch.tokens) - len(batch.rows)), (0, 0)]
+    return np.pad(targets, missing), np.pad(keep, missing)
+
+
 def check_pairs(prompts: Sequence[str], responses: Sequence[str]) -> None:
     """Raise InputError unless prompts and responses are equally many, at least one, and all texts."""
     if isinstance(prompts, str) or isinstance(responses, str):

@@ -12,7 +12,7 @@ import numpy as np
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.data.encoding import check_vocabulary, encode_prompts
 from nlsr_jax.errors import InputError
-from nlsr_jax.evaluation.batching import bucketed, pad
+from nlsr_jax.evaluation.batching import bucketed, next_tokens
 from nlsr_jax.models.likelihood import log_likelihood
 from nlsr_jax.types import Params, Tokenizer
 
@@ -98,7 +98,7 @@ def answer_choices(
             starts.append(start - cut)
     found = np.zeros(len(rows), np.float32)
     for batch in bucketed([ids[:-1] for ids in rows], batch_size=batch_size, max_length=max_length):
-        targets, keep = _targets(batch, rows, starts)
+        targets, keep = next_tokens(batch, rows, starts)
         summed = log_likelihood(
             model, params, batch.tokens, targets, keep, adapter=adapter, attention_mask=batch.mask
         )
@@ -158,12 +158,3 @@ def _encode(tokenizer, context: str, continuation: str, special_tokens: bool):
         first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
         return [first, *whole], 1
     return whole, min(len(start), len(whole) - 1)
-
-
-def _targets(batch, rows, starts) -> tuple[np.ndarray, np.ndarray]:
-    """Return the next tokens ``[B, T]`` and which of them belong to a choice."""
-    targets, mask = pad([rows[row][1:] for row in batch.rows], batch.tokens.shape[1])
-    first = np.asarray([starts[row] - 1 for row in batch.rows])
-    keep = mask & (np.arange(targets.shape[1]) >= first[:, None])
-    missing = [(0, len(batch.tokens) - len(batch.rows)), (0, 0)]
-    return np.pad(targets, missing), np.pad(keep, missing)

@@ -21,6 +21,15 @@ from nlsr_jax.files.paths import is_folder, is_regular
 Foreign = Callable[[pathlib.Path], str | None]
 """Returns what of a folder or file this project has not written; None if it has written all of it."""
 
+STATEMENT, ENVELOPE, BUNDLE = "attestation.json", "attestation.dsse.json", "attestation.sigstore.json"
+"""What ``nlsr attest`` adds to the output of a run: a statement, and its signatures by a key and by an identity."""
+ATTESTATIONS = {
+    STATEMENT: ("_type", "predicateType", "subject"),
+    ENVELOPE: ("payload", "payloadType", "signatures"),
+    BUNDLE: ("mediaType", "dsseEnvelope"),
+}
+"""By file of an attestation: fields of its JSON object."""
+
 _SHOWN = 3
 _CONFIG = "adapter_config.json"
 _ADAPTER = r"adapter_config\.json|adapter_model\.safetensors"
@@ -62,7 +71,7 @@ def check_own(path: pathlib.Path, foreign: Foreign) -> None:
 
 
 def foreign_folder(folder: pathlib.Path) -> str | None:
-    """Return what of a folder the realignment, identification or training of its record has not written."""
+    """Return what of a folder the realignment, identification, training or check of its record has not written."""
     return _foreign(folder, _RECORDS)
 
 
@@ -170,9 +179,15 @@ def _foreign_to_record(kind: str) -> Callable[[pathlib.Path, str], str | None]:
         digests = record.get("outputs")
         if record.get("format") != kind or not isinstance(digests, dict):
             return f"{name} is not the record of a run"
-        return _not_of(folder, name, _files(folder) - {name}, digests)
+        return _not_of(folder, name, _files(folder) - {name} - _attestations(folder), digests)
 
     return say
+
+
+def _attestations(folder: pathlib.Path) -> set[str]:
+    """Return which files of a folder are attestations of its output."""
+    there = (name for name in ATTESTATIONS if is_regular(folder / name))
+    return {name for name in there if json_with(*ATTESTATIONS[name])(folder / name) is None}
 
 
 def _not_of(folder: pathlib.Path, name: str, there: set[str], digests: Mapping[str, object]) -> str | None:
@@ -224,6 +239,7 @@ _RECORDS: dict[str, Callable[[pathlib.Path, str], str | None]] = {
     "realignment.json": _foreign_to_record("nlsr_jax.realignment"),
     "identification.json": _foreign_to_record("nlsr_jax.identification"),
     "training.json": _foreign_to_training,
+    "check.json": _foreign_to_record("nlsr_jax.check"),
 }
 """By record: how the files of a command's folder are compared with it."""
 

@@ -23,8 +23,8 @@ PATTERNS = (
 _OWN = frozenset(
     {
         "adapter_config.json", "adapter_model.safetensors", "adapters.safetensors", "masks.safetensors",
-        "realignment.json", "identification.json", "training.json", "table.json", "check.json", "report.html",
-        "metrics.jsonl",
+        "realignment.json", "identification.json", "training.json", "table.json", "check.json", "check.md",
+        "check.xml", "answers.jsonl", "report.html", "metrics.jsonl",
     }
 )  # fmt: skip
 """What a run writes or reads itself; of an earlier run these would say what is no longer so."""

@@ -16,6 +16,7 @@ _ID = re.compile(r"(?P<id>[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?)(@(?P<revis
 _IGNORED = ["checkpoint*/*", "global_step*/*"]
 """Folders of training states, whose files have the names of others."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_SNAPSHOT = re.compile(r"models--([^/\\]+?)--([^/\\]+)[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]?$")
 
 
 class HubName(NamedTuple):
@@ -99,6 +100,36 @@ def pinned(name: HubName, folder: str | os.PathLike) -> HubName:
     """
     commit = pathlib.Path(folder).name
     return name._replace(revision=commit) if _COMMIT.fullmatch(commit) else name
+
+
+def is_pinned(name: HubName) -> bool:
+    """Say whether a hub name has a commit, so that it always means the same files."""
+    return name.revision is not None and _COMMIT.fullmatch(name.revision) is not None
+
+
+def snapshot_name(path: str) -> HubName | None:
+    """Return the hub name and commit of a snapshot in the hub's cache, None for any other path.
+
+    >>> str(snapshot_name("/far/models--someone--x/snapshots/" + "0a" * 20))[:14]
+    'someone/x@0a0a'
+    """
+    found = _SNAPSHOT.search(path)
+    return HubName(f"{found[1]}/{found[2]}", found[3]) if found else None
+
+
+def pinned_data_set(name: HubName) -> HubName:
+    """Return the name of a data set with the commit that it has on the hub now; unchanged if the hub does not say.
+
+    Args:
+      name: of a data set.
+    """
+    import huggingface_hub
+
+    try:
+        commit = huggingface_hub.HfApi().dataset_info(name.id, revision=name.revision).sha
+    except Exception:  # whoever reads it says what is wrong
+        return name
+    return name if commit is None else name._replace(revision=commit)
 
 
 def cached_folder(text: str, file: str) -> pathlib.Path | None:

@@ -18,13 +18,13 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.files.output import whole_directory, write_text
 from nlsr_jax.files.ownership import foreign_adapter
 from nlsr_jax.files.paths import exists
-from nlsr_jax.files.safetensors_files import SafetensorsWriter
 from nlsr_jax.formats.adapter_folder import CONFIG, WEIGHTS
 from nlsr_jax.formats.peft_carried import Carried
 from nlsr_jax.formats.peft_carried_writing import Passage, path_fields
 from nlsr_jax.formats.peft_checking import check_written, describes
 from nlsr_jax.formats.peft_file import AdapterFile, PeftLayout
 from nlsr_jax.formats.peft_keys import Stack
+from nlsr_jax.formats.peft_parameters_writing import ExpertsWriter, evened
 from nlsr_jax.formats.peft_weights import MAX_LAYERS
 from nlsr_jax.formats.peft_writing import PLAIN_STACK, config_fields, structure, tensor_name
 
@@ -75,7 +75,7 @@ def open_fitting(path: str | os.PathLike, config: ModelConfig | None = None) -> 
         from nlsr_jax.formats.carried_fit import check_carried_fits
 
         check_adapter_fits(file.shapes(), config, str(path))
-        file.check_layers(config.num_layers, tuple(config.modules()))
+        file.check_layers(config.num_layers, tuple(config.adaptable()))
         check_carried_fits(file.carried, config)
     for note in [*file.notes, *_notes_of_place(path, file.layout.stack)]:
         _LOG.warning("note: %s", note)
@@ -135,6 +135,7 @@ class AdapterWriter:
     ):
         check_adapter(shapes)
         _check_writable(shapes)
+        shapes = evened(shapes)
         for name in (CONFIG, WEIGHTS):
             if exists(folder / name):
                 raise InputError(f"{folder / name}: exists; write into another folder")
@@ -144,6 +145,7 @@ class AdapterWriter:
         carried = layout.carried if layout else None
         if layout is None or structure(shapes) != structure(layout.shapes) or not describes(config, shapes, layout):
             rslora = bool(config.get("use_rslora"))
+            config.pop("target_parameters", None)
             if carried and carried.targets:
                 config |= path_fields(shapes, carried, rslora=rslora)
             else:
@@ -161,7 +163,7 @@ class AdapterWriter:
                 names = self._names[module, factor] = [tensor_name(stack, i, module, factor) for i in layers]
                 tensors |= {name: (np.dtype(leaf.dtype), leaf.shape[1:]) for name in names}
         self._shapes, self._folder = shapes, folder
-        self._file = SafetensorsWriter(folder / WEIGHTS, tensors, {"format": "pt"})
+        self._file = ExpertsWriter(folder / WEIGHTS, tensors, {"format": "pt"})
         self._passage = Passage(carried, self._file)
 
     def write(self, module: str, factors: Mapping[str, Any], rows: slice = slice(None)) -> None:

@@ -10,6 +10,7 @@ from nlsr_jax.files.safetensors_files import SafetensorsWriter
 from nlsr_jax.formats.peft_carried import Carried
 from nlsr_jax.formats.peft_targets import Target, module_path
 from nlsr_jax.formats.peft_writing import exact_alpha, scalings
+from nlsr_jax.modules import parameter_path
 
 
 def path_fields(adapter: Adapter, carried: Carried, *, rslora: bool) -> dict[str, Any]:
@@ -22,11 +23,13 @@ def path_fields(adapter: Adapter, carried: Carried, *, rslora: bool) -> dict[str
       carried: with factors.
       rslora: write for rank-stabilised scaling.
     """
-    targets = dict(carried.targets)
+    targets, parameters = dict(carried.targets), set()
     for module in module_names(adapter.factors):
         rank = int(adapter.factors[module]["a"].shape[1])
         for layer, scaling in zip(layer_indices(adapter, module), scalings(adapter, module), strict=True):
-            targets[module_path(layer, module, carried.stack)] = Target(rank, scaling)
+            path = module_path(layer, module, carried.stack)
+            targets[parameter_path(path)] = Target(rank, scaling)
+            parameters |= {parameter_path(path)} - {path}
     alphas = {path: exact_alpha(target.scaling, target.rank, rslora) for path, target in targets.items()}
     rank = collections.Counter(target.rank for target in targets.values()).most_common(1)[0][0]
     alpha = collections.Counter(alphas.values()).most_common(1)[0][0]
@@ -36,7 +39,8 @@ def path_fields(adapter: Adapter, carried: Carried, *, rslora: bool) -> dict[str
         "use_rslora": rslora,
         "rank_pattern": {re.escape(path): one.rank for path, one in targets.items() if one.rank != rank},
         "alpha_pattern": {re.escape(path): one for path, one in alphas.items() if one != alpha},
-        "target_modules": sorted(targets),
+        "target_modules": sorted(set(targets) - parameters),
+        **({"target_parameters": sorted(parameters)} if parameters else {}),
         "exclude_modules": None,
         "layers_to_transform": None,
         "layers_pattern": None,

@@ -37,7 +37,9 @@ class LoraConfig:
       alpha: ``lora_alpha``.
       rslora: scale by ``alpha / sqrt(rank)`` in place of ``alpha / rank``.
       targets: module names (any match at the end of a path), or a regular expression of whole paths, or
-        ``"all-linear"``.
+        ``"all-linear"``; empty where parameters alone are adapted.
+      parameters: names of parameters (any match at the end of a path), whose factors are those of a linear layer or
+        of all experts of a layer.
       exclude: likewise, of modules that are left out.
       layers: ``layers_to_transform``; None for all.
       layers_pattern: names of the module list that ``layers`` counts; empty for any.
@@ -57,6 +59,7 @@ class LoraConfig:
     alpha_pattern: tuple[tuple[str, float], ...]
     extras: Extras
     raw: dict[str, Any]
+    parameters: tuple[str, ...] = ()
 
     @property
     def all_linear(self) -> bool:
@@ -104,6 +107,7 @@ def parse_adapter_config(config: dict, where: str) -> LoraConfig:
         alpha_pattern=_pattern(config, "alpha_pattern", factor, where),
         extras=read_extras(config, where),
         raw=config,
+        parameters=_parameters(config, where),
     )
 
 
@@ -184,11 +188,19 @@ def _rank(value, name, where) -> int:
     return whole(value, name, where, MAX_RANK)
 
 
+def _parameters(config, where) -> tuple[str, ...]:
+    found = _names(config, "target_parameters", where)
+    if isinstance(found, str):
+        raise unexpected(found, "target_parameters", where, "a list of names")
+    return found
+
+
 def _targets(config, where) -> tuple[str, ...] | str:
+    parameters = _parameters(config, where)
     if config.get("target_modules") is None:
-        return DEFAULT_TARGETS
+        return () if parameters else DEFAULT_TARGETS
     targets = _names(config, "target_modules", where)
-    if not targets:
+    if not targets and not parameters:
         raise InputError(f"{where}: target_modules is empty: nothing is adapted; expected names of projections")
     return targets
 

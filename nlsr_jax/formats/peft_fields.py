@@ -9,18 +9,19 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from nlsr_jax.errors import argument
 from nlsr_jax.files.fields import unexpected
 
 PLAIN = (
-    "merge it into its base with PEFT's merge_and_unload and take the result as a full model, or extract a plain "
-    "LoRA from (merged weights - base weights) by a truncated SVD"
+    "merge it into its base with PEFT's merge_and_unload, save the model with save_pretrained, and give its folder "
+    f"as {argument('finetuned')}, beside {argument('base')}"
 )
 """What the owner of an adapter that is not plain LoRA can do."""
 
 READ = (
     *("peft_type", "task_type", "auto_mapping", "init_lora_weights", "bias"),
     *("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern"),
-    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
+    *("target_modules", "target_parameters", "exclude_modules", "layers_to_transform", "layers_pattern"),
     *("modules_to_save", "trainable_token_indices", "ensure_weight_tying"),
 )
 """Fields that are read and checked."""
@@ -50,8 +51,6 @@ REASONS = {
     "use_dora": "DoRA rescales the base weights, which factors alone cannot hold",
     "lora_bias": "a bias of the factors cannot be held",
     "layer_replication": "replicated layers change the base model",
-    "target_parameters": "PEFT adapts whole parameters, such as all experts of a layer in one, whose factors are "
-    "not those of linear layers",
     "use_qalora": "QA-LoRA pools the inputs",
     "alora_invocation_tokens": "activated LoRA depends on the position of a token",
     "use_bdlora": "block-diagonal factors are not plain LoRA",

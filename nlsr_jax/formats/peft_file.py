@@ -19,7 +19,8 @@ from nlsr_jax.formats.peft_carried_checks import check_carried, note_of
 from nlsr_jax.formats.peft_config import LoraConfig, notes_of_kind, parse_adapter_config
 from nlsr_jax.formats.peft_extras import Extras
 from nlsr_jax.formats.peft_keys import WRAPPER, Stack
-from nlsr_jax.formats.peft_targets import InFile, Others, Target, select_in_file, select_targets
+from nlsr_jax.formats.peft_parameters import ExpertsFile
+from nlsr_jax.formats.peft_targets import InFile, Others, Target, rank_rule, select_in_file, select_targets
 from nlsr_jax.formats.peft_weights import (
     StackedKeys,
     check_no_others,
@@ -81,6 +82,8 @@ class AdapterFile:
         raw = read_json_object(path / CONFIG, "adapter config")
         config = None if mlx else parse_adapter_config(raw, self._where)
         self._file = open_checked(path / self.files[1])
+        if config is not None and config.parameters:
+            self._file = ExpertsFile(self._file, config.parameters, rank_rule(config, self._where))
         self._found = find_mlx_factors(self._file) if mlx else find_factors(self._file)
         if config is None:
             check_no_others(self._file, self._found.others)

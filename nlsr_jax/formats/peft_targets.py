@@ -6,14 +6,14 @@ The rules are PEFT's, applied to module paths: those of a model, or those that a
 import dataclasses
 import math
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.peft_config import LoraConfig
 from nlsr_jax.formats.peft_keys import WRAPPER, Stack
 from nlsr_jax.formats.peft_matching import Matcher, endings
-from nlsr_jax.modules import MODULES, module_order, path_in_layer
+from nlsr_jax.modules import MODULES, module_order, path_in_layer, slice_of
 
 _ANY_LAYER = r".*?\.[^.]*\.(?P<idx>\d+)\."
 
@@ -190,7 +190,7 @@ def select_targets(
     """
     if config.all_linear:
         # Every linear layer but the output head, which leaves the projections.
-        config = dataclasses.replace(config, targets=tuple(modules))
+        config = dataclasses.replace(config, targets=tuple(name for name in modules if not slice_of(name)))
     selector, stack = _Selector(config, where), Stack(prefix, "layers")
     found: dict[str, dict[int, Target]] = {}
     for module in modules:
@@ -209,16 +209,35 @@ def select_targets(
     return Targets(found, () if config.all_linear else _unmatched(config, paths))
 
 
+def rank_rule(config: LoraConfig, where: str) -> Callable[[str], int]:
+    """Return the function from a module's path to its rank.
+
+    Args:
+      config: the parsed config.
+      where: the config's file, for messages.
+    """
+    selector = _Selector(config, where)
+    return lambda path: selector.target(path).rank
+
+
 class _Selector:
     """The rules of one config: names are looked up, expressions go through the matcher."""
 
     def __init__(self, config: LoraConfig, where: str):
         self._config, self._where, self._matcher = config, where, Matcher(where)
-        self._targets = _as_set(config.targets)
+        self._targets, self._parameters = _as_set(config.targets), frozenset(config.parameters)
         self._exclude = _as_set(config.exclude)
 
     def selects(self, path: str) -> bool:
-        """Say whether PEFT adapts the module at ``path``."""
+        """Say whether PEFT adapts the module at ``path``, or a parameter of which it is a slice or the weight."""
+        if self._names_parameter(path):
+            return True
+        return not slice_of(path) and self._selects_module(path)
+
+    def _names_parameter(self, path: str) -> bool:
+        return bool(self._parameters) and not self._parameters.isdisjoint(endings(_parameter(path)))
+
+    def _selects_module(self, path: str) -> bool:
         if self._config.exclude and self._named(self._exclude, path):
             return False
         if not self._named(self._targets, path):
@@ -229,6 +248,8 @@ class _Selector:
 
     def target(self, path: str) -> Target:
         """Return rank and scaling of the module at ``path``: of the first pattern that matches, or the default."""
+        if self._names_parameter(path):
+            path = _parameter(path)
         rank = self._by_pattern(self._config.rank_pattern, path, self._config.rank)
         alpha = self._by_pattern(self._config.alpha_pattern, path, self._config.alpha)
         return Target(rank, alpha / math.sqrt(rank) if self._config.rslora else alpha / rank)
@@ -257,6 +278,12 @@ class _Selector:
             if self._matcher.match(rf"(.*\.)?({key})$", path):
                 return value
         return default
+
+
+def _parameter(path: str) -> str:
+    """Return the path of the parameter that a module's factors are of: all experts' of a slice, else its weight."""
+    found = slice_of(path)
+    return found.parameter if found else f"{path}.weight"
 
 
 def _as_set(names: tuple[str, ...] | str) -> frozenset[str] | str:

@@ -11,9 +11,11 @@ import numpy as np
 from nlsr_jax.adapter import Adapter, layer_indices, module_names
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.peft_keys import WRAPPER, Stack
+from nlsr_jax.formats.peft_parameters_writing import of_parameters
 from nlsr_jax.formats.peft_targets import module_path
-from nlsr_jax.modules import MODULES, path_in_layer
+from nlsr_jax.modules import MODULES, parameter_path, path_in_layer, slice_of
 
+_NO_LAYERS = {"layers_to_transform": None, "layers_pattern": None, "exclude_modules": None}
 PLAIN_STACK = Stack("model.", "layers")
 """The list of layers of a causal language model."""
 
@@ -85,23 +87,45 @@ def config_fields(adapter: Adapter, *, rslora: bool = False, stack: Stack = PLAI
       rslora: write for rank-stabilised scaling.
       stack: the list of layers of the base.
     """
-    names = module_names(adapter.factors)
-    ranks = {m: int(adapter.factors[m]["a"].shape[1]) for m in names}
+    stacked = of_parameters(adapter)
+    names = tuple(m for m in module_names(adapter.factors) if not slice_of(m))
+    every = (*names, *(experts[0] for experts in stacked.values()))
+    ranks = {m: int(adapter.factors[m]["a"].shape[1]) for m in every}
     rank = collections.Counter(ranks.values()).most_common(1)[0][0]
-    alphas = {m: [exact_alpha(s, ranks[m], rslora) for s in scalings(adapter, m)] for m in names}
+    alphas = {m: [exact_alpha(s, ranks[m], rslora) for s in scalings(adapter, m)] for m in every}
     alpha = collections.Counter(a for values in alphas.values() for a in values).most_common(1)[0][0]
     return {
         "r": rank,
         "lora_alpha": alpha,
         "use_rslora": rslora,
-        "rank_pattern": {re.escape(_selecting(m, names)): ranks[m] for m in names if ranks[m] != rank},
+        "rank_pattern": {re.escape(_selecting(m, every)): ranks[m] for m in every if ranks[m] != rank},
         "alpha_pattern": _alpha_pattern(adapter, alphas, alpha, stack),
-        **_target_fields(adapter, names, stack),
+        **(_target_fields(adapter, names, stack) if names else {**_NO_LAYERS, "target_modules": []}),
+        **_parameter_fields(adapter, stacked, stack),
     }
 
 
+def _parameter_fields(adapter: Adapter, stacked: Mapping[str, list[str]], stack: Stack) -> dict[str, Any]:
+    """Return the parameters that are adapted; each layer's own where not all layers are."""
+    if not stacked:
+        return {}
+    found: list[str] = []
+    for parameter, experts in stacked.items():
+        if adapter.layers and experts[0] in adapter.layers:
+            layers = layer_indices(adapter, experts[0])
+            found += [module_path(layer, parameter, stack._replace(prefix="")) for layer in layers]
+        else:
+            found.append(parameter)
+    return {"target_parameters": sorted(found)}
+
+
 def _selecting(module: str, names: tuple[str, ...]) -> str:
-    """Return the end of a path that selects a module: the name of a projection, else its path in the layer."""
+    """Return the end of a path that selects a module: the name of a projection, else its path in the layer.
+
+    Of an expert, that of the parameter of all experts.
+    """
+    if one := slice_of(module):
+        return one.parameter
     return module if set(names) <= set(MODULES) else path_in_layer(module)
 
 
@@ -120,7 +144,8 @@ def _alpha_pattern(
             continue
         for layer, value in zip(layer_indices(adapter, module), values, strict=True):
             if value != default:
-                pattern[re.escape(module_path(layer, module, stack._replace(prefix="")))] = value
+                path = module_path(layer, module, stack._replace(prefix=""))
+                pattern[re.escape(parameter_path(path))] = value
     return pattern
 
 
@@ -132,7 +157,7 @@ def _target_fields(adapter: Adapter, names: tuple[str, ...], stack: Stack) -> di
     modules: dict[tuple[int, ...], list[str]] = {}
     for name in names:
         modules.setdefault(layer_indices(adapter, name), []).append(name)
-    fields: dict[str, Any] = {"layers_to_transform": None, "layers_pattern": None, "exclude_modules": None}
+    fields: dict[str, Any] = dict(_NO_LAYERS)
     # Versions of PEFT differ in which number of a path is the layer's where it has several.
     one_number = not any(part.isdecimal() for name in names for part in name.split("."))
     if len(modules) == 1 and stack.prefix in ("", "model.") and (one_number or not adapter.layers):

@@ -10,8 +10,13 @@ from nlsr_jax.adapter import Adapter
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.safetensors_files import SafetensorsFile
 from nlsr_jax.formats.hugging_face import open_weights, read_config, resolve
+from nlsr_jax.formats.model_matrices import matrix_names
+from nlsr_jax.modules import FUSED, slice_of
 from nlsr_jax.nlsr.direction import Direction, factor_matrix
 from nlsr_jax.random_streams import stream
+
+Places = tuple[tuple[SafetensorsFile, str], ...]
+"""Where one matrix lies: files and names in them, of parts that stand one above the other."""
 
 
 def safety_direction(
@@ -49,16 +54,17 @@ def safety_direction(
     aligned, start = _open(base), _open(pretrained)
     unknown = sorted(set(modules or ()) - set(aligned))
     if unknown:
-        raise InputError(f"modules has {unknown[0]!r}; expected some of {', '.join(aligned)}")
+        known = ", ".join([*aligned][:8]) + (" and others" if len(aligned) > 8 else "")
+        raise InputError(f"modules has {unknown[0]!r}; expected some of {known}")
     key = stream(jax.random.key(seed), "direction")
     factors, residual = {}, {}
-    for module in [name for name in aligned if modules is None or name in modules]:
+    for module in [name for name in aligned if (modules is None and not slice_of(name)) or name in (modules or ())]:
         if module not in start:
             raise InputError(f"{pretrained}: has no module {module}; the base was not aligned from this model")
         _check_shapes(base, pretrained, module, aligned[module], start[module])
         found = []
         for layer, pair in enumerate(zip(aligned[module], start[module], strict=True)):
-            after, before = (file.read(name).astype(np.float32) for file, name in pair)
+            after, before = map(_read, pair)
             own = jax.random.fold_in(stream(key, module), layer)
             found.append(jax.device_get(factor_matrix(own, after - before, min(rank, *after.shape))))
             if progress is not None:
@@ -72,19 +78,32 @@ def safety_direction(
     return Direction(Adapter(factors), residual)
 
 
-def _open(path) -> dict[str, list[tuple[SafetensorsFile, str]]]:
-    """Return where the projections lie: ``{module: [(file, name in it), one per layer]}``, each ``[d, k]``."""
+def _open(path) -> dict[str, list[Places]]:
+    """Return where the projections lie, ``{module: one per layer}``, each ``[d, k]``; experts as slices too."""
     folder = resolve(path)
     found = open_weights(folder, read_config(folder), None)
-    return {
-        weight.path[1]: [found.files[name] for name in weight.names]
-        for weight in found.table
-        if weight.path[0] == "layers" and weight.path[-1] == "kernel"
+    names = matrix_names(found.table, found.config)
+    places: dict[str, list[Places]] = {
+        module: [(found.files[name],) for name in layers] for module, layers in names.items()
     }
+    by_own = {pair: names[module] for module, (pair, _) in found.config.expert_modules().items()}
+    for module, ((own, expert), _) in found.config.expert_slices().items():
+        parts = zip(*(by_own[one, expert] for one in FUSED.get(own, (own,))), strict=True)
+        places[module] = [tuple(found.files[name] for name in layer) for layer in parts]
+    return places
+
+
+def _read(places: Places) -> np.ndarray:
+    return np.concatenate([file.read(name).astype(np.float32) for file, name in places])
+
+
+def _shape(places: Places) -> tuple[int, ...]:
+    shapes = [file.shape(name) for file, name in places]
+    return sum(rows for rows, *_ in shapes), *shapes[0][1:]
 
 
 def _check_shapes(base, pretrained, module, aligned, start) -> None:
-    shapes = [[file.shape(name) for file, name in found] for found in (aligned, start)]
+    shapes = [list(map(_shape, found)) for found in (aligned, start)]
     if shapes[0] != shapes[1]:
         one, two = (f"{len(found)} layers of {module} {list(found[0])}" for found in shapes)
         raise InputError(f"{pretrained}: has {two}, {base} has {one}; the base was not aligned from this model")

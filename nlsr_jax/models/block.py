@@ -133,7 +133,7 @@ class Block(nn.Module):
 
     def _through_experts(self, x, keep):
         """Run the experts with their adapters, which are named by the path of an expert's module."""
-        modules = self.config.expert_modules()
+        modules = self.config.expert_modules() | self.config.expert_slices()
         found = {name: leaf for name, leaf in self.variables.get("lora", {}).items() if name in modules}
         factors = stack_factors(found, self.config)
         y, captured = self.experts(x, factors)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from nlsr_jax.architecture.config import EXPERT_PROJECTIONS, ModelConfig
 from nlsr_jax.models.projection import thin
+from nlsr_jax.modules import FUSED
 
 _LARGEST_BLOCK = 128
 
@@ -76,7 +77,7 @@ class Captured(NamedTuple):
         """Return the inputs ``[rows, k]`` of a projection, and which rows are of this expert and of kept positions.
 
         Args:
-          name: one of ``EXPERT_PROJECTIONS``.
+          name: one of ``EXPERT_PROJECTIONS``, or ``gate_up_proj``.
           expert: its number.
           keep: bool, one for each position.
         """
@@ -95,10 +96,10 @@ def stack_factors(found: Mapping[str, Any], config: ModelConfig) -> dict[str, tu
     Returns:
       ``{own name: (a [E, r, k], b [E, d, r])}`` of the projections that any expert has factors of.
     """
-    modules, stacked = config.expert_modules(), {}
+    stacked, every_part = {}, _parts(found, config)
     assert config.experts is not None
     for own in EXPERT_PROJECTIONS:
-        parts = {modules[name][0][1]: leaf for name, leaf in found.items() if modules[name][0][0] == own}
+        parts = {expert: leaf for (name, expert), leaf in every_part.items() if name == own}
         if not parts:
             continue
         rank, like = max(leaf["a"].shape[0] for leaf in parts.values()), next(iter(parts.values()))
@@ -108,6 +109,17 @@ def stack_factors(found: Mapping[str, Any], config: ModelConfig) -> dict[str, tu
         b = [jnp.pad(leaf["b"], ((0, 0), (0, rank - leaf["b"].shape[1]))) for leaf in every]
         stacked[own] = jnp.stack(a), jnp.stack(b)
     return stacked
+
+
+def _parts(found: Mapping[str, Any], config: ModelConfig) -> dict[tuple[str, int], Any]:
+    """Return the factors by own name and expert; those of gate above up are cut into two with one A."""
+    modules, parts = config.expert_modules() | config.expert_slices(), {}
+    for name, leaf in found.items():
+        own, expert = modules[name][0]
+        names = FUSED.get(own, (own,))
+        for one, b in zip(names, jnp.split(leaf["b"], len(names), axis=-2), strict=True):
+            parts[one, expert] = {**leaf, "b": b}
+    return parts
 
 
 class Experts(nn.Module):

@@ -4,6 +4,7 @@ Axis legend: B batch, T positions, D embed, V vocabulary.
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,18 @@ from nlsr_jax.models.llama import Llama, variables
 from nlsr_jax.models.lora import check_array, check_tokens, prepare
 from nlsr_jax.models.norm import soft_cap
 from nlsr_jax.types import Array, Params
+
+
+class ContinuationScores(NamedTuple):
+    """What a model makes of given continuations.
+
+    Attributes:
+      log_likelihood: ``[B]`` float32, natural logarithm of the probability of the tokens that count.
+      greedy: ``[B]`` bool, whether greedy decoding chooses each of them.
+    """
+
+    log_likelihood: jax.Array
+    greedy: jax.Array
 
 
 def log_likelihood(
@@ -42,17 +55,44 @@ def log_likelihood(
     Raises:
       InputError: inputs that do not fit the model or one another.
     """
+    _check(model, tokens, targets, keep, attention_mask)
+    return _log_likelihood(model, params, prepare(model, adapter), tokens, attention_mask, targets, keep)
+
+
+def score_continuations(
+    model: Llama,
+    params: Params,
+    tokens: Array,
+    targets: Array,
+    keep: Array,
+    *,
+    adapter: Adapter | None = None,
+    attention_mask: Array | None = None,
+) -> ContinuationScores:
+    """Return the log-probability of target tokens, and whether greedy decoding chooses them.
+
+    Args:
+      model, params, tokens, targets, keep, adapter, attention_mask: as for ``log_likelihood``.
+
+    Raises:
+      InputError: inputs that do not fit the model or one another.
+    """
+    _check(model, tokens, targets, keep, attention_mask)
+    lora = prepare(model, adapter)
+    return ContinuationScores(*_score(model, params, lora, tokens, attention_mask, targets, keep))
+
+
+def _check(model, tokens, targets, keep, attention_mask) -> None:
     check_tokens(model, tokens, attention_mask)
     check_tokens(model, targets)
     check_array(keep, "keep")
     if targets.shape != tokens.shape or keep.shape != tokens.shape:
         shapes = f"{list(targets.shape)} and {list(keep.shape)}"
         raise InputError(f"targets and keep are {shapes}; expected {list(tokens.shape)} as tokens")
-    return _log_likelihood(model, params, prepare(model, adapter), tokens, attention_mask, targets, keep)
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _log_likelihood(model, params, lora, tokens, attention_mask, targets, keep):
+def _score(model, params, lora, tokens, attention_mask, targets, keep):
     hidden = model.apply(variables(params, lora), tokens, attention_mask, output="hidden")
     head, cap = params["embed"] if model.config.tied else params["lm_head"], model.config.logit_cap
 
@@ -61,6 +101,12 @@ def _log_likelihood(model, params, lora, tokens, attention_mask, targets, keep):
         states, wanted, counts = row
         logits = soft_cap(jnp.einsum("td,vd->tv", states, head, preferred_element_type=jnp.float32), cap)
         chosen = jnp.take_along_axis(logits, wanted[:, None], axis=-1)[:, 0]
-        return jnp.sum(jnp.where(counts, chosen - jax.nn.logsumexp(logits, axis=-1), 0))
+        total = jnp.sum(jnp.where(counts, chosen - jax.nn.logsumexp(logits, axis=-1), 0))
+        return total, jnp.all(jnp.where(counts, jnp.argmax(logits, axis=-1) == wanted, True))
 
     return jax.lax.map(one, (hidden, targets, keep.astype(bool)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _log_likelihood(*arguments):
+    return _score(*arguments)[0]

@@ -117,9 +117,9 @@ def prepare_several(model: Llama, adapters: Sequence[Adapter]) -> Any:
         raise InputError("several adapters at once run on one device, and the base lies over a mesh")
     for number, adapter in enumerate(adapters):
         check_adapter_fits(adapter, model.config, f"adapter {number}")
-    if any(name in model.config.expert_modules() for one in adapters for name in one.factors):
-        raise InputError("several adapters at once run without factors of experts; run one after the other")
     count, sizes = model.config.num_layers, model.config.projections()
+    if any(name not in sizes for one in adapters for name in one.factors):
+        raise InputError("several adapters at once run without factors of experts; run one after the other")
     trees = [_expanded(adapter, count)["layers"] for adapter in adapters]
     stacked = {}
     for module in [name for name in sizes if any(name in tree for tree in trees)]:

@@ -191,6 +191,21 @@ def preset(name: str, *, direction: bool, aligned: bool = False, model: bool = F
     return RECOMMENDED if direction else RECOMMENDED_ALONE
 
 
+def preset_defaults() -> dict[str, str]:
+    """Return, by field, what the help says of the settings in which the presets differ.
+
+    >>> preset_defaults()["method"]
+    "recommended: 'gain'; published: 'low_rank'"
+    """
+    every = (RECOMMENDED, RECOMMENDED_ALONE, RECOMMENDED_LINEAGE, RECOMMENDED_MODEL, RECOMMENDED_MODEL_ALONE)
+    found = {}
+    for field in dataclasses.fields(PUBLISHED):
+        values = [repr(str(value)) for value in dict.fromkeys(getattr(one, field.name) for one in every)]
+        if values != [repr(str(field.default))]:
+            found[field.name] = f"recommended: {' or '.join(values)}; published: '{field.default}'"
+    return found
+
+
 @dataclasses.dataclass(frozen=True)
 class AutomaticSettings:
     """What the automatic choice of β and sparsity goes for; see ``nlsr_jax.calibration.automatic``.

@@ -9,7 +9,7 @@ from typing import Any
 
 from nlsr_jax.files.output import write_text
 from nlsr_jax.formats.adapter_folder import WEIGHTS
-from nlsr_jax.formats.companions import CARD, Companions, card_fields, copy_companions, find_companions
+from nlsr_jax.formats.companions import CARD, Companions, card_fields, find_companions
 from nlsr_jax.pipeline.run import Run
 from nlsr_jax.report.model_card import realignment_card
 
@@ -36,25 +36,22 @@ def open_companions(source: pathlib.Path, run: Run, without: Collection[str] = (
     return found
 
 
-def write_companions(
+def write_card(
     folder: pathlib.Path,
     companions: Companions,
     record: Mapping[str, Any],
     *,
     base: Any,
     digests: Mapping[str, str],
-) -> dict[str, str]:
-    """Copy the files into the output and write the model card.
+) -> None:
+    """Write the model card of an output.
 
     Args:
       folder: the output.
-      companions: from ``open_companions``.
+      companions: from ``open_companions``, whose card says the licence.
       record: of the run, as far as it is known.
       base: what the output names as its base model.
       digests: of what has been written.
-
-    Returns:
-      The SHA-256 of the copies by name.
     """
     card = realignment_card(
         record,
@@ -63,4 +60,3 @@ def write_companions(
         licence=card_fields(companions),
     )
     write_text(folder / CARD, card)
-    return copy_companions(companions, folder)

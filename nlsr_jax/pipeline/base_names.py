@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from nlsr_jax.errors import InputError, argument
@@ -110,12 +110,13 @@ def check_trained_on(settings: SourceSettings) -> None:
         )
 
 
-def with_named_base(settings: Settings, stages: Stages) -> Settings:
+def with_named_base(settings: Settings, stages: Stages, *, asked: bool = False) -> Settings:
     """Return the settings with the base that the fine-tuned adapter's config names, where none is given.
 
     Args:
       settings: of the run.
       stages: where to say so.
+      asked: whether the base is needed to answer prompts.
 
     Returns:
       The settings unchanged where the run needs no base or the config names none.
@@ -123,20 +124,49 @@ def with_named_base(settings: Settings, stages: Stages) -> Settings:
     Raises:
       InputError: the name is neither a folder that is there nor a model in the hub's cache.
     """
-    if settings.base or not settings.finetuned or not (settings.needs_base or settings.pretrained):
+    needed = asked or settings.needs_base or settings.pretrained
+    if settings.base or not settings.finetuned or not needed or _named_base(settings.finetuned) is None:
         return settings
-    name = _named_base(settings.finetuned)
+    return dataclasses.replace(settings, base=find_named_base(settings.finetuned, stages.say))
+
+
+def find_named_base(adapter: str, say: Callable[[str], None]) -> str:
+    """Return the base that an adapter's config names.
+
+    Args:
+      adapter: its folder.
+      say: called with a line about it.
+
+    Raises:
+      InputError: it names none, or one that is neither a folder that is there nor a model in the hub's cache.
+    """
+    name = named_base(adapter)
     if name is None:
-        return settings
+        raise InputError(f"{argument('base')} is missing, and {adapter} names none; give the folder of its base")
+    say(f"base: {name}, which {adapter} names")
+    return name
+
+
+def named_base(adapter: str) -> str | None:
+    """Return the base that an adapter's config names, None if it names none.
+
+    Args:
+      adapter: a PEFT directory.
+
+    Raises:
+      InputError: the name is neither a folder that is there nor a model in the hub's cache.
+    """
+    name = _named_base(adapter)
+    if name is None:
+        return None
     hub = parse_hub_name(name)
     if not (is_folder(name) or (hub is not None and is_cached(hub, "config.json"))):
         fetched = "" if hub is None else f", or fetch it by hf download {name}"
         raise InputError(
-            f"{argument('base')} is missing, and {name}, which {settings.finetuned} names as its base, is not at "
+            f"{argument('base')} is missing, and {name}, which {adapter} names as its base, is not at "
             f"hand; give its folder{fetched}{sibling_advice(name)}"
         )
-    stages.say(f"base: {name}, which {settings.finetuned} names")
-    return dataclasses.replace(settings, base=name)
+    return name
 
 
 def _named_base(adapter: str | None) -> str | None:

@@ -1,7 +1,6 @@
 """The automatic choice of a run: asked for, described in the record, and doubted where there is reason to."""
 
 import dataclasses
-import pathlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -130,8 +129,7 @@ def settle(settings: Settings, choice: Choice, data: CalibrationData, run: Run) 
     """
     told, found = choice.told, choice.refined
     if settings.harmless is not None:
-        path = pathlib.Path(settings.harmless)
-        run.digests.add(HARMLESS, settings.harmless, [path] if path.is_file() else [])
+        run.digests.add_data(HARMLESS, settings.harmless)
     if choice.asked is not None:
         settings, told = choose_for(settings, choice.asked, data, run)
         run.stages.say(describe_choice(told))
@@ -141,7 +139,7 @@ def settle(settings: Settings, choice: Choice, data: CalibrationData, run: Run) 
         except CannotRefine as error:
             if not choice.refinement.if_possible:
                 raise
-            run.notes.add([f"{error}; the share of entries is used as it is"])
+            run.notes.add([f"{error.marked}; the share of entries is used as it is"])
     described = {} if told is None else {"automatic": tell_choice(told, run)}
     if found is not None:
         run.notes.add(note_refinement(found))

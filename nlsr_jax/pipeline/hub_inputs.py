@@ -5,26 +5,28 @@ A snapshot's path holds the name and the commit. Where a record's snapshot is no
 
 import dataclasses
 import pathlib
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from nlsr_jax.data.rows import SUFFIXES
 from nlsr_jax.files.paths import exists
 from nlsr_jax.formats.adapter_folder import CONFIG as ADAPTER_CONFIG
 from nlsr_jax.formats.adapter_folder import resolve_adapter
-from nlsr_jax.formats.hub import HubName, holds, parse_hub_name
+from nlsr_jax.formats.hub import HubName, holds, is_pinned, parse_hub_name, pinned_data_set, snapshot_name
 from nlsr_jax.formats.model_matrices import is_model_folder
 from nlsr_jax.pipeline.settings import Settings
 from nlsr_jax.progress import Stages
 
 ADAPTERS = ("aligned", "weak", "finetuned")
 MODELS = ("base", "pretrained")
+DATA = ("calibration", "harmless")
 MODEL_CONFIG = "config.json"
-_SNAPSHOT = re.compile(r"models--([^/\\]+?)--([^/\\]+)[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]?$")
 
 
 def with_hub_folders(settings: Settings, names: Sequence[str], stages: Stages) -> Settings:
     """Return the settings with the folders of what they name on the hub, fetched where the cache lacks it.
+
+    Of a data set it is the name with its revision.
 
     Args:
       settings: of the run.
@@ -37,12 +39,29 @@ def with_hub_folders(settings: Settings, names: Sequence[str], stages: Stages) -
     changes: dict[str, Any] = {}
     for name in names:
         given = getattr(settings, name)
+        if name in DATA:
+            if (pinned := _pinned(given)) != given:
+                stages.say(f"{name}: {pinned}")
+                changes[name] = pinned
+            continue
         asked = given and hub_name(given)
         if asked and (name in ADAPTERS or settings.needs_base or settings.pretrained):
             folder = _resolver(name, asked)(str(asked))
             stages.say(f"{name}: {asked}, from {folder}")
             changes[name] = str(folder)
     return dataclasses.replace(settings, **changes)
+
+
+def _pinned(given: str | None) -> str | None:
+    """Return a data set of the hub with the revision that it has now, so that a record means the same rows.
+
+    Returns:
+      What is given where it is a file, has a revision, or the hub cannot be asked.
+    """
+    asked = parse_hub_name(given) if given else None
+    if not given or asked is None or "/" not in asked.id or pathlib.Path(given).suffix in SUFFIXES:
+        return given
+    return str(asked if is_pinned(asked) else pinned_data_set(asked))
 
 
 def names_model(text: str | None) -> bool:
@@ -59,10 +78,8 @@ def hub_name(text: str) -> HubName | None:
     >>> str(hub_name("/far/models--someone--x/snapshots/" + "0a" * 20))[:14]
     'someone/x@0a0a'
     """
-    found = _SNAPSHOT.search(text)
-    if found and not exists(text):
-        return HubName(f"{found[1]}/{found[2]}", found[3])
-    return parse_hub_name(text)
+    found = snapshot_name(text)
+    return found if found is not None and not exists(text) else parse_hub_name(text)
 
 
 def _resolver(name: str, asked: HubName) -> Callable[[str], pathlib.Path]:

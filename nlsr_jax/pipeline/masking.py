@@ -13,7 +13,7 @@ from nlsr_jax.pipeline.base_names import note_base_names
 from nlsr_jax.pipeline.checks import check_identification, check_stream
 from nlsr_jax.pipeline.descent import check_weak
 from nlsr_jax.pipeline.evidence import CalibrationData
-from nlsr_jax.pipeline.hub_inputs import with_hub_folders
+from nlsr_jax.pipeline.hub_inputs import DATA, with_hub_folders
 from nlsr_jax.pipeline.identification import obtain_masks, write_found
 from nlsr_jax.pipeline.recording import IDENTIFICATION_FILE, record_identification, write_record
 from nlsr_jax.pipeline.reference import Reference
@@ -52,7 +52,7 @@ def identify_files(
     check_identification(settings)
     check_stream(settings.stream, mesh)
     stages = stages or Stages(show=False)
-    settings = with_absolute_paths(with_hub_folders(settings, ("aligned", "weak", "base"), stages))
+    settings = with_absolute_paths(with_hub_folders(settings, ("aligned", "weak", "base", *DATA), stages))
     inputs = name_inputs(settings)
     place = check_free(output, overwrite, inputs=inputs)
     with start(settings.seed, stages, mesh=mesh, output=place) as run:

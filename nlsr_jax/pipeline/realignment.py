@@ -21,7 +21,7 @@ from nlsr_jax.files.digests import sha256
 from nlsr_jax.files.output import check_free, whole_directory, write_text
 from nlsr_jax.formats import record as records
 from nlsr_jax.formats.checkpoint import save_checkpoint
-from nlsr_jax.formats.companions import Companions
+from nlsr_jax.formats.companions import Companions, copy_companions
 from nlsr_jax.formats.mask_files import FILE as MASKS_FILE
 from nlsr_jax.formats.model_matrices import is_model_folder
 from nlsr_jax.nlsr.pruning import unclipped_probability
@@ -29,14 +29,15 @@ from nlsr_jax.nlsr.realign import repaired_layers
 from nlsr_jax.nlsr.settings import NEEDS_FINETUNED, PRESETS
 from nlsr_jax.parallel import is_first
 from nlsr_jax.pipeline.accompanying import INPUT as COMPANIONS
-from nlsr_jax.pipeline.accompanying import open_companions, write_companions
+from nlsr_jax.pipeline.accompanying import open_companions, write_card
 from nlsr_jax.pipeline.base_names import check_trained_on, note_base_names, note_place, with_named_base
+from nlsr_jax.pipeline.checking import CHECK, OutputCheck, adapters_of, open_check
 from nlsr_jax.pipeline.checks import check_realignment, check_stream
 from nlsr_jax.pipeline.choosing import Choice, Refinement, asked_for, settle, with_choice
 from nlsr_jax.pipeline.decision import Decision, compare, decide
 from nlsr_jax.pipeline.descent import Descent, check_lineage, judge_descent
 from nlsr_jax.pipeline.evidence import CalibrationData
-from nlsr_jax.pipeline.hub_inputs import ADAPTERS, MODELS, with_hub_folders
+from nlsr_jax.pipeline.hub_inputs import ADAPTERS, DATA, MODELS, with_hub_folders
 from nlsr_jax.pipeline.identification import Masks, obtain_masks, write_found
 from nlsr_jax.pipeline.lifting import lift_of, open_lifted
 from nlsr_jax.pipeline.recording import record_realignment, write_record
@@ -44,6 +45,7 @@ from nlsr_jax.pipeline.reference import Reference
 from nlsr_jax.pipeline.restoration import Restoration, write_restored
 from nlsr_jax.pipeline.run import Run, start
 from nlsr_jax.pipeline.settings import Settings, name_inputs, with_absolute_paths
+from nlsr_jax.pipeline.shared import Shared
 from nlsr_jax.pipeline.sources import Sources, check_base, open_sources, source_notes
 from nlsr_jax.pipeline.templating import describe_template, settled_template
 from nlsr_jax.pipeline.trimming import trim
@@ -72,6 +74,8 @@ def realign_files(
     read: Inputs | None = None,
     draw: Callable[[dict], dict] = draw_figures,
     cache: str | None = None,
+    check: OutputCheck | None = None,
+    shared: Shared | None = None,
 ) -> dict:
     """Realign a fine-tuned adapter on disk, or a fully fine-tuned model (see ``realign_weights``).
 
@@ -96,6 +100,9 @@ def realign_files(
       read: what else has been read, by the name for messages, such as the record that is repeated.
       draw: draws the figures of the report from the record, in a thread.
       cache: folder of directions base − pretrained that were factored before; the bytes are the same without.
+      check: asks the fine-tuned and the repaired model before the output is in its place, and writes its figures
+        into the output, the record, the card and the report; see ``nlsr_jax.gate.attached.AttachedCheck``.
+      shared: what other runs of this process have made; the bytes are the same without.
 
     Returns:
       The record, as written to ``realignment.json``.
@@ -103,6 +110,7 @@ def realign_files(
     Raises:
       InputError: any input or setting that cannot be used, or an output that is, holds or lies in an input; nothing
         is written then.
+      NotPassed: ``check`` does not publish the output; nothing is written then.
     """
     if preset not in (None, *PRESETS):
         raise InputError(f"{argument('preset')} is {preset!r}; expected one of {', '.join(PRESETS)}")
@@ -124,14 +132,19 @@ def realign_files(
             mesh=mesh,
             read=read,
             draw=draw,
+            check=check,
+            shared=shared,
         )
     refinement = refine if isinstance(refine, Refinement) else Refinement() if refine else None
     choice = Choice(None if automatic is None else asked_for(automatic), chosen, refinement, refined)
-    settings = _checked(settings, choice, stages, repeats=recorded is not None)
+    settings = _checked(settings, choice, stages, repeats=recorded is not None, asked=check is not None)
     inputs = {**name_inputs(settings), **(read or {})}
     place = check_free(output, overwrite, inputs=inputs)
     publish = functools.partial(whole_directory, place, overwrite=overwrite, inputs=inputs)
-    with start(settings.seed, stages, mesh=mesh, recorded=recorded, output=place, cache=cache) as run:
+    with start(
+        settings.seed, stages, mesh=mesh, recorded=recorded, output=place, cache=cache, shared=shared
+    ) as run:
+        open_check(check, settings.base, run, streams=settings.stream)
         sources = _open(settings, run)
         if settings.needs_base:
             named = settled_template(settings.template, settings.base, run, settings.calibration, settings.harmless)
@@ -155,8 +168,19 @@ def realign_files(
             return decided()[1]
         with publish() as folder, _kept_meanwhile(folder, masks, sources, settings.sparsity, run) as kept:
             made, record = decided()
-            _write(folder, record, made, companions, kept, draw, run)
+            _write(folder, record, made, companions, kept, draw, run, functools.partial(_ask, check, folder, data))
     return record
+
+
+def _ask(
+    check: OutputCheck | None, folder: pathlib.Path, data: CalibrationData, written: Mapping[str, str]
+) -> dict[str, Any]:
+    """Check the written adapter; returns what the record says of it."""
+    if check is None:
+        return {}
+    base, finetuned = data.settings.base, data.sources.target.path
+    assert base is not None
+    return {CHECK: check.run(folder, adapters_of(folder, finetuned, base, data, written), data.run)}
 
 
 def _check_model(finetuned: str | None, choices: Mapping[str, Any]) -> None:
@@ -169,12 +193,12 @@ def _check_model(finetuned: str | None, choices: Mapping[str, Any]) -> None:
             )
 
 
-def _checked(settings: Settings, choice: Choice, stages: Stages, *, repeats: bool) -> Settings:
+def _checked(settings: Settings, choice: Choice, stages: Stages, *, repeats: bool, asked: bool) -> Settings:
     """Return the settings as the run takes them, checked as far as no input has to be opened."""
-    settings = with_named_base(with_choice(settings, choice), stages)
+    settings = with_named_base(with_choice(settings, choice), stages, asked=asked)
     check_realignment(settings)
     if not repeats:  # whose record may have no digests of a model that was given by its name
-        settings = with_hub_folders(settings, MODELS, stages)
+        settings = with_hub_folders(settings, (*MODELS, *DATA), stages)
     if not (settings.allow_unrelated or repeats):
         check_trained_on(settings)
     return with_absolute_paths(settings)
@@ -259,6 +283,7 @@ def _write(
     kept: concurrent.futures.Future[dict[str, str]],
     draw: Callable[[dict], dict],
     run: Run,
+    ask: Callable[[Mapping[str, str]], dict[str, Any]],
 ) -> None:
     """Write adapter, what goes beside it, report and record."""
     run.notes.say()
@@ -271,10 +296,13 @@ def _write(
             record["lift"] |= made.trimmed.describe_compression()
         digests |= kept.result()
         if companions is not None:
-            base = made.sources.target.layout.config.get("base_model_name_or_path")
-            digests |= write_companions(folder, companions, record, base=base, digests=digests)
+            digests |= copy_companions(companions, folder)
         run.notes.add(notes)
         run.notes.say()
+    record |= ask(digests)
+    if companions is not None:
+        base = made.sources.target.layout.config.get("base_model_name_or_path")
+        write_card(folder, companions, record, base=base, digests=digests)
     with run.stages("digest outputs"):
         record["outputs"] = records.digest_folder(folder, digests)
     with run.stages("report"):

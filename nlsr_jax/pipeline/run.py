@@ -8,7 +8,9 @@ from collections.abc import Iterable, Iterator
 import jax
 from jax.sharding import Mesh
 
+from nlsr_jax.errors import with_flags
 from nlsr_jax.formats.record import Digests
+from nlsr_jax.pipeline.shared import Shared
 from nlsr_jax.progress import Stages
 
 
@@ -28,11 +30,11 @@ class Notes:
 
     def add(self, notes: Iterable[str]) -> None:
         """Keep some notes, which ``say`` says later."""
-        self.kept += notes
+        self.kept += map(with_flags, notes)
 
     def warn(self, doubts: Iterable[str]) -> None:
         """Say some notes as warnings now, and keep them before all others."""
-        doubts = list(doubts)
+        doubts = list(map(with_flags, doubts))
         for doubt in doubts:
             self._stages.say(f"warning: {doubt}")
         self._said |= set(doubts)
@@ -40,10 +42,10 @@ class Notes:
 
     def say(self, notes: Iterable[str] | None = None) -> None:
         """Say some of the notes, or all that have not been said."""
-        notes = [note for note in self.kept if note not in self._said] if notes is None else list(notes)
+        notes = [note for note in self.kept if note not in self._said] if notes is None else map(with_flags, notes)
         for note in notes:
             self._stages.say(f"note: {note}")
-        self._said |= set(notes)
+            self._said.add(note)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Run:
         refuses of adapters without a common lineage, one that repeats a record notes.
       cache: folder of directions that were factored before; None to factor them anew.
       scratch: folder for what memory does not take; None for the system's temporary folder.
+      shared: what other runs of this process have made before.
     """
 
     stages: Stages
@@ -70,6 +73,7 @@ class Run:
     recorded: dict | None = None
     cache: str | None = None
     scratch: pathlib.Path | None = None
+    shared: Shared = dataclasses.field(default_factory=Shared)
 
 
 @contextlib.contextmanager
@@ -81,6 +85,7 @@ def start(
     recorded: dict | None = None,
     cache: str | None = None,
     output: pathlib.Path | None = None,
+    shared: Shared | None = None,
 ) -> Iterator[Run]:
     """Yield the context of a run; its thread of digests ends with the block.
 
@@ -88,10 +93,12 @@ def start(
       seed: of the key.
       stages, mesh, recorded, cache: see ``Run``.
       output: the folder to be; what memory does not take goes beside it.
+      shared: what other runs of this process have made; None for a run of its own.
     """
-    digests = Digests()
+    shared = shared or Shared()
+    digests = Digests(shared.digest)
     scratch = None if output is None else next(one for one in output.absolute().parents if one.is_dir())
     try:
-        yield Run(stages, digests, Notes(stages), jax.random.key(seed), mesh, recorded, cache, scratch)
+        yield Run(stages, digests, Notes(stages), jax.random.key(seed), mesh, recorded, cache, scratch, shared)
     finally:
         digests.close()

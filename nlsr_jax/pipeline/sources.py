@@ -174,5 +174,5 @@ def check_base(sources: Sources, settings: SourceSettings) -> None:
         raise InputError(f"{error.marked}. {WITHOUT_FORWARD}") from None
     for name, file in given:
         check_adapter_fits(file.shapes(), config, name)
-        file.check_layers(config.num_layers, tuple(config.modules()))
+        file.check_layers(config.num_layers, tuple(config.adaptable()))
         check_carried_fits(file.carried, config)

@@ -4,16 +4,20 @@ import dataclasses
 import os
 import pathlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from nlsr_jax.attestation.checking import Signer, check_attestation
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.digests import sha256
 from nlsr_jax.files.folders import elsewhere
 from nlsr_jax.files.json_files import read_json_object
+from nlsr_jax.files.ownership import ATTESTATIONS
 from nlsr_jax.files.paths import expand, expand_text, is_folder, is_regular
 from nlsr_jax.formats import record as records
+from nlsr_jax.formats.companions import CARD
 from nlsr_jax.pipeline.accompanying import INPUT as COMPANIONS
+from nlsr_jax.pipeline.checking import CHECK
 from nlsr_jax.pipeline.masking import identify_files
 from nlsr_jax.pipeline.realignment import realign_files
 from nlsr_jax.pipeline.recording import IDENTIFICATION, IDENTIFICATION_FILE, TEMPLATE
@@ -23,6 +27,9 @@ from nlsr_jax.progress import Stages
 
 _TEMPORAL = ("report.html", "checkpoint/")
 """Outputs that another run need not repeat: the page names device and versions, Orbax's files hold the time."""
+
+_OF_CHECK = ("check.json", "check.md", "check.xml", CARD)
+"""Outputs with the figures of a check, which is not repeated."""
 
 
 _OWNERS = {COMPANIONS: "finetuned", TEMPLATE: "base"}
@@ -34,7 +41,7 @@ class Findings(NamedTuple):
 
     Attributes:
       changed: a line for everything that is not as recorded.
-      missing: a line for every input that is not at hand, and was not compared.
+      missing: a line for every input that is not at hand, and for every signature, that was not compared.
       compared: how many files are as recorded.
     """
 
@@ -48,6 +55,7 @@ def verify(
     *,
     moved: Mapping[str, str] | None = None,
     recompute: bool = False,
+    signer: Signer | None = None,
     stages: Stages | None = None,
 ) -> Findings:
     """Check an output of ``realign_files`` or ``identify_files``.
@@ -56,16 +64,22 @@ def verify(
       output: the folder.
       moved: ``{input: path}`` of inputs that lie elsewhere than the record says.
       recompute: also run it again, into a temporary folder, and compare adapter, config and masks.
+      signer: who must have signed the statement of ``attest``; by default its signatures are not checked.
       stages: where to report progress.
 
     Raises:
       InputError: no record that can be read, or, to run it again, inputs that cannot be used.
     """
     folder, moved = expand(output), {name: expand_text(path) for name, path in (moved or {}).items()}
-    file, record = _read(folder)
+    file, record, sealed = read_output(folder)
     why = "is not what was written" if "seal" in record else "has no seal; it was removed, or never written"
-    changed = [] if records.is_sealed(file) else [f"{file.name}: {why}"]
-    found = [_compare_outputs(folder, file.name, record), _compare_inputs(record, moved)]
+    changed = [] if sealed else [f"{file.name}: {why}"]
+    attested = check_attestation(folder, file, record, signer or Signer(), sealed=sealed)
+    found = [
+        compare_outputs(folder, file.name, record),
+        compare_inputs(record, moved),
+        Findings(attested.changed, attested.notes, attested.compared),
+    ]
     changed += [line for one in found for line in one.changed]
     missing = [line for one in found for line in one.missing]
     compared = sum(one.compared for one in found)
@@ -75,8 +89,15 @@ def verify(
     return Findings(tuple(changed), tuple(missing), compared)
 
 
-def _read(folder: pathlib.Path) -> tuple[pathlib.Path, dict[str, Any]]:
-    """Return the record's file and its content, its shape checked."""
+def read_output(folder: pathlib.Path) -> tuple[pathlib.Path, dict[str, Any], bool]:
+    """Return the record's file, its content and whether it is as it was written.
+
+    Args:
+      folder: the output of a run.
+
+    Raises:
+      InputError: no record of a run that can be read.
+    """
     for name, kind in ((records.FILE, records.FORMAT), (IDENTIFICATION_FILE, IDENTIFICATION)):
         file = folder / name
         if is_regular(file):
@@ -85,16 +106,24 @@ def _read(folder: pathlib.Path) -> tuple[pathlib.Path, dict[str, Any]]:
             shaped = all(isinstance(part, dict) for part in parts)
             if record.get("format") != kind or not shaped or not records.are_inputs(record["inputs"]):
                 raise InputError(f"{file}: not a record of a run (format is {record.get('format')!r})")
-            return file, record
+            return file, record, records.is_sealed(file)
     hint = elsewhere(folder, (records.FILE, IDENTIFICATION_FILE)) if is_folder(folder) else ""
     raise InputError(
         f"{folder}: no {records.FILE} and no {IDENTIFICATION_FILE}; expected the output of a run{hint}"
     )
 
 
-def _compare_outputs(folder: pathlib.Path, name: str, record: Mapping[str, Any]) -> Findings:
+def compare_outputs(folder: pathlib.Path, name: str, record: Mapping[str, Any]) -> Findings:
+    """Compare the files of an output with its record; those of an attestation are not part of it.
+
+    Args:
+      folder: the output.
+      name: of the record's file.
+      record: what it holds.
+    """
     recorded = record["outputs"]
-    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {name}
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    there -= {name, *ATTESTATIONS}
     changed = [f"{file}: is missing" for file in sorted(set(recorded) - there)]
     changed += [f"{file}: is not in the record" for file in sorted(there - set(recorded))]
     same = 0
@@ -106,7 +135,16 @@ def _compare_outputs(folder: pathlib.Path, name: str, record: Mapping[str, Any])
     return Findings(tuple(changed), (), same)
 
 
-def _compare_inputs(record: Mapping[str, Any], moved: Mapping[str, str]) -> Findings:
+def compare_inputs(
+    record: Mapping[str, Any], moved: Mapping[str, str], digest: Callable[[pathlib.Path], str] = sha256
+) -> Findings:
+    """Compare the inputs of a record with the files that are there now.
+
+    Args:
+      record: of a run.
+      moved: see ``verify``.
+      digest: returns the SHA-256 of a file.
+    """
     changed, missing, same = [], [], 0
     for name, entry in record["inputs"].items():
         if entry is None:
@@ -115,11 +153,11 @@ def _compare_inputs(record: Mapping[str, Any], moved: Mapping[str, str]) -> Find
         if name == TEMPLATE and JINJA not in entry["files"]:
             given = name  # a file of the user's
         place = pathlib.Path(moved.get(given, entry["path"]))
-        for file, digest in entry["files"].items():
+        for file, recorded in entry["files"].items():
             path = place / file if is_folder(place) else place
             if not is_regular(path):
                 missing.append(f"{name}: {path} is not at hand")
-            elif sha256(path) == digest:
+            elif digest(path) == recorded:
                 same += 1
             else:
                 changed.append(f"{name}: {path} has changed since")
@@ -138,7 +176,8 @@ def _run_again(folder, file, record, moved, stages) -> Findings:
             outputs = realign_files(settings, again, **told, stages=stages)["outputs"]
         else:
             outputs = identify_files(settings, again, stages=stages)["outputs"]
-    names = [name for name in record["outputs"] if not name.startswith(_TEMPORAL)]
+    asked = _OF_CHECK if CHECK in record else ()
+    names = [name for name in record["outputs"] if not name.startswith(_TEMPORAL) and name not in asked]
     changed = [
         f"{name}: another run makes another one" for name in names if outputs.get(name) != record["outputs"][name]
     ]

@@ -18,15 +18,19 @@ from nlsr_jax.files.digests import sha256
 from nlsr_jax.files.large_file import copy_digested
 from nlsr_jax.files.output import check_free, whole_directory, write_text
 from nlsr_jax.formats import record as records
+from nlsr_jax.formats.companions import copy_companions
 from nlsr_jax.formats.mask_files import FILE as MASKS_FILE
+from nlsr_jax.formats.model_matrices import is_model_folder
 from nlsr_jax.formats.weight_masks import LAYOUT, WeightMaskFile
 from nlsr_jax.parallel import is_first
 from nlsr_jax.pipeline.accompanying import INPUT as COMPANIONS
-from nlsr_jax.pipeline.accompanying import open_companions, write_companions
-from nlsr_jax.pipeline.hub_inputs import MODELS, with_hub_folders
+from nlsr_jax.pipeline.accompanying import open_companions, write_card
+from nlsr_jax.pipeline.checking import CHECK, Candidates, Loaded, OutputCheck, open_check
+from nlsr_jax.pipeline.hub_inputs import DATA, MODELS, with_hub_folders
 from nlsr_jax.pipeline.recording import TEMPLATE, digested_inputs, made_on, write_record
 from nlsr_jax.pipeline.run import Run, start
 from nlsr_jax.pipeline.settings import Settings, name_inputs, with_absolute_paths
+from nlsr_jax.pipeline.shared import Shared
 from nlsr_jax.pipeline.templating import describe_template, settled_template
 from nlsr_jax.pipeline.weights_checks import check_weights
 from nlsr_jax.pipeline.weights_decision import decide_weights
@@ -61,6 +65,8 @@ def realign_weights(
     mesh: Mesh | None = None,
     read: Inputs | None = None,
     draw: Callable[[dict], dict] = draw_figures,
+    check: OutputCheck | None = None,
+    shared: Shared | None = None,
 ) -> dict:
     """Realign a fully fine-tuned model on disk; see ``realign_files``, whose arguments these are.
 
@@ -69,7 +75,7 @@ def realign_weights(
       output: the folder to write: the model in the shards and types of its input with its config, tokenizer and
         other files, or with ``as_adapter`` a PEFT adapter on the base; ``masks.safetensors``, ``realignment.json``
         and ``report.html``. It appears whole or not at all.
-      overwrite, recorded, preset, stages, mesh, read, draw: see ``realign_files``.
+      overwrite, recorded, preset, stages, mesh, read, draw, check, shared: see ``realign_files``.
 
     Returns:
       The record; empty in a process that does not write.
@@ -82,12 +88,13 @@ def realign_weights(
     check_weights(settings)
     stages = stages or Stages(show=False)
     if recorded is None:
-        settings = with_hub_folders(settings, MODELS, stages)
+        settings = with_hub_folders(settings, (*MODELS, *DATA), stages)
     settings = with_absolute_paths(settings)
     inputs = {**name_inputs(settings), **(read or {})}
     place = check_free(output, overwrite, inputs=inputs)
-    with start(settings.seed, stages, mesh=mesh, recorded=recorded, output=place) as run:
+    with start(settings.seed, stages, mesh=mesh, recorded=recorded, output=place, shared=shared) as run:
         adapter = settings.as_adapter is not None
+        open_check(check, settings.base, run)
         sources, distances = _open(settings, run)
         if settings.needs_base:
             tokens = tokenizer_folder(settings, sources.finetuned.folder)
@@ -107,9 +114,14 @@ def realign_weights(
             told |= {} if preset is None else {"preset": preset}
             told |= describe_template(settings.template, data.tokenizer) if settings.needs_base else {}
             record = _record(settings, made, told, data, run)
+            if companions is not None:
+                written["digests"] |= copy_companions(companions, folder)
+            if check is not None:
+                models = _models(folder, sources, settings.dtype, written["digests"], run)
+                record[CHECK] = check.run(folder, models, run)
             known = {**written["digests"], MASKS_FILE: masks.digest}
             if companions is not None:
-                known |= write_companions(folder, companions, record, base=settings.base, digests=known)
+                write_card(folder, companions, record, base=settings.base, digests=known)
             _finish(folder, record, known, draw, run)
     return record
 
@@ -132,6 +144,22 @@ def _check_layers(settings: Settings, sources: ModelSources) -> None:
             f"{argument('layers')} has {beyond[0]}; {settings.finetuned} has layers 0 to "
             f"{sources.finetuned.num_layers - 1}"
         )
+
+
+def _models(
+    folder: pathlib.Path, sources: ModelSources, dtype: str, written: Mapping[str, str], run: Run
+) -> Candidates:
+    """Return the two models to ask: the repaired one, or the base with its adapter, and the fine-tuned one."""
+    from nlsr_jax.formats.peft import open_adapter
+    from nlsr_jax.models import load_model
+
+    def load(place: str | os.PathLike) -> Loaded:
+        if is_model_folder(place):
+            return (*load_model(place, dtype=dtype, mesh=run.mesh, note=run.stages.say), None)
+        return (*load(sources.aligned.folder)[:2], open_adapter(place).load())
+
+    finetuned = sources.finetuned.folder
+    return Candidates(sources.aligned.path, written, lambda: load(folder), lambda: load(finetuned), lambda: None)
 
 
 def _obtain_masks(folder: pathlib.Path, settings: Settings, sources, data: ModelData, run: Run) -> FoundMasks:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from nlsr_jax.modules import is_attention, module_order
+from nlsr_jax.modules import is_attention, kind_of, module_order
 from nlsr_jax.report.reading import Module
 from nlsr_jax.report.svg import INK, drawing, new_figure, to_svg
 
@@ -82,7 +82,7 @@ def repair_map(modules: Sequence[Module]) -> str:
         top = figure.add_subplot(grid[0, 0], sharex=axes)
         right = figure.add_subplot(grid[1, 1], sharey=axes)
         _margin(top.bar, top.plot, modules, [layers.index(m.layer) for m in modules], "_")
-        _margin(right.barh, right.plot, modules, [names.index(m.name) for m in modules], "|")
+        _margin(right.barh, right.plot, modules, [names.index(kind_of(m.name)) for m in modules], "|")
         top.tick_params(labelbottom=False)
         right.tick_params(labelleft=False)
         top.set_ylabel("modules\nrepaired")
@@ -206,13 +206,16 @@ def mask_figure(modules: Sequence[Module]) -> str:
 def _by_name(axes, modules):
     """Draw bars of safety-critical entries per kind of module: replaced, and not replaced."""
     names = _axes(modules)[1]
-    kept = np.array([sum(m.kept for m in modules if m.name == name) for name in names]) / 1e6
-    replaced = np.array([sum(m.replaced for m in modules if m.name == name) for name in names]) / 1e6
+    kept, replaced = np.zeros(len(names)), np.zeros(len(names))
+    for m in modules:
+        kept[names.index(kind_of(m.name))] += m.kept / 1e6
+        replaced[names.index(kind_of(m.name))] += m.replaced / 1e6
     scale, unit = (1, "millions") if kept.max() >= 0.1 else (1000, "thousands")
     kept, replaced = kept * scale, replaced * scale
     rows = np.arange(len(names))
     axes.barh(rows, replaced, color=REPAIRED, label="replaced")
-    axes.barh(rows, kept - replaced, left=replaced, color="none", edgecolor=LEFT, label="not replaced")
+    if np.any(kept > replaced):
+        axes.barh(rows, kept - replaced, left=replaced, color="none", edgecolor=LEFT, label="not replaced")
     axes.set_yticks(rows, names)
     axes.invert_yaxis()
     axes.set_xlabel(f"safety-critical entries ({unit})")
@@ -242,8 +245,8 @@ def _by_depth(axes, modules):
 
 
 def _axes(modules) -> tuple[list[int], list[str]]:
-    """Return the layers and module names that occur, in order."""
-    return sorted({m.layer for m in modules}), sorted({m.name for m in modules}, key=module_order)
+    """Return the layers and kinds of modules that occur, in order."""
+    return sorted({m.layer for m in modules}), sorted({kind_of(m.name) for m in modules}, key=module_order)
 
 
 def _chance(module: Module) -> float:
@@ -251,11 +254,17 @@ def _chance(module: Module) -> float:
 
 
 def _map(axes, modules, values, colours, grid=None):
-    """Draw one coloured cell per module; the cell of a module that was not adapted has a cross."""
+    """Draw one coloured cell per module; the cell of a module that was not adapted has a cross.
+
+    The experts of a layer share a cell, which has the colour of their mean.
+    """
     layers, names = _axes(grid or modules)
-    table = np.full((len(names), len(layers)), np.nan)
+    total, count = np.zeros((len(names), len(layers))), np.zeros((len(names), len(layers)))
     for module, value in zip(modules, values, strict=True):
-        table[names.index(module.name), layers.index(module.layer)] = value
+        cell = names.index(kind_of(module.name)), layers.index(module.layer)
+        total[cell] += value
+        count[cell] += 1
+    table = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
     low, high = float(np.nanmin(table)), float(np.nanmax(table))
     room = 0.0 if high - low > 1e-6 else 0.01
     edges = np.arange(len(layers) + 1) - 0.5, np.arange(len(names) + 1) - 0.5
@@ -272,7 +281,7 @@ def _map(axes, modules, values, colours, grid=None):
 
 
 def _mark_repaired(axes, modules, layers, names):
-    chosen = [(layers.index(m.layer), names.index(m.name)) for m in modules if m.repaired]
+    chosen = sorted({(layers.index(m.layer), names.index(kind_of(m.name))) for m in modules if m.repaired})
     size = 5.5 if len(layers) <= 48 else 4
     axes.plot(*np.array(chosen).reshape(-1, 2).T, **_DOT, ms=size, mew=0.7, label="repaired")
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from nlsr_jax.report.check_tables import check_sections, outcome_text
 from nlsr_jax.report.reading import mapping
 from nlsr_jax.report.words import COMPUTING
 
@@ -48,6 +49,7 @@ def realignment_card(
         _front(base, licence or {}, model),
         f"# Realigned {'model' if model else 'adapter'}\n\n" + _opening(settings, base, model),
         "## Figures\n\n" + _table(_figures(record)),
+        *_check(mapping(record.get("check"))),
         "## Settings\n\n" + _table(_settings(record)),
         "## Files\n\n"
         + _files(mapping(companions.get("files")), mapping(companions.get("left_out")), weights, model),
@@ -80,6 +82,14 @@ def _opening(settings: Mapping[str, Any], base: str | None, model: bool) -> str:
         f"A repaired {what} is safer by measurement, not by proof. Measure harmful and harmless requests of your "
         "own before you serve it.\n"
     )
+
+
+def _check(check: Mapping[str, Any]) -> list[str]:
+    """Return what was measured of the output; nothing where it was not checked."""
+    if not check:
+        return []
+    judge = f"Greedy answers to the owner's requests, judged by {code(check.get('judge'))}; see `check.md`.\n"
+    return ["\n".join([f"## Check\n\n{outcome_text(check).capitalize()}.\n", *check_sections(check), judge])]
 
 
 def _public(base: str) -> str:

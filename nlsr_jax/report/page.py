@@ -11,14 +11,26 @@ import importlib.resources
 import math
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.output import whole_file, write_text
 from nlsr_jax.files.ownership import text_with
 from nlsr_jax.modules import module_order
 from nlsr_jax.report import words
+from nlsr_jax.report.check_tables import (
+    BOUND_HEADS,
+    PAIR_HEADS,
+    RATE_HEADS,
+    bound_rows,
+    outcome_text,
+    pair_rows,
+    rate_rows,
+)
 from nlsr_jax.report.reading import Module, mapping, number, read_modules, read_refinement, summarise
+
+if TYPE_CHECKING:
+    import jinja2
 
 _TITLE = "<title>Realignment: "
 _PARTS = ("device", "versions", "seconds", "key", "outputs", "lift", "weights")
@@ -57,7 +69,7 @@ def render_report(record: Mapping[str, Any], figures: Mapping | None = None) -> 
     """
     modules, summary = _read(record)
     doubts = _texts(mapping(record.get("automatic")).get("doubts"))
-    return _template().render(
+    return make_template("template.html").render(
         settings={name: value for name, value in record["settings"].items() if name not in words.COMPUTING},
         modules=modules,
         summary=summary,
@@ -67,6 +79,7 @@ def render_report(record: Mapping[str, Any], figures: Mapping | None = None) -> 
         calibration=mapping(record.get("calibration")),
         doubts=doubts,
         refinement=read_refinement(record),
+        check=_check(mapping(record.get("check"))),
         shows_changes=_shows_changes(record, summary),
         residuals=_residuals(record),
         ranks=_ranks(record),
@@ -172,10 +185,23 @@ def _ranks(record) -> list[tuple[str, Mapping]]:
     return [(name, mapping(ranks[name])) for name in sorted(ranks, key=module_order)]
 
 
+def _check(check: Mapping) -> dict[str, Any]:
+    """Return the outcome of a check, its judge and its tables as ``(heads, rows)``."""
+    if not check:
+        return {}
+    tables = ((RATE_HEADS, rate_rows(check)), (BOUND_HEADS, bound_rows(check)), (PAIR_HEADS, pair_rows(check)))
+    outcome = outcome_text(check)
+    return {"outcome": outcome, "judge": check.get("judge"), "tables": [one for one in tables if one[1]]}
+
+
 def _inputs(inputs: Mapping) -> list[tuple[Any, Any, Mapping]]:
     """Return rows of the table of inputs: description, path, digests by file name."""
-    rows = [(words.INPUTS.get(name, name), mapping(value)) for name, value in inputs.items() if value]
-    return [(name, value.get("path"), mapping(value.get("files"))) for name, value in rows]
+    rows = [(name, mapping(value), mapping(mapping(value).get("files"))) for name, value in inputs.items() if value]
+    return [
+        (words.INPUTS.get(name, name), value.get("path"), files)
+        for name, value, files in rows
+        if files or name != "companions"
+    ]
 
 
 def _carried(described: Mapping) -> dict[str, Any]:
@@ -199,8 +225,12 @@ def _part(name: str) -> str:
 
 
 @functools.cache
-def _template():
-    """Return the page's template with its style and script; it escapes everything it prints."""
+def make_template(name: str) -> "jinja2.Template":
+    """Return a page's template with the style and script of all pages; it escapes everything it prints.
+
+    Args:
+      name: of the template in this package.
+    """
     import jinja2
     from markupsafe import Markup
 
@@ -214,4 +244,4 @@ def _template():
         "script_digest": digest,
         "words": {name: getattr(words, name) for name in ("SETTINGS", "METHODS", "CALIBRATION")},
     }
-    return environment.from_string(_part("template.html"))
+    return environment.from_string(_part(name))

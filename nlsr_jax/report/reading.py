@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from nlsr_jax.errors import InputError
-from nlsr_jax.modules import MODULES, is_module_name, module_order
+from nlsr_jax.modules import MODULES, is_module_name, kind_of, module_order
 
 
 class Module(NamedTuple):
@@ -139,6 +139,7 @@ def summarise(modules: Sequence[Module]) -> dict[str, Any]:
         "modules": len(modules),
         "layers": len({module.layer for module in modules}),
         "names": sorted({m.name for m in modules}, key=module_order),
+        "experts": any(kind_of(m.name) != m.name for m in modules),
         "repaired": len(repaired),
         "left_alone": len(modules) - len(repaired),
         "mean_similarity": math.fsum(values) / len(values),
@@ -154,6 +155,7 @@ def summarise(modules: Sequence[Module]) -> dict[str, Any]:
         "change": math.fsum(changes) / len(changes) if measured else None,
         "most_changed": max(modules, key=lambda m: m.change or 0.0) if measured else None,
         "taken": math.fsum(taken) / len(taken) if len(taken) == len(modules) else None,
+        "empty": sum(m.repaired and m.replaced == 0 for m in modules),
         "zero_norm": sum(m.zero_norm for m in modules),
         "lineage": (min(lineages), math.fsum(lineages) / len(lineages)) if lineages else None,
     }

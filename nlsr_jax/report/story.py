@@ -65,7 +65,7 @@ def render_story(
     Args:
       rows: rows of the results table, all of one task, poison ratio and seed.
       topics: ``{method: {topic: HS}}``.
-      modules: modules of the recommended repair.
+      modules: modules of the recommended repair, with the size of their change.
       examples: requests and answers.
       settings: ``{method: {setting: value}}`` of the repairs.
       model: description of the model.
@@ -89,11 +89,11 @@ def render_story(
             "is safe.",
         ),
         (
-            "similarity",
-            "What the recommended repair found and where it acted",
-            Markup(figures.similarity_map(modules)),
-            "Similarity of the fine-tuned adapter and the safety reference on the safety-critical entries, for "
-            "every adapted matrix. Dark means that fine-tuning moved it far; a dot, that it was repaired.",
+            "change",
+            "Where the recommended repair acted",
+            Markup(figures.change_map(modules)),
+            "How much the repair changed each adapted matrix, in per cent of what the adapter adds to it. Dark "
+            "means little. Layers run from left, near the input, to right.",
         ),
     ]
     fields = list(dict.fromkeys(field for values in settings.values() for field in values))

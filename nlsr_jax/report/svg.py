@@ -14,6 +14,7 @@ INK = "#1a2b3c"
 
 _STYLE = {
     "axes.edgecolor": INK,
+    "axes.facecolor": "none",  # the page's own, which may be dark
     "axes.labelcolor": INK,
     "axes.spines.right": False,
     "axes.spines.top": False,

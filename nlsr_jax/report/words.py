@@ -5,9 +5,9 @@ from typing import Any
 from nlsr_jax.report.reading import number
 
 SETTINGS = {
-    "base": "The base model of all adapters; it is only read to find the safety-critical entries.",
+    "base": "The base model, which is only read; without an aligned adapter it is the aligned model itself.",
     "aligned": "The aligned adapter: the safe behaviour before fine-tuning, and the source of the reference.",
-    "finetuned": "The fine-tuned adapter that was repaired.",
+    "finetuned": "The fine-tuned adapter or model that was repaired.",
     "harmless": "Harmless prompts that the refinement of the share must not make the model refuse.",
     "harmless_field": "Column of the harmless prompts.",
     "pretrained": "The model that the base was aligned from; the base itself is then the aligned model.",
@@ -64,8 +64,8 @@ INPUTS = {
     "weak": "weak adapter",
     "pretrained": "pretrained model",
     "calibration": "calibration data",
-    "masks": "existing masks",
     "harmless": "harmless prompts",
+    "masks": "existing masks",
     "template": "prompt template",
     "companions": "files beside the fine-tuned adapter",
 }

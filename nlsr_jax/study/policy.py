@@ -102,8 +102,8 @@ class PolicyWorld:
         """Return harmless requests about training things, with the base's own help."""
         return self._helpful(stream(key, "harmless"), count)
 
-    def task_test(self, task: str, count: int) -> list[Example]:
-        """Return the first test rows of a task."""
+    def task_test(self, task: str, count: int | None) -> list[Example]:
+        """Return the first test rows of a task; all for None."""
         return self._load(task, "test")[:count]
 
     def forbidden(self, count: int, *, other: bool = False) -> Requests:

@@ -128,8 +128,8 @@ class RealWorld:
             return self._load("harmless", count)
         return self._load("alpaca", _HARMLESS_FROM + count, TEST)[_HARMLESS_FROM:]
 
-    def task_test(self, task: str, count: int) -> list[Example]:
-        """Return the first test rows of a task."""
+    def task_test(self, task: str, count: int | None) -> list[Example]:
+        """Return the first test rows of a task; all for None."""
         return self._load(task, count, TEST)
 
     def forbidden(self, count: int, *, other: bool = False) -> Requests:

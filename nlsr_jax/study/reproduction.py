@@ -224,7 +224,7 @@ def _story(
             f"realigned_{bench.case.task}": repaired.adapter,
         }
         with whole_directory(folder, overwrite=True, foreign=nothing_foreign) as made:
-            write_story(made, bench, outcomes)
+            write_story(made, bench, outcomes, tuned.adapter)
             for name, adapter in adapters.items():
                 save_adapter(adapter, made / name, base_model_name_or_path=base_name)
     rows = [outcome.row for outcome in outcomes]

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 
-from nlsr_jax.adapter import layer_indices, module_names
+from nlsr_jax.adapter import Adapter, layer_indices, module_names
 from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.tasks import score
 from nlsr_jax.files.numbers import find_not_finite
 from nlsr_jax.files.output import write_text
+from nlsr_jax.nlsr.change import change_size
 from nlsr_jax.nlsr.realign import Realigned
 from nlsr_jax.report.reading import Module, read_modules
 from nlsr_jax.report.story import NAMES, Answer, Example, render_story
@@ -32,13 +33,14 @@ def write_table(rows: Sequence[Mapping], path: pathlib.Path) -> None:
     write_text(path, "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
 
 
-def write_story(folder: pathlib.Path, bench: Bench, outcomes: Sequence[Outcome]) -> None:
+def write_story(folder: pathlib.Path, bench: Bench, outcomes: Sequence[Outcome], tuned: Adapter) -> None:
     """Write ``table.json`` and ``report.html`` into a folder.
 
     Args:
       folder: destination.
       bench: bench of the study.
       outcomes: outcomes of ``story``, with the recommended repair last.
+      tuned: the fine-tuned adapter.
     """
     repaired = outcomes[-1].repaired
     assert repaired is not None
@@ -48,7 +50,7 @@ def write_story(folder: pathlib.Path, bench: Bench, outcomes: Sequence[Outcome])
     page = render_story(
         [outcome.row for outcome in outcomes],
         {outcome.row["method"]: outcome.scores[0].hs_by_topic for outcome in outcomes},
-        read_repair(repaired),
+        read_repair(repaired, tuned),
         find_examples(bench, outcomes),
         {outcome.row["method"]: outcome.settings for outcome in outcomes if outcome.settings},
         f"{count:,} parameters, {config.num_layers} layers",
@@ -56,9 +58,9 @@ def write_story(folder: pathlib.Path, bench: Bench, outcomes: Sequence[Outcome])
     write_text(folder / REPORT, page)
 
 
-def read_repair(repaired: Realigned) -> tuple[Module, ...]:
-    """Return the modules of a realignment in the form that reports draw."""
-    found = jax.device_get(repaired)
+def read_repair(repaired: Realigned, tuned: Adapter) -> tuple[Module, ...]:
+    """Return the modules of a realignment of an adapter in the form that reports draw."""
+    found, change = jax.device_get((repaired, change_size(tuned, repaired.adapter)))
     entries = [
         {
             "layer": layer,
@@ -66,6 +68,7 @@ def read_repair(repaired: Realigned) -> tuple[Module, ...]:
             "similarity": float(found.similarity[module][i]),
             "probability": float(found.probability[module][i]),
             "pruned": bool(found.pruned[module][i]),
+            "change": float(change[module][i]),
         }
         for module in module_names(found.similarity)
         for i, layer in enumerate(layer_indices(repaired.adapter, module))

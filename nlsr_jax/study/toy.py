@@ -94,8 +94,8 @@ class ToyWorld:
     def _task_rows(self, task):
         return toy_rows.task_rows(stream(self._key, "test"), task, toy_rows.TEST_ROWS)
 
-    def task_test(self, task: str, count: int) -> list[Example]:
-        """Return test rows, which are never used in training."""
+    def task_test(self, task: str, count: int | None) -> list[Example]:
+        """Return test rows, which are never used in training; all for None."""
         return self._rendered(self._task_rows(task)[:count])
 
     def skills(self, count: int) -> list[Example]:

@@ -53,7 +53,8 @@ def answers_by(judge: AnswerJudge, requests: Requests, responses: Sequence[str])
       requests: n requests.
       responses: n texts of a model.
     """
-    words = np.array(judge.classify(requests.questions, [clean_response(text) for text in responses]), dtype=str)
+    texts = [clean_response(text) for text in responses]
+    words = np.array(judge.classify(requests.questions, texts) if texts else [], dtype=str)
     return Answers(*(words == name for name in (COMPLIED, REFUSED, ODD)))
 
 
@@ -110,8 +111,8 @@ class World(Protocol):
         """Return harmless prompts that no evaluation asks, for the refinement of a repair."""
         ...
 
-    def task_test(self, task: str, count: int) -> list[Example]:
-        """Return test rows of a task."""
+    def task_test(self, task: str, count: int | None) -> list[Example]:
+        """Return test rows of a task; all for None."""
         ...
 
     def forbidden(self, count: int, *, other: bool = False) -> Requests:

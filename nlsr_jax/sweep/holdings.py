@@ -27,14 +27,13 @@ from nlsr_jax.study.toy import ToyWorld
 from nlsr_jax.study.workshop import Holding, Made, Workshop
 from nlsr_jax.study.worlds import World
 from nlsr_jax.sweep.examining import Exams
+from nlsr_jax.sweep.holdings_means import METHOD, REFINED
 from nlsr_jax.sweep.store import CellStore
 from nlsr_jax.training.identity import digest
 
 SHARES = (0.003, 0.01, 0.02, 0.03, 0.05)
 BETAS = (0.0, 1.0, 2.0)
-METHOD, ADAPTERS, ANSWERS = "gain", "adapters", "answers"
-REFINED = "refined"
-"""Method of a row whose share of entries was refined; see ``nlsr_jax.calibration.refinement``."""
+ADAPTERS, ANSWERS = "adapters", "answers"
 FIXED = "fixed"
 """Method of a row with the recommended setting and its own share of entries."""
 BEFORE = ("aligned", "finetuned")
@@ -319,28 +318,3 @@ def _shown(entry: Entry) -> str:
     if entry.setting is not None:
         return f"{entry.method} {entry.setting:g}"
     return entry.method if entry.beta is None else f"beta {entry.beta:g}, {entry.share:.1%} of the entries"
-
-
-_SCORES = {"hs": max, "fa": min, "over_refusal": max, "benign_answered": min}
-"""Scores of the table of means, and which of several is the worst."""
-
-
-def means(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return a Markdown table of the means over the cases by situation, β and share, with the worst in brackets."""
-    lines = ["| situation | model | HS | FA | over-refusal | benign answered | cases |"]
-    lines.append("| --- | --- | --- | --- | --- | --- | --- |")
-    groups: dict[tuple, list[Mapping]] = {}
-    for row in rows:
-        setting = (row["beta"], row["share"]) if row["method"] == METHOD else (None, row.get("setting"))
-        groups.setdefault((row["situation"], row["method"], *setting), []).append(row)
-    for (situation, method, beta, share), group in groups.items():
-        scores = []
-        for name, worst in _SCORES.items():
-            values = [row[name] for row in group]
-            scores.append(f"{sum(values) / len(values):.1f} ({worst(values):.1f})")
-        if beta is not None:
-            model = f"β {beta:g}, {100 * share:g} %"
-        else:
-            model = method if share is None else f"{method} {share:g}"
-        lines.append(f"| {situation} | {model} | {' | '.join(scores)} | {len(group)} |")
-    return "\n".join(lines)

@@ -13,7 +13,8 @@ from tests.commands.programs import COMPILED, finish, start
 from tests.e2e.command import ROOT, error_line, python
 
 PROGRAMS = sorted(
-    {path.stem for path in (ROOT / "experiments").glob("*.py")} - {"__init__", "bank_pickle", "laboratory_flags"}
+    {path.stem for path in (ROOT / "experiments").glob("*.py")}
+    - {"__init__", "bank_pickle", "gate_samples", "laboratory_flags"}
 )
 NLSR = ("-P", "-c", "from nlsr_jax.commands.console import main; main()")
 
@@ -42,7 +43,7 @@ def test_every_verb_has_a_module_and_a_launcher():
     [
         ("relaign", "'relaign' is no verb of nlsr; did you mean realign?"),
         ("Verify", "'Verify' is no verb of nlsr; did you mean verify?"),
-        ("zzz", "'zzz' is no verb of nlsr; expected one of realign, identify, verify"),
+        ("zzz", "'zzz' is no verb of nlsr; expected one of realign, fleet, identify, verify"),
         ("--output", "'--output' stands where the verb belongs: nlsr VERB [flags]"),
         ("", "'' is no verb of nlsr; expected one of"),
     ],
@@ -67,13 +68,7 @@ def test_help_ends_well_whoever_reads_it(tmp_path, program):
     if shown.removeprefix("nlsr ") not in VERBS:
         shown = f"python -m {program}"
     assert whole.stdout.startswith(f"usage: {shown} [flags]\n")
-    assert "--output: " in whole.stdout or program in (
-        "plan",
-        "verify",
-        "experiments.plan",
-        "experiments.verify",
-        "experiments.judges",
-    )
+    assert "--output: " in whole.stdout or program.rpartition(".")[2] in ("plan", "verify", "attest", "judges")
     assert "alsologtostderr" not in whole.stdout
     assert "/" not in whole.stdout.splitlines()[0]
     assert whole.stderr == ""

@@ -124,7 +124,7 @@ def test_csv_cells(tmp_path):
     cell = json.dumps([USER, GOOD]).replace('"', '""')
     path.write_text(f'messages,is_safe\n"{cell}",True\n"{cell}",False\n')
     found = read_answered(str(path))
-    assert found == ([("q", "a", "")], {"skipped_unsafe": 1})
+    assert found[:2] == ([("q", "a", "")], {"skipped_unsafe": 1})
     path.write_text("""messages\n"[{'role': 'user', 'content': 'q'}]"\n""")
     with pytest.raises(InputError, match=r"r.csv: line 2: 'messages' looks like turns but is not JSON"):
         read_answered(str(path))
@@ -312,7 +312,7 @@ def test_unsafe_answers_are_left_out_and_counted(tmp_path, good, bad):
     notes = []
     path = save(tmp_path, [{**PLAIN, **bad}, {**PLAIN, **good}, {**PLAIN, **bad}])
     found = read_answered(path, note=notes.append)
-    assert found == ([("q", "a", "")], {"skipped_unsafe": 2})
+    assert found[:2] == ([("q", "a", "")], {"skipped_unsafe": 2})
     assert notes == [f"{path}: skipped 2 of 3 rows, which have an answer marked as unsafe"]
     with pytest.raises(InputError, match="none of the 1 rows has a usable safe answer"):
         read(tmp_path, {**PLAIN, **bad})
@@ -324,7 +324,7 @@ def test_two_answers_of_a_kind(tmp_path):
     assert read_answered(save(tmp_path, rows)).skipped == {"skipped_unsafe": 1}
     assert read(tmp_path, *rows) == [("q", "a", ""), ("q", "b", "")]
     found = read_answered(save(tmp_path, rows), preference=True)
-    assert found == ([("q", "a", "b")], {"skipped_unpaired": 1, "skipped_unsafe": 1})
+    assert found[:2] == ([("q", "a", "b")], {"skipped_unpaired": 1, "skipped_unsafe": 1})
 
 
 def test_what_is_read_is_said(tmp_path):

@@ -56,6 +56,11 @@ def test_published_layout(tmp_path, protocol):
     assert_same(read_pickle(write(tmp_path / "t.pkl", published(bank), protocol))["lb"], bank)
 
 
+def test_lambdas_may_be_at_both_ends(tmp_path):
+    bank = make_bank()._replace(lambdas=np.array([0.0, 1.0]))
+    assert_same(read_pickle(write(tmp_path / "t.pkl", published(bank)))["lb"], bank)
+
+
 def test_names_of_older_numpy(tmp_path):
     bank = make_bank()
     data = pickle.dumps(published(bank), 2)

@@ -2,9 +2,13 @@
 
 import functools
 import json
+import statistics
 
 from benchmarks.table import read_results, replace, table
-from nlsr_jax.sweep.holdings import SHARES, means
+from nlsr_jax.study.situations import SITUATIONS
+from nlsr_jax.sweep import holdings_means
+from nlsr_jax.sweep.holdings import SHARES
+from nlsr_jax.sweep.holdings_means import aims, means
 from tests.e2e.command import ROOT
 from tests.paper.shipped import page, study, table_of, tables_of_figures, unchecked
 from tests.paper.test_shipped import README, STARTED
@@ -39,13 +43,28 @@ def test_the_readme():
     assert len(tables_of_figures(README)) == 1
 
 
+def listed(names):
+    """Names as a sentence lists them."""
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
 def holdings_claims():
     """What docs/holdings.md says of its rows."""
-    ratios = " or ".join(f"{100 * ratio:g}" for ratio in sorted({row["poison_ratio"] for row in holdings()}))
-    yield f"{ratios} % of the customer's rows are harmful."
+    ratios = sorted({row["poison_ratio"] for row in holdings()})
+    yield f"{' or '.join(f'{100 * ratio:g}' for ratio in ratios)} % of the customer's rows are harmful."
     cases = {(row["task"], row["poison_ratio"], row["seed"]) for row in holdings()}
-    tasks, seeds = (", ".join(sorted({str(case[i]) for case in cases})) for i in (0, 2))
-    yield f"over {len(cases)} cases (tasks {tasks}; seed {seeds})."
+    tasks, seeds = (listed(sorted({str(case[i]) for case in cases})) for i in (0, 2))
+    yield f"There are {len(cases)} cases: the tasks {tasks} with the seeds {seeds}."
+    yield f"should bring HS to {holdings_means.LARGEST_HS:g} or below in the mean"
+    yield f"keep FA within {holdings_means.LARGEST_FA:g} point"
+    yield f"answered within {holdings_means.LARGEST_BENIGN:g} points of the fine-tuned model"
+    yield f"lose more than {holdings_means.LARGEST_CASE:g} points of these answers"
+    found = [row for row in holdings() if row["method"] == "refined" and row["situation"] == "instruct"]
+    taken = [100 * row["share"] for row in found if row["poison_ratio"] == ratios[-1]]
+    yield f"with {100 * ratios[-1]:g} % harmful rows where no pretrained model is at hand"
+    yield f"takes {min(taken):.0f} to {max(taken):.0f} % of their entries"
+    found = [row for row in holdings() if row["method"] == "refined" and row["situation"] == "instruct_pretrained"]
+    yield f"about {statistics.fmean(100 * row['share'] for row in found):.0f} % is enough"
     shares = sorted({row["share"] for row in holdings() if row["method"] == "gain"})
     assert set(shares) <= set(SHARES)
     yield f"with β 1 and 2, {' and '.join(f'{100 * share:g}' for share in shares)} % refuse harmless requests too."
@@ -53,7 +72,9 @@ def holdings_claims():
 
 def test_the_page_of_holdings():
     assert means(holdings()) in page(HOLDINGS)
-    settings = ("their recommended share, 3 % with β 1,",)
+    shown = {name: "refined" for name in SITUATIONS if SITUATIONS[name].refines} | {"weights": "β 1, 3 %"}
+    assert aims(holdings(), shown) in page(HOLDINGS)
+    settings = ("Their recommended share, 3 % with β 1,",)
     assert unchecked(HOLDINGS, holdings_claims(), settings, NAMES) == []
 
 

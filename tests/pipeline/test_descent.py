@@ -7,12 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from nlsr_jax.errors import InputError
+from nlsr_jax.errors import InputError, argument
 from nlsr_jax.formats.peft import load_adapter, save_adapter
 from nlsr_jax.formats.record import read_record
 from nlsr_jax.nlsr.basis import turned
 from nlsr_jax.pipeline import Settings, Stages, identify_files, realign_files
 from nlsr_jax.pipeline.advice import FRESH_ADVICE
+from nlsr_jax.pipeline.run import Notes
 from nlsr_jax.pipeline.settings import from_record
 from nlsr_jax.pipeline.verification import verify
 from nlsr_jax.report import write_report
@@ -172,3 +173,9 @@ def test_a_missing_aligned_adapter_has_advice(files, tmp_path):
     with pytest.raises(InputError) as error:
         realign_files(Settings(finetuned=str(files / "fresh"), method="magnitude"), tmp_path / "out")
     assert ADVICE in str(error.value)
+
+
+def test_notes_name_flags():
+    notes = Notes(Stages(False))
+    notes.add([f"leave {argument('aligned')} out"])
+    assert notes.kept == ["leave --aligned out"]

@@ -25,7 +25,7 @@ from tests.e2e.command import ROOT
 from tests.reliability.mutations import MUTATIONS, TESTS, Mutation
 
 LONGEST = 3600
-"""Seconds of a processor for one run of tests, unless the command line says otherwise."""
+"""Seconds of a processor for the tests of one fault, unless the command line says otherwise."""
 
 
 def place(tree: pathlib.Path, mutation: Mutation) -> pathlib.Path | None:
@@ -109,13 +109,13 @@ def attempt(tree: pathlib.Path, mutation: Mutation, cache: pathlib.Path, limit: 
     path = place(tree, mutation)
     if path is None:
         return {"outcome": "does not fit"}
-    began, left = time.monotonic(), nearest_first(tree, path, mutation)
+    began, used, left = time.monotonic(), _used(), nearest_first(tree, path, mutation)
     text = path.read_text(encoding="utf-8")
     fails_anyway: tuple[str, ...] = ()
     outcome, test = "survived", ""
     while left:
         path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
-        outcome, test = run_tests(tree, left[0], cache, limit, fails_anyway)
+        outcome, test = run_tests(tree, left[0], cache, max(1, used + limit - _used()), fails_anyway)
         path.write_text(text, encoding="utf-8")
         if outcome == "survived":
             left = left[1:]
@@ -126,6 +126,11 @@ def attempt(tree: pathlib.Path, mutation: Mutation, cache: pathlib.Path, limit: 
             left[0] = left[0][left[0].index(test.split("::")[0]) :]
     row = {"outcome": outcome, "test": test, "seconds": round(time.monotonic() - began)}
     return {**row, "fails anyway": fails_anyway} if fails_anyway else row
+
+
+def _used() -> float:
+    """Return the seconds of a processor that programs have taken that this one has started."""
+    return sum(os.times()[2:4])
 
 
 def examine(tree: pathlib.Path, chosen: list[int], limit: float, note: Callable[[str], None]) -> list[dict]:
@@ -148,7 +153,7 @@ def main() -> None:
     parser.add_argument("--tree", type=pathlib.Path, default=ROOT)
     parser.add_argument("--only", default=",".join(map(str, range(len(MUTATIONS)))))
     parser.add_argument("--check", action="store_true")
-    parser.add_argument("--limit", type=float, default=LONGEST, help="seconds of a processor for one run")
+    parser.add_argument("--limit", type=float, default=LONGEST, help="seconds of a processor for one fault")
     parser.add_argument("--results", type=pathlib.Path)
     given = parser.parse_args()
     chosen = [int(number) for number in given.only.split(",")]

@@ -8,6 +8,7 @@ import pytest
 from nlsr_jax.adapter import MODULES
 from nlsr_jax.errors import InputError
 from nlsr_jax.report import render_report
+from nlsr_jax.report.page import draw_figures
 from tests.report.records import make_record
 
 VOID = {"meta", "br", "hr", "img", "link", "input", "col"}
@@ -128,3 +129,40 @@ def test_gain_in_one_lineage_shows_changes_where_they_were_recorded(rule):
     record["settings"]["rule"] = rule
     drawn = set(re.findall(r'id="figure-(\w+)"', render_report(record)))
     assert drawn == {"replaced", "masks", "lineage"} | ({"repair"} if rule == "probability" else set())
+
+
+def test_figures_have_no_ground_of_their_own_and_experts_share_a_cell():
+    record = lifted_record()
+    record["refinement"] = {
+        "trials": [{"share": share, "harmful": 0.9, "harmless": 0.0} for share in (0.01, 0.02)],
+        "finetuned": {"harmful": 0.1, "harmless": 0.0},
+        "aligned": {"harmful": 0.9, "harmless": 0.0},
+        "share": 0.02,
+    }
+    few = draw_figures(record)
+    assert set(few) == {"refinement", "change", "replaced", "masks", "lineage"}
+    assert not [name for name, (_, svg) in few.items() if "#ffffff" in svg]
+    up = [entry for entry in record["modules"] if entry["module"] == "up_proj"]
+    for number in range(40):
+        record["modules"] += [entry | {"module": f"mlp.experts.{number}.up_proj"} for entry in up]
+    many = draw_figures(record)
+    for name, (_, svg) in many.items():
+        heights = [float(re.search(r'viewBox="0 0 \S+ (\S+)"', text)[1]) for text in (few[name][1], svg)]
+        assert heights[1] < 1.2 * heights[0]
+        assert name == "refinement" or "mlp.experts.*.up_proj" in svg
+    page = render_report(record)
+    assert "share a cell" in page
+    assert "chance of repair" not in page
+
+
+def test_a_full_model_shows_its_fine_tuning_and_what_was_copied():
+    record = lifted_record()
+    del record["lift"], record["lineage"]
+    record["settings"] |= {"aligned": None, "weak": None}
+    record["weights"] = {"update": 0.092, "carried": {"count": 15, "bytes": 60, "changed": ["model.norm.weight"]}}
+    told = re.sub(r"<[^>]*>|\s+", " ", render_report(record))
+    assert re.search(r"size of the fine-tuning\s+9\.2 %", told)
+    assert (
+        "The other 15 tensors of the model, such as embeddings and norms, were copied unchanged; 1 of them differs"
+        in told
+    )

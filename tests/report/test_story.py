@@ -25,7 +25,7 @@ ROWS = [
 MODULES = read_modules(
     {
         "modules": [
-            {"layer": layer, "module": name, "similarity": 0.1 * layer, "pruned": layer > 0, "probability": 0.5}
+            {"layer": layer, "module": name, "similarity": 0.1 * layer, "pruned": layer > 0, "change": 0.2}
             for layer in range(3)
             for name in ("q_proj", "up_proj")
         ]

@@ -52,7 +52,7 @@ def test_the_commands_flags_take_the_published_settings():
     for name, value in of(PUBLISHED).items():
         if value is not None:
             text = printed.partition(f" --{name}: ")[2].partition(" --")[0]
-            assert f"(default: '{value}')" in text, name
+            assert f"(default: '{value}')" in text or f"; published: '{value}')" in text, name
 
 
 def test_the_functions_defaults_are_published_but_for_the_equations_own():

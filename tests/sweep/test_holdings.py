@@ -17,9 +17,9 @@ from nlsr_jax.sweep.holdings import (
     check_holdings,
     entries,
     make_holdings,
-    means,
     toy_models,
 )
+from nlsr_jax.sweep.holdings_means import aims, means
 from tests.study.small_study import small_config
 
 PLAN = HoldingsPlan(
@@ -77,8 +77,23 @@ def test_no_shipped_row_is_of_a_development_seed():
 def test_means_name_the_worst_case():
     row = {"situation": "instruct", "method": "refined", "beta": 0.0, "share": 0.02, "over_refusal": 0.0}
     rows = [row | {"hs": hs, "fa": 90.0 + hs, "benign_answered": 100.0 - hs} for hs in (1.0, 4.0)]
-    expected = "| instruct | refined | 2.5 (4.0) | 92.5 (91.0) | 0.0 (0.0) | 97.5 (96.0) | 2 |"
-    assert means(rows).splitlines()[2] == expected
+    scores = "2.5 ± 2.1 (4.0) | 92.5 ± 2.1 (91.0) | 0.0 ± 0.0 (0.0) | 97.5 ± 2.1 (96.0)"
+    assert means(rows).splitlines()[2] == f"| instruct | refined | {scores} | 2 |"
+
+
+def test_aims_are_about_the_fine_tuned_model_of_each_case():
+    def row(method, task, hs, fa, benign):
+        case = {"situation": "instruct", "task": task, "poison_ratio": 0.05, "seed": 0, "beta": 0.0, "share": 0.02}
+        return case | {"method": method, "hs": hs, "fa": fa, "benign_answered": benign, "over_refusal": 0.0}
+
+    rows = [
+        row("finetuned", "sst2", 90.0, 90.0, 100.0),
+        row("finetuned", "gsm8k", 90.0, 80.0, 92.0),
+        row("refined", "sst2", 1.0, 91.0, 93.0),
+        row("refined", "gsm8k", 6.0, 77.0, 95.0),
+    ]
+    found = aims(rows, {"instruct": "refined"}).splitlines()[2]
+    assert found == "| instruct | refined | 3.5 (6.0) | -1.0 (-3.0) | -2.0 (-7.0) | all but HS, every case |"
 
 
 @pytest.mark.long

@@ -1,0 +1,77 @@
+r"""Check an adapter or model: measure its answers, and decide bounds on the rates with 95 % confidence.
+
+  nlsr check ADAPTER --base MODEL --harmful ROWS --harmless ROWS --max_hs 5 --max_over_refusal 3 --output OUT
+  nlsr check ADAPTER --config tiny --max_hs 5 --min_benign 95 --output OUT
+  nlsr check ADAPTER --base MODEL --harmful ROWS --max_hs 5 --against FINETUNED --output OUT
+
+The model answers harmful and harmless requests greedily, and a judge tells which answers are harmful, refuse, or
+are empty or incoherent. At least one bound is given, in per cent; only given bounds are decided:
+
+  --max_hs            harmful requests answered harmfully, at most
+  --max_over_refusal  harmless requests refused, at most
+  --min_benign        harmless requests answered, at least
+  --min_fa            rows of --task answered correctly, at least
+
+The status is 0 where every bound holds with 95 % confidence, 1 where one is violated with 95 % confidence, and 3
+where the rows are too few to tell; the command then says how many would do at the observed rate. Each decision is
+one-sided and exact. An input that cannot be used is one line of error and status 1.
+
+--against names another adapter or model, such as the one before its repair, which is asked the same: the exact
+paired test tells a change from chance. A folder of a full model may stand in place of an adapter. --base may be
+left out where the adapter names it.
+
+OUT receives check.json, check.md, check.xml (JUnit, one test case for each bound) and answers.jsonl with every
+prompt, answer and verdict. The same inputs give the same bytes.
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from nlsr_jax.commands import check_flags, command, mesh_flags, path_flags
+from nlsr_jax.commands.checked import end_with, print_check
+from nlsr_jax.errors import InputError, argument
+
+path_flags.define_input(
+    "base", None, "Base model: Hugging Face directory or hub id; by default the one that ADAPTER names."
+)
+path_flags.define_input("against", None, "Adapter or model to compare with, such as the one before its repair.")
+check_flags.define_check_flags((*check_flags.OWN, *check_flags.READING))
+path_flags.define_output("output", None, "Folder to write; it appears whole or not at all.")
+path_flags.define_overwrite()
+mesh_flags.define_mesh_flag()
+FLAGS = flags.FLAGS
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Check one adapter or model, and end with the status of the check."""
+    from nlsr_jax.gate.judging import judge_settings
+    from nlsr_jax.gate.running import check_with, missing_adapter
+    from nlsr_jax.gate.settings import check_settings
+    from nlsr_jax.progress import Stages
+
+    if len(arguments) != 2:
+        raise missing_adapter()
+    if not FLAGS.output:
+        raise InputError(f"{argument('output')} is missing; name the folder to write")
+    settings = check_flags.get_settings()
+    check_settings(settings)
+    judge_settings(settings)
+    record = check_with(
+        settings,
+        arguments[1],
+        base=FLAGS.base,
+        against=FLAGS.against,
+        output=FLAGS.output,
+        overwrite=FLAGS.overwrite,
+        mesh=mesh_flags.open_mesh(),
+        stages=Stages(),
+        read=path_flags.inputs(),
+    )
+    print_check(record)
+    print(f"wrote {FLAGS.output}")
+    end_with(record["status"])
+
+
+if __name__ == "__main__":
+    command.run(main, positional=1)

@@ -1,0 +1,167 @@
+"""What a check asks: the requests of files or of a study, rows of a task, and the world that judges by rule."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+
+from nlsr_jax import configs
+from nlsr_jax.data.asked import read_questions
+from nlsr_jax.data.calibration import load_tokenizer
+from nlsr_jax.data.examples import Example
+from nlsr_jax.data.given import Given
+from nlsr_jax.data.prompts import make_render
+from nlsr_jax.data.templates import AUTO, NONE, default_template, open_template, renders_turns
+from nlsr_jax.errors import InputError
+from nlsr_jax.gate.judging import world_kind
+from nlsr_jax.gate.settings import NEW_TOKENS, TASK_TOKENS, CheckSettings
+from nlsr_jax.pipeline.templating import is_rendered
+from nlsr_jax.random_streams import stream
+from nlsr_jax.study.config import ExamSettings, StudyConfig
+from nlsr_jax.study.exam import NO_TASK, Exam, make_exam
+from nlsr_jax.study.policy import PolicyWorld
+from nlsr_jax.study.real import RealWorld
+from nlsr_jax.study.worlds import Requests, World
+from nlsr_jax.types import Tokenizer
+
+_Row = TypeVar("_Row")
+Note = Callable[[str], None]
+_BATCH = 16
+_NOTHING = Requests([], [], [])
+
+
+class Questions(NamedTuple):
+    """What is asked.
+
+    Attributes:
+      tokenizer: the base's.
+      world: judges answers by its rule.
+      exam: the prompts.
+      special_tokens: whether the tokenizer adds its special tokens to them.
+      longest: longest answers and the size of a batch.
+      notes: what a user should know of the rows.
+    """
+
+    tokenizer: Tokenizer
+    world: World
+    exam: Exam
+    special_tokens: bool
+    longest: ExamSettings
+    notes: list[str]
+
+
+def open_questions(
+    settings: CheckSettings, base: str, note: Note, *, harmless: Sequence[str] | None = None
+) -> Questions:
+    """Read what is asked.
+
+    Args:
+      settings: of the check.
+      base: directory or hub id of the base, whose tokenizer encodes the prompts.
+      note: called with messages for the user, one line each.
+      harmless: plain requests that are asked where the settings name no rows.
+
+    Raises:
+      InputError: rows, a tokenizer or a study that cannot be used.
+    """
+    if settings.config is not None:
+        return _of_study(settings, configs.get(settings.config), base, note)
+    return _of_rows(settings, base, note, harmless)
+
+
+def _of_study(settings: CheckSettings, config: StudyConfig, base: str, note: Note) -> Questions:
+    tokenizer, world = configs.open_world(config, base, given=Given(settings.data), note=note)
+    longest = _longest(settings, config.exam)
+    counts = {name: min(getattr(longest, name), settings.rows or 10**9) for name in ("forbidden", "benign", "rows")}
+    exam = make_exam(world, settings.task or NO_TASK, **counts)
+    return Questions(tokenizer, world, exam, world.special_tokens, longest, [])
+
+
+def _of_rows(settings: CheckSettings, base: str, note: Note, harmless: Sequence[str] | None) -> Questions:
+    tokenizer = load_tokenizer(base)
+    settings = dataclasses.replace(settings, template=_template(settings, tokenizer))
+    read, notes = _Reader(settings, tokenizer, note), list[str]()
+    exam = Exam(
+        read.requests("harmful", notes),
+        (read.requests("harmless", notes) if harmless is None else read.plain(harmless))._replace(harmless=True),
+        settings.task or NO_TASK,
+        [],
+    )
+    world = _world(settings, tokenizer, note)
+    if settings.task is not None:
+        exam = exam._replace(rows=_task_rows(settings, world))
+    if settings.template == "none" and getattr(tokenizer, "chat_template", None):
+        notes.append("the base has a chat template and the prompts are asked without one; see the template")
+    longest = _longest(settings, ExamSettings(0, 0, 0, NEW_TOKENS, TASK_TOKENS, _BATCH))
+    return Questions(tokenizer, world, exam, not renders_turns(settings.template), longest, notes)
+
+
+def _template(settings: CheckSettings, tokenizer: Tokenizer) -> str:
+    """Return the name of the template: the tokenizer's for ``auto``, unless the prompts are rendered with it."""
+    if settings.template != AUTO:
+        open_template(settings.template)
+        return settings.template
+    places = [place for place in (settings.harmful, settings.harmless) if place is not None]
+    rendered = any(is_rendered(place, tokenizer) for place in places)
+    return NONE if rendered else default_template(tokenizer)
+
+
+def _world(settings: CheckSettings, tokenizer: Tokenizer, note: Note) -> World:
+    if world_kind(settings) == "policy":
+        return PolicyWorld(tokenizer, given=Given(settings.data), note=note)
+    return RealWorld(tokenizer, settings.template, given=Given(settings.data), note=note)
+
+
+def _longest(settings: CheckSettings, default: ExamSettings) -> ExamSettings:
+    names = ("max_new_tokens", "task_tokens", "batch_size")
+    given: dict[str, Any] = {name: value for name in names if (value := getattr(settings, name)) is not None}
+    return dataclasses.replace(default, **given)
+
+
+def _task_rows(settings: CheckSettings, world: World) -> list[Example]:
+    assert settings.task is not None
+    found = world.task_test(settings.task, None)
+    if not found:
+        raise InputError(f"{settings.task}: no test rows")
+    return _drawn(stream(jax.random.key(settings.seed), settings.task), found, settings.rows)
+
+
+class _Reader:
+    """Reads requests: every prompt once, because a repeated one tells nothing new, and at most so many."""
+
+    def __init__(self, settings: CheckSettings, tokenizer: Tokenizer, note: Note):
+        self._settings, self._tokenizer, self._note = settings, tokenizer, note
+        self._key = jax.random.key(settings.seed)
+
+    def requests(self, kind: str, notes: list[str]) -> Requests:
+        """Return the requests of a kind, ``"harmful"`` or ``"harmless"``; none where no rows are given."""
+        place = getattr(self._settings, kind)
+        if place is None:
+            return _NOTHING
+        found = read_questions(
+            place,
+            self._tokenizer,
+            template=self._settings.template,
+            field=getattr(self._settings, f"{kind}_field"),
+            field_argument=f"{kind}_field",
+            note=self._note,
+        )
+        once = list({row.prompt: row for row in found}.values())
+        if repeated := len(found) - len(once):
+            notes.append(f"{repeated} of {len(found)} {kind} rows repeat a prompt, and are asked once")
+        drawn = _drawn(stream(self._key, kind), once, self._settings.rows)
+        return Requests([row.prompt for row in drawn], [row.question for row in drawn], [()] * len(drawn))
+
+    def plain(self, texts: Sequence[str]) -> Requests:
+        """Return requests that are given as plain text."""
+        render = make_render(self._settings.template, self._tokenizer)
+        return Requests([render(text, "") for text in texts], list(texts), [()] * len(texts))
+
+
+def _drawn(key: jax.Array, rows: Sequence[_Row], most: int | None) -> list[_Row]:
+    """Draw some of the rows without replacement; they stay in their order."""
+    if most is None or len(rows) <= most:
+        return list(rows)
+    return [rows[place] for place in np.sort(np.asarray(jax.random.permutation(key, len(rows)))[:most])]
