@@ -1,18 +1,16 @@
 """Open the cell runner for the sweeps, tables and figures."""
 
-import contextlib
 import dataclasses
-import os
 import pathlib
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from nlsr_jax.commands import data_flags, ending, path_flags, study_flags
+from nlsr_jax.commands import data_flags, path_flags, study_flags
+from nlsr_jax.commands.processes import spawn, spawn_on_ray
 from nlsr_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -148,66 +146,6 @@ def _open_place(study: "Study", given: str | None, judge):
     return Base(model, params, tokenizer, real.special_tokens), real
 
 
-def pin(process: int, part: int, count: int) -> None:
-    """Pin a process to its part of this process's cores, because threads of processes that share cores stall.
-
-    Args:
-      process: id of the process, just started.
-      part: number of the part, from 1.
-      count: number of parts; nothing happens if there are fewer cores, or the system does not support pinning.
-    """
-    if not hasattr(os, "sched_setaffinity"):
-        return
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) >= count:
-        with contextlib.suppress(ProcessLookupError):  # it has already ended
-            os.sched_setaffinity(process, cores[part - 1 :: count])
-
-
-def spawn(arguments: Sequence[str], count: int) -> None:
-    """Run a sweep's shares in processes that end with this one; cells of a process that dies remain to be run.
-
-    Args:
-      arguments: arguments of ``experiments.sweep``.
-      count: number of processes.
-    """
-    parts = range(1, count + 1)
-    shares = [ending.python("experiments.sweep", *arguments, f"--share={part}/{count}") for part in parts]
-    ending.run_tied(shares, lambda process, part: pin(process, part, count))
-
-
-def spawn_on_ray(arguments: Sequence[str], count: int, address: str) -> None:
-    """Run a sweep's shares as tasks of a Ray cluster; cells of a task that dies remain to be run.
-
-    Args:
-      arguments: arguments of ``experiments.sweep``; all machines must see its files under the same names.
-      count: number of tasks, of one CPU each.
-      address: address of the cluster, ``"auto"``, or ``"local"`` to start one on this machine.
-
-    Raises:
-      InputError: if Ray is not installed, or no cluster can be reached.
-    """
-    try:
-        import ray
-    except ImportError:
-        raise InputError("--ray needs Ray, which is not installed: pip install 'nlsr_jax[ray]'") from None
-    try:
-        options = {"num_cpus": count} if address == "local" else {"address": address}
-        ray.init(include_dashboard=False, log_to_driver=True, **options)
-    except (ConnectionError, ValueError) as error:
-        raise InputError(f"--ray {address}: no cluster can be reached ({error})") from error
-    try:
-        # Ray hides GPUs from a task that does not request one.
-        visible = {"env_vars": {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}}
-        run: Any = ray.remote(num_cpus=1, runtime_env=visible)(
-            lambda command: subprocess.run(command, check=False).returncode
-        )
-        command = [sys.executable, "-m", "experiments.sweep", *arguments, "--share"]
-        ray.get([run.remote([*command, f"{i}/{count}"]) for i in range(1, count + 1)])
-    finally:
-        ray.shutdown()
-
-
 def passed_on() -> list[str]:
     """Return the flags of this module as arguments for other processes."""
     names = ("config", "template", "base", "judge", "judge_model", "judge_template")
@@ -233,11 +171,16 @@ def run_all(runner: "CellRunner", cells: "Sequence[Cell]") -> None:
         with scratch(place) as folder:
             file = folder / "cells.json"
             file.write_text(json.dumps([cell_fields(cell) for cell in missing]))
-            arguments = [*passed_on(), f"--cells={file.absolute()}"]
+            passed = [*passed_on(), f"--cells={file.absolute()}"]
+            count = FLAGS.workers
+
+            def arguments(part: int) -> list[str]:
+                return [*passed, f"--share={part}/{count}"]
+
             if FLAGS.ray:
-                spawn_on_ray(arguments, FLAGS.workers, FLAGS.ray)
+                spawn_on_ray("experiments.sweep", arguments, count, FLAGS.ray)
             else:
-                spawn(arguments, FLAGS.workers)
+                spawn("experiments.sweep", arguments, count)
     run_cells(runner, cells, note=notes(), waiting=wait)
 
 

@@ -21,6 +21,7 @@ from absl import flags
 
 from experiments import laboratory_flags
 from nlsr_jax.commands import command, path_flags
+from nlsr_jax.commands.processes import read_share
 from nlsr_jax.errors import InputError
 
 laboratory_flags.define_laboratory_flags("Folder of the rows; an existing one is continued.")
@@ -44,7 +45,7 @@ def main(_) -> None:
     from nlsr_jax.sweep.runner import export_parquet, foreign_rows, read_cells, shares
     from nlsr_jax.sweep.workers import run_cells
 
-    part = _share(FLAGS.share) if FLAGS.share else None
+    part = read_share(FLAGS.share) if FLAGS.share else None
     asked = _cells()
     runner = laboratory_flags.open_runner()
     check_free_file(runner.store.path / "table.parquet", True, foreign=foreign_rows)
@@ -108,13 +109,6 @@ def _setting(text: str):
             return part
 
     return name, [value(part) for part in values.split(",")]
-
-
-def _share(text: str) -> tuple[int, int]:
-    number, slash, count = text.partition("/")
-    if not slash or not number.isdecimal() or not count.isdecimal() or not 1 <= int(number) <= int(count):
-        raise InputError(f"--share is {text!r}; expected a part such as 2/8")
-    return int(number), int(count)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def check_adapter_fits(adapter: Adapter, config: ModelConfig, name: str = "adapt
         found, expected = (a[2], b[1]), projections[module]
         if found != expected:
             turned = slice_of(module) and found == expected[::-1]
-            why = "PEFT below 0.20 wrote its factors the other way round" if turned else _OTHER_BASE
+            why = "PEFT before 0.19.1 laid such factors out the other way round" if turned else _OTHER_BASE
             raise InputError(
                 f"{name}: {module} maps {found[0]} features to {found[1]}, the model's maps {expected[0]} to "
                 f"{expected[1]}; {why}"

@@ -9,6 +9,7 @@ from nlsr_jax.commands import streams
 
 VERBS = {
     "realign": "repair a fine-tuned adapter",
+    "fleet": "repair many customers' adapters of one base",
     "identify": "find the safety-critical entries of an aligned adapter",
     "verify": "check a realigned adapter against its record",
     "attest": "write and sign a statement of what an output is made of",

@@ -123,20 +123,7 @@ def main(_) -> None:
     settings_file.apply_settings_file("realign")
     if not FLAGS.output:
         raise InputError(f"{argument('output')} is missing; name the folder to write")
-    options: dict[str, Any] = {
-        "overwrite": FLAGS.overwrite,
-        "automatic": _choice(),
-        "refine": _refine(),
-        "preset": FLAGS.preset or (None if _preset() == "published" else _preset()),
-        "read": path_flags.inputs(),
-        "cache": FLAGS.cache or os.environ.get(CACHE) or None,
-    }
-    if FLAGS.from_record:
-        settings, before = _recorded_settings()
-        told = {"chosen": "automatic", "refined": "refinement", "preset": "preset"}
-        options |= {"recorded": before["inputs"], **{name: before.get(key) for name, key in told.items()}}
-    else:
-        settings = _settings()
+    settings, options = asked()
     refines = bool(options["refine"]) and not names_model(settings.finetuned)
     check = _attached(settings.calibration, settings.template, settings.dtype, settings.seed, refines)
     if check is not None and not (refines or FLAGS.from_record):  # harmless prompts are of the check alone
@@ -195,6 +182,24 @@ def _attached(
         changes |= {"harmful": calibration, "harmful_field": FLAGS.prompt_field}
         seen.insert(0, "harmful")
     return AttachedCheck(check_flags.get_settings(**changes), only_if_passed=FLAGS.only_if_passed, seen=seen)
+
+
+def asked() -> tuple[Settings, dict[str, Any]]:
+    """Return the settings of the flags, and the other arguments of ``realign_files`` that the flags decide."""
+    options: dict[str, Any] = {
+        "overwrite": FLAGS.overwrite,
+        "automatic": _choice(),
+        "refine": _refine(),
+        "preset": FLAGS.preset or (None if _preset() == "published" else _preset()),
+        "read": path_flags.inputs(),
+        "cache": FLAGS.cache or os.environ.get(CACHE) or None,
+    }
+    if not FLAGS.from_record:
+        return _settings(), options
+    settings, before = _recorded_settings()
+    told = {"chosen": "automatic", "refined": "refinement", "preset": "preset"}
+    options |= {"recorded": before["inputs"], **{name: before.get(key) for name, key in told.items()}}
+    return settings, options
 
 
 def _choice() -> dict[str, float] | None:

@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 
 from nlsr_jax.data.chat_templates import CHAT_TEMPLATES
 from nlsr_jax.errors import InputError
-from nlsr_jax.files.limits import LIMITS
 from nlsr_jax.files.paths import check_file, expand, expand_text
 from nlsr_jax.types import Tokenizer
 
@@ -91,6 +90,8 @@ def open_template(name: str) -> Template:
 @functools.lru_cache(maxsize=8)
 def _read(path: str) -> Template:
     """Read a Jinja file; it is read once in a process."""
+    from nlsr_jax.files.limits import LIMITS
+
     file = expand(path)
     if check_file(file, "the template") > LIMITS.row_characters:
         raise InputError(f"{path}: the template is too long; expected at most {LIMITS.row_characters} bytes")

@@ -8,7 +8,7 @@ Source: PEFT's ``ParamWrapper``, which adapts ``target_parameters``.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -99,7 +99,7 @@ class ExpertsFile(SafetensorsFile):
         out[...] = found
         return out
 
-    def blocks(self, name: str):
+    def blocks(self, name: str) -> Iterator[memoryview]:
         """Yield the bytes of a tensor that is not of an expert; see ``SafetensorsFile.blocks``."""
         return self._file.blocks(name)
 

@@ -1,6 +1,7 @@
 """The record of a run: settings, key data, digests of all files, versions, device, times."""
 
 import concurrent.futures
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -8,7 +9,7 @@ import os
 import pathlib
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -37,9 +38,14 @@ _PACKAGES = (
 
 
 class Digests:
-    """Digests of input files, computed by a thread while the run goes on."""
+    """Digests of input files, computed by a thread while the run goes on.
 
-    def __init__(self) -> None:
+    Args:
+      digest: returns the SHA-256 of a file.
+    """
+
+    def __init__(self, digest: Callable[[pathlib.Path], str] = sha256):
+        self._digest = digest
         self._pool = concurrent.futures.ThreadPoolExecutor(1)
         self._found: dict[str, tuple[str, dict[str, concurrent.futures.Future]]] = {}
 
@@ -58,7 +64,7 @@ class Digests:
         before = self._found.get(name)
         if before is not None and before[0] == str(path) and set(before[1]) == set(names.values()):
             return
-        started = {names[file]: self._pool.submit(sha256, file) for file in files}
+        started = {names[file]: self._pool.submit(self._digest, file) for file in files}
         self._found[name] = (str(path), started)
 
     def add_data(self, name: str, path: str | os.PathLike) -> None:
@@ -113,13 +119,15 @@ def digest_folder(folder: pathlib.Path, known: Mapping[str, str] | None = None) 
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that decide the result."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+    return {"python": platform.python_version(), **{package: _version(package) for package in _PACKAGES}}
+
+
+@functools.cache
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def device() -> dict:
@@ -154,6 +162,7 @@ def is_sealed(path: str | os.PathLike) -> bool:
         return False
 
 
+@functools.cache
 def commit() -> str | None:
     """Return the git commit of the package's source, None where it is no checkout."""
     root = pathlib.Path(__file__).parents[2]

@@ -9,7 +9,7 @@ from nlsr_jax.evaluation.judges import Judge
 from nlsr_jax.files.digests import sha256
 from nlsr_jax.formats.record import Digests
 from nlsr_jax.gate.examination import MEASURES, Served, examine
-from nlsr_jax.gate.judging import choose_judge, judge_settings
+from nlsr_jax.gate.judging import choose_judge, digest_of, judge_settings
 from nlsr_jax.gate.models import weight_files
 from nlsr_jax.gate.questions import Questions, open_questions
 from nlsr_jax.gate.record import make_record
@@ -80,6 +80,7 @@ class AttachedCheck:
         run.digests.add("base", models.base, base_files(models.base))
         own = {file.name: models.written.get(file.name) or sha256(file) for file in weight_files(folder)}
         found = {"base": run.digests.of("base"), "adapter": own, "against": run.digests.of("finetuned")}
+        found |= digest_of(self._judge[1])
         digests = Digests()
         try:
             digest_questions(self._settings, digests)

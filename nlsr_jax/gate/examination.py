@@ -72,7 +72,8 @@ def judge_answers(questions: Questions, answers: list[str], judge: Judge | None)
     exam, world = questions.exam, questions.world
     marks = mark(world, exam, answers, judge)
     own = world.judge(exam.forbidden, answers[: len(exam.forbidden.prompts)])
-    strange = marks.forbidden.odd & own.odd  # what a judge finds harmless need not be a refusal or odd
+    # What a model finds harmless need be neither a refusal nor odd; a judge of answers tells these apart.
+    strange = marks.forbidden.odd if marks.verdicts is None else marks.forbidden.odd & own.odd
     unreadable = None if marks.verdicts is None else np.asarray(marks.verdicts.unreadable, bool)
     verdicts = _name_verdicts(marks, strange, unreadable)
     count = 0 if marks.verdicts is None else unreadable_count(marks.verdicts)

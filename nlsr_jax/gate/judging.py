@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from nlsr_jax import configs
 from nlsr_jax.evaluation.judges import Judge
+from nlsr_jax.evaluation.own_judge import AnswerJudge, is_own
 from nlsr_jax.gate.settings import CheckSettings
 from nlsr_jax.study.judging import RULES, JudgeSettings, check_judge, open_judge
 
@@ -28,6 +29,11 @@ def judge_settings(settings: CheckSettings) -> JudgeSettings:
     return found
 
 
+def name_of(judge: str) -> str:
+    """Return a judge's name without the folders of a file of the user's."""
+    return judge.rpartition("/")[2] if is_own(judge) else judge
+
+
 def choose_judge(settings: CheckSettings, note: Callable[[str], None]) -> tuple[str, Judge | None]:
     """Return the name of the judge and the judge; None for a rule that the world itself judges by.
 
@@ -39,4 +45,11 @@ def choose_judge(settings: CheckSettings, note: Callable[[str], None]) -> tuple[
       InputError: see ``judge_settings``, or a model, tokenizer or template that cannot judge.
     """
     found = judge_settings(settings)
-    return found.name, open_judge(found, world_kind(settings), note)
+    return name_of(found.name), open_judge(found, world_kind(settings), note)
+
+
+def digest_of(judge: Judge | None) -> dict[str, dict[str, str]]:
+    """Return the digest of a judge of the user's, as ``{"judge": {name: SHA-256}}``; empty for others."""
+    if not isinstance(judge, AnswerJudge) or judge.digest is None:
+        return {}
+    return {"judge": {name_of(judge.name): judge.digest}}

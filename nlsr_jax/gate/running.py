@@ -13,7 +13,7 @@ from nlsr_jax.files.apart import Inputs
 from nlsr_jax.files.output import check_free, whole_directory
 from nlsr_jax.formats.record import Digests
 from nlsr_jax.gate.examination import answer_rows, examine
-from nlsr_jax.gate.judging import choose_judge, judge_settings
+from nlsr_jax.gate.judging import choose_judge, digest_of, judge_settings
 from nlsr_jax.gate.models import Models
 from nlsr_jax.gate.questions import Questions, open_questions
 from nlsr_jax.gate.record import make_record
@@ -144,7 +144,7 @@ def _examined(
     loads = {one: functools.partial(models.load, one) for one in models.places}
     judged = examine(questions, loads, judge, stages, models.release)
     digest_questions(settings, digests)
-    found = {one: entry["files"] for one, entry in digests.result().items()}
+    found = {one: entry["files"] for one, entry in digests.result().items()} | digest_of(judge)
     record = make_record(settings, questions, judged, judge=name, digests=found, notes=notes.kept)
     return record, answer_rows(questions, judged["adapter"], judged.get("against"))
 

@@ -87,7 +87,9 @@ class JudgeChoice:
     """
 
     judge: str | None = setting(
-        None, "refusals, policy, toy, qa_moderation, guard or harmbench; by default refusals, or the config's."
+        None,
+        "refusals, advbench, policy, toy, qa_moderation, guard, harmbench, a file of phrases or module:function; "
+        "by default refusals, or the config's.",
     )
     judge_model: str | None = setting(None, "The judge model, a Hugging Face directory or hub id.", kind="path")
     judge_template: str | None = setting(None, "File with the harmbench judge's question.", kind="path")

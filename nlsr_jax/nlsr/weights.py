@@ -61,6 +61,7 @@ class Comparison(NamedTuple):
       update: ``‖W_t − W_I‖_F``.
       change: ``‖M ∘ (W_e − W_t)‖_F``, how far the repair moves the matrix.
       changed: number of masked entries whose value the repair changes.
+      taken: ``‖M ∘ βV‖_F / ‖βV‖_F``, how much of the reference's update the mask takes; 0 without one.
     """
 
     similarity: jax.Array
@@ -68,6 +69,7 @@ class Comparison(NamedTuple):
     update: jax.Array
     change: jax.Array
     changed: jax.Array
+    taken: jax.Array
 
 
 @jax.jit
@@ -169,7 +171,8 @@ def compare_matrix(matrices: Matrices, reference: Any, mask: Any, beta: Any) -> 
       mask: ``[d, k]`` bool.
       beta: β.
     """
-    one = jnp.where(mask, amplified_update(matrices, beta), 0.0)
+    amplified = amplified_update(matrices, beta)
+    one, whole = jnp.where(mask, amplified, 0.0), jnp.linalg.norm(amplified)
     update = _wide(matrices.finetuned) - _wide(matrices.aligned)
     other = jnp.where(mask, update, 0.0)
     norms = jnp.linalg.norm(one) * jnp.linalg.norm(other)
@@ -181,6 +184,7 @@ def compare_matrix(matrices: Matrices, reference: Any, mask: Any, beta: Any) -> 
         update=jnp.linalg.norm(update),
         change=jnp.linalg.norm(change),
         changed=jnp.sum(change != 0, dtype=jnp.int32),
+        taken=jnp.where(whole > 0, jnp.linalg.norm(one) / jnp.where(whole > 0, whole, 1.0), 0.0),
     )
 
 

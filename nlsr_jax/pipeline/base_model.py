@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from nlsr_jax.pipeline.run import Run
 from nlsr_jax.pipeline.settings import EvidenceSettings
+from nlsr_jax.pipeline.shared import stamp
 
 
 def load_base(path: str, settings: EvidenceSettings, run: Run, note: Callable[[str], None]) -> tuple[Any, Any]:
@@ -29,3 +30,18 @@ def load_base(path: str, settings: EvidenceSettings, run: Run, note: Callable[[s
         return load_model(path, dtype=dtype, mesh=run.mesh, note=note)
     model, params = stream_model(path, dtype=dtype, note=note)
     return model, dataclasses.replace(params, track=run.stages.track, scratch=run.scratch)
+
+
+def load_shared_base(path: str, settings: EvidenceSettings, run: Run) -> tuple[tuple[Any, Any], list[str]]:
+    """Return ``load_base`` and what is odd about the files; several runs share one base in memory.
+
+    A streamed base is opened by each of them: little of it is ever in memory.
+    """
+
+    def load() -> tuple[tuple[Any, Any], list[str]]:
+        notes: list[str] = []
+        return load_base(path, settings, run, notes.append), notes
+
+    if settings.stream:
+        return load()
+    return run.shared.once("base", (stamp(path), settings.dtype, run.mesh), load)

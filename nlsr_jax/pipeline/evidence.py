@@ -12,9 +12,10 @@ from nlsr_jax.adapter import Adapter
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.nlsr.settings import NEEDS_STATISTICS
 from nlsr_jax.nlsr.statistics import Statistics
-from nlsr_jax.pipeline.base_model import load_base
+from nlsr_jax.pipeline.base_model import load_shared_base
 from nlsr_jax.pipeline.run import Run
 from nlsr_jax.pipeline.settings import EvidenceSettings
+from nlsr_jax.pipeline.shared import stamp
 from nlsr_jax.pipeline.sources import AdapterSource, Sources
 from nlsr_jax.types import Tokenizer
 
@@ -83,8 +84,9 @@ class CalibrationData:
         """The base's tokenizer."""
         from nlsr_jax.data.calibration import load_tokenizer
 
-        assert self.settings.base is not None
-        return load_tokenizer(self.settings.base)
+        base = self.settings.base
+        assert base is not None
+        return self.run.shared.once("tokenizer", stamp(base), lambda: load_tokenizer(base))
 
     @functools.cached_property
     def base(self) -> tuple[Any, Any]:
@@ -92,7 +94,8 @@ class CalibrationData:
         settings = self.settings
         assert settings.base is not None
         with self.run.stages("read base model"):
-            found = load_base(settings.base, settings, self.run, self.notes.append)
+            found, notes = load_shared_base(settings.base, settings, self.run)
+            self.notes += notes
             self.run.digests.add("base", settings.base, base_files(settings.base))
         return found
 
@@ -146,20 +149,23 @@ def read_calibration(settings: EvidenceSettings, model: str, vocabulary: int, ru
     from nlsr_jax.data.row_shapes import Fields
     from nlsr_jax.data.templates import NONE
 
-    assert settings.calibration is not None
-    tokenizer = load_tokenizer(model)
-    data = load_calibration(
-        settings.calibration,
-        tokenizer,
-        max_length=settings.max_length,
-        template=settings.template or NONE,
-        preference=settings.method == "preference_snip",
-        vocabulary=vocabulary,
-        fields=Fields(settings.prompt_field, settings.response_field, settings.rejected_field),
-        note=run.stages.say,
-        end_token=settings.end_token,
+    source = settings.calibration
+    assert source is not None
+    options: dict[str, Any] = {
+        "max_length": settings.max_length,
+        "template": settings.template or NONE,
+        "preference": settings.method == "preference_snip",
+        "vocabulary": vocabulary,
+        "fields": Fields(settings.prompt_field, settings.response_field, settings.rejected_field),
+        "end_token": settings.end_token,
+    }
+    tokenizer = run.shared.once("tokenizer", stamp(model), lambda: load_tokenizer(model))
+    data = run.shared.once(
+        "calibration rows",
+        (stamp(source), stamp(model), *options.values()),
+        lambda: load_calibration(source, tokenizer, note=run.stages.say, **options),
     )
-    run.digests.add_data("calibration", settings.calibration)
+    run.digests.add_data("calibration", source)
     run.stages.say(_counted(data.counts))
     return data, [f"{model}: {text}" for text in note_surplus(tokenizer, vocabulary)]
 

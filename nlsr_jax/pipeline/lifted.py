@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +21,8 @@ from nlsr_jax.random_streams import stream
 
 _KEPT = 4
 """Layers whose factored update is kept: the three adapters of a lift are read one after the other."""
+_SMALL = 2**28
+"""Bytes of an update up to which all its layers are kept: it is read once for each stage of a run."""
 
 
 class Slots(NamedTuple):
@@ -94,7 +97,8 @@ class Lift:
         self._update = self._own if self._as_read else self._update_shapes()
         self._slots = {module: self._slots_of(module) for module in self._update.factors}
         self._shapes = self._lifted_shapes()
-        self._row = functools.lru_cache(_KEPT)(self._factor_row)
+        small = 4 * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self._update.factors)) <= _SMALL
+        self._row = functools.lru_cache(None if small else _KEPT)(self._factor_row)
 
     @property
     def is_shared(self) -> bool:

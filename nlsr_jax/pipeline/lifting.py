@@ -12,6 +12,7 @@ from nlsr_jax.pipeline.evidence import base_files
 from nlsr_jax.pipeline.lifted import Lift, LiftedFile
 from nlsr_jax.pipeline.run import Run
 from nlsr_jax.pipeline.settings import Settings
+from nlsr_jax.pipeline.shared import stamp
 from nlsr_jax.pipeline.sources import ADAPTERS, Sources, open_named
 
 
@@ -61,8 +62,12 @@ def _direction(settings: Settings, shapes: Adapter, run: Run) -> Direction:
     def make() -> Direction:
         return safety_direction(base, pretrained, rank=rank, modules=names)
 
+    def obtain() -> Direction:
+        return make() if run.cache is None else _kept(run.cache, rank, names, make, run)
+
     with run.stages("factor the direction"):
-        found = make() if run.cache is None else _kept(run.cache, rank, names, make, run)
+        key = (stamp(base), stamp(pretrained), rank, names, run.cache)
+        found = run.shared.once("direction", key, obtain)
     left = np.concatenate([np.asarray(values) for values in found.residual.values()])
     run.stages.say(
         f"direction: base - pretrained at rank {rank} leaves out {left.mean():.2%} of the norm in the mean of "

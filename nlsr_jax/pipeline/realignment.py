@@ -45,6 +45,7 @@ from nlsr_jax.pipeline.reference import Reference
 from nlsr_jax.pipeline.restoration import Restoration, write_restored
 from nlsr_jax.pipeline.run import Run, start
 from nlsr_jax.pipeline.settings import Settings, name_inputs, with_absolute_paths
+from nlsr_jax.pipeline.shared import Shared
 from nlsr_jax.pipeline.sources import Sources, check_base, open_sources, source_notes
 from nlsr_jax.pipeline.templating import describe_template, settled_template
 from nlsr_jax.pipeline.trimming import trim
@@ -74,6 +75,7 @@ def realign_files(
     draw: Callable[[dict], dict] = draw_figures,
     cache: str | None = None,
     check: OutputCheck | None = None,
+    shared: Shared | None = None,
 ) -> dict:
     """Realign a fine-tuned adapter on disk, or a fully fine-tuned model (see ``realign_weights``).
 
@@ -100,6 +102,7 @@ def realign_files(
       cache: folder of directions base − pretrained that were factored before; the bytes are the same without.
       check: asks the fine-tuned and the repaired model before the output is in its place, and writes its figures
         into the output, the record, the card and the report; see ``nlsr_jax.gate.attached.AttachedCheck``.
+      shared: what other runs of this process have made; the bytes are the same without.
 
     Returns:
       The record, as written to ``realignment.json``.
@@ -130,6 +133,7 @@ def realign_files(
             read=read,
             draw=draw,
             check=check,
+            shared=shared,
         )
     refinement = refine if isinstance(refine, Refinement) else Refinement() if refine else None
     choice = Choice(None if automatic is None else asked_for(automatic), chosen, refinement, refined)
@@ -137,7 +141,9 @@ def realign_files(
     inputs = {**name_inputs(settings), **(read or {})}
     place = check_free(output, overwrite, inputs=inputs)
     publish = functools.partial(whole_directory, place, overwrite=overwrite, inputs=inputs)
-    with start(settings.seed, stages, mesh=mesh, recorded=recorded, output=place, cache=cache) as run:
+    with start(
+        settings.seed, stages, mesh=mesh, recorded=recorded, output=place, cache=cache, shared=shared
+    ) as run:
         open_check(check, settings.base, run, streams=settings.stream)
         sources = _open(settings, run)
         if settings.needs_base:

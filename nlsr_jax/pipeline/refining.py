@@ -6,8 +6,8 @@ Half of the calibration rows make the masks, and prompts of the other half are a
 
 import dataclasses
 import importlib.resources
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -15,7 +15,7 @@ from nlsr_jax.adapter import Adapter
 from nlsr_jax.calibration.asking import CannotRefine, Questions, Respondent, make_questions, refine_by_answers
 from nlsr_jax.calibration.doubts import doubts
 from nlsr_jax.calibration.refinement import Bounds, Rates, Refined, Trial
-from nlsr_jax.calibration.wording import LENGTH
+from nlsr_jax.calibration.wording import LENGTH, Answer
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.nlsr.correction import correct
 from nlsr_jax.nlsr.identify import identify
@@ -24,6 +24,7 @@ from nlsr_jax.pipeline.evidence import CalibrationData, check_evidence
 from nlsr_jax.pipeline.reference import Reference
 from nlsr_jax.pipeline.run import Run
 from nlsr_jax.pipeline.settings import Settings
+from nlsr_jax.pipeline.shared import Shared, stamp
 from nlsr_jax.pipeline.sources import AdapterSource
 from nlsr_jax.pipeline.templating import is_rendered
 from nlsr_jax.types import Tokenizer
@@ -64,6 +65,17 @@ class Repairs:
         longest = self._data.settings.max_length
         return ModelRespondent(model, params, self._data.tokenizer, adapter, LENGTH, longest, _AT_ONCE)
 
+    def aligned(self) -> Respondent:
+        """Return the aligned model, whose answers do not depend on what was fine-tuned on it.
+
+        Of a lifted adapter the ranks alone count: where the aligned model has no update, B is zero.
+        """
+        settings, source = self._data.settings, self._data.sources.aligned
+        shapes = tuple((m, leaf["a"].shape) for m, leaf in sorted(source.shapes().factors.items()))
+        key = (stamp(settings.base), stamp(settings.aligned), settings.dtype, settings.max_length, shapes)
+        run = self._data.run
+        return _Remembered(lambda: self.respondent(source.load(), source), run.shared, (*key, run.mesh))
+
     def gradients(self) -> Any:
         """Return the gradients of the loss on safe answers, from the other half of the rows."""
         from nlsr_jax.calibration import collect_loss_gradient
@@ -92,6 +104,30 @@ class Repairs:
         return correct(self.finetuned, self._reference, masks, nothing)
 
 
+class _Remembered(NamedTuple):
+    """A respondent whose replies the runs of a process share.
+
+    Attributes:
+      open: returns the respondent.
+      shared: keeps the replies.
+      key: all that decides them beside what is asked.
+    """
+
+    open: Callable[[], Respondent]
+    shared: Shared
+    key: tuple
+
+    def answers(self, prompts: Sequence[Sequence[int]]) -> Sequence[Answer]:
+        """See ``Respondent``."""
+        key = (*self.key, repr(prompts))
+        return self.shared.once("aligned answers", key, lambda: self.open().answers(prompts))
+
+    def likelihood(self, rows: Sequence[tuple[Sequence[int], Answer]]) -> float:
+        """See ``Respondent``."""
+        key = (*self.key, repr(rows))
+        return self.shared.once("aligned likelihood", key, lambda: self.open().likelihood(rows))
+
+
 def refined(settings: Settings, bounds: Bounds, data: CalibrationData, run: Run) -> tuple[Settings, dict[str, Any]]:
     """Refine the sparsity of a run; returns the settings with it and what the record says of it.
 
@@ -114,7 +150,7 @@ def refined(settings: Settings, bounds: Bounds, data: CalibrationData, run: Run)
         result = refine_by_answers(
             repairs.questions,
             repairs.respondent(repairs.finetuned, sources.target),
-            repairs.respondent(sources.aligned.load(), sources.aligned),
+            repairs.aligned(),
             lambda share: repairs.respondent(repairs.repaired(share, gradients), sources.target),
             start=1 - settings.sparsity,
             bounds=bounds,
@@ -163,7 +199,15 @@ def _described(bounds: Bounds, questions: Questions, found: Refined) -> dict[str
 
 
 def _harmless(place: str | None, field: str | None, data: CalibrationData, run: Run) -> list[list[int]]:
-    """Read and encode the harmless prompts: the user's, or those that this package has."""
+    """Return the harmless prompts as token ids: the user's, or those that this package has."""
+    settings, vocabulary = data.settings, len(data.base_with(data.sources.target)[1]["embed"])
+    key = (stamp(place), field, stamp(settings.base), settings.template, settings.max_length, vocabulary)
+    return run.shared.once("harmless prompts", key, lambda: _read_harmless(place, field, vocabulary, data, run))
+
+
+def _read_harmless(
+    place: str | None, field: str | None, vocabulary: int, data: CalibrationData, run: Run
+) -> list[list[int]]:
     from nlsr_jax.data.asked import read_asked
     from nlsr_jax.data.encoding import encode_prompts
     from nlsr_jax.data.prompts import make_render
@@ -184,7 +228,6 @@ def _harmless(place: str | None, field: str | None, data: CalibrationData, run: 
         texts = [render(text, "") for text in texts]
     else:
         texts = read_asked(place, data.tokenizer, template=template, field=field, note=run.stages.say)
-    vocabulary = len(data.base_with(data.sources.target)[1]["embed"])
     ids = encode_prompts(texts, data.tokenizer, special_tokens=not renders_turns(template), vocabulary=vocabulary)
     return [one for one in ids if len(one) <= longest]
 

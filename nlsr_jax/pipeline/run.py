@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from nlsr_jax.errors import with_flags
 from nlsr_jax.formats.record import Digests
+from nlsr_jax.pipeline.shared import Shared
 from nlsr_jax.progress import Stages
 
 
@@ -61,6 +62,7 @@ class Run:
         refuses of adapters without a common lineage, one that repeats a record notes.
       cache: folder of directions that were factored before; None to factor them anew.
       scratch: folder for what memory does not take; None for the system's temporary folder.
+      shared: what other runs of this process have made before.
     """
 
     stages: Stages
@@ -71,6 +73,7 @@ class Run:
     recorded: dict | None = None
     cache: str | None = None
     scratch: pathlib.Path | None = None
+    shared: Shared = dataclasses.field(default_factory=Shared)
 
 
 @contextlib.contextmanager
@@ -82,6 +85,7 @@ def start(
     recorded: dict | None = None,
     cache: str | None = None,
     output: pathlib.Path | None = None,
+    shared: Shared | None = None,
 ) -> Iterator[Run]:
     """Yield the context of a run; its thread of digests ends with the block.
 
@@ -89,10 +93,12 @@ def start(
       seed: of the key.
       stages, mesh, recorded, cache: see ``Run``.
       output: the folder to be; what memory does not take goes beside it.
+      shared: what other runs of this process have made; None for a run of its own.
     """
-    digests = Digests()
+    shared = shared or Shared()
+    digests = Digests(shared.digest)
     scratch = None if output is None else next(one for one in output.absolute().parents if one.is_dir())
     try:
-        yield Run(stages, digests, Notes(stages), jax.random.key(seed), mesh, recorded, cache, scratch)
+        yield Run(stages, digests, Notes(stages), jax.random.key(seed), mesh, recorded, cache, scratch, shared)
     finally:
         digests.close()

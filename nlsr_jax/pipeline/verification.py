@@ -4,7 +4,7 @@ import dataclasses
 import os
 import pathlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from nlsr_jax.attestation.checking import Signer, check_attestation
@@ -77,7 +77,7 @@ def verify(
     attested = check_attestation(folder, file, record, signer or Signer(), sealed=sealed)
     found = [
         compare_outputs(folder, file.name, record),
-        _compare_inputs(record, moved),
+        compare_inputs(record, moved),
         Findings(attested.changed, attested.notes, attested.compared),
     ]
     changed += [line for one in found for line in one.changed]
@@ -135,7 +135,16 @@ def compare_outputs(folder: pathlib.Path, name: str, record: Mapping[str, Any]) 
     return Findings(tuple(changed), (), same)
 
 
-def _compare_inputs(record: Mapping[str, Any], moved: Mapping[str, str]) -> Findings:
+def compare_inputs(
+    record: Mapping[str, Any], moved: Mapping[str, str], digest: Callable[[pathlib.Path], str] = sha256
+) -> Findings:
+    """Compare the inputs of a record with the files that are there now.
+
+    Args:
+      record: of a run.
+      moved: see ``verify``.
+      digest: returns the SHA-256 of a file.
+    """
     changed, missing, same = [], [], 0
     for name, entry in record["inputs"].items():
         if entry is None:
@@ -144,11 +153,11 @@ def _compare_inputs(record: Mapping[str, Any], moved: Mapping[str, str]) -> Find
         if name == TEMPLATE and JINJA not in entry["files"]:
             given = name  # a file of the user's
         place = pathlib.Path(moved.get(given, entry["path"]))
-        for file, digest in entry["files"].items():
+        for file, recorded in entry["files"].items():
             path = place / file if is_folder(place) else place
             if not is_regular(path):
                 missing.append(f"{name}: {path} is not at hand")
-            elif sha256(path) == digest:
+            elif digest(path) == recorded:
                 same += 1
             else:
                 changed.append(f"{name}: {path} has changed since")

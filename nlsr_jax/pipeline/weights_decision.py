@@ -49,6 +49,8 @@ class WeightsDecision(NamedTuple):
                 "update_norm": float(found["update"][layer]),
                 "change_norm": float(found["change"][layer]) if repaired else 0.0,
             }
+            if sources.pretrained is not None:
+                entry["taken"] = float(found["taken"][layer]) if repaired else 0.0
             entries.append(entry)
         return entries
 

@@ -30,6 +30,7 @@ from nlsr_jax.pipeline.hub_inputs import DATA, MODELS, with_hub_folders
 from nlsr_jax.pipeline.recording import TEMPLATE, digested_inputs, made_on, write_record
 from nlsr_jax.pipeline.run import Run, start
 from nlsr_jax.pipeline.settings import Settings, name_inputs, with_absolute_paths
+from nlsr_jax.pipeline.shared import Shared
 from nlsr_jax.pipeline.templating import describe_template, settled_template
 from nlsr_jax.pipeline.weights_checks import check_weights
 from nlsr_jax.pipeline.weights_decision import decide_weights
@@ -65,6 +66,7 @@ def realign_weights(
     read: Inputs | None = None,
     draw: Callable[[dict], dict] = draw_figures,
     check: OutputCheck | None = None,
+    shared: Shared | None = None,
 ) -> dict:
     """Realign a fully fine-tuned model on disk; see ``realign_files``, whose arguments these are.
 
@@ -73,7 +75,7 @@ def realign_weights(
       output: the folder to write: the model in the shards and types of its input with its config, tokenizer and
         other files, or with ``as_adapter`` a PEFT adapter on the base; ``masks.safetensors``, ``realignment.json``
         and ``report.html``. It appears whole or not at all.
-      overwrite, recorded, preset, stages, mesh, read, draw, check: see ``realign_files``.
+      overwrite, recorded, preset, stages, mesh, read, draw, check, shared: see ``realign_files``.
 
     Returns:
       The record; empty in a process that does not write.
@@ -90,7 +92,7 @@ def realign_weights(
     settings = with_absolute_paths(settings)
     inputs = {**name_inputs(settings), **(read or {})}
     place = check_free(output, overwrite, inputs=inputs)
-    with start(settings.seed, stages, mesh=mesh, recorded=recorded, output=place) as run:
+    with start(settings.seed, stages, mesh=mesh, recorded=recorded, output=place, shared=shared) as run:
         adapter = settings.as_adapter is not None
         open_check(check, settings.base, run)
         sources, distances = _open(settings, run)

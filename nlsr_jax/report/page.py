@@ -11,7 +11,7 @@ import importlib.resources
 import math
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.output import whole_file, write_text
@@ -28,6 +28,9 @@ from nlsr_jax.report.check_tables import (
     rate_rows,
 )
 from nlsr_jax.report.reading import Module, mapping, number, read_modules, read_refinement, summarise
+
+if TYPE_CHECKING:
+    import jinja2
 
 _TITLE = "<title>Realignment: "
 _PARTS = ("device", "versions", "seconds", "key", "outputs", "lift", "weights")
@@ -66,7 +69,7 @@ def render_report(record: Mapping[str, Any], figures: Mapping | None = None) -> 
     """
     modules, summary = _read(record)
     doubts = _texts(mapping(record.get("automatic")).get("doubts"))
-    return _template().render(
+    return make_template("template.html").render(
         settings={name: value for name, value in record["settings"].items() if name not in words.COMPUTING},
         modules=modules,
         summary=summary,
@@ -222,8 +225,12 @@ def _part(name: str) -> str:
 
 
 @functools.cache
-def _template():
-    """Return the page's template with its style and script; it escapes everything it prints."""
+def make_template(name: str) -> "jinja2.Template":
+    """Return a page's template with the style and script of all pages; it escapes everything it prints.
+
+    Args:
+      name: of the template in this package.
+    """
     import jinja2
     from markupsafe import Markup
 
@@ -237,4 +244,4 @@ def _template():
         "script_digest": digest,
         "words": {name: getattr(words, name) for name in ("SETTINGS", "METHODS", "CALIBRATION")},
     }
-    return environment.from_string(_part("template.html"))
+    return environment.from_string(_part(name))

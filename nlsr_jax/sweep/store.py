@@ -10,9 +10,9 @@ from typing import Any
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.apart import Inputs, check_apart
+from nlsr_jax.files.claims import Claims
 from nlsr_jax.files.output import describe_os_error
 from nlsr_jax.files.paths import expand, is_folder, is_regular
-from nlsr_jax.sweep.claims import Claims
 from nlsr_jax.training.folder import write_whole
 
 ROWS, STUDY, LOCK = "rows.jsonl", "study.json", ".lock"

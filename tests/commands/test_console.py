@@ -43,7 +43,7 @@ def test_every_verb_has_a_module_and_a_launcher():
     [
         ("relaign", "'relaign' is no verb of nlsr; did you mean realign?"),
         ("Verify", "'Verify' is no verb of nlsr; did you mean verify?"),
-        ("zzz", "'zzz' is no verb of nlsr; expected one of realign, identify, verify"),
+        ("zzz", "'zzz' is no verb of nlsr; expected one of realign, fleet, identify, verify"),
         ("--output", "'--output' stands where the verb belongs: nlsr VERB [flags]"),
         ("", "'' is no verb of nlsr; expected one of"),
     ],

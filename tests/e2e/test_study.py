@@ -154,7 +154,8 @@ WRONG = {
         "--output {files} --overwrite": "{files}: holds the input --base ({files}/base); name another output",
         "--output {files}/full --overwrite": (
             "{files}/full: --overwrite replaces only what nlsr_jax has written, and this folder holds mine and no "
-            "realignment.json or identification.json or training.json; name another output, or move what is there"
+            "realignment.json or identification.json or training.json or check.json; name another output, or move "
+            "what is there"
         ),
         "--base {files}/other": "{files}/other: its tokenizer is not the toy world's; give a base made with",
         "--config big": "--config is 'big'; expected one of llama3_8b, mistral_7b, qwen2_7b, smollm2, tiny",

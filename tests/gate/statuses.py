@@ -8,11 +8,11 @@ import sys
 from absl import flags
 from absl.testing import flagsaver
 
-from nlsr_jax.commands import check, command
-
 
 def status_of(arguments: list[str]) -> tuple[int | str, str]:
     """Return the status or the error that a call ends with, and what it printed."""
+    from nlsr_jax.commands import check, command
+
     out, error = io.StringIO(), io.StringIO()
     with flagsaver.flagsaver(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
         flags.FLAGS.unparse_flags()

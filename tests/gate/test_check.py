@@ -227,3 +227,16 @@ def test_what_cannot_be_used(files, tmp_path, options, message):
     with pytest.raises(InputError, match=message):
         check(files, output=tmp_path / "out", **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_judge_of_phrases_is_recorded_by_name_and_digest(files, monkeypatch, tmp_path):
+    phrases = tmp_path / "phrases.txt"
+    phrases.write_text("stir slowly\n")
+    answering(monkeypatch, {"complied": 5, "odd": 1})
+    found = check(files, judge=str(phrases), max_hs=99.0)
+    assert found["judge"] == "phrases.txt"
+    assert found["digests"]["judge"] == {"phrases.txt": hashlib.sha256(phrases.read_bytes()).hexdigest()}
+    assert found["hs"]["value"] == pytest.approx(100 * 54 / 60)
+    assert found["over_refusal"]["value"] == 100
+    assert found["odd"]["value"] == pytest.approx(100 / 120)
+    assert str(tmp_path) not in json.dumps(found)

@@ -107,16 +107,16 @@ def test_several_adapters_make_the_tokens_of_single_calls(model, way):
     assert len(np.unique(np.asarray(found).reshape(3, -1), axis=0)) == 3
 
 
-@PAIRS
+@pytest.mark.parametrize(("model", "way"), [("qwen2", "layers apart"), ("llama2", "stacked")], indirect=True)
 def test_a_prefix_makes_the_tokens_of_whole_prompts(model, way):
-    """Of padded prompts, without an adapter, with one, and with several in one pass."""
+    """Of padded prompts, with an adapter, and with several in one pass."""
     ids, mask = tokens(0, 3, 12), np.ones((3, 12), bool)
     ids[:, :5] = ids[0, :5]
     rest, kept = ids[:, 5:].copy(), mask[:, 5:].copy()
     rest[1, :3], kept[1, :3] = 0, False
     alone = np.concatenate([ids[1, :5], rest[1, 3:]])
     adapters = several_adapters(model[0].config)[:2]
-    for adapter in (None, adapters[0], adapters):
+    for adapter in (adapters,) if way == "stacked" else (adapters[0], adapters):
         options = {"adapter": adapter, "max_new_tokens": STEPS}
         found = np.asarray(
             nlsr_jax.generate(*model, rest, attention_mask=kept, prefix=ids[0, :5], **options)

@@ -94,6 +94,9 @@ def test_comparison():
     change = np.linalg.norm(mask * (np.float64(reference) - matrices.finetuned))
     np.testing.assert_allclose(found.change, change, rtol=1e-5)
     assert found.changed == np.count_nonzero(mask)
+    whole = np.linalg.norm(np.float64(matrices.aligned) - matrices.pretrained)
+    np.testing.assert_allclose(found.taken, np.linalg.norm(one) / whole, rtol=1e-5)
     alone = compare_matrix(matrices._replace(pretrained=None), matrices.aligned, mask, np.float32(0.0))
     assert alone.zero_norm
+    assert alone.taken == 0
     assert alone.similarity == 0

@@ -122,11 +122,11 @@ def test_sizes_that_contradict_the_config_are_refused(tmp_path):
         open_adapter(tmp_path / "theirs")
     config.write_text(json.dumps(fields))
     swapped = {}
-    for key, value in tensors.items():  # as PEFT below 0.20 laid them out: A over the outputs
+    for key, value in tensors.items():  # as PEFT before 0.19.1 laid them out: A over the outputs
         d, k = tensors[key.replace("lora_A", "lora_B")].shape[0], tensors[key.replace("lora_B", "lora_A")].shape[1]
         shape = (value.shape[0], d) if "lora_A" in key else (k, value.shape[1])
         swapped[key] = np.ones(shape, np.float32)
     save_file(swapped, file)
     model, _ = nlsr_jax.load_model(tmp_path / "base")
-    with pytest.raises(InputError, match=r"PEFT below 0\.20 wrote its factors the other way round"):
+    with pytest.raises(InputError, match=r"PEFT before 0\.19\.1 laid such factors out the other way round"):
         nlsr_jax.load_adapter(tmp_path / "theirs", model.config)

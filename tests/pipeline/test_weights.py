@@ -152,6 +152,8 @@ def test_with_the_pretrained_model_entries_go_beyond_the_base(files, tmp_path):
         np.testing.assert_allclose(after[one], np.where(mask, reference, before[one]), rtol=1e-6, atol=1e-7)
         assert np.array_equal(after[one][~mask], before[one][~mask])
     assert record["weights"]["direction"] > record["weights"]["update"] > 0
+    assert all(0 <= entry["taken"] <= 1 for entry in record["modules"])
+    assert "safety direction taken" in (tmp_path / "out" / "report.html").read_text()
     found = verify(tmp_path / "out", recompute=True)
     assert (found.changed, found.missing) == ((), ())
 

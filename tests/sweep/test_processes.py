@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from experiments.laboratory_flags import pin
+from nlsr_jax.commands.processes import pin
 
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from nlsr_jax.files.claims import Claims
 from nlsr_jax.sweep.cells import make_cell
-from nlsr_jax.sweep.claims import Claims
 from nlsr_jax.sweep.store import CellStore
 from nlsr_jax.sweep.workers import run_cells
 
@@ -104,6 +104,6 @@ def test_without_locks_every_claim_is_granted(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError("no locks available")
 
-    monkeypatch.setattr("nlsr_jax.sweep.claims.fcntl.lockf", refuse)
+    monkeypatch.setattr("nlsr_jax.files.claims.fcntl.lockf", refuse)
     with Claims(tmp_path).claim("one", wait=False) as held:
         assert held

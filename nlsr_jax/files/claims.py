@@ -1,4 +1,4 @@
-"""Claims among processes that share a sweep's folder, so that each thing is made by only one of them."""
+"""Claims among processes that share a folder, so that each thing in it is made by only one of them."""
 
 import contextlib
 import fcntl
@@ -37,7 +37,7 @@ class Claims:
         """Claim a name for the block.
 
         Args:
-          name: name of a cell, or of an adapter that cells share. A process that holds a name may only wait for
+          name: name of what is to be made, such as a cell of a sweep. A process that holds a name may only wait for
             names that it is made from.
           wait: wait until another process releases the name.
 

@@ -1,0 +1,1 @@
+"""Many customers' adapters of one base, repaired by one command."""

@@ -1,0 +1,66 @@
+"""What is asked for of each job, and whether an output that is there is what is asked for."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from nlsr_jax.errors import InputError
+from nlsr_jax.fleet.folder import FleetFolder
+from nlsr_jax.pipeline.settings import COMPUTING, Settings, with_absolute_paths
+from nlsr_jax.pipeline.shared import Shared
+from nlsr_jax.pipeline.verification import compare_inputs
+
+_COMPUTING_OPTIONS = ("overwrite", "cache", "read", "mesh")
+"""Arguments of ``realign_files`` that decide how an output is made and not which."""
+
+
+class Task(NamedTuple):
+    """A job as ``realign_files`` takes it.
+
+    Attributes:
+      output: name of the output.
+      finetuned: the adapter, as the job names it.
+      settings: of the run; None where the job's settings cannot be used.
+      options: other arguments of ``realign_files``.
+      error: why the job's settings cannot be used.
+    """
+
+    output: str
+    finetuned: str
+    settings: Settings | None
+    options: Mapping[str, Any]
+    error: InputError | None = None
+
+    def asked(self) -> str:
+        """Return a digest of all that decides the output, beside the content of the inputs."""
+        if self.settings is None:
+            return ""
+        settings = dataclasses.asdict(with_absolute_paths(self.settings))
+        for name in COMPUTING:
+            del settings[name]
+        options = {name: value for name, value in self.options.items() if name not in _COMPUTING_OPTIONS}
+        text = json.dumps([settings, options], sort_keys=True, default=repr)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_made(task: Task, folder: FleetFolder, shared: Shared) -> str | None:
+    """Say why the output of a task that is there is not what is asked for; None where it is.
+
+    Args:
+      task: the task.
+      folder: of the fleet.
+      shared: knows the digests of files.
+    """
+    record, state = folder.record(task.output), folder.state(task.output)
+    if record is None or not isinstance(record.get("inputs"), dict):
+        return "it has no record that can be read"
+    if state is None:
+        return "this fleet has not made it"
+    if state.asked != task.asked() or state.before == record.get("seal"):
+        return "it was made with other settings"
+    found = compare_inputs(record, {}, shared.digest)
+    if found.changed or found.missing:
+        return (found.changed + found.missing)[0]
+    return None
