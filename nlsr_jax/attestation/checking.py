@@ -10,6 +10,7 @@ from nlsr_jax.attestation.statement import dump, explain_difference, make_statem
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.digests import sha256
 from nlsr_jax.files.json_files import read_json_object
+from nlsr_jax.files.limits import LIMITS
 from nlsr_jax.files.ownership import BUNDLE, ENVELOPE, STATEMENT
 from nlsr_jax.files.paths import is_regular
 
@@ -65,7 +66,9 @@ def check_attestation(
     if there and STATEMENT not in there:
         wanted.insert(0, STATEMENT)
     changed += [f"{name}: is missing; nlsr attest writes it" for name in wanted if name not in there]
-    if STATEMENT in there:
+    large = [name for name in there if (folder / name).stat().st_size > LIMITS.json_bytes]
+    changed += [f"{name}: has more than {LIMITS.json_bytes} bytes (NLSR_MAX_JSON_BYTES)" for name in large]
+    if STATEMENT in there and not large:
         payload = (folder / STATEMENT).read_bytes()
         if sealed:
             changed += _compare(folder / STATEMENT, payload, make_statement(record, file.name, sha256(file)))

@@ -139,6 +139,18 @@ def test_the_same_key_makes_the_same_signature(written, tmp_path, kind):
     assert made[0] == made[1]
 
 
+def test_a_file_that_is_too_large_is_not_read(output, monkeypatch):
+    import dataclasses
+
+    from nlsr_jax.attestation import checking
+
+    monkeypatch.setattr(checking, "LIMITS", dataclasses.replace(checking.LIMITS, json_bytes=100))
+    lines = verify(output).changed
+    assert lines == tuple(
+        f"{name}: has more than 100 bytes (NLSR_MAX_JSON_BYTES)" for name in (STATEMENT, ENVELOPE)
+    )
+
+
 def test_an_attested_output_is_this_projects_own(output):
     assert foreign_folder(output) is None
     (output / STATEMENT).write_text('{"mine": 1}')

@@ -13,14 +13,18 @@ def evaluate(model, folder, names, **options):
 
 
 def both(base, adapter, folder, names, *, batch_size=8, **options):
-    """Return the results of ``nlsr`` and of ``hf``."""
+    """Return the results of ``nlsr`` and of ``hf``.
+
+    The cache of ``hf`` stays off: where a context is another one with the beginning of its continuation, lm_eval
+    0.4.13 scores the one by the other's first position.
+    """
     from lm_eval.models.huggingface import HFLM
 
     from nlsr_jax.harnesses.lm_eval import NlsrLM
 
     adapter = None if adapter is None else str(adapter)
     ours = NlsrLM(str(base), adapter, batch_size=batch_size)
-    theirs = HFLM(str(base), peft=adapter, device="cpu", dtype="float32", batch_size=batch_size)
+    theirs = HFLM(str(base), peft=adapter, device="cpu", dtype="float32", batch_size=batch_size, logits_cache=False)
     return [evaluate(model, folder, names, **options) for model in (ours, theirs)]
 
 

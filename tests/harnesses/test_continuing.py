@@ -58,13 +58,13 @@ def test_greedy_continuations_are_known_as_such(served):
 def test_an_answer_is_the_same_however_it_ends(served, texts):
     """A stop string cuts where it stands, whether a token contains it, or several spell it."""
     whole = answers(served, texts, PROMPTS, Sampling(8))
-    for number, answer in whole.items():
-        words = answer.text.split()
-        for stops in ([words[2]], [" ".join(words[2:4])]):
-            cut = answers(served, texts, PROMPTS, Sampling(8, tuple(stops)))[number]
-            assert cut.text == answer.text.split(stops[0])[0]
-            assert cut.ended
-        assert answers(served, texts, PROMPTS, Sampling(8, (words[2],)))[number].tokens <= 3
+    words = whole[0].text.split()
+    for stop in (words[2], " ".join(words[2:4])):
+        made = answers(served, texts, PROMPTS, Sampling(8, (stop,)))
+        for number, answer in whole.items():
+            assert made[number].text == answer.text.split(stop)[0]
+        assert made[0].ended
+        assert made[0].tokens <= (3 if stop == words[2] else 8)
 
 
 def test_tokens_that_contain_a_stop_string_are_found(served, texts):
