@@ -55,7 +55,8 @@ def make_ready(
     """
     lora, several = _prepared(model, one_or_several(adapter))
     merged = () if several else worth_merging(params, lora, positions)
-    return Ready(*_ready(model, params, lora, merged=merged, several=several), several)
+    params, lora, joined = _ready(model, params, lora, merged=merged, several=several)
+    return Ready(params, lora, joined, several)
 
 
 def _prepared(model: Llama, adapter: Adapter | tuple[Adapter, ...] | None) -> tuple[Any, int]:

@@ -9,20 +9,32 @@ heads per kv head, H head dim, D embed.
 """
 
 import itertools
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nlsr_jax.architecture.config import ModelConfig
 from nlsr_jax.models.attention import Scaling, attend
-
-if TYPE_CHECKING:
-    from nlsr_jax.models.llama import Llama
 
 WORTH = 16
 """Tokens of a common beginning from which on it is computed once."""
 STEP = 8
+
+
+class Attending(Protocol):
+    """What decides whether rows can share a prefix: a model's configuration and its kind of attention."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """The configuration."""
+        ...
+
+    @property
+    def attention(self) -> str:
+        """The kind of attention; see ``Llama``."""
+        ...
 
 
 class Rows(NamedTuple):
@@ -51,13 +63,13 @@ class Rows(NamedTuple):
         return self.tokens.size + (0 if self.prefix is None else len(self.prefix))
 
 
-def can_share(model: "Llama") -> bool:
+def can_share(model: Attending) -> bool:
     """Whether the layers can take packed rows: windows count slots, and fused kernels take whole rows."""
     c = model.config
     return c.window is None and c.rope.kind != "longrope" and model.attention == "plain"
 
 
-def cut_prefix(model: "Llama", tokens: Any, response: Any) -> Rows:
+def cut_prefix(model: Attending, tokens: Any, response: Any) -> Rows:
     """Cut what all rows with a response begin with.
 
     Args:
