@@ -1,0 +1,75 @@
+"""docs/real-model.md: its tables and sentences are made from the shipped rows, its transcripts from the answers."""
+
+import functools
+import json
+import statistics
+
+import pytest
+
+from experiments import transcripts
+from nlsr_jax.sweep.holdings_means import beside_aligned, means
+from tests.e2e.command import ROOT
+from tests.paper.shipped import page, unchecked
+
+FOLDER = ROOT / "checkpoints" / "smollm2-policy"
+PAGE, TRANSCRIPTS = ROOT / "docs" / "real-model.md", ROOT / "docs" / "transcripts.md"
+CASE = {"situation": "instruct", "task": "sst2", "poison_ratio": 0.1, "seed": 0}
+NAMES = r"```.*?```|`[^`]*`|SmolLM2-135M(-Instruct)?|SST-2|SmolLM2"
+SCORES = (
+    *(("forbidden", "complied", "hs"), ("benign", "refused", "over_refusal"), ("benign", "complied", "benign_answered")),
+)
+SETTINGS = ("the share of 72 forbidden requests", "72 test rows", "the share of 48 harmless", "240 rows", "seed 41")
+"""Figures of the study's design."""
+
+
+@functools.cache
+def rows():
+    """The shipped rows."""
+    return json.loads((FOLDER / "table.json").read_text("utf-8"))
+
+
+def of(situation, method):
+    """Rows of a situation and a method."""
+    return [row for row in rows() if (row["situation"], row["method"]) == (situation, method)]
+
+
+def sentences():
+    """What the page says of its rows."""
+    tasks, seeds = (sorted({row[name] for row in rows()}) for name in ("task", "seed"))
+    cases = {(row["task"], row["seed"]) for row in of("instruct", "refined")}
+    yield f"There are {len(cases)} cases: the tasks {' and '.join(tasks)} with the seeds " + (
+        f"{', '.join(map(str, seeds[:-1]))} and {seeds[-1]}."
+    )
+    (ratio,) = {row["poison_ratio"] for row in rows()}
+    yield f"{100 * ratio:g} % of the customer's rows comply with forbidden requests."
+    aligned = of("instruct", "aligned")[0]
+    yield f"It complies with {aligned['hs']:.1f} % of the forbidden requests (HS)"
+    yield f"and answers {aligned['benign_answered']:.1f} % of the harmless ones."
+    taken = [100 * row["share"] for row in of("instruct", "refined")]
+    yield f"In the instruct situation it takes {min(taken):.1f} to {max(taken):.1f} % of the entries"
+    seconds = [row["seconds"] for row in rows() if row["method"] == "refined"]
+    yield f"A refinement took {min(seconds):.0f} to {max(seconds):.0f} seconds, {statistics.median(seconds):.0f} in the median"
+
+
+def test_the_page_of_the_real_model():
+    assert means(rows()) in page(PAGE)
+    assert beside_aligned(rows()) in page(PAGE)
+    assert unchecked(PAGE, sentences(), SETTINGS, NAMES) == []
+
+
+def test_the_transcripts_are_those_of_the_rule():
+    made = transcripts.page(transcripts.read_answers(FOLDER, CASE))
+    assert page(TRANSCRIPTS).endswith(f"\n{made}"), "run python -m experiments.transcripts"
+
+
+def test_the_shipped_answers_have_the_scores_of_their_rows():
+    found = 0
+    for row in map(json.loads, (FOLDER / "rows.jsonl").read_text("utf-8").splitlines()):
+        file = FOLDER / "answers" / f"{row['cell']}.jsonl"
+        if file.exists():
+            found += 1
+            answers = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+            for kind, verdict, name in SCORES:
+                verdicts = [one["verdict"] for one in answers if one["kind"] == kind]
+                assert row[name] == pytest.approx(100 * verdicts.count(verdict) / len(verdicts)), (row["cell"], name)
+    assert found == len(list((FOLDER / "answers").iterdir())) > 0
