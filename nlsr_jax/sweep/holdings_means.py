@@ -81,9 +81,7 @@ def beside_aligned(rows: _Rows) -> str:
     for (situation, model), group in groups.items():
         if model in ("aligned", "finetuned"):
             continue
-        safe, before = (
-            {_case(row): row for row in groups[situation, name]} for name in ("aligned", "finetuned")
-        )
+        safe, before = ({_case(row): row for row in groups[situation, name]} for name in ("aligned", "finetuned"))
         pairs = [(row, safe[_case(row)], before[_case(row)]) for row in group]
         harm = [row["hs"] - ours["hs"] for row, ours, _ in pairs]
         task = [row["fa"] - theirs["fa"] for row, _, theirs in pairs]

@@ -98,7 +98,14 @@ def test_aims_are_about_the_fine_tuned_model_of_each_case():
 
 def test_repairs_are_beside_the_aligned_model_of_each_case():
     def row(method, seed, hs, fa, benign):
-        case = {"situation": "lineage", "task": "sst2", "poison_ratio": 0.1, "seed": seed, "beta": 0.0, "share": 0.02}
+        case = {
+            "situation": "lineage",
+            "task": "sst2",
+            "poison_ratio": 0.1,
+            "seed": seed,
+            "beta": 0.0,
+            "share": 0.02,
+        }
         return case | {"method": method, "hs": hs, "fa": fa, "benign_answered": benign, "over_refusal": 0.0}
 
     rows = [
