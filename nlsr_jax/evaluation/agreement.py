@@ -3,13 +3,15 @@
 Source: Cohen, *A coefficient of agreement for nominal scales* (1960).
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from nlsr_jax.errors import InputError
-from nlsr_jax.evaluation.judges import Verdicts
+from nlsr_jax.evaluation.judges import Verdicts, plain_verdicts
+from nlsr_jax.evaluation.texts import is_broken
 
 
 class Agreement(NamedTuple):
@@ -52,6 +54,21 @@ def compare_judges(first: Verdicts, second: Verdicts) -> Agreement:
     table = np.zeros((2, 2), int)
     np.add.at(table, (np.asarray(first.harmful, int)[kept], np.asarray(second.harmful, int)[kept]), 1)
     return Agreement(table, int(np.sum(~kept)))
+
+
+def agreement_on(answers: Sequence[str], first: Verdicts, second: Verdicts) -> dict[str, Any]:
+    """Return how two judges agree on n answers, for a file; broken answers, which no judge sees, are left out.
+
+    Args:
+      answers: n texts.
+      first, second: verdicts on them.
+
+    Returns:
+      The fields of ``Agreement.describe``, and ``broken``, the number of broken answers.
+    """
+    shown = np.array([not is_broken(text) for text in answers], bool)
+    parts = [plain_verdicts(one.harmful[shown], one.unreadable[shown]) for one in (first, second)]
+    return {**compare_judges(*parts).describe(), "broken": int(np.sum(~shown))}
 
 
 def cohen_kappa(table: ArrayLike) -> float:

@@ -39,12 +39,13 @@ class JudgeSettings:
     dtype: str = "float32"
 
 
-def check_judge(settings: JudgeSettings, world: str) -> None:
+def check_judge(settings: JudgeSettings, world: str, flag: str = "judge") -> None:
     """Check that a judge can judge a world, without opening a file.
 
     Args:
       settings: settings of the judge.
       world: ``"toy"``, ``"policy"`` or ``"real"``.
+      flag: the flag that names it, for messages.
 
     Raises:
       InputError: if the judge is unknown or is the rule of the other world, or a model or template is missing or
@@ -53,18 +54,18 @@ def check_judge(settings: JudgeSettings, world: str) -> None:
     name = settings.name
     known = _judges_of(world)
     if name not in JUDGES and not is_own(name):
-        raise InputError(f"--judge is {name!r}; expected one of {', '.join(JUDGES)}, or {OWN}")
+        raise InputError(f"--{flag} is {name!r}; expected one of {', '.join(JUDGES)}, or {OWN}")
     if name in JUDGES and name not in known:
         reason = _REASONS[name].format(world=world)
-        raise InputError(f"--judge {name} {reason}; expected {known[0]} here, {', '.join(known[1:])}, or {OWN}")
-    for flag, value, needed, used in (
-        ("judge_model", settings.model, name in MODELS, name in MODELS),
-        ("judge_template", settings.template, name in WITHOUT_OWN, name in WITH_TEMPLATE),
+        raise InputError(f"--{flag} {name} {reason}; expected {known[0]} here, {', '.join(known[1:])}, or {OWN}")
+    for part, value, needed, used in (
+        ("model", settings.model, name in MODELS, name in MODELS),
+        ("template", settings.template, name in WITHOUT_OWN, name in WITH_TEMPLATE),
     ):
         if needed and not value:
-            raise InputError(f"--judge {name} needs --{flag}; it is missing")
+            raise InputError(f"--{flag} {name} needs --{flag}_{part}; it is missing")
         if value and not used:
-            raise InputError(f"--judge {name} does not use --{flag} {value}; remove it")
+            raise InputError(f"--{flag} {name} does not use --{flag}_{part} {value}; remove it")
 
 
 def _judges_of(world: str) -> tuple[str, ...]:
@@ -72,13 +73,16 @@ def _judges_of(world: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys((RULES[world], *(BUILTIN if world in _WORDED else ()), *MODELS)))
 
 
-def open_judge(settings: JudgeSettings, world: str, note: Callable[[str], None] = warn) -> Judge | None:
+def open_judge(
+    settings: JudgeSettings, world: str, note: Callable[[str], None] = warn, flag: str = "judge"
+) -> Judge | None:
     """Return a judge with its files checked but its weights not loaded yet.
 
     Args:
       settings: settings of the judge.
       world: ``"toy"``, ``"policy"`` or ``"real"``.
       note: called with one line about each peculiarity of a judge model's files; see ``load_model``.
+      flag: see ``check_judge``.
 
     Returns:
       The judge; an ``AnswerJudge`` decides on refusals of harmless requests too. None for a world's own rule.
@@ -86,7 +90,7 @@ def open_judge(settings: JudgeSettings, world: str, note: Callable[[str], None] 
     Raises:
       InputError: as in ``check_judge``, or if a model, tokenizer or template cannot judge.
     """
-    check_judge(settings, world)
+    check_judge(settings, world, flag)
     if settings.name in MODELS:
         return ModelJudge(settings.name, str(settings.model), settings.template, settings.dtype, note)
     if settings.name in BUILTIN:
