@@ -73,7 +73,10 @@ def test_benchmarks_by_name_from_local_files(files, monkeypatch):
     ("options", "message"),
     [
         ({"harmful": "xstest"}, "harmful is xstest, which has other requests; expected rows or one of beavertails"),
-        ({"harmless": "advbench"}, "harmless is advbench, which has other requests; expected rows or one of xstest"),
+        (
+            {"harmless": "advbench"},
+            "harmless is advbench, which has other requests; expected rows or one of xstest",
+        ),
         ({"harmful": "jailbreakbench", "data": {"jailbreakbench": "xstest.jsonl"}}, "no column 'Goal' holds a"),
         ({"second_judge": "guard"}, "--second_judge guard needs --second_judge_model; it is missing"),
         ({"task": "films"}, "task is 'films'; expected one of sst2, ag_news, gsm8k"),
