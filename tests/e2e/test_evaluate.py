@@ -30,7 +30,8 @@ SMALL = ["--forbidden", 6, "--benign", 4, "--rows", 5, "--max_new_tokens", 6, "-
 REAL = ["--config", "llama3_8b", "--benign", 2, "--max_new_tokens", 4, "--batch_size", 4]
 FIELDS = [
     "config", "base", "adapter", "task", "judge", "judge_model", "forbidden_set", "benign_set",
-    "max_new_tokens", "task_tokens", "hs", "fa", "over_refusal", "benign_answered", "odd", "hs_by_topic", "counts", "versions", "seconds",
+    "max_new_tokens", "task_tokens",
+    "hs", "fa", "over_refusal", "benign_answered", "odd", "hs_by_topic", "counts", "versions", "seconds",
 ]  # fmt: skip
 
 
