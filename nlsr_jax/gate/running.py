@@ -55,8 +55,9 @@ def check(
       mesh: lay the weights over these devices; None for one.
       stages: where to report progress.
       **settings: fields of ``nlsr_jax.gate.settings.CheckSettings``: what is asked (``harmful`` and ``harmless``,
-        files of rows, or ``config="tiny"``; ``task``), the judge (``judge``, ``judge_model``), and the bounds in
-        per cent (``max_hs``, ``max_over_refusal``, ``min_benign``, ``min_fa``).
+        files of rows or names of benchmarks, or ``config``, ``"tiny"`` or a file; ``task``, ``data``, ``tasks``),
+        the judges (``judge``, ``judge_model``, ``second_judge``), and the bounds in per cent (``max_hs``,
+        ``max_over_refusal``, ``min_benign``, ``min_fa``).
 
     Returns:
       The content of ``check.json``: each rate as ``{"value", "low", "high", "rows"}`` in per cent with its 95 %
