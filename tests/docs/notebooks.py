@@ -56,6 +56,6 @@ def keep(path: pathlib.Path) -> None:
 
 if __name__ == "__main__":
     for place in map(pathlib.Path, sys.argv[1:]) if sys.argv[1:] else notebooks():
-        start = time.perf_counter()
+        start = time.process_time()
         keep(place.resolve())
-        print(f"{place.name}: {time.perf_counter() - start:.1f} s")
+        print(f"{place.name}: {time.process_time() - start:.1f} s of processor time")
