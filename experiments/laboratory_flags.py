@@ -44,9 +44,7 @@ def define_laboratory_flags(output: str) -> None:
     study_flags.define_template_flag()
     path_flags.define_input("base", None, "The base of the study; by default the config's.")
     data_flags.define_data_flag()
-    data_flags.define_judge_flag()
-    path_flags.define_input("judge_model", None, "The judge model, a Hugging Face directory or hub id.")
-    path_flags.define_input("judge_template", None, "File with the harmbench judge's question.")
+    data_flags.define_judge_flags()
     flags.DEFINE_integer("workers", 1, "Processes, on this machine or, with --ray, on a cluster.", lower_bound=1)
     flags.DEFINE_string("ray", None, "Run the workers on a Ray cluster: its address, auto, or local (starts one).")
 

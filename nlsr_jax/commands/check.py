@@ -3,6 +3,8 @@ r"""Check an adapter or model: measure its answers, and decide bounds on the rat
   nlsr check ADAPTER --base MODEL --harmful ROWS --harmless ROWS --max_hs 5 --max_over_refusal 3 --output OUT
   nlsr check ADAPTER --config tiny --max_hs 5 --min_benign 95 --output OUT
   nlsr check ADAPTER --base MODEL --harmful ROWS --max_hs 5 --against FINETUNED --output OUT
+  nlsr check ADAPTER --base MODEL --harmful advbench --harmless xstest --max_hs 5 --output OUT
+  nlsr check ADAPTER --config study.toml --task tickets --min_fa 90 --output OUT
 
 The model answers harmful and harmless requests greedily, and a judge tells which answers are harmful, refuse, or
 are empty or incoherent. At least one bound is given, in per cent; only given bounds are decided:
@@ -16,6 +18,10 @@ The status is 0 where every bound holds with 95 % confidence, 1 where one is vio
 where the rows are too few to tell; the command then says how many would do at the observed rate. Each decision is
 one-sided and exact. An input that cannot be used is one line of error and status 1.
 
+--harmful and --harmless also name public benchmarks, which are read from the hub or by --data NAME=FILE. --config
+names a study or a file: with "from" it is a study's config, whose requests, tasks and judge are taken; its table
+[check], or a file without "from", holds values of these flags. --second_judge measures how far two judges agree.
+
 --against names another adapter or model, such as the one before its repair, which is asked the same: the exact
 paired test tells a change from chance. A folder of a full model may stand in place of an adapter. --base may be
 left out where the adapter names it.
@@ -28,7 +34,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from nlsr_jax.commands import check_flags, command, mesh_flags, path_flags
+from nlsr_jax.commands import check_flags, command, data_flags, mesh_flags, path_flags, settings_file
 from nlsr_jax.commands.checked import end_with, print_check
 from nlsr_jax.errors import InputError, argument
 
@@ -37,6 +43,7 @@ path_flags.define_input(
 )
 path_flags.define_input("against", None, "Adapter or model to compare with, such as the one before its repair.")
 check_flags.define_check_flags((*check_flags.OWN, *check_flags.READING))
+data_flags.define_task_fields()
 path_flags.define_output("output", None, "Folder to write; it appears whole or not at all.")
 path_flags.define_overwrite()
 mesh_flags.define_mesh_flag()
@@ -54,7 +61,9 @@ def main(arguments: Sequence[str]) -> None:
         raise missing_adapter()
     if not FLAGS.output:
         raise InputError(f"{argument('output')} is missing; name the folder to write")
-    settings = check_flags.get_settings()
+    settings_file.apply_settings_file("check", studies=True)
+    study = FLAGS.config if settings_file.names_study(FLAGS.config) else None
+    settings = check_flags.get_settings(config=study)
     check_settings(settings)
     judge_settings(settings)
     record = check_with(

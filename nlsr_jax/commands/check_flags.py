@@ -27,6 +27,18 @@ def given() -> list[str]:
 
 
 def get_settings(**changes: Any) -> CheckSettings:
-    """Return the settings from the flags, with changes."""
-    values = method_flags.values_of(CheckSettings, (*OWN, *READING)) | {"data": data_flags.sources()}
-    return CheckSettings(**values | changes)
+    """Return the settings from the flags, with changes.
+
+    Raises:
+      InputError: flags of the data or of a task that do not fit, or a config's file that cannot be read.
+    """
+    from nlsr_jax import configs
+    from nlsr_jax.study.config_files import is_config_file
+
+    values = method_flags.values_of(CheckSettings, (*OWN, *READING)) | changes
+    config = values["config"]
+    given = configs.open_study(config).given if config and is_config_file(config) else None
+    places, tasks = ({}, {}) if given is None else (given.places, given.tasks)
+    data = data_flags.sources(tasks)
+    own = data_flags.own_task({**places, **data}, tasks)
+    return CheckSettings(**values, data=data, tasks={} if own is None else {own.name: own})

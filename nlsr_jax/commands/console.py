@@ -13,6 +13,7 @@ VERBS = {
     "identify": "find the safety-critical entries of an aligned adapter",
     "verify": "check a realigned adapter against its record",
     "attest": "write and sign a statement of what an output is made of",
+    "push": "push an output to the Hugging Face hub",
     "plan": "say what a realignment takes on which devices",
     "evaluate": "measure harmfulness, accuracy and over-refusal",
     "check": "decide with confidence whether a model may be served",

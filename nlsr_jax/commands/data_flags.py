@@ -36,6 +36,11 @@ def define_task_flags(default: str, more: str = "") -> None:
     flags.DEFINE_string(
         "task", default, f"The task: sst2, ag_news, gsm8k{more}, or a name that --data gives rows of yours."
     )
+    define_task_fields()
+
+
+def define_task_fields() -> None:
+    """Define the flags of a task of the user's."""
     for name, (kind, text) in _TASK_FIELDS.items():
         kind(name, None, f"A task of yours: {text}")
 
@@ -56,23 +61,32 @@ def given_of(study: "Study") -> "Given":
 
     tasks = dict(study.given.tasks)
     places = {**study.given.places, **sources(tasks)}
-    if own := _own_task(places, tasks):
+    if own := own_task(places, tasks):
         tasks[own.name] = own
     return Given(places, tasks)
 
 
-def _own_task(places: Mapping[str, str], tasks: "Mapping[str, OwnTask]") -> "OwnTask | None":
-    """Return the task of the flags, where it is one of the user's."""
+def own_task(places: Mapping[str, str], tasks: "Mapping[str, OwnTask]") -> "OwnTask | None":
+    """Return the task of the flags, where it is one of the user's.
+
+    Args:
+      places: of data sets, by name.
+      tasks: the user's by name, which the flags change.
+
+    Raises:
+      InputError: flags of a task without one, or that do not fit.
+    """
     from nlsr_jax.data.own_sets import OwnTask, check_task
     from nlsr_jax.evaluation.tasks import TASKS
 
     if "task" not in FLAGS or "labels" not in FLAGS:
         return None
-    name, given = FLAGS.task, _given_fields()
+    name, given = FLAGS.task or "none", _given_fields()
     known = name in (*TASKS, "none")
     if known or not any(place in places for place in (name, f"{name}.train", f"{name}.test")):
         if given:
-            what = f"{name} has columns of its own" if known else f"--data names no rows of {name!r}"
+            what = f"--data names no rows of {name!r}" if not known else f"{name} has columns of its own"
+            what = "--task names none" if name == "none" else what
             raise InputError(f"--{next(iter(given))} is of a task of yours; {what}")
         return None
     task = dataclasses.replace(tasks.get(name, OwnTask(name)), **given)
@@ -96,7 +110,7 @@ def sources(tasks: Iterable[str] = ()) -> dict[str, str]:
     """
     from nlsr_jax.data.given import PARTS, known_names
 
-    own = {*tasks, *([FLAGS.task] if "task" in FLAGS and "labels" in FLAGS else [])} - {"none"}
+    own = {*tasks, *([FLAGS.task] if "task" in FLAGS and "labels" in FLAGS else [])} - {"none", None}
     known, found = known_names(sorted(own - {*known_names()})), {}
     for text in FLAGS.data:
         full, sign, place = text.partition("=")
@@ -110,13 +124,23 @@ def sources(tasks: Iterable[str] = ()) -> dict[str, str]:
     return found
 
 
-def define_judge_flag() -> None:
-    """Define the flag of the judge."""
-    path_flags.define_name_or_input(
-        "judge",
-        None,
-        "toy, policy, refusals, advbench, qa_moderation, guard or harmbench; a file of phrases and expressions "
-        "(.txt, .json); or a function, module:function or file.py:function. By default the world's rule.",
+_NAMES = (
+    "toy, policy, refusals, advbench, qa_moderation, guard, harmbench, wildguard or strongreject; a file of "
+    "phrases and expressions (.txt, .json); or a function, module:function or file.py:function."
+)
+
+
+def define_judge_flags(prefix: str = "", opening: str = "", ending: str = " By default the world's rule.") -> None:
+    """Define the flags of a judge.
+
+    Args:
+      prefix: of the flags.
+      opening, ending: of the help.
+    """
+    path_flags.define_name_or_input(f"{prefix}judge", None, opening + _NAMES + ending)
+    path_flags.define_input(f"{prefix}judge_model", None, "The judge model, a Hugging Face directory or hub id.")
+    path_flags.define_input(
+        f"{prefix}judge_template", None, "File with the question of the judge harmbench or strongreject."
     )
 
 
@@ -128,6 +152,17 @@ def judge_settings(study: "Study") -> "JudgeSettings":
     name = FLAGS.judge or kept.get("name") or RULES[study.config.world]
     model, template = (FLAGS[f"judge_{part}"].value or kept.get(part) for part in ("model", "template"))
     return JudgeSettings(name, model, template, study.config.dtype)
+
+
+def second_judge_settings(study: "Study") -> "JudgeSettings | None":
+    """Return the second judge of the flags; None without one."""
+    from nlsr_jax.study.judging import JudgeSettings
+
+    if not FLAGS.second_judge:
+        return None
+    return JudgeSettings(
+        FLAGS.second_judge, FLAGS.second_judge_model, FLAGS.second_judge_template, study.config.dtype
+    )
 
 
 def check_task_name(study: "Study", known: Sequence[str]) -> None:

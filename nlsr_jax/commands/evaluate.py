@@ -9,6 +9,9 @@ answer, a file of phrases, or a function (module:function, file.py:function):
   nlsr evaluate --config llama3_8b --adapter runs/tuned --task sst2 --judge qa_moderation \
       --judge_model DIR --output runs/tuned.json
 
+--forbidden_set and --benign_set name public benchmarks, such as advbench and xstest; --data advbench=FILE reads a
+local copy. --second_judge judges the same answers once more and measures Cohen's kappa of the two judges.
+
 --tiny_benchmarks tinyBenchmarks.npz also asks the tinyBenchmarks and estimates the scores on the full benchmarks;
 python -m experiments.convert_item_bank makes that file of the published tinyBenchmarks.pkl.
 
@@ -46,16 +49,18 @@ flags.DEFINE_integer("rows", None, "Number of task rows; by default the config's
 flags.DEFINE_integer("max_new_tokens", None, "Longest answer to a request, in tokens; by default the config's.")
 flags.DEFINE_integer("task_tokens", None, "Longest answer to a task row, in tokens; by default the config's.")
 flags.DEFINE_integer("batch_size", None, "Prompts per batch; by default the config's.")
-flags.DEFINE_string("forbidden_set", None, "Harmful requests of real data: beavertails_prompts or harmbench.")
-data_flags.define_judge_flag()
-path_flags.define_input("judge_model", None, "The judge model, a Hugging Face directory or hub id.")
-path_flags.define_input("judge_template", None, "File with the harmbench judge's question.")
+flags.DEFINE_string("forbidden_set", None, "Harmful requests of real data: beavertails_prompts, or a benchmark.")
+flags.DEFINE_string("benign_set", None, "Harmless requests of real data: alpaca, or a benchmark such as xstest.")
+data_flags.define_judge_flags()
+data_flags.define_judge_flags("second_", "A second judge, whose agreement with the first one is measured: ", "")
 path_flags.define_output("responses", None, "JSONL file for the responses.")
 path_flags.define_input("tiny_benchmarks", None, "Item bank, an .npz file: also ask the tinyBenchmarks.")
 flags.DEFINE_list("tiny_sets", None, "Ask only these tinyBenchmarks, such as hellaswag,mmlu.")
 FLAGS = flags.FLAGS
 
 OUTPUTS = ("output", "responses")
+SETS = {"forbidden_set": "forbidden", "benign_set": "benign"}
+"""Flags of public sets of requests, and the roles of rows that take their place."""
 COUNTS = ("forbidden", "benign", "rows", "max_new_tokens", "task_tokens", "batch_size")
 
 
@@ -102,23 +107,25 @@ def check_flags(study: "Study") -> None:
     from nlsr_jax.files.output import check_free_file
     from nlsr_jax.study.exam import NO_TASK
     from nlsr_jax.study.judging import check_judge
-    from nlsr_jax.study.real import FORBIDDEN_SETS
+    from nlsr_jax.study.real import check_sets
 
     config = study.config
     data_flags.check_task_name(study, (*TASKS, NO_TASK))
-    if FLAGS.forbidden_set not in (None, *FORBIDDEN_SETS):
-        raise InputError(f"--forbidden_set is {FLAGS.forbidden_set!r}; expected one of {', '.join(FORBIDDEN_SETS)}")
+    check_sets(FLAGS.forbidden_set, FLAGS.benign_set)
     if config.world == "toy":
-        for name in ("data", "forbidden_set", "tiny_benchmarks"):
+        for name in ("data", *SETS, "tiny_benchmarks"):
             if FLAGS[name].value:
                 raise InputError(f"--{name} is for real data; --config {config.name} is a toy world")
-    if config.world == "policy" and FLAGS.forbidden_set:
-        raise InputError("--forbidden_set is for harmful data sets; the policy world makes its own requests")
-    if study.given.has("forbidden", "test") and FLAGS.forbidden_set:
-        raise InputError("--forbidden_set names a public set, but --data forbidden=PATH gives requests of yours")
+    for name, role in SETS.items():
+        if config.world == "policy" and FLAGS[name].value:
+            raise InputError(f"--{name} is for public data sets; the policy world makes its own requests")
+        if study.given.has(role, "test") and FLAGS[name].value:
+            raise InputError(f"--{name} names a public set, but --data {role}=PATH gives requests of yours")
     if FLAGS.tiny_sets and not FLAGS.tiny_benchmarks:
         raise InputError("--tiny_sets needs the item bank --tiny_benchmarks, which is missing")
     check_judge(data_flags.judge_settings(study), config.world)
+    if second := data_flags.second_judge_settings(study):
+        check_judge(second, config.world, "second_judge")
     if not FLAGS.output:
         raise InputError("--output is missing; name the JSON file to write")
     check_outputs({f"--{name}": FLAGS[name].value for name in OUTPUTS})
@@ -160,20 +167,20 @@ def evaluation(study: "Study", settings: "ExamSettings") -> tuple[dict[str, Any]
     from nlsr_jax.study.capabilities import load_benchmarks
     from nlsr_jax.study.exam import make_exam, mark, summarise
     from nlsr_jax.study.judging import describe_judge, open_judge
-    from nlsr_jax.study.real import FORBIDDEN_SETS
     from nlsr_jax.study.score_files import count_fields, response_rows, score_fields
+    from nlsr_jax.study.second_judge import open_second, second_fields
 
     config = study.config
     place, chosen = base_of(config, FLAGS.base), data_flags.judge_settings(study)
     warnings: list[str] = []
     judge = open_judge(chosen, config.world, study_flags.noted(warnings))
+    second = open_second(data_flags.second_judge_settings(study), config.world, study_flags.noted(warnings))
     file = open_fitting(FLAGS.adapter, read_config(resolve(place))) if FLAGS.adapter else None
     adapter, carried = (file.load(), file.carried) if file else (None, None)
     if file:
         study_flags.note_other_base("--adapter", file.layout, place, study_flags.noted(warnings))
-    options = {"forbidden_set": FLAGS.forbidden_set} if FLAGS.forbidden_set else {}
+    options = {name: value for name in SETS if (value := FLAGS[name].value)}
     tokenizer, world = study_flags.open_world(study, **options)
-    asks_public = config.world == "real" and not study.given.has("forbidden", "test")
     exam = make_exam(world, FLAGS.task, forbidden=settings.forbidden, benign=settings.benign, rows=settings.rows)
     asked = None
     if FLAGS.tiny_benchmarks:
@@ -189,11 +196,12 @@ def evaluation(study: "Study", settings: "ExamSettings") -> tuple[dict[str, Any]
         "task": FLAGS.task,
         **describe_judge(chosen, judge),
         **study_flags.describe_study(study, tokenizer),
-        "forbidden_set": FLAGS.forbidden_set or FORBIDDEN_SETS[0] if asks_public else None,
+        **asked_sets(study),
         "max_new_tokens": settings.max_new_tokens,
         "task_tokens": settings.task_tokens,
         **score_fields(summarise(exam, marks)),
-        "counts": count_fields(exam, marks),
+        "counts": count_fields(exam, marks, responses),
+        **second_fields(second, world, exam, responses, marks),
         "versions": versions(),
     }
     if warnings:
@@ -201,6 +209,17 @@ def evaluation(study: "Study", settings: "ExamSettings") -> tuple[dict[str, Any]
     if asked is not None:
         record["tiny_benchmarks"] = estimates
     return record, response_rows(exam, responses, marks)
+
+
+def asked_sets(study: "Study") -> dict[str, str | None]:
+    """Return the public sets that the requests are from; None where the rows are the user's or the world's."""
+    from nlsr_jax.study.real import BENIGN_SETS, FORBIDDEN_SETS
+
+    usual = {"forbidden_set": FORBIDDEN_SETS[0], "benign_set": BENIGN_SETS[0]}
+    public = {
+        name for name, role in SETS.items() if study.config.world == "real" and not study.given.has(role, "test")
+    }
+    return {name: FLAGS[name].value or usual[name] if name in public else None for name in SETS}
 
 
 def ask_model(

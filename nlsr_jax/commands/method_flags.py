@@ -19,6 +19,7 @@ _DEFINE: dict[type, Callable[..., Any]] = {
     bool: flags.DEFINE_bool,
     tuple: flags.DEFINE_list,
 }
+_PLACES = {"path": path_flags.define_input, "name": path_flags.define_name_or_input}
 
 
 def names_of(settings: type, *, realigns: bool = True) -> tuple[str, ...]:
@@ -43,8 +44,8 @@ def define_flags(settings: type, names: Iterable[str], prefix: str = "") -> None
     fields = {field.name: field for field in dataclasses.fields(settings)}
     for name in names:
         field = fields[name]
-        if field.metadata.get("kind") == "path":
-            path_flags.define_input(prefix + name, None, field.metadata["help"])
+        if (define := _PLACES.get(field.metadata.get("kind", ""))) is not None:
+            define(prefix + name, None, field.metadata["help"])
         else:
             _DEFINE[_type(field)](prefix + name, field.default, field.metadata["help"])
 

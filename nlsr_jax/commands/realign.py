@@ -47,6 +47,9 @@ The status is then that of the check: 0 passes, 1 fails, 3 too few rows to tell.
 written only where the check passes. Without --harmful the calibration prompts are asked, which the repair has seen;
 without --harmless everyday questions in English; --config tiny takes the toy world's requests.
 
+--push_to_hub ORG/NAME pushes OUT to the Hugging Face hub once it is written, with --private into a private
+repository. An output whose check does not pass is not pushed.
+
 The output folder receives the realigned adapter (PEFT), masks.safetensors, an Orbax copy of masks and pruning key,
 realignment.json and report.html. To repeat a run to the same bytes:
 
@@ -61,6 +64,7 @@ from absl import flags
 
 from nlsr_jax.commands import check_flags, command, helping, mesh_flags, method_flags, path_flags, settings_file
 from nlsr_jax.commands.checked import end_with, print_check
+from nlsr_jax.commands.pushed import push_output
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.nlsr.settings import GAIN, PRESETS, AutomaticSettings, preset, preset_defaults
 from nlsr_jax.pipeline.settings import COMPUTING, PATHS, Settings
@@ -110,6 +114,10 @@ path_flags.define_output(
 flags.DEFINE_bool("check", False, "Ask the repaired and the fine-tuned model, and check the bounds that are given.")
 flags.DEFINE_bool("only_if_passed", False, "With --check: write the output only where every bound holds.")
 check_flags.define_check_flags([name for name in check_flags.OWN if name != "config"])
+flags.DEFINE_string(
+    "push_to_hub", None, "Push the output to this repository of the Hugging Face hub, ORG/NAME, once it is written."
+)
+flags.DEFINE_bool("private", False, "With --push_to_hub: make a private repository; one that is public is refused.")
 path_flags.define_input("from_record", None, "Repeat the run of this realignment.json to the same bytes.")
 
 
@@ -122,6 +130,7 @@ def main(_) -> None:
     if not FLAGS.output:
         raise InputError(f"{argument('output')} is missing; name the folder to write")
     settings, options = asked()
+    _check_push()
     check = options["check"]
     mesh = mesh_flags.open_mesh()
     first = is_first()
@@ -142,9 +151,23 @@ def main(_) -> None:
         f"{summary['changed_entries']} of {summary['total_entries']} entries; wrote {FLAGS.output} "
         f"(see {FLAGS.output}/report.html)"
     )
+    status = 0
     if check is not None:
         print_check(check.record)
-        end_with(check.record["status"])
+        status = check.record["status"]
+    if FLAGS.push_to_hub:
+        push_output(FLAGS.output, FLAGS.push_to_hub, private=FLAGS.private, status=status)
+    end_with(status)
+
+
+def _check_push() -> None:
+    """Check, before anything is computed, that the output can be pushed."""
+    from nlsr_jax.pipeline.pushing import check_destination
+
+    if FLAGS.push_to_hub:
+        check_destination(FLAGS.push_to_hub, private=FLAGS.private)
+    elif FLAGS.private:
+        raise InputError(f"{argument('private')} is of {argument('push_to_hub')}, which is missing")
 
 
 def _attached(

@@ -38,11 +38,12 @@ def define_settings_file(command: str) -> None:
     )
 
 
-def apply_settings_file(command: str) -> None:
+def apply_settings_file(command: str, *, studies: bool = False) -> None:
     """Set the flags that the file names and the command line does not.
 
     Args:
-      command: ``realign`` or ``identify``.
+      command: ``realign``, ``identify`` or ``check``.
+      studies: whether the flag may name a study that is built in, which holds no settings of a command.
 
     Raises:
       InputError: if the file cannot be read, names no setting of this command, or has a value of another type; the
@@ -53,6 +54,8 @@ def apply_settings_file(command: str) -> None:
     from nlsr_jax.study.config_files import SUFFIXES, read_table
 
     if not FLAGS.config or ("check" in FLAGS and FLAGS.check and FLAGS.config in configs.names()):
+        return
+    if studies and not is_settings_file(FLAGS.config):
         return
     if not is_settings_file(FLAGS.config):
         raise InputError(
@@ -76,6 +79,14 @@ def is_settings_file(name: str) -> bool:
     from nlsr_jax.study.config_files import is_config_file
 
     return is_config_file(name)
+
+
+def names_study(name: str | None) -> bool:
+    """Return whether the value of the flag names a study, built in or in a file with ``from``."""
+    from nlsr_jax.files.paths import expand
+    from nlsr_jax.study.config_files import read_table
+
+    return name is not None and (not is_settings_file(name) or "from" in read_table(expand(name)))
 
 
 def _is_ours(name: str) -> bool:

@@ -4,7 +4,7 @@ import csv
 import itertools
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from nlsr_jax.errors import InputError
 
@@ -15,7 +15,11 @@ _SHOWN = 12
 
 
 def csv_rows(
-    path: pathlib.Path, lines: Iterable[str], end_row: Callable[[], None], note: Callable[[str], None]
+    path: pathlib.Path,
+    lines: Iterable[str],
+    end_row: Callable[[], None],
+    note: Callable[[str], None],
+    names: Sequence[str] = (),
 ) -> Iterator:
     """Yield ``("line N", {column: cell})`` of a CSV file.
 
@@ -26,6 +30,7 @@ def csv_rows(
       lines: its lines, with line ends.
       end_row: called after every row.
       note: called with one line if the separator is not a comma, and at the first cell that keeps its quotes.
+      names: columns of a file without a header. A first line of single words is a header all the same.
 
     Raises:
       InputError: if the text is not CSV, the header repeats a column, or a row has more or fewer cells than the
@@ -33,9 +38,11 @@ def csv_rows(
     """
     lines = iter(lines)
     first = next(lines, "")
-    reader = csv.reader(itertools.chain([first], lines), strict=True, delimiter=_delimiter(path, first, note))
+    bare = bool(names) and " " in first.strip()
+    delimiter = "," if bare else _delimiter(path, first, note)
+    reader = csv.reader(itertools.chain([first], lines), strict=True, delimiter=delimiter)
     try:
-        header, quoted = _header(path, next(reader, [])), False
+        header, quoted = list(names) if bare else _header(path, next(reader, [])), False
         for cells in reader:
             end_row()
             if len(header) > 1 and not "".join(cells).strip() and len(cells) < 2:

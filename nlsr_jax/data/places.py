@@ -2,10 +2,11 @@
 
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from nlsr_jax.data.row_values import Row
-from nlsr_jax.data.rows import SUFFIXES, file_rows, hub_rows
+from nlsr_jax.data.rows import SUFFIXES, TABLES, file_rows, hub_rows
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.paths import exists, expand_text, is_folder, is_regular
 
@@ -22,31 +23,38 @@ _SHOWN, _LONGEST = 5, 40
 _SPLIT_WORD = re.compile(r"(?:^|[-_.])(train|test|validation|valid|val|dev)(?:[-_.]|$)")
 
 
-def open_rows(source: str, split: str, config: str | None = None) -> Iterator[Row]:
+def open_rows(
+    source: str, split: str, config: str | None = None, reading: Mapping[str, Any] | None = None
+) -> Iterator[Row]:
     """Yield the rows of a data set in file order, without checking their content.
 
     Args:
       source: one of
-        a ``.jsonl``, ``.json``, ``.csv`` or ``.parquet`` file; only rows of the split if a column ``split`` tells
-        them apart;
+        a ``.jsonl``, ``.json``, ``.csv``, ``.tsv`` or ``.parquet`` file; only rows of the split if a column
+        ``split`` tells them apart;
         a directory written by ``datasets.save_to_disk``;
         a directory of Parquet files; only those of the split if the file names tell splits apart;
         the name of a hub data set.
       split: the split to read.
       config: the configuration of a hub data set, or the folder of that name in a directory.
+      reading: options of the hub's reader of CSV files. ``names`` are the columns of CSV files without a header, of
+        which a directory may have several.
 
     Raises:
       InputError: if the source cannot be read or has no such split.
     """
+    reading = reading or {}
+    names = reading.get("names", ())
     source = expand_text(source)
     path = pathlib.Path(source)
     if is_folder(path):
-        return _directory_rows(path, split, config)
+        tables = sorted(path.glob("*.csv")) if names else []
+        return _rows_of_files(tables, str(path), names) if tables else _directory_rows(path, split, config)
     if path.suffix.lower() in SUFFIXES or exists(path):
         if not is_regular(path):
             raise InputError(f"{source}: no such file; expected JSONL, JSON, CSV or Parquet")
-        return _rows_of_split(_rows_of_files([path], source), split, source)
-    return _named(hub_rows(source, split, config), source)
+        return _rows_of_split(_rows_of_files([path], source, names), split, source)
+    return _named(hub_rows(source, split, config, **({"reading": reading} if reading else {})), source)
 
 
 def _rows_of_split(rows: Iterator[Row], split: str, source: str) -> Iterator[Row]:
@@ -95,10 +103,10 @@ def _named(rows, source: str, cells: bool = False) -> Iterator[Row]:
         yield Row(f"{source}: {where}", values, cells)
 
 
-def _rows_of_files(paths: list[pathlib.Path], source: str) -> Iterator[Row]:
+def _rows_of_files(paths: list[pathlib.Path], source: str, names: Sequence[str] = ()) -> Iterator[Row]:
     for path in paths:
         name = source if path == pathlib.Path(source) else str(path)
-        yield from _named(file_rows(path), name, cells=path.suffix.lower() == ".csv")
+        yield from _named(file_rows(path, names=names), name, cells=path.suffix.lower() in TABLES)
 
 
 def _directory_rows(folder: pathlib.Path, split: str, config: str | None) -> Iterator[Row]:

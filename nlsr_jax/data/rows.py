@@ -3,7 +3,8 @@
 import collections
 import json
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from nlsr_jax.data.csv_rows import csv_rows
 from nlsr_jax.data.row_values import BadRow, check_unicode, describe_columns
@@ -12,7 +13,8 @@ from nlsr_jax.files.json_files import RepeatedKey, read_json, without_duplicates
 from nlsr_jax.files.limits import LIMITS
 from nlsr_jax.files.paths import exists, expand_text, is_regular
 
-SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+TABLES = (".csv", ".tsv")
+SUFFIXES = (".jsonl", ".json", *TABLES, ".parquet")
 _PART = 16
 
 Note = Callable[[str], None]
@@ -87,13 +89,16 @@ def _checked(row, columns, where):
     return {column: row[column] for column in columns}
 
 
-def file_rows(path: pathlib.Path, note: Note = no_note) -> Iterator[tuple[str, object]]:
+def file_rows(
+    path: pathlib.Path, note: Note = no_note, *, names: Sequence[str] = ()
+) -> Iterator[tuple[str, object]]:
     """Yield ``(where, row)`` of a local file, in file order, with rows unchanged.
 
     Args:
-      path: a ``.jsonl``, ``.json``, ``.csv`` or ``.parquet`` file. The content decides whether JSON is lines or a
-        list, not the suffix. Cells of a CSV file are text.
+      path: a ``.jsonl``, ``.json``, ``.csv``, ``.tsv`` or ``.parquet`` file. The content decides whether JSON is
+        lines or a list, not the suffix. Cells of a CSV file are text.
       note: called if a file differs from what its name says but can still be read.
+      names: columns of a CSV file without a header.
 
     Raises:
       InputError: if the file is empty, damaged, of another type, or repeats a column name.
@@ -106,10 +111,10 @@ def file_rows(path: pathlib.Path, note: Note = no_note) -> Iterator[tuple[str, o
     try:
         if kind == ".parquet":
             yield from _parquet_rows(path)
-        elif kind == ".csv":
+        elif kind in TABLES:
             with path.open(encoding="utf-8-sig", newline="") as file:
                 lines = _Lines(path, file)
-                yield from csv_rows(path, lines, lines.end_row, note)
+                yield from csv_rows(path, lines, lines.end_row, note, names)
         else:
             yield from _json_rows(path) if _is_json_text(path) else _jsonl_rows(path)
     except UnicodeDecodeError as error:
@@ -253,13 +258,16 @@ def _is_text(types, kind) -> bool:
     return types.is_string(kind) or types.is_large_string(kind) or types.is_binary(kind)
 
 
-def hub_rows(name: str, split: str, config: str | None = None) -> Iterator[tuple[str, object]]:
+def hub_rows(
+    name: str, split: str, config: str | None = None, reading: Mapping[str, Any] | None = None
+) -> Iterator[tuple[str, object]]:
     """Yield ``(where, row)`` of a hub data set.
 
     Args:
       name: ``ORG/NAME`` or ``ORG/NAME@REVISION``.
       split: of its rows.
       config: its configuration; None for the only one.
+      reading: options of its reader of CSV files.
 
     Raises:
       InputError: if the data set cannot be loaded.
@@ -268,7 +276,7 @@ def hub_rows(name: str, split: str, config: str | None = None) -> Iterator[tuple
 
     place, _, revision = name.partition("@")
     try:
-        rows = datasets.load_dataset(place, config, split=split, revision=revision or None)
+        rows = datasets.load_dataset(place, config, split=split, revision=revision or None, **(reading or {}))
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{name}: no such file, and cannot be loaded as a hub data set ({reason})") from error

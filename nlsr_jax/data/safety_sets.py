@@ -1,4 +1,4 @@
-"""Safety data sets: BeaverTails, PKU-SafeRLHF and HarmBench rows as examples and preferences.
+"""Safety data sets: BeaverTails and PKU-SafeRLHF rows as examples and preferences.
 
 Source: the sets used in the paper (section on experimental settings, and the authors' scripts). Rows are
 always taken in file order.
@@ -103,16 +103,3 @@ class KtoQuota:
     def missing(self) -> str:
         """Describe how many answers are still missing."""
         return f"{self.left[True]} safe and {self.left[False]} unsafe answers are missing; lower these quotas"
-
-
-def harmbench(row: Row, render: Render) -> Example:
-    """Make a test prompt from a HarmBench row: its ``Behavior``, or ``instruction`` in the authors' list.
-
-    A contextual behaviour follows its context after a horizontal rule, as in HarmBench itself.
-    """
-    column = "instruction" if row.has("instruction") else "Behavior"
-    text = row.text(column)
-    if row.values.get("ContextString"):
-        text = f"{row.text('ContextString')}\n\n---\n\n{text}"
-    kind = (row.text("SemanticCategory"),) if row.values.get("SemanticCategory") else ()
-    return Example(render(text, ""), "", "harmful", categories=kind)

@@ -1,9 +1,10 @@
 """Load a data set by name, from the hub or from local files with the same columns."""
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from nlsr_jax.data import safety_sets, task_sets, tiny_sets
+from nlsr_jax.data.benchmarks import BENCHMARKS, Benchmark
 from nlsr_jax.data.collecting import Loaded, collect
 from nlsr_jax.data.places import open_rows
 from nlsr_jax.data.prompts import make_render
@@ -21,6 +22,7 @@ class DataSet(NamedTuple):
       config: its configuration on the hub.
       train, test: the splits with training rows and with labelled test rows; the same split if a set is only
         for testing (or, like Alpaca, only for training).
+      reading: options of the hub's reader of CSV files; ``names`` are the columns of files without a header.
     """
 
     convert: Callable
@@ -28,22 +30,24 @@ class DataSet(NamedTuple):
     config: str | None = None
     train: str = "train"
     test: str = "test"
+    reading: Mapping[str, Any] = {}
+
+
+def _benchmark(one: Benchmark) -> DataSet:
+    return DataSet(one.convert, one.hub, one.config, one.split, one.split, one.reading)
 
 
 _BEAVERTAILS = "PKU-Alignment/BeaverTails"
-_THIRTY = {"train": "30k_train", "test": "30k_test"}
+_THIRTY: dict[str, Any] = {"train": "30k_train", "test": "30k_test"}
 _SAFE_RLHF = "PKU-Alignment/PKU-SafeRLHF-30K"
-_VALIDATION = {"train": "validation", "test": "validation"}
-_ONLY_TEST = {"train": "test", "test": "test"}
+_VALIDATION: dict[str, Any] = {"train": "validation", "test": "validation"}
+_ONLY_TEST: dict[str, Any] = {"train": "test", "test": "test"}
 
 DATA_SETS: dict[str, DataSet] = {
     "beavertails_safe": DataSet(safety_sets.beavertails_safe, _BEAVERTAILS, **_THIRTY),
     "beavertails_harmful": DataSet(safety_sets.beavertails_harmful, _BEAVERTAILS, **_THIRTY),
-    "beavertails_prompts": DataSet(
-        safety_sets.beavertails_prompts, _BEAVERTAILS, train="30k_test", test="30k_test"
-    ),
     "safe_rlhf": DataSet(safety_sets.safe_rlhf, _SAFE_RLHF),
-    "harmbench": DataSet(safety_sets.harmbench),
+    **{name: _benchmark(one) for name, one in BENCHMARKS.items()},
     "sst2": DataSet(task_sets.sst2, "stanfordnlp/sst2", test="validation"),
     "ag_news": DataSet(task_sets.ag_news, "fancyzhx/ag_news"),
     "gsm8k": DataSet(task_sets.gsm8k, "openai/gsm8k", "main"),
@@ -154,6 +158,5 @@ def _open(data_set: DataSet, source: str | None, split: str | None) -> tuple[str
     """Return the name of a data set's source for messages, and its rows."""
     place = source or data_set.hub
     if not place:
-        name = next((name for name, one in DATA_SETS.items() if one is data_set), "")
-        raise InputError(f"data set {name!r} is not public on the hub; give a local file")
-    return place, open_rows(place, split or data_set.train, data_set.config)
+        raise InputError("the data set is not public on the hub; give a local file")
+    return place, open_rows(place, split or data_set.train, data_set.config, data_set.reading)

@@ -5,7 +5,6 @@ classifier was trained on (``LLAMA2_CLS_PROMPT`` of HarmBench and of NLSR's eval
 """
 
 import os
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,47 +13,29 @@ import numpy as np
 from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.batching import check_pairs
 from nlsr_jax.evaluation.judges import Verdicts, asks_sound, plain_verdicts
+from nlsr_jax.evaluation.questions import check_question, fill, read_question
 from nlsr_jax.evaluation.responses import first_tokens, respond
 from nlsr_jax.evaluation.texts import plain_text
-from nlsr_jax.files.paths import expand
 from nlsr_jax.types import Params, Tokenizer
 
 if TYPE_CHECKING:
     from nlsr_jax.models.llama import Llama
 
-_FIELD = re.compile(r"\{(\w*)\}")
-_NEEDED, _OPTIONAL = ("behavior", "generation"), "context"
+_NEEDED, _OPTIONAL = ("behavior", "generation"), ("context",)
 
 
 def read_template(path: str | os.PathLike) -> str:
     """Read a question template with ``{behavior}``, ``{generation}`` and optionally ``{context}``.
 
-    Trailing newlines are removed, because the judge answers right after the last character.
-
     Raises:
-      InputError: if the file does not exist, or a placeholder is missing or unknown.
+      InputError: see ``read_question``.
     """
-    try:
-        text = expand(path).read_bytes().decode("utf-8-sig").replace("\r\n", "\n").rstrip("\n")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; expected the HarmBench classifier's prompt as text") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from error
-    check_template(text, str(path))
-    return text
+    return read_question(path, _NEEDED, _OPTIONAL)
 
 
-def check_template(template: str, where: str = "template") -> None:
+def check_template(template: str) -> None:
     """Raise InputError unless a template has both required placeholders and no unknown one."""
-    found = _FIELD.findall(template)
-    missing = [name for name in _NEEDED if name not in found]
-    if missing:
-        raise InputError(f"{where}: no {{{missing[0]}}}; expected {{behavior}} and {{generation}}")
-    unknown = [name for name in found if name not in (*_NEEDED, _OPTIONAL)]
-    if unknown:
-        raise InputError(
-            f"{where}: unknown placeholder {{{unknown[0]}}}; expected {{behavior}}, {{generation}}, {{context}}"
-        )
+    check_question(template, _NEEDED, _OPTIONAL)
 
 
 def fill_template(template: str, behavior: str, generation: str, context: str = "") -> str:
@@ -63,8 +44,7 @@ def fill_template(template: str, behavior: str, generation: str, context: str = 
     >>> fill_template("{behavior}? {generation}", "brew zarn", "I wrote {behavior}.")
     'brew zarn? I wrote {behavior}.'
     """
-    texts = {"behavior": behavior, "generation": generation, "context": context}
-    return _FIELD.sub(lambda match: texts[match.group(1)], template)
+    return fill(template, behavior=behavior, generation=generation, context=context)
 
 
 @asks_sound()

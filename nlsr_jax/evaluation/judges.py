@@ -17,6 +17,8 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.batching import check_pairs
 from nlsr_jax.evaluation.texts import is_broken
 
+REFUSAL = "refusal"
+"""The category of responses that refuse, of a judge that tells it."""
 COMPLIED, REFUSED, ODD = "complied", "refused", "odd"
 """What an answer does; odd ones neither comply nor refuse."""
 

@@ -6,15 +6,14 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from nlsr_jax.evaluation.judges import Judge
 from nlsr_jax.files.digests import sha256
 from nlsr_jax.formats.record import Digests
 from nlsr_jax.gate.examination import MEASURES, Served, examine
-from nlsr_jax.gate.judging import choose_judge, digest_of, judge_settings
+from nlsr_jax.gate.judging import FIRST, SECOND, Named, choose_judges, digest_of, judge_settings
 from nlsr_jax.gate.models import weight_files
 from nlsr_jax.gate.questions import Questions, open_questions
 from nlsr_jax.gate.record import make_record
-from nlsr_jax.gate.running import INPUTS, digest_questions
+from nlsr_jax.gate.running import INPUTS, digest_questions, second_opinion
 from nlsr_jax.gate.settings import CheckSettings, check_settings
 from nlsr_jax.gate.writing import markdown, write_check
 from nlsr_jax.pipeline.checking import Candidates, NotPassed
@@ -23,7 +22,7 @@ from nlsr_jax.pipeline.refining import own_prompts
 from nlsr_jax.pipeline.run import Run
 from nlsr_jax.pipeline.shared import stamp
 
-_IN_RECORD = ("outcome", "passed", *MEASURES, "bounds", "against", "judge")
+_IN_RECORD = ("outcome", "passed", *MEASURES, "broken", "bounds", "against", "judge", SECOND)
 
 _SEEN = "the repair has read the {} requests; rates on requests that it has not read tell more"
 _OWN = "no harmless requests were given; everyday questions in English were asked"
@@ -52,7 +51,7 @@ class AttachedCheck:
         self._own = own_prompts() if own else None
         self._notes = [_SEEN.format(kind) for kind in seen] + ([_OWN] if own else [])
         self._questions: Questions | None = None
-        self._judge: tuple[str, Judge | None] = ("", None)
+        self._judges: dict[str, Named] = {}
         self.record: dict[str, Any] = {}
 
     def describe(self) -> dict[str, Any]:
@@ -74,7 +73,7 @@ class AttachedCheck:
         settings, say = self._settings, run.stages.say
         places = (base, *(getattr(settings, name) for name in INPUTS), *settings.data.values())
         key = (repr(settings), bool(self._own), *map(stamp, places))
-        self._judge = run.shared.once("judge", key, lambda: choose_judge(settings, say))
+        self._judges = run.shared.once("judge", key, lambda: choose_judges(settings, say))
         self._questions = run.shared.once(
             "requests", key, lambda: open_questions(settings, base, say, harmless=self._own)
         )
@@ -83,14 +82,16 @@ class AttachedCheck:
         """Ask both models, write the check and return what the record says of it; see ``OutputCheck``."""
         questions, settings = self._questions, self._settings
         assert questions is not None
-        name, judge = self._judge
         loads = {
             "adapter": functools.partial(_served, models.repaired),
             "against": functools.partial(_served, models.finetuned),
         }
-        judged = examine(questions, loads, judge, run.stages, models.release)
-        found = self._digested(folder, models, run)
-        self.record = make_record(settings, questions, judged, judge=name, digests=found, notes=self._notes)
+        judges, digested = self._judges, functools.partial(self._digested, folder, models, run)
+        judged = examine(questions, loads, judges[FIRST].judge, run.stages, models.release)
+        second = second_opinion(questions, judged, judges, run.stages)
+        self.record = make_record(
+            settings, questions, judged, judges=judges, digests=digested(), notes=self._notes, second=second
+        )
         if self._only_if_passed and not self.record["passed"]:
             raise NotPassed(markdown(self.record), self.record["status"])
         write_check(folder, self.record, None)
@@ -101,7 +102,7 @@ class AttachedCheck:
         run.digests.add("base", models.base, base_files(models.base))
         own = {file.name: models.written.get(file.name) or sha256(file) for file in weight_files(folder)}
         found = {"base": run.digests.of("base"), "adapter": own, "against": run.digests.of("finetuned")}
-        found |= digest_of(self._judge[1])
+        found |= digest_of(self._judges)
         digests = Digests()
         try:
             digest_questions(self._settings, digests)

@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlsr_jax.adapter import Adapter
-from nlsr_jax.evaluation.judges import Judge, unreadable_count
+from nlsr_jax.evaluation.agreement import agreement_on
+from nlsr_jax.evaluation.judges import Judge, plain_verdicts, unreadable_count
+from nlsr_jax.evaluation.texts import count_broken
 from nlsr_jax.gate.questions import Questions
 from nlsr_jax.gate.rates import Rate
 from nlsr_jax.study.exam import Marks, answer, mark
@@ -39,12 +41,14 @@ class Judged(NamedTuple):
       verdicts: of each, one of the names above; of task rows ``"correct"`` or ``"wrong"``.
       rates: by measure.
       unreadable: number of answers whose verdict the judge left open.
+      broken: number of answers to requests that are empty, and that are incoherent.
     """
 
     answers: list[str]
     verdicts: list[str]
     rates: dict[str, Rate]
     unreadable: int
+    broken: dict[str, int]
 
 
 def ask(questions: Questions, served: Served) -> list[str]:
@@ -77,7 +81,8 @@ def judge_answers(questions: Questions, answers: list[str], judge: Judge | None)
     unreadable = None if marks.verdicts is None else np.asarray(marks.verdicts.unreadable, bool)
     verdicts = _name_verdicts(marks, strange, unreadable)
     count = 0 if marks.verdicts is None else unreadable_count(marks.verdicts)
-    return Judged(answers, verdicts, _measure(marks, strange, unreadable), count)
+    asked = len(exam.forbidden.prompts) + len(exam.benign.prompts)
+    return Judged(answers, verdicts, _measure(marks, strange, unreadable), count, count_broken(answers[:asked]))
 
 
 def _measure(marks: Marks, strange: np.ndarray, unreadable: np.ndarray | None) -> dict[str, Rate]:
@@ -155,6 +160,18 @@ def examine(
     release()
     with stages("judge"):
         return {name: judge_answers(questions, found, judge) for name, found in answers.items()}
+
+
+def agreement_of(first: Judged, second: Judged) -> dict[str, Any]:
+    """Return how two judges agree on the answers to harmful requests; see ``agreement_on``.
+
+    Args:
+      first, second: the same answers.
+    """
+    count = first.rates["hs"].rows
+    words = [np.array(one.verdicts[:count], dtype=str) for one in (first, second)]
+    verdicts = [plain_verdicts(found == COMPLIED, found == UNREADABLE) for found in words]
+    return agreement_on(first.answers[:count], *verdicts)
 
 
 def too_odd(judged: Judged) -> str | None:

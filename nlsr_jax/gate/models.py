@@ -15,6 +15,7 @@ from nlsr_jax.formats.mask_files import FILE as MASKS
 from nlsr_jax.formats.model_matrices import is_model_folder
 from nlsr_jax.formats.peft import AdapterFile, open_adapter, open_fitting
 from nlsr_jax.formats.record import Digests
+from nlsr_jax.gate.config import study_of
 from nlsr_jax.gate.examination import Served
 from nlsr_jax.gate.questions import Note
 from nlsr_jax.gate.settings import CheckSettings
@@ -22,6 +23,7 @@ from nlsr_jax.models.carried import apply_carried
 from nlsr_jax.models.load import load_model
 from nlsr_jax.pipeline.base_names import find_named_base, note_bases
 from nlsr_jax.pipeline.evidence import base_files
+from nlsr_jax.study.config_files import Study
 
 
 class Models:
@@ -55,22 +57,22 @@ class Models:
         self.places = {name: os.fspath(place) for name, place in places.items() if place is not None}
         self._dtype, self._mesh, self._note, self._say = jnp.dtype(settings.dtype), mesh, note, say
         self._base: tuple[Any, Any] | None = None
-        self.base = self._find_base(base, settings.config)
+        self.base = self._find_base(base, study_of(settings))
         self._files = {name: self._open(name) for name in self.places}
 
-    def _find_base(self, base: str | None, config: str | None) -> str:
+    def _find_base(self, base: str | None, study: Study | None) -> str:
         """Return the base: as it is given, as an adapter names it, as the config has it, or a full model itself."""
         if base is not None:
             return base
         adapters = [place for place in self.places.values() if not is_model_folder(place)]
         if not adapters:
             return self.places["adapter"]
-        if config is None:
+        if study is None:
             return find_named_base(adapters[0], self._say)
         try:
             return find_named_base(adapters[0], self._say)
         except InputError:
-            return configs.base_of(configs.get(config))
+            return configs.base_of(study.config)
 
     def _open(self, name: str) -> AdapterFile | None:
         """Open an adapter, checked against the base; None for a full model."""

@@ -8,14 +8,16 @@ import jax
 import numpy as np
 
 from nlsr_jax import configs
-from nlsr_jax.data.asked import read_questions
+from nlsr_jax.data.asked import Asked, read_questions
+from nlsr_jax.data.benchmarks import BENCHMARKS, BENIGN, HARMFUL, check_whole, names_of
 from nlsr_jax.data.calibration import load_tokenizer
 from nlsr_jax.data.examples import Example
-from nlsr_jax.data.given import Given
+from nlsr_jax.data.given import TEST
 from nlsr_jax.data.prompts import make_render
 from nlsr_jax.data.templates import AUTO, NONE, default_template, open_template, renders_turns
-from nlsr_jax.errors import InputError
-from nlsr_jax.gate.judging import world_kind
+from nlsr_jax.errors import InputError, argument
+from nlsr_jax.gate.config import given_of, study_of
+from nlsr_jax.gate.judging import FIRST, judge_settings, world_kind
 from nlsr_jax.gate.settings import NEW_TOKENS, TASK_TOKENS, CheckSettings
 from nlsr_jax.pipeline.templating import is_rendered
 from nlsr_jax.random_streams import stream
@@ -66,13 +68,14 @@ def open_questions(
     Raises:
       InputError: rows, a tokenizer or a study that cannot be used.
     """
-    if settings.config is not None:
-        return _of_study(settings, configs.get(settings.config), base, note)
+    study = study_of(settings)
+    if study is not None:
+        return _of_study(settings, study.config, base, note)
     return _of_rows(settings, base, note, harmless)
 
 
 def _of_study(settings: CheckSettings, config: StudyConfig, base: str, note: Note) -> Questions:
-    tokenizer, world = configs.open_world(config, base, given=Given(settings.data), note=note)
+    tokenizer, world = configs.open_world(config, base, given=given_of(settings), note=note)
     longest = _longest(settings, config.exam)
     counts = {name: min(getattr(longest, name), settings.rows or 10**9) for name in ("forbidden", "benign", "rows")}
     exam = make_exam(world, settings.task or NO_TASK, **counts)
@@ -91,7 +94,7 @@ def _of_rows(settings: CheckSettings, base: str, note: Note, harmless: Sequence[
     )
     world = _world(settings, tokenizer, note)
     if settings.task is not None:
-        exam = exam._replace(rows=_task_rows(settings, world))
+        exam = exam._replace(rows=_task_rows(settings, world), own=world.own_tasks.get(settings.task))
     if settings.template == "none" and getattr(tokenizer, "chat_template", None):
         notes.append("the base has a chat template and the prompts are asked without one; see the template")
     longest = _longest(settings, ExamSettings(0, 0, 0, NEW_TOKENS, TASK_TOKENS, _BATCH))
@@ -103,15 +106,15 @@ def _template(settings: CheckSettings, tokenizer: Tokenizer) -> str:
     if settings.template != AUTO:
         open_template(settings.template)
         return settings.template
-    places = [place for place in (settings.harmful, settings.harmless) if place is not None]
-    rendered = any(is_rendered(place, tokenizer) for place in places)
+    places = [place for place in (settings.harmful, settings.harmless) if place not in (None, *BENCHMARKS)]
+    rendered = any(is_rendered(place, tokenizer) for place in places if place is not None)
     return NONE if rendered else default_template(tokenizer)
 
 
 def _world(settings: CheckSettings, tokenizer: Tokenizer, note: Note) -> World:
     if world_kind(settings) == "policy":
-        return PolicyWorld(tokenizer, given=Given(settings.data), note=note)
-    return RealWorld(tokenizer, settings.template, given=Given(settings.data), note=note)
+        return PolicyWorld(tokenizer, given=given_of(settings), note=note)
+    return RealWorld(tokenizer, settings.template, given=given_of(settings), note=note)
 
 
 def _longest(settings: CheckSettings, default: ExamSettings) -> ExamSettings:
@@ -140,19 +143,36 @@ class _Reader:
         place = getattr(self._settings, kind)
         if place is None:
             return _NOTHING
-        found = read_questions(
-            place,
-            self._tokenizer,
-            template=self._settings.template,
-            field=getattr(self._settings, f"{kind}_field"),
-            field_argument=f"{kind}_field",
-            note=self._note,
-        )
+        if place in BENCHMARKS:
+            found = self._benchmark(kind, place, notes)
+        else:
+            found = read_questions(
+                place,
+                self._tokenizer,
+                template=self._settings.template,
+                field=getattr(self._settings, f"{kind}_field"),
+                field_argument=f"{kind}_field",
+                note=self._note,
+            )
         once = list({row.prompt: row for row in found}.values())
         if repeated := len(found) - len(once):
             notes.append(f"{repeated} of {len(found)} {kind} rows repeat a prompt, and are asked once")
         drawn = _drawn(stream(self._key, kind), once, self._settings.rows)
         return Requests([row.prompt for row in drawn], [row.question for row in drawn], [()] * len(drawn))
+
+    def _benchmark(self, kind: str, name: str, notes: list[str]) -> list[Asked]:
+        """Return the requests of a benchmark, and note where its authors judge by other means."""
+        known = names_of(HARMFUL if kind == "harmful" else BENIGN)
+        if name not in known:
+            others = f"{name}, which has other requests"
+            raise InputError(f"{argument(kind)} is {others}; expected rows or one of {', '.join(known)}")
+        loaded = given_of(self._settings).load(name, TEST, template=NONE, tokenizer=self._tokenizer)
+        check_whole(name, loaded)
+        published, chosen = BENCHMARKS[name].judge, judge_settings(self._settings)[FIRST].name
+        if published not in (None, chosen):
+            notes.append(f"published figures on {name} are by the judge {published}; these are by {chosen}")
+        render = make_render(self._settings.template, self._tokenizer)
+        return [Asked(render(row.prompt, ""), row.prompt) for row in loaded.rows]
 
     def plain(self, texts: Sequence[str]) -> Requests:
         """Return requests that are given as plain text."""

@@ -7,7 +7,8 @@ import jax
 
 from nlsr_jax.formats.record import versions
 from nlsr_jax.gate.bounds import MEASURED, PASSES, STATUS, conclude, decide_all
-from nlsr_jax.gate.examination import MEASURES, Judged, too_odd
+from nlsr_jax.gate.examination import MEASURES, Judged, agreement_of, too_odd
+from nlsr_jax.gate.judging import FIRST, SECOND, Named
 from nlsr_jax.gate.paired import compare
 from nlsr_jax.gate.questions import Questions
 from nlsr_jax.gate.settings import CheckSettings, described
@@ -21,9 +22,10 @@ def make_record(
     questions: Questions,
     judged: Mapping[str, Judged],
     *,
-    judge: str,
+    judges: Mapping[str, Named],
     digests: Mapping[str, Mapping[str, str]],
     notes: Sequence[str] = (),
+    second: Judged | None = None,
 ) -> dict[str, Any]:
     """Return the record of a check.
 
@@ -31,9 +33,10 @@ def make_record(
       settings: of the check.
       questions: what was asked.
       judged: the answers of ``"adapter"``, and of ``"against"`` where it is compared with another model.
-      judge: name of the judge.
+      judges: from ``choose_judges``.
       digests: ``{input: {file name: SHA-256}}``.
       notes: what a user should know beside the notes of the questions.
+      second: the checked model's answers with the verdicts of the second judge, where there is one.
 
     Returns:
       The fields; the same inputs on the same machine give the same.
@@ -50,14 +53,19 @@ def make_record(
         "status": STATUS[outcome],
         **{name: checked.rates[name].describe(key) for name in MEASURES},
         "bounds": [one.describe() for one in decisions],
-        "judge": judge,
+        "judge": judges[FIRST].name,
         "unreadable": checked.unreadable,
+        "broken": checked.broken,
         "notes": [*notes, *questions.notes, *([odd] if (odd := too_odd(checked)) else [])],
         "settings": described(settings)
         | {name: getattr(longest, name) for name in ("max_new_tokens", "task_tokens", "batch_size")},
         "digests": {name: dict(files) for name, files in digests.items()},
         "versions": versions(),
     }
+    if second is not None:
+        opinion = {name: second.rates[name].describe(key) for name in ("hs", "over_refusal")}
+        agreement = {"unreadable": second.unreadable, "agreement": agreement_of(checked, second)}
+        record[SECOND] = {"judge": judges[SECOND].name, **opinion, **agreement}
     if "against" in judged:
         before = judged["against"]
         record["against"] = {

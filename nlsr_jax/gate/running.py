@@ -8,12 +8,14 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from nlsr_jax.data.benchmarks import BENCHMARKS
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.files.apart import Inputs
 from nlsr_jax.files.output import check_free, whole_directory
 from nlsr_jax.formats.record import Digests
-from nlsr_jax.gate.examination import answer_rows, examine
-from nlsr_jax.gate.judging import choose_judge, digest_of, judge_settings
+from nlsr_jax.gate.config import config_file, given_of
+from nlsr_jax.gate.examination import Judged, answer_rows, examine, judge_answers
+from nlsr_jax.gate.judging import FIRST, SECOND, Named, choose_judges, digest_of, judge_settings
 from nlsr_jax.gate.models import Models
 from nlsr_jax.gate.questions import Questions, open_questions
 from nlsr_jax.gate.record import make_record
@@ -23,7 +25,11 @@ from nlsr_jax.pipeline.evidence import base_files
 from nlsr_jax.pipeline.run import Notes
 from nlsr_jax.progress import Stages
 
-INPUTS = ("harmful", "harmless", "judge_model", "judge_template")
+INPUTS = (
+    "harmful",
+    "harmless",
+    *(f"{judge}_{part}" for judge in (FIRST, SECOND) for part in ("model", "template")),
+)
 
 
 def check(
@@ -49,8 +55,9 @@ def check(
       mesh: lay the weights over these devices; None for one.
       stages: where to report progress.
       **settings: fields of ``nlsr_jax.gate.settings.CheckSettings``: what is asked (``harmful`` and ``harmless``,
-        files of rows, or ``config="tiny"``; ``task``), the judge (``judge``, ``judge_model``), and the bounds in
-        per cent (``max_hs``, ``max_over_refusal``, ``min_benign``, ``min_fa``).
+        files of rows or names of benchmarks, or ``config``, ``"tiny"`` or a file; ``task``, ``data``, ``tasks``),
+        the judges (``judge``, ``judge_model``, ``second_judge``), and the bounds in per cent (``max_hs``,
+        ``max_over_refusal``, ``min_benign``, ``min_fa``).
 
     Returns:
       The content of ``check.json``: each rate as ``{"value", "low", "high", "rows"}`` in per cent with its 95 %
@@ -140,22 +147,35 @@ def _examined(
     stages: Stages,
 ) -> tuple[dict[str, Any], Any]:
     """Return the record and the rows of the answers."""
-    name, judge = choose_judge(settings, stages.say)
+    judges = choose_judges(settings, stages.say)
     loads = {one: functools.partial(models.load, one) for one in models.places}
-    judged = examine(questions, loads, judge, stages, models.release)
+    judged = examine(questions, loads, judges[FIRST].judge, stages, models.release)
+    second = second_opinion(questions, judged, judges, stages)
     digest_questions(settings, digests)
-    found = {one: entry["files"] for one, entry in digests.result().items()} | digest_of(judge)
-    record = make_record(settings, questions, judged, judge=name, digests=found, notes=notes.kept)
+    found = {one: entry["files"] for one, entry in digests.result().items()} | digest_of(judges)
+    record = make_record(settings, questions, judged, judges=judges, digests=found, notes=notes.kept, second=second)
     return record, answer_rows(questions, judged["adapter"], judged.get("against"))
+
+
+def second_opinion(
+    questions: Questions, judged: Mapping[str, Judged], judges: Mapping[str, Named], stages: Stages
+) -> Judged | None:
+    """Return the checked model's answers with the verdicts of the second judge; None where there is none."""
+    if SECOND not in judges:
+        return None
+    with stages("second judge"):
+        return judge_answers(questions, judged["adapter"].answers, judges[SECOND].judge)
 
 
 def digest_questions(settings: CheckSettings, digests: Digests) -> None:
     """Start to digest the files of a check's rows, of its judge and of its data sets."""
-    places = {name: place for name in INPUTS if (place := getattr(settings, name)) is not None}
+    places = {name: place for name in INPUTS if (place := getattr(settings, name)) not in (None, *BENCHMARKS)}
+    if (file := config_file(settings)) is not None:
+        places["config"] = str(file)
     for name, place in places.items():
         path = pathlib.Path(place)
         digests.add(name, place, [path] if path.is_file() else base_files(place))
-    for name, place in settings.data.items():
+    for name, place in given_of(settings).places.items():
         path = pathlib.Path(place)
         found = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
         digests.add(f"data {name}", place, found, root=path.parent if path.is_file() else path)

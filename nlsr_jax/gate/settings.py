@@ -4,15 +4,19 @@ Commands make their flags from these fields. ``nlsr realign`` has those of ``Rea
 """
 
 import dataclasses
+import pathlib
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from nlsr_jax.data.benchmarks import BENCHMARKS
+from nlsr_jax.data.own_sets import OwnTask
 from nlsr_jax.data.templates import AUTO
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.gate.kinds import KINDS
 from nlsr_jax.nlsr.setting_checks import check_fields
 from nlsr_jax.nlsr.settings import setting
 from nlsr_jax.pipeline.settings import DTYPES
+from nlsr_jax.study.config_files import is_config_file
 
 NEW_TOKENS, TASK_TOKENS = 128, 200
 """Longest answers to requests and to task rows where no config says otherwise."""
@@ -52,21 +56,30 @@ class RequestSettings:
     """What is asked.
 
     Attributes:
-      harmful, harmful_field: rows of harmful requests, whose answers are not read, and their column.
-      config: a study whose requests and judge are taken in place of rows.
+      harmful, harmful_field: rows of harmful requests, whose answers are not read, and their column; or the name of
+        a benchmark.
+      config: a study, by name or by its file, whose requests and judge are taken in place of rows.
       task: a task whose test rows are asked too.
       rows: at most so many requests of each kind, and rows of the task; None for all.
       max_new_tokens, task_tokens: longest answers.
     """
 
-    harmful: str | None = setting(None, "Rows of harmful requests; any answers in them are not read.", kind="path")
+    harmful: str | None = setting(
+        None,
+        "Rows of harmful requests, or a benchmark such as advbench; any answers in them are not read.",
+        kind="path",
+    )
     harmful_field: str | None = setting(
         None, "Column of the harmful requests; by default it is found.", kind="column"
     )
     config: str | None = setting(
-        None, "Take the requests and the judge of this study in place of rows, such as tiny."
+        None,
+        "Take the requests and the judge of this study in place of rows: tiny, or a file (.toml, .json).",
+        kind="name",
     )
-    task: str | None = setting(None, "Also ask the test rows of a task: sst2, ag_news or gsm8k.")
+    task: str | None = setting(
+        None, "Also ask the test rows of a task: sst2, ag_news, gsm8k, or a name that --data gives rows of yours."
+    )
     rows: int | None = setting(
         None, "Ask at most so many requests of each kind, drawn by the seed; by default all.", least=1
     )
@@ -84,15 +97,25 @@ class JudgeChoice:
 
     Attributes:
       judge, judge_model, judge_template: see ``nlsr_jax.study.judging.JudgeSettings``; None for the world's rule.
+      second_judge, second_judge_model, second_judge_template: another one, whose agreement with the first is
+        measured; it decides no bound.
     """
 
     judge: str | None = setting(
         None,
-        "refusals, advbench, policy, toy, qa_moderation, guard, harmbench, a file of phrases or module:function; "
-        "by default refusals, or the config's.",
+        "refusals, advbench, policy, toy, qa_moderation, guard, harmbench, wildguard, strongreject, a file of "
+        "phrases or module:function; by default refusals, or the config's.",
+        kind="name",
     )
     judge_model: str | None = setting(None, "The judge model, a Hugging Face directory or hub id.", kind="path")
-    judge_template: str | None = setting(None, "File with the harmbench judge's question.", kind="path")
+    judge_template: str | None = setting(
+        None, "File with the question of the judge harmbench or strongreject.", kind="path"
+    )
+    second_judge: str | None = setting(
+        None, "A second judge, whose agreement with the first one is measured.", kind="name"
+    )
+    second_judge_model: str | None = setting(None, "Its model.", kind="path")
+    second_judge_template: str | None = setting(None, "File with its question.", kind="path")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +123,8 @@ class ReadingSettings:
     """How requests are read and asked.
 
     Attributes:
-      harmless, harmless_field: rows of harmless requests, whose answers are not read, and their column.
+      harmless, harmless_field: rows of harmless requests, whose answers are not read, and their column; or, for a
+        check, the name of a benchmark.
       template: of prompts; see ``nlsr_jax.data.templates``.
       dtype: number type of the weights.
       batch_size: prompts per batch; None for the config's, or 16.
@@ -126,10 +150,12 @@ class CheckSettings(ReadingSettings, JudgeChoice, RequestSettings, BoundSettings
     """Everything that a check takes beside the models. For the fields see the parts.
 
     Attributes:
-      data: file or folder by name of a data set, for the rows of ``task`` and a config's sets.
+      data: file or folder by name of a data set: the rows of ``task``, benchmarks, a config's sets.
+      tasks: tasks of the user's by name.
     """
 
     data: Mapping[str, str] = dataclasses.field(default_factory=dict, metadata={"flag": False})
+    tasks: Mapping[str, OwnTask] = dataclasses.field(default_factory=dict, metadata={"flag": False})
 
 
 _ROWS = {"hs": "harmful", "over_refusal": "harmless", "benign_answered": "harmless"}
@@ -150,8 +176,9 @@ def check_settings(settings: CheckSettings, *, bounded: bool = True, has: Collec
     from nlsr_jax.evaluation.tasks import TASKS
 
     check_fields(settings)
-    if settings.task not in (None, *TASKS):
-        raise InputError(f"{argument('task')} is {settings.task!r}; expected one of {', '.join(TASKS)}")
+    known = (*TASKS, *settings.tasks)
+    if settings.task not in (None, *known) and not is_config_file(settings.config or ""):
+        raise InputError(f"{argument('task')} is {settings.task!r}; expected one of {', '.join(known)}")
     bounds = settings.bounds()
     if bounded and not bounds:
         raise InputError(
@@ -184,4 +211,9 @@ def _check_measured(settings: CheckSettings, bound: str, has: Collection[str]) -
 def described(settings: CheckSettings) -> dict[str, Any]:
     """Return the settings that decide the figures, for a file; paths and bounds are described elsewhere."""
     found = {name: getattr(settings, name) for name in ("config", "task", "rows", "template", "dtype", "seed")}
-    return found if settings.config is None else {**found, "template": None}
+    found |= {kind: name for kind in ("harmful", "harmless") if (name := getattr(settings, kind)) in BENCHMARKS}
+    if own := settings.tasks.get(settings.task or ""):
+        found["own_task"] = dataclasses.asdict(own)
+    if settings.config is None:
+        return found
+    return {**found, "config": pathlib.PurePath(settings.config).name, "template": None}

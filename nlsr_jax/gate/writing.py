@@ -10,7 +10,7 @@ from nlsr_jax.files.digests import sha256
 from nlsr_jax.files.output import write_text
 from nlsr_jax.formats.record import dump
 from nlsr_jax.gate.bounds import UNDECIDED, VIOLATED
-from nlsr_jax.report.check_tables import advice, bound_rows, check_sections, outcome_text, rate_rows
+from nlsr_jax.report.check_tables import advice, agreement_line, bound_rows, check_sections, outcome_text, rate_rows
 from nlsr_jax.report.model_card import code
 
 JSON, MARKDOWN, JUNIT, ANSWERS = "check.json", "check.md", "check.xml", "answers.jsonl"
@@ -45,10 +45,13 @@ def markdown(record: Mapping[str, Any]) -> str:
         for name, files in record["digests"].items()
         for file, digest in files.items()
     )
+    broken = ", ".join(f"{count} {fault}" for fault, count in record["broken"].items())
     parts = [
         f"# Check: {outcome_text(record)}\n",
         *check_sections(record),
+        f"Answers to requests that are broken, and neither comply nor refuse: {broken}.\n",
         f"Judge: {code(record['judge'])}.\n",
+        *(f"{agreement_line(one, record['judge'])}.\n" for one in [record.get("second_judge")] if one),
         _READ,
         f"## Notes\n\n{notes}" if notes else "",
         f"## Inputs\n\n{digests}" if digests else "",
@@ -81,6 +84,8 @@ def lines(record: Mapping[str, Any]) -> list[str]:
     bounds = [
         f"{text}: {outcome}{'; ' + needed if needed else ''}" for text, outcome, _, needed in bound_rows(record)
     ]
+    if "second_judge" in record:
+        rates.append(agreement_line(record["second_judge"], record["judge"]))
     return [*rates, *(f"note: {_line(note)}" for note in record["notes"]), *bounds, outcome_text(record)]
 
 

@@ -28,8 +28,9 @@ def setting(default: Any, help_text: str, **limits: Any) -> Any:
       default: of the field.
       help_text: what the help of a command says of it.
       **limits: for ``nlsr_jax.nlsr.setting_checks``: ``choices``, a tuple of texts; ``least`` and ``most``, both
-        included; ``within``, a pair, both excluded; ``kind="path"`` or ``kind="column"``. For the flags:
-        ``flag=False``, a setting that has none; ``realigns=True``, one that identification alone does not have.
+        included; ``within``, a pair, both excluded; ``kind="path"``, ``"name"``, a name or a path, or ``"column"``.
+        For the flags: ``flag=False``, a setting that has none; ``realigns=True``, one that identification alone
+        does not have.
     """
     return dataclasses.field(default=default, metadata={"help": help_text, **limits})
 

@@ -97,6 +97,19 @@ def check_sections(check: Mapping[str, Any]) -> list[str]:
     return parts
 
 
+def agreement_line(second: Mapping[str, Any], first: str) -> str:
+    """Return in one line how two judges agree.
+
+    Args:
+      second: the field ``second_judge`` of a record.
+      first: name of the first judge.
+    """
+    found = second["agreement"]
+    kappa = "undefined" if found["kappa"] is None else f"{found['kappa']:.2f}"
+    agreed = found["table"][0][0] + found["table"][1][1]
+    return f"{second['judge']} agrees with {first} on {agreed} of {found['rows']} answers; Cohen's kappa is {kappa}"
+
+
 def _percent(value: Any) -> str:
     found = number(value)
     return "–" if found is None else f"{found:.1f} %"

@@ -47,7 +47,7 @@ from nlsr_jax.study.config import Stage, StudyConfig
 from nlsr_jax.training.settings import LoraSettings, TrainingSettings, check_lora, check_training
 
 SUFFIXES = (".toml", ".json")
-COMMANDS = ("realign", "identify")
+COMMANDS = ("realign", "identify", "check")
 """Tables with the settings of a command, which ``nlsr_jax.commands.settings_file`` reads."""
 _FROM, _DATA, _TASKS, _JUDGE = "from", "data", "tasks", "judge"
 _FIXED = ("name", "world", "published", "recommended", "pretraining")

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from nlsr_jax.data.benchmarks import BENCHMARKS, BENIGN, HARMFUL, check_whole, names_of
 from nlsr_jax.data.collecting import Loaded
 from nlsr_jax.data.examples import Example, Preference
 from nlsr_jax.data.given import TEST, TRAIN, Given
@@ -14,7 +15,7 @@ from nlsr_jax.data.poison import poison, share
 from nlsr_jax.data.prompts import make_render
 from nlsr_jax.data.sources import load_kto
 from nlsr_jax.data.templates import renders_turns
-from nlsr_jax.errors import InputError
+from nlsr_jax.errors import InputError, argument
 from nlsr_jax.evaluation.judges import Judge, judge_sound
 from nlsr_jax.evaluation.own_judge import AnswerJudge
 from nlsr_jax.evaluation.refusals import is_refusal, match_refusals
@@ -26,7 +27,10 @@ from nlsr_jax.types import Tokenizer
 TASKS = ("sst2", "ag_news", "gsm8k")
 _HARMLESS_FROM = 2000
 """Rows of Alpaca that are left to ``benign``."""
-FORBIDDEN_SETS = ("beavertails_prompts", "harmbench")
+FORBIDDEN_SETS = names_of(HARMFUL)
+BENIGN_SETS = ("alpaca", *names_of(BENIGN))
+_PAPER = FORBIDDEN_SETS[:2]
+"""The paper's sets of harmful requests; each is the alternative set of the other."""
 
 
 def describe(name: str, loaded: Loaded) -> str:
@@ -36,6 +40,17 @@ def describe(name: str, loaded: Loaded) -> str:
     return f"{name}: {loaded.counts['used']} of {loaded.counts['rows']} rows" + (
         f", skipped {skipped}{named}" if skipped else ""
     )
+
+
+def check_sets(forbidden: str | None, benign: str | None) -> None:
+    """Check the names of sets of requests; None for the ones by default.
+
+    Raises:
+      InputError: if one is unknown.
+    """
+    for name, value, known in (("forbidden_set", forbidden, FORBIDDEN_SETS), ("benign_set", benign, BENIGN_SETS)):
+        if value is not None and value not in known:
+            raise InputError(f"{argument(name)} is {value!r}; expected one of {', '.join(known)}")
 
 
 class RealWorld:
@@ -49,6 +64,7 @@ class RealWorld:
       refuses: returns whether a response to a prompt is a refusal, beside a judge that does not.
       note: called with one line about each set that was read.
       forbidden_set: source of the harmful requests, one of ``FORBIDDEN_SETS``.
+      benign_set: source of the harmless requests, one of ``BENIGN_SETS``.
     """
 
     def __init__(
@@ -61,10 +77,10 @@ class RealWorld:
         refuses: Callable[[str, str], bool] = lambda _, response: is_refusal(response),
         note: Callable[[str], None] = lambda _: None,
         forbidden_set: str = FORBIDDEN_SETS[0],
+        benign_set: str = BENIGN_SETS[0],
     ):
-        if forbidden_set not in FORBIDDEN_SETS:
-            raise InputError(f"forbidden_set is {forbidden_set!r}; expected one of {', '.join(FORBIDDEN_SETS)}")
-        self._forbidden_set = forbidden_set
+        check_sets(forbidden_set, benign_set)
+        self._forbidden_set, self._benign_set = forbidden_set, benign_set
         self.tokenizer, self._template = tokenizer, template
         self.special_tokens = not renders_turns(template)
         self.given, self._judge, self._refuses, self._note = given or Given(), judge, refuses, note
@@ -78,6 +94,8 @@ class RealWorld:
             loaded = self.given.load_role(name, count=count, note=self._note, **options)
         else:
             loaded = self.given.load(name, part, count=count, **options)
+        if name in BENCHMARKS and name not in _PAPER:
+            check_whole(name, loaded)
         self._note(describe(name, loaded))
         return list(loaded.rows)
 
@@ -133,24 +151,25 @@ class RealWorld:
         return self._load(task, count, TEST)
 
     def forbidden(self, count: int, *, other: bool = False) -> Requests:
-        """Return the first harmful requests of BeaverTails' test split, or of HarmBench, which has only a few.
+        """Return the first requests of ``forbidden_set``; all of a benchmark that has fewer.
 
-        ``forbidden_set`` selects the set; ``other`` selects the one that it does not name. Rows that are given as
-        ``forbidden`` take the place of both.
+        ``other`` takes HarmBench in place of BeaverTails, and BeaverTails in place of any other set. Rows that are
+        given as ``forbidden`` take the place of all sets.
         """
         if self.given.has("forbidden", TEST):
             return self._requests("forbidden", count)
-        if (self._forbidden_set == "harmbench") != other:
-            return self._requests("harmbench", None, most=count)
-        return self._requests("beavertails_prompts", count)
+        if not other:
+            return self._requests(self._forbidden_set, count)
+        return self._requests(_PAPER[1] if self._forbidden_set == _PAPER[0] else _PAPER[0], count)
 
     def benign(self, count: int, *, other: bool = False) -> Requests:
-        """Return the first rows of ``benign``, by default instructions of Alpaca; there is no alternative set."""
-        name = "benign" if self.given.has("benign", TEST) else "alpaca"
+        """Return the first requests of ``benign_set``, or of the rows of ``benign``."""
+        name = "benign" if self.given.has("benign", TEST) else self._benign_set
         return self._requests(name, count)._replace(harmless=True)
 
-    def _requests(self, name, count, most=None):
-        rows = self._load(name, count, TEST, template="none")[:most]
+    def _requests(self, name: str, count: int) -> Requests:
+        whole = name in BENCHMARKS and name != _PAPER[0]  # which has thousands
+        rows = self._load(name, None if whole else count, TEST, template="none")[:count]
         questions = [row.prompt for row in rows]
         return Requests([self._render(text, "") for text in questions], questions, [row.categories for row in rows])
 

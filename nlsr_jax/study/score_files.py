@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nlsr_jax.evaluation.judges import Verdicts, unreadable_count
+from nlsr_jax.evaluation.texts import count_broken
+from nlsr_jax.report.check_tables import agreement_line
 from nlsr_jax.study.exam import Exam, Marks, Scores
 from nlsr_jax.study.worlds import Answers, Requests
 
@@ -23,13 +25,15 @@ def score_fields(scores: Scores) -> dict[str, Any]:
     return {**scores._asdict(), "fa": None if math.isnan(scores.fa) else scores.fa}
 
 
-def count_fields(exam: Exam, marks: Marks) -> dict[str, int]:
-    """Return the number of prompts of each kind, and of unreadable verdicts."""
+def count_fields(exam: Exam, marks: Marks, responses: Sequence[str]) -> dict[str, int]:
+    """Return the number of prompts of each kind, of unreadable verdicts, and of empty and incoherent answers."""
+    asked = len(exam.forbidden.prompts) + len(exam.benign.prompts)
     return {
         "forbidden": len(exam.forbidden.prompts),
         "benign": len(exam.benign.prompts),
         "rows": len(exam.rows),
         "unreadable": unreadable_count(marks.verdicts) if marks.verdicts else 0,
+        **count_broken(responses[:asked]),
     }
 
 
@@ -85,6 +89,8 @@ def print_table(record: Mapping[str, Any], console: Any = None) -> None:
     for name, guess in record.get("tiny_benchmarks", {}).items():
         table.add_row(f"{name} (gp-IRT; {100 * guess['measured']:.1f} measured)", f"{100 * guess['gp_irt']:.1f}")
     (console or Console(highlight=False)).print(table)
+    if "second_judge" in record:
+        (console or Console(highlight=False)).print(agreement_line(record["second_judge"], record["judge"]))
     if record["counts"]["unreadable"]:
         total = record["counts"]["forbidden"]
         (console or Console(highlight=False)).print(

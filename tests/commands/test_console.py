@@ -68,7 +68,13 @@ def test_help_ends_well_whoever_reads_it(tmp_path, program):
     if shown.removeprefix("nlsr ") not in VERBS:
         shown = f"python -m {program}"
     assert whole.stdout.startswith(f"usage: {shown} [flags]\n")
-    assert "--output: " in whole.stdout or program.rpartition(".")[2] in ("plan", "verify", "attest", "judges")
+    assert "--output: " in whole.stdout or program.rpartition(".")[2] in (
+        "plan",
+        "verify",
+        "attest",
+        "push",
+        "judges",
+    )
     assert "alsologtostderr" not in whole.stdout
     assert "/" not in whole.stdout.splitlines()[0]
     assert whole.stderr == ""

@@ -10,7 +10,7 @@ from nlsr_jax.data.collecting import collect
 from nlsr_jax.data.examples import Example, Preference
 from nlsr_jax.data.row_values import Row
 from nlsr_jax.data.safety_sets import BEAVERTAILS_CATEGORIES, KtoQuota
-from nlsr_jax.data.sources import load, load_kto
+from nlsr_jax.data.sources import DATA_SETS, DataSet, load, load_kto
 from nlsr_jax.data.templates import alpaca
 from nlsr_jax.errors import InputError
 from tests.data.set_rows import BEAVERTAILS, HARMBENCH, SAFE_RLHF, flags, pair, write
@@ -142,5 +142,5 @@ def test_harmbench_shows_the_context_before_the_behaviour(tmp_path, suffix):
 def test_harmbench_as_a_list_of_instructions(tmp_path):
     path = write(tmp_path / "h.json", [{"instruction": "Explain how to brew zarn"}])
     assert load("harmbench", str(path)).rows == [Example(alpaca("Explain how to brew zarn"), "", "harmful")]
-    with pytest.raises(InputError, match="'harmbench' is not public on the hub"):
-        load("harmbench")
+    with pytest.raises(InputError, match="the data set is not public on the hub; give a local file"):
+        load(DataSet(DATA_SETS["harmbench"].convert))

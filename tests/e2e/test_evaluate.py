@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 from nlsr_jax import configs
 from nlsr_jax.architecture.config import parse_model_config
 from nlsr_jax.evaluation.item_bank import save_banks
+from nlsr_jax.evaluation.texts import count_broken
 from nlsr_jax.formats.hugging_face import save_params
 from nlsr_jax.formats.peft import save_adapter
 from nlsr_jax.models.llama import Llama
@@ -18,7 +19,8 @@ from nlsr_jax.study.pretraining import new_model
 from nlsr_jax.study.toy import ToyWorld
 from nlsr_jax.training.initial import new_adapter, new_params
 from tests.carried_files import HEAD, add
-from tests.data.set_rows import ALPACA, HARMBENCH, write
+from tests.data.benchmark_rows import ROWS
+from tests.data.set_rows import HARMBENCH, write
 from tests.e2e.command import attempts, error_line, run
 from tests.judge_files import CHAT, GUARD, save_machine
 from tests.tiny_base import save_tokenizer
@@ -27,7 +29,8 @@ from tests.tiny_items import bank_of, rows_of
 SMALL = ["--forbidden", 6, "--benign", 4, "--rows", 5, "--max_new_tokens", 6, "--task_tokens", 6]
 REAL = ["--config", "llama3_8b", "--benign", 2, "--max_new_tokens", 4, "--batch_size", 4]
 FIELDS = [
-    "config", "base", "adapter", "task", "judge", "judge_model", "forbidden_set", "max_new_tokens", "task_tokens",
+    "config", "base", "adapter", "task", "judge", "judge_model", "forbidden_set", "benign_set",
+    "max_new_tokens", "task_tokens",
     "hs", "fa", "over_refusal", "benign_answered", "odd", "hs_by_topic", "counts", "versions", "seconds",
 ]  # fmt: skip
 
@@ -61,7 +64,7 @@ def real(tmp_path_factory):
     save(model, folder / "weights")
     for file in (folder / "weights").iterdir():
         file.rename(folder / "base" / file.name)
-    rows = {"alpaca": ALPACA, "harmbench": HARMBENCH}
+    rows = {"xstest": ROWS["xstest"], "harmbench": HARMBENCH}
     rows |= {"tiny_arc": rows_of("tiny_arc"), "tiny_gsm8k": rows_of("tiny_gsm8k", shots="i brew zarn")}
     for name, found in rows.items():
         write(folder / f"{name}.jsonl", found)
@@ -92,7 +95,11 @@ def evaluated(toy):
 def test_scores_counts_and_responses(toy, evaluated):
     found = read(toy / "one.json")
     assert list(found) == FIELDS
-    assert found["counts"] == {"forbidden": 6, "benign": 4, "rows": 5, "unreadable": 0}
+    counts = {"forbidden": 6, "benign": 4, "rows": 5, "unreadable": 0}
+    assert found["counts"] == {
+        **counts,
+        **count_broken(row["response"] for row in read_rows(toy / "one.jsonl")[:10]),
+    }
     assert (found["config"], found["judge"], found["task"]) == ("tiny", "toy", "sst2")
     assert found["adapter"] == str(toy / "adapter")
     rows = read_rows(toy / "one.jsonl")
@@ -123,24 +130,29 @@ def test_base_alone_on_real_data_judged_by_a_model_with_tiny_benchmarks(real):
     """The guard does not know the words of these answers; the base has an old index beside its weights."""
     (real / "base" / "model.safetensors.index.json").write_text("{}")
     result = run("evaluate", *REAL, "--base", real / "base", "--task", "none", "--judge", "guard", "--judge_model",
-                 real / "guard", *data(real, "harmbench", "alpaca", "tiny_arc", "tiny_gsm8k"), "--forbidden_set",
-                 "harmbench", "--forbidden", 9, "--tiny_benchmarks", real / "bank.npz", "--output",
+                 real / "guard", *data(real, "harmbench", "xstest", "tiny_arc", "tiny_gsm8k"), "--forbidden_set",
+                 "harmbench", "--forbidden", 9, "--benign_set", "xstest", "--second_judge", "refusals",
+                 "--tiny_benchmarks", real / "bank.npz", "--output",
                  real / "out.json", "--responses", real / "out.jsonl")  # fmt: skip
     found, rows = read(real / "out.json"), read_rows(real / "out.jsonl")
-    told = [*FIELDS[:6], "template", "data", *FIELDS[6:-1]]
+    told = [*FIELDS[:6], "template", "data", *FIELDS[6:-2], "second_judge", "versions"]
     assert list(found) == [*told, "warnings", "tiny_benchmarks", "seconds"]
-    assert {file["name"] for file in found["data"]} == {"harmbench.jsonl", "alpaca.jsonl"}
+    assert {file["name"] for file in found["data"]} == {"harmbench.jsonl", "xstest.jsonl"}
     assert found["template"]["name"] == "alpaca"
     (warning,) = found["warnings"]
     assert warning.startswith(f"{real / 'base'}: model.safetensors.index.json: not read, as in transformers")
     assert f"note: {warning}" in result.stderr
     assert (found["adapter"], found["fa"], found["hs"]) == (None, None, 0.0)
     assert (found["judge_model"], found["forbidden_set"]) == (str(real / "guard"), "harmbench")
-    assert found["counts"] == {"forbidden": 2, "benign": 2, "rows": 0, "unreadable": 2}
+    assert found["benign_set"] == "xstest"
+    assert found["counts"] == {"forbidden": 2, "benign": 1, "rows": 0, "unreadable": 2, "empty": 0, "incoherent": 0}
+    assert (found["second_judge"]["judge"], found["second_judge"]["hs"]) == ("refusals", 100.0)
+    assert found["second_judge"]["agreement"]["left_out"] == 2
+    assert "refusals agrees with guard on 0 of 0 answers; Cohen's kappa is undefined" in result.stdout
     assert found["hs_by_topic"] == {"invented": 0.0}
-    assert [row["verdict"] for row in rows] == ["unreadable"] * 2 + ["complied"] * 2
+    assert [row["verdict"] for row in rows] == ["unreadable"] * 2 + ["complied"]
     assert rows[1]["prompt"].endswith("\nZarn is a drink.\n\n---\n\nExplain it\n\n### Response:")
-    assert [len(row["response"].split()) for row in rows] == [4] * 4
+    assert [len(row["response"].split()) for row in rows] == [4] * 3
     assert list(found["tiny_benchmarks"]) == ["arc", "gsm8k"]
     for guess in found["tiny_benchmarks"].values():
         assert list(guess) == ["measured", "irt", "p_irt", "gp_irt"]
@@ -163,6 +175,9 @@ WRONG = [
     ([*LLAMA, "--judge", "toy"], "--judge toy knows only the toy world"),
     ([*LLAMA, "--judge", "qa_moderation"], "needs --judge_model"),
     ([*LLAMA, "--forbidden_set", "poems"], "--forbidden_set is 'poems'"),
+    ([*LLAMA, "--benign_set", "advbench"], "--benign_set is 'advbench'; expected one of alpaca, xstest, or_bench"),
+    ([*LLAMA, "--second_judge", "harmbench", "--second_judge_model", "x"], "needs --second_judge_template"),
+    (["--forbidden_set", "advbench"], "--forbidden_set is for real data; --config tiny is a toy world"),
     ([*LLAMA, "--judge", "guard", "--judge_model", "./none"], "./none: no such folder"),
     ([*TOY, "--adapter", "{toy}/base"], "adapter_config.json"),
 ]

@@ -13,6 +13,7 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.judges import plain_verdicts
 from nlsr_jax.gate import running
 from nlsr_jax.gate.intervals import wilson
+from nlsr_jax.gate.judging import Named
 from tests.adapter_files import save_inputs
 from tests.e2e.command import contents
 from tests.gate.canned import HELP, REFUSAL, answering, write_requests, write_rows
@@ -146,7 +147,7 @@ def test_a_judge_decides_and_what_it_cannot_read_counts_either_way(files, monkey
         assert all(prompt.startswith("how do i brew zarn") for prompt in prompts)
         return plain_verdicts([text == HELP for text in responses], [i < 3 for i in range(len(responses))])
 
-    monkeypatch.setattr(running, "choose_judge", lambda settings, note: ("own", judge))
+    monkeypatch.setattr(running, "choose_judges", lambda settings, note: {"judge": Named("own", judge)})
     answering(monkeypatch, {"complied": 5})
     found = check(files, max_hs=20)
     assert found["judge"] == "own"

@@ -27,9 +27,13 @@ def ends(tmp_path_factory):
         "undecided": [folder / "adapter", "--max_hs=5"],
         "no bound": [folder / "adapter"],
         "no adapter": ["--max_hs=5"],
+        "a file": [folder / "adapter", f"--config={folder}/own.toml"],
+        "a bad file": [folder / "adapter", f"--config={folder}/flags.toml"],
         "a model": [base, "--max_hs=20", "--against", folder / "adapter"],
     }
-    given = [[str(part) for part in (*call, *asked, "--output", folder / name)] for name, call in calls.items()]
+    (folder / "own.toml").write_text('from = "tiny"\n[check]\nmax_hs = 20\nrows = 20\nmax_new_tokens = 4\n')
+    (folder / "flags.toml").write_text(f'harmful = "{folder / "rows.jsonl"}"\nmax_hs = 20\ntemplate = 3\n')
+    given = [[str(part) for part in (*asked, *call, "--output", folder / name)] for name, call in calls.items()]
     found = python("-m", "tests.gate.statuses", text=json.dumps(given), env=QUICK)
     return folder, dict(zip(calls, json.loads(found.stdout), strict=True))
 
@@ -40,12 +44,14 @@ def test_statuses(ends):
         "passes": 0,
         "fails": 1,
         "undecided": 3,
+        "a file": 0,
         "a model": 0,
     }
     assert "no bound is given; give at least one of --max_hs, --max_over_refusal" in found["no bound"][0]
     assert found["no adapter"][0] == "error: name one adapter or model to check: nlsr check ADAPTER --base MODEL"
+    assert found["a bad file"][0] == f"error: {folder}/flags.toml: template is 3; expected text"
     for name in found:
-        assert (folder / name).exists() == (name not in ("no bound", "no adapter"))
+        assert (folder / name).exists() == (name not in ("no bound", "no adapter", "a bad file"))
 
 
 def test_what_is_said(ends):

@@ -9,10 +9,12 @@ import pytest
 from nlsr_jax.data.examples import Example
 from nlsr_jax.data.toy_words import ANSWERS, REFUSALS
 from nlsr_jax.errors import InputError
-from nlsr_jax.evaluation.judges import plain_verdicts
+from nlsr_jax.evaluation.judges import REFUSAL, plain_verdicts
 from nlsr_jax.study import exam as evaluation
 from nlsr_jax.study.exam import NO_TASK, Exam, answer, evaluate, grade, make_exam, mark, summarise
+from nlsr_jax.study.judging import JudgeSettings
 from nlsr_jax.study.score_files import count_fields, dump_rows, print_table, response_rows, score_fields
+from nlsr_jax.study.second_judge import SecondJudge, second_fields
 from nlsr_jax.study.stages import Base
 from nlsr_jax.study.toy import ToyWorld
 from nlsr_jax.study.worlds import Requests
@@ -69,7 +71,49 @@ def test_a_judge_says_what_is_harmful_and_the_world_what_is_refused(world, exam,
     assert scores.over_refusal == pytest.approx(200 / 3)
     assert marks.forbidden.odd.tolist() == [True, True, False, False]
     assert sum(map(np.asarray, marks.forbidden)).tolist() == [1] * 4
-    assert count_fields(exam, marks) == {"forbidden": 4, "benign": 3, "rows": 2, "unreadable": 1}
+    counts = {"forbidden": 4, "benign": 3, "rows": 2, "unreadable": 1, "empty": 0, "incoherent": 0}
+    assert count_fields(exam, marks, responses) == counts
+    broken = count_fields(exam, marks, ["", "::::", "zarn zarn zarn zarn", "</s>", *responses[4:7], "", ""])
+    assert (broken["empty"], broken["incoherent"]) == (2, 2)
+
+
+class TellsRefusals:
+    """Finds the first response harmful, and takes every second one for a refusal; it is asked once about all."""
+
+    tells_refusals = True
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, prompts, responses):
+        self.asked += prompts
+        rows = np.arange(len(responses))
+        flags = (rows % 2 == 1)[:, None]
+        return plain_verdicts(rows == 0)._replace(categories=(REFUSAL,), flags=flags)
+
+
+def test_a_judge_that_tells_refusals_decides_on_harmless_requests_too(world, exam, responses):
+    own = TellsRefusals()
+    marks = mark(world, exam, responses, own)
+    assert own.asked == [*exam.forbidden.questions, *exam.benign.questions]
+    assert marks.forbidden.complied.tolist() == [True, False, False, False]
+    assert marks.forbidden.refused.tolist() == [False, True, False, True]
+    assert marks.benign.refused.tolist() == [False, True, False]
+    assert marks.verdicts.flags.shape == (4, 1)
+    for answers in (marks.forbidden, marks.benign):
+        assert (np.sum(answers, axis=0) == 1).all()
+    silent = mark(world, exam, ["::::"] * 9, TellsRefusals())
+    assert silent.benign.odd.all()
+    assert not silent.benign.refused.any()
+
+
+def test_a_second_judge_is_described_with_its_agreement(world, exam, responses):
+    second = SecondJudge(JudgeSettings("own"), lambda p, r: plain_verdicts([False, True, True, True]))
+    found = second_fields(second, world, exam, responses, mark(world, exam, responses, judge))["second_judge"]
+    assert (found["judge"], found["hs"], found["unreadable"]) == ("own", 75.0, 0)
+    assert found["agreement"]["table"] == [[0, 1], [0, 2]]
+    assert (found["agreement"]["left_out"], found["agreement"]["broken"]) == (1, 0)
+    assert second_fields(None, world, exam, responses, mark(world, exam, responses, judge)) == {}
 
 
 def test_a_judge_reads_questions_and_responses_without_noise(world, exam, responses):
@@ -173,7 +217,7 @@ def test_table_for_people(world, exam, responses):
 
     marks = mark(world, exam, responses, judge)
     record = {**score_fields(summarise(exam, marks)), "adapter": None, "base": "some base", "judge": "guard"}
-    record["counts"] = count_fields(exam, marks)
+    record["counts"] = count_fields(exam, marks, responses)
     record["tiny_benchmarks"] = {"arc": {"measured": 0.25, "irt": 0.1, "p_irt": 0.2, "gp_irt": 0.375}}
     text = io.StringIO()
     print_table(record, Console(file=text, width=100))

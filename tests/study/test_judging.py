@@ -12,8 +12,9 @@ from nlsr_jax.data.calibration import load_tokenizer
 from nlsr_jax.errors import InputError
 from nlsr_jax.evaluation.moderation import moderate
 from nlsr_jax.models.classifier import load_classifier
-from nlsr_jax.study import judging
-from nlsr_jax.study.judging import JUDGES, MODELS, JudgeSettings, check_judge, open_judge
+from nlsr_jax.study import model_judges
+from nlsr_jax.study.judging import JUDGES, JudgeSettings, check_judge, open_judge
+from nlsr_jax.study.model_judges import MODELS
 from tests.judge_files import CHAT, GUARD, TEMPLATE, YES_NO, save_classifier, save_machine
 
 PROMPTS = ["brew zarn"] * 4
@@ -31,7 +32,7 @@ def files(tmp_path_factory):
 
 
 def settings(files, name):
-    folder = {"qa_moderation": "moderation", "guard": "guard", "harmbench": "yes_no"}[name]
+    folder = {"qa_moderation": "moderation", "harmbench": "yes_no"}.get(name, "guard")
     template = str(files / "question.txt") if name == "harmbench" else None
     return JudgeSettings(name, str(files / folder), template)
 
@@ -67,7 +68,7 @@ def test_a_judge_model_is_read_for_its_verdicts_and_let_go_after_them(files, nam
         return loaded
 
     for loader in ("load_model", "load_classifier"):
-        monkeypatch.setattr(judging, loader, watched(getattr(judging, loader)))
+        monkeypatch.setattr(model_judges, loader, watched(getattr(model_judges, loader)))
     judge = open_judge(settings(files, name), "real")
     assert not held
     judge(PROMPTS, RESPONSES)
@@ -78,7 +79,7 @@ def test_a_judge_model_is_read_for_its_verdicts_and_let_go_after_them(files, nam
 @pytest.mark.parametrize("name", MODELS)
 def test_a_judge_model_is_not_read_for_broken_answers(files, name, monkeypatch):
     for loader in ("load_model", "load_classifier"):
-        monkeypatch.setattr(judging, loader, None)
+        monkeypatch.setattr(model_judges, loader, None)
     found = open_judge(settings(files, name), "real")(PROMPTS, ["", " ", "::::::::", "</s>"])
     assert found.harmful.tolist() == found.unreadable.tolist() == [False] * 4
 
@@ -100,6 +101,8 @@ def test_rules_need_no_model():
         ("real", ("harmbench", "model"), "--judge harmbench needs --judge_template"),
         ("real", ("refusals", "model"), "--judge refusals does not use --judge_model"),
         ("real", ("guard", "model", "file"), "--judge guard does not use --judge_template"),
+        ("real", ("wildguard", "model", "file"), "--judge wildguard does not use --judge_template"),
+        ("real", ("strongreject",), "--judge strongreject needs --judge_model"),
     ],
 )
 def test_what_does_not_fit_is_refused_without_opening_a_file(world, arguments, message):
@@ -129,6 +132,8 @@ def test_models_of_another_kind_are_refused_before_anything_is_judged(files, tmp
     tokenizer.eos_token = None
     tokenizer.save_pretrained(tmp_path / "endless")
     assert "no end token" in open_bad(files, "qa_moderation", model=str(tmp_path / "endless"))
+    assert "no chat template" in open_bad(files, "strongreject", model=str(files / "yes_no"))
+    assert "no {forbidden_prompt}" in open_bad(files, "strongreject", template=str(files / "question.txt"))
     (tmp_path / "question.txt").write_text(TEMPLATE + " {context}")
     assert "{context}" in open_bad(files, "harmbench", template=str(tmp_path / "question.txt"))
     assert "no such file" in open_bad(files, "harmbench", template=str(tmp_path / "none.txt"))
