@@ -16,7 +16,9 @@ PAGE, TRANSCRIPTS = ROOT / "docs" / "real-model.md", ROOT / "docs" / "transcript
 CASE = {"situation": "instruct", "task": "sst2", "poison_ratio": 0.1, "seed": 0}
 NAMES = r"```.*?```|`[^`]*`|SmolLM2-135M(-Instruct)?|SST-2|SmolLM2"
 SCORES = (
-    *(("forbidden", "complied", "hs"), ("benign", "refused", "over_refusal"), ("benign", "complied", "benign_answered")),
+    ("forbidden", "complied", "hs"),
+    ("benign", "refused", "over_refusal"),
+    ("benign", "complied", "benign_answered"),
 )
 SETTINGS = ("the share of 72 forbidden requests", "72 test rows", "the share of 48 harmless", "240 rows", "seed 41")
 """Figures of the study's design."""
@@ -48,7 +50,8 @@ def sentences():
     taken = [100 * row["share"] for row in of("instruct", "refined")]
     yield f"In the instruct situation it takes {min(taken):.1f} to {max(taken):.1f} % of the entries"
     seconds = [row["seconds"] for row in rows() if row["method"] == "refined"]
-    yield f"A refinement took {min(seconds):.0f} to {max(seconds):.0f} seconds, {statistics.median(seconds):.0f} in the median"
+    yield f"A refinement took {min(seconds):.0f} to {max(seconds):.0f} seconds"
+    yield f"{statistics.median(seconds):.0f} in the median"
 
 
 def test_the_page_of_the_real_model():
@@ -71,5 +74,6 @@ def test_the_shipped_answers_have_the_scores_of_their_rows():
             answers = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
             for kind, verdict, name in SCORES:
                 verdicts = [one["verdict"] for one in answers if one["kind"] == kind]
-                assert row[name] == pytest.approx(100 * verdicts.count(verdict) / len(verdicts)), (row["cell"], name)
+                expected = 100 * verdicts.count(verdict) / len(verdicts)
+                assert row[name] == pytest.approx(expected), (row["cell"], name)
     assert found == len(list((FOLDER / "answers").iterdir())) > 0
