@@ -138,6 +138,7 @@ def test_figures_have_no_ground_of_their_own_and_experts_share_a_cell():
         "finetuned": {"harmful": 0.1, "harmless": 0.0},
         "aligned": {"harmful": 0.9, "harmless": 0.0},
         "share": 0.02,
+        "recovered": 0.871,
     }
     few = draw_figures(record)
     assert set(few) == {"refinement", "change", "replaced", "masks", "lineage"}
@@ -152,6 +153,7 @@ def test_figures_have_no_ground_of_their_own_and_experts_share_a_cell():
         assert name == "refinement" or "mlp.experts.*.up_proj" in svg
     page = render_report(record)
     assert "share a cell" in page
+    assert "brings back 87.1 %" in " ".join(page.split())
     assert "chance of repair" not in page
 
 
