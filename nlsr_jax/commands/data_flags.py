@@ -73,7 +73,7 @@ def _own_task(places: Mapping[str, str], tasks: "Mapping[str, OwnTask]") -> "Own
     if known or not any(place in places for place in (name, f"{name}.train", f"{name}.test")):
         if given:
             what = f"{name} has columns of its own" if known else f"--data names no rows of {name!r}"
-            raise InputError(f"--{next(iter(given))} is of a task of yours; {what}")
+            raise InputError(f"--{next(iter(given))} describes a task of yours; {what}")
         return None
     task = dataclasses.replace(tasks.get(name, OwnTask(name)), **given)
     check_task(task, "--")

@@ -162,7 +162,7 @@ def _attached(
     given += ["only_if_passed"] if FLAGS.only_if_passed else []
     if not FLAGS.check:
         if given:
-            raise InputError(f"{argument(given[0])} is of {argument('check')}, which is missing")
+            raise InputError(f"{argument(given[0])} needs {argument('check')}, which is missing")
         return None
     from nlsr_jax.data.templates import AUTO
     from nlsr_jax.gate.attached import AttachedCheck
@@ -215,7 +215,7 @@ def _choice() -> dict[str, float] | None:
     if not FLAGS.automatic:
         given = [name for name in _CHOICE if FLAGS[name].present]
         if given:
-            raise InputError(f"{argument(given[0])} is of {argument('automatic')}, which is missing")
+            raise InputError(f"{argument(given[0])} needs {argument('automatic')}, which is missing")
         return None
     given = [name for name in (*CHOSEN, "masks", "preset", "from_record") if FLAGS[name].present]
     if given:
