@@ -74,6 +74,8 @@ PUBLISHED_WITH_ALIGNED = bool(globals().get("PUBLISHED_WITH_ALIGNED"))
 FLAGS = flags.FLAGS
 CACHE = "NLSR_CACHE"
 """Environment variable with the default of ``--cache``."""
+FIXING = ("sparsity", "method", "granularity", "rule", "masks", "automatic", "basis", "space")
+"""Flags with which the share of entries is not refined unless ``--refine`` is given."""
 _SETTINGS = method_flags.names_of(Settings)
 _CHOICE = {"aim": "aim", "headroom": "headroom", "automatic_share": "share"}
 """Flags of the automatic choice, and the fields of ``AutomaticSettings`` that they are."""
@@ -241,8 +243,7 @@ def _refine() -> "bool | Refinement":
 
     if FLAGS.refine is not None or FLAGS.from_record:
         return bool(FLAGS.refine)
-    fixed = ("sparsity", "method", "granularity", "rule", "masks", "automatic", "basis", "space")
-    if _preset() == "published" or any(FLAGS[name].present for name in fixed):
+    if _preset() == "published" or any(FLAGS[name].present for name in FIXING):
         return False
     return Refinement(if_possible=True)
 

@@ -2,6 +2,7 @@
 
 import html.parser
 import re
+import threading
 
 import pytest
 
@@ -9,6 +10,7 @@ from nlsr_jax.adapter import MODULES
 from nlsr_jax.errors import InputError
 from nlsr_jax.report import render_report
 from nlsr_jax.report.page import draw_figures
+from nlsr_jax.report.svg import drawing
 from tests.report.records import make_record
 
 VOID = {"meta", "br", "hr", "img", "link", "input", "col"}
@@ -168,3 +170,20 @@ def test_a_full_model_shows_its_fine_tuning_and_what_was_copied():
         "The other 15 tensors of the model, such as embeddings and norms, were copied unchanged; 1 of them differs"
         in told
     )
+
+
+def test_one_thread_draws_at_a_time():
+    """Matplotlib's style is state of the whole process."""
+    order = []
+
+    def draw():
+        with drawing():
+            order.append("second")
+
+    other = threading.Thread(target=draw)
+    with drawing():
+        other.start()
+        other.join(0.1)
+        order.append("first")
+    other.join()
+    assert order == ["first", "second"]
