@@ -49,10 +49,11 @@ class Inputs(NamedTuple):
 def make_inputs(base: str, tasks: str | None) -> Inputs:
     """Draw rows and exam."""
     from nlsr_jax.data.calibration import load_tokenizer
+    from nlsr_jax.data.given import Given
     from nlsr_jax.study.exam import NO_TASK, make_exam
     from nlsr_jax.study.policy import PolicyWorld
 
-    world = PolicyWorld(load_tokenizer(base), sources={"sst2": tasks} if tasks else {})
+    world = PolicyWorld(load_tokenizer(base), given=Given({"sst2": tasks} if tasks else {}))
     key = jax.random.key(0)
     exam = make_exam(
         world, "sst2" if tasks else NO_TASK, forbidden=FORBIDDEN, benign=BENIGN, rows=TASK_ROWS if tasks else 0

@@ -3,8 +3,8 @@
   python -m benchmarks.table [--results benchmarks/results docs/benchmarks.md]
 
 Prints the tables and, in each file given, replaces everything between the marks `<!-- NAME -->` and
-`<!-- end of NAME -->` with them: `benchmarks` from latest.jsonl, and `whole commands` and `stages` from
-whole_commands.jsonl, which `make bench-real` writes.
+`<!-- end of NAME -->` with them: `benchmarks` from latest.jsonl, and where `make bench-real` has written
+whole_commands.jsonl, `whole commands` and `stages` from it.
 """
 
 import json
@@ -20,6 +20,7 @@ from nlsr_jax.files.paths import expand
 
 FLAGS = flags.FLAGS
 NAME, WHOLE_NAME, STAGES_NAME = "benchmarks", "whole commands", "stages"
+WHOLE_FILE = "whole_commands.jsonl"
 TITLES = {
     "identification": "identification of one 8B layer, 4096 positions, rank 128, against the published algorithm",
     "identification_as_run": "the same, with the rank that the paper's program keeps (102 in place of 26)",
@@ -130,13 +131,12 @@ def replace(text: str, new: str, name: str = NAME) -> str:
 
 
 def tables(folder: pathlib.Path) -> dict[str, str]:
-    """Return all tables of the results in a folder, by the names of their marks."""
-    whole = read_results(folder / "whole_commands.jsonl")
-    return {
-        NAME: table(read_results(folder / "latest.jsonl"), TITLES),
-        WHOLE_NAME: table(whole, WHOLE),
-        STAGES_NAME: stages(whole),
-    }
+    """Return the tables of the results in a folder, by the names of their marks."""
+    found = {NAME: table(read_results(folder / "latest.jsonl"), TITLES)}
+    if (folder / WHOLE_FILE).exists():
+        whole = read_results(folder / WHOLE_FILE)
+        found |= {WHOLE_NAME: table(whole, WHOLE), STAGES_NAME: stages(whole)}
+    return found
 
 
 def main(arguments: list[str]) -> None:

@@ -127,7 +127,7 @@ def main(_) -> None:
     from nlsr_jax.data.toy_tasks import TASKS
     from nlsr_jax.devices import open_devices
     from nlsr_jax.sweep.holdings import check_holdings, make_holdings
-    from nlsr_jax.sweep.holdings_means import means
+    from nlsr_jax.sweep.holdings_means import beside_aligned, means
 
     study = study_flags.open_study()
     plan = make_plan(study.config.world)
@@ -142,6 +142,8 @@ def main(_) -> None:
         note=lambda text: print(text, file=sys.stderr, flush=True),
     )
     print(means(rows))
+    if study.config.world != "toy":
+        print(f"\n{beside_aligned(rows)}")
     print(f"wrote {FLAGS.output}/table.json")
 
 

@@ -124,7 +124,8 @@ def refine_by_answers(
         if refused
     ]
     recovered = _recovery(refusals, finetuned, aligned, repaired, say) if refusals else None
-    return refine(measure, *rates, asked=count, start=start, bounds=bounds, recovered=recovered)
+    sizes = count, len(questions.harmless)
+    return refine(measure, *rates, asked=sizes, start=start, bounds=bounds, recovered=recovered)
 
 
 def _recovery(

@@ -10,6 +10,7 @@ prompts like those of the alignment do not win on others.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -52,7 +53,8 @@ class Bounds:
     Attributes:
       goal: share of the calibration prompts that are to be refused.
       harmless: how much more often harmless prompts may be refused than by the aligned and the fine-tuned model,
-        whichever refuses more of them. This bound binds.
+        whichever refuses more of them. Two standard errors of that model's rate are added, so that few prompts do
+        not decide by chance. This bound binds.
       recovered: share of the log-likelihood of the aligned model's refusals that the repair is to bring back. 0 is
         the fine-tuned model's likelihood, and 1 the aligned one's.
     """
@@ -94,7 +96,7 @@ def refine(
     finetuned: Rates,
     aligned: Rates,
     *,
-    asked: int,
+    asked: tuple[int, int],
     start: float,
     bounds: Bounds | None = None,
     recovered: Callable[[float], float] | None = None,
@@ -109,7 +111,7 @@ def refine(
     Args:
       measure: returns the rates of the repair with a share.
       finetuned, aligned: rates of the two models.
-      asked: number of calibration prompts behind the rates.
+      asked: numbers of calibration prompts and of harmless ones behind the rates.
       start: the first share.
       bounds: by default ``Bounds()``.
       recovered: returns what a share brings back of the log-likelihood of refusals; None not to ask.
@@ -126,10 +128,11 @@ def refine(
         return Refined(0.0, True, finetuned, aligned, ())
     if aligned.harmful - finetuned.harmful < TELLS:
         return Refined(None, False, finetuned, aligned, ())
-    ceiling = max(finetuned.harmless, aligned.harmless) + bounds.harmless
+    rate = max(finetuned.harmless, aligned.harmless)
+    ceiling = rate + bounds.harmless + 2 * math.sqrt(rate * (1 - rate) / asked[1])
     search = _Search(measure, bounds.goal, ceiling)
     place = search.run(min(range(len(GRID)), key=lambda one: abs(GRID[one] - start)))
-    place = search.beyond(place, next(steps for least, steps in _MARGIN if asked >= least))
+    place = search.beyond(place, next(steps for least, steps in _MARGIN if asked[0] >= least))
     if place < 0:
         return Refined(0.0, False, finetuned, aligned, tuple(search.trials.values()))
     back = None

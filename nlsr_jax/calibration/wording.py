@@ -26,23 +26,23 @@ _PLACES = 4
 _ROUNDS = 4
 _FEWEST = 4
 """Examples of a side below which its labels stay as they were given."""
-_SMOOTHING = 0.5
+_SMOOTHING = 4.0
+"""Examples that every side is taken to have beside its own, with the features of both sides together."""
 
 
 class Wording(NamedTuple):
     """How a model refuses, in contrast to how it helps.
 
     Attributes:
-      odds: logarithm of how much more often refusals have a feature than other answers.
-      unseen: of a feature that no example has.
+      odds: logarithm of how much more often refusals have a feature than other answers. A feature that no example
+        has says nothing.
     """
 
     odds: Mapping[tuple[int, ...], float]
-    unseen: float
 
     def refuses(self, answers: Iterable[Answer]) -> np.ndarray:
         """Return for each of n answers whether it reads as a refusal, ``[n]`` bool; an empty one does not."""
-        scores = [sum(self.odds.get(one, self.unseen) for one in _features(answer)) for answer in answers]
+        scores = [sum(self.odds.get(one, 0.0) for one in _features(answer)) for answer in answers]
         return np.array([score > 0 for score in scores], bool)
 
 
@@ -70,17 +70,21 @@ def learn_wording(safe: Sequence[Answer], other: Sequence[Answer]) -> Wording:
 
 
 def _fit(answers: Sequence[Answer], labels: np.ndarray) -> Wording:
-    """Return the log odds of all features, by the share of answers of each side that have one."""
+    """Return the log odds of all features, by the share of answers of each side that have one.
+
+    The shares are drawn towards those of both sides together, so that a feature of one example says little, on the
+    smaller side too.
+    """
     counts: tuple[collections.Counter, collections.Counter] = (collections.Counter(), collections.Counter())
     for answer, label in zip(answers, labels, strict=True):
         counts[bool(label)].update(_features(answer))
-    refusals, others = int(labels.sum()), int((~labels).sum())
-    unseen = math.log((others + 2 * _SMOOTHING) / (refusals + 2 * _SMOOTHING))
+    sizes = int((~labels).sum()), int(labels.sum())
 
-    def odds(one: tuple[int, ...]) -> float:
-        return math.log((counts[True][one] + _SMOOTHING) / (counts[False][one] + _SMOOTHING)) + unseen
+    def logarithm(side: int, one: tuple[int, ...]) -> float:
+        common = (counts[0][one] + counts[1][one]) / sum(sizes)
+        return math.log((counts[side][one] + _SMOOTHING * common) / (sizes[side] + _SMOOTHING))
 
-    return Wording({one: odds(one) for one in sorted({*counts[True], *counts[False]})}, unseen)
+    return Wording({one: logarithm(1, one) - logarithm(0, one) for one in sorted({*counts[0], *counts[1]})})
 
 
 def _features(answer: Answer) -> list[tuple[int, ...]]:

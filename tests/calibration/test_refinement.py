@@ -18,7 +18,7 @@ def searched(
         tried.append(GRID.index(share))
         return Rates(float(tried[-1] >= reached), 0.5 * (tried[-1] >= disturbed))
 
-    found = refine(measure, finetuned, aligned, asked=asked, start=start, bounds=bounds, recovered=recovered)
+    found = refine(measure, finetuned, aligned, asked=(asked, 128), start=start, bounds=bounds, recovered=recovered)
     return found, tried
 
 
@@ -64,6 +64,17 @@ def test_the_bound_is_of_the_model_that_refuses_more():
         assert searched(10, 0, finetuned=finetuned, aligned=aligned)[0].share == GRID[12]
     assert searched(10, 0, bounds=Bounds(harmless=0.5))[0].share == GRID[12]
     assert searched(10, 0)[0].share == 0.0
+
+
+@pytest.mark.parametrize(("asked", "allowed"), [(128, True), (2000, False)])
+def test_few_harmless_prompts_do_not_decide_by_chance(asked, allowed):
+    """2 points and two standard errors beyond 0.15: 0.233 of 128 prompts, 0.186 of 2,000."""
+
+    def measure(_):
+        return Rates(1.0, 0.22)
+
+    found = refine(measure, UNSAFE, Rates(1.0, 0.15), asked=(200, asked), start=0.01)
+    assert (found.share > 0) == allowed
 
 
 def test_a_goal_beyond_the_aligned_model_is_lowered_by_nothing():

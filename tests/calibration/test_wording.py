@@ -42,3 +42,11 @@ def test_only_the_beginning_counts():
 
 def test_an_empty_answer_is_no_refusal():
     assert not learn_wording(REFUSALS, HELP).refuses([[]]).any()
+
+
+def test_new_words_are_no_refusal_where_refusals_are_few():
+    """Help in natural language is worded anew for every prompt."""
+    helped = [[100 + 20 * i + place for place in range(12)] for i in range(120)]
+    wording = learn_wording(REFUSALS[:10], helped[:80])
+    assert not wording.refuses(helped[80:]).any()
+    assert wording.refuses(REFUSALS[10:]).all()

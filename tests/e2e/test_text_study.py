@@ -10,7 +10,7 @@ from tests.data.set_rows import ALPACA, BEAVERTAILS, write
 from tests.e2e.command import run
 from tests.e2e.toy_base import QUICK
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 def train(name, *arguments):

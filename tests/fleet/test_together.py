@@ -203,7 +203,15 @@ def test_refined_adapters_at_the_same_time_are_those_of_runs_of_their_own(custom
         json.loads(file.read_text())["refinement"]["share"] for file in tmp_path.glob("fleet/*/realignment.json")
     }
     assert len(shares) == 2, "the two adapters do not need different shares"
-    # On an accelerator they would go through the base together: the same up to rounding.
+
+
+@pytest.mark.long
+def test_adapters_that_go_through_the_base_together_are_the_same_up_to_rounding(
+    customers, rows, tmp_path, monkeypatch
+):
+    """As on an accelerator."""
+    tasks = refined_tasks(customers, rows)
+    run(tmp_path / "fleet", tasks, together=2)
     monkeypatch.setattr(hardware, "shares_passes", lambda: True)
     run(tmp_path / "passes", tasks, together=2)
     for name in ("first", "second"):

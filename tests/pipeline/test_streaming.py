@@ -85,6 +85,7 @@ def test_the_output_has_the_bytes_of_a_run_in_memory(files, tmp_path, name, monk
     assert sorted(path.name for path in tmp_path.iterdir()) == ["memory", "streamed"]
 
 
+@pytest.mark.long
 def test_the_automatic_choice_streams_too(files, tmp_path):
     asked = settings(files, PUBLISHED, aligned="aligned", allow_unrelated=True)
     for name, stream in (("memory", False), ("streamed", True)):

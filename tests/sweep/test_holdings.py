@@ -19,7 +19,7 @@ from nlsr_jax.sweep.holdings import (
     make_holdings,
     toy_models,
 )
-from nlsr_jax.sweep.holdings_means import aims, means
+from nlsr_jax.sweep.holdings_means import aims, beside_aligned, means
 from tests.study.small_study import small_config
 
 PLAN = HoldingsPlan(
@@ -94,6 +94,24 @@ def test_aims_are_about_the_fine_tuned_model_of_each_case():
     ]
     found = aims(rows, {"instruct": "refined"}).splitlines()[2]
     assert found == "| instruct | refined | 3.5 (6.0) | -1.0 (-3.0) | -2.0 (-7.0) | all but HS, every case |"
+
+
+def test_repairs_are_beside_the_aligned_model_of_each_case():
+    def row(method, seed, hs, fa, benign):
+        case = {"situation": "lineage", "task": "sst2", "poison_ratio": 0.1, "seed": seed, "beta": 0.0, "share": 0.02}
+        return case | {"method": method, "hs": hs, "fa": fa, "benign_answered": benign, "over_refusal": 0.0}
+
+    rows = [
+        *(row("aligned", 0, 14.0, 0.0, 73.0), row("aligned", 1, 10.0, 0.0, 99.0)),
+        *(row("finetuned", 0, 90.0, 80.0, 100.0), row("finetuned", 1, 90.0, 82.0, 80.0)),
+        *(row("refined", 0, 18.0, 81.0, 71.0), row("refined", 1, 11.0, 78.0, 75.0)),
+        row("resta", 0, 50.0, 80.0, 90.0) | {"setting": 0.5},
+    ]
+    found = beside_aligned(rows).splitlines()[2:]
+    assert found == [
+        "| lineage | refined | +2.5 (+4.0) | -1.5 (-4.0) | -3.5 (-5.0) | all but FA, benign |",
+        "| lineage | resta 0.5 | +36.0 (+36.0) | +0.0 (+0.0) | +17.0 (+17.0) | all but HS |",
+    ]
 
 
 @pytest.mark.long
