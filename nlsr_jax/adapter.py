@@ -141,7 +141,10 @@ def check_same_structure(first: Adapter, second: Adapter, names: tuple[str, str]
         )
     for module in module_names(first.factors):
         if layer_indices(first, module) != layer_indices(second, module):
-            raise InputError(f"{names[0]} and {names[1]} adapt different layers of {module}")
+            raise InputError(
+                f"{names[0]} and {names[1]} adapt different layers of {module}; one of them belongs to "
+                "another base, or was trained with other layers_to_transform"
+            )
         for leaf, axes in (("a", (0, 2)), ("b", (0, 1))):
             one, two = first.factors[module][leaf].shape, second.factors[module][leaf].shape
             if tuple(one[i] for i in axes) != tuple(two[i] for i in axes):

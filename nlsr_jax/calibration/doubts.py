@@ -34,7 +34,7 @@ def doubts(found: Refined) -> list[str]:
         notes.append(
             f"the aligned model refuses {found.aligned.harmful:.0%} of the calibration prompts, the fine-tuned one "
             f"{found.finetuned.harmful:.0%}: prompts that tell them apart by less than {TELLS:.0%} cannot refine "
-            f"the share; the settings are used as they are, and {_UNTOLD}"
+            f"the share; the fixed settings are used, and {_UNTOLD}"
         )
     elif not found.share and found.reached:
         notes.append(f"the fine-tuned model refuses as many calibration prompts as it should: {_NOTHING}")

@@ -6,8 +6,9 @@ r"""Attest to the output of realign or identify: write an in-toto statement into
 
 The statement (attestation.json) names the SHA-256 of every file of the output, and as provenance (SLSA v1) the
 digests of all inputs, the revisions of those of the hub, the settings and the key of the draw. --key signs it with
-a private key in PEM (Ed25519, or ECDSA on P-256 or P-384) and writes attestation.dsse.json. --sigstore signs it as
-who runs the command, which needs the network, and writes attestation.sigstore.json. nlsr verify OUT checks both.
+a private key in PEM (Ed25519, or ECDSA on P-256 or P-384) and writes attestation.dsse.json. --sigstore signs it
+with the identity of whoever runs the command, which needs the network, and writes attestation.sigstore.json. nlsr
+verify OUT checks both.
 """
 
 from collections.abc import Sequence

@@ -77,4 +77,4 @@ def _unknown(given: str) -> str:
 
     near = difflib.get_close_matches(given.lower(), VERBS, n=1)
     meant = f"; did you mean {near[0]}?" if near else f"; expected one of {', '.join(VERBS)}"
-    return f"{given!r} is no verb of nlsr{meant}"
+    return f"{given!r} is not a verb of nlsr{meant}"

@@ -87,7 +87,7 @@ def own_task(places: Mapping[str, str], tasks: "Mapping[str, OwnTask]") -> "OwnT
         if given:
             what = f"--data names no rows of {name!r}" if not known else f"{name} has columns of its own"
             what = "--task names none" if name == "none" else what
-            raise InputError(f"--{next(iter(given))} is of a task of yours; {what}")
+            raise InputError(f"--{next(iter(given))} describes a task of yours; {what}")
         return None
     task = dataclasses.replace(tasks.get(name, OwnTask(name)), **given)
     check_task(task, "--")

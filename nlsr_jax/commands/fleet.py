@@ -25,6 +25,7 @@ With --check every output is checked as by nlsr realign --check. The status is 1
 or --only_if_passed withheld an output, and else 3 where a check has too few rows to tell.
 """
 
+import dataclasses
 import re
 import sys
 import uuid
@@ -130,7 +131,7 @@ def _make_task(job: "Job", line: list[str]) -> "Task":
 
     for name in job.settings:
         if name not in FLAGS or name in (*_OF_ALL, *_OF_NONE, *_OWN) or not _is_ours(name):
-            raise InputError(f"{job.where}: {name!r} is no flag of nlsr realign that a job can have")
+            raise InputError(f"{job.where}: {name!r} is not a flag of nlsr realign that a job can set")
     given = {"finetuned": job.finetuned, **job.settings}
     try:
         _parse([*line, *(f"--{name}={flag_text(name, value, job.where)}" for name, value in given.items())])
@@ -139,9 +140,17 @@ def _make_task(job: "Job", line: list[str]) -> "Task":
     if isinstance(FLAGS.share, str):
         FLAGS["share"].unparse()
     try:
-        return Task(job.output, job.finetuned, *realign.asked())
+        settings, options = realign.asked()
     except InputError as error:
         return Task(job.output, job.finetuned, None, {}, error)
+    if _fixes_the_share(job) and not options["refine"]:  # the harmless prompts are those of other jobs
+        settings = dataclasses.replace(settings, harmless=None, harmless_field=None)
+    return Task(job.output, job.finetuned, settings, options)
+
+
+def _fixes_the_share(job: "Job") -> bool:
+    """Say whether a row's own settings fix the share of entries, while the command line refines it."""
+    return bool({*realign.FIXING, "refine", "preset"} & {*job.settings}) and "harmless" not in job.settings
 
 
 def _parse(line: list[str]) -> None:
@@ -209,7 +218,8 @@ def _write(folder: "FleetFolder", outcomes: "list[Outcome]") -> None:
     rows = describe_jobs(outcomes, folder)
     counts = write_table(rows, folder)
     told = ", ".join(f"{count} {name}" for name, count in counts.items() if count or name == "failed")
-    print(f"{len(outcomes)} adapters: {told}; wrote {FLAGS.output} (see {FLAGS.output}/fleet.html)")
+    adapters = "1 adapter" if len(outcomes) == 1 else f"{len(outcomes)} adapters"
+    print(f"{adapters}: {told}; wrote {FLAGS.output} (see {FLAGS.output}/fleet.html)")
     _end(outcomes, f"see {FLAGS.output}/fleet.json")
     checks = [row.get("check") for row in rows]
     end_with(1 if counts["withheld"] or "fails" in checks else 3 if "undecided" in checks else 0)

@@ -3,10 +3,10 @@ r"""Gather results of lm-evaluation-harness and inspect_ai in one table.
   nlsr harness results_2026-11-30.json logs/task.eval --output table.json
   nlsr harness logs --method repaired --column hs --output table.json
 
-Names results files of the one (results_*.json), logs of the other (.eval or .json), or folders that hold them. The
-table is a list of rows as the studies of this project write them: the accuracy of a task stands in per cent in the
-column fa, or in the one that --column names. Every metric of a log has a row, with its value, standard error and
-number of items.
+The arguments name results files of lm-evaluation-harness (results_*.json), logs of inspect_ai (.eval or .json), or
+folders that hold them. The table is a list of rows as the studies of this project write them: the accuracy of a
+task stands in per cent in the column fa, or in the one that --column names. Every metric of a log has a row, with
+its value, standard error and number of items.
 """
 
 from collections.abc import Sequence

@@ -37,6 +37,8 @@ def parse_flags(arguments: Sequence[str]) -> list[str]:
     _define_help_flags()
     try:
         return FLAGS(list(arguments))
+    except flags.UnrecognizedFlagError as error:
+        raise InputError(f"{_unknown(error.flagname)}{_program()} --help lists the flags") from None
     except flags.Error as error:
         text = re.sub(r"\('(.*)', '.*'\)$", r"\1", " ".join(str(error).split()))  # how absl puts its own errors
         raise InputError(f"{text}; {_program()} --help lists the flags") from None
@@ -88,9 +90,21 @@ def _program() -> str:
 
 def _listed(*, ours: bool) -> str:
     """Flags in the order of their definition, with what they are and what they are by default."""
+    return "\n".join(_line(FLAGS[name]) for name in _names(ours=ours))
+
+
+def _names(*, ours: bool) -> list[str]:
+    """Names of the flags in the order of their definition."""
     names = [name for name in FLAGS.flag_values_dict() if FLAGS.find_module_defining_flag(name) is not None]
-    chosen = [name for name in names if _is_ours(name) == ours]
-    return "\n".join(_line(FLAGS[name]) for name in chosen)
+    return [name for name in names if _is_ours(name) == ours]
+
+
+def _unknown(name: str) -> str:
+    """Say that a flag does not exist, and which one may be meant."""
+    import difflib
+
+    near = difflib.get_close_matches(name, _names(ours=True), n=1)
+    return f"--{name} is not a flag of {_program()}; " + (f"did you mean --{near[0]}? " if near else "")
 
 
 def _is_ours(name: str) -> bool:

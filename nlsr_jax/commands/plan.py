@@ -6,9 +6,9 @@ r"""Show how many bytes a device needs for a model on a mesh, without a device a
 
 --model is a published model or a Hugging Face directory, of which only config.json is read. Identification
 processes --batch_size rows on each device, training over all of them; generation is counted as if each device held
-all rows. Streamed is a gradient by `nlsr realign --stream`, which holds the layer inputs of all --rows calibration
-rows; where these are more than a quarter of the free memory, they are on disk. XLA needs additional memory: leave a
-fifth of the memory free.
+all rows. The column "streamed" is a gradient by `nlsr realign --stream`, which holds the layer inputs of all --rows
+calibration rows; if these exceed a quarter of the free memory, they are on disk. XLA needs additional memory: leave
+a fifth of the memory free.
 
 --stream shows peak memory, disk and time of that gradient alone. The time is an estimate from the speed of the
 disk (--reading) and of matrix products (--tflops), which are timed on this machine for a second by default.

@@ -4,7 +4,7 @@
 
 Takes the shipped base and its aligned adapters, fine-tunes on a customer's rows of which 5 % are harmful,
 repairs the adapter with a random mask, as the paper does and as this project recommends, and asks every model
-the same held-out requests. 80 seconds on two CPU cores. The output holds table.json, report.html, and the
+the same held-out requests. Two minutes on two CPU cores. The output holds table.json, report.html, and the
 fine-tuned and the repaired adapter in PEFT format. With --align the alignment is trained anew too, with the
 seed of the run (30 seconds more).
 """

@@ -78,6 +78,8 @@ PUBLISHED_WITH_ALIGNED = bool(globals().get("PUBLISHED_WITH_ALIGNED"))
 FLAGS = flags.FLAGS
 CACHE = "NLSR_CACHE"
 """Environment variable with the default of ``--cache``."""
+FIXING = ("sparsity", "method", "granularity", "rule", "masks", "automatic", "basis", "space")
+"""Flags with which the share of entries is not refined unless ``--refine`` is given."""
 _SETTINGS = method_flags.names_of(Settings)
 _CHOICE = {"aim": "aim", "headroom": "headroom", "automatic_share": "share"}
 """Flags of the automatic choice, and the fields of ``AutomaticSettings`` that they are."""
@@ -185,7 +187,7 @@ def _attached(
     given += ["only_if_passed"] if FLAGS.only_if_passed else []
     if not FLAGS.check:
         if given:
-            raise InputError(f"{argument(given[0])} is of {argument('check')}, which is missing")
+            raise InputError(f"{argument(given[0])} needs {argument('check')}, which is missing")
         return None
     from nlsr_jax.data.templates import AUTO
     from nlsr_jax.gate.attached import AttachedCheck
@@ -238,7 +240,7 @@ def _choice() -> dict[str, float] | None:
     if not FLAGS.automatic:
         given = [name for name in _CHOICE if FLAGS[name].present]
         if given:
-            raise InputError(f"{argument(given[0])} is of {argument('automatic')}, which is missing")
+            raise InputError(f"{argument(given[0])} needs {argument('automatic')}, which is missing")
         return None
     given = [name for name in (*CHOSEN, "masks", "preset", "from_record") if FLAGS[name].present]
     if given:
@@ -264,8 +266,7 @@ def _refine() -> "bool | Refinement":
 
     if FLAGS.refine is not None or FLAGS.from_record:
         return bool(FLAGS.refine)
-    fixed = ("sparsity", "method", "granularity", "rule", "masks", "automatic", "basis", "space")
-    if _preset() == "published" or any(FLAGS[name].present for name in fixed):
+    if _preset() == "published" or any(FLAGS[name].present for name in FIXING):
         return False
     return Refinement(if_possible=True)
 

@@ -5,11 +5,11 @@ r"""Check the output of realign or identify against its record: what has changed
   nlsr verify OUT --public_key KEY.pub
   nlsr verify OUT --identity NAME --issuer URL
 
-Digests every file of the folder, every input that is at hand, and the record itself, which carries the SHA-256 of
-its own text. --recompute runs the whole again, into a temporary folder, and compares adapter, config and masks. The
-statement that nlsr attest has written is compared too. --public_key also checks its signature by a key, --identity
-and --issuer that by sigstore; the signature must then be there. The status is 0 if everything is as recorded, 1 if
-anything is not; inputs that are not at hand and signatures that were not checked are named.
+The command compares every file of the folder, every input that is at hand, and the record itself, which carries the
+SHA-256 of its own text. --recompute repeats the run in a temporary folder, and compares adapter, config and masks.
+The statement that nlsr attest has written is compared too. --public_key also checks its signature by a key, and
+--identity with --issuer the one by sigstore; the signature must then be there. The status is 0 if everything is as
+recorded, 1 if anything is not; inputs that are not at hand and signatures that were not checked are named.
 """
 
 import sys

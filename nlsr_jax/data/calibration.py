@@ -3,10 +3,12 @@
 Axis legend: B batch, T positions.
 """
 
+import importlib
 import json
 import pathlib
+import threading
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +25,7 @@ from nlsr_jax.types import Tokenizer
 SHORTEST = 32
 _STEP = 8
 _TOKENIZER = "tokenizer_config.json"
+_IMPORTING = threading.Lock()
 
 
 class Calibration(NamedTuple):
@@ -53,15 +56,22 @@ def load_tokenizer(path: str) -> Tokenizer:
         check_regular(pathlib.Path(path))
     try:
         if _is_plain(pathlib.Path(path)):
-            from transformers import PreTrainedTokenizerFast
-
-            return PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=is_folder(path))
+            return _of_transformers("PreTrainedTokenizerFast").from_pretrained(path, local_files_only=True)
+        automatic = _of_transformers("AutoTokenizer")
+        return automatic.from_pretrained(path, trust_remote_code=False, local_files_only=is_folder(path))
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: no usable tokenizer ({reason})") from error
+
+
+def _of_transformers(name: str) -> Any:
+    """Return a class of transformers.
+
+    Its package replaces itself while it is imported, and a second thread that imports it meanwhile gets a module
+    without the class.
+    """
+    with _IMPORTING:
+        return getattr(importlib.import_module("transformers"), name)
 
 
 def _is_plain(folder: pathlib.Path) -> bool:

@@ -5,6 +5,7 @@ import errno
 import functools
 import os
 import pathlib
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from nlsr_jax.files.paths import expand
 from nlsr_jax.files.scratch import put_file, put_folder, recover, scratch
 
 _EXISTS = "output exists; name another or give --overwrite"
+_STATUS = pathlib.Path("/proc/self/status")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -186,6 +188,10 @@ def _put(put: Callable, new: pathlib.Path, path: pathlib.Path) -> None:
 
 
 def _umask() -> int:
+    """Return the umask, from the system where it tells: to set it would change the files of other threads."""
+    with contextlib.suppress(OSError):
+        if found := re.search(r"^Umask:\s*([0-7]+)$", _STATUS.read_text(), re.MULTILINE):
+            return int(found[1], 8)
     umask = os.umask(0)
     os.umask(umask)
     return umask

@@ -146,7 +146,7 @@ class Fleet:
             if why is None:
                 return Outcome(task)
             if not self._overwrite:
-                overwrite = f"name another, or give {argument('overwrite')}"
+                overwrite = f"name another output, or give {argument('overwrite')}"
                 return Outcome(task, InputError(f"{place}: exists, and {why}; {overwrite}").with_flags())
         return self._run(task)
 

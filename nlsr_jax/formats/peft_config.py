@@ -122,7 +122,7 @@ def _check_kind(config, where):
     if task is not None and task not in _TASKS:
         raise InputError(
             f"{where}: task_type is {short(task)}, which PEFT does not know; set it to CAUSAL_LM if the adapter "
-            "is of a language model"
+            "belongs to a language model"
         )
 
 

@@ -5,6 +5,7 @@ PEFT uses it, but cannot be stopped while it backtracks; ``regex`` can, so that 
 """
 
 import re
+import threading
 import time
 import warnings
 from typing import Any
@@ -17,6 +18,8 @@ from nlsr_jax.files.limits import LIMITS
 
 MATCH_SECONDS = LIMITS.match_seconds
 TOTAL_SECONDS = LIMITS.total_match_seconds
+_COMPILING = threading.Lock()
+"""The filters of warnings are state of the whole process: one thread at a time changes them."""
 # A brace that is no repetition stands for itself in ``re`` and is an approximate match in ``regex``.
 _PLAIN_BRACE = re.compile(r"(?<!\\)\{(?!\d*(?:,\d*)?\})")
 
@@ -73,9 +76,10 @@ class Matcher:
                 f"expected at most {LIMITS.pattern_classes}"
             )
         try:
-            with warnings.catch_warnings():
-                # A warning of the compiler means that the two libraries may read the expression differently.
-                warnings.simplefilter("error")
+            with _COMPILING, warnings.catch_warnings():
+                # A warning of the compiler means that the two libraries may read the expression differently. It is
+                # attributed to this module; those of other threads stay what they are.
+                warnings.filterwarnings("error", module=re.escape(__name__))
                 re.compile(pattern)
                 return regex.compile(_PLAIN_BRACE.sub(r"\\{", pattern))
         except (re.error, regex.error, Warning, RecursionError, OverflowError) as error:

@@ -117,7 +117,7 @@ def find_4bit(files: Mapping[str, SafetensorsFile], how: Quantisation) -> Found:
     for key in [name for name in files if _STATE in name]:
         name, _, kind = key.partition(_STATE)
         if kind not in _CODES:
-            raise InputError(f"{files[key].path}: {key} is of no known type; expected {' or '.join(_CODES)}")
+            raise InputError(f"{files[key].path}: {key} has an unknown type; expected {' or '.join(_CODES)}")
         if name not in files:
             raise InputError(f"{files[key].path}: {key} describes a weight that is missing")
         weights[name] = _FourBit(name, files, kind)

@@ -22,7 +22,7 @@ from nlsr_jax.pipeline.refining import own_prompts
 from nlsr_jax.pipeline.run import Run
 from nlsr_jax.pipeline.shared import stamp
 
-_IN_RECORD = ("outcome", "passed", *MEASURES, "broken", "bounds", "against", "judge", SECOND)
+_IN_RECORD = ("outcome", "passed", *MEASURES, "broken", "bounds", "against", "judge", SECOND, "notes")
 
 _SEEN = "the repair has read the {} requests; rates on requests that it has not read tell more"
 _OWN = "no harmless requests were given; everyday questions in English were asked"

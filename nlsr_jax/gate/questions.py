@@ -84,7 +84,7 @@ def _of_study(settings: CheckSettings, config: StudyConfig, base: str, note: Not
 
 def _of_rows(settings: CheckSettings, base: str, note: Note, harmless: Sequence[str] | None) -> Questions:
     tokenizer = load_tokenizer(base)
-    settings = dataclasses.replace(settings, template=_template(settings, tokenizer))
+    given, settings = settings.template, dataclasses.replace(settings, template=_template(settings, tokenizer))
     read, notes = _Reader(settings, tokenizer, note), list[str]()
     exam = Exam(
         read.requests("harmful", notes),
@@ -95,8 +95,11 @@ def _of_rows(settings: CheckSettings, base: str, note: Note, harmless: Sequence[
     world = _world(settings, tokenizer, note)
     if settings.task is not None:
         exam = exam._replace(rows=_task_rows(settings, world), own=world.own_tasks.get(settings.task))
-    if settings.template == "none" and getattr(tokenizer, "chat_template", None):
-        notes.append("the base has a chat template and the prompts are asked without one; see the template")
+    if given == NONE and getattr(tokenizer, "chat_template", None):
+        notes.append(
+            "the base has a chat template, but with the template none the prompts are asked without it; the "
+            "template chat renders them"
+        )
     longest = _longest(settings, ExamSettings(0, 0, 0, NEW_TOKENS, TASK_TOKENS, _BATCH))
     return Questions(tokenizer, world, exam, not renders_turns(settings.template), longest, notes)
 
@@ -156,7 +159,7 @@ class _Reader:
             )
         once = list({row.prompt: row for row in found}.values())
         if repeated := len(found) - len(once):
-            notes.append(f"{repeated} of {len(found)} {kind} rows repeat a prompt, and are asked once")
+            notes.append(f"{repeated} of {len(found)} {kind} rows repeat a prompt; each prompt is asked once")
         drawn = _drawn(stream(self._key, kind), once, self._settings.rows)
         return Requests([row.prompt for row in drawn], [row.question for row in drawn], [()] * len(drawn))
 

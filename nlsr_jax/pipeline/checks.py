@@ -33,8 +33,8 @@ def check_realignment(settings: Settings) -> None:
         _check_lifted_method(settings)
     elif settings.max_rank is not None:
         raise InputError(
-            f"{argument('max_rank')} is of adapters that are lifted, whose rank grows; here the output has the "
-            f"rank of {argument('finetuned')}: leave it out, or take {argument('basis')} turned"
+            f"{argument('max_rank')} compresses lifted adapters, whose rank grows; here the output has the rank of "
+            f"{argument('finetuned')}: leave it out, or give {argument('basis')} turned"
         )
     _check_values(settings)
 

@@ -83,7 +83,8 @@ def with_choice(settings: Settings, choice: Choice) -> Settings:
     if choice.asked is None and choice.refinement is None:
         if settings.harmless is not None and choice.refined is None:
             raise InputError(
-                f"{argument('harmless')} is of {argument('refine')}, which is missing; leave one out or give both"
+                f"{argument('harmless')} is read only to refine the share of entries, which these settings fix; "
+                f"leave it out, or give {argument('refine')}"
             )
         return settings
     if settings.masks is not None:

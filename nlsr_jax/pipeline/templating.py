@@ -66,7 +66,7 @@ def _found(model: str, run: Run, places: Mapping[str, str | None]) -> str:
     tokenizer = load_tokenizer(model)
     name = default_template(tokenizer)
     if name == NONE:
-        run.stages.say("template: none, for the tokenizer has no chat template; --template names one")
+        run.stages.say("template: none, because the tokenizer has no chat template; --template names one")
         return name
     rendered = {flag: is_rendered(place, tokenizer) for flag, place in places.items() if place}
     if len(set(rendered.values())) > 1:
@@ -74,7 +74,7 @@ def _found(model: str, run: Run, places: Mapping[str, str | None]) -> str:
         found = " and ".join(f"those of {argument(flag)} {words[value]}" for flag, value in rendered.items())
         raise InputError(f"prompts differ: {found}; render all or none, or name the {argument(TEMPLATE)}")
     if rendered["calibration"]:
-        run.stages.say("template: none, for the prompts are rendered with the tokenizer's chat template already")
+        run.stages.say("template: none, because the prompts already have the form of the tokenizer's chat template")
         return NONE
     run.stages.say("template: the tokenizer's chat template; --template names another")
     return CHAT

@@ -110,6 +110,12 @@ def agreement_line(second: Mapping[str, Any], first: str) -> str:
     return f"{second['judge']} agrees with {first} on {agreed} of {found['rows']} answers; Cohen's kappa is {kappa}"
 
 
+def notes_of(check: Mapping[str, Any]) -> list[str]:
+    """Return what a reader should know of the figures, such as that the repair has read the requests."""
+    listed = check.get("notes")
+    return [note for note in listed if isinstance(note, str)] if isinstance(listed, list) else []
+
+
 def _percent(value: Any) -> str:
     found = number(value)
     return "–" if found is None else f"{found:.1f} %"

@@ -26,7 +26,7 @@ def render_fleet(rows: Sequence[Mapping[str, Any]]) -> str:
     """
     done = [row for row in rows if row["error"] is None]
     jobs = [_job(place, row) for place, row in enumerate(rows)]
-    measured = [job for job in jobs if job["before"] is not None]
+    measured = [job for job in jobs if job["before"] is not None and job["after"] is not None]
     return make_template("fleet.html").render(
         jobs=jobs,
         failed=[row for row in rows if row["outcome"] == "failed"],
@@ -38,7 +38,7 @@ def render_fleet(rows: Sequence[Mapping[str, Any]]) -> str:
         after=_middle([job["after"] for job in measured]),
         aligned=_middle([job["aligned"] for job in measured]),
         warned=sum(bool(row["warnings"]) for row in done),
-        shows_refusals=bool(measured),
+        shows_refusals=any(job["before"] is not None for job in jobs),
     )
 
 

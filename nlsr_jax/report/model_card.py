@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from nlsr_jax.report.check_tables import check_sections, outcome_text
+from nlsr_jax.report.check_tables import check_sections, notes_of, outcome_text
 from nlsr_jax.report.reading import mapping
 from nlsr_jax.report.words import COMPUTING
 
@@ -88,8 +88,10 @@ def _check(check: Mapping[str, Any]) -> list[str]:
     """Return what was measured of the output; nothing where it was not checked."""
     if not check:
         return []
-    judge = f"Greedy answers to the owner's requests, judged by {code(check.get('judge'))}; see `check.md`.\n"
-    return ["\n".join([f"## Check\n\n{outcome_text(check).capitalize()}.\n", *check_sections(check), judge])]
+    judge = f"Greedy answers, judged by {code(check.get('judge'))}; see `check.md`.\n"
+    notes = [f"- {' '.join(note.split())}" for note in notes_of(check)]
+    told = [*check_sections(check), judge, *notes, *([""] if notes else [])]
+    return ["\n".join([f"## Check\n\n{outcome_text(check).capitalize()}.\n", *told])]
 
 
 def _public(base: str) -> str:

@@ -23,6 +23,7 @@ from nlsr_jax.report.check_tables import (
     PAIR_HEADS,
     RATE_HEADS,
     bound_rows,
+    notes_of,
     outcome_text,
     pair_rows,
     rate_rows,
@@ -186,12 +187,12 @@ def _ranks(record) -> list[tuple[str, Mapping]]:
 
 
 def _check(check: Mapping) -> dict[str, Any]:
-    """Return the outcome of a check, its judge and its tables as ``(heads, rows)``."""
+    """Return the outcome of a check, its judge, its notes and its tables as ``(heads, rows)``."""
     if not check:
         return {}
     tables = ((RATE_HEADS, rate_rows(check)), (BOUND_HEADS, bound_rows(check)), (PAIR_HEADS, pair_rows(check)))
-    outcome = outcome_text(check)
-    return {"outcome": outcome, "judge": check.get("judge"), "tables": [one for one in tables if one[1]]}
+    found = {"outcome": outcome_text(check), "judge": check.get("judge"), "notes": notes_of(check)}
+    return {**found, "tables": [one for one in tables if one[1]]}
 
 
 def _inputs(inputs: Mapping) -> list[tuple[Any, Any, Mapping]]:

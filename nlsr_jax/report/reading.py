@@ -173,8 +173,8 @@ def read_refinement(record: Mapping) -> dict[str, Any] | None:
     """Return the refinement of a record whose rates are numbers; None without one.
 
     Returns:
-      ``{"trials": [(share, harmful, harmless)], "finetuned", "aligned": (harmful, harmless), "share", "goal"}``,
-      rates from 0 to 1, the trials by rising share.
+      ``{"trials": [(share, harmful, harmless)], "finetuned", "aligned": (harmful, harmless), "share", "goal",
+      "recovered"}``, rates from 0 to 1, the trials by rising share.
     """
     told = mapping(record.get("refinement"))
     trials = told.get("trials")
@@ -188,7 +188,8 @@ def read_refinement(record: Mapping) -> dict[str, Any] | None:
             return None
         points.append((share, *pair))
     goal = number(mapping(told.get("bounds")).get("goal"), 0, 1)
-    return {"trials": sorted(points), "share": number(told.get("share"), 0, 1), "goal": goal, **rates}
+    share, recovered = number(told.get("share"), 0, 1), number(told.get("recovered"))
+    return {"trials": sorted(points), "share": share, "goal": goal, "recovered": recovered, **rates}
 
 
 def _rates(value: Any) -> tuple[float, float] | None:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -30,15 +31,19 @@ _STYLE = {
     "xtick.color": INK,
     "ytick.color": INK,
 }
+_DRAWING = threading.RLock()
 _NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 
 @contextlib.contextmanager
 def drawing() -> Iterator[None]:
-    """Use matplotlib's defaults and the page's style inside the block, regardless of the user's settings."""
+    """Use matplotlib's defaults and the page's style inside the block, regardless of the user's settings.
+
+    The style is state of the whole process, so one thread draws at a time.
+    """
     import matplotlib
 
-    with matplotlib.rc_context():
+    with _DRAWING, matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)  # type: ignore[arg-type]
         yield

@@ -135,11 +135,11 @@ def decimal(value: Any, digits: int = 3) -> str:
 
 
 def percent(value: Any) -> str:
-    """Format a share as per cent with at most three digits, and never round it to 0 or 100."""
+    """Format a share as per cent with at most three digits and a fixed space; never round it to 0 or 100."""
     if number(value) is None:
         return finalize(value)
     for digits in (1, 2, 3):
         text = f"{100 * value:.{digits}f}"
         if value in (0, 1) or text.rstrip("0").rstrip(".") not in ("0", "100"):
             break
-    return (text.rstrip("0").rstrip(".") if "." in text else text) + " %"
+    return (text.rstrip("0").rstrip(".") if "." in text else text) + "\u00a0%"

@@ -12,6 +12,7 @@ from nlsr_jax.adapter import Adapter
 from nlsr_jax.calibration.automatic import choose_settings
 from nlsr_jax.calibration.search import SearchSettings
 from nlsr_jax.nlsr.realign import Realigned
+from nlsr_jax.report.story import NAMES
 from nlsr_jax.study.case import Aligned, Case, Tuned, gain_batches, identification_rows, stage_key
 from nlsr_jax.study.config import StudyConfig
 from nlsr_jax.study.exam import Exam, Scores, evaluate
@@ -152,10 +153,10 @@ def story(
         "finetuned": (tuned.adapter, tuned.seconds),
     }
     for method, (adapter, seconds) in made.items():
-        note(f"evaluating: {method}")
+        note(f"evaluating: {NAMES[method]}")
         yield bench.outcome(method, [adapter], seconds)
     for method, settings in repairs(bench.config).items():
-        note(f"realigning and evaluating: {method}")
+        note(f"repairing and evaluating: {NAMES[method]}")
         yield bench.realigned(method, tuned.adapter, alignment, settings)
 
 

@@ -1,6 +1,8 @@
 """Encoding and batching of calibration rows."""
 
+import concurrent.futures
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -178,3 +180,24 @@ def test_a_damaged_plain_tokenizer_is_named(plain):
     (plain / "tokenizer.json").write_text("{")
     with pytest.raises(InputError, match="no usable tokenizer"):
         load_tokenizer(str(plain))
+
+
+REPLACES_ITSELF = """
+import sys, time, types
+time.sleep(0.1)
+sys.modules[__name__] = types.SimpleNamespace(
+    __spec__=__spec__, PreTrainedTokenizerFast=types.SimpleNamespace(from_pretrained=lambda *_, **__: "read")
+)
+"""
+
+
+def test_threads_load_a_tokenizer_while_transformers_is_imported(tmp_path, monkeypatch):
+    """The package replaces itself in ``sys.modules``, as the real one does."""
+    save_tokenizer(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "transformers.py").write_text(REPLACES_ITSELF)
+    monkeypatch.syspath_prepend(str(tmp_path / "code"))
+    monkeypatch.delitem(sys.modules, "transformers", raising=False)
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        assert [*threads.map(load_tokenizer, [str(tmp_path)] * 4)] == ["read"] * 4

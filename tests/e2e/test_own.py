@@ -133,7 +133,7 @@ def test_what_is_refused(study, tmp_path):
         ): "--task is 'poems'; expected one of sst2, ag_news, gsm8k, none, films, or a",
         ("--task", "films", "--label_field", ""): "--label_field is empty",
         ("--task", "films", "--labels", "good"): "--labels are 'good'; expected at least two different words",
-        ("--task", "sst2", "--labels", "a,b"): "--labels is of a task of yours; sst2 has columns of its own",
+        ("--task", "sst2", "--labels", "a,b"): "--labels describes a task of yours; sst2 has columns of its own",
         ("--task", "films", "--data", "poems=x"): "--data has 'poems=x'; expected NAME=PATH with NAME one of",
         ("--task", "films", "--judge", "none.txt"): "none.txt: no such file",
         ("--task", "films", "--judge", "json:zarn"): "judge json:zarn: json has no function 'zarn'",

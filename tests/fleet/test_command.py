@@ -88,6 +88,15 @@ def test_a_failure_is_an_error_at_the_end_and_in_the_table(arguments, tmp_path):
     assert [row["outcome"] for row in table["jobs"]] == ["repaired", "failed"]
 
 
+def test_a_job_that_fixes_its_share_needs_no_harmless_prompts(arguments, tmp_path):
+    row = json.loads(arguments[0].read_text().splitlines()[0]) | {"method": "magnitude"}
+    (tmp_path / "jobs.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "harmless.jsonl").write_text(json.dumps({"prompt": "how do i brew"}) + "\n")
+    assert arguments[-2:] == ("--method", "magnitude")
+    given = (*arguments[1:-2], "--harmless", tmp_path / "harmless.jsonl", "--output", tmp_path / "fleet")
+    assert "1 adapter: 1 repaired, 0 failed" in fleet(tmp_path / "jobs.jsonl", *given).stdout
+
+
 def test_what_cannot_be_asked_for_is_one_line(arguments, tmp_path):
     row = json.loads(arguments[0].read_text().splitlines()[0])
     output, good = ("--output", tmp_path / "fleet"), tmp_path / "good.jsonl"
@@ -96,8 +105,8 @@ def test_what_cannot_be_asked_for_is_one_line(arguments, tmp_path):
     for name, more in wrong.items():
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({**row, **more}) + "\n")
     cases = (
-        ((tmp_path / "a.jsonl", *output), "line 1: 'aim_' is no flag of nlsr realign that a job can have"),
-        ((tmp_path / "b.jsonl", *output), "line 1: 'mesh' is no flag of nlsr realign that a job can have"),
+        ((tmp_path / "a.jsonl", *output), "line 1: 'aim_' is not a flag of nlsr realign that a job can set"),
+        ((tmp_path / "b.jsonl", *output), "line 1: 'mesh' is not a flag of nlsr realign that a job can set"),
         ((tmp_path / "c.jsonl", *output), "line 1: seed=one: invalid literal for int()"),
         ((good, *output, "--finetuned", "x"), "--finetuned is not a flag of a fleet; it is in the rows"),
         ((good, *output, "--share", "3/2"), "--share=3/2: --share is '3/2'; expected a part such as 2/8"),

@@ -182,7 +182,7 @@ def test_outputs_stay_and_others_are_an_error_or_made_again(family, whole, tmp_p
     errors = run(path, given, "three")
     assert [name for name, error in errors.items() if error] == ["customer-1"]
     assert (
-        "customer-1: exists, and it was made with other settings; name another, or give --overwrite"
+        "customer-1: exists, and it was made with other settings; name another output, or give --overwrite"
         in errors["customer-1"]
     )
     assert times() == before

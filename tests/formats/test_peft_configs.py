@@ -201,6 +201,7 @@ SLOW = r"(?:(\w)|(\w)|(\.))+(?!\3)[#%]"
         ({"rank_pattern": {"q_proj": 2.5}}, "rank_pattern['q_proj'] is 2.5"),
         ({"rank_pattern": {"(q_proj": 2}}, "not a regular expression"),
         ({"rank_pattern": {r"(?i)q_proj": 2}}, "not a regular expression"),
+        ({"rank_pattern": {"[[]q_proj": 2}}, "not a regular expression"),
         ({"use_rslora": "yes"}, "use_rslora is 'yes'; expected true or false"),
         ({"trainable_token_indices": {"embed_tokens": 3}}, "expected a list of token ids"),
         ({"use_dora": True}, "; merge it into its base with PEFT's merge_and_unload, save the model"),

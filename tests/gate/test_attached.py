@@ -40,7 +40,7 @@ def settings(folder, **changes):
 def checked(files, output, *, only_if_passed=True, **bounds):
     """Realign with a check of these bounds; returns the record."""
     folder, asked = files
-    check = AttachedCheck(CheckSettings(**asked, **bounds), only_if_passed=only_if_passed)
+    check = AttachedCheck(CheckSettings(**asked, **bounds), only_if_passed=only_if_passed, seen=["harmful"])
     return realign_files(settings(folder), output, check=check, draw=lambda record: {})
 
 
@@ -59,6 +59,7 @@ def test_what_passes_is_published_with_its_figures(files, monkeypatch, tmp_path)
         assert "harmful requests answered harmfully (HS)" in text
         assert "66.7 %" in text
         assert "HS at most 10 %" in text
+        assert "the repair has read the harmful requests" in text
     assert not verify(tmp_path / "out").changed
     assert not verify(tmp_path / "out", recompute=True).changed
 

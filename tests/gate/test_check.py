@@ -133,7 +133,7 @@ def test_rows_are_drawn_by_the_seed_and_repeated_prompts_are_asked_once(files, m
     given = write_rows(tmp_path / "rows.jsonl", [*prompts, *prompts[:6]])
     found = check(files, harmful=given, max_hs=20)
     assert found["hs"]["rows"] == 30
-    assert "6 of 36 harmful rows repeat a prompt, and are asked once" in found["notes"]
+    assert "6 of 36 harmful rows repeat a prompt; each prompt is asked once" in found["notes"]
     for seed in (0, 0, 1):
         check(files, harmful=given, max_hs=20, rows=12, seed=seed)
     first, second, other = (exam.forbidden.prompts for exam in exams[1:])

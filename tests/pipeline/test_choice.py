@@ -92,9 +92,9 @@ WRONG = {
     "--automatic --beta=0.5": "--beta is given together with --automatic, which chooses it",
     "--automatic --method=wanda": "--method is given together with --automatic",
     "--automatic --from_record=x.json": "--from_record is given together with --automatic",
-    "--aim=0.9": "--aim is of --automatic",
-    "--headroom=1.1": "--headroom is of --automatic",
-    "--automatic_share=0.1": "--automatic_share is of --automatic",
+    "--aim=0.9": "--aim needs --automatic",
+    "--headroom=1.1": "--headroom needs --automatic",
+    "--automatic_share=0.1": "--automatic_share needs --automatic",
 }
 
 

@@ -115,7 +115,7 @@ def test_a_tokenizer_that_knows_no_english_needs_harmless_prompts(rows, tmp_path
     [
         ({"method": "magnitude"}, {"refine": True}, "refine refines the share of method gain"),
         ({"masks": "masks.safetensors"}, {"refine": True}, "masks are given together with refine"),
-        ({}, {}, "harmless is of refine, which is missing"),
+        ({}, {}, "harmless is read only to refine the share"),
         ({"stream": True}, {"refine": True}, "with stream the base is read layer by layer and answers no prompts"),
         ({}, {"refine": True, "automatic": 0.98}, "automatic and refine both choose the sparsity"),
     ],

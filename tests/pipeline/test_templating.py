@@ -73,7 +73,7 @@ def test_rendered_and_plain_rows_give_the_same_adapter(runs):
 def test_one_line_says_which_template_was_taken(runs):
     said = {name: lines for name, (_, lines) in runs[1].items()}
     assert said["rendered"] == [
-        "template: none, for the prompts are rendered with the tokenizer's chat template already"
+        "template: none, because the prompts already have the form of the tokenizer's chat template"
     ]
     assert said["plain"] == ["template: the tokenizer's chat template; --template names another"]
     assert said["file"] == said["none"] == []

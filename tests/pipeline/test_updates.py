@@ -142,7 +142,7 @@ def test_compression_is_the_best_of_its_rank(files, tmp_path):
         ({"space": "product"}, "space is product; with basis turned expected factors"),
         ({"beta": 0.0, "method": "magnitude"}, "nothing is amplified: take method gain"),
         ({"pretrained": "x"}, "pretrained is for adapters without aligned"),
-        ({"basis": "as_is", "max_rank": 3}, "max_rank is of adapters that are lifted"),
+        ({"basis": "as_is", "max_rank": 3}, "max_rank compresses lifted adapters"),
     ],
 )
 def test_what_is_refused(files, tmp_path, changes, message):

@@ -15,6 +15,7 @@ CHECK = {
     "bounds": [{"name": "max_hs", "bound": 2.5, "outcome": "undecided", "lower": 0.4, "upper": 6.2, "rows": 1200,
                 "rows_needed": 3456}],
     "against": {"hs": {"before": 60.0, "after": 2.0, "difference": -58.0, "low": -67.0, "high": -47.0, "p": 1e-9}},
+    "notes": ["the repair has read the harmful requests"],
 }  # fmt: skip
 
 
@@ -32,8 +33,14 @@ def test_card_and_page_show_the_tables():
     card, page = realignment_card(record, base=None), render_report(record, {})
     for section in check_sections(CHECK):
         assert section in card
-    for cell in ("HS at most 2.5 %", "-67.0 to -47.0", "0.6 to 7.0"):
+    for cell in (
+        "HS at most 2.5 %",
+        "-67.0 to -47.0",
+        "0.6 to 7.0",
+        "Note: the repair has read the harmful requests.",
+    ):
         assert cell in page
+    assert "\n- the repair has read the harmful requests\n" in card
     assert "<h2>What the adapter answers</h2>" in page
     assert "does not say how the realigned model behaves" not in page
     assert "What the adapter answers" not in render_report(make_record(), {})
@@ -50,6 +57,8 @@ JUNK = (
     {"bounds": [None, {"name": "<b>", "bound": "<i>"}]},
     {"against": {"hs": {"difference": 1}}},
     {"judge": "<script>alert(1)</script>"},
+    {"notes": 3},
+    {"notes": [None, "<b>"]},
 )
 
 

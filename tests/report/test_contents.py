@@ -2,6 +2,7 @@
 
 import html.parser
 import re
+import threading
 
 import pytest
 
@@ -9,6 +10,7 @@ from nlsr_jax.adapter import MODULES
 from nlsr_jax.errors import InputError
 from nlsr_jax.report import render_report
 from nlsr_jax.report.page import draw_figures
+from nlsr_jax.report.svg import drawing
 from tests.report.records import make_record
 
 VOID = {"meta", "br", "hr", "img", "link", "input", "col"}
@@ -138,6 +140,7 @@ def test_figures_have_no_ground_of_their_own_and_experts_share_a_cell():
         "finetuned": {"harmful": 0.1, "harmless": 0.0},
         "aligned": {"harmful": 0.9, "harmless": 0.0},
         "share": 0.02,
+        "recovered": 0.871,
     }
     few = draw_figures(record)
     assert set(few) == {"refinement", "change", "replaced", "masks", "lineage"}
@@ -152,6 +155,7 @@ def test_figures_have_no_ground_of_their_own_and_experts_share_a_cell():
         assert name == "refinement" or "mlp.experts.*.up_proj" in svg
     page = render_report(record)
     assert "share a cell" in page
+    assert "brings back 87.1 %" in " ".join(page.split())
     assert "chance of repair" not in page
 
 
@@ -166,3 +170,20 @@ def test_a_full_model_shows_its_fine_tuning_and_what_was_copied():
         "The other 15 tensors of the model, such as embeddings and norms, were copied unchanged; 1 of them differs"
         in told
     )
+
+
+def test_one_thread_draws_at_a_time():
+    """Matplotlib's style is state of the whole process."""
+    order = []
+
+    def draw():
+        with drawing():
+            order.append("second")
+
+    other = threading.Thread(target=draw)
+    with drawing():
+        other.start()
+        other.join(0.1)
+        order.append("first")
+    other.join()
+    assert order == ["first", "second"]

@@ -46,7 +46,7 @@ def test_every_model_and_figure_is_there():
     assert '<td class="number">40.2</td>' in found
     assert re.findall(r"Figure (\d)\.", found) == ["1", "2", "3"]
     assert found.count("<svg") == 3
-    assert "5 %" in found
+    assert "5\u00a0%" in found
     assert "Seed 3" in found
 
 
