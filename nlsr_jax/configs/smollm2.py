@@ -19,7 +19,7 @@ from nlsr_jax.study.config import ExamSettings, Stage, StudyConfig
 from nlsr_jax.training.settings import LoraSettings, TrainingSettings
 
 SHIPPED = ROOT / "checkpoints" / "smollm2-policy"
-"""Folder with the aligned adapter ``dpo``, in the source tree."""
+"""Folder with the aligned adapter ``dpo``, rounded to bfloat16, in the source tree."""
 LENGTH = 60
 """Longest text of the alignment. Prompts have 37 to 53 tokens; of most answers only the beginning is learned,
 which decides whether the model refuses."""
