@@ -116,7 +116,7 @@ def _check_kind(config, where):
     if kind != "LORA":
         found = f"is {short(kind)}" if "peft_type" in config else "is missing"
         prompts = isinstance(kind, str) and any(part in kind.upper() for part in _PROMPTS)
-        can = "learned prompts have no weights to realign" if prompts else PLAIN
+        can = "learned prompts and tokens have no weights that can be realigned" if prompts else PLAIN
         raise InputError(f"{where}: peft_type {found}; only LORA adapters can be realigned; {can}")
     task = config.get("task_type")
     if task is not None and task not in _TASKS:

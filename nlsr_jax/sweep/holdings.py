@@ -85,7 +85,7 @@ class HoldingsPlan:
 PLANS = {
     "toy": HoldingsPlan(),
     "policy": HoldingsPlan(
-        situations=("instruct", "instruct_pretrained", "lineage"),
+        situations=("instruct", "lineage"),
         tasks=("sst2", "ag_news"),
         poison_ratios=(0.1,),
         seeds=(0, 1, 2),
@@ -93,7 +93,7 @@ PLANS = {
         betas=(),
         shares=(),
         published=True,
-        peers={"safelora": (0.35, 0.65), "resta": (0.5, 1.0)},
+        peers={"safelora": (0.35, 0.65, 1.0), "resta": (0.5, 1.0, 2.0)},
     ),
 }
 """The plan of each world."""
