@@ -98,7 +98,11 @@ def section(path, title):
 def tables_of_figures(path):
     """The tables of a page that have a cell with a decimal."""
     tables = re.findall(r"(?:^\|.*\n)+", page(path), re.MULTILINE)
-    return [table for table in tables if re.search(r"\| \d+\.\d+( ± [\d.]+)?( \([\d.]+\)| [a-zA-Z]+)? \|", table)]
+    return [
+        table
+        for table in tables
+        if re.search(r"\| [-+]?\d+\.\d+( ± [\d.]+)?( \([-+]?[\d.]+\)| [a-zA-Z]+)? \|", table)
+    ]
 
 
 def document(path):

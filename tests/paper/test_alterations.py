@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.paper import test_quoted, test_shipped
+from tests.paper import test_quoted, test_real_model, test_shipped
 from tests.paper.digests import kept, shipped
 from tests.paper.shipped import ALTERED, page, read
 from tests.paper.test_quoted import BENCHMARKS, HOLDINGS
@@ -21,7 +21,10 @@ SINGLE = {
     STARTED: [test_shipped.test_getting_started_shows_one_case_of_the_tiny_study, test_quoted.test_the_first_steps],
     HOLDINGS: [test_quoted.test_the_page_of_holdings],
     BENCHMARKS: [test_quoted.test_the_page_of_benchmarks],
+    test_real_model.PAGE: [test_real_model.test_the_page_of_the_real_model],
 }
+
+PAGES = [README, RESULTS, STARTED, HOLDINGS, BENCHMARKS, test_real_model.PAGE]
 
 
 def checks_of_results():
@@ -57,7 +60,9 @@ def alterations(text):
         yield line, text[:place] + str((int(found[0]) + 5) % 10) + text[place + 1 :]
 
 
-@pytest.mark.parametrize("path", [README, RESULTS, STARTED, HOLDINGS, BENCHMARKS], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [README, RESULTS, STARTED, HOLDINGS, BENCHMARKS, test_real_model.PAGE], ids=lambda path: path.name
+)
 def test_every_figure_that_is_altered_is_noticed(path):
     checks = SINGLE.get(path) or [*checks_of_results()]
     unnoticed, count = [], 0

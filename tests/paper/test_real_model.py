@@ -14,13 +14,17 @@ from tests.paper.shipped import page, unchecked
 FOLDER = ROOT / "checkpoints" / "smollm2-policy"
 PAGE, TRANSCRIPTS = ROOT / "docs" / "real-model.md", ROOT / "docs" / "transcripts.md"
 CASE = {"situation": "instruct", "task": "sst2", "poison_ratio": 0.1, "seed": 0}
-NAMES = r"```.*?```|`[^`]*`|SmolLM2-135M(-Instruct)?|SST-2|SmolLM2"
+NAMES = r"```.*?```|`[^`]*`|SmolLM2-135M(-Instruct)?|SST-2|SmolLM2|bfloat16"
 SCORES = (
     ("forbidden", "complied", "hs"),
     ("benign", "refused", "over_refusal"),
     ("benign", "complied", "benign_answered"),
 )
-SETTINGS = ("the share of 72 forbidden requests", "72 test rows", "the share of 48 harmless", "240 rows", "seed 41")
+SETTINGS = (
+    *("the share of 72 forbidden requests", "72 test rows", "the share of 48 harmless", "240 rows", "seed 41"),
+    *("at most 3 points above", "FA within 1 point", "at most 3 points fewer", "135 million"),
+    "1.4 points of HS and 2.1 points of benign",
+)
 """Figures of the study's design."""
 
 
@@ -48,7 +52,7 @@ def sentences():
     yield f"It complies with {aligned['hs']:.1f} % of the forbidden requests (HS)"
     yield f"and answers {aligned['benign_answered']:.1f} % of the harmless ones."
     taken = [100 * row["share"] for row in of("instruct", "refined")]
-    yield f"In the instruct situation it takes {min(taken):.1f} to {max(taken):.1f} % of the entries"
+    yield f"It takes {min(taken):.1f} to {max(taken):.1f} % of the entries there"
     seconds = [row["seconds"] for row in rows() if row["method"] == "refined"]
     yield f"A refinement took {min(seconds):.0f} to {max(seconds):.0f} seconds"
     yield f"{statistics.median(seconds):.0f} in the median"
