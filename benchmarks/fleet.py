@@ -3,9 +3,9 @@
   python -m benchmarks.fleet [--adapters 64 --singles 8 --workers 1,2]
 
 Customers' adapters that were trained on an instruct model are repaired with the recommended setting, each refined
-by answers. `fleet`: `nlsr fleet` of all in one process, against `nlsr realign` of each; single commands are timed for
-every eighth adapter, and their mean is taken for all. Both sides have compiled programs of an earlier run.
-`fleet_workers_N`: the same with N processes, against one. Run time: ten minutes on two cores.
+by answers. `fleet`: `nlsr fleet` of all in one process, against `nlsr realign` of each. Some adapters, spread
+evenly, are repaired by single commands, and their mean is taken for all. Both sides have compiled programs of an
+earlier run. `fleet_workers_N`: the same with N processes. Run time: ten minutes on two cores.
 """
 
 import pathlib
