@@ -6,17 +6,17 @@ Commands make their flags from these fields. ``nlsr realign`` has those of ``Rea
 import dataclasses
 import pathlib
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nlsr_jax.data.benchmarks import BENCHMARKS
-from nlsr_jax.data.own_sets import OwnTask
 from nlsr_jax.data.templates import AUTO
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.gate.kinds import KINDS
 from nlsr_jax.nlsr.setting_checks import check_fields
 from nlsr_jax.nlsr.settings import setting
 from nlsr_jax.pipeline.settings import DTYPES
-from nlsr_jax.study.config_files import is_config_file
+
+if TYPE_CHECKING:
+    from nlsr_jax.data.own_sets import OwnTask
 
 NEW_TOKENS, TASK_TOKENS = 128, 200
 """Longest answers to requests and to task rows where no config says otherwise."""
@@ -155,7 +155,7 @@ class CheckSettings(ReadingSettings, JudgeChoice, RequestSettings, BoundSettings
     """
 
     data: Mapping[str, str] = dataclasses.field(default_factory=dict, metadata={"flag": False})
-    tasks: Mapping[str, OwnTask] = dataclasses.field(default_factory=dict, metadata={"flag": False})
+    tasks: "Mapping[str, OwnTask]" = dataclasses.field(default_factory=dict, metadata={"flag": False})
 
 
 _ROWS = {"hs": "harmful", "over_refusal": "harmless", "benign_answered": "harmless"}
@@ -174,6 +174,7 @@ def check_settings(settings: CheckSettings, *, bounded: bool = True, has: Collec
       InputError: naming the setting that is missing or cannot be used.
     """
     from nlsr_jax.evaluation.tasks import TASKS
+    from nlsr_jax.study.config_files import is_config_file
 
     check_fields(settings)
     known = (*TASKS, *settings.tasks)
@@ -210,6 +211,8 @@ def _check_measured(settings: CheckSettings, bound: str, has: Collection[str]) -
 
 def described(settings: CheckSettings) -> dict[str, Any]:
     """Return the settings that decide the figures, for a file; paths and bounds are described elsewhere."""
+    from nlsr_jax.data.benchmarks import BENCHMARKS
+
     found = {name: getattr(settings, name) for name in ("config", "task", "rows", "template", "dtype", "seed")}
     found |= {kind: name for kind in ("harmful", "harmless") if (name := getattr(settings, kind)) in BENCHMARKS}
     if own := settings.tasks.get(settings.task or ""):

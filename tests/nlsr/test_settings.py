@@ -105,9 +105,7 @@ def test_flags_are_made_of_the_fields(monkeypatch):
         monkeypatch.setitem(
             method_flags._DEFINE, kind, lambda name, *rest, define=define: defined.update({name: (define, *rest)})
         )
-    monkeypatch.setattr(
-        method_flags.path_flags, "define_input", lambda name, *rest: defined.update({name: ("path", *rest)})
-    )
+    monkeypatch.setitem(method_flags._PLACES, "path", lambda name, *rest: defined.update({name: ("path", *rest)}))
     method_flags.define_flags(Settings, names)
     for field in dataclasses.fields(Settings):
         if field.name in names:

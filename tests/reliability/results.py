@@ -51,7 +51,8 @@ def record(result: Result) -> None:
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     entry = result._asdict() | {"seconds": round(result.seconds, 1), "python": platform.python_version()}
     kept[result.command] = entry
-    write_text(RESULTS, json.dumps(dict(sorted(kept.items())), indent=2) + "\n")
+    kept = dict(sorted(kept.items()))
+    write_text(RESULTS, json.dumps(kept, indent=2) + "\n")
     write_text(PAGE, page(kept))
 
 
