@@ -20,6 +20,7 @@ def test_training_on_a_mesh(tmp_path):
     assert apart < 0.02 * changed  # AdamW's first steps magnify rounding where a gradient is near zero
 
 
+@pytest.mark.long
 def test_evaluation_on_a_mesh(tmp_path):
     exam = ("--adapter", SHIPPED / "dpo", "--forbidden", "12", "--benign", "8", "--rows", "8")
     for name, mesh, env in (("one", (), {}), ("four", ("--mesh", "1,2,2"), FOUR)):

@@ -66,7 +66,7 @@ def test_shares_of_many_machines_make_the_same(arguments, whole, tmp_path):
 
 @pytest.mark.slow
 def test_kills_lose_nothing(arguments, whole, tmp_path):
-    fleets.kill_often(arguments, 2, whole[:2], tmp_path, random.Random(0))
+    fleets.kill_often(arguments, 1, whole[:2], tmp_path, random.Random(0))
 
 
 @pytest.mark.long
