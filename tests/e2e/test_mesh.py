@@ -1,6 +1,7 @@
 """Training and evaluation on a mesh: the same as on one device, up to the rounding of sums."""
 
 import numpy as np
+import pytest
 from safetensors.numpy import load_file
 
 from nlsr_jax.configs.tiny import SHIPPED
