@@ -118,6 +118,7 @@ def test_logits_of_joined_projections_over_a_mesh(tmp_path):
     assert json.loads(python("-c", FAMILY, tmp_path, "logits", env=devices(4)).stdout) == {"close": True}
 
 
+@pytest.mark.long
 def test_experts_over_a_mesh(tmp_path):
     save_peer("qwen3_moe", tmp_path)
     result = json.loads(python("-c", FAMILY, tmp_path, "all", env=devices(4)).stdout)

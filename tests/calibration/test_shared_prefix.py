@@ -29,7 +29,7 @@ def batches(count=2, alike=ALIKE):
     return found
 
 
-@pytest.mark.parametrize("family", ["llama", "mixtral"])
+@pytest.mark.parametrize("family", ["llama", pytest.param("mixtral", marks=pytest.mark.long)])
 def test_sums_and_derivatives_are_those_of_whole_rows(family, tmp_path, monkeypatch):
     folder, config = make(tmp_path / "base", family)
     model, params = load_model(folder)

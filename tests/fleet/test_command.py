@@ -48,6 +48,7 @@ def test_a_fleet_makes_what_single_commands_make(arguments, whole, tmp_path):
     assert ours == single
 
 
+@pytest.mark.long
 def test_two_processes_make_the_same(arguments, whole, tmp_path):
     printed = fleet(*arguments, "--output", tmp_path / "fleet", "--workers", 2)
     assert "3 adapters: 3 repaired, 0 failed" in printed.stdout
@@ -64,13 +65,8 @@ def test_shares_of_many_machines_make_the_same(arguments, whole, tmp_path):
     assert fleets.made(tmp_path / "fleet") == whole[0]
 
 
-@pytest.mark.slow
-def test_kills_lose_nothing(arguments, whole, tmp_path):
-    fleets.kill_often(arguments, 1, whole[:2], tmp_path, random.Random(0))
-
-
 @pytest.mark.long
-def test_many_kills_lose_nothing(arguments, whole, tmp_path):
+def test_kills_lose_nothing(arguments, whole, tmp_path):
     fleets.kill_often(arguments, 20, whole[:2], tmp_path, random.Random(1))
 
 

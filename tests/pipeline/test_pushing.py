@@ -82,6 +82,7 @@ def test_destinations_are_checked_without_writing(files, tmp_path):
     assert not list((tmp_path / REPO).iterdir())
 
 
+@pytest.mark.long
 def test_the_command_pushes_what_passes_and_the_card_has_the_figures(files, tmp_path):
     requests = [f"--{name}={place}" for name, place in write_requests(tmp_path, 16, 16).items()]
     given = [

@@ -23,6 +23,7 @@ def jobs(folder):
     return make_jobs(folder / "files", {DRAW: "1"})  # as those that are not forked
 
 
+@pytest.mark.long
 def test_surroundings_do_not_matter(folder, jobs):
     """All at once: what made a difference would make one here too.
 
