@@ -7,6 +7,8 @@ from nlsr_jax.formats.peft import save_adapter
 from tests.oracles import mixed, random_adapter
 from tests.tiny_base import save_base, save_rows
 
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 10\n"
+"""What Git leaves in place of a file that Git LFS keeps."""
 SIZES = {"q_proj": (32, 32), "v_proj": (32, 16), "down_proj": (48, 32)}
 
 

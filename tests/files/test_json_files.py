@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.json_files import MAX_DEPTH, read_json_object
-
-LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 10\n"
+from tests.adapter_files import LFS
 
 
 def refusal(path, **arguments):
@@ -43,6 +42,7 @@ def refusal(path, **arguments):
         (b'{"' + b"k" * 200 + b'": 1, "' + b"k" * 200 + b'": 1}', "the key 'kkk"),
         (b'{"r": NaN}', "holds NaN"),
         (b'{"r": -Infinity}', "holds -Infinity"),
+        (b'{"r": 1e999999, "b": Infinity}', "holds Infinity"),
         (b'{"a": ' + b"[" * MAX_DEPTH, f"deeper than {MAX_DEPTH}"),
         (b'{"a": ' * 100_000, f"deeper than {MAX_DEPTH}"),
         (b'{"a": ' + b"7" * 10_000 + b"}", "not usable JSON"),
@@ -52,6 +52,12 @@ def test_bad_content(tmp_path, content, message):
     path = tmp_path / "adapter_config.json"
     path.write_bytes(content)
     assert message in refusal(path)
+
+
+def test_a_byte_order_mark_and_brackets_in_text_are_read(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps({"a": "[" * 500}).encode())
+    assert read_json_object(path, "x") == {"a": "[" * 500}
 
 
 def test_what_is_no_file(tmp_path):
