@@ -22,6 +22,11 @@ FLAGS = flags.FLAGS
 def define_flags(rounds: int) -> None:
     """Define the flags of all benchmarks; ``rounds`` is the default number of rounds."""
     flags.DEFINE_integer("rounds", rounds, "Number of rounds of both sides.", lower_bound=1)
+    define_results()
+
+
+def define_results() -> None:
+    """Define the flag of the results' folder."""
     path_flags.define_output("results", "benchmarks/results", "Folder of the results file.")
 
 

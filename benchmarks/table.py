@@ -3,8 +3,8 @@
   python -m benchmarks.table [--results benchmarks/results docs/benchmarks.md]
 
 Prints the tables and, in each file given, replaces everything between the marks `<!-- NAME -->` and
-`<!-- end of NAME -->` with them: `benchmarks` from latest.jsonl, and where `make bench-real` has written
-whole_commands.jsonl, `whole commands` and `stages` from it.
+`<!-- end of NAME -->` with them: `benchmarks` from latest.jsonl, and where they have been written, `fleets`
+from fleet.jsonl, and `whole commands` and `stages` from whole_commands.jsonl of `make bench-real`.
 """
 
 import json
@@ -20,7 +20,8 @@ from nlsr_jax.files.paths import expand
 
 FLAGS = flags.FLAGS
 NAME, WHOLE_NAME, STAGES_NAME = "benchmarks", "whole commands", "stages"
-WHOLE_FILE = "whole_commands.jsonl"
+FLEET_NAME = "fleets"
+WHOLE_FILE, FLEET_FILE = "whole_commands.jsonl", "fleet.jsonl"
 TITLES = {
     "identification": "identification of one 8B layer, 4096 positions, rank 128, against the published algorithm",
     "identification_as_run": "the same, with the rank that the paper's program keeps (102 in place of 26)",
@@ -52,6 +53,11 @@ WHOLE = {
     "exam": "the same with 72 task rows, and the judge",
 }
 """The same of whole_commands.jsonl."""
+FLEET = {
+    "fleet": "`nlsr fleet` of 64 adapters of the tiny base in one process, against single commands",
+    "fleet_workers_2": "the same in two processes",
+}
+"""The same of fleet.jsonl."""
 STAGES = {
     "start": "start and imports",
     "read base model": "read base and adapters",
@@ -133,6 +139,8 @@ def replace(text: str, new: str, name: str = NAME) -> str:
 def tables(folder: pathlib.Path) -> dict[str, str]:
     """Return the tables of the results in a folder, by the names of their marks."""
     found = {NAME: table(read_results(folder / "latest.jsonl"), TITLES)}
+    if (folder / FLEET_FILE).exists():
+        found[FLEET_NAME] = table(read_results(folder / FLEET_FILE), FLEET)
     if (folder / WHOLE_FILE).exists():
         whole = read_results(folder / WHOLE_FILE)
         found |= {WHOLE_NAME: table(whole, WHOLE), STAGES_NAME: stages(whole)}
