@@ -106,4 +106,4 @@ def test_the_page_of_benchmarks():
         )
     assert table_of(page(BENCHMARKS), "| run | time |") == [*STREAMED]
     assert unchecked(BENCHMARKS, (), MEASURED, NAMES) == []
-    assert len(tables_of_figures(BENCHMARKS)) == 2
+    assert len(tables_of_figures(BENCHMARKS)) == 3
