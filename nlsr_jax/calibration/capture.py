@@ -323,7 +323,7 @@ def sum_loss_gradients(
       InputError: an adapter or a batch that does not fit.
     """
     check_adapter_fits(adapter, model.config, "adapter")
-    adapter, rows = _wide(adapter), _answered_rows(model, batches)
+    adapter, rows = _wide(adapter), answered_rows(model, batches)
     if isinstance(params, StreamedParams):
         parts = iter([stream_factor_gradient(sum_losses, model, params, adapter, rows)])
     else:
@@ -357,7 +357,7 @@ def sum_each_gradient(
     wide = [_wide(adapter) for adapter in adapters]
     before = [known or _nothing(wide[0].factors) for known in so_far or [None] * len(wide)]
     stacked = dataclasses.replace(wide[0], factors=_stack([dict(one.factors) for one in wide]))
-    parts = over_batches(_measure_each_gradient, model, params, stacked, _answered_rows(model, batches))
+    parts = over_batches(_measure_each_gradient, model, params, stacked, answered_rows(model, batches))
     total = functools.reduce(_add, parts, _stack(before))
     return [jax.tree.map(lambda leaf, i=i: leaf[i], total) for i in range(len(wide))]
 
@@ -371,7 +371,16 @@ def _measure_each_gradient(model, params, adapters: Adapter, batch: Rows):
     return jax.vmap(lambda one: _measure_loss_gradient(model, params, one, batch))(adapters)
 
 
-def _answered_rows(model: Llama, batches: Iterable) -> Iterator[Rows]:
+def answered_rows(model: Llama, batches: Iterable) -> Iterator[Rows]:
+    """Yield the rows of batches for a gradient of the loss, with what they begin with alike cut off.
+
+    Args:
+      model: that will run over them.
+      batches: of ``(tokens, response_mask)``, each ``[B, T]``, padded on the right.
+
+    Raises:
+      InputError: a batch that does not fit.
+    """
     for batch in batches:
         if len(batch) != 2:
             raise InputError(f"the gradient of the loss takes batches of 2 arrays, found {len(batch)}")
