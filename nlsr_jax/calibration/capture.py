@@ -239,16 +239,17 @@ def _add(first, second):
 
 def mean_of(parts: Iterable[tuple], like: Any) -> Any:
     """Return the mean over rows of sums and counts; zeros like ``like`` where there is none."""
-    return _divided(*functools.reduce(_add, parts, _nothing(like)))
+    return divided(*functools.reduce(_add, parts, _nothing(like)))
 
 
 def _nothing(like: Any) -> tuple[Any, np.ndarray]:
-    """Return sums and a count of no rows, by no program."""
+    """Return the sums and the count of no rows, in host memory: nothing is compiled for them."""
     return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like), np.zeros((), np.float32)
 
 
 @jax.jit
-def _divided(total, count):
+def divided(total: Any, count: jax.Array) -> Any:
+    """Return a tree of sums over rows divided by their count, a float32 scalar; zeros stay where it is 0."""
     return jax.tree.map(lambda leaf: leaf / jnp.maximum(count, 1), total)
 
 
@@ -304,7 +305,7 @@ def collect_loss_gradient(model: Llama, params: Params, adapter: Adapter, batche
     Raises:
       InputError: an adapter or a batch that does not fit.
     """
-    return mean_of([sum_loss_gradients(model, params, adapter, batches)], _wide(adapter).factors)
+    return divided(*sum_loss_gradients(model, params, adapter, batches))
 
 
 def sum_loss_gradients(
