@@ -41,7 +41,7 @@ class Outcome(NamedTuple):
 
 
 Told = Callable[[Outcome], None]
-"""Called with every outcome."""
+"""Called with the outcome of every task that this process has settled, by one thread at a time."""
 
 
 class Fleet:
@@ -65,7 +65,7 @@ class Fleet:
         together: int = 1,
     ):
         self.folder, self.attempt, self._overwrite, self._mesh = folder, attempt, overwrite, mesh
-        self._together = together
+        self._together, self._telling = together, threading.Lock()
         self._passes = Together(together) if together > 1 and hardware.shares_passes() else None
         self._shared = Shared(2, self._passes)
 
@@ -74,7 +74,7 @@ class Fleet:
 
         Args:
           tasks: the tasks.
-          told: called with every outcome, as it comes.
+          told: see ``Told``; called as soon as an outcome is known.
 
         Returns:
           The outcomes in the order of the tasks.
@@ -126,7 +126,8 @@ class Fleet:
                 known = self._known(task)
                 found[task.output] = known or self._settle(task)
                 if known is None:
-                    told(found[task.output])
+                    with self._telling:
+                        told(found[task.output])
 
     def _known(self, task: Task) -> Outcome | None:
         """Return what has become of a task in another process of this run of the fleet."""
