@@ -1,4 +1,4 @@
-"""Customers' adapters of the tiny base, made from the shipped ones, none like another."""
+"""Customers' adapters of the tiny base, made from the shipped ones and all different."""
 
 import json
 import pathlib

@@ -341,13 +341,16 @@ def sum_each_gradient(
 ) -> list[tuple[Gradients, jax.Array]]:
     """Return ``sum_loss_gradients`` of several adapters, by one pass that reads the base's weights once for all.
 
-    What is in memory for the derivative is there N times. Results are those of single passes up to rounding.
+    The intermediate results are in memory N times. The sums are those of single passes up to rounding.
 
     Args:
       model, params: from ``load_model``; in memory.
       adapters: N adapters of one structure.
       batches: see ``collect_loss_gradient``.
       so_far: see ``sum_loss_gradients``, one for each adapter.
+
+    Returns:
+      The result of ``sum_loss_gradients`` for each adapter.
 
     Raises:
       InputError: adapters that do not fit the model or one another, or a batch that does not fit.

@@ -258,7 +258,7 @@ def _measure(data: CalibrationData, model: Any, params: Any, reference: Adapter,
 
 
 def check_evidence(found: Any, dtype: str, beta: float) -> None:
-    """Refuse what a calibration pass gives where it is no number; masks of it would mean nothing.
+    """Refuse evidence that holds NaN or infinite numbers, because its masks would mean nothing.
 
     Raises:
       InputError: naming the module.
