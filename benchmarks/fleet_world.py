@@ -1,4 +1,4 @@
-"""Customers' adapters of the tiny base, made from the shipped ones, none like another."""
+"""Customers' adapters of the tiny base, made from the shipped ones and all different."""
 
 import json
 import pathlib
@@ -44,7 +44,7 @@ def make_world(folder: pathlib.Path, situation: str, count: int) -> World:
     aligned, finetuned = (load_adapter(SHIPPED / name) for name in ("dpo", "finetuned_sst2"))
     base, flags = SHIPPED / "base", ("--aligned", str(SHIPPED / "dpo"))
     if situation == "instruct":
-        base, flags = _save_instruct(folder / "instruct", aligned), ()
+        base, flags = save_instruct(folder / "instruct", aligned), ()
         finetuned = truncate(concatenate(finetuned, aligned, (1.0, -1.0)), 16)
         aligned = jax.tree.map(jnp.zeros_like, finetuned)
     places = []
@@ -73,7 +73,8 @@ def _customer(number: int, aligned: Adapter, finetuned: Adapter) -> Adapter:
     return Adapter(jax.tree.map(moved, aligned.factors, finetuned.factors), finetuned.scaling)
 
 
-def _save_instruct(folder: pathlib.Path, aligned: Adapter) -> pathlib.Path:
+def save_instruct(folder: pathlib.Path, aligned: Adapter) -> pathlib.Path:
+    """Write the tiny base with an adapter merged, unless the folder exists; returns the folder."""
     if folder.exists():
         return folder
     model, params = load_model(SHIPPED / "base")

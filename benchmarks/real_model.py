@@ -6,9 +6,8 @@ On `--base`, an instruct model with a chat template, in float32. `train_sft`: si
 fresh adapter, against AdamW and PEFT. `train_dpo`: six steps of 4 pairs with the reference policy, against TRL's
 trainer. `generation`: greedy answers of `--adapter` to the exam's 120 requests, 40 tokens, against
 `model.generate`. `exam`: these, with `--tasks` also 72 rows of sst2, and the judge. The sides alternate in one
-process, without loading and compilation. Tokens a second count the rows' own tokens; `computed` is positions
-computed over the rows' own. Run
-time: twenty minutes on two cores.
+process, without loading and compilation. Tokens a second count the rows' own tokens. Run time: twenty minutes on
+two cores.
 """
 
 import json
@@ -205,56 +204,6 @@ class Peer:
                 **given, max_new_tokens=longest, do_sample=False, pad_token_id=self.tokenizer.pad_token_id
             )
         return self.tokenizer.batch_decode(made[:, given["input_ids"].shape[1] :], skip_special_tokens=True)
-
-
-def positions(lengths: Sequence[int], padded: Sequence[tuple[int, int]], prefix: int = 0) -> dict[str, float]:
-    """Return the rows' own positions, those computed, and their ratio.
-
-    Args:
-      lengths: of the rows.
-      padded: ``(rows, length)`` of every batch.
-      prefix: tokens that every batch computes once for all rows.
-    """
-    computed = sum(rows * length + prefix for rows, length in padded)
-    return {"own": sum(lengths), "computed": computed, "waste": round(computed / sum(lengths), 3)}
-
-
-def count_positions(inputs: Inputs, peer: Peer, calibration: Sequence) -> dict[str, dict]:
-    """Return the positions of both sides: the calibration rows, the steps of SFT, and reading the exam's requests.
-
-    Args:
-      inputs: the rows.
-      peer: encodes them.
-      calibration: encoded calibration rows.
-    """
-    from benchmarks.torch_realign import BATCH, by_length
-    from nlsr_jax.data.calibration import batches
-    from nlsr_jax.evaluation.batching import in_order
-    from nlsr_jax.evaluation.responses import shared_beginning
-
-    rows = [row[0].ids for row in calibration]
-    found: dict[str, dict] = {}
-    shared = shared_beginning(rows) // 8 * 8
-    ours = [(len(tokens), tokens.shape[1] - shared) for tokens, _ in batches(calibration, BATCH, 512)]
-    theirs = [(len(part), max(map(len, part))) for part in by_length(rows, BATCH, len)]
-    lengths = list(map(len, rows))
-    found["calibration"] = {"ours": positions(lengths, ours, shared), "peer": positions(lengths, theirs)}
-
-    texts = [peer.ids(row, row.response)[0] for row in inputs.rows]
-    lengths, longest = list(map(len, texts)), max(map(len, texts))
-    shared = shared_beginning(texts) // 8 * 8
-    ours = [(ROWS, min(-(-(longest - shared) // 8) * 8, LENGTH - shared))] * STEPS
-    theirs = [tuple(tokens.shape) for tokens, _, _ in peer.batches]
-    found["train_sft"] = {"ours": positions(lengths, ours, shared), "peer": positions(lengths, theirs)}
-
-    requests = inputs.exam._replace(rows=[]).prompts()
-    prompts = [peer.tokenizer(text, add_special_tokens=False)["input_ids"] for text in requests]
-    lengths, shared = list(map(len, prompts)), shared_beginning(prompts)
-    rest = [ids[shared:] for ids in prompts]
-    ours = [tuple(batch.tokens.shape) for batch in in_order(rest, batch_size=AT_ONCE, max_length=512)]
-    theirs = [(len(prompts), max(lengths))]
-    found["generation"] = {"ours": positions(lengths, ours, shared), "peer": positions(lengths, theirs)}
-    return found
 
 
 def own_tokens(peer: Peer, inputs: Inputs) -> dict[str, int]:

@@ -239,16 +239,17 @@ def _add(first, second):
 
 def mean_of(parts: Iterable[tuple], like: Any) -> Any:
     """Return the mean over rows of sums and counts; zeros like ``like`` where there is none."""
-    return _divided(*functools.reduce(_add, parts, _nothing(like)))
+    return divided(*functools.reduce(_add, parts, _nothing(like)))
 
 
 def _nothing(like: Any) -> tuple[Any, np.ndarray]:
-    """Return sums and a count of no rows, by no program."""
+    """Return the sums and the count of no rows, in host memory: nothing is compiled for them."""
     return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like), np.zeros((), np.float32)
 
 
 @jax.jit
-def _divided(total, count):
+def divided(total: Any, count: jax.Array) -> Any:
+    """Return a tree of sums over rows divided by their count, a float32 scalar; zeros stay where it is 0."""
     return jax.tree.map(lambda leaf: leaf / jnp.maximum(count, 1), total)
 
 
@@ -304,7 +305,7 @@ def collect_loss_gradient(model: Llama, params: Params, adapter: Adapter, batche
     Raises:
       InputError: an adapter or a batch that does not fit.
     """
-    return mean_of([sum_loss_gradients(model, params, adapter, batches)], _wide(adapter).factors)
+    return divided(*sum_loss_gradients(model, params, adapter, batches))
 
 
 def sum_loss_gradients(
@@ -323,7 +324,7 @@ def sum_loss_gradients(
       InputError: an adapter or a batch that does not fit.
     """
     check_adapter_fits(adapter, model.config, "adapter")
-    adapter, rows = _wide(adapter), _answered_rows(model, batches)
+    adapter, rows = _wide(adapter), answered_rows(model, batches)
     if isinstance(params, StreamedParams):
         parts = iter([stream_factor_gradient(sum_losses, model, params, adapter, rows)])
     else:
@@ -340,13 +341,16 @@ def sum_each_gradient(
 ) -> list[tuple[Gradients, jax.Array]]:
     """Return ``sum_loss_gradients`` of several adapters, by one pass that reads the base's weights once for all.
 
-    What is in memory for the derivative is there N times. Results are those of single passes up to rounding.
+    The intermediate results are in memory N times. The sums are those of single passes up to rounding.
 
     Args:
       model, params: from ``load_model``; in memory.
       adapters: N adapters of one structure.
       batches: see ``collect_loss_gradient``.
       so_far: see ``sum_loss_gradients``, one for each adapter.
+
+    Returns:
+      The result of ``sum_loss_gradients`` for each adapter.
 
     Raises:
       InputError: adapters that do not fit the model or one another, or a batch that does not fit.
@@ -357,7 +361,7 @@ def sum_each_gradient(
     wide = [_wide(adapter) for adapter in adapters]
     before = [known or _nothing(wide[0].factors) for known in so_far or [None] * len(wide)]
     stacked = dataclasses.replace(wide[0], factors=_stack([dict(one.factors) for one in wide]))
-    parts = over_batches(_measure_each_gradient, model, params, stacked, _answered_rows(model, batches))
+    parts = over_batches(_measure_each_gradient, model, params, stacked, answered_rows(model, batches))
     total = functools.reduce(_add, parts, _stack(before))
     return [jax.tree.map(lambda leaf, i=i: leaf[i], total) for i in range(len(wide))]
 
@@ -371,7 +375,16 @@ def _measure_each_gradient(model, params, adapters: Adapter, batch: Rows):
     return jax.vmap(lambda one: _measure_loss_gradient(model, params, one, batch))(adapters)
 
 
-def _answered_rows(model: Llama, batches: Iterable) -> Iterator[Rows]:
+def answered_rows(model: Llama, batches: Iterable) -> Iterator[Rows]:
+    """Yield the rows of batches for a gradient of the loss, with what they begin with alike cut off.
+
+    Args:
+      model: that will run over them.
+      batches: of ``(tokens, response_mask)``, each ``[B, T]``, padded on the right.
+
+    Raises:
+      InputError: a batch that does not fit.
+    """
     for batch in batches:
         if len(batch) != 2:
             raise InputError(f"the gradient of the loss takes batches of 2 arrays, found {len(batch)}")

@@ -10,13 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nlsr_jax.calibration.capture import check_response, mean_of, sum_losses
+from nlsr_jax.calibration.capture import answered_rows, mean_of, sum_losses
 from nlsr_jax.calibration.kernels import by_module, kernels_of, with_kernels
 from nlsr_jax.calibration.spread import over_batches
 from nlsr_jax.calibration.streamed_passes import stream_weight_gradients
-from nlsr_jax.errors import InputError
 from nlsr_jax.models.llama import Llama, hidden_states
-from nlsr_jax.models.shared_prefix import Rows, cut_prefix
+from nlsr_jax.models.shared_prefix import Rows
 from nlsr_jax.models.streamed import StreamedParams
 from nlsr_jax.modules import module_order
 from nlsr_jax.types import Params
@@ -41,7 +40,7 @@ def collect_weight_gradient(model: Llama, params: Params, batches: Iterable) -> 
       InputError: a batch that does not fit.
     """
     zeros = jax.tree.map(lambda kernel: jnp.zeros(kernel.shape, jnp.float32), kernels_of(params["layers"]))
-    found = mean_of(over_batches(_measure, model, params, None, _checked(model, batches)), zeros)
+    found = mean_of(over_batches(_measure, model, params, None, answered_rows(model, batches)), zeros)
     return by_module(model.config, jax.tree.map(np.asarray, found), axis=1)
 
 
@@ -59,18 +58,10 @@ def stream_weight_gradient(
     Raises:
       InputError: a batch that does not fit.
     """
-    for layer, found in stream_weight_gradients(sum_losses, model, params, _checked(model, batches)):
+    for layer, found in stream_weight_gradients(sum_losses, model, params, answered_rows(model, batches)):
         named = by_module(model.config, jax.tree.map(np.asarray, found), axis=0)
         for module in sorted(named, key=module_order):
             yield module, layer, named.pop(module)
-
-
-def _checked(model: Llama, batches: Iterable) -> Iterator[Rows]:
-    for batch in batches:
-        if len(batch) != 2:
-            raise InputError(f"the gradient of the loss takes batches of 2 arrays, found {len(batch)}")
-        check_response(model, *batch)
-        yield cut_prefix(model, *batch)
 
 
 def layer_by_layer(gradient: Mapping[str, Any]) -> Iterator[tuple[str, int, np.ndarray]]:

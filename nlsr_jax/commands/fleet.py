@@ -8,21 +8,21 @@ such as {"seed": 3, "sparsity": 0.97}. The other flags of nlsr realign hold for 
 working directory.
 
 The base, its tokenizer, the calibration rows, the direction of the alignment and whatever else does not depend on a
-customer's adapter are read or computed once. DIR/NAME receives what nlsr realign would write, byte for byte but for
-dates and seconds, whole or not at all. A job that fails costs only itself; the status is then 1. DIR/fleet.json is
-the table of all jobs, DIR/fleet.html its page.
+customer's adapter are read or computed once. DIR/NAME receives what nlsr realign would write, byte for byte except
+for dates and seconds, whole or not at all. A job that fails does not stop the others; the status is then 1.
+DIR/fleet.json is the table of all jobs in JOBS, DIR/fleet.html its page.
 
-The same command goes on after an interruption: an output of the same settings and inputs stays. One of other
-settings or inputs is an error of its job, and made again with --overwrite.
+The same command goes on after an interruption and after rows were appended to JOBS: an output of the same settings
+and inputs stays. If they differ, the job fails; with --overwrite its output is made again.
 
 --workers N runs the jobs in N processes, which suits a CPU. --together N repairs N adapters at the same time in
-each process: on a CPU in threads; on an accelerator they go through the base in one pass, whose results are those
-of passes alone up to rounding. For many machines, run the command on each with --share 1/8, --share 2/8 … and an
---output that all can access; a last call without --share writes table and page. On a Ray cluster one call does all
-of it: --workers 8 --ray auto.
+each process: on a CPU in threads; on an accelerator they go through the base in one pass, with the results of
+separate passes up to rounding. For many machines, run the command on each with --share 1/8, --share 2/8 … and an
+--output that all can access; then run it once without --share to write table and page. On a Ray cluster one command
+is enough: --workers 8 --ray auto.
 
-With --check every output is checked as by nlsr realign --check. The status is 1 where a job failed, a check fails
-or --only_if_passed withheld an output, and else 3 where a check has too few rows to tell.
+With --check the command checks every output as nlsr realign --check does. The status is 1 if a job failed, a check
+fails or --only_if_passed withheld an output; otherwise it is 3 if a check has too few rows to tell.
 """
 
 import dataclasses

@@ -6,6 +6,7 @@ import functools
 import os
 import pathlib
 import re
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from nlsr_jax.files.scratch import put_file, put_folder, recover, scratch
 
 _EXISTS = "output exists; name another or give --overwrite"
 _STATUS = pathlib.Path("/proc/self/status")
+_ASKING = threading.Lock()
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -188,12 +190,17 @@ def _put(put: Callable, new: pathlib.Path, path: pathlib.Path) -> None:
 
 
 def _umask() -> int:
-    """Return the umask, from the system where it tells: to set it would change the files of other threads."""
+    """Return the umask, from the system's status file where there is one.
+
+    Elsewhere a process learns its umask only by setting it. It is state of the whole process: if two threads did so
+    at the same time, one could restore the other's 0.
+    """
     with contextlib.suppress(OSError):
         if found := re.search(r"^Umask:\s*([0-7]+)$", _STATUS.read_text(), re.MULTILINE):
             return int(found[1], 8)
-    umask = os.umask(0)
-    os.umask(umask)
+    with _ASKING:
+        umask = os.umask(0)
+        os.umask(umask)
     return umask
 
 

@@ -1,4 +1,4 @@
-"""The folder of a fleet: one output for each job, and beside them how far each has come."""
+"""The folder of a fleet: the output and the state of every job."""
 
 import json
 import os
@@ -18,15 +18,15 @@ STATES = ".fleet"
 
 
 class State(NamedTuple):
-    """How far a job has come.
+    """The state of a job.
 
     Attributes:
       asked: digest of all that is asked for.
       attempt: the run of the fleet that began or ended it.
-      before: seal of the output that was there when it began; None where there was none.
-      error: why there is no output; None where there is one.
-      withheld: whether that is because the output did not pass its check.
-      seconds: that it took; None where it has not ended.
+      before: seal of the output that existed when the job began; None if there was none.
+      error: why there is no output; None if there is one.
+      withheld: whether there is no output because it did not pass its check.
+      seconds: duration of the job; None if it has not ended.
     """
 
     asked: str
@@ -79,19 +79,19 @@ class FleetFolder:
         return self.path / name
 
     def record(self, name: str) -> dict[str, Any] | None:
-        """Return the record of a job's output; None where there is none that can be read."""
+        """Return the record of a job's output; None if none can be read."""
         try:
             return read_json_object(self.output(name) / RECORD, "record")
         except InputError:
             return None
 
     def seal(self, name: str) -> str | None:
-        """Return the seal of a job's output; None where there is none."""
+        """Return the seal of a job's output; None if there is none."""
         seal = (self.record(name) or {}).get("seal")
         return seal if isinstance(seal, str) else None
 
     def state(self, name: str) -> State | None:
-        """Return how far a job has come; None where it was never begun."""
+        """Return the state of a job; None if it was never begun."""
         file = self._file(name)
         if not is_regular(file):
             return None
@@ -101,7 +101,7 @@ class FleetFolder:
             return None
 
     def keep(self, name: str, state: State) -> None:
-        """Write down how far a job has come.
+        """Write the state of a job.
 
         Raises:
           InputError: it cannot be written.

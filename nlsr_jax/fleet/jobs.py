@@ -38,7 +38,7 @@ def read_jobs(path: str | os.PathLike) -> list[Job]:
       path: JSONL, JSON, CSV or Parquet rows ``{"finetuned", "output"}`` and any flag of ``realign``.
 
     Raises:
-      InputError: rows that are no jobs, or two with one output.
+      InputError: no rows, a row that is not a job, or two rows with the same output.
     """
     place = expand(path)
     if not is_regular(place):

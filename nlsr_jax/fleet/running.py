@@ -1,4 +1,4 @@
-"""Run the jobs of a fleet, each at its own risk, alongside other processes that do the same."""
+"""Run the jobs of a fleet: one that fails does not stop the others, and several processes share the work."""
 
 import collections
 import contextlib
@@ -25,12 +25,12 @@ from nlsr_jax.progress import Stages
 
 
 class Outcome(NamedTuple):
-    """What became of a task.
+    """The outcome of a task.
 
     Attributes:
       task: the task.
-      error: why there is no output; None where there is one.
-      seconds: that it took in this run; 0 where the output was there before.
+      error: why there is no output; None if there is one.
+      seconds: duration of the task in this run of the fleet; 0 if the output existed before.
       withheld: whether there is no output because it did not pass its check.
     """
 
@@ -41,7 +41,7 @@ class Outcome(NamedTuple):
 
 
 Told = Callable[[Outcome], None]
-"""Called with every outcome."""
+"""Called with the outcome of every task that this process has settled, by one thread at a time."""
 
 
 class Fleet:
@@ -65,16 +65,16 @@ class Fleet:
         together: int = 1,
     ):
         self.folder, self.attempt, self._overwrite, self._mesh = folder, attempt, overwrite, mesh
-        self._together = together
+        self._together, self._telling = together, threading.Lock()
         self._passes = Together(together) if together > 1 and hardware.shares_passes() else None
         self._shared = Shared(2, self._passes)
 
     def run(self, tasks: Sequence[Task], told: Told = lambda outcome: None) -> list[Outcome]:
-        """Run the tasks whose outputs are not there, and wait for those that another process is running.
+        """Run the tasks that have no output yet, and wait for those that another process is running.
 
         Args:
           tasks: the tasks.
-          told: called with every outcome, as it comes.
+          told: see ``Told``; called as soon as an outcome is known.
 
         Returns:
           The outcomes in the order of the tasks.
@@ -92,7 +92,7 @@ class Fleet:
         return [found[task.output] for task in tasks]
 
     def _run_lanes(self, tasks: Sequence[Task], run: Callable[[Task], Any]) -> None:
-        """Run tasks in threads, each of which takes the next one when it has done its last."""
+        """Run tasks in threads, each of which takes the next task when it has ended one."""
         waiting, failures = collections.deque(tasks), list[BaseException]()
 
         def lane() -> None:
@@ -126,17 +126,18 @@ class Fleet:
                 known = self._known(task)
                 found[task.output] = known or self._settle(task)
                 if known is None:
-                    told(found[task.output])
+                    with self._telling:
+                        told(found[task.output])
 
     def _known(self, task: Task) -> Outcome | None:
-        """Return what has become of a task in another process of this run of the fleet."""
+        """Return the outcome of a task that another process of this run has ended; None if none has."""
         state = self.folder.state(task.output)
         if state is None or state.attempt != self.attempt or state.seconds is None:
             return None
         return Outcome(task, state.error, state.seconds, state.withheld)
 
     def _settle(self, task: Task) -> Outcome:
-        """Return what has become of a task, after it was run where that is needed."""
+        """Return the outcome of a task; run the task unless its output exists."""
         place = self.folder.output(task.output)
         recover(place)
         if task.error is not None:
@@ -165,7 +166,7 @@ class Fleet:
         return Outcome(task, error, seconds, withheld)
 
     def _is_made_by_another(self, task: Task) -> bool:
-        """Say whether another process has made the output meanwhile, where the file system has no locks."""
+        """Return whether another process has made the output meanwhile, on a file system without locks."""
         return self.folder.output(task.output).exists() and check_made(task, self.folder, self._shared) is None
 
     def _realign(self, task: Task) -> dict[str, Any]:
@@ -174,13 +175,13 @@ class Fleet:
         return realign_files(task.settings, self.folder.output(task.output), stages=Stages(show=False), **options)
 
     def _keep(self, task: Task, state: State) -> None:
-        """Write down the end of a task; where the disk is full, that is not another failure."""
+        """Write the state of a task that has ended; a full disk is not another failure."""
         with contextlib.suppress(InputError):
             self.folder.keep(task.output, state)
 
 
 def _describe(error: Exception) -> str:
-    """Return the line that says why a task has no output; what is not the input's fault is shown whole, too."""
+    """Return the line that says why a task has no output; print the traceback of an unexpected error."""
     if isinstance(error, NotPassed):
         return str(error)
     if isinstance(error, InputError):

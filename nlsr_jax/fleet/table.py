@@ -1,4 +1,4 @@
-"""The table of a fleet: what became of every job, with the figures of its repair."""
+"""The table of a fleet: the outcome of every job, with the figures of its repair."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""What is asked for of each job, and whether an output that is there is what is asked for."""
+"""What each job asks for, and whether an existing output is what it asks for."""
 
 import dataclasses
 import hashlib
@@ -34,7 +34,7 @@ class Task(NamedTuple):
     error: InputError | None = None
 
     def asked(self) -> str:
-        """Return a digest of all that decides the output, beside the content of the inputs."""
+        """Return a digest of all that decides the output, except for the content of the inputs."""
         if self.settings is None:
             return ""
         settings = dataclasses.asdict(with_absolute_paths(self.settings))
@@ -46,17 +46,17 @@ class Task(NamedTuple):
 
 
 def _described(value: Any) -> Any:
-    """Return what JSON cannot hold as it can: a check by what it asks for."""
+    """Return a value that JSON can hold: the description of a check, or the text of any other object."""
     return value.describe() if hasattr(value, "describe") else repr(value)
 
 
 def check_made(task: Task, folder: FleetFolder, shared: Shared) -> str | None:
-    """Say why the output of a task that is there is not what is asked for; None where it is.
+    """Return why the existing output of a task is not what the task asks for; None if it is.
 
     Args:
       task: the task.
       folder: of the fleet.
-      shared: knows the digests of files.
+      shared: keeps the digests of files.
     """
     record, state = folder.record(task.output), folder.state(task.output)
     if record is None or not isinstance(record.get("inputs"), dict):

@@ -8,7 +8,6 @@ Axis legend: B batch, T positions of a row, P of the prefix, N = P + B T, S = P 
 heads per kv head, H head dim, D embed.
 """
 
-import itertools
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -20,7 +19,7 @@ from nlsr_jax.models.attention import Scaling, attend
 
 WORTH = 16
 """Tokens of a common beginning from which on it is computed once."""
-STEP = 8
+_STEP = 8
 
 
 class Attending(Protocol):
@@ -78,19 +77,35 @@ def cut_prefix(model: Attending, tokens: Any, response: Any) -> Rows:
       response: ``[B, T]`` bool.
 
     Returns:
-      ``Rows``: the prefix, of a multiple of eight tokens, ends before the last token ahead of any response. It is
-      None where it has fewer than ``WORTH``.
+      ``Rows``: the prefix, of ``common_length`` tokens, ends before the last token ahead of any response. It is
+      None where that is 0.
     """
     host = np.asarray(tokens), np.asarray(response, bool)
     counted = host[1].any(axis=1)
     if not counted.any() or not can_share(model):
         return Rows(tokens, None, response)
     rows, first = host[0][counted], int(host[1][counted].argmax(axis=1).min())
-    same = (rows[:, : max(first - 1, 0)] == rows[0, : max(first - 1, 0)]).all(axis=0)
-    length = sum(1 for _ in itertools.takewhile(bool, same)) // STEP * STEP
-    if length < WORTH:
+    length = common_length(rows[:, : max(first - 1, 0)])
+    if not length:
         return Rows(tokens, None, response)
     return Rows(host[0][:, length:], None, host[1][:, length:], rows[0, :length])
+
+
+def common_length(rows: np.ndarray) -> int:
+    """Return how many tokens to compute once for rows that begin alike.
+
+    Args:
+      rows: ``[B, T]`` integers.
+
+    Returns:
+      A multiple of eight, at most T; 0 where fewer than ``WORTH`` are equal in all rows.
+
+    >>> common_length(np.arange(20) < np.array([[18], [20]]))
+    16
+    """
+    differs = np.append((rows != rows[0]).any(axis=0), True)
+    length = int(differs.argmax()) // _STEP * _STEP
+    return length if length >= WORTH else 0
 
 
 def pack(prefix: jax.Array | None, rows: jax.Array) -> jax.Array:

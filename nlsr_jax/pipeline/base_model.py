@@ -33,7 +33,7 @@ def load_base(path: str, settings: EvidenceSettings, run: Run, note: Callable[[s
 
 
 def load_shared_base(path: str, settings: EvidenceSettings, run: Run) -> tuple[tuple[Any, Any], list[str]]:
-    """Return ``load_base`` and what is odd about the files; several runs share one base in memory.
+    """Return ``load_base`` and notes on its files; several runs share one base in memory.
 
     A streamed base is opened by each of them: little of it is ever in memory.
     """

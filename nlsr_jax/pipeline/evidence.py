@@ -147,14 +147,18 @@ class CalibrationData:
         Args:
           finetuned: the whole fine-tuned adapter.
         """
+        from nlsr_jax.calibration.capture import divided
+
         self._first_half = self._sum_gradients(finetuned, self.half(0))
-        return _mean(self._first_half)
+        return divided(*self._first_half)
 
     def gradient(self, finetuned: Adapter) -> Any:
         """Return the gradient of all rows; see ``half_gradient``."""
+        from nlsr_jax.calibration.capture import divided
+
         known = self._first_half if self.in_halves else None
         batches = self.batches() if known is None else self.half(1)
-        return _mean(self._sum_gradients(finetuned, self.tracked(batches), known))
+        return divided(*self._sum_gradients(finetuned, self.tracked(batches), known))
 
     def _sum_gradients(self, finetuned: Adapter, batches: Iterable, known: tuple | None = None) -> tuple:
         model, params = self.base_with(self.model_of)
@@ -163,13 +167,6 @@ class CalibrationData:
     def tracked(self, batches: list[tuple]) -> Iterator[tuple]:
         """Yield batches and show how many are done."""
         return self.run.stages.track(batches, "calibration", len(batches))
-
-
-def _mean(found: tuple[Any, Any]) -> Any:
-    """Return the mean of a sum and a count."""
-    from nlsr_jax.calibration.capture import mean_of
-
-    return mean_of([found], found[0])
 
 
 def read_calibration(settings: EvidenceSettings, model: str, vocabulary: int, run: Run) -> Any:
@@ -261,7 +258,7 @@ def _measure(data: CalibrationData, model: Any, params: Any, reference: Adapter,
 
 
 def check_evidence(found: Any, dtype: str, beta: float) -> None:
-    """Refuse what a calibration pass gives where it is no number; masks of it would mean nothing.
+    """Refuse evidence that holds NaN or infinite numbers, because its masks would mean nothing.
 
     Raises:
       InputError: naming the module.

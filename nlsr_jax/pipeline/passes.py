@@ -1,7 +1,7 @@
 """Passes through the base: a run makes its own, or runs in several threads make one together.
 
 A pass together reads the base's weights once for all adapters, and its products are large where each alone is
-small. Its results are those of passes alone up to rounding.
+small. Its results are those of separate passes up to rounding.
 """
 
 import collections
@@ -135,7 +135,7 @@ class Together(Passes):
         return request.result
 
     def _go_on(self) -> None:
-        """Make a pass where every run waits for one: that which most of them ask for."""
+        """Once every run waits for a pass, make the pass that most of them ask for."""
         while self._waiting and len(self._waiting) >= self._runs and not self._stopped:
             key, _ = collections.Counter(one.key for one in self._waiting).most_common(1)[0]
             group = [one for one in self._waiting if one.key == key][: self._count]
@@ -144,7 +144,7 @@ class Together(Passes):
             self._turn.notify_all()
 
     def _serve(self, group: list[_Request]) -> None:
-        """Serve requests of one key; where that fails, each by itself, so that an error is that of its run."""
+        """Serve requests of one key; if that fails, serve each by itself, and give each its own error."""
         filled = [one.given for one in group] + [group[0].given] * (self._count - len(group))
         try:
             results = group[0].serve(filled)

@@ -37,7 +37,7 @@ class Shared:
         self._digest = functools.lru_cache(_DIGESTS)(lambda path, stamp: sha256(path))
 
     def once(self, name: str, key: Hashable, make: Callable[[], _Made]) -> _Made:
-        """Return a value, made where none with this name and key is kept."""
+        """Return the value with this name and key; make it if none is kept. One thread makes a value at a time."""
         with self._lock:
             made = self._made.setdefault(name, collections.OrderedDict())
             if key not in made:
@@ -48,12 +48,12 @@ class Shared:
             return made[key]
 
     def digest(self, path: pathlib.Path) -> str:
-        """Return the SHA-256 of a file, read again only where its stamp has changed."""
+        """Return the SHA-256 of a file, which is read again only if its stamp has changed."""
         return self._digest(path, stamp(path))
 
 
 def stamp(path: str | os.PathLike | None) -> Hashable:
-    """Return what changes with the content of a local file, or with the files of a folder; a hub id is itself."""
+    """Return a value that changes when a local file, or a file of a folder, is written; of a hub id the id."""
     if path is None:
         return None
     place = expand(path)

@@ -71,9 +71,9 @@ def aims(rows: _Rows, shown: Mapping[str, str]) -> str:
 
 
 def beside_aligned(rows: _Rows) -> str:
-    """Return a Markdown table of what repairs are beside the aligned and the fine-tuned models of the same cases.
+    """Return a Markdown table that compares repairs with the aligned and the fine-tuned models of the same cases.
 
-    A mean over the cases is followed by the worst case in brackets. All repairs of the rows are in it.
+    The worst case follows the mean over the cases, in brackets. The table holds all repairs of the rows.
     """
     lines = ["| situation | model | HS above aligned | change of FA | benign answered above the lower | keeps |"]
     lines.append("| --- | --- | --- | --- | --- | --- |")

@@ -193,7 +193,7 @@ def _rows(batch: Batch, task: Task, reference: np.ndarray) -> Rows:
 def _without_prefix(task: Task, settings: TrainingSettings) -> Task:
     """Take what all texts begin with out of them, where the objective reads responses alone."""
     plain = type(task.method) in (Method, Pairs, ReferencedPairs) and settings.objective in ("sft", "dpo", "simpo")
-    takes = plain and settings.accumulate == 1 and getattr(task.forward, "takes_prefix", False)
+    takes = plain and settings.accumulate == 1 and task.forward.takes_prefix
     length = shared_length(task.packed) if takes else 0
     if not length:
         return task

@@ -3,7 +3,7 @@
 import numpy as np
 
 from nlsr_jax.data.batching import Packed
-from nlsr_jax.models.shared_prefix import STEP, WORTH
+from nlsr_jax.models.shared_prefix import common_length
 
 
 def shared_length(packed: Packed) -> int:
@@ -13,15 +13,10 @@ def shared_length(packed: Packed) -> int:
       packed: the texts.
 
     Returns:
-      A multiple of ``STEP``; 0 where there are fewer than ``WORTH``.
+      See ``common_length``.
     """
     most = int(packed.starts.min()) - 1
-    if most < WORTH:
-        return 0
-    begins = packed.ids[packed.first.reshape(-1, 1) + np.arange(most)]
-    same = (begins == begins[0]).all(axis=0)
-    length = (most if same.all() else int(same.argmin())) // STEP * STEP
-    return length if length >= WORTH else 0
+    return common_length(packed.ids[packed.first.reshape(-1, 1) + np.arange(most)])
 
 
 def cut(packed: Packed, length: int) -> Packed:

@@ -3,13 +3,18 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from benchmarks import torch_realign
+from benchmarks.fleet_world import save_instruct
 from benchmarks.torch_realign import METHODS, Options
 from nlsr_jax.configs.tiny import SHIPPED
+from nlsr_jax.defenses.safelora import safelora
+from nlsr_jax.formats.peft import load_adapter
+from nlsr_jax.models import load_model
 from nlsr_jax.nlsr.settings import PUBLISHED, RECOMMENDED_ALONE
 from nlsr_jax.pipeline import realign_files
 from nlsr_jax.pipeline.settings import Settings
@@ -70,7 +75,28 @@ def test_the_published_repair_has_the_same_masks(given, tmp_path, monkeypatch):
     assert np.mean(apart) < 0.01
 
 
-@pytest.mark.parametrize("method", ["safelora", "resta"])
-def test_the_others_write_a_model(method, given, tmp_path):
-    METHODS[method](given)
-    assert any((tmp_path / "theirs").glob("*.safetensors"))
+@pytest.fixture
+def instruct(given, tmp_path):
+    """The same with the aligned adapter merged into the base, so that there is a safety vector."""
+    return given._replace(base=str(save_instruct(tmp_path / "instruct", load_adapter(SHIPPED / "dpo"))))
+
+
+def test_safelora_projects_the_modules_that_ours_projects(instruct):
+    METHODS["safelora"](instruct)
+    before, after = (load_adapter(place) for place in (instruct.finetuned, instruct.output))
+    ours = safelora(before, load_adapter(SHIPPED / "dpo"))
+    assert any(np.any(changed) for changed in ours.changed.values())
+    for module, factors in ours.adapter.factors.items():
+        # The vector is a difference of float32 weights here, and a product of factors there.
+        np.testing.assert_allclose(after.factors[module]["b"], factors["b"], atol=1e-4)
+
+
+def test_resta_adds_the_difference_of_aligned_and_unaligned_weights(instruct, tmp_path):
+    METHODS["resta"](instruct)
+    METHODS["resta"](instruct._replace(pretrained=instruct.base, output=str(tmp_path / "nothing added")))
+    names = (instruct.output, tmp_path / "nothing added", instruct.base, instruct.pretrained)
+    found, plain, aligned, unaligned = (load_model(name)[1] for name in names)
+    vector = jax.tree.map(lambda one, other: one - other, aligned, unaligned)
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(vector))
+    added = jax.tree.map(lambda one, other: one - other, found, plain)
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-6), added, vector)

@@ -1,8 +1,11 @@
 """Outputs appear whole or not at all."""
 
+import concurrent.futures
+import contextlib
 import errno
 import hashlib
 import os
+import threading
 
 import pytest
 
@@ -106,6 +109,28 @@ def test_outputs_have_the_permissions_of_files_that_programs_make(tmp_path):
         os.umask(before)
     made = [tmp_path / name for name in ("folder", "folder/file", "alone")]
     assert [path.stat().st_mode & 0o777 for path in made] == [0o750, 0o640, 0o640]
+
+
+def test_threads_that_ask_for_the_umask_leave_it_as_it_is(monkeypatch, tmp_path):
+    """Where the system has no status file: every thread sets the umask, and then waits for the others."""
+    umask, begun = os.umask, threading.Barrier(3)
+
+    def set_slowly(mask):
+        before = umask(mask)
+        if mask == 0:
+            with contextlib.suppress(threading.BrokenBarrierError):
+                begun.wait(0.05)
+        return before
+
+    monkeypatch.setattr(output, "_STATUS", tmp_path / "absent")
+    monkeypatch.setattr(os, "umask", set_slowly)
+    before = umask(0o027)
+    try:
+        with concurrent.futures.ThreadPoolExecutor(3) as pool:
+            assert list(pool.map(lambda _: output._umask(), range(3))) == [0o027] * 3
+        assert umask(0o027) == 0o027
+    finally:
+        umask(before)
 
 
 def test_an_output_that_appears_behind_the_last_check_is_kept(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from nlsr_jax.calibration.capture import sum_each_gradient, sum_loss_gradients
 from nlsr_jax.data import calibration
 from nlsr_jax.errors import InputError
 from nlsr_jax.fleet.folder import FleetFolder
-from nlsr_jax.fleet.running import Fleet
+from nlsr_jax.fleet.running import Fleet, Outcome
 from nlsr_jax.fleet.tasks import Task
 from nlsr_jax.formats.peft import load_adapter, save_adapter
 from nlsr_jax.models.llama import Llama
@@ -203,6 +203,21 @@ def test_refined_adapters_at_the_same_time_are_those_of_runs_of_their_own(custom
         json.loads(file.read_text())["refinement"]["share"] for file in tmp_path.glob("fleet/*/realignment.json")
     }
     assert len(shares) == 2, "the two adapters do not need different shares"
+
+
+def test_outcomes_are_told_one_at_a_time(tmp_path, monkeypatch):
+    """Each waits for a second one to be told meanwhile, which never comes."""
+    monkeypatch.setattr(Fleet, "_settle", lambda self, task: Outcome(task))
+    met, told = threading.Barrier(2), []
+
+    def tell(outcome):
+        told.append(outcome.task.output)
+        with pytest.raises(threading.BrokenBarrierError):
+            met.wait(0.1)
+
+    names = ["a", "b", "c", "d"]
+    Fleet(FleetFolder(tmp_path / "fleet"), "one", together=2).run([Task(n, n, None, {}) for n in names], tell)
+    assert sorted(told) == names
 
 
 @pytest.mark.long

@@ -6,6 +6,7 @@ import pytest
 
 from nlsr_jax.data.batching import pack
 from nlsr_jax.data.examples import Encoded
+from nlsr_jax.models import shared_prefix
 from nlsr_jax.training import loop, prefix
 from nlsr_jax.training.losses import TEXTS
 from nlsr_jax.training.step import adapter_forward
@@ -33,7 +34,7 @@ def test_training_is_that_on_whole_texts(objective, monkeypatch):
         16,
     )
     found = loop.train(jax.random.key(0), task, settings).trainable
-    monkeypatch.setattr(prefix, "WORTH", 100)
+    monkeypatch.setattr(shared_prefix, "WORTH", 100)
     expected = loop.train(jax.random.key(0), task, settings).trainable
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, atol=2e-4)

@@ -37,6 +37,9 @@ def bigram(trainable, frozen, tokens):
     return jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[:, 1:, None], axis=-1)[..., 0]
 
 
+bigram.takes_prefix = False
+
+
 def bigram_arrays(seed=0):
     """``(trainable, frozen)`` of ``bigram``."""
     rng = np.random.default_rng(seed)
