@@ -72,10 +72,13 @@ def test_benchmarks_by_name_from_local_files(files, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"harmful": "xstest"}, "harmful is xstest, which has other requests; expected rows or one of beavertails"),
+        (
+            {"harmful": "xstest"},
+            "harmful is xstest, whose requests are benign; expected rows or one of beavertails",
+        ),
         (
             {"harmless": "advbench"},
-            "harmless is advbench, which has other requests; expected rows or one of xstest",
+            "harmless is advbench, whose requests are harmful; expected rows or one of xstest",
         ),
         ({"harmful": "jailbreakbench", "data": {"jailbreakbench": "xstest.jsonl"}}, "no column 'Goal' holds a"),
         ({"second_judge": "guard"}, "--second_judge guard needs --second_judge_model; it is missing"),
