@@ -182,10 +182,9 @@ def batches(
       rows: encoded rows, each of one or two texts.
       batch_size: B; the last batch is filled up with rows that have no response positions.
       max_length: the longest sequence. Rows are sorted by ``bucket_length``; a batch has the bucket of its last
-        row.
-        T is the longest row of that bucket, rounded up to a multiple of 8, in the first bucket 32.
-      among: the rows that decide T, of which these are a part: all parts then share their programs. By default
-        these.
+        row. T is the longest row of that bucket, rounded up to a multiple of 8; in the first bucket it is 32.
+      among: the rows that decide T; ``rows`` are a part of them. All parts then share their programs. By default
+        ``rows``.
 
     Yields:
       ``(tokens [B, T] int32, response_mask [B, T] bool)`` for each text of a row, in a flat tuple.
