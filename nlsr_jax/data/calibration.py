@@ -23,7 +23,6 @@ from nlsr_jax.files.paths import check_regular, expand_text, is_folder
 from nlsr_jax.types import Tokenizer
 
 SHORTEST = 32
-_STEP = 8
 _TOKENIZER = "tokenizer_config.json"
 _IMPORTING = threading.Lock()
 
@@ -170,6 +169,11 @@ def bucket_length(length: int, max_length: int) -> int:
     return max(length, min(bucket, max_length))
 
 
+def round_up(length: int, step: int = 8) -> int:
+    """Return the least multiple of ``step`` that is at least ``length``."""
+    return step * -(-length // step)
+
+
 def batches(
     rows: Sequence[tuple[Encoded, ...]],
     batch_size: int,
@@ -197,7 +201,7 @@ def batches(
     for start in range(0, len(ordered), batch_size):
         group, arrays = ordered[start : start + batch_size], []
         bucket = bucket_length(_length(group[-1]), max_length)
-        length = bucket if bucket <= SHORTEST else min(_STEP * -(-longest[bucket] // _STEP), bucket)
+        length = bucket if bucket <= SHORTEST else min(round_up(longest[bucket]), bucket)
         for part in range(len(group[0])):
             arrays += _pad([row[part] for row in group], batch_size, length)
         yield tuple(arrays)
