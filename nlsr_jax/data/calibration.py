@@ -18,7 +18,7 @@ from nlsr_jax.data.examples import Encoded
 from nlsr_jax.data.row_shapes import Fields
 from nlsr_jax.data.rows import Note, no_note
 from nlsr_jax.data.templates import renders_turns
-from nlsr_jax.errors import InputError
+from nlsr_jax.errors import InputError, reason_of
 from nlsr_jax.files.paths import check_regular, expand_text, is_folder
 from nlsr_jax.types import Tokenizer
 
@@ -59,7 +59,7 @@ def load_tokenizer(path: str) -> Tokenizer:
         automatic = _of_transformers("AutoTokenizer")
         return automatic.from_pretrained(path, trust_remote_code=False, local_files_only=is_folder(path))
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = reason_of(error)
         raise InputError(f"{path}: no usable tokenizer ({reason})") from error
 
 
