@@ -29,7 +29,7 @@ def parse_flags(arguments: Sequence[str]) -> list[str]:
       arguments: the command line with the program's name.
 
     Returns:
-      What is no flag.
+      The arguments that are not flags.
 
     Raises:
       InputError: a flag that is not known or has a value that it cannot have.

@@ -74,7 +74,7 @@ def open_template(name: str) -> Template:
     """Return a template by name or file.
 
     Raises:
-      InputError: if the name is unknown, or the file cannot be read or is no template.
+      InputError: if the name is unknown, or the file cannot be read or is not a template.
     """
     if name in (NONE, ALPACA):
         return Template(name, None, turns=False)

@@ -129,7 +129,7 @@ def read_settings(values: Mapping[str, Any]) -> CheckSettings:
     """Return settings from their fields.
 
     Raises:
-      InputError: a name that is no field.
+      InputError: if a name is not a field.
     """
     known = list(CheckSettings.__dataclass_fields__)
     if unknown := sorted(set(values) - set(known)):
