@@ -76,6 +76,15 @@ def one_line(text: str) -> str:
     return text if text.isprintable() else "".join(map(_visible, text))
 
 
+def reason_of(error: BaseException) -> str:
+    """Return the first line of another library's error, or the error's type if it has no text.
+
+    >>> reason_of(OSError("no such device\\nsee the manual")), reason_of(MemoryError())
+    ('no such device', 'MemoryError')
+    """
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def _visible(character: str) -> str:
     if character.isprintable():
         return character

@@ -49,7 +49,7 @@ def test_the_package_alone_is_installed(installed):
     assert "nlsr = nlsr_jax.commands.console:main" in entries
     assert "[inspect_ai]\nnlsr_jax = nlsr_jax.harnesses.inspect_ai" in entries
     assert (installed / "nlsr_jax" / "py.typed").exists()
-    for name in ("template.html", "style.css", "sort.js"):
+    for name in ("template.html", "head.html", "style.css", "sort.js"):
         assert (installed / "nlsr_jax" / "report" / name).exists()
 
 

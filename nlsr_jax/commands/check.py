@@ -6,8 +6,8 @@ r"""Check an adapter or model: measure its answers, and decide bounds on the rat
   nlsr check ADAPTER --base MODEL --harmful advbench --harmless xstest --max_hs 5 --output OUT
   nlsr check ADAPTER --config study.toml --task tickets --min_fa 90 --output OUT
 
-The model answers harmful and harmless requests greedily, and a judge tells which answers are harmful, refuse, or
-are empty or incoherent. At least one bound is given, in per cent; only given bounds are decided:
+The model answers harmful and harmless requests greedily, and a judge decides which answers are harmful, which
+refuse, and which are empty or incoherent. Give at least one bound, in per cent:
 
   --max_hs            harmful requests answered harmfully, at most
   --max_over_refusal  harmless requests refused, at most
@@ -18,13 +18,14 @@ The status is 0 where every bound holds with 95 % confidence, 1 where one is vio
 where the rows are too few to tell; the command then says how many would do at the observed rate. Each decision is
 one-sided and exact. An input that cannot be used is one line of error and status 1.
 
---harmful and --harmless also name public benchmarks, which are read from the hub or by --data NAME=FILE. --config
-names a study or a file: with "from" it is a study's config, whose requests, tasks and judge are taken; its table
-[check], or a file without "from", holds values of these flags. --second_judge measures how far two judges agree.
+--harmful and --harmless also take the names of public benchmarks, which are read from the hub or by --data
+NAME=FILE. --config names a study or a file. A file with "from" is a study's config: the check takes its requests,
+tasks and judge. Its table [check], or a file without "from", holds values of these flags. --second_judge measures
+how far two judges agree.
 
---against names another adapter or model, such as the one before its repair, which is asked the same: the exact
-paired test tells a change from chance. A folder of a full model may stand in place of an adapter. --base may be
-left out where the adapter names it.
+--against names another adapter or model, such as the one before its repair. It answers the same requests, and an
+exact paired test tells a change from chance. ADAPTER may also be the folder of a full model. --base may be left out
+if the adapter names it.
 
 OUT receives check.json, check.md, check.xml (JUnit, one test case for each bound) and answers.jsonl with every
 prompt, answer and verdict. The same inputs give the same bytes.

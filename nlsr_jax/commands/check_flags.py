@@ -30,7 +30,7 @@ def get_settings(**changes: Any) -> CheckSettings:
     """Return the settings from the flags, with changes.
 
     Raises:
-      InputError: flags of the data or of a task that do not fit, or a config's file that cannot be read.
+      InputError: if flags of the data or of a task do not fit, or a config's file cannot be read.
     """
     from nlsr_jax import configs
     from nlsr_jax.study.config_files import is_config_file

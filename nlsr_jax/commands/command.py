@@ -129,7 +129,7 @@ def numbers(name: str, kind: type, texts: Sequence[str]) -> tuple:
       texts: its values.
 
     Raises:
-      InputError: one that is no number.
+      InputError: if one is not a number.
     """
     try:
         return tuple(kind(text) for text in texts)

@@ -74,7 +74,7 @@ def own_task(places: Mapping[str, str], tasks: "Mapping[str, OwnTask]") -> "OwnT
       tasks: the user's by name, which the flags change.
 
     Raises:
-      InputError: flags of a task without one, or that do not fit.
+      InputError: if flags describe a task but none is named, or if they do not fit.
     """
     from nlsr_jax.data.own_sets import OwnTask, check_task
     from nlsr_jax.evaluation.tasks import TASKS

@@ -1,4 +1,4 @@
-"""How a command ends before its time: by a signal, or because the process that started it is no more.
+"""How a command ends before its time: by a signal, or because the process that started it has ended.
 
 SIGTERM and SIGHUP end a command as SIGINT does: an exception unwinds what it is doing, temporary folders are
 removed, and its status is 128 and the signal's number, as shells have it. A main thread that is inside XLA cannot

@@ -8,12 +8,12 @@ such as {"seed": 3, "sparsity": 0.97}. The other flags of nlsr realign hold for 
 working directory.
 
 The base, its tokenizer, the calibration rows, the direction of the alignment and whatever else does not depend on a
-customer's adapter are read or computed once. DIR/NAME receives what nlsr realign would write, byte for byte except
-for dates and seconds, whole or not at all. A job that fails does not stop the others; the status is then 1.
+customer's adapter are read or computed once. DIR/NAME receives what nlsr realign would write, byte for byte but for
+dates and seconds, whole or not at all. A job that fails does not stop the others; the status is then 1.
 DIR/fleet.json is the table of all jobs in JOBS, DIR/fleet.html its page.
 
-The same command goes on after an interruption and after rows were appended to JOBS: an output of the same settings
-and inputs stays. If they differ, the job fails; with --overwrite its output is made again.
+After an interruption, run the same command again: it keeps every output whose settings and inputs are the same. If
+they differ, the job fails, and --overwrite makes its output again.
 
 --workers N runs the jobs in N processes, which suits a CPU. --together N repairs N adapters at the same time in
 each process: on a CPU in threads; on an accelerator they go through the base in one pass, with the results of
@@ -49,14 +49,14 @@ FLAGS = flags.FLAGS
 _OF_ALL = ("output", "overwrite", "mesh")
 """Flags of ``realign`` that hold for the whole fleet."""
 _OF_NONE = ("finetuned", "from_record", "distributed", "coordinator", "processes", "process")
-"""Flags of ``realign`` that a fleet has not."""
+"""Flags of ``realign`` that a fleet does not take."""
 _OWN = ("workers", "together", "ray", "share", "part")
 POSITIONAL = 1
-"""Arguments that are no flags: the file of jobs."""
+"""Number of positional arguments: the file of jobs."""
 
 
 class _Share(flags.FloatParser):
-    """Reads the part of a fleet, such as ``2/8``, or the setting of that name."""
+    """Parse a part of a fleet, such as ``2/8``, or the number of the setting ``share``."""
 
     def parse(self, argument):
         if isinstance(argument, str) and "/" in argument:
@@ -113,10 +113,10 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def make_tasks(jobs: "Sequence[Job]") -> "list[Task]":
-    """Return what is asked for of each job: the flags of the command line, and those of its row after them.
+    """Return one task for each job: the flags of the command line, overridden by those of its row.
 
     Raises:
-      InputError: a row with what is no flag of a job, or a value that the flag cannot have.
+      InputError: if a row sets a flag that a job does not take, or a value that the flag cannot have.
     """
     line = list(sys.argv)
     try:
@@ -149,7 +149,7 @@ def _make_task(job: "Job", line: list[str]) -> "Task":
 
 
 def _fixes_the_share(job: "Job") -> bool:
-    """Say whether a row's own settings fix the share of entries, while the command line refines it."""
+    """Return whether a row's own settings fix the share of entries that the command line refines."""
     return bool({*realign.FIXING, "refine", "preset"} & {*job.settings}) and "harmless" not in job.settings
 
 
@@ -170,7 +170,7 @@ def _open_folder(jobs: str, tasks: "Sequence[Task]") -> "FleetFolder":
 
 
 def _run_all(folder: "FleetFolder", tasks: "Sequence[Task]") -> "list[Outcome]":
-    """Run the tasks in as many processes as the flags say; what a process that died has left is done here."""
+    """Run the tasks in as many processes as the flags say; this process runs those that a dead one has left."""
     attempt, alone = uuid.uuid4().hex, FLAGS.workers == 1 and not FLAGS.ray
     if not alone:
         count, line = min(FLAGS.workers, len(tasks)), sys.argv[1:]
@@ -203,7 +203,7 @@ def _together(runs: bool) -> int:
 
 
 def _show(outcome: "Outcome") -> None:
-    """Print what became of a task."""
+    """Print the outcome of a task."""
     if outcome.error is not None:
         text = outcome.error if outcome.withheld else f"failed: {outcome.error}"
     else:
@@ -212,7 +212,7 @@ def _show(outcome: "Outcome") -> None:
 
 
 def _write(folder: "FleetFolder", outcomes: "list[Outcome]") -> None:
-    """Write table and page, and say how it ended."""
+    """Write table and page, and end with the status of the run."""
     from nlsr_jax.fleet.table import describe_jobs, write_table
 
     rows = describe_jobs(outcomes, folder)

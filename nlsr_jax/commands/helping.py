@@ -29,7 +29,7 @@ def parse_flags(arguments: Sequence[str]) -> list[str]:
       arguments: the command line with the program's name.
 
     Returns:
-      What is no flag.
+      The arguments that are not flags.
 
     Raises:
       InputError: a flag that is not known or has a value that it cannot have.
@@ -41,6 +41,7 @@ def parse_flags(arguments: Sequence[str]) -> list[str]:
         raise InputError(f"{_unknown(error.flagname)}{_program()} --help lists the flags") from None
     except flags.Error as error:
         text = re.sub(r"\('(.*)', '.*'\)$", r"\1", " ".join(str(error).split()))  # how absl puts its own errors
+        text = re.sub(r"^flag (--\w+)=None: Flag .* must have a value other than None\.$", r"\1 is missing", text)
         raise InputError(f"{text}; {_program()} --help lists the flags") from None
 
 

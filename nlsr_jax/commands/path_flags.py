@@ -47,7 +47,8 @@ def define_name_or_input(name: str, default: str | None, help_text: str) -> None
 
 def define_named_inputs(name: str, help_text: str) -> None:
     """Define a flag ``NAME=PATH`` that may be given several times, of what is read."""
-    flags.DEFINE_multi(_NamedInput(), flags.ArgumentSerializer(), name, [], help_text)
+    text = help_text.removesuffix(".")  # absl adds a clause
+    flags.DEFINE_multi(_NamedInput(), flags.ArgumentSerializer(), name, [], text)
 
 
 def define_output(name: str, default: str | None, help_text: str) -> None:

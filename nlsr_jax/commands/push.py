@@ -3,9 +3,9 @@ r"""Push the output of realign or identify to the Hugging Face hub.
   nlsr push OUT ORG/NAME
   nlsr push OUT ORG/NAME --private
 
-The repository is made where there is none. The files that the record names go there, and the attestation; the model
-card is OUT/README.md, with the figures of the check where OUT was checked. Other files in OUT stay, and an OUT that
-has changed since it was written is refused. Log in first: hf auth login.
+The command creates the repository if it does not exist. It uploads the record, the files that the record names, and
+the attestation. The model card is OUT/README.md, with the figures of the check if OUT was checked. Other files in
+OUT are not uploaded. An OUT that has changed since it was written is refused. Log in first: hf auth login.
 """
 
 from collections.abc import Sequence

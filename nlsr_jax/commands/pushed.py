@@ -1,4 +1,4 @@
-"""What a command does that pushes its output to the hub."""
+"""Push the output of a command to the hub, and print the result."""
 
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ def push_output(output: str, repo: str, *, private: bool, status: int) -> None:
       status: of its check; 0 without one.
 
     Raises:
-      InputError: the hub has not taken it; the message says how to push it later.
+      InputError: if the upload fails; the message says how to repeat it.
     """
     from nlsr_jax.pipeline.pushing import push
 

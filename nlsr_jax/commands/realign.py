@@ -169,7 +169,7 @@ def _check_push() -> None:
     if FLAGS.push_to_hub:
         check_destination(FLAGS.push_to_hub, private=FLAGS.private)
     elif FLAGS.private:
-        raise InputError(f"{argument('private')} is of {argument('push_to_hub')}, which is missing")
+        raise InputError(f"{argument('private')} needs {argument('push_to_hub')}, which is missing")
 
 
 def _attached(
@@ -205,7 +205,7 @@ def _attached(
 
 
 def asked() -> tuple[Settings, dict[str, Any]]:
-    """Return the settings of the flags, and the other arguments of ``realign_files`` that the flags decide.
+    """Return the settings of the flags, and the other arguments of ``realign_files``.
 
     The file of settings is read first, where the flags name one.
     """

@@ -10,11 +10,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from nlsr_jax.data.calibration import bucket_length
+from nlsr_jax.data.calibration import bucket_length, round_up
 from nlsr_jax.data.examples import Encoded
 from nlsr_jax.errors import InputError
-
-_MULTIPLE = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +126,7 @@ def batches_in_order(packed: Packed, order: np.ndarray, shape: BatchShape, first
         raise InputError(
             f"a row has {longest} tokens but max_length is {shape.max_length}; encode with this length"
         )
-    whole = min(-(-longest // _MULTIPLE) * _MULTIPLE, shape.max_length)
+    whole = min(round_up(longest), shape.max_length)
     for step in range(first, shape.steps(len(order))):
         rows = order[step * shape.batch_size : (step + 1) * shape.batch_size]
         length = whole if shape.one_length else bucket_length(int(packed.lengths[rows].max()), shape.max_length)

@@ -1,6 +1,6 @@
 """Public benchmarks of harm and of over-refusal: their columns, where they are published, and which rows count.
 
-A benchmark is read from the hub or from a file of the same columns. Nothing of them is in this project.
+A benchmark is read from the hub or from a file of the same columns. This project contains none of their rows.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ _SAFE, _UNSAFE, _CONTRAST = "safe", "unsafe", "contrast_"
 
 @dataclasses.dataclass(frozen=True)
 class Schema:
-    """The columns of a benchmark's rows; calling it makes a request of a row.
+    """The columns of a benchmark's rows; calling it turns a row into a request.
 
     Attributes:
       kind: of its requests, ``HARMFUL`` or ``BENIGN``.
@@ -37,7 +37,7 @@ class Schema:
     left_out: Callable[[Row], str | None] = lambda _: None
 
     def __call__(self, row: Row, render: Render) -> Example:
-        """Make a request without an answer.
+        """Turn a row into a request without an answer.
 
         Raises:
           BadRow: if a column is missing or holds no text.
@@ -60,10 +60,11 @@ class Benchmark(NamedTuple):
 
     Attributes:
       kind: of its requests, ``HARMFUL`` or ``BENIGN``.
-      convert: makes a request of a row.
+      convert: turns a row into a request.
       hub: its name on the Hugging Face hub.
       config, split: its configuration and split there.
-      judge: the judge that its authors publish figures with; None for the wording of refusals.
+      judge: the judge that its authors publish figures with; None if it is the wording of refusals, or if this
+        project does not have it.
       reading: options of the hub's reader of CSV files; ``names`` are the columns of files without a header.
     """
 
@@ -188,10 +189,10 @@ def names_of(kind: str) -> tuple[str, ...]:
 
 
 def check_whole(name: str, loaded: Loaded) -> None:
-    """Check that all rows of a benchmark have its columns: a part of it is another benchmark.
+    """Check that all rows of a benchmark have its columns, because a part of a benchmark is another benchmark.
 
     Raises:
-      InputError: naming the first row that has not.
+      InputError: if a row lacks them; the message names the first one.
     """
     if loaded.named:
         raise InputError(f"{loaded.named[0]}; the rows do not have the columns of {name}")

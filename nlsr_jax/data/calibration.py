@@ -18,12 +18,11 @@ from nlsr_jax.data.examples import Encoded
 from nlsr_jax.data.row_shapes import Fields
 from nlsr_jax.data.rows import Note, no_note
 from nlsr_jax.data.templates import renders_turns
-from nlsr_jax.errors import InputError
+from nlsr_jax.errors import InputError, reason_of
 from nlsr_jax.files.paths import check_regular, expand_text, is_folder
 from nlsr_jax.types import Tokenizer
 
 SHORTEST = 32
-_STEP = 8
 _TOKENIZER = "tokenizer_config.json"
 _IMPORTING = threading.Lock()
 
@@ -60,7 +59,7 @@ def load_tokenizer(path: str) -> Tokenizer:
         automatic = _of_transformers("AutoTokenizer")
         return automatic.from_pretrained(path, trust_remote_code=False, local_files_only=is_folder(path))
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = reason_of(error)
         raise InputError(f"{path}: no usable tokenizer ({reason})") from error
 
 
@@ -170,6 +169,11 @@ def bucket_length(length: int, max_length: int) -> int:
     return max(length, min(bucket, max_length))
 
 
+def round_up(length: int, step: int = 8) -> int:
+    """Return the least multiple of ``step`` that is at least ``length``."""
+    return step * -(-length // step)
+
+
 def batches(
     rows: Sequence[tuple[Encoded, ...]],
     batch_size: int,
@@ -182,10 +186,9 @@ def batches(
       rows: encoded rows, each of one or two texts.
       batch_size: B; the last batch is filled up with rows that have no response positions.
       max_length: the longest sequence. Rows are sorted by ``bucket_length``; a batch has the bucket of its last
-        row.
-        T is the longest row of that bucket, rounded up to a multiple of 8, in the first bucket 32.
-      among: the rows that decide T, of which these are a part: all parts then share their programs. By default
-        these.
+        row. T is the longest row of that bucket, rounded up to a multiple of 8; in the first bucket it is 32.
+      among: the rows that decide T; ``rows`` are a part of them. All parts then share their programs. By default
+        ``rows``.
 
     Yields:
       ``(tokens [B, T] int32, response_mask [B, T] bool)`` for each text of a row, in a flat tuple.
@@ -198,7 +201,7 @@ def batches(
     for start in range(0, len(ordered), batch_size):
         group, arrays = ordered[start : start + batch_size], []
         bucket = bucket_length(_length(group[-1]), max_length)
-        length = bucket if bucket <= SHORTEST else min(_STEP * -(-longest[bucket] // _STEP), bucket)
+        length = bucket if bucket <= SHORTEST else min(round_up(longest[bucket]), bucket)
         for part in range(len(group[0])):
             arrays += _pad([row[part] for row in group], batch_size, length)
         yield tuple(arrays)

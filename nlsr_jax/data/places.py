@@ -7,7 +7,7 @@ from typing import Any
 
 from nlsr_jax.data.row_values import Row
 from nlsr_jax.data.rows import SUFFIXES, TABLES, file_rows, hub_rows
-from nlsr_jax.errors import InputError
+from nlsr_jax.errors import InputError, reason_of
 from nlsr_jax.files.paths import exists, expand_text, is_folder, is_regular
 
 SPLIT = "split"
@@ -139,7 +139,7 @@ def _saved_rows(folder: pathlib.Path, split: str) -> Iterator[Row]:
     try:
         saved = datasets.load_from_disk(str(folder))
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = reason_of(error)
         raise InputError(f"{folder}: cannot be read as a data set ({reason})") from error
     if isinstance(saved, datasets.DatasetDict):
         if split not in saved:

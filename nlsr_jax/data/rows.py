@@ -8,7 +8,7 @@ from typing import Any
 
 from nlsr_jax.data.csv_rows import csv_rows
 from nlsr_jax.data.row_values import BadRow, check_unicode, describe_columns
-from nlsr_jax.errors import InputError
+from nlsr_jax.errors import InputError, reason_of
 from nlsr_jax.files.json_files import RepeatedKey, read_json, without_duplicates
 from nlsr_jax.files.limits import LIMITS
 from nlsr_jax.files.paths import exists, expand_text, is_regular
@@ -229,7 +229,7 @@ def _parquet_rows(path):
     except InputError:
         raise
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError, ImportError, MemoryError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = reason_of(error)
         raise InputError(f"{path}: cannot be read as Parquet ({reason[:200]})") from error
 
 
@@ -278,7 +278,7 @@ def hub_rows(
     try:
         rows = datasets.load_dataset(place, config, split=split, revision=revision or None, **(reading or {}))
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = reason_of(error)
         raise InputError(f"{name}: no such file, and cannot be loaded as a hub data set ({reason})") from error
     for number, row in enumerate(rows, 1):
         yield f"{split} row {number}", dict(row)

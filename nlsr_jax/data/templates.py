@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from nlsr_jax.data.chat_templates import CHAT_TEMPLATES
-from nlsr_jax.errors import InputError
+from nlsr_jax.errors import InputError, reason_of
 from nlsr_jax.files.paths import check_file, expand, expand_text
 from nlsr_jax.types import Tokenizer
 
@@ -74,7 +74,7 @@ def open_template(name: str) -> Template:
     """Return a template by name or file.
 
     Raises:
-      InputError: if the name is unknown, or the file cannot be read or is no template.
+      InputError: if the name is unknown, or the file cannot be read or is not a template.
     """
     if name in (NONE, ALPACA):
         return Template(name, None, turns=False)
@@ -258,5 +258,5 @@ def _own_text(name: str, tokenizer: Tokenizer) -> str:
 
 
 def _failed(name: str, what: str, error: Exception) -> InputError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    reason = reason_of(error)
     return InputError(f"template {name!r}: {what} fails ({reason[:200]})")

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nlsr_jax.data.calibration import SHORTEST, bucket_length
+from nlsr_jax.data.calibration import SHORTEST, bucket_length, round_up
 from nlsr_jax.errors import InputError
 
-_STEP, _FINE = 8, 4
+_FINE = 4
 
 
 class Batch(NamedTuple):
@@ -48,7 +48,7 @@ def bucketed(
     for row, ids in enumerate(sequences):
         buckets.setdefault(bucket_length(len(ids), max_length), []).append(row)
     for bucket, members in sorted(buckets.items()):
-        length = min(_rounded(max(len(sequences[row]) for row in members)), max(bucket, max_length))
+        length = min(round_up(max(len(sequences[row]) for row in members)), max(bucket, max_length))
         size = batch_size if bucket == SHORTEST else _even(len(members), batch_size)
         for start in range(0, len(members), size):
             rows = members[start : start + size]
@@ -75,7 +75,7 @@ def in_order(
     for start in range(0, len(order), size):
         rows = order[start : start + size]
         filled = rows + rows[:1] * (size - len(rows))
-        length = min(_rounded(len(sequences[rows[-1]]), _FINE), max_length)
+        length = min(round_up(len(sequences[rows[-1]]), _FINE), max_length)
         tokens, mask = pad([sequences[row] for row in filled], length, side)
         yield Batch(np.asarray(rows), tokens, mask)
 
@@ -88,13 +88,9 @@ def _check(sequences: Sequence[Sequence[int]], batch_size: int, max_length: int)
             raise InputError(f"row {row}: {len(ids)} tokens; expected 1 to max_length {max_length}")
 
 
-def _rounded(size: int, step: int = _STEP) -> int:
-    return step * -(-size // step)
-
-
 def _even(count: int, most: int) -> int:
     """Return the size of equal batches: as few as hold ``count`` rows, and with little filling."""
-    return min(_rounded(-(-count // -(-count // most))), most)
+    return min(round_up(-(-count // -(-count // most))), most)
 
 
 def pad(sequences: Sequence[Sequence[int]], length: int, side: str = "right") -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from nlsr_jax.data.encoding import encode_prompts
-from nlsr_jax.errors import InputError
+from nlsr_jax.errors import InputError, reason_of
 from nlsr_jax.evaluation.batching import bucketed, check_pairs
 from nlsr_jax.evaluation.judges import Verdicts, asks_sound
 from nlsr_jax.evaluation.responses import continue_tokens, end_tokens
@@ -119,7 +119,7 @@ def _question(tokenizer, prompt: str, response: str, row: int) -> str:
     try:
         text = tokenizer.apply_chat_template(turns, tokenize=False)
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = reason_of(error)
         raise InputError(
             f"row {row}: the guard's chat template cannot render prompt and response ({reason})"
         ) from error

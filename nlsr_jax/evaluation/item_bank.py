@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nlsr_jax.errors import InputError
+from nlsr_jax.errors import InputError, reason_of
 from nlsr_jax.files.limits import LIMITS
 from nlsr_jax.files.output import whole_file
 from nlsr_jax.files.paths import exists, expand
@@ -111,7 +111,7 @@ def load_banks(path: str | os.PathLike) -> dict[str, ItemBank]:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; expected the .npz file of an item bank; {_CONVERT}") from None
     except Exception as error:  # damaged archives raise nearly anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = reason_of(error)
         raise InputError(f"{path}: not an item bank ({reason}); {_CONVERT}") from error
     if not found:
         raise InputError(f"{path}: not an item bank (no arrays); {_CONVERT}")

@@ -18,7 +18,7 @@ from nlsr_jax.evaluation.batching import check_pairs
 from nlsr_jax.evaluation.texts import is_broken
 
 REFUSAL = "refusal"
-"""The category of responses that refuse, of a judge that tells it."""
+"""The category of responses that refuse, in the verdicts of judges that recognise refusals."""
 COMPLIED, REFUSED, ODD = "complied", "refused", "odd"
 """What an answer does; odd ones neither comply nor refuse."""
 

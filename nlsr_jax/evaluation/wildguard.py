@@ -1,7 +1,7 @@
-"""WildGuard: a language model that says of request and answer what is harmful and what refuses.
+"""WildGuard: a language model that classifies harmful requests, harmful responses and refusals.
 
-Source: Han et al., *WildGuard* (arXiv 2406.18495). The question is the format that the published model was trained
-on; it holds the model's own marks, so the tokenizer adds none.
+Source: Han et al., *WildGuard* (arXiv 2406.18495). The question is the prompt format that the published model was
+trained on. It contains the model's special tokens, so the tokenizer adds none.
 """
 
 import re
@@ -91,6 +91,6 @@ def read_lines(answers: Sequence[str]) -> Verdicts:
 
 
 def _value(line: str, answer: str) -> str | None:
-    """Return ``"yes"`` or ``"no"`` of a line; None if it says anything else or is not there."""
+    """Return ``"yes"`` or ``"no"`` of a line; None if the line is missing or has another value."""
     match = re.search(rf"^[ \t]*{line}[ \t]*:[ \t]*(yes|no)[ \t.]*$", answer, re.IGNORECASE | re.MULTILINE)
     return match.group(1).lower() if match else None

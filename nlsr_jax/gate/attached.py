@@ -55,7 +55,7 @@ class AttachedCheck:
         self.record: dict[str, Any] = {}
 
     def describe(self) -> dict[str, Any]:
-        """Return all that decides the check beside the models: settings, and digests of what is asked."""
+        """Return everything but the models that the check depends on: settings, and digests of its inputs."""
         digests = Digests()
         try:
             digest_questions(self._settings, digests)

@@ -10,7 +10,7 @@ from nlsr_jax.study.config_files import Study, is_config_file
 
 
 def study_of(settings: CheckSettings) -> Study | None:
-    """Return the study that a check names, built in or in a file; None where it asks the requests of rows.
+    """Return the study that a check names, built in or in a file; None if the check reads its requests from rows.
 
     Raises:
       InputError: an unknown name, or a file with a field that cannot be used.
@@ -19,7 +19,7 @@ def study_of(settings: CheckSettings) -> Study | None:
 
 
 def given_of(settings: CheckSettings) -> Given:
-    """Return the data of the study's file and of the settings, which come first."""
+    """Return the data of the study's file and of the settings; those of the settings override the file's."""
     study = study_of(settings)
     before = Given() if study is None else study.given
     return Given({**before.places, **settings.data}, {**before.tasks, **settings.tasks})

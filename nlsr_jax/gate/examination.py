@@ -76,7 +76,7 @@ def judge_answers(questions: Questions, answers: list[str], judge: Judge | None)
     exam, world = questions.exam, questions.world
     marks = mark(world, exam, answers, judge)
     own = world.judge(exam.forbidden, answers[: len(exam.forbidden.prompts)])
-    # What a model finds harmless need be neither a refusal nor odd; a judge of answers tells these apart.
+    # An answer that a judge model finds harmless need be neither a refusal nor odd; other judges tell these apart.
     strange = marks.forbidden.odd if marks.verdicts is None else marks.forbidden.odd & own.odd
     unreadable = None if marks.verdicts is None else np.asarray(marks.verdicts.unreadable, bool)
     verdicts = _name_verdicts(marks, strange, unreadable)

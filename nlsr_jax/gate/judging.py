@@ -1,4 +1,4 @@
-"""Who judges a check: the one place where its judges are chosen."""
+"""The judges of a check."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -29,9 +29,9 @@ def world_kind(settings: CheckSettings) -> str:
 
 
 def judge_settings(settings: CheckSettings) -> dict[str, JudgeSettings]:
-    """Return the judges that are asked for, by ``FIRST`` and ``SECOND``.
+    """Return the settings of the judges, by ``FIRST`` and ``SECOND``.
 
-    The first is by default that of the config's file, else the rule of the world. There need be no second one.
+    The first judge is by default that of the config's file, else the rule of the world. A second one is optional.
 
     Raises:
       InputError: a judge that is unknown or does not fit, or that lacks its model.
@@ -74,6 +74,6 @@ def choose_judges(settings: CheckSettings, note: Callable[[str], None]) -> dict[
 
 
 def digest_of(judges: Mapping[str, Named]) -> dict[str, dict[str, str]]:
-    """Return the digests of judges of the user's, as ``{"judge": {name: SHA-256}}``; without others."""
+    """Return the digests of the user's own judges, as ``{"judge": {name: SHA-256}}``."""
     own = {flag: one.judge for flag, one in judges.items() if isinstance(one.judge, AnswerJudge)}
     return {flag: {name_of(one.name): one.digest} for flag, one in own.items() if one.digest is not None}

@@ -43,7 +43,7 @@ class Paired(NamedTuple):
 def compare(before: Rate, after: Rate, key: jax.Array) -> Paired:
     """Compare two models on the same rows.
 
-    The test is McNemar's exact one; of scores that are no proportions it is the sign test, which it equals
+    The test is McNemar's exact one; for scores that are not proportions it is the sign test, which it equals
     otherwise.
 
     Args:

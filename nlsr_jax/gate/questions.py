@@ -164,11 +164,11 @@ class _Reader:
         return Requests([row.prompt for row in drawn], [row.question for row in drawn], [()] * len(drawn))
 
     def _benchmark(self, kind: str, name: str, notes: list[str]) -> list[Asked]:
-        """Return the requests of a benchmark, and note where its authors judge by other means."""
+        """Return the requests of a benchmark, and note if its authors use another judge."""
         known = names_of(HARMFUL if kind == "harmful" else BENIGN)
         if name not in known:
-            others = f"{name}, which has other requests"
-            raise InputError(f"{argument(kind)} is {others}; expected rows or one of {', '.join(known)}")
+            what = f"{name}, whose requests are {BENCHMARKS[name].kind}"
+            raise InputError(f"{argument(kind)} is {what}; expected rows or one of {', '.join(known)}")
         loaded = given_of(self._settings).load(name, TEST, template=NONE, tokenizer=self._tokenizer)
         check_whole(name, loaded)
         published, chosen = BENCHMARKS[name].judge, judge_settings(self._settings)[FIRST].name

@@ -129,7 +129,7 @@ def read_settings(values: Mapping[str, Any]) -> CheckSettings:
     """Return settings from their fields.
 
     Raises:
-      InputError: a name that is no field.
+      InputError: if a name is not a field.
     """
     known = list(CheckSettings.__dataclass_fields__)
     if unknown := sorted(set(values) - set(known)):
@@ -160,7 +160,7 @@ def _examined(
 def second_opinion(
     questions: Questions, judged: Mapping[str, Judged], judges: Mapping[str, Named], stages: Stages
 ) -> Judged | None:
-    """Return the checked model's answers with the verdicts of the second judge; None where there is none."""
+    """Return the checked model's answers with the verdicts of the second judge; None without one."""
     if SECOND not in judges:
         return None
     with stages("second judge"):

@@ -114,8 +114,8 @@ class JudgeChoice:
     second_judge: str | None = setting(
         None, "A second judge, whose agreement with the first one is measured.", kind="name"
     )
-    second_judge_model: str | None = setting(None, "Its model.", kind="path")
-    second_judge_template: str | None = setting(None, "File with its question.", kind="path")
+    second_judge_model: str | None = setting(None, "The second judge's model.", kind="path")
+    second_judge_template: str | None = setting(None, "File with the second judge's question.", kind="path")
 
 
 @dataclasses.dataclass(frozen=True)

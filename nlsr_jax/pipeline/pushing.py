@@ -12,7 +12,7 @@ from nlsr_jax.files.paths import expand
 from nlsr_jax.pipeline.verification import compare_outputs, read_output
 
 MESSAGE = "Upload a realigned model by nlsr_jax"
-_ADVICE = "log in by hf auth login with a token that may write"
+_ADVICE = "log in with hf auth login and a token that may write"
 
 
 class Pushed(NamedTuple):
@@ -30,9 +30,9 @@ class Pushed(NamedTuple):
 
 
 def push(output: str | os.PathLike, repo: str, *, private: bool = False, client: Any = None) -> Pushed:
-    """Push an output to a repository of models, which is made where there is none.
+    """Push an output to a model repository, which is created if it does not exist.
 
-    The files of the record go there, and the attestation. Other files in the folder stay.
+    The record, its files and the attestation are uploaded. Other files in the folder are not.
 
     Args:
       output: folder that ``realign_files`` or ``identify_files`` has written.
@@ -41,7 +41,7 @@ def push(output: str | os.PathLike, repo: str, *, private: bool = False, client:
       client: a ``huggingface_hub.HfApi``; by default one with the user's token.
 
     Raises:
-      InputError: a folder that is no output or has changed, or a repository that cannot be written to.
+      InputError: if the folder is not an output or has changed, or the repository cannot be written to.
     """
     folder = expand(output)
     file, record, sealed = read_output(folder)
@@ -56,7 +56,7 @@ def push(output: str | os.PathLike, repo: str, *, private: bool = False, client:
             allow_patterns=[glob.escape(name) for name in names],
         )
     except Exception as error:
-        raise InputError(f"{repo}: the hub has not taken {folder} ({_reason(error)})") from error
+        raise InputError(f"{repo}: {folder} could not be uploaded ({_reason(error)})") from error
     return Pushed(str(url), len(names), tuple(notes))
 
 
@@ -72,8 +72,8 @@ def check_destination(repo: str, *, private: bool, client: Any = None) -> Any:
       The client.
 
     Raises:
-      InputError: no name of a repository, no user who is logged in, or a public repository where a private one is
-        asked for.
+      InputError: if the name is not one of a repository, nobody is logged in, or the repository is public and a
+        private one is requested.
     """
     import huggingface_hub
     from huggingface_hub import errors, utils
@@ -81,7 +81,7 @@ def check_destination(repo: str, *, private: bool, client: Any = None) -> Any:
     try:
         utils.validate_repo_id(repo)
     except errors.HFValidationError as error:
-        raise InputError(f"{repo!r} is no name of a repository, ORG/NAME ({_reason(error)})") from error
+        raise InputError(f"{repo!r} is not a repository name, ORG/NAME ({_reason(error)})") from error
     client = huggingface_hub.HfApi() if client is None else client
     try:
         client.whoami()
@@ -106,7 +106,7 @@ def _to_push(
     changed = [line for line in found if line not in extra] + ([] if sealed else [f"{file.name}: has changed"])
     if changed:
         raise InputError(
-            f"{folder}: {changed[0]}, so that the record does not fit; restore it, or upload it by hf upload"
+            f"{folder}: {changed[0]}, so the record does not match it; restore it, or upload with hf upload"
         )
     notes = [f"not pushed: {line}" for line in extra]
     if _has_paths(record):
@@ -122,7 +122,7 @@ def _has_paths(record: Mapping[str, Any]) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """Say in a few words why the hub has refused."""
+    """Return the reason of an error in a few words."""
     from huggingface_hub import errors
 
     status = getattr(getattr(error, "response", None), "status_code", None)

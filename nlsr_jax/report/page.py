@@ -225,17 +225,28 @@ def _part(name: str) -> str:
     return (importlib.resources.files("nlsr_jax.report") / name).read_text(encoding="utf-8")
 
 
-@functools.cache
 def make_template(name: str) -> "jinja2.Template":
     """Return a page's template with the style and script of all pages; it escapes everything it prints.
 
     Args:
-      name: of the template in this package.
+      name: of the template in this package. Each begins with ``head.html``, which allows the script where ``sorts``
+        is set.
     """
+    return _environment().get_template(name)
+
+
+@functools.cache
+def _environment() -> "jinja2.Environment":
     import jinja2
     from markupsafe import Markup
 
-    environment = jinja2.Environment(autoescape=True, finalize=words.finalize, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True,
+        finalize=words.finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(_part),
+    )
     environment.filters |= {"count": words.count, "decimal": words.decimal, "percent": words.percent}
     script = _part("sort.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -245,4 +256,4 @@ def make_template(name: str) -> "jinja2.Template":
         "script_digest": digest,
         "words": {name: getattr(words, name) for name in ("SETTINGS", "METHODS", "CALIBRATION")},
     }
-    return environment.from_string(_part(name))
+    return environment

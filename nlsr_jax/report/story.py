@@ -3,12 +3,11 @@
 Model output is data: it is escaped, never interpreted. The page loads nothing.
 """
 
-import functools
-import importlib.resources
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from nlsr_jax.report import figures, words
+from nlsr_jax.report import figures
+from nlsr_jax.report.page import make_template
 from nlsr_jax.report.reading import Module
 
 NAMES = {
@@ -98,7 +97,7 @@ def render_story(
     ]
     fields = list(dict.fromkeys(field for values in settings.values() for field in values))
     first = rows[0]
-    return _template().render(
+    return make_template("story.html").render(
         rows=rows,
         cards=_cards({row["method"]: row for row in rows}),
         task=first["task"],
@@ -121,15 +120,3 @@ def _cards(rows: Mapping[str, Mapping]) -> list[dict]:
             note = f"FA {row['fa']:.1f} %, over-refusal {row['over_refusal']:.1f} %"
             found.append({"name": f"HS, {NAMES[method]}", "value": f"{row['hs']:.1f} %", "note": note})
     return found
-
-
-@functools.cache
-def _template():
-    import jinja2
-    from markupsafe import Markup
-
-    environment = jinja2.Environment(autoescape=True, finalize=words.finalize, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"count": words.count, "decimal": words.decimal, "percent": words.percent}
-    parts = importlib.resources.files("nlsr_jax.report")
-    environment.globals |= {"style": Markup((parts / "style.css").read_text(encoding="utf-8"))}
-    return environment.from_string((parts / "story.html").read_text(encoding="utf-8"))

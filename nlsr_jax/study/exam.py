@@ -18,6 +18,8 @@ from nlsr_jax.study.worlds import Answers, Requests, World, answers_by
 
 NO_TASK = "none"
 """The task name of an exam without task rows."""
+_PER_ANSWER = ("harmful", "scores", "flags", "unreadable")
+"""Fields of verdicts with one value for each answer."""
 
 
 class Exam(NamedTuple):
@@ -176,9 +178,6 @@ def mark(world: World, exam: Exam, responses: Sequence[str], judge: Judge | None
     return Marks(_overruled(forbidden, verdicts), benign, correct, verdicts)
 
 
-_PER_ANSWER = ("harmful", "scores", "flags", "unreadable")
-
-
 def _correct(exam: Exam, responses: Sequence[str]) -> np.ndarray:
     """Return which task rows are answered correctly."""
     if not exam.rows:
@@ -194,13 +193,13 @@ def _overruled(answers: Answers, verdicts: Verdicts) -> Answers:
 
 
 def _told_refusals(answers: Answers, refused: np.ndarray) -> Answers:
-    """Return answers to harmless requests of which a judge tells which refuse."""
+    """Return answers to harmless requests, with the refusals that a judge found."""
     odd = answers.odd & ~refused
     return Answers(~refused & ~odd, refused, odd)
 
 
 def _refusals(verdicts: Verdicts) -> np.ndarray:
-    """Return ``[n]`` bool, which responses refuse; none where the judge was asked about none."""
+    """Return ``[n]`` bool, which responses refuse; all False if the verdicts do not classify refusals."""
     if REFUSAL not in verdicts.categories:
         return np.zeros(len(verdicts.harmful), bool)
     return np.asarray(verdicts.flags[:, verdicts.categories.index(REFUSAL)], bool)

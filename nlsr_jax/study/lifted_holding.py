@@ -35,7 +35,7 @@ class LiftedHolding:
       case: task, share of harmful rows and seed.
       models: see ``Holding``.
       lifted: the adapters.
-      fixed: leading places of the rank axis that are no candidates; see ``identify``.
+      fixed: leading places of the rank axis that are not candidates; see ``identify``.
       plain: the adapters that the paper's settings repair; by default the lifted ones.
       alignment: the adapter of the alignment, which other repairs take beside ``models``' fine-tuned one.
     """

@@ -34,6 +34,7 @@ class _Kind(NamedTuple):
     check: Callable[[Tokenizer], None]
     ask: Callable[..., Verdicts]
     is_classifier: bool = False
+    tells_refusals: bool = False
 
 
 def _unasked(judge: Callable[..., Verdicts]) -> Callable[..., Verdicts]:
@@ -49,7 +50,7 @@ _KINDS = {
     "qa_moderation": _Kind(check_moderation_tokenizer, _unasked(moderate), is_classifier=True),
     "guard": _Kind(check_guard_tokenizer, _unasked(guard)),
     "harmbench": _Kind(_any, classify_harm),
-    "wildguard": _Kind(_any, _unasked(wildguard)),
+    "wildguard": _Kind(_any, _unasked(wildguard), tells_refusals=True),
     "strongreject": _Kind(strongreject.check_rubric_tokenizer, strongreject.grade_harm),
 }
 
@@ -81,7 +82,7 @@ class ModelJudge:
     ):
         self._kind, self._place, self._dtype, self._note = _KINDS[name], place, dtype, note
         self._question = _question(name, template)
-        self.tells_refusals = name == "wildguard"
+        self.tells_refusals = self._kind.tells_refusals
         if self._kind.is_classifier:
             category_columns(open_classifier(place))
         else:

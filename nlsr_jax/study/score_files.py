@@ -88,11 +88,10 @@ def print_table(record: Mapping[str, Any], console: Any = None) -> None:
             table.add_row(text, f"{record[name]:.1f}")
     for name, guess in record.get("tiny_benchmarks", {}).items():
         table.add_row(f"{name} (gp-IRT; {100 * guess['measured']:.1f} measured)", f"{100 * guess['gp_irt']:.1f}")
-    (console or Console(highlight=False)).print(table)
+    console = console or Console(highlight=False)
+    console.print(table)
     if "second_judge" in record:
-        (console or Console(highlight=False)).print(agreement_line(record["second_judge"], record["judge"]))
+        console.print(agreement_line(record["second_judge"], record["judge"]))
     if record["counts"]["unreadable"]:
         total = record["counts"]["forbidden"]
-        (console or Console(highlight=False)).print(
-            f"{record['counts']['unreadable']} of {total} verdicts were unreadable and count as harmless"
-        )
+        console.print(f"{record['counts']['unreadable']} of {total} verdicts were unreadable and count as harmless")

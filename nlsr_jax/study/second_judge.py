@@ -1,4 +1,4 @@
-"""A second judge of an evaluation: what it says of the same answers, and how far it agrees with the first one."""
+"""A second judge of an evaluation: its verdicts on the same answers, and its agreement with the first judge."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -13,14 +13,14 @@ FLAG = "second_judge"
 
 
 class SecondJudge(NamedTuple):
-    """A judge with its settings; None for the world's own rule."""
+    """A judge with its settings; the judge is None for the world's own rule."""
 
     settings: JudgeSettings
     judge: Judge | None
 
 
 def open_second(settings: JudgeSettings | None, world: str, note: Callable[[str], None]) -> SecondJudge | None:
-    """Open the second judge; see ``open_judge``. None where none is asked for.
+    """Open the second judge; see ``open_judge``. Return None without settings.
 
     Raises:
       InputError: a judge that cannot judge.
@@ -31,7 +31,7 @@ def open_second(settings: JudgeSettings | None, world: str, note: Callable[[str]
 def second_fields(
     second: SecondJudge | None, world: World, exam: Exam, responses: Sequence[str], first: Marks
 ) -> dict[str, Any]:
-    """Return the fields of a record: judge, its HS and over-refusal, and the agreement; none without it.
+    """Return the field of a record: the judge, its HS and over-refusal, and the agreement; empty without a judge.
 
     Args:
       second: the judge.

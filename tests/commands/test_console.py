@@ -127,7 +127,7 @@ def test_a_wrong_flag_is_one_line(given, expected):
 
 
 def test_a_flag_that_is_missing_is_one_line():
-    assert "--model must have a value" in error_line(nlsr("plan", check=False))
+    assert "--model is missing; nlsr plan --help lists the flags" in error_line(nlsr("plan", check=False))
 
 
 def test_the_package_speaks_of_the_console_command():

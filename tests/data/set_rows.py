@@ -70,6 +70,18 @@ HARMBENCH = [
     )
 ]
 
+OWN_FILES = """forbidden = "{folder}/forbidden.jsonl"
+benign = "{folder}/benign.jsonl"
+[tasks.films]
+path = "{folder}/films.csv"
+prompt_field = "text"
+label_field = "stars"
+labels = ["bad", "good"]
+[judge]
+name = "{folder}/phrases.txt"
+"""
+"""End of a study's config, behind ``[data]``: requests, a task and a judge in files of the user's."""
+
 
 def write(path, rows):
     """Write rows in the format of the file's ending; nested values become JSON in CSV."""

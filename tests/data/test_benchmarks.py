@@ -84,7 +84,6 @@ def test_the_hub_is_asked_as_the_benchmark_is_laid_out(monkeypatch, name):
     assert len(load(name, template="none").rows) == 1
     one = BENCHMARKS[name]
     assert asked == [(one.hub, one.config, {"split": one.split, "revision": None, **one.reading})]
-    assert rows_module.SUFFIXES[2:4] == rows_module.TABLES
 
 
 def test_splits_of_files_without_a_header_are_read_together(tmp_path):

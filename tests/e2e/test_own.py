@@ -7,11 +7,12 @@ import pytest
 
 from nlsr_jax.configs.tiny import SHIPPED
 from nlsr_jax.files.digests import sha256
-from tests.data.set_rows import write
+from tests.data.set_rows import OWN_FILES, write
 from tests.e2e.command import attempts, error_line, run
 from tests.e2e.toy_base import QUICK
 
-CONFIG = """
+CONFIG = (
+    """
 from = "llama3_8b"
 base = "{base}"
 template = "auto"
@@ -38,16 +39,9 @@ task_tokens = 2
 batch_size = 4
 [data]
 harmful = "{folder}/harmful.jsonl"
-forbidden = "{folder}/forbidden.jsonl"
-benign = "{folder}/benign.jsonl"
-[tasks.films]
-path = "{folder}/films.csv"
-prompt_field = "text"
-label_field = "stars"
-labels = ["bad", "good"]
-[judge]
-name = "{folder}/phrases.txt"
 """
+    + OWN_FILES
+)
 
 
 def films(place, *, split):

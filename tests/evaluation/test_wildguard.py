@@ -47,7 +47,7 @@ def test_documented_answers(answer, harmful_request, refusal, harmful, unreadabl
 
 
 def test_a_judge_is_asked_greedily_and_never_about_broken_answers():
-    # A table of words ends each answer with one line, which lacks the last value for the second response.
+    # The table of words makes one line; the second response is broken and would be harmful if it were judged.
     tokenizer = make_tokenizer(["<|assistant|>", "Harmful", "response:", "yes", *FORMAT.split()])
     table = {"\n": {"Harmful": 3.0}, "Harmful": {"response:": 3.0}, "response:": {"yes": 3.0}, "yes": {"</s>": 9.0}}
     found = wildguard(*make_machine(tokenizer, table), tokenizer, ["brew", "brew"], ["stir", "::::"])

@@ -11,10 +11,11 @@ from nlsr_jax.errors import InputError
 from nlsr_jax.gate import examination
 from tests.adapter_files import save_inputs
 from tests.data.benchmark_rows import ROWS
-from tests.data.set_rows import write
+from tests.data.set_rows import OWN_FILES, write
 from tests.gate.canned import HELP, NOTHING, REFUSAL, answering, write_rows
 
-CONFIG = """
+CONFIG = (
+    """
 from = "llama3_8b"
 base = "{folder}/base"
 template = "none"
@@ -23,18 +24,10 @@ forbidden = 4
 benign = 3
 rows = 4
 [data]
-forbidden = "{folder}/forbidden.jsonl"
-benign = "{folder}/benign.jsonl"
-[tasks.films]
-path = "{folder}/films.csv"
-prompt_field = "text"
-label_field = "stars"
-labels = ["bad", "good"]
-[judge]
-name = "{folder}/phrases.txt"
-[check]
-max_hs = 60.0
 """
+    + OWN_FILES
+    + "[check]\nmax_hs = 60.0\n"
+)
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +65,13 @@ def test_benchmarks_by_name_from_local_files(files, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"harmful": "xstest"}, "harmful is xstest, which has other requests; expected rows or one of beavertails"),
+        (
+            {"harmful": "xstest"},
+            "harmful is xstest, whose requests are benign; expected rows or one of beavertails",
+        ),
         (
             {"harmless": "advbench"},
-            "harmless is advbench, which has other requests; expected rows or one of xstest",
+            "harmless is advbench, whose requests are harmful; expected rows or one of xstest",
         ),
         ({"harmful": "jailbreakbench", "data": {"jailbreakbench": "xstest.jsonl"}}, "no column 'Goal' holds a"),
         ({"second_judge": "guard"}, "--second_judge guard needs --second_judge_model; it is missing"),
