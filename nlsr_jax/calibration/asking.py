@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from nlsr_jax.calibration.own_answers import BEGINNING
 from nlsr_jax.calibration.refinement import Bounds, Rates, Refined, refine
 from nlsr_jax.calibration.wording import Answer, Wording, learn_wording
 from nlsr_jax.errors import InputError
@@ -17,10 +18,6 @@ ASKED = 128
 """Most prompts of either kind that are asked."""
 FEWEST = 8
 """Fewest prompts of either kind that a rate is measured on."""
-
-
-BEGINNING = 4
-"""Tokens of the aligned model's refusals whose likelihood is measured."""
 _APART = 0.1
 """Least distance in nats of the two models' likelihoods; a repair cannot be placed between closer ones."""
 

@@ -66,7 +66,7 @@ from nlsr_jax.commands import check_flags, command, helping, mesh_flags, method_
 from nlsr_jax.commands.checked import end_with, print_check
 from nlsr_jax.commands.pushed import push_output
 from nlsr_jax.errors import InputError, argument
-from nlsr_jax.nlsr.settings import GAIN, PRESETS, AutomaticSettings, preset, preset_defaults
+from nlsr_jax.nlsr.settings import GAIN, OWN, PRESETS, AutomaticSettings, preset, preset_defaults
 from nlsr_jax.pipeline.settings import COMPUTING, PATHS, Settings
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ settings_file.define_settings_file("realign")
 method_flags.define_flags(Settings, _SETTINGS)
 for _name, _text in preset_defaults().items():
     helping.tell_default(_name, _text)
+helping.tell_default("answers", "recommended: 'own', of adapters without --stream; else 'rows'")
 path_flags.define_output("output", None, "Folder to write; it appears whole or not at all.")
 path_flags.define_overwrite()
 mesh_flags.define_mesh_flag()
@@ -276,10 +277,12 @@ def _settings() -> Settings:
     from nlsr_jax.pipeline.hub_inputs import names_model
 
     holds = {"direction": bool(FLAGS.pretrained), "aligned": bool(FLAGS.aligned)}
-    found = preset(_preset(), **holds, model=names_model(FLAGS.finetuned))
-    defaults = dataclasses.asdict(found)
+    model = names_model(FLAGS.finetuned)
+    defaults = dataclasses.asdict(preset(_preset(), **holds, model=model))
     given = method_flags.values_of(Settings, _SETTINGS)
-    return Settings(**given | {name: value for name, value in defaults.items() if not FLAGS[name].present})
+    found = Settings(**given | {name: value for name, value in defaults.items() if not FLAGS[name].present})
+    own = _preset() != "published" and found.needs_finetuned and not (model or found.masks or found.stream)
+    return dataclasses.replace(found, answers=OWN) if own and not FLAGS["answers"].present else found
 
 
 def _recorded_settings() -> tuple[Settings, dict[str, Any]]:

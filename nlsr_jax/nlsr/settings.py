@@ -13,6 +13,9 @@ METHODS = ("low_rank", "wanda", "snip", "preference_snip", "random", "magnitude"
 NEEDS_STATISTICS = ("low_rank", "wanda")
 NEEDS_GRADIENTS = ("snip", "preference_snip", "gain")
 NEEDS_FINETUNED = ("gain",)
+ROWS, OWN = "rows", "own"
+ANSWERS = (ROWS, OWN)
+"""Whose answers to the calibration prompts ``gain`` brings back: the rows', or the aligned model's own."""
 GRANULARITIES = ("row", "tensor", "adapter")
 RULES = ("probability", "threshold", "least_similar", "all", "layers")
 BASES = ("as_is", "procrustes", "linear")

@@ -5,7 +5,7 @@ from jax.sharding import Mesh
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.nlsr.pruning import check_rule
 from nlsr_jax.nlsr.setting_checks import check_fields
-from nlsr_jax.nlsr.settings import UPDATE_BASES
+from nlsr_jax.nlsr.settings import NEEDS_FINETUNED, OWN, UPDATE_BASES
 from nlsr_jax.pipeline.advice import FRESH_ADVICE
 from nlsr_jax.pipeline.settings import Settings, SourceSettings
 
@@ -68,7 +68,23 @@ def check_stream(stream: bool, mesh: Mesh | None) -> None:
         )
 
 
+def _check_answers(answers: str, method: str, masks: str | None, stream: bool) -> None:
+    """Check that the aligned model can be asked where its own answers are to be brought back."""
+    if answers != OWN:
+        return
+    own = f"{argument('answers')} {OWN}"
+    if method not in NEEDS_FINETUNED or masks is not None:
+        given = argument("masks") if masks is not None else f"{argument('method')} {method}"
+        raise InputError(f"{own} is for {argument('method')} gain, and {given} is given; leave one of them out")
+    if stream:
+        raise InputError(
+            f"{own} asks the aligned model, and with {argument('stream')} the base answers no prompts; leave one "
+            "of them out"
+        )
+
+
 def _check_values(settings: Settings) -> None:
+    _check_answers(settings.answers, settings.method, settings.masks, settings.stream)
     if settings.needs_base:
         _check_base(settings)
     check_fields(settings)

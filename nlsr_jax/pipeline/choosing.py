@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from nlsr_jax.calibration.asking import CannotRefine
 from nlsr_jax.calibration.refinement import Bounds
 from nlsr_jax.errors import InputError, argument
-from nlsr_jax.nlsr.settings import GAIN, AutomaticSettings
+from nlsr_jax.nlsr.settings import GAIN, ROWS, AutomaticSettings
 from nlsr_jax.pipeline.evidence import CalibrationData
 from nlsr_jax.pipeline.recording import HARMLESS
 from nlsr_jax.pipeline.refining import note_refinement, refined
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _FIXED = ("amplification_space", "rank", "method", "granularity", "rule", "tau", "share", "layers", "space")
 """Settings that a run whose β and sparsity are chosen has from ``GAIN``."""
-CHOSEN = ("beta", "sparsity", *_FIXED)
+CHOSEN = ("beta", "sparsity", *_FIXED, "answers")
 """Settings that cannot be given to such a run."""
 
 
@@ -108,7 +108,7 @@ def with_choice(settings: Settings, choice: Choice) -> Settings:
             f"{argument(name)} is given {by}; it chooses for adapters of one lineage in their own factors, and the "
             f"share of lifted adapters is refined: give {argument('refine')} in place of {argument(name)}"
         )
-    changes: dict[str, Any] = {name: getattr(GAIN, name) for name in _FIXED}
+    changes: dict[str, Any] = {"answers": ROWS} | {name: getattr(GAIN, name) for name in _FIXED}
     return dataclasses.replace(settings, **changes)
 
 

@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from nlsr_jax.adapter import Adapter
+from nlsr_jax.calibration.own_answers import BEGINNING, with_own_answers
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.formats.peft import AdapterFile
-from nlsr_jax.nlsr.settings import NEEDS_STATISTICS
+from nlsr_jax.nlsr.settings import NEEDS_STATISTICS, OWN
 from nlsr_jax.nlsr.statistics import Statistics
+from nlsr_jax.pipeline.answering import aligned_respondent
 from nlsr_jax.pipeline.base_model import load_shared_base
 from nlsr_jax.pipeline.run import Run
 from nlsr_jax.pipeline.settings import EvidenceSettings
@@ -129,17 +131,26 @@ class CalibrationData:
 
     def batches(self) -> list[tuple]:
         """Return the batches of all rows."""
-        return self.half(0) + self.half(1) if self.in_halves else self._batches(self.rows.rows)
+        return self.half(0) + self.half(1) if self.in_halves else self._batches(self._answered)
+
+    @functools.cached_property
+    def _answered(self) -> list[tuple]:
+        """The rows of the passes: those that were read, or their prompts with the aligned model's own answers."""
+        rows = self.rows.rows
+        if self.settings.answers != OWN or not self.settings.needs_finetuned:
+            return rows
+        with self.run.stages("answer"):
+            return with_own_answers(rows, aligned_respondent(self, BEGINNING))
 
     def half(self, first: int) -> list[tuple]:
         """Return the batches of every second row, from row 0 or 1 on."""
-        return self._batches(self.rows.rows[first::2])
+        return self._batches(self._answered[first::2])
 
     def _batches(self, rows) -> list[tuple]:
         from nlsr_jax.data.calibration import batches
 
         settings = self.settings
-        return list(batches(rows, settings.batch_size, settings.max_length, among=self.rows.rows))
+        return list(batches(rows, settings.batch_size, settings.max_length, among=self._answered))
 
     def half_gradient(self, finetuned: Adapter) -> Any:
         """Return the gradient of the loss on safe answers of every second row; its sums are kept for all rows.

@@ -6,7 +6,7 @@ Half of the calibration rows make the masks, and prompts of the other half are a
 
 import dataclasses
 import importlib.resources
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
@@ -20,21 +20,19 @@ from nlsr_jax.errors import InputError, argument
 from nlsr_jax.nlsr.correction import correct
 from nlsr_jax.nlsr.identify import identify
 from nlsr_jax.nlsr.settings import GAIN
+from nlsr_jax.pipeline.answering import aligned_respondent, respondent
 from nlsr_jax.pipeline.evidence import CalibrationData, check_evidence
 from nlsr_jax.pipeline.passes import Passes
 from nlsr_jax.pipeline.reference import Reference
 from nlsr_jax.pipeline.run import Run
 from nlsr_jax.pipeline.settings import Settings
-from nlsr_jax.pipeline.shared import Shared, stamp
-from nlsr_jax.pipeline.sources import AdapterSource
+from nlsr_jax.pipeline.shared import stamp
 from nlsr_jax.pipeline.templating import is_rendered
 from nlsr_jax.types import Tokenizer
 
 if TYPE_CHECKING:
     from nlsr_jax.evaluation.respondent import ModelRespondent
 
-_AT_ONCE = 96
-"""Prompts in one batch of questions."""
 _MOST_UNKNOWN = 0.1
 
 
@@ -56,34 +54,10 @@ class Repairs:
         self.finetuned = data.sources.whole_finetuned()
         self._data, self._reference, self._beta = data, reference.whole(), reference.beta
 
-    def respondent(self, adapter: Adapter, source: AdapterSource) -> "ModelRespondent":
-        """Return the base with an adapter, ready to be asked.
-
-        Args:
-          adapter: that the base runs with.
-          source: the file that it belongs to, which may carry other tensors.
-        """
-        from nlsr_jax.evaluation.respondent import ModelRespondent
-
-        model, params = self._data.base_with(source)
-        longest = self._data.settings.max_length
-        return ModelRespondent(model, params, self._data.tokenizer, adapter, LENGTH, longest, _AT_ONCE)
-
     def asked(self, adapter: Adapter) -> Respondent:
         """Return the base with the fine-tuned adapter or a repair of it, asked beside those of other runs."""
-        respondent = self.respondent(adapter, self._data.sources.target)
-        return _Beside(respondent, self._data.run.shared.passes)
-
-    def aligned(self) -> Respondent:
-        """Return the aligned model, whose answers do not depend on what was fine-tuned on it.
-
-        Of a lifted adapter the ranks alone count: where the aligned model has no update, B is zero.
-        """
-        settings, source = self._data.settings, self._data.sources.aligned
-        shapes = tuple((m, leaf["a"].shape) for m, leaf in sorted(source.shapes().factors.items()))
-        key = (stamp(settings.base), stamp(settings.aligned), settings.dtype, settings.max_length, shapes)
-        run = self._data.run
-        return _Remembered(lambda: self.respondent(source.load(), source), run.shared, (*key, run.mesh))
+        found = respondent(self._data, adapter, self._data.sources.target, LENGTH)
+        return _Beside(found, self._data.run.shared.passes)
 
     def gradients(self) -> Any:
         """Return the gradients of the loss on safe answers, from the other half of the rows."""
@@ -127,30 +101,6 @@ class _Beside(NamedTuple):
         return self.respondent.likelihood(rows)
 
 
-class _Remembered(NamedTuple):
-    """A respondent whose replies the runs of a process share.
-
-    Attributes:
-      open: returns the respondent.
-      shared: keeps the replies.
-      key: all that decides them beside what is asked.
-    """
-
-    open: Callable[[], Respondent]
-    shared: Shared
-    key: tuple
-
-    def answers(self, prompts: Sequence[Sequence[int]]) -> Sequence[Answer]:
-        """See ``Respondent``."""
-        key = (*self.key, repr(prompts))
-        return self.shared.once("aligned answers", key, lambda: self.open().answers(prompts))
-
-    def likelihood(self, rows: Sequence[tuple[Sequence[int], Answer]]) -> float:
-        """See ``Respondent``."""
-        key = (*self.key, repr(rows))
-        return self.shared.once("aligned likelihood", key, lambda: self.open().likelihood(rows))
-
-
 def refined(settings: Settings, bounds: Bounds, data: CalibrationData, run: Run) -> tuple[Settings, dict[str, Any]]:
     """Refine the sparsity of a run; returns the settings with it and what the record says of it.
 
@@ -172,7 +122,7 @@ def refined(settings: Settings, bounds: Bounds, data: CalibrationData, run: Run)
         result = refine_by_answers(
             repairs.questions,
             repairs.asked(repairs.finetuned),
-            repairs.aligned(),
+            aligned_respondent(data, LENGTH),
             lambda share: repairs.asked(repairs.repaired(share, gradients)),
             start=1 - settings.sparsity,
             bounds=bounds,

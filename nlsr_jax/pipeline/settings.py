@@ -12,7 +12,7 @@ from nlsr_jax.data.templates import TEMPLATES, is_template_file
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.paths import exists, expand_text
 from nlsr_jax.files.values import convert
-from nlsr_jax.nlsr.settings import UPDATE_BASES, Identification, MethodSettings, setting
+from nlsr_jax.nlsr.settings import ANSWERS, ROWS, UPDATE_BASES, Identification, MethodSettings, setting
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -202,6 +202,23 @@ class Streaming:
 
 
 @dataclasses.dataclass(frozen=True)
+class SafeAnswers:
+    """Which safe answers a repair brings back.
+
+    Attributes:
+      answers: one of ``ANSWERS``; see ``nlsr_jax.calibration.own_answers``.
+    """
+
+    answers: str = setting(
+        ROWS,
+        "With --method gain: bring back the safe answers of the calibration 'rows', or the aligned model's 'own' "
+        "answers to their prompts.",
+        choices=ANSWERS,
+        realigns=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class SourceSettings(Identification, Paths):
     """What decides which files a run reads: its paths, and what the method needs."""
 
@@ -212,13 +229,14 @@ class SourceSettings(Identification, Paths):
 
 
 @dataclasses.dataclass(frozen=True)
-class EvidenceSettings(Streaming, Columns, CalibrationPass, SourceSettings):
+class EvidenceSettings(SafeAnswers, Streaming, Columns, CalibrationPass, SourceSettings):
     """What calibration data are read by."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings(
     EvidenceSettings,
+    SafeAnswers,
     Streaming,
     HarmlessPrompts,
     ModelOutput,

@@ -3,6 +3,7 @@
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.nlsr.pruning import check_rule
 from nlsr_jax.nlsr.setting_checks import check_fields
+from nlsr_jax.nlsr.settings import ROWS
 from nlsr_jax.nlsr.weights import METHODS, SCORES_UPDATE
 from nlsr_jax.pipeline.settings import Settings
 
@@ -12,6 +13,7 @@ _ONLY = {
     "basis": "as_is",
     "rank": None,
     "direction_rank": None,
+    "answers": ROWS,
 }
 """Settings that matrices do not have, and the values that say nothing."""
 _COMPARING = ("probability", "threshold", "least_similar")

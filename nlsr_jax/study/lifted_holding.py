@@ -10,10 +10,11 @@ import jax
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.calibration.asking import ASKED, Questions, make_questions, refine_by_answers
 from nlsr_jax.calibration.capture import collect_loss_gradient
+from nlsr_jax.calibration.own_answers import BEGINNING, with_own_answers
 from nlsr_jax.calibration.refinement import Refined
 from nlsr_jax.calibration.wording import LENGTH
 from nlsr_jax.data.encoding import encode_prompts
-from nlsr_jax.data.examples import Example
+from nlsr_jax.data.examples import Encoded, Example
 from nlsr_jax.evaluation.respondent import ModelRespondent
 from nlsr_jax.nlsr.amplify import amplify
 from nlsr_jax.nlsr.identify import identify
@@ -22,7 +23,14 @@ from nlsr_jax.nlsr.realign import realign
 from nlsr_jax.nlsr.settings import GAIN, PUBLISHED
 from nlsr_jax.random_streams import stream
 from nlsr_jax.study.case import Case, calibration_rows, gain_batches, stage_key
-from nlsr_jax.study.repairs import calibration_batches, gather_evidence, make_masks, make_reference, repair_once
+from nlsr_jax.study.repairs import (
+    encoded_batches,
+    encoded_rows,
+    gather_evidence,
+    make_masks,
+    make_reference,
+    repair_once,
+)
 from nlsr_jax.study.workshop import Made, Workshop
 from nlsr_jax.types import Gradients
 
@@ -58,15 +66,28 @@ class LiftedHolding:
     def _gradients(self):
         """The gradients at the fine-tuned adapter, which no setting affects, and the seconds of their pass."""
         started = time.perf_counter()
-        found = self._collect(self._rows)
+        found = self._collect(self._encoded)
         return jax.block_until_ready(found), time.perf_counter() - started
+
+    @functools.cached_property
+    def _own_rows(self) -> list[tuple[Encoded, ...]]:
+        """The calibration rows with the aligned model's own answers."""
+        return with_own_answers(self._encoded, self._respondent(self.models["aligned"], BEGINNING))
 
     @functools.cached_property
     def _rows(self) -> list[Example]:
         return calibration_rows(self._workshop.world, self._workshop.config, self._case.seed)
 
-    def _collect(self, rows: Sequence[Example]):
-        batches = calibration_batches(self._base, rows, 50, self._workshop.config.sft.training.max_length)
+    @functools.cached_property
+    def _encoded(self) -> list[tuple[Encoded, ...]]:
+        return encoded_rows(self._base, self._rows, self._longest)
+
+    @property
+    def _longest(self) -> int:
+        return self._workshop.config.sft.training.max_length
+
+    def _collect(self, rows: Sequence[tuple[Encoded, ...]]):
+        batches = encoded_batches(rows, 50, self._longest)
         return collect_loss_gradient(self._base.model, self._base.params, self._lifted.finetuned, batches)
 
     def repaired(self, beta: float, share: float) -> Made:
@@ -76,10 +97,16 @@ class LiftedHolding:
         adapter = jax.block_until_ready(self._repair(beta, share, gradients))
         return Made(self._base, adapter, seconds + time.perf_counter() - started)
 
+    def recommended(self, beta: float, share: float) -> Made:
+        """See ``Holding``."""
+        started = time.perf_counter()
+        adapter = jax.block_until_ready(self._repair(beta, share, self._collect(self._own_rows)))
+        return Made(self._base, adapter, time.perf_counter() - started)
+
     def refined(self, beta: float, start: float) -> tuple[Made, Refined]:
         """See ``Holding``."""
         started = time.perf_counter()
-        questions, gradients = self._questions(), self._collect(self._rows[::2])
+        questions, gradients = self._questions(), self._collect(self._own_rows[::2])
         found = refine_by_answers(
             questions,
             self._respondent(self.models["finetuned"]),
@@ -90,7 +117,7 @@ class LiftedHolding:
         seconds = time.perf_counter() - started
         if found.share == 0:
             return self.models["finetuned"]._replace(seconds=seconds), found
-        made = self.repaired(beta, start if found.share is None else found.share)
+        made = self.recommended(beta, start if found.share is None else found.share)
         return made._replace(seconds=seconds + made.seconds), found
 
     def _questions(self) -> Questions:
@@ -102,10 +129,11 @@ class LiftedHolding:
         }
         return make_questions(*(encode_prompts(part, self._base.tokenizer, **options) for part in texts))
 
-    def _respondent(self, made: Made) -> ModelRespondent:
-        base, config = made.base, self._workshop.config
-        longest, at_once = config.sft.training.max_length, config.exam.batch_size
-        return ModelRespondent(base.model, base.params, base.tokenizer, made.adapter, LENGTH, longest, at_once)
+    def _respondent(self, made: Made, length: int = LENGTH) -> ModelRespondent:
+        base, at_once = made.base, self._workshop.config.exam.batch_size
+        return ModelRespondent(
+            base.model, base.params, base.tokenizer, made.adapter, length, self._longest, at_once
+        )
 
     def _repair(self, beta: float, share: float, gradients: Gradients) -> Adapter:
         weak, aligned, finetuned = self._lifted

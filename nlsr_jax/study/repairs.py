@@ -13,7 +13,7 @@ from nlsr_jax.calibration.capture import collect_gradients, collect_loss_gradien
 from nlsr_jax.calibration.search import Automatic
 from nlsr_jax.data.batching import BatchShape, batches_in_order, pack
 from nlsr_jax.data.encoding import encode
-from nlsr_jax.data.examples import Example, Preference
+from nlsr_jax.data.examples import Encoded, Example, Preference
 from nlsr_jax.nlsr.amplify import amplify
 from nlsr_jax.nlsr.basis import common_basis, turned
 from nlsr_jax.nlsr.correction import correct
@@ -93,10 +93,20 @@ def calibration_batches(
     base: Base, rows: Sequence[Example] | Sequence[Preference], batch_size: int, max_length: int
 ) -> list[tuple]:
     """Return ``(tokens, response_mask)`` batches of calibration rows; of pairs, those of both answers in turn."""
-    encoded = encode(rows, base.tokenizer, max_length=max_length, special_tokens=base.special_tokens)
-    packed = pack(encoded.rows)
-    shape = BatchShape(batch_size, max_length, one_length=True)
-    order = np.arange(len(encoded.rows))
+    return encoded_batches(encoded_rows(base, rows, max_length), batch_size, max_length)
+
+
+def encoded_rows(
+    base: Base, rows: Sequence[Example] | Sequence[Preference], max_length: int
+) -> list[tuple[Encoded, ...]]:
+    """Return the token ids of calibration rows; of pairs, those of both answers."""
+    return encode(rows, base.tokenizer, max_length=max_length, special_tokens=base.special_tokens).rows
+
+
+def encoded_batches(rows: Sequence[tuple[Encoded, ...]], batch_size: int, max_length: int) -> list[tuple]:
+    """Return ``(tokens, response_mask)`` batches of encoded rows; see ``calibration_batches``."""
+    packed, shape = pack(rows), BatchShape(batch_size, max_length, one_length=True)
+    order = np.arange(len(rows))
     return [
         tuple(part for text in batch.texts for part in (text.tokens, text.response_mask))
         for batch in batches_in_order(packed, order, shape)

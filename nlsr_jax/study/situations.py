@@ -47,6 +47,10 @@ class WeightsHolding:
         jax.block_until_ready(base.params)
         return Made(base, None, self._found.seconds[1] + time.perf_counter() - started)
 
+    def recommended(self, beta: float, share: float) -> Made:
+        """See ``Holding``; of a full model the rows' answers are read."""
+        return self.repaired(beta, share)
+
     def refined(self, beta: float, start: float) -> NoReturn:
         """Raise InputError: the entries of full weights have a fixed share."""
         raise InputError("the share of full weights' entries is not refined")

@@ -45,7 +45,14 @@ class Holding(Protocol):
     models: Mapping[str, Made]
 
     def repaired(self, beta: float, share: float) -> Made:
-        """Return the repaired model: β, and the share of the entries that is transplanted."""
+        """Return the repaired model: β, and the share of the entries that is transplanted.
+
+        Gradients are taken on the answers of the calibration rows.
+        """
+        ...
+
+    def recommended(self, beta: float, share: float) -> Made:
+        """Return the same with gradients on the aligned model's own answers, where it can be asked."""
         ...
 
     def refined(self, beta: float, start: float) -> tuple[Made, Refined]:

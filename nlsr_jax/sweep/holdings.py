@@ -273,7 +273,7 @@ def _row(exams: Exams, holding: Holding, entry: Entry, name: str) -> dict[str, A
 
 
 def _made(holding: Holding, entry: Entry) -> tuple[Made, dict[str, Any]]:
-    """Return the model of a row, and its β, its share of entries and what is doubtful of it."""
+    """Return the model of a row, its β, its share of entries and what is doubtful of it."""
     told: dict[str, Any] = {"beta": None, "share": None, "notes": []}
     if entry.method in BEFORE:
         return holding.models[entry.method], told
@@ -287,7 +287,8 @@ def _made(holding: Holding, entry: Entry) -> tuple[Made, dict[str, Any]]:
         beta, share = recommended.beta, round(1 - recommended.sparsity, 6)
     told |= {"beta": beta, "share": share}
     if entry.method != REFINED:
-        return holding.repaired(beta, share), told
+        repair = holding.recommended if entry.method == FIXED else holding.repaired
+        return repair(beta, share), told
     made, found = holding.refined(beta, share)
     return made, told | {"share": share if found.share is None else found.share, "notes": doubts(found)}
 
@@ -308,6 +309,8 @@ def _name(entry: Entry, rates: Mapping[float, float]) -> str:
     values = [entry.situation, *entry.case, entry.method, entry.beta, entry.share]
     if entry.setting is not None:
         values.append(f"setting {entry.setting}")
+    if entry.method in (FIXED, REFINED):
+        values.append("own answers")
     rate = _rate(entry, rates)
     if rate is not None:
         values.append(rate)
