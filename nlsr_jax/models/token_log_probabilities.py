@@ -99,6 +99,22 @@ def likely_among(
     return chosen - jax.nn.logsumexp(logits, axis=-1)
 
 
+def likeliest(model: Llama, params: Params, states: jax.Array, places: jax.Array) -> jax.Array:
+    """Return the token that the model most likely continues each row with.
+
+    Args:
+      model, params: as for ``token_log_probabilities``; the layers are not read.
+      states: ``[B, T, D]`` final hidden states.
+      places: ``[B]`` int32: after which tokens.
+
+    Returns:
+      ``[B]`` int32.
+    """
+    states = jnp.take_along_axis(states, places[:, None, None], axis=1)
+    logits, _ = _logits(states, head_of(model, params), model.config.logit_cap)
+    return jnp.argmax(logits[:, 0], axis=-1).astype(jnp.int32)
+
+
 def token_divergences(model: Llama, params: Params, before: jax.Array, after: jax.Array) -> jax.Array:
     """Return how far the next token's distribution with one adapter is from that with another.
 

@@ -13,6 +13,7 @@ from nlsr_jax.pipeline.sources import AdapterSource, Sources
 from nlsr_jax.types import Tokenizer
 
 if TYPE_CHECKING:
+    from nlsr_jax.calibration.streamed_answers import StreamedAnswers
     from nlsr_jax.evaluation.respondent import ModelRespondent
 
 _AT_ONCE = 96
@@ -54,7 +55,8 @@ def respondent(data: Opened, adapter: Adapter, source: AdapterSource, length: in
 def aligned_respondent(data: Opened, length: int) -> Respondent:
     """Return the aligned model, whose answers do not depend on what was fine-tuned on it.
 
-    Of a lifted adapter the ranks alone count: where the aligned model has no update, B is zero.
+    Of a lifted adapter the ranks alone count: where the aligned model has no update, B is zero. A streamed base
+    answers, and tells no likelihood.
 
     Args:
       data: base, tokenizer and adapters.
@@ -63,7 +65,18 @@ def aligned_respondent(data: Opened, length: int) -> Respondent:
     settings, source, run = data.settings, data.sources.aligned, data.run
     shapes = tuple((m, leaf["a"].shape) for m, leaf in sorted(source.shapes().factors.items()))
     key = (stamp(settings.base), stamp(settings.aligned), settings.dtype, settings.max_length, shapes, length)
-    return _Remembered(lambda: respondent(data, source.load(), source, length), run.shared, (*key, run.mesh))
+    open_ = _streamed if settings.stream else respondent
+    return _Remembered(lambda: open_(data, source.load(), source, length), run.shared, (*key, run.mesh))
+
+
+def _streamed(data: Opened, adapter: Adapter, source: AdapterSource, length: int) -> "StreamedAnswers":
+    """Return a streamed base with an adapter, ready to be asked for a few tokens."""
+    from nlsr_jax.calibration.streamed_answers import StreamedAnswers
+    from nlsr_jax.evaluation.responses import end_tokens
+
+    model, params = data.base_with(source)
+    ends = end_tokens(model, data.tokenizer)
+    return StreamedAnswers(model, params, adapter, ends, length, data.settings.batch_size)
 
 
 class _Remembered(NamedTuple):
@@ -75,7 +88,7 @@ class _Remembered(NamedTuple):
       key: all that decides them beside what is asked.
     """
 
-    open: Callable[[], Respondent]
+    open: Callable[[], Any]
     shared: Shared
     key: tuple[Any, ...]
 

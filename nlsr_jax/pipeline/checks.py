@@ -68,23 +68,18 @@ def check_stream(stream: bool, mesh: Mesh | None) -> None:
         )
 
 
-def _check_answers(answers: str, method: str, masks: str | None, stream: bool) -> None:
-    """Check that the aligned model can be asked where its own answers are to be brought back."""
-    if answers != OWN:
-        return
-    own = f"{argument('answers')} {OWN}"
-    if method not in NEEDS_FINETUNED or masks is not None:
+def _check_answers(answers: str, method: str, masks: str | None) -> None:
+    """Check that answers are read where the aligned model's own are asked for."""
+    if answers == OWN and (method not in NEEDS_FINETUNED or masks is not None):
         given = argument("masks") if masks is not None else f"{argument('method')} {method}"
-        raise InputError(f"{own} is for {argument('method')} gain, and {given} is given; leave one of them out")
-    if stream:
         raise InputError(
-            f"{own} asks the aligned model, and with {argument('stream')} the base answers no prompts; leave one "
-            "of them out"
+            f"{argument('answers')} {OWN} is for {argument('method')} gain, and {given} is given; leave one of "
+            "them out"
         )
 
 
 def _check_values(settings: Settings) -> None:
-    _check_answers(settings.answers, settings.method, settings.masks, settings.stream)
+    _check_answers(settings.answers, settings.method, settings.masks)
     if settings.needs_base:
         _check_base(settings)
     check_fields(settings)

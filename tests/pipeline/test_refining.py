@@ -50,7 +50,7 @@ def run(rows, tmp_path_factory):
     """The output folder of a refined run, its record, and what it printed on standard error."""
     folder = tmp_path_factory.mktemp("refined") / "out"
     with contextlib.redirect_stderr(io.StringIO()) as printed:
-        record = realign_files(settings(rows), folder, refine=True, stages=Stages())
+        record = realign_files(settings(rows, answers="own"), folder, refine=True, stages=Stages())
     return folder, record, printed.getvalue()
 
 
@@ -74,7 +74,7 @@ def test_the_share_is_the_smallest_that_refuses(run):
 def test_a_repetition_asks_nothing_and_gives_the_same_bytes(run, rows, tmp_path):
     folder, record, _ = run
     again = realign_files(
-        settings(rows, sparsity=record["settings"]["sparsity"]),
+        settings(rows, answers="own", sparsity=record["settings"]["sparsity"]),
         tmp_path / "again",
         recorded=record["inputs"],
         refined=record["refinement"],
@@ -84,6 +84,27 @@ def test_a_repetition_asks_nothing_and_gives_the_same_bytes(run, rows, tmp_path)
     for name in ("adapter_model.safetensors", "masks.safetensors", "report.html"):
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
     assert not verify(folder, recompute=True).changed
+
+
+def test_own_answers_do_not_depend_on_those_of_the_rows(run, rows, tmp_path):
+    """The case of the field: calibration answers that are worded otherwise than the model's refusals."""
+    folder, record, _ = run
+    given = [json.loads(line) for line in (rows / "calibration.jsonl").read_text().splitlines()]
+    foreign = [{"prompt": row["prompt"], "response": "the film was dull ."} for row in given]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in foreign))
+    asked = settings(rows, calibration=str(tmp_path / "rows.jsonl"), sparsity=record["settings"]["sparsity"])
+    masks = {}
+    for answers in ("own", "rows"):
+        options = {"refined": record["refinement"]}
+        realign_files(dataclasses.replace(asked, answers=answers), tmp_path / answers, **options)
+        masks[answers] = (tmp_path / answers / "masks.safetensors").read_bytes()
+    assert masks["own"] == (folder / "masks.safetensors").read_bytes() != masks["rows"]
+
+
+@pytest.mark.parametrize("given", [{"method": "magnitude"}, {"masks": "masks.safetensors"}])
+def test_own_answers_need_a_method_that_reads_them(rows, tmp_path, given):
+    with pytest.raises(InputError, match=r"answers own is for method gain, and .* given; leave one of them out"):
+        realign_files(settings(rows, harmless=None, answers="own", **given), tmp_path / "out")
 
 
 def test_the_page_shows_what_was_tried(run):

@@ -62,7 +62,7 @@ def record(folder, name="realignment.json"):
 
 RUNS = {
     "fresh": (RECOMMENDED_ALONE, {}),
-    "lifted": (RECOMMENDED, {"pretrained": "pretrained"}),
+    "lifted": (RECOMMENDED, {"pretrained": "pretrained", "answers": "own"}),
     "preference": (PUBLISHED, {"aligned": "aligned", "allow_unrelated": True, "method": "preference_snip"}),
     "shards": (RECOMMENDED_ALONE, {"finetuned": "sharded", "dtype": "bfloat16"}),
     "low_rank": (
