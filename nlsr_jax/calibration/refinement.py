@@ -69,7 +69,8 @@ class Refined(NamedTuple):
 
     Attributes:
       share: the share to transplant; 0 where the fine-tuned model needs no repair or the bound forbids every one,
-        None where the prompts cannot tell the two models apart, so that nothing can be chosen.
+        None where the prompts cannot tell the two models apart, so that nothing can be chosen: the aligned model's
+        own answers are no better than the fine-tuned one's then.
       reached: whether the goal is reached within the bound.
       finetuned, aligned: their rates.
       trials: all shares that were tried, in their order.

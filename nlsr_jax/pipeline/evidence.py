@@ -1,5 +1,6 @@
 """The evidence of a run: calibration rows, the base that reads them, and what its pass over them gives."""
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,7 +13,7 @@ from nlsr_jax.adapter import Adapter
 from nlsr_jax.calibration.own_answers import BEGINNING, with_own_answers
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.formats.peft import AdapterFile
-from nlsr_jax.nlsr.settings import NEEDS_STATISTICS, OWN
+from nlsr_jax.nlsr.settings import NEEDS_STATISTICS, OWN, ROWS
 from nlsr_jax.nlsr.statistics import Statistics
 from nlsr_jax.pipeline.answering import aligned_respondent
 from nlsr_jax.pipeline.base_model import load_shared_base
@@ -141,6 +142,12 @@ class CalibrationData:
             return rows
         with self.run.stages("answer"):
             return with_own_answers(rows, aligned_respondent(self, BEGINNING))
+
+    def read_rows(self) -> None:
+        """Go on with the answers of the rows, where the aligned model does not refuse their prompts."""
+        self.settings = dataclasses.replace(self.settings, answers=ROWS)
+        self.__dict__.pop("_answered", None)
+        self._first_half = None
 
     def half(self, first: int) -> list[tuple]:
         """Return the batches of every second row, from row 0 or 1 on."""

@@ -19,7 +19,7 @@ from nlsr_jax.calibration.wording import LENGTH, Answer
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.nlsr.correction import correct
 from nlsr_jax.nlsr.identify import identify
-from nlsr_jax.nlsr.settings import GAIN
+from nlsr_jax.nlsr.settings import GAIN, ROWS
 from nlsr_jax.pipeline.answering import aligned_respondent, respondent
 from nlsr_jax.pipeline.evidence import CalibrationData, check_evidence
 from nlsr_jax.pipeline.passes import Passes
@@ -128,7 +128,9 @@ def refined(settings: Settings, bounds: Bounds, data: CalibrationData, run: Run)
             bounds=bounds,
             say=run.stages.say,
         )
-    changes: dict[str, Any] = {} if result.share is None else {"sparsity": 1 - result.share}
+    changes: dict[str, Any] = {"sparsity": 1 - result.share} if result.share is not None else {"answers": ROWS}
+    if result.share is None:
+        data.read_rows()
     if result.share == 0:
         changes = {"rule": "least_similar", "share": 0.0}
     told = _described(bounds, repairs.questions, result)

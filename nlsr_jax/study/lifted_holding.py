@@ -117,7 +117,7 @@ class LiftedHolding:
         seconds = time.perf_counter() - started
         if found.share == 0:
             return self.models["finetuned"]._replace(seconds=seconds), found
-        made = self.recommended(beta, start if found.share is None else found.share)
+        made = self.repaired(beta, start) if found.share is None else self.recommended(beta, found.share)
         return made._replace(seconds=seconds + made.seconds), found
 
     def _questions(self) -> Questions:
