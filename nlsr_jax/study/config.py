@@ -105,7 +105,11 @@ class StudyConfig:
 
 
 def describe_config(config: StudyConfig) -> dict[str, Any]:
-    """Return a study by name, as its files hold it; for repairs see ``nlsr_jax.study.repairs.describe``."""
+    """Return a study by name, as its files hold it; for repairs see ``nlsr_jax.study.repairs.describe``.
+
+    The place of the base is left out: what is in it counts, and a folder that was moved is the same study.
+    """
     repairs = {name: getattr(config, name) for name in ("published", "recommended")}
     described = {name: describe(value) for name, value in repairs.items() if isinstance(value, RepairSettings)}
-    return dataclasses.asdict(config) | described
+    found = dataclasses.asdict(config) | described
+    return {name: value for name, value in found.items() if name != "base"}

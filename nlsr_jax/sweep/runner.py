@@ -55,8 +55,8 @@ _AMPLIFICATION, _BASIS = ("beta", "amplification_space", "rank"), ("basis", "tur
 def describe_study(config: StudyConfig) -> dict[str, Any]:
     """Return what determines a row, beside its cell and its base."""
     settings = describe_config(config)
-    for name in ("name", "recommended", "poison_ratio", "base", "pretraining"):
-        del settings[name]  # for other programs, or about how bases were made and where they are
+    for name in ("name", "recommended", "poison_ratio", "pretraining"):
+        del settings[name]  # for other programs, or about how bases were made
     return {"version": VERSION, **settings}
 
 

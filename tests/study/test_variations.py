@@ -37,6 +37,11 @@ def test_a_world_changes_what_its_name_says(name, paths):
     assert set(differences(VARIATIONS[name])) == paths
 
 
+def test_a_study_whose_base_was_moved_is_the_same():
+    config = configs.get("tiny")
+    assert describe_config(dataclasses.replace(config, base="/elsewhere/base")) == describe_config(config)
+
+
 def test_the_others_keep_the_config():
     for name in ("other_vocabulary", "other_words", "four_refusals", "own_refusals", "poison_half", "tiny_mistral"):
         assert not differences(VARIATIONS[name])
