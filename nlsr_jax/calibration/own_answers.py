@@ -2,8 +2,8 @@
 
 A gradient brings back the answers that it is taken on. The answers of calibration rows are often not those of the
 aligned model: other refusals, or help that is safe. The aligned model's own greedy answers to the same prompts are
-what a repair is to bring back. Refusal is decided in their first tokens (Qi et al. 2024, arXiv 2406.05946), which
-are therefore all that is read.
+what a repair is to bring back, as far as fine-tuning has taken them. Refusal is decided in their first tokens (Qi et
+al. 2024, arXiv 2406.05946), which are therefore all that is read.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,9 @@ from nlsr_jax.data.examples import Encoded
 
 BEGINNING = 4
 """Tokens of an answer that decide whether it refuses."""
+APART = 0.1
+"""Nats a token by which fine-tuning must have made the aligned model's answers less likely. Where it has not, the
+aligned model answers as the fine-tuned one does: it may not refuse, and nothing of its answers is to come back."""
 
 
 class Answers(Protocol):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from nlsr_jax.adapter import Adapter
-from nlsr_jax.calibration.own_answers import BEGINNING, with_own_answers
+from nlsr_jax.calibration.own_answers import APART, BEGINNING, with_own_answers
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.formats.peft import AdapterFile
 from nlsr_jax.nlsr.settings import NEEDS_STATISTICS, OWN, ROWS
@@ -141,7 +141,29 @@ class CalibrationData:
         if self.settings.answers != OWN or not self.settings.needs_finetuned:
             return rows
         with self.run.stages("answer"):
-            return with_own_answers(rows, aligned_respondent(self, BEGINNING))
+            own = with_own_answers(rows, aligned_respondent(self, BEGINNING))
+            lost = self._lost(own[::2])
+        if lost >= APART:
+            return own
+        self.notes.append(
+            "fine-tuning has hardly changed how the aligned model begins its answers to the calibration prompts "
+            f"({lost:.2f} nats a token): the answers of the rows are brought back, not its own"
+        )
+        return rows
+
+    def _lost(self, own: list[tuple]) -> float:
+        """Return by how many nats a token the fine-tuned model finds the aligned model's answers less likely."""
+        from nlsr_jax.calibration.capture import collect_loss
+        from nlsr_jax.data.calibration import batches
+
+        settings, sources = self.settings, self.sources
+        read = list(batches(own, settings.batch_size, settings.max_length))
+        both = (sources.target, sources.whole_finetuned()), (sources.aligned, sources.aligned.load())
+        losses = []
+        for source, adapter in both:
+            model, params = self.base_with(source)
+            losses.append(float(collect_loss(model, params, adapter, read)))
+        return losses[0] - losses[1]
 
     def read_rows(self) -> None:
         """Go on with the answers of the rows, where the aligned model does not refuse their prompts."""

@@ -9,8 +9,8 @@ import jax
 
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.calibration.asking import ASKED, Questions, make_questions, refine_by_answers
-from nlsr_jax.calibration.capture import collect_loss_gradient
-from nlsr_jax.calibration.own_answers import BEGINNING, with_own_answers
+from nlsr_jax.calibration.capture import collect_loss, collect_loss_gradient
+from nlsr_jax.calibration.own_answers import APART, BEGINNING, with_own_answers
 from nlsr_jax.calibration.refinement import Refined
 from nlsr_jax.calibration.wording import LENGTH
 from nlsr_jax.data.encoding import encode_prompts
@@ -71,8 +71,15 @@ class LiftedHolding:
 
     @functools.cached_property
     def _own_rows(self) -> list[tuple[Encoded, ...]]:
-        """The calibration rows with the aligned model's own answers."""
-        return with_own_answers(self._encoded, self._respondent(self.models["aligned"], BEGINNING))
+        """The calibration rows with the aligned model's own answers, where fine-tuning has taken them."""
+        aligned = self.models["aligned"]
+        own = with_own_answers(self._encoded, self._respondent(aligned, BEGINNING))
+        batches = encoded_batches(own[::2], 50, self._longest)
+        after, before = (
+            float(collect_loss(base.model, base.params, adapter, batches))
+            for base, adapter in ((self._base, self._lifted.finetuned), (aligned.base, aligned.adapter))
+        )
+        return own if after - before >= APART else self._encoded
 
     @functools.cached_property
     def _rows(self) -> list[Example]:
