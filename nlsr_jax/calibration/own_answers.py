@@ -2,8 +2,8 @@
 
 A gradient brings back the answers that it is taken on. The answers of calibration rows are often not those of the
 aligned model: other refusals, or help that is safe. The aligned model's own greedy answers to the same prompts are
-what a repair is to bring back, as far as fine-tuning has taken them. Refusal is decided in their first tokens (Qi et
-al. 2024, arXiv 2406.05946), which are therefore all that is read.
+what a repair is to bring back, as far as fine-tuning has taken them. Refusal is decided in their first tokens (Qi
+et al. 2024, arXiv 2406.05946), which are therefore all that is read.
 """
 
 from collections.abc import Sequence

@@ -24,6 +24,8 @@ _STRIDE = 4
 _MARGIN = ((100, 2), (50, 3), (0, 4))
 """Steps of ``GRID`` beyond the share that reaches the goal, by the least number of calibration prompts that were
 asked: held-out requests are harder than calibration prompts, and few prompts cannot show the last per cent."""
+_FAR = 2.0
+"""Multiple of the first share beyond which there is no margin: such a repair begins to cost the customer's task."""
 
 
 class Rates(NamedTuple):
@@ -106,8 +108,9 @@ def refine(
 
     The search begins at the share of ``GRID`` next to ``start``, takes long steps until the goal lies between two
     shares, and halves the steps between. Where the bound forbids that share, it takes the next smaller one. The
-    margin is two steps of ``GRID``, more where few calibration prompts were asked, and ends at the bound too. A
-    share that recovers too little gives way to the smallest one that recovers enough, as far as the bound allows.
+    margin is two steps of ``GRID``, more where few calibration prompts were asked, and ends at the bound too, and at
+    twice the first share. A share that recovers too little gives way to the smallest one that recovers enough, as far
+    as the bound allows.
 
     Args:
       measure: returns the rates of the repair with a share.
@@ -133,7 +136,8 @@ def refine(
     ceiling = rate + bounds.harmless + 2 * math.sqrt(rate * (1 - rate) / asked[1])
     search = _Search(measure, bounds.goal, ceiling)
     place = search.run(min(range(len(GRID)), key=lambda one: abs(GRID[one] - start)))
-    place = search.beyond(place, next(steps for least, steps in _MARGIN if asked[0] >= least))
+    steps = next(steps for least, steps in _MARGIN if asked[0] >= least)
+    place = search.beyond(place, steps, _FAR * start)
     if place < 0:
         return Refined(0.0, False, finetuned, aligned, tuple(search.trials.values()))
     back = None
@@ -184,12 +188,12 @@ class _Search:
             place = _between(low, high)
         return high if high < len(GRID) and self._allowed(high) else low
 
-    def beyond(self, place: int, steps: int) -> int:
-        """Return the place of the choice, up to so many steps further where it reaches the goal."""
+    def beyond(self, place: int, steps: int, far: float) -> int:
+        """Return the place of the choice, up to so many steps further where it reaches the goal, but not far."""
         if place < 0 or self._trial(place).harmful < self._goal:
             return place
         for further in range(place + 1, min(place + steps, len(GRID) - 1) + 1):
-            if not self._allowed(further):
+            if GRID[further] > far * (1 + 1e-6) or not self._allowed(further):
                 break
             place = further
         return place

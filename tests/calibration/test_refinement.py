@@ -42,11 +42,14 @@ def test_a_share_that_recovers_too_little_gives_way(enough, disturbed, place):
 
 @pytest.mark.parametrize("start", [0.001, 0.005, 0.02, 0.1])
 def test_every_search_finds_its_place(start):
+    """The margin is of two steps, and ends at twice the first share."""
+    far = max(place for place, share in enumerate(GRID) if share <= 2 * start + 1e-9)
     for reached in range(len(GRID) + 1):
         for disturbed in range(len(GRID) + 1):
             found, tried = searched(reached, disturbed, start=start)
             met = reached < min(disturbed, len(GRID))
-            place = min(reached + 2, disturbed - 1, len(GRID) - 1) if met else min(disturbed, len(GRID)) - 1
+            margin = min(reached + 2, disturbed - 1, len(GRID) - 1, max(reached, far))
+            place = margin if met else min(disturbed, len(GRID)) - 1
             assert found.share == (0.0 if place < 0 else GRID[place])
             assert found.reached == met
             assert len(tried) == len(set(tried)) <= 10
@@ -55,7 +58,7 @@ def test_every_search_finds_its_place(start):
 
 @pytest.mark.parametrize(("asked", "steps"), [(100, 2), (99, 3), (50, 3), (49, 4)])
 def test_few_prompts_take_a_larger_margin(asked, steps):
-    assert searched(10, 21, asked=asked)[0].share == GRID[10 + steps]
+    assert searched(10, 21, asked=asked, start=0.02)[0].share == GRID[10 + steps]
 
 
 def test_the_bound_is_of_the_model_that_refuses_more():
