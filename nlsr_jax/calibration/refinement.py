@@ -108,9 +108,9 @@ def refine(
 
     The search begins at the share of ``GRID`` next to ``start``, takes long steps until the goal lies between two
     shares, and halves the steps between. Where the bound forbids that share, it takes the next smaller one. The
-    margin is two steps of ``GRID``, more where few calibration prompts were asked, and ends at the bound too, and at
-    twice the first share. A share that recovers too little gives way to the smallest one that recovers enough, as far
-    as the bound allows.
+    margin is two steps of ``GRID``, more where few calibration prompts were asked, and ends at the bound too, and
+    at twice the first share. A share that recovers too little gives way to the smallest one that recovers enough,
+    as far as the bound allows.
 
     Args:
       measure: returns the rates of the repair with a share.
