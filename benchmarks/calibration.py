@@ -15,7 +15,16 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from benchmarks.limits import Limit, Product, attention_products, forward_products, of_products, with_limit
+from benchmarks.limits import (
+    Limit,
+    Product,
+    attention_products,
+    forward_products,
+    merge_products,
+    of_products,
+    readers,
+    with_limit,
+)
 from benchmarks.measure import append_result, define_flags, in_turn, ratios, run_process
 from benchmarks.peers import VOCABULARY, write_models
 from nlsr_jax.architecture.config import ModelConfig
@@ -64,11 +73,16 @@ def forward(parts, batch: int, length: int, count: int) -> None:
 
 
 def limit(config: ModelConfig, rank: int, batch: int, length: int, count: int) -> Limit:
-    """Return the limit of a calibration pass: the products of a pass without logits, and the Gram matrices."""
-    positions = batch * (length - length // 2)
-    modules = len(config.projections())
-    found = forward_products(config, batch * length, rank, head_rows=0) + attention_products(config, batch, length)
-    found.append(Product(rank, positions, rank, count=modules * config.num_layers))
+    """Return the limit of a calibration pass: the products of a pass without logits, ``A x``, and its Gram matrix.
+
+    Only responses count for the last two.
+    """
+    found = forward_products(config, batch * length, head_rows=0) + attention_products(config, batch, length)
+    positions, layers = batch * (length - length // 2), config.num_layers
+    for k, widths in readers(config):
+        found.append(Product(positions, k, rank * len(widths), count=layers))
+        found.append(Product(rank, positions, rank, count=layers * len(widths)))
+    found += merge_products(config, rank)
     return of_products(one._replace(times=count) for one in found)
 
 

@@ -214,7 +214,7 @@ def similarity_limit(layer: Layer) -> Limit:
 def run(rank: int, positions: int, share: float, rounds: int) -> dict[str, dict]:
     """Run all three benchmarks and return a result for each."""
     layer = make_layer(0, rank, positions, share)
-    shape = {"rank": rank, "positions": positions, "share": share}
+    shape = {"rank": rank, "positions": positions, "widths": share}
     results = {}
     for name, sparsity in (("identification", SPARSITY), ("identification_as_run", 1 - SPARSITY)):
         found, error = identification(layer, rounds, sparsity)

@@ -25,10 +25,10 @@ import numpy as np
 from nlsr_jax.architecture.config import ModelConfig
 
 _REPEATS = 5
-_LEAST = 0.01
+_LEAST, _MOST = 0.01, 0.3
+"""Seconds of one measurement, and seconds after which there is no further one."""
 _SAMPLE = 1 << 28
 _BLOCK = 1 << 23
-_SAME_INPUT = ("q_proj", "k_proj", "v_proj")
 
 
 class Limit(NamedTuple):
@@ -76,8 +76,8 @@ def fastest(function: Callable[[], Any]) -> float:
     started = time.perf_counter()
     function()
     number = 1 + int(_LEAST / max(time.perf_counter() - started, 1e-7))
-    found = []
-    for _ in range(_REPEATS):
+    found: list[float] = []
+    while len(found) < _REPEATS and sum(found) * number < _MOST:
         started = time.perf_counter()
         for _ in range(number):
             function()
@@ -162,45 +162,65 @@ def of_realignment(sources: Sequence[pathlib.Path], target: pathlib.Path, produc
     Args:
       sources: the files to read, of equal size, each of which is digested, as is the one that is written.
       target: the file to write.
-      products: the products of the similarities.
+      products: the products that are computed on the way.
     """
     size = sum(source.stat().st_size for source in sources)
     whole = size + sources[-1].stat().st_size
     files = copying_seconds(sources, target) + hashing_seconds(whole)
     seconds = files / (os.cpu_count() or 1) + of_products(products).seconds
-    return Limit(seconds, f"copying and SHA-256 of {whole / 1e9:.2g} GB, products of similarities")
+    return Limit(seconds, f"copying and SHA-256 of {whole / 1e9:.2g} GB, and products")
 
 
 def similarity_products(shapes: Iterable[tuple[int, int]], rank: int, *, times: int = 1) -> list[Product]:
-    """Return the products of the similarity of two adapters: three inner products of each factor.
+    """Return the products of the similarity of two adapters: three of each factor.
 
     Args:
       shapes: in-features k and out-features d of the modules.
       rank: r.
-      times: number of layers.
+      times: how often similarities of all modules are computed.
     """
     return [Product(rank, size, rank, count=3, times=times) for shape in shapes for size in shape]
 
 
+def readers(config: ModelConfig) -> list[tuple[int, list[int]]]:
+    """Return in-features k and the out-features d of the projections that read the same input, input by input."""
+    sizes, table = config.projections(), config.table
+    groups = (table.attention_inputs, ("o_proj",), table.feed_forward_inputs, ("down_proj",))
+    return [(sizes[group[0]][0], [sizes[module][1] for module in group]) for group in groups]
+
+
 def forward_products(
-    config: ModelConfig, rows: int, rank: int, *, head_rows: int | None = None, times: int = 1
+    config: ModelConfig, rows: int, *, head_rows: int | None = None, times: int = 1
 ) -> list[Product]:
-    """Return the products of a forward pass with an adapter on all projections, without attention.
+    """Return the products of a forward pass without attention.
+
+    Projections that read the same input are one product. Those of an adapter come on top: ``merge_products`` or
+    ``thin_products``.
 
     Args:
       config: configuration of the model.
       rows: number of positions.
-      rank: r.
       head_rows: number of positions whose logits are computed; all by default.
       times: number of passes.
     """
-    found = []
-    for k, d in config.projections().values():
-        shapes = ((k, d), (k, rank), (rank, d))
-        found += [Product(rows, *shape, count=config.num_layers, times=times) for shape in shapes]
-    head_rows = rows if head_rows is None else head_rows
+    layers, head_rows = config.num_layers, rows if head_rows is None else head_rows
+    found = [Product(rows, k, sum(widths), count=layers, times=times) for k, widths in readers(config)]
     if head_rows:
         found.append(Product(head_rows, config.hidden_size, config.vocab_size, times=times))
+    return found
+
+
+def merge_products(config: ModelConfig, rank: int) -> list[Product]:
+    """Return the products ``B A`` of an adapter on all projections, which is then added to the weights."""
+    return [Product(d, rank, k, count=config.num_layers) for k, widths in readers(config) for d in widths]
+
+
+def thin_products(config: ModelConfig, rows: int, rank: int, *, times: int = 1) -> list[Product]:
+    """Return the products of positions with A, and of the results with B, for an adapter on all projections."""
+    layers, found = config.num_layers, []
+    for k, widths in readers(config):
+        found.append(Product(rows, k, rank * len(widths), count=layers, times=times))
+        found += [Product(rows, rank, d, count=layers, times=times) for d in widths]
     return found
 
 
@@ -217,11 +237,14 @@ def training_products(config: ModelConfig, batch: int, length: int, rank: int) -
     The base is frozen, so its weights have no gradients; nor has the input of the first layer.
     """
     rows, layers = batch * length, config.num_layers
-    found = forward_products(config, rows, rank)
+    found = forward_products(config, rows) + merge_products(config, rank)
     found += [one._replace(times=3) for one in attention_products(config, batch, length)]
     found.append(Product(rows, config.vocab_size, config.hidden_size))
-    for module, (k, d) in config.projections().items():
-        deeper = layers - (module in _SAME_INPUT)
-        found += [Product(rows, d, k, count=deeper), Product(rows, rank, k, count=deeper)]
-        found += [Product(*shape, count=layers) for shape in ((rows, d, rank), (d, rows, rank), (rank, rows, k))]
+    for number, (k, widths) in enumerate(readers(config)):
+        found.append(Product(rows, sum(widths), k, count=layers - (number == 0)))
+        found += [
+            Product(rows, k, rank * len(widths), count=layers),
+            Product(rank * len(widths), rows, k, count=layers),
+        ]
+        found += [Product(*shape, count=layers) for d in widths for shape in ((rows, d, rank), (d, rows, rank))]
     return [one for one in found if one.count]

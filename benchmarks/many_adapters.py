@@ -15,7 +15,7 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks.accelerator import random_adapter, random_params
-from benchmarks.limits import Limit, forward_products, of_products, with_limit
+from benchmarks.limits import Limit, forward_products, of_products, thin_products, with_limit
 from benchmarks.measure import append_result, define_flags, in_turn
 from nlsr_jax import generate
 from nlsr_jax.architecture.config import ModelConfig
@@ -39,9 +39,10 @@ def limit(config: ModelConfig, adapters: int, rows: int, length: int, new_tokens
 
     The products with the factors are counted as if all rows had one adapter.
     """
-    count = adapters * rows
-    prompts = forward_products(config, count * length, rank, head_rows=count)
-    return of_products(prompts + forward_products(config, count, rank, times=new_tokens - 1))
+    count, steps = adapters * rows, new_tokens - 1
+    base = forward_products(config, count * length, head_rows=count) + forward_products(config, count, times=steps)
+    factors = thin_products(config, count * length, rank) + thin_products(config, count, rank, times=steps)
+    return of_products(base + factors)
 
 
 def run(

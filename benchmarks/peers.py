@@ -22,6 +22,7 @@ from benchmarks.limits import (
     Limit,
     attention_products,
     forward_products,
+    merge_products,
     of_products,
     training_products,
     with_limit,
@@ -170,15 +171,19 @@ def compare(peer: Peer, ours: Ours, shapes: Shapes) -> dict[str, float]:
 
 
 def limits(config: ModelConfig, shapes: Shapes) -> dict[str, Limit]:
-    """Return the limits of the three: their products, in generation without attention."""
+    """Return the limits of the three: their products, in generation without attention.
+
+    Where it costs less than products with its factors, the adapter is merged into the weights.
+    """
     batch, length, new_tokens, rank = shapes
-    prompts = forward_products(config, batch * (length // 2), rank, head_rows=batch)
-    steps = forward_products(config, batch, rank, times=new_tokens - 1)
-    whole = forward_products(config, batch * length, rank) + attention_products(config, batch, length)
+    merge = merge_products(config, rank)
+    prompts = forward_products(config, batch * (length // 2), head_rows=batch)
+    steps = forward_products(config, batch, times=new_tokens - 1)
+    whole = forward_products(config, batch * length) + attention_products(config, batch, length)
     return {
-        "forward": of_products(whole),
+        "forward": of_products(merge + whole),
         "train_step": of_products(training_products(config, batch, length, rank)),
-        "generation": of_products(prompts + steps),
+        "generation": of_products(merge + prompts + steps),
     }
 
 

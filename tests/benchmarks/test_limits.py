@@ -36,14 +36,16 @@ def test_products_are_those_of_the_model():
     layer = 4096 * (4096 + 1024 + 1024 + 4096 + 3 * 14336)
     factors = 16 * (4096 + 4096 + 2 * (4096 + 1024) + 4096 + 4096 + 3 * (4096 + 14336))
     head = 4096 * config.vocab_size
-    forward = limits.forward_products(config, 6, 16)
-    assert flops(forward) == 2 * 6 * (32 * (layer + factors) + head)
-    assert flops(limits.forward_products(config, 6, 16, head_rows=0)) == 2 * 6 * 32 * (layer + factors)
+    forward = limits.forward_products(config, 6)
+    assert flops(forward) == 2 * 6 * (32 * layer + head)
+    assert flops(limits.forward_products(config, 6, head_rows=1, times=3)) == 3 * 2 * (6 * 32 * layer + head)
+    assert flops(limits.thin_products(config, 6, 16)) == 2 * 6 * 32 * factors
+    assert flops(limits.merge_products(config, 16)) == 2 * 16 * 32 * layer
     attention = flops(limits.attention_products(config, 3, 2))
     assert attention == 2 * 2 * 3 * 32 * 32 * 2 * 1 * 128
-    # Backwards, the base has its products once more, the factors theirs twice, and the first layer fewer.
-    first = 3 * 4096 * 16 + 4096 * (4096 + 1024 + 1024)
-    whole = 2 * flops(forward) + 2 * 6 * (32 * factors - first) + 3 * attention
+    # The gradients take the base's products again, but for the first layer's input; the factors take theirs twice.
+    first = 4096 * (4096 + 1024 + 1024)
+    whole = 2 * flops(forward) + 2 * 6 * (2 * 32 * factors - first) + 2 * 16 * 32 * layer + 3 * attention
     assert flops(limits.training_products(config, 3, 2, 16)) == whole
 
 
