@@ -66,20 +66,19 @@ house: setup ## Draw the floors and rooms of docs/house.md again
 
 NEW := build/benchmarks
 FULL ?=
-# With FULL, each program runs as many rounds as it does by default.
-rounds = --results $(NEW) $(if $(FULL),,--rounds $(1))
-bench: setup ## Run the benchmarks and write their table; ten minutes, with FULL=1 more rounds and twenty
+rounds = --results $(NEW) --rounds $(if $(FULL),$(2),$(1))
+bench: setup ## Run the benchmarks and write their table; ten minutes, with FULL=1 more rounds in fifteen
 	mkdir -p $(NEW)
 	rm -f $(NEW)/latest.jsonl
 	date +%s > $(NEW)/started
-	$(RUN) -m benchmarks.starting $(call rounds,2)
-	$(RUN) -m benchmarks.calibration $(call rounds,2)
-	$(RUN) -m benchmarks.peers $(call rounds,5)
-	$(RUN) -m benchmarks.hot_paths $(call rounds,2)
-	$(RUN) -m benchmarks.sweep_1000 $(call rounds,2)
-	$(RUN) -m benchmarks.many_adapters $(call rounds,2)
-	$(RUN) -m benchmarks.realign_8b $(call rounds,2)
-	$(RUN) -m benchmarks.realign_8b $(call rounds,2) --dtype bfloat16
+	$(RUN) -m benchmarks.starting $(call rounds,2,5)
+	$(RUN) -m benchmarks.calibration $(call rounds,2,5)
+	$(RUN) -m benchmarks.peers $(call rounds,5,15)
+	$(RUN) -m benchmarks.hot_paths $(call rounds,2,5)
+	$(RUN) -m benchmarks.sweep_1000 $(call rounds,2,5)
+	$(RUN) -m benchmarks.many_adapters $(call rounds,2,5)
+	$(RUN) -m benchmarks.realign_8b $(call rounds,2,5)
+	$(RUN) -m benchmarks.realign_8b $(call rounds,2,5) --dtype bfloat16
 	mv $(NEW)/latest.jsonl benchmarks/results/latest.jsonl
 	$(RUN) -m benchmarks.table docs/benchmarks.md
 	@echo "The benchmarks took $$(($$(date +%s) - $$(cat $(NEW)/started))) seconds."
