@@ -1,7 +1,7 @@
 """The least time that a benchmark's work takes on this machine, measured in the same process.
 
-Work that no program for the same results avoids is timed alone: matrix products at their shapes, or bytes that have
-to be read and written. A benchmark's share of its limit is this time through its own.
+The main work of a line is timed alone: matrix products at their shapes, or bytes that have to be read and written.
+The share of the limit is this time divided by the line's own.
 
 Products are timed with NumPy and with XLA, whichever is faster. What a model computes between its products
 (normalisations, softmax, the optimiser) is not counted.
@@ -166,9 +166,10 @@ def of_realignment(sources: Sequence[pathlib.Path], target: pathlib.Path, produc
     """
     size = sum(source.stat().st_size for source in sources)
     whole = size + sources[-1].stat().st_size
-    files = copying_seconds(sources, target) + hashing_seconds(whole)
-    seconds = files / (os.cpu_count() or 1) + of_products(products).seconds
-    return Limit(seconds, f"copying and SHA-256 of {whole / 1e9:.2g} GB, and products")
+    copying, hashing, least = copying_seconds(sources, target), hashing_seconds(whole), of_products(products)
+    seconds = (copying + hashing) / (os.cpu_count() or 1) + least.seconds
+    rates = (f"{whole / 1e9 / part:.2g} GB/s" for part in (copying, hashing))
+    return Limit(seconds, "copying {} GB at {}, SHA-256 at {}, {}".format(f"{whole / 1e9:.2g}", *rates, least.of))
 
 
 def similarity_products(shapes: Iterable[tuple[int, int]], rank: int, *, times: int = 1) -> list[Product]:

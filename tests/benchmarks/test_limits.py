@@ -1,5 +1,7 @@
 """Limits are times of the work alone: less work takes less time, and no product is left out."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -63,3 +65,4 @@ def test_files_are_copied_and_digested(tmp_path):
     limit = limits.of_realignment(files, tmp_path / "copy", [Product(2, 3, 4)])
     assert (tmp_path / "copy").read_bytes() == files[-1].read_bytes()
     assert 0 < limit.seconds < 10
+    assert re.fullmatch(r"copying 1.*e-05 GB at \S+ GB/s, SHA-256 at \S+ GB/s, products at \d+ GFLOP/s", limit.of)
