@@ -65,18 +65,23 @@ house: setup ## Draw the floors and rooms of docs/house.md again
 	$(RUN) -m tests.house.drawing
 
 NEW := build/benchmarks
-bench: setup ## Run the benchmarks and write their table
+FULL ?=
+rounds = --results $(NEW) --rounds $(if $(FULL),$(2),$(1))
+bench: setup ## Run the benchmarks and write their table; ten minutes, with FULL=1 more rounds in fifteen
+	mkdir -p $(NEW)
 	rm -f $(NEW)/latest.jsonl
-	$(RUN) -m benchmarks.starting --results $(NEW)
-	$(RUN) -m benchmarks.calibration --results $(NEW)
-	$(RUN) -m benchmarks.peers --results $(NEW)
-	$(RUN) -m benchmarks.hot_paths --results $(NEW)
-	$(RUN) -m benchmarks.sweep_1000 --rounds 2 --results $(NEW)
-	$(RUN) -m benchmarks.many_adapters --rounds 2 --results $(NEW)
-	$(RUN) -m benchmarks.realign_8b --rounds 2 --results $(NEW)
-	$(RUN) -m benchmarks.realign_8b --rounds 2 --dtype bfloat16 --results $(NEW)
+	date +%s > $(NEW)/started
+	$(RUN) -m benchmarks.starting $(call rounds,2,5)
+	$(RUN) -m benchmarks.calibration $(call rounds,2,5)
+	$(RUN) -m benchmarks.peers $(call rounds,5,15)
+	$(RUN) -m benchmarks.hot_paths $(call rounds,2,5)
+	$(RUN) -m benchmarks.sweep_1000 $(call rounds,2,5)
+	$(RUN) -m benchmarks.many_adapters $(call rounds,2,5)
+	$(RUN) -m benchmarks.realign_8b $(call rounds,2,5)
+	$(RUN) -m benchmarks.realign_8b $(call rounds,2,5) --dtype bfloat16
 	mv $(NEW)/latest.jsonl benchmarks/results/latest.jsonl
 	$(RUN) -m benchmarks.table docs/benchmarks.md
+	@echo "The benchmarks took $$(($$(date +%s) - $$(cat $(NEW)/started))) seconds."
 
 quickstart: $(VENV)/.product ## Align, break and repair the tiny model; two minutes, and the installation without torch
 	$(RUN) -m nlsr_jax quickstart --overwrite

@@ -15,11 +15,22 @@ import jax
 import numpy as np
 from absl import app, flags
 
+from benchmarks.limits import (
+    Limit,
+    Product,
+    attention_products,
+    forward_products,
+    merge_products,
+    of_products,
+    readers,
+    with_limit,
+)
 from benchmarks.measure import append_result, define_flags, in_turn, ratios, run_process
 from benchmarks.peers import VOCABULARY, write_models
+from nlsr_jax.architecture.config import ModelConfig
 
 FLAGS = flags.FLAGS
-MORE = 16
+MORE, RANK = 16, 16
 _COLLECT = """
 import pathlib, sys
 from benchmarks.calibration import load, collect
@@ -61,12 +72,28 @@ def forward(parts, batch: int, length: int, count: int) -> None:
         jax.block_until_ready(logits(model, params, tokens, adapter=adapter))
 
 
+def limit(config: ModelConfig, rank: int, batch: int, length: int, count: int) -> Limit:
+    """Return the limit of a calibration pass: the products of a pass without logits, ``A x``, and its Gram matrix.
+
+    Only responses count for the last two.
+    """
+    found = forward_products(config, batch * length, head_rows=0) + attention_products(config, batch, length)
+    positions, layers = batch * (length - length // 2), config.num_layers
+    for k, widths in readers(config):
+        found.append(Product(positions, k, rank * len(widths), count=layers))
+        found.append(Product(rank, positions, rank, count=layers * len(widths)))
+    found += merge_products(config, rank)
+    return of_products(one._replace(times=count) for one in found)
+
+
 def overhead(folder: pathlib.Path, batch: int, length: int, count: int, rounds: int) -> dict:
     """Time both alternately; the ratio is that of the forward pass to the calibration pass."""
-    arguments = load(folder), batch, length
+    parts = load(folder)
+    arguments = parts, batch, length
     forward(*arguments, 1)  # compiles, like the next line
     collect(*arguments, 1)
-    return in_turn(rounds, lambda: forward(*arguments, count), lambda: collect(*arguments, count))
+    found = in_turn(rounds, lambda: forward(*arguments, count), lambda: collect(*arguments, count))
+    return with_limit(found, limit(parts[0].config, RANK, batch, length, count))
 
 
 def memory(folder: pathlib.Path, batch: int, length: int, count: int, rounds: int) -> dict:
@@ -84,7 +111,7 @@ def run(batch: int, length: int, count: int, rounds: int) -> dict[str, dict]:
     shape = {"batch": batch, "length": length, "batches": count}
     with tempfile.TemporaryDirectory() as work:
         folder = pathlib.Path(work)
-        write_models(folder, 16)
+        write_models(folder, RANK)
         time_ = overhead(folder, batch, length, count, rounds)
         memory_ = memory(folder, batch, length, count, rounds)
     return {

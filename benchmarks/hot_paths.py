@@ -8,13 +8,14 @@ similarities are off by up to 0.01, because a norm of 59 million float32 squares
 minute and a half on two cores, 4 GB of memory.
 """
 
-import functools
+import collections
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from absl import app, flags
 
+from benchmarks.limits import Limit, Product, of_bytes, of_products, similarity_products, with_limit
 from benchmarks.measure import append_result, define_flags, in_turn
 from benchmarks.shapes import SIZES
 from nlsr_jax.adapter import Adapter
@@ -181,19 +182,50 @@ def exact_cosine(first, second) -> float:
     return inner(first, second) / np.sqrt(inner(first, first) * inner(second, second))
 
 
+def identification_limit(layer: Layer, sparsity: float) -> Limit:
+    """Return the limit of an identification: ``A X``, the Gram matrices of ``A X`` and B, and the projections."""
+    rank = len(layer.first["q_proj"][0])
+    kept = kept_rank(rank, sparsity)
+    readers = collections.Counter(map(id, layer.inputs.values()))
+    read = {id(x): x.shape for x in layer.inputs.values()}
+    found = [Product(*shape, rank * readers[key]) for key, shape in read.items()]
+    for module, (a, b) in layer.first.items():
+        k, d = a.shape[1], len(b)
+        found += [Product(rank, len(layer.inputs[module]), rank), Product(rank, d, rank)]
+        if 2 * kept > rank:
+            found += [Product(rank, rank, k), Product(d, rank, rank)]
+        else:
+            shapes = ((kept, rank, k), (rank, kept, k), (d, rank, kept), (d, kept, rank))
+            found += [Product(*shape) for shape in shapes]
+    return of_products(found)
+
+
+def masks_limit(layer: Layer) -> Limit:
+    """Return the limit of the masks: every float32 score is read once, and a byte is written for it."""
+    return of_bytes(5 * sum(factor.size for pair in layer.first.values() for factor in pair))
+
+
+def similarity_limit(layer: Layer) -> Limit:
+    """Return the limit of the similarities: their products."""
+    shapes = [(a.shape[1], len(b)) for a, b in layer.first.values()]
+    return of_products(similarity_products(shapes, len(layer.first["q_proj"][0])))
+
+
 def run(rank: int, positions: int, share: float, rounds: int) -> dict[str, dict]:
     """Run all three benchmarks and return a result for each."""
     layer = make_layer(0, rank, positions, share)
-    shape = {"rank": rank, "positions": positions, "share": share}
+    shape = {"rank": rank, "positions": positions, "widths": share}
     results = {}
-    for name, measure, check in (
-        ("identification", functools.partial(identification, sparsity=SPARSITY), "relative_error"),
-        ("identification_as_run", functools.partial(identification, sparsity=1 - SPARSITY), "relative_error"),
-        ("masks", masks, "identical"),
-        ("similarity", similarities, "largest_error"),
+    for name, sparsity in (("identification", SPARSITY), ("identification_as_run", 1 - SPARSITY)):
+        found, error = identification(layer, rounds, sparsity)
+        found = with_limit(found, identification_limit(layer, sparsity))
+        results[name] = {**found, "relative_error": error, **shape}
+    for name, measure, limit, check in (
+        ("masks", masks, masks_limit, "identical"),
+        ("similarity", similarities, similarity_limit, "largest_error"),
     ):
         found, quality = measure(layer, rounds)
-        results[name] = {**found, check: quality, **shape}
+        results[name] = {**with_limit(found, limit(layer)), check: quality, **shape}
     return results
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks.accelerator import random_adapter, random_params
+from benchmarks.limits import Limit, forward_products, of_products, thin_products, with_limit
 from benchmarks.measure import append_result, define_flags, in_turn
 from nlsr_jax import generate
 from nlsr_jax.architecture.config import ModelConfig
@@ -31,6 +32,17 @@ SIZES = {
     "num_kv_heads": 4,
     "head_dim": 64,
 }
+
+
+def limit(config: ModelConfig, adapters: int, rows: int, length: int, new_tokens: int, rank: int) -> Limit:
+    """Return the limit of one pass for all adapters: its products, without attention.
+
+    The products with the factors are counted as if all rows had one adapter.
+    """
+    count, steps = adapters * rows, new_tokens - 1
+    base = forward_products(config, count * length, head_rows=count) + forward_products(config, count, times=steps)
+    factors = thin_products(config, count * length, rank) + thin_products(config, count, rank, times=steps)
+    return of_products(base + factors)
 
 
 def run(
@@ -54,7 +66,9 @@ def run(
     call = functools.partial(generate, model, params, prompts, max_new_tokens=new_tokens)
     apart, together = (lambda: [call(adapter=adapter) for adapter in found]), (lambda: call(adapter=found))
     same = float(np.mean(np.stack(apart()) == np.asarray(together())))
-    return {**in_turn(rounds, apart, together), "adapters": adapters, "rows": rows, "equal_tokens": same}
+    found = in_turn(rounds, apart, together)
+    found = with_limit(found, limit(config, adapters, rows, length, new_tokens, rank))
+    return {**found, "adapters": adapters, "rows": rows, "equal_tokens": same}
 
 
 def main(_) -> None:

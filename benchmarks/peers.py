@@ -18,7 +18,17 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
+from benchmarks.limits import (
+    Limit,
+    attention_products,
+    forward_products,
+    merge_products,
+    of_products,
+    training_products,
+    with_limit,
+)
 from benchmarks.measure import append_result, define_flags, in_turn
+from nlsr_jax.architecture.config import ModelConfig
 
 FLAGS = flags.FLAGS
 VOCABULARY = 3200
@@ -160,6 +170,23 @@ def compare(peer: Peer, ours: Ours, shapes: Shapes) -> dict[str, float]:
     return {"logits": apart, "loss": max(losses), "equal_tokens": float(same)}
 
 
+def limits(config: ModelConfig, shapes: Shapes) -> dict[str, Limit]:
+    """Return the limits of the three: their products, in generation without attention.
+
+    Where it costs less than products with its factors, the adapter is merged into the weights.
+    """
+    batch, length, new_tokens, rank = shapes
+    merge = merge_products(config, rank)
+    prompts = forward_products(config, batch * (length // 2), head_rows=batch)
+    steps = forward_products(config, batch, times=new_tokens - 1)
+    whole = forward_products(config, batch * length) + attention_products(config, batch, length)
+    return {
+        "forward": of_products(merge + whole),
+        "train_step": of_products(training_products(config, batch, length, rank)),
+        "generation": of_products(merge + prompts + steps),
+    }
+
+
 def run(shapes: Shapes, rounds: int, work: str | None = None) -> dict[str, dict]:
     """Compare, then measure; return a result for each of the three.
 
@@ -183,9 +210,9 @@ def run(shapes: Shapes, rounds: int, work: str | None = None) -> dict[str, dict]
             shapes.batch * shapes.new_tokens,
         ),
     }
-    results = {}
+    results, least = {}, limits(ours.model.config, shapes)
     for name, (theirs, mine, count) in calls.items():
-        found = in_turn(rounds, theirs, mine)
+        found = with_limit(in_turn(rounds, theirs, mine), least[name])
         speeds = {f"{who}_tokens_per_second": round(count / found[who]) for who in ("ours", "peer")}
         results[name] = {**found, **speeds, **shapes._asdict(), "apart": apart}
     return results

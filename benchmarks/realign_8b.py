@@ -18,6 +18,7 @@ import tempfile
 import numpy as np
 from absl import app, flags
 
+from benchmarks.limits import of_realignment, similarity_products, with_limit
 from benchmarks.measure import append_result, define_flags, ratios, run_process
 from benchmarks.shapes import SIZES
 from nlsr_jax.commands import path_flags
@@ -92,6 +93,9 @@ def measure(work: pathlib.Path) -> None:
             peer.append(pair[0])
             ours.append(pair[1])
     seconds = ratios([run.seconds for run in peer], [run.seconds for run in ours])
+    # The lineage of every layer is a similarity, too.
+    products = similarity_products(SIZES.values(), FLAGS.rank, times=2 * FLAGS.layers)
+    seconds = with_limit(seconds, of_realignment([*map(pathlib.Path, files)], work / "copy.safetensors", products))
     memory = ratios([total / 1e9] * len(ours), [run.peak / 1e9 for run in ours])
     kind = "" if FLAGS.dtype == "float32" else f"_{FLAGS.dtype}"
     for name, found, unit in (("time", seconds, "s"), ("memory", memory, "GB")):

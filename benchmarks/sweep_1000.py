@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
+from benchmarks.limits import of_bytes, with_limit
 from benchmarks.measure import append_result, define_flags, in_turn
 
 FLAGS = flags.FLAGS
@@ -100,7 +101,8 @@ def run(grid: Grid, rounds: int) -> dict:
     same = equal(parts, grid)
     found = in_turn(rounds, lambda: wait(single(*parts, grid)), lambda: wait(together(*parts, grid)))
     count = len(grid.sparsities) * len(grid.probabilities) * len(grid.keys)
-    return {**found, "realignments": count, "identical": same}
+    adapter = sum(leaf.nbytes for leaf in jax.tree.leaves(parts[0]))
+    return {**with_limit(found, of_bytes(count * adapter)), "realignments": count, "identical": same}
 
 
 def main(_) -> None:

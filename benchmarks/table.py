@@ -9,7 +9,7 @@ from fleet.jsonl, and `whole commands` and `stages` from whole_commands.jsonl of
 
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from absl import app, flags
 
@@ -19,6 +19,8 @@ from nlsr_jax.files.ownership import text_with
 from nlsr_jax.files.paths import expand
 
 FLAGS = flags.FLAGS
+HEAD = ("what", "peer", "ours", "ratio", "over the rounds")
+LIMIT_HEAD = ("limit", "share of the limit")
 NAME, WHOLE_NAME, STAGES_NAME = "benchmarks", "whole commands", "stages"
 FLEET_NAME = "fleets"
 WHOLE_FILE, FLEET_FILE = "whole_commands.jsonl", "fleet.jsonl"
@@ -89,17 +91,24 @@ def read_results(path: pathlib.Path) -> dict[str, dict]:
     return {line["name"]: line for line in lines}
 
 
-def table(results: Mapping[str, Mapping], titles: Mapping[str, str]) -> str:
-    """Return the results as Markdown, in the order of the titles."""
-    rows = ["| what | peer | ours | ratio | over the rounds |", "| --- | --- | --- | --- | --- |"]
+def table(results: Mapping[str, Mapping], titles: Mapping[str, str], *, limits: bool = False) -> str:
+    """Return the results as Markdown, in the order of the titles, with columns for their limits if asked."""
+    head = (*HEAD, *LIMIT_HEAD) if limits else HEAD
+    rows: list[Iterable[str]] = [head, ["---"] * len(head)]
     for name, title in titles.items():
         if name in results:
             one = results[name]
-            peer, ours = (f"{one[key]:.3g} {one['unit']}" for key in ("peer", "ours"))
-            rows.append(
-                f"| {title} | {peer} | {ours} | {one['ratio']:.3g} × | {one['low']:.3g} to {one['high']:.3g} |"
-            )
-    return "\n".join(rows) + "\n"
+            sides = (f"{one[key]:.3g} {one['unit']}" for key in ("peer", "ours"))
+            cells = (title, *sides, f"{one['ratio']:.3g} ×", f"{one['low']:.3g} to {one['high']:.3g}")
+            rows.append((*cells, *limit_cells(one)) if limits else cells)
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def limit_cells(one: Mapping) -> tuple[str, str]:
+    """Return the limit of a result and its share, dashes where there is none."""
+    if "limit_s" not in one:
+        return "–", "–"
+    return f"{one['limit_s']:.3g} s: {one['limit_of']}", f"{100 * one['share']:.0f} %"
 
 
 def stages(results: Mapping[str, Mapping]) -> str:
@@ -138,7 +147,7 @@ def replace(text: str, new: str, name: str = NAME) -> str:
 
 def tables(folder: pathlib.Path) -> dict[str, str]:
     """Return the tables of the results in a folder, by the names of their marks."""
-    found = {NAME: table(read_results(folder / "latest.jsonl"), TITLES)}
+    found = {NAME: table(read_results(folder / "latest.jsonl"), TITLES, limits=True)}
     if (folder / FLEET_FILE).exists():
         found[FLEET_NAME] = table(read_results(folder / FLEET_FILE), FLEET)
     if (folder / WHOLE_FILE).exists():

@@ -50,3 +50,17 @@ def test_modules_that_read_the_same_share_their_inputs(layer):
     assert layer.inputs["q_proj"] is layer.inputs["v_proj"]
     assert layer.inputs["down_proj"].shape == (64, 448)
     assert layer.first["k_proj"][1].shape == (32, 8)
+
+
+@pytest.mark.parametrize(("sparsity", "kept"), [(hot_paths.SPARSITY, 2), (1 - hot_paths.SPARSITY, 6)])
+def test_the_limit_counts_the_products_of_the_work(layer, sparsity, kept, monkeypatch):
+    found = []
+    monkeypatch.setattr(hot_paths, "of_products", found.extend)
+    hot_paths.identification_limit(layer, sparsity)
+    widths = sum(a.shape[1] for a, _ in layer.first.values()), sum(len(b) for _, b in layer.first.values())
+    projected = min(2 * kept, 8) * 8 * sum(widths)
+    whole = 64 * 8 * widths[0] + 7 * 64 * 8 * 8 + 8 * 8 * widths[1] + projected
+    assert sum(p.m * p.k * p.n * p.count for p in found) == whole
+    found.clear()
+    hot_paths.similarity_limit(layer)
+    assert sum(p.m * p.k * p.n * p.count for p in found) == 3 * 8 * 8 * sum(widths)

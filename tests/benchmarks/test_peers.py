@@ -14,6 +14,7 @@ def test_both_make_the_same(tmp_path):
     assert list(results) == ["forward", "train_step", "generation"]
     for result in results.values():
         assert result["ratio"] > 0
+        assert result["limit_s"] > 0
         assert result["apart"]["logits"] < 1e-4
         assert result["apart"]["loss"] < 1e-4
         assert result["apart"]["equal_tokens"] == 1

@@ -14,4 +14,5 @@ def test_both_sides_run(tmp_path):
     subprocess.run([*command, "--rounds", "1", "--results", str(tmp_path), "--work", str(tmp_path)], check=True)
     results = [json.loads(line) for line in (tmp_path / "latest.jsonl").read_text().splitlines()]
     assert [result["name"] for result in results] == ["realign_8b_time_bfloat16", "realign_8b_memory_bfloat16"]
+    assert results[0]["limit_s"] > 0
     assert [(result["dtype"], result["layers"]) for result in results] == [(dtype, 1)] * 2

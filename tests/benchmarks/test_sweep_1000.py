@@ -12,3 +12,4 @@ def test_both_give_the_same_bytes():
     assert result["identical"]
     assert result["realignments"] == 12
     assert result["ratio"] > 0
+    assert result["limit_of"].startswith("moving 0.008 GB"), "twelve adapters"
