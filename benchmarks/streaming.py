@@ -3,8 +3,9 @@ r"""Realign on a base of 1.1 B parameters in memory and layer by layer: bytes, p
   python -m benchmarks.streaming --folder /tmp/base11 [--rows 8] [--dtype bfloat16] [--limit 1610612736]
 
 Writes a random base of the shape of TinyLlama-1.1B (bfloat16, 2.2 GB, a shard for every layer), an adapter and
-rows, runs ``nlsr realign`` by ``gain`` once each way in a process of its own, and compares the folders file by
-file. With --limit, the streamed run is repeated in a control group of so many bytes (version 1 or 2; needs root).
+rows, runs ``nlsr realign`` by ``gain`` with its fixed share (a streamed base answers no prompts) once each way in a
+process of its own, and compares the folders file by file. With --limit, the streamed run is repeated in a control
+group of so many bytes (version 1 or 2; needs root).
 """
 
 import argparse
@@ -190,7 +191,7 @@ def main() -> None:
         save_base(folder / "base", SHAPE)
         save_adapter(folder / "adapter", folder / "base", SHAPE)
     save_rows(folder / "rows.jsonl", args.rows, args.length)
-    flags = ["--batch_size", str(args.batch_size), "--dtype", args.dtype]
+    flags = ["--batch_size", str(args.batch_size), "--dtype", args.dtype, "--norefine"]
     found: dict[str, object] = {"floor": floor(folder, flags)}
     found["bound"] = bound(args.batch_size, args.length, args.dtype, int(str(found["floor"])))
     if args.only in (None, "memory"):
