@@ -191,7 +191,7 @@ def main() -> None:
         save_base(folder / "base", SHAPE)
         save_adapter(folder / "adapter", folder / "base", SHAPE)
     save_rows(folder / "rows.jsonl", args.rows, args.length)
-    flags = ["--batch_size", str(args.batch_size), "--dtype", args.dtype, "--norefine"]
+    flags = ["--batch_size", str(args.batch_size), "--dtype", args.dtype, "--norefine", "--answers", "rows"]
     found: dict[str, object] = {"floor": floor(folder, flags)}
     found["bound"] = bound(args.batch_size, args.length, args.dtype, int(str(found["floor"])))
     if args.only in (None, "memory"):
