@@ -24,8 +24,8 @@ _STRIDE = 4
 _MARGIN = ((100, 2), (50, 3), (0, 4))
 """Steps of ``GRID`` beyond the share that reaches the goal, by the least number of calibration prompts that were
 asked: held-out requests are harder than calibration prompts, and few prompts cannot show the last per cent."""
-_FAR = 2.0
-"""Multiple of the first share beyond which there is no margin: such a repair begins to cost the customer's task."""
+FAR = 2.0
+"""Multiple of the first share beyond which none is tried: such repairs begin to cost the customer's task."""
 
 
 class Rates(NamedTuple):
@@ -77,6 +77,7 @@ class Refined(NamedTuple):
       finetuned, aligned: their rates.
       trials: all shares that were tried, in their order.
       recovered: what has come back of the log-likelihood of refusals with the share; None where it is not measured.
+      far: whether the share is the largest that may be tried, and too little.
     """
 
     share: float | None
@@ -85,6 +86,7 @@ class Refined(NamedTuple):
     aligned: Rates
     trials: tuple[Trial, ...]
     recovered: float | None = None
+    far: bool = False
 
 
 def check_bounds(bounds: Bounds) -> None:
@@ -108,9 +110,9 @@ def refine(
 
     The search begins at the share of ``GRID`` next to ``start``, takes long steps until the goal lies between two
     shares, and halves the steps between. Where the bound forbids that share, it takes the next smaller one. The
-    margin is two steps of ``GRID``, more where few calibration prompts were asked, and ends at the bound too, and
-    at twice the first share. A share that recovers too little gives way to the smallest one that recovers enough,
-    as far as the bound allows.
+    margin is two steps of ``GRID``, more where few calibration prompts were asked, and ends at the bound too. A
+    share that recovers too little gives way to the smallest one that recovers enough, as far as the bound allows.
+    No share is more than twice the first one.
 
     Args:
       measure: returns the rates of the repair with a share.
@@ -134,24 +136,25 @@ def refine(
         return Refined(None, False, finetuned, aligned, ())
     rate = max(finetuned.harmless, aligned.harmless)
     ceiling = rate + bounds.harmless + 2 * math.sqrt(rate * (1 - rate) / asked[1])
-    search = _Search(measure, bounds.goal, ceiling)
-    place = search.run(min(range(len(GRID)), key=lambda one: abs(GRID[one] - start)))
-    steps = next(steps for least, steps in _MARGIN if asked[0] >= least)
-    place = search.beyond(place, steps, _FAR * start)
+    first = min(range(len(GRID)), key=lambda one: abs(GRID[one] - start))
+    last = max([first, *(place for place, share in enumerate(GRID) if share <= FAR * start + 1e-9)])
+    search = _Search(measure, bounds.goal, ceiling, last)
+    place = search.beyond(search.run(first), next(steps for least, steps in _MARGIN if asked[0] >= least))
     if place < 0:
         return Refined(0.0, False, finetuned, aligned, tuple(search.trials.values()))
     back = None
     if recovered is not None:
         known = functools.cache(lambda place: recovered(GRID[place]))
-        place = search.up_to(_recovering(known, place, bounds.recovered), place)
+        place = search.up_to(_recovering(known, place, last, bounds.recovered), place)
         back = known(place)
     found, trials = search.trials[place], tuple(search.trials.values())
-    return Refined(found.share, found.harmful >= bounds.goal, finetuned, aligned, trials, back)
+    reached = found.harmful >= bounds.goal
+    return Refined(found.share, reached, finetuned, aligned, trials, back, place == last and not reached)
 
 
-def _recovering(recovered: Callable[[int], float], place: int, wanted: float) -> int:
-    """Return the first place from ``place`` on that recovers enough; ``place`` where none does."""
-    low, high = place, len(GRID) - 1
+def _recovering(recovered: Callable[[int], float], place: int, last: int, wanted: float) -> int:
+    """Return the first place from ``place`` to ``last`` that recovers enough; ``place`` where none does."""
+    low, high = place, last
     if recovered(low) >= wanted or recovered(high) < wanted:
         return low
     while high - low > 1:
@@ -161,10 +164,10 @@ def _recovering(recovered: Callable[[int], float], place: int, wanted: float) ->
 
 
 class _Search:
-    """Places of ``GRID``, each measured at most once."""
+    """Places of ``GRID`` up to a last one, each measured at most once."""
 
-    def __init__(self, measure: Callable[[float], Rates], goal: float, ceiling: float):
-        self._measure, self._goal, self._ceiling = measure, goal, ceiling
+    def __init__(self, measure: Callable[[float], Rates], goal: float, ceiling: float, last: int):
+        self._measure, self._goal, self._ceiling, self._last = measure, goal, ceiling, last
         self.trials: dict[int, Trial] = {}
 
     def _trial(self, place: int) -> Trial:
@@ -179,21 +182,21 @@ class _Search:
 
     def run(self, start: int) -> int:
         """Return the place of the choice; −1 where the bound forbids every share."""
-        low, high, place = -1, len(GRID), start  # low is too little, and high is enough
+        low, high, place = -1, self._last + 1, start  # low is too little, and high is enough
         while high - low > 1:
             if self._enough(place):
                 high = place
             else:
                 low = place
-            place = _between(low, high)
-        return high if high < len(GRID) and self._allowed(high) else low
+            place = self._between(low, high)
+        return high if high <= self._last and self._allowed(high) else low
 
-    def beyond(self, place: int, steps: int, far: float) -> int:
-        """Return the place of the choice, up to so many steps further where it reaches the goal, but not far."""
+    def beyond(self, place: int, steps: int) -> int:
+        """Return the place of the choice, up to so many steps further where it reaches the goal."""
         if place < 0 or self._trial(place).harmful < self._goal:
             return place
-        for further in range(place + 1, min(place + steps, len(GRID) - 1) + 1):
-            if GRID[further] > far * (1 + 1e-6) or not self._allowed(further):
+        for further in range(place + 1, min(place + steps, self._last) + 1):
+            if not self._allowed(further):
                 break
             place = further
         return place
@@ -205,11 +208,10 @@ class _Search:
     def _allowed(self, place: int) -> bool:
         return self._trial(place).harmless <= self._ceiling
 
-
-def _between(low: int, high: int) -> int:
-    """Return the next place: long steps while one end is open, then the middle."""
-    if low < 0:
-        return max(high - _STRIDE, 0)
-    if high == len(GRID):
-        return min(low + _STRIDE, high - 1)
-    return (low + high) // 2
+    def _between(self, low: int, high: int) -> int:
+        """Return the next place: long steps while one end is open, then the middle."""
+        if low < 0:
+            return max(high - _STRIDE, 0)
+        if high > self._last:
+            return min(low + _STRIDE, high - 1)
+        return (low + high) // 2

@@ -156,7 +156,9 @@ def _read(told: Mapping[str, Any]) -> Refined:
     """Return the refinement that a record describes."""
     before, safe = Rates(**told["finetuned"]), Rates(**told["aligned"])
     trials = tuple(Trial(**one) for one in told["trials"])
-    return Refined(told["share"], told["reached"], before, safe, trials, told.get("recovered"))
+    return Refined(
+        told["share"], told["reached"], before, safe, trials, told.get("recovered"), told.get("far", False)
+    )
 
 
 def _described(bounds: Bounds, questions: Questions, found: Refined) -> dict[str, Any]:
@@ -169,6 +171,7 @@ def _described(bounds: Bounds, questions: Questions, found: Refined) -> dict[str
         "reached": found.reached,
         "recovered": found.recovered,
         "trials": [one._asdict() for one in found.trials],
+        "far": found.far,
     }
 
 

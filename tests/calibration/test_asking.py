@@ -31,7 +31,7 @@ def refined(likelihood):
         Known(10, -9.0),
         Known(70, -1.0),
         lambda share: Known(70 if share > 0.005 else 20, likelihood(share)),
-        start=0.01,
+        start=0.02,
         say=said.append,
     )
     return found, said
@@ -54,6 +54,6 @@ def test_a_likelihood_that_tells_nothing_decides_nothing():
         Known(10, -1.0),
         Known(70, -1.0),
         lambda share: Known(70, -5.0),
-        start=0.01,
+        start=0.02,
     )
     assert (found.reached, found.recovered) == (True, 1.0)

@@ -34,7 +34,7 @@ def test_a_share_that_recovers_too_little_gives_way(enough, disturbed, place):
         asked.append(GRID.index(share))
         return 0.8 if asked[-1] >= enough else 0.79
 
-    found, _ = searched(4, disturbed, recovered=recovered)
+    found, _ = searched(4, disturbed, start=0.05, recovered=recovered)
     assert found.share == GRID[place]
     assert found.recovered == (0.8 if place >= enough else 0.79)
     assert len(asked) == len(set(asked)) <= 7
@@ -42,16 +42,16 @@ def test_a_share_that_recovers_too_little_gives_way(enough, disturbed, place):
 
 @pytest.mark.parametrize("start", [0.001, 0.005, 0.02, 0.1])
 def test_every_search_finds_its_place(start):
-    """The margin is of two steps, and ends at twice the first share."""
-    far = max(place for place, share in enumerate(GRID) if share <= 2 * start + 1e-9)
+    """The margin is of two steps; no share is more than twice the first."""
+    last = max(place for place, share in enumerate(GRID) if share <= 2 * start + 1e-9)
     for reached in range(len(GRID) + 1):
         for disturbed in range(len(GRID) + 1):
             found, tried = searched(reached, disturbed, start=start)
-            met = reached < min(disturbed, len(GRID))
-            margin = min(reached + 2, disturbed - 1, len(GRID) - 1, max(reached, far))
-            place = margin if met else min(disturbed, len(GRID)) - 1
+            met = reached < min(disturbed, last + 1)
+            place = min(reached + 2, disturbed - 1, last) if met else min(disturbed, last + 1) - 1
             assert found.share == (0.0 if place < 0 else GRID[place])
             assert found.reached == met
+            assert found.far == (not met and place == last)
             assert len(tried) == len(set(tried)) <= 10
             assert [trial.share for trial in found.trials] == [GRID[one] for one in tried]
 
