@@ -7,17 +7,18 @@
   python -m benchmarks.torch_realign --method safelora|resta --base DIR --pretrained DIR --finetuned DIR \
       --output OUT
 
-`recommended`: an adapter that was trained on the aligned model itself. The gradient of the loss on safe answers
-gives every entry of B the gain of setting it to zero; the fine-tuned model, the aligned one and every share of
---shares answer the prompts, --likelihoods of refusals are measured; --share of the entries is written. It trusts
-the caller with the search, which costs nothing, and sums the gradients of both halves of the rows as `nlsr
-realign` does. `published`: the paper's algorithm, see `benchmarks.published`. `safelora`: the program of its
+`recommended`: an adapter that was trained on the aligned model itself, which answers the prompts of the rows. The
+gradient of the loss on the first tokens of its answers gives every entry of B the gain of setting it to zero; the
+fine-tuned model, the aligned one and every share of --shares answer the prompts, --likelihoods of refusals are
+measured; --share of the entries is written. It trusts the caller with the search, which costs nothing, and sums the
+gradients of both halves of the rows as `nlsr realign` does. `published`: the paper's algorithm, see `benchmarks.published`. `safelora`: the program of its
 authors: C = V Vᵀ / ‖V‖ of every module, B ← C B where the cosine of the two updates is low. `resta`: the safety
 vector is added to the full fine-tuned model. The seconds of every stage go to OUT/seconds.json.
 """
 
 import contextlib
 import json
+import operator
 import pathlib
 import time
 from collections.abc import Iterator, Sequence
@@ -134,7 +135,7 @@ def add_gradients(model, rows: Sequence[Row]) -> None:
         ((losses * keep).sum(1) / keep.sum(1)).sum().backward()
 
 
-def answers(model, tokenizer, prompts: Sequence[list[int]]) -> list[list[int]]:
+def answers(model, tokenizer, prompts: Sequence[list[int]], length: int = ANSWER) -> list[list[int]]:
     """Answer prompts greedily; returns the new tokens, the shortest prompts' first."""
     import torch
 
@@ -145,7 +146,7 @@ def answers(model, tokenizer, prompts: Sequence[list[int]]) -> list[list[int]]:
             made = model.generate(
                 input_ids=tokens,
                 attention_mask=mask,
-                max_new_tokens=ANSWER,
+                max_new_tokens=length,
                 do_sample=False,
                 pad_token_id=tokenizer.eos_token_id,
             )
@@ -167,6 +168,18 @@ def likelihood(model, prompts: Sequence[list[int]], replies: Sequence[list[int]]
         for values, (prompt, _) in zip(chosen, batch, strict=True):
             total += float(values[len(prompt) - 1 : len(prompt) - 1 + BEGINNING].sum())
     return total / len(pairs)
+
+
+def with_own_answers(model, tokenizer, rows: Sequence[Row]) -> list[Row]:
+    """Return the rows with the first tokens of the aligned model's answers, which fine-tuning made less likely."""
+    order = sorted(range(len(rows)), key=lambda place: rows[place].start)
+    prompts = [rows[place].ids[: rows[place].start] for place in order]
+    with model.disable_adapter():
+        replies = answers(model, tokenizer, prompts, BEGINNING)
+        likelihood(model, prompts[::2], replies[::2])
+    likelihood(model, prompts[::2], replies[::2])
+    found = dict(zip(order, map(operator.add, prompts, replies), strict=True))
+    return [Row(found[place], row.start) for place, row in enumerate(rows)]
 
 
 class Repair:
@@ -210,6 +223,8 @@ def recommended(given: Options) -> None:
         rows = encode(tokenizer, given.calibration)
         harmless = [encode_prompt(tokenizer, row["prompt"]) for row in read(given.harmless)]
         prompts = [row.ids[: row.start] for row in rows[1::2]] + harmless
+    with stage("answer"):
+        rows = with_own_answers(model, tokenizer, rows)
     with stage("refine"):
         add_gradients(model, rows[::2])
         repair = Repair(model)
