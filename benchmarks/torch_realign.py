@@ -11,9 +11,10 @@
 gradient of the loss on the first tokens of its answers gives every entry of B the gain of setting it to zero; the
 fine-tuned model, the aligned one and every share of --shares answer the prompts, --likelihoods of refusals are
 measured; --share of the entries is written. It trusts the caller with the search, which costs nothing, and sums the
-gradients of both halves of the rows as `nlsr realign` does. `published`: the paper's algorithm, see `benchmarks.published`. `safelora`: the program of its
-authors: C = V Vᵀ / ‖V‖ of every module, B ← C B where the cosine of the two updates is low. `resta`: the safety
-vector is added to the full fine-tuned model. The seconds of every stage go to OUT/seconds.json.
+gradients of both halves of the rows as `nlsr realign` does. `published`: the paper's algorithm, see
+`benchmarks.published`. `safelora`: the program of its authors: C = V Vᵀ / ‖V‖ of every module, B ← C B where the
+cosine of the two updates is low. `resta`: the safety vector is added to the full fine-tuned model. The seconds of
+every stage go to OUT/seconds.json.
 """
 
 import contextlib
