@@ -1,12 +1,12 @@
-"""Calibration rows whose answers are the aligned model's own.
+"""Which safe answers a repair brings back: those of the calibration rows, or the aligned model's own.
 
 A gradient brings back the answers that it is taken on. The answers of calibration rows are often not those of the
-aligned model: other refusals, or help that is safe. The aligned model's own greedy answers to the same prompts are
-what a repair is to bring back, as far as fine-tuning has taken them. Refusal is decided in their first tokens (Qi
-et al. 2024, arXiv 2406.05946), which are therefore all that is read.
+aligned model: other refusals, or help that is safe. Then fine-tuning has not taken them, and a repair that goes
+after them needs many entries. The aligned model's own greedy answers to the same prompts are what it has taken.
+Refusal is decided in their first tokens (Qi et al. 2024, arXiv 2406.05946), which are therefore all that is read.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -16,9 +16,12 @@ from nlsr_jax.data.examples import Encoded
 
 BEGINNING = 4
 """Tokens of an answer that decide whether it refuses."""
+RISE = 0.05
+"""Least share by which fine-tuning raises the aligned model's loss on the rows' answers where it has taken them."""
 APART = 0.1
-"""Nats a token by which fine-tuning must have made the aligned model's answers less likely. Where it has not, the
-aligned model answers as the fine-tuned one does: it may not refuse, and nothing of its answers is to come back."""
+"""The same of the aligned model's own answers, in nats a token. Where it is less, the aligned model answers as the
+fine-tuned one does: it may not refuse, and nothing of its answers is to come back."""
+Rows = Sequence[tuple[Encoded, ...]]
 
 
 class Answers(Protocol):
@@ -29,7 +32,27 @@ class Answers(Protocol):
         ...
 
 
-def with_own_answers(rows: Sequence[tuple[Encoded, ...]], aligned: Answers) -> list[tuple[Encoded, ...]]:
+def choose_rows(rows: Rows, own: Callable[[], Rows], losses: Callable[[Rows], tuple[float, float]]) -> Rows:
+    """Return the rows whose answers fine-tuning has taken.
+
+    Args:
+      rows: as they were read.
+      own: returns them with the aligned model's own answers; called where fine-tuning has not taken the rows'.
+      losses: returns the mean losses of the fine-tuned and of the aligned model on the answers of rows, in nats a
+        token. Every second row is asked about.
+
+    Returns:
+      ``rows``, or ``own()`` where fine-tuning has taken these answers alone.
+    """
+    after, before = losses(rows[::2])
+    if after >= (1 + RISE) * before:
+        return rows
+    answered = own()
+    after, before = losses(answered[::2])
+    return answered if after - before >= APART else rows
+
+
+def with_own_answers(rows: Rows, aligned: Answers) -> list[tuple[Encoded, ...]]:
     """Return calibration rows with the first tokens of the aligned model's answers in place of their own.
 
     Args:

@@ -66,7 +66,7 @@ from nlsr_jax.commands import check_flags, command, helping, mesh_flags, method_
 from nlsr_jax.commands.checked import end_with, print_check
 from nlsr_jax.commands.pushed import push_output
 from nlsr_jax.errors import InputError, argument
-from nlsr_jax.nlsr.settings import GAIN, OWN, PRESETS, AutomaticSettings, preset, preset_defaults
+from nlsr_jax.nlsr.settings import AUTO, GAIN, PRESETS, AutomaticSettings, preset, preset_defaults
 from nlsr_jax.pipeline.settings import COMPUTING, PATHS, Settings
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ settings_file.define_settings_file("realign")
 method_flags.define_flags(Settings, _SETTINGS)
 for _name, _text in preset_defaults().items():
     helping.tell_default(_name, _text)
-helping.tell_default("answers", "recommended: 'own', of adapters without --stream; else 'rows'")
+helping.tell_default("answers", "recommended: 'auto', of adapters; else 'rows'")
 path_flags.define_output("output", None, "Folder to write; it appears whole or not at all.")
 path_flags.define_overwrite()
 mesh_flags.define_mesh_flag()
@@ -281,8 +281,8 @@ def _settings() -> Settings:
     defaults = dataclasses.asdict(preset(_preset(), **holds, model=model))
     given = method_flags.values_of(Settings, _SETTINGS)
     found = Settings(**given | {name: value for name, value in defaults.items() if not FLAGS[name].present})
-    own = _preset() != "published" and found.needs_finetuned and not (model or found.masks or found.stream)
-    return dataclasses.replace(found, answers=OWN) if own and not FLAGS["answers"].present else found
+    chosen = _preset() != "published" and found.needs_finetuned and not (model or found.masks)
+    return dataclasses.replace(found, answers=AUTO) if chosen and not FLAGS["answers"].present else found
 
 
 def _recorded_settings() -> tuple[Settings, dict[str, Any]]:

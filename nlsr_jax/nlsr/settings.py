@@ -13,9 +13,10 @@ METHODS = ("low_rank", "wanda", "snip", "preference_snip", "random", "magnitude"
 NEEDS_STATISTICS = ("low_rank", "wanda")
 NEEDS_GRADIENTS = ("snip", "preference_snip", "gain")
 NEEDS_FINETUNED = ("gain",)
-ROWS, OWN = "rows", "own"
-ANSWERS = (ROWS, OWN)
-"""Whose answers to the calibration prompts ``gain`` brings back: the rows', or the aligned model's own."""
+ROWS, OWN, AUTO = "rows", "own", "auto"
+ANSWERS = (ROWS, OWN, AUTO)
+"""Whose answers to the calibration prompts ``gain`` brings back: the rows', the aligned model's own, or those of
+the two that fine-tuning has taken."""
 GRANULARITIES = ("row", "tensor", "adapter")
 RULES = ("probability", "threshold", "least_similar", "all", "layers")
 BASES = ("as_is", "procrustes", "linear")

@@ -5,7 +5,7 @@ from jax.sharding import Mesh
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.nlsr.pruning import check_rule
 from nlsr_jax.nlsr.setting_checks import check_fields
-from nlsr_jax.nlsr.settings import NEEDS_FINETUNED, OWN, UPDATE_BASES
+from nlsr_jax.nlsr.settings import NEEDS_FINETUNED, ROWS, UPDATE_BASES
 from nlsr_jax.pipeline.advice import FRESH_ADVICE
 from nlsr_jax.pipeline.settings import Settings, SourceSettings
 
@@ -69,11 +69,11 @@ def check_stream(stream: bool, mesh: Mesh | None) -> None:
 
 
 def _check_answers(answers: str, method: str, masks: str | None) -> None:
-    """Check that answers are read where the aligned model's own are asked for."""
-    if answers == OWN and (method not in NEEDS_FINETUNED or masks is not None):
+    """Check that answers are read where others than the rows' are asked for."""
+    if answers != ROWS and (method not in NEEDS_FINETUNED or masks is not None):
         given = argument("masks") if masks is not None else f"{argument('method')} {method}"
         raise InputError(
-            f"{argument('answers')} {OWN} is for {argument('method')} gain, and {given} is given; leave one of "
+            f"{argument('answers')} {answers} is for {argument('method')} gain, and {given} is given; leave one of "
             "them out"
         )
 

@@ -3,17 +3,17 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from nlsr_jax.adapter import Adapter
-from nlsr_jax.calibration.own_answers import APART, BEGINNING, with_own_answers
+from nlsr_jax.calibration.own_answers import BEGINNING, choose_rows, with_own_answers
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.formats.peft import AdapterFile
-from nlsr_jax.nlsr.settings import NEEDS_STATISTICS, OWN, ROWS
+from nlsr_jax.nlsr.settings import AUTO, NEEDS_STATISTICS, OWN, ROWS
 from nlsr_jax.nlsr.statistics import Statistics
 from nlsr_jax.pipeline.answering import aligned_respondent
 from nlsr_jax.pipeline.base_model import load_shared_base
@@ -137,33 +137,34 @@ class CalibrationData:
     @functools.cached_property
     def _answered(self) -> list[tuple]:
         """The rows of the passes: those that were read, or their prompts with the aligned model's own answers."""
-        rows = self.rows.rows
-        if self.settings.answers != OWN or not self.settings.needs_finetuned:
+        rows, answers = self.rows.rows, self.settings.answers
+        if answers == ROWS or not self.settings.needs_finetuned:
             return rows
         with self.run.stages("answer"):
-            own = with_own_answers(rows, aligned_respondent(self, BEGINNING))
-            lost = self._lost(own[::2])
-        if lost >= APART:
-            return own
-        self.notes.append(
-            "fine-tuning has hardly changed how the aligned model begins its answers to the calibration prompts "
-            f"({lost:.2f} nats a token): the answers of the rows are brought back, not its own"
-        )
-        return rows
+            found = self._own() if answers == OWN else choose_rows(rows, self._own, self._losses)
+        if found is not rows and answers == AUTO:
+            self.notes.append(
+                "fine-tuning has hardly taken the answers of the calibration rows: the aligned model's own answers "
+                "to their prompts are brought back"
+            )
+        return list(found)
 
-    def _lost(self, own: list[tuple]) -> float:
-        """Return by how many nats a token the fine-tuned model finds the aligned model's answers less likely."""
+    def _own(self) -> list[tuple]:
+        """Return the rows with the aligned model's own answers."""
+        return with_own_answers(self.rows.rows, aligned_respondent(self, BEGINNING))
+
+    def _losses(self, rows: Sequence[tuple]) -> tuple[float, float]:
+        """Return the mean losses of the fine-tuned and of the aligned model on the answers of rows."""
         from nlsr_jax.calibration.capture import collect_loss
         from nlsr_jax.data.calibration import batches
 
         settings, sources = self.settings, self.sources
-        read = list(batches(own, settings.batch_size, settings.max_length))
+        read, found = list(batches(rows, settings.batch_size, settings.max_length)), list[float]()
         both = (sources.target, sources.whole_finetuned()), (sources.aligned, sources.aligned.load())
-        losses = []
         for source, adapter in both:
             model, params = self.base_with(source)
-            losses.append(float(collect_loss(model, params, adapter, read)))
-        return losses[0] - losses[1]
+            found.append(float(collect_loss(model, params, adapter, read)))
+        return found[0], found[1]
 
     def read_rows(self) -> None:
         """Go on with the answers of the rows, where the aligned model does not refuse their prompts."""

@@ -10,7 +10,7 @@ import jax
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.calibration.asking import ASKED, Questions, make_questions, refine_by_answers
 from nlsr_jax.calibration.capture import collect_loss, collect_loss_gradient
-from nlsr_jax.calibration.own_answers import APART, BEGINNING, with_own_answers
+from nlsr_jax.calibration.own_answers import BEGINNING, choose_rows, with_own_answers
 from nlsr_jax.calibration.refinement import Refined
 from nlsr_jax.calibration.wording import LENGTH
 from nlsr_jax.data.encoding import encode_prompts
@@ -70,16 +70,20 @@ class LiftedHolding:
         return jax.block_until_ready(found), time.perf_counter() - started
 
     @functools.cached_property
-    def _own_rows(self) -> list[tuple[Encoded, ...]]:
-        """The calibration rows with the aligned model's own answers, where fine-tuning has taken them."""
+    def _taken(self) -> list[tuple[Encoded, ...]]:
+        """The calibration rows, with the aligned model's own answers where fine-tuning has taken those alone."""
         aligned = self.models["aligned"]
-        own = with_own_answers(self._encoded, self._respondent(aligned, BEGINNING))
-        batches = encoded_batches(own[::2], 50, self._longest)
-        after, before = (
-            float(collect_loss(base.model, base.params, adapter, batches))
-            for base, adapter in ((self._base, self._lifted.finetuned), (aligned.base, aligned.adapter))
-        )
-        return own if after - before >= APART else self._encoded
+
+        def losses(rows: Sequence[tuple[Encoded, ...]]) -> tuple[float, float]:
+            batches = encoded_batches(rows, 50, self._longest)
+            after, before = (
+                float(collect_loss(base.model, base.params, adapter, batches))
+                for base, adapter in ((self._base, self._lifted.finetuned), (aligned.base, aligned.adapter))
+            )
+            return after, before
+
+        own = functools.partial(with_own_answers, self._encoded, self._respondent(aligned, BEGINNING))
+        return list(choose_rows(self._encoded, own, losses))
 
     @functools.cached_property
     def _rows(self) -> list[Example]:
@@ -107,13 +111,13 @@ class LiftedHolding:
     def recommended(self, beta: float, share: float) -> Made:
         """See ``Holding``."""
         started = time.perf_counter()
-        adapter = jax.block_until_ready(self._repair(beta, share, self._collect(self._own_rows)))
+        adapter = jax.block_until_ready(self._repair(beta, share, self._collect(self._taken)))
         return Made(self._base, adapter, time.perf_counter() - started)
 
     def refined(self, beta: float, start: float) -> tuple[Made, Refined]:
         """See ``Holding``."""
         started = time.perf_counter()
-        questions, gradients = self._questions(), self._collect(self._own_rows[::2])
+        questions, gradients = self._questions(), self._collect(self._taken[::2])
         found = refine_by_answers(
             questions,
             self._respondent(self.models["finetuned"]),

@@ -310,7 +310,7 @@ def _name(entry: Entry, rates: Mapping[float, float]) -> str:
     if entry.setting is not None:
         values.append(f"setting {entry.setting}")
     if entry.method in (FIXED, REFINED):
-        values.append("own answers")
+        values.append("answers that were taken")
     rate = _rate(entry, rates)
     if rate is not None:
         values.append(rate)

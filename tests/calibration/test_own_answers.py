@@ -1,8 +1,9 @@
 """Calibration rows with the aligned model's own answers."""
 
 import numpy as np
+import pytest
 
-from nlsr_jax.calibration.own_answers import BEGINNING, with_own_answers
+from nlsr_jax.calibration.own_answers import BEGINNING, choose_rows, with_own_answers
 from nlsr_jax.data.examples import Encoded
 
 
@@ -21,3 +22,27 @@ def test_prompts_stay_and_answers_begin_as_the_models_do():
     assert short.tolist() == [0, 1, 2, 2, 1, 0]
     assert silent.tolist() == rows[2][0].ids.tolist()
     assert long.dtype == np.int32
+
+
+ROWS, OWN = ["rows"] * 4, ["own"] * 4
+
+
+@pytest.mark.parametrize(
+    ("rows", "own", "chosen"),
+    [
+        ((1.2, 1.0), (3.0, 1.0), ROWS),  # fine-tuning has taken the answers of the rows
+        ((6.3, 6.2), (1.2, 1.0), OWN),  # it has not: they are worded otherwise
+        ((6.3, 6.2), (1.05, 1.0), ROWS),  # nor the aligned model's: it never refused
+        ((1.05, 1.0), (0.0, 0.0), ROWS),
+    ],
+)
+def test_the_answers_are_chosen_that_fine_tuning_has_taken(rows, own, chosen):
+    asked = []
+
+    def losses(given):
+        asked.append(given)
+        return own if given[0] == "own" else rows
+
+    assert choose_rows(ROWS, lambda: OWN, losses) is chosen
+    assert asked[0] == ROWS[::2]
+    assert len(asked) == 1 + (rows[0] < 1.05 * rows[1])

@@ -1,0 +1,46 @@
+"""docs/worlds.md: its table and its sentences are made from the shipped rows."""
+
+import functools
+import json
+
+from nlsr_jax.study.variations import DEVELOPMENT, VARIATIONS
+from nlsr_jax.sweep.worlds import WORSE_BENIGN, WORSE_FA, shortfalls, worlds_table
+from tests.e2e.command import ROOT
+from tests.paper.shipped import page, unchecked
+
+FOLDER, PAGE = ROOT / "checkpoints" / "tiny-worlds", ROOT / "docs" / "worlds.md"
+NAMES = r"```.*?```|`[^`]*`|\]\([^)]*\)|Qwen2"
+SETTINGS = ("with 5 % harmful rows and seed 0", "4 of 12 forms", "seed 41")
+"""Figures of the study's design."""
+
+
+@functools.cache
+def rows():
+    """The shipped rows."""
+    return json.loads((FOLDER / "table.json").read_text("utf-8"))
+
+
+def cases():
+    """The fine-tuned row and the refined one of every case."""
+    found = {}
+    for row in rows():
+        found.setdefault((row["world"], row["situation"]), {})[row["method"]] = row
+    return {case: (of["finetuned"], of["refined"]) for case, of in found.items()}
+
+
+def sentences():
+    """What the page says of its rows."""
+    held = [case for case, pair in cases().items() if not shortfalls(*pair)]
+    yield f"There are {len(VARIATIONS)} worlds and {len(cases())} cases"
+    yield f"FA by more than {WORSE_FA:g} points or of benign answers by more than {WORSE_BENIGN:g}"
+    yield f"It holds in {len(held)} of the {len(cases())} cases"
+
+
+def test_the_page_of_the_worlds():
+    assert worlds_table(rows()) in page(PAGE)
+    assert unchecked(PAGE, sentences(), SETTINGS, NAMES) == []
+
+
+def test_every_declared_world_and_no_world_of_development_is_reported():
+    assert {row["world"] for row in rows()} == set(VARIATIONS)
+    assert not set(VARIATIONS) & set(DEVELOPMENT)
