@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.paper import test_quoted, test_real_model, test_shipped
+from tests.paper import test_quoted, test_real_model, test_shipped, test_worlds
 from tests.paper.digests import kept, shipped
 from tests.paper.shipped import ALTERED, page, read
 from tests.paper.test_quoted import BENCHMARKS, HOLDINGS
@@ -22,9 +22,10 @@ SINGLE = {
     HOLDINGS: [test_quoted.test_the_page_of_holdings],
     BENCHMARKS: [test_quoted.test_the_page_of_benchmarks],
     test_real_model.PAGE: [test_real_model.test_the_page_of_the_real_model],
+    test_worlds.PAGE: [test_worlds.test_the_page_of_the_worlds],
 }
 
-PAGES = [README, RESULTS, STARTED, HOLDINGS, BENCHMARKS, test_real_model.PAGE]
+PAGES = [README, RESULTS, STARTED, HOLDINGS, BENCHMARKS, test_real_model.PAGE, test_worlds.PAGE]
 
 
 def checks_of_results():
@@ -60,9 +61,7 @@ def alterations(text):
         yield line, text[:place] + str((int(found[0]) + 5) % 10) + text[place + 1 :]
 
 
-@pytest.mark.parametrize(
-    "path", [README, RESULTS, STARTED, HOLDINGS, BENCHMARKS, test_real_model.PAGE], ids=lambda path: path.name
-)
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_every_figure_that_is_altered_is_noticed(path):
     checks = SINGLE.get(path) or [*checks_of_results()]
     unnoticed, count = [], 0

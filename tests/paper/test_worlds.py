@@ -9,8 +9,12 @@ from tests.e2e.command import ROOT
 from tests.paper.shipped import page, unchecked
 
 FOLDER, PAGE = ROOT / "checkpoints" / "tiny-worlds", ROOT / "docs" / "worlds.md"
-NAMES = r"```.*?```|`[^`]*`|\]\([^)]*\)|Qwen2"
-SETTINGS = ("with 5 % harmful rows and seed 0", "4 of 12 forms", "seed 41")
+NAMES = r"```.*?```|`[^`]*`|\]\([^)]*\)|SST-2|\| \w+ \| (instruct|lineage) \|.*?\| (yes|says no|no: [A-Za-z, ]+) \|"
+"""Code, links, names, and the lines of the table."""
+SETTINGS = (
+    *("with 5 % harmful rows and seed 0", "4 of 12 forms", "with seed 41"),
+    "50 calibration rows in place of 400",
+)
 """Figures of the study's design."""
 
 
@@ -32,7 +36,7 @@ def sentences():
     """What the page says of its rows."""
     held = [case for case, pair in cases().items() if not shortfalls(*pair)]
     yield f"There are {len(VARIATIONS)} worlds and {len(cases())} cases"
-    yield f"FA by more than {WORSE_FA:g} points or of benign answers by more than {WORSE_BENIGN:g}"
+    yield f"FA by more than {WORSE_FA:g} points or the benign answers by more than {WORSE_BENIGN:g}"
     yield f"It holds in {len(held)} of the {len(cases())} cases"
 
 
