@@ -36,6 +36,7 @@ from absl import flags
 
 from nlsr_jax.commands import command, mesh_flags, path_flags, realign
 from nlsr_jax.commands.checked import end_with
+from nlsr_jax.commands.helping import leave_out
 from nlsr_jax.commands.processes import read_share, spawn, spawn_on_ray
 from nlsr_jax.errors import InputError, argument
 
@@ -82,6 +83,7 @@ flags.DEFINE(
     allow_override=True,
 )
 flags.DEFINE_string("part", None, "Given by --workers to its processes: NAME,2,8.")
+leave_out("part", *_OF_NONE)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -15,11 +15,17 @@ from nlsr_jax.errors import InputError
 FLAGS = flags.FLAGS
 _PACKAGE = "nlsr_jax.commands."
 _DEFAULTS: dict[str, str] = {}
+_UNLISTED: set[str] = set()
 
 
 def tell_default(name: str, text: str) -> None:
     """Let the help say what a flag is by default, where that depends on other flags."""
     _DEFAULTS[name] = text
+
+
+def leave_out(*names: str) -> None:
+    """Leave flags out of the help: those that the program shares with another one and does not take."""
+    _UNLISTED.update(names)
 
 
 def parse_flags(arguments: Sequence[str]) -> list[str]:
@@ -97,7 +103,7 @@ def _listed(*, ours: bool) -> str:
 def _names(*, ours: bool) -> list[str]:
     """Names of the flags in the order of their definition."""
     names = [name for name in FLAGS.flag_values_dict() if FLAGS.find_module_defining_flag(name) is not None]
-    return [name for name in names if _is_ours(name) == ours]
+    return [name for name in names if _is_ours(name) == ours and name not in _UNLISTED]
 
 
 def _unknown(name: str) -> str:

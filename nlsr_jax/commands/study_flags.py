@@ -144,6 +144,7 @@ def describe_study(study: "Study", tokenizer: Tokenizer) -> dict[str, Any]:
     return {
         **describe_template(name, tokenizer),
         **({"data": files} if (files := study.given.files()) else {}),
+        **({"hub": sorted(study.given.pinned.values())} if study.given.pinned else {}),
         **({} if study.digest is None else {"config_sha256": study.digest}),
     }
 

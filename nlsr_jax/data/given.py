@@ -10,7 +10,7 @@ from typing import Any
 
 from nlsr_jax.data.collecting import Loaded
 from nlsr_jax.data.own_sets import ROLES, OwnTask, load_role
-from nlsr_jax.data.places import keeps_apart
+from nlsr_jax.data.places import hub_place, keeps_apart, pinned_place
 from nlsr_jax.data.rows import SUFFIXES, Note, no_note
 from nlsr_jax.data.sources import DATA_SETS, DataSet, find, load
 from nlsr_jax.errors import InputError
@@ -39,11 +39,13 @@ class Given:
     Attributes:
       places, tasks: the arguments.
       read: parts of the local files that were read.
+      pinned: hub data sets that were read: the name with its revision, if the hub told it, by the given name.
     """
 
     def __init__(self, places: Mapping[str, str] | None = None, tasks: Mapping[str, OwnTask] | None = None):
         self.places, self.tasks = dict(places or {}), dict(tasks or {})
         self.read: dict[str, set[str]] = {}
+        self.pinned: dict[str, str] = {}
 
     def place(self, name: str, part: str) -> str | None:
         """Return where rows come from: a file for the part, or a place that tells parts apart; None for the hub."""
@@ -72,7 +74,8 @@ class Given:
         place, data_set = self._noted(name, part), self.data_set(name)
         if place is None and name in self.tasks:
             raise InputError(f"--data names no rows of {name} for {_WORDS[part]}; give --data {name}.{part}=FILE")
-        return load(data_set, place, split=data_set.train if part == TRAIN else data_set.test, **options)
+        split = data_set.train if part == TRAIN else data_set.test
+        return load(data_set, self._pinned(place or data_set.hub), split=split, **options)
 
     def load_role(
         self,
@@ -88,7 +91,14 @@ class Given:
         place = self._noted(role, part)
         assert place is not None
         options: dict[str, Any] = {"template": template, "tokenizer": tokenizer, "note": note}
-        return load_role(role, place, split=part, count=count, **options)
+        return load_role(role, self._pinned(place), split=part, count=count, **options)
+
+    def _pinned(self, place: str) -> str:
+        if hub_place(place) is None:
+            return place
+        if place not in self.pinned:
+            self.pinned[place] = pinned_place(place)
+        return self.pinned[place]
 
     def _noted(self, name: str, part: str) -> str | None:
         place = self.place(name, part)

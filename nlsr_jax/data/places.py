@@ -9,6 +9,7 @@ from nlsr_jax.data.row_values import Row
 from nlsr_jax.data.rows import SUFFIXES, TABLES, file_rows, hub_rows
 from nlsr_jax.errors import InputError, reason_of
 from nlsr_jax.files.paths import exists, expand_text, is_folder, is_regular
+from nlsr_jax.formats.hub import HubName, is_pinned, parse_hub_name, pinned_data_set
 
 SPLIT = "split"
 """The column that tells training rows from test rows in a single file."""
@@ -21,6 +22,26 @@ _WORDS = {
 _SAVED = ("dataset_dict.json", "state.json")
 _SHOWN, _LONGEST = 5, 40
 _SPLIT_WORD = re.compile(r"(?:^|[-_.])(train|test|validation|valid|val|dev)(?:[-_.]|$)")
+
+
+def pinned_place(place: str) -> str:
+    """Return the name of a hub data set with the revision that it has now, so that a record means the same rows.
+
+    Args:
+      place: where rows are read; see ``open_rows``.
+
+    Returns:
+      The place unchanged if it is local, has a revision, or the hub does not answer.
+    """
+    name = hub_place(place)
+    return place if name is None else str(name if is_pinned(name) else pinned_data_set(name))
+
+
+def hub_place(place: str) -> HubName | None:
+    """Return the name of a hub data set that a place is; None for a local place."""
+    name = parse_hub_name(place)
+    local = name is None or "/" not in name.id or pathlib.Path(place).suffix.lower() in SUFFIXES
+    return None if local else name
 
 
 def open_rows(

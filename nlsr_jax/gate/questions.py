@@ -12,7 +12,7 @@ from nlsr_jax.data.asked import Asked, read_questions
 from nlsr_jax.data.benchmarks import BENCHMARKS, BENIGN, HARMFUL, check_whole, names_of
 from nlsr_jax.data.calibration import load_tokenizer
 from nlsr_jax.data.examples import Example
-from nlsr_jax.data.given import TEST
+from nlsr_jax.data.given import TEST, Given
 from nlsr_jax.data.prompts import make_render
 from nlsr_jax.data.templates import AUTO, NONE, default_template, open_template, renders_turns
 from nlsr_jax.errors import InputError, argument
@@ -44,6 +44,7 @@ class Questions(NamedTuple):
       special_tokens: whether the tokenizer adds its special tokens to them.
       longest: longest answers and the size of a batch.
       notes: what a user should know of the rows.
+      given: the data sets that rows are read from by name.
     """
 
     tokenizer: Tokenizer
@@ -52,6 +53,7 @@ class Questions(NamedTuple):
     special_tokens: bool
     longest: ExamSettings
     notes: list[str]
+    given: Given
 
 
 def open_questions(
@@ -75,33 +77,35 @@ def open_questions(
 
 
 def _of_study(settings: CheckSettings, config: StudyConfig, base: str, note: Note) -> Questions:
-    tokenizer, world = configs.open_world(config, base, given=given_of(settings), note=note)
+    given = given_of(settings)
+    tokenizer, world = configs.open_world(config, base, given=given, note=note)
     longest = _longest(settings, config.exam)
     counts = {name: min(getattr(longest, name), settings.rows or 10**9) for name in ("forbidden", "benign", "rows")}
     exam = make_exam(world, settings.task or NO_TASK, **counts)
-    return Questions(tokenizer, world, exam, world.special_tokens, longest, [])
+    return Questions(tokenizer, world, exam, world.special_tokens, longest, [], given)
 
 
 def _of_rows(settings: CheckSettings, base: str, note: Note, harmless: Sequence[str] | None) -> Questions:
     tokenizer = load_tokenizer(base)
-    given, settings = settings.template, dataclasses.replace(settings, template=_template(settings, tokenizer))
-    read, notes = _Reader(settings, tokenizer, note), list[str]()
+    asked, settings = settings.template, dataclasses.replace(settings, template=_template(settings, tokenizer))
+    given, notes = given_of(settings), list[str]()
+    read = _Reader(settings, given, tokenizer, note)
     exam = Exam(
         read.requests("harmful", notes),
         (read.requests("harmless", notes) if harmless is None else read.plain(harmless))._replace(harmless=True),
         settings.task or NO_TASK,
         [],
     )
-    world = _world(settings, tokenizer, note)
+    world = _world(settings, given, tokenizer, note)
     if settings.task is not None:
         exam = exam._replace(rows=_task_rows(settings, world), own=world.own_tasks.get(settings.task))
-    if given == NONE and getattr(tokenizer, "chat_template", None):
+    if asked == NONE and getattr(tokenizer, "chat_template", None):
         notes.append(
             "the base has a chat template, but with the template none the prompts are asked without it; the "
             "template chat renders them"
         )
     longest = _longest(settings, ExamSettings(0, 0, 0, NEW_TOKENS, TASK_TOKENS, _BATCH))
-    return Questions(tokenizer, world, exam, not renders_turns(settings.template), longest, notes)
+    return Questions(tokenizer, world, exam, not renders_turns(settings.template), longest, notes, given)
 
 
 def _template(settings: CheckSettings, tokenizer: Tokenizer) -> str:
@@ -114,10 +118,10 @@ def _template(settings: CheckSettings, tokenizer: Tokenizer) -> str:
     return NONE if rendered else default_template(tokenizer)
 
 
-def _world(settings: CheckSettings, tokenizer: Tokenizer, note: Note) -> World:
+def _world(settings: CheckSettings, given: Given, tokenizer: Tokenizer, note: Note) -> World:
     if world_kind(settings) == "policy":
-        return PolicyWorld(tokenizer, given=given_of(settings), note=note)
-    return RealWorld(tokenizer, settings.template, given=given_of(settings), note=note)
+        return PolicyWorld(tokenizer, given=given, note=note)
+    return RealWorld(tokenizer, settings.template, given=given, note=note)
 
 
 def _longest(settings: CheckSettings, default: ExamSettings) -> ExamSettings:
@@ -137,8 +141,8 @@ def _task_rows(settings: CheckSettings, world: World) -> list[Example]:
 class _Reader:
     """Reads requests: every prompt once, because a repeated one tells nothing new, and at most so many."""
 
-    def __init__(self, settings: CheckSettings, tokenizer: Tokenizer, note: Note):
-        self._settings, self._tokenizer, self._note = settings, tokenizer, note
+    def __init__(self, settings: CheckSettings, given: Given, tokenizer: Tokenizer, note: Note):
+        self._settings, self._given, self._tokenizer, self._note = settings, given, tokenizer, note
         self._key = jax.random.key(settings.seed)
 
     def requests(self, kind: str, notes: list[str]) -> Requests:
@@ -169,7 +173,7 @@ class _Reader:
         if name not in known:
             what = f"{name}, whose requests are {BENCHMARKS[name].kind}"
             raise InputError(f"{argument(kind)} is {what}; expected rows or one of {', '.join(known)}")
-        loaded = given_of(self._settings).load(name, TEST, template=NONE, tokenizer=self._tokenizer)
+        loaded = self._given.load(name, TEST, template=NONE, tokenizer=self._tokenizer)
         check_whole(name, loaded)
         published, chosen = BENCHMARKS[name].judge, judge_settings(self._settings)[FIRST].name
         if published not in (None, chosen):

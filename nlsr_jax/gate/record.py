@@ -62,6 +62,8 @@ def make_record(
         "digests": {name: dict(files) for name, files in digests.items()},
         "versions": versions(),
     }
+    if questions.given.pinned:
+        record["hub"] = sorted(questions.given.pinned.values())
     if second is not None:
         opinion = {name: second.rates[name].describe(key) for name in ("hs", "over_refusal")}
         agreement = {"unreadable": second.unreadable, "agreement": agreement_of(checked, second)}

@@ -8,11 +8,11 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from nlsr_jax.data.rows import SUFFIXES
+from nlsr_jax.data.places import pinned_place
 from nlsr_jax.files.paths import exists
 from nlsr_jax.formats.adapter_folder import CONFIG as ADAPTER_CONFIG
 from nlsr_jax.formats.adapter_folder import resolve_adapter
-from nlsr_jax.formats.hub import HubName, holds, is_pinned, parse_hub_name, pinned_data_set, snapshot_name
+from nlsr_jax.formats.hub import HubName, holds, parse_hub_name, snapshot_name
 from nlsr_jax.formats.model_matrices import is_model_folder
 from nlsr_jax.pipeline.settings import Settings
 from nlsr_jax.progress import Stages
@@ -40,7 +40,7 @@ def with_hub_folders(settings: Settings, names: Sequence[str], stages: Stages) -
     for name in names:
         given = getattr(settings, name)
         if name in DATA:
-            if (pinned := _pinned(given)) != given:
+            if given and (pinned := pinned_place(given)) != given:
                 stages.say(f"{name}: {pinned}")
                 changes[name] = pinned
             continue
@@ -50,18 +50,6 @@ def with_hub_folders(settings: Settings, names: Sequence[str], stages: Stages) -
             stages.say(f"{name}: {asked}, from {folder}")
             changes[name] = str(folder)
     return dataclasses.replace(settings, **changes)
-
-
-def _pinned(given: str | None) -> str | None:
-    """Return a data set of the hub with the revision that it has now, so that a record means the same rows.
-
-    Returns:
-      What is given where it is a file, has a revision, or the hub cannot be asked.
-    """
-    asked = parse_hub_name(given) if given else None
-    if not given or asked is None or "/" not in asked.id or pathlib.Path(given).suffix in SUFFIXES:
-        return given
-    return str(asked if is_pinned(asked) else pinned_data_set(asked))
 
 
 def names_model(text: str | None) -> bool:

@@ -105,6 +105,12 @@ def test_the_help_of_a_verb_has_the_flags_of_all_its_modules():
     assert nlsr("help", "realign").stdout == text
 
 
+def test_the_help_of_a_fleet_leaves_out_the_flags_that_it_refuses():
+    text = nlsr("fleet", "--help").stdout
+    assert "  --calibration: " in text
+    assert "  --finetuned: " not in text
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [

@@ -6,6 +6,7 @@ import json
 import pytest
 
 import nlsr_jax
+from nlsr_jax.data import places
 from nlsr_jax.data.own_sets import OwnTask
 from nlsr_jax.errors import InputError
 from nlsr_jax.gate import examination
@@ -60,6 +61,21 @@ def test_benchmarks_by_name_from_local_files(files, monkeypatch):
     digest = hashlib.sha256((files / "xstest.jsonl").read_bytes()).hexdigest()
     assert found["digests"]["data xstest"] == {"xstest.jsonl": digest}
     assert "harmful" not in found["digests"]
+
+
+def test_the_revision_of_a_hub_benchmark_is_recorded_and_read(files, monkeypatch):
+    datasets, asked = pytest.importorskip("datasets"), []
+
+    def load_dataset(place, config, **options):
+        asked.append((place, options["revision"]))
+        return ROWS["xstest"]
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(places, "pinned_data_set", lambda name: name._replace(revision="0a" * 20))
+    answering(monkeypatch, {"complied": 1})
+    found = check(files, harmless="xstest", max_over_refusal=99.0)
+    assert asked == [("walledai/XSTest", "0a" * 20)]
+    assert found["hub"] == ["walledai/XSTest@" + "0a" * 20]
 
 
 @pytest.mark.parametrize(

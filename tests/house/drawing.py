@@ -11,6 +11,8 @@ DOCS = pathlib.Path(__file__).resolve().parents[2] / "docs"
 _WIDTH, _LEFT, _GAP, _PAD = 1000, 56, 10, 12
 _LINE, _CHARACTER = 15, 6.1
 """Pixels from line to line, and of one character of a purpose."""
+_ABREAST = 4
+"""Rooms in one row: more have no room for their names."""
 _STYLE = """
   svg { font-family: system-ui, sans-serif; }
   .ground { fill: #ffffff; } .floor { fill: #eef1f6; } .room { fill: #ffffff; stroke: #7a8699; }
@@ -49,19 +51,30 @@ def draw(rooms: Sequence[Room]) -> str:
 
 
 def _draw_floor(floor: int, rooms: Sequence[Room], top: int) -> tuple[list[str], int]:
-    """Return the shapes of a floor and its height."""
+    """Return the shapes of a floor and its height; many rooms stand in several rows."""
     inner = _WIDTH - _LEFT - _GAP
-    width = (inner - _PAD * (len(rooms) + 1)) / len(rooms)
-    texts = [textwrap.wrap(room.purpose.replace("`", ""), int((width - 2 * _PAD) / _CHARACTER)) for room in rooms]
-    box = 30 + _LINE * max(map(len, texts))
-    height = box + 2 * _PAD
-    parts = [
+    rows = -(-len(rooms) // _ABREAST)
+    shapes, bottom = list[str](), top + _PAD
+    for row in range(rows):
+        found, height = _draw_row(rooms[row * len(rooms) // rows : (row + 1) * len(rooms) // rows], bottom, inner)
+        shapes += found
+        bottom += height + _PAD
+    height = bottom - top
+    return [
         f'<rect class="floor" x="{_LEFT}" y="{top}" width="{inner}" height="{height}" rx="6"/>',
         f'<text class="number" x="{_LEFT - 8}" y="{top + height / 2 + 5}" text-anchor="end">{floor}</text>',
-    ]
+        *shapes,
+    ], height
+
+
+def _draw_row(rooms: Sequence[Room], top: int, inner: int) -> tuple[list[str], int]:
+    """Return the shapes of rooms side by side and their height."""
+    width = (inner - _PAD * (len(rooms) + 1)) / len(rooms)
+    texts = [textwrap.wrap(room.purpose.replace("`", ""), int((width - 2 * _PAD) / _CHARACTER)) for room in rooms]
+    height = 30 + _LINE * max(map(len, texts))
+    parts = list[str]()
     for place, (room, lines) in enumerate(zip(rooms, texts, strict=True)):
-        left = _LEFT + _PAD + place * (width + _PAD)
-        parts += _draw_room(room.name, lines, left, top + _PAD, width, box)
+        parts += _draw_room(room.name, lines, _LEFT + _PAD + place * (width + _PAD), top, width, height)
     return parts, height
 
 
