@@ -189,6 +189,7 @@ def count_calls(monkeypatch, place, name):
     return calls
 
 
+@pytest.mark.long
 def test_refined_adapters_at_the_same_time_are_those_of_runs_of_their_own(customers, rows, tmp_path, monkeypatch):
     tasks = refined_tasks(customers, rows)
     alone = realign_files(tasks[1].settings, tmp_path / "alone", **tasks[1].options)
