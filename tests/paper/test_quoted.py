@@ -86,14 +86,14 @@ MEASURED = (
     *("a ratio above 1 means", "a GPU with 80 GB", "over 2000 × 256 tokens"),
     *("A product of 70 microseconds then takes 110.", "Of its 14 seconds"),
     *("a training step 3 to 8 % faster", "an adapter of rank 8", "(1.1 B parameters, 22 layers, bfloat16, random)"),
-    *("8 rows of 64 tokens", "493 MB are the interpreter", "a base of width 64", "three layers take 264 MB"),
+    *("8 rows of 64 tokens", "450 MB are the interpreter", "a base of width 64", "three layers take 264 MB"),
     *("embedding and head 262 MB", "the inputs of the layers 24 MB", "the logits 66 MB", "adapter 126 MB."),
 )
 """Figures of docs/benchmarks.md that no file records."""
 STREAMED = (
-    ["in memory", "94.0 s", "51.2 s", "7.27 GB"],
-    ["`--stream`", "101.6 s", "55.2 s", "1.156 GB"],
-    ["`--stream` in a control group of 1.5 GiB", "101.6 s", "56.0 s", "1.237 GB"],
+    ["in memory", "28.2 s", "44.1 s", "7.27 GB"],
+    ["`--stream`", "29.2 s", "50.5 s", "1.137 GB"],
+    ["`--stream` in a control group of 1.5 GiB", "30.2 s", "51.4 s", "1.149 GB"],
 )
 """What ``python -m benchmarks.streaming`` printed."""
 
