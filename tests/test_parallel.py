@@ -129,7 +129,7 @@ def test_experts_over_a_mesh(tmp_path):
     ("shape", "share", "calls"),
     [
         ((1, 8, 1), 1 / 8, "weights,statistics,generated"),
-        ((2, 2, 2), 1 / 4, "weights,openings,snip"),
+        pytest.param((2, 2, 2), 1 / 4, "weights,openings,snip", marks=pytest.mark.long),
     ],
 )
 def test_the_same_results_whatever_the_mesh(base, shape, share, calls):

@@ -11,6 +11,7 @@ FOUR = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
 FEW = ("--start", SHIPPED / "dpo", "--rows", "24", "--epochs", "1")
 
 
+@pytest.mark.long
 def test_training_on_a_mesh(tmp_path):
     run("finetune", *FEW, "--output", tmp_path / "one")
     run("finetune", *FEW, "--mesh", "2,2,1", "--output", tmp_path / "four", env=FOUR)

@@ -61,6 +61,7 @@ for _ in range(20):
 """
 
 
+@pytest.mark.long
 def test_what_a_sweep_writes_survives_kills(tmp_path):
     """The files of a sweep without its models: kills while rows, adapters and the table are written."""
 
