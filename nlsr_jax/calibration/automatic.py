@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nlsr_jax.adapter import Adapter
-from nlsr_jax.calibration.capture import collect_loss_gradient
+from nlsr_jax.calibration.loss import collect_loss_gradient
 from nlsr_jax.calibration.openings import collect_divergence, collect_openings, find_openings
 from nlsr_jax.calibration.search import Automatic, SearchSettings, check_search, choose
 from nlsr_jax.errors import InputError, argument

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from nlsr_jax.adapter import Adapter
-from nlsr_jax.calibration.capture import check_response, mean_of
 from nlsr_jax.calibration.measures import measured
+from nlsr_jax.calibration.summing import check_response, mean_of
 from nlsr_jax.errors import InputError
 from nlsr_jax.models.llama import Llama
 from nlsr_jax.models.lora import prepare

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nlsr_jax.calibration.capture import answered_rows, mean_of, sum_losses
 from nlsr_jax.calibration.kernels import by_module, kernels_of, with_kernels
+from nlsr_jax.calibration.loss import answered_rows, sum_losses
 from nlsr_jax.calibration.spread import over_batches
 from nlsr_jax.calibration.streamed_passes import stream_weight_gradients
+from nlsr_jax.calibration.summing import mean_of
 from nlsr_jax.models.llama import Llama, hidden_states
 from nlsr_jax.models.shared_prefix import Rows
 from nlsr_jax.models.streamed import StreamedParams

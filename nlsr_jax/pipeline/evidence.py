@@ -155,7 +155,7 @@ class CalibrationData:
 
     def _losses(self, rows: Sequence[tuple]) -> tuple[float, float]:
         """Return the mean losses of the fine-tuned and of the aligned model on the answers of rows."""
-        from nlsr_jax.calibration.capture import collect_loss
+        from nlsr_jax.calibration.loss import collect_loss
         from nlsr_jax.data.calibration import batches
 
         settings, sources = self.settings, self.sources
@@ -188,14 +188,14 @@ class CalibrationData:
         Args:
           finetuned: the whole fine-tuned adapter.
         """
-        from nlsr_jax.calibration.capture import divided
+        from nlsr_jax.calibration.summing import divided
 
         self._first_half = self._sum_gradients(finetuned, self.half(0))
         return divided(*self._first_half)
 
     def gradient(self, finetuned: Adapter) -> Any:
         """Return the gradient of all rows; see ``half_gradient``."""
-        from nlsr_jax.calibration.capture import divided
+        from nlsr_jax.calibration.summing import divided
 
         known = self._first_half if self.in_halves else None
         batches = self.batches() if known is None else self.half(1)

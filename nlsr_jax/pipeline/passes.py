@@ -27,8 +27,8 @@ class Passes:
     def sum_loss_gradients(
         self, model: Any, params: Any, adapter: Adapter, batches: Iterable, so_far: tuple | None = None
     ) -> tuple[Any, Any]:
-        """See ``nlsr_jax.calibration.capture.sum_loss_gradients``."""
-        from nlsr_jax.calibration.capture import sum_loss_gradients
+        """See ``nlsr_jax.calibration.loss.sum_loss_gradients``."""
+        from nlsr_jax.calibration.loss import sum_loss_gradients
 
         return sum_loss_gradients(model, params, adapter, batches, so_far)
 
@@ -97,7 +97,7 @@ class Together(Passes):
         self, model: Any, params: Any, adapter: Adapter, batches: Iterable, so_far: tuple | None = None
     ) -> tuple[Any, Any]:
         """See ``Passes``."""
-        from nlsr_jax.calibration.capture import sum_each_gradient
+        from nlsr_jax.calibration.loss import sum_each_gradient
         from nlsr_jax.models.streamed import StreamedParams
         from nlsr_jax.training.identity import digest
 

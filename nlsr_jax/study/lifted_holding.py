@@ -9,7 +9,7 @@ import jax
 
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.calibration.asking import ASKED, Questions, make_questions, refine_by_answers
-from nlsr_jax.calibration.capture import collect_loss, collect_loss_gradient
+from nlsr_jax.calibration.loss import collect_loss, collect_loss_gradient
 from nlsr_jax.calibration.own_answers import BEGINNING, choose_rows, with_own_answers
 from nlsr_jax.calibration.refinement import Refined
 from nlsr_jax.calibration.wording import LENGTH

@@ -9,7 +9,8 @@ import numpy as np
 
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.calibration.capture import OBJECTIVES as GRADIENT_OBJECTIVES
-from nlsr_jax.calibration.capture import collect_gradients, collect_loss_gradient, collect_statistics
+from nlsr_jax.calibration.capture import collect_gradients, collect_statistics
+from nlsr_jax.calibration.loss import collect_loss_gradient
 from nlsr_jax.calibration.search import Automatic
 from nlsr_jax.data.batching import BatchShape, batches_in_order, pack
 from nlsr_jax.data.encoding import encode

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from nlsr_jax.calibration.automatic import _halves, choose_settings, relative_change
-from nlsr_jax.calibration.capture import collect_loss, collect_loss_gradient
 from nlsr_jax.calibration.climbing import Trial, climb
+from nlsr_jax.calibration.loss import collect_loss, collect_loss_gradient
 from nlsr_jax.calibration.openings import collect_divergence, collect_openings, find_openings
 from nlsr_jax.calibration.search import SearchSettings
 from nlsr_jax.configs.tiny import SHIPPED

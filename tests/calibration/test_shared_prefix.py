@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from nlsr_jax.calibration.capture import collect_loss_gradient, collect_statistics
+from nlsr_jax.calibration.capture import collect_statistics
+from nlsr_jax.calibration.loss import collect_loss_gradient
 from nlsr_jax.calibration.weight_gradient import collect_weight_gradient, stream_weight_gradient
 from nlsr_jax.models import shared_prefix
 from nlsr_jax.models.load import load_model, stream_model

@@ -13,7 +13,8 @@ import pytest
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.architecture.config import parse_model_config
 from nlsr_jax.calibration.activations import Activations
-from nlsr_jax.calibration.capture import collect_gradients, collect_loss, collect_loss_gradient, collect_statistics
+from nlsr_jax.calibration.capture import collect_gradients, collect_statistics
+from nlsr_jax.calibration.loss import collect_loss, collect_loss_gradient
 from nlsr_jax.calibration.openings import collect_divergence, collect_openings, find_openings
 from nlsr_jax.calibration.weight_gradient import collect_weight_gradient, stream_weight_gradient
 from nlsr_jax.errors import InputError

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nlsr_jax import hardware
-from nlsr_jax.calibration.capture import sum_each_gradient, sum_loss_gradients
+from nlsr_jax.calibration.loss import sum_each_gradient, sum_loss_gradients
 from nlsr_jax.data import calibration
 from nlsr_jax.errors import InputError
 from nlsr_jax.fleet.folder import FleetFolder

@@ -12,7 +12,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 import nlsr_jax
-from nlsr_jax.calibration.capture import collect_loss, collect_loss_gradient, collect_statistics
+from nlsr_jax.calibration.capture import collect_statistics
+from nlsr_jax.calibration.loss import collect_loss, collect_loss_gradient
 from nlsr_jax.errors import InputError
 from nlsr_jax.modules import path_in_layer
 from nlsr_jax.nlsr.settings import RECOMMENDED_ALONE

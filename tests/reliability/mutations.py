@@ -113,8 +113,8 @@ MUTATIONS = (
     Mutation(
         "formats/peft_writing.py",
         "boundary",
-        "            if value != default:\n                pattern[re.escape(module_path",
-        "            if value > default:\n                pattern[re.escape(module_path",
+        "            if value != default:\n                pat",
+        "            if value > default:\n                pat",
     ),
     Mutation("files/safetensors_files.py", "alignment", 'b" " * (-len(text) % 8)', 'b" " * (-len(text) % 4)'),
     Mutation(
@@ -132,10 +132,11 @@ MUTATIONS = (
     ),
     Mutation("files/output.py", "wrong constant", "file.chmod(0o666 & ~umask)", "file.chmod(0o600 & ~umask)"),
     Mutation(
-        "calibration/capture.py",
+        "calibration/loss.py",
         "off by one",
-        "keep = mask[:, 1:].astype(bool)",
-        "keep = mask[:, :-1].astype(bool)",
+        "[:, 1:].astype(bool)",
+        "[:, :-1].astype(bool)",
+        former="calibration/capture.py",
     ),
     Mutation(
         "calibration/openings.py",

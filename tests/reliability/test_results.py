@@ -4,6 +4,7 @@ import json
 import re
 
 from tests.e2e.command import ROOT
+from tests.reliability.mutants import place
 from tests.reliability.mutations import MUTATIONS
 from tests.reliability.results import PAGE, RESULTS, page
 
@@ -11,6 +12,10 @@ from tests.reliability.results import PAGE, RESULTS, page
 def test_the_page_is_made_from_the_results():
     kept = json.loads(RESULTS.read_text())
     assert PAGE.read_text() == page(kept)
+
+
+def test_every_fault_fits_the_tree():
+    assert [mutation for mutation in MUTATIONS if place(ROOT, mutation) is None] == []
 
 
 def test_every_result_held_in_all_cases():
