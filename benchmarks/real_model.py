@@ -129,7 +129,7 @@ class Peer:
         return [*prompt, *answer, self.tokenizer.eos_token_id][:LENGTH], len(prompt)
 
     def _batch(self, rows: Sequence) -> tuple:
-        from benchmarks.torch_realign import padded
+        from benchmarks.torch_steps import padded
 
         encoded = [self.ids(row, row.response) for row in rows]
         tokens, mask = padded([ids for ids, _ in encoded], "right")

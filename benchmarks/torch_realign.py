@@ -7,31 +7,43 @@
   python -m benchmarks.torch_realign --method safelora|resta --base DIR --pretrained DIR --finetuned DIR \
       --output OUT
 
-`recommended`: an adapter that was trained on the aligned model itself, which answers the prompts of the rows. The
-gradient of the loss on the first tokens of its answers gives every entry of B the gain of setting it to zero; the
-fine-tuned model, the aligned one and every share of --shares answer the prompts, --likelihoods of refusals are
-measured; --share of the entries is written. It trusts the caller with the search, which costs nothing, and sums the
-gradients of both halves of the rows as `nlsr realign` does. `published`: the paper's algorithm, see
+`recommended`: an adapter that was trained on the aligned model itself. The losses of both models on the safe
+answers say whether fine-tuning has taken these. The gradient of the loss gives every entry of B the gain of setting
+it to zero; the fine-tuned model, the aligned one and every share of --shares answer the prompts, --likelihoods of
+refusals are measured; --share of the entries is written. It trusts the caller with the search, which costs nothing,
+and sums the gradients of both halves of the rows as `nlsr realign` does. `published`: the paper's algorithm, see
 `benchmarks.published`. `safelora`: the program of its authors: C = V Vᵀ / ‖V‖ of every module, B ← C B where the
 cosine of the two updates is low. `resta`: the safety vector is added to the full fine-tuned model. The seconds of
 every stage go to OUT/seconds.json.
 """
 
-import contextlib
 import json
-import operator
 import pathlib
-import time
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from absl import app, flags
 
+from benchmarks.torch_steps import (
+    BATCH,
+    SECONDS,
+    Inputs,
+    add_gradients,
+    answers,
+    by_length,
+    encode,
+    encode_prompt,
+    factors_of,
+    likelihood,
+    load,
+    mean_loss,
+    padded,
+    read,
+    stage,
+)
+
 FLAGS = flags.FLAGS
-BATCH, AT_ONCE, ANSWER, BEGINNING = 16, 96, 12, 4
 BETA, SPARSITY, PROBABILITY, INCREMENT = 0.9, 0.8, 0.3, 0.4
 TAU, GAMMA = 0.5, 1.0
-SECONDS: dict[str, float] = {}
 
 
 class Options(NamedTuple):
@@ -51,136 +63,6 @@ class Options(NamedTuple):
 
 
 NUMBERS = ("shares", "share", "likelihoods")
-
-
-class Row(NamedTuple):
-    """A prompt with a safe answer: its tokens, and how many of them are the prompt's."""
-
-    ids: list[int]
-    start: int
-
-
-@contextlib.contextmanager
-def stage(name: str) -> Iterator[None]:
-    """Add the seconds of the block to ``SECONDS``."""
-    started = time.perf_counter()
-    yield
-    SECONDS[name] = round(SECONDS.get(name, 0.0) + time.perf_counter() - started, 3)
-
-
-def read(path: str) -> list[dict]:
-    """Return the rows of a JSON Lines file."""
-    return [json.loads(line) for line in pathlib.Path(path).read_text("utf-8").splitlines()]
-
-
-def encode_prompt(tokenizer, prompt: str) -> list[int]:
-    """Return the tokens of a prompt in the chat template."""
-    talk = [{"role": "user", "content": prompt}]
-    text = tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
-
-
-def encode(tokenizer, path: str) -> list[Row]:
-    """Return the encoded rows of a file, their answers with an end token."""
-    rows = []
-    for row in read(path):
-        prompt = encode_prompt(tokenizer, row["prompt"])
-        answer = tokenizer(row["response"], add_special_tokens=False)["input_ids"]
-        rows.append(Row([*prompt, *answer, tokenizer.eos_token_id], len(prompt)))
-    return rows
-
-
-def by_length(rows: Sequence, size: int, length) -> Iterator[list]:
-    """Yield batches of rows of similar length."""
-    order = sorted(rows, key=length)
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
-
-
-def padded(rows: Sequence[list[int]], side: str) -> Any:
-    """Return ``(tokens, attention mask)``, padded to the longest row."""
-    import torch
-
-    longest = max(map(len, rows))
-    tokens = torch.zeros(len(rows), longest, dtype=torch.long)
-    mask = torch.zeros_like(tokens)
-    for place, ids in enumerate(rows):
-        part = slice(0, len(ids)) if side == "right" else slice(longest - len(ids), longest)
-        tokens[place, part], mask[place, part] = torch.tensor(ids), 1
-    return tokens, mask
-
-
-def load(base: str, adapter: str | None = None, *, trained: bool = False) -> tuple[Any, Any]:
-    """Return tokenizer and model, with an adapter where one is given."""
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    if adapter is not None:
-        model = PeftModel.from_pretrained(model, adapter, is_trainable=trained)
-    return AutoTokenizer.from_pretrained(base), model.eval()
-
-
-def add_gradients(model, rows: Sequence[Row]) -> None:
-    """Add to the gradients of the factors that of the sum of the rows' mean losses on their answers."""
-    import torch
-
-    for batch in by_length(rows, BATCH, lambda row: len(row.ids)):
-        tokens, mask = padded([row.ids for row in batch], "right")
-        logits = model(input_ids=tokens, attention_mask=mask).logits[:, :-1]
-        keep = mask[:, 1:].clone()
-        for place, row in enumerate(batch):
-            keep[place, : row.start - 1] = 0
-        losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")
-        ((losses * keep).sum(1) / keep.sum(1)).sum().backward()
-
-
-def answers(model, tokenizer, prompts: Sequence[list[int]], length: int = ANSWER) -> list[list[int]]:
-    """Answer prompts greedily; returns the new tokens, the shortest prompts' first."""
-    import torch
-
-    found: list[list[int]] = []
-    for batch in by_length(prompts, AT_ONCE, len):
-        tokens, mask = padded(batch, "left")
-        with torch.inference_mode():
-            made = model.generate(
-                input_ids=tokens,
-                attention_mask=mask,
-                max_new_tokens=length,
-                do_sample=False,
-                pad_token_id=tokenizer.eos_token_id,
-            )
-        found += made[:, tokens.shape[1] :].tolist()
-    return found
-
-
-def likelihood(model, prompts: Sequence[list[int]], replies: Sequence[list[int]]) -> float:
-    """Return the mean log-likelihood of the first tokens of replies, in nats."""
-    import torch
-
-    total = 0.0
-    pairs = list(zip(prompts, replies, strict=True))
-    for batch in by_length(pairs, AT_ONCE, lambda pair: len(pair[0])):
-        tokens, mask = padded([[*prompt, *reply[:BEGINNING]] for prompt, reply in batch], "right")
-        with torch.inference_mode():
-            logits = model(input_ids=tokens, attention_mask=mask).logits[:, :-1]
-            chosen = torch.log_softmax(logits, -1).gather(-1, tokens[:, 1:, None])[..., 0]
-        for values, (prompt, _) in zip(chosen, batch, strict=True):
-            total += float(values[len(prompt) - 1 : len(prompt) - 1 + BEGINNING].sum())
-    return total / len(pairs)
-
-
-def with_own_answers(model, tokenizer, rows: Sequence[Row]) -> list[Row]:
-    """Return the rows with the first tokens of the aligned model's answers, which fine-tuning made less likely."""
-    order = sorted(range(len(rows)), key=lambda place: rows[place].start)
-    prompts = [rows[place].ids[: rows[place].start] for place in order]
-    with model.disable_adapter():
-        replies = answers(model, tokenizer, prompts, BEGINNING)
-        likelihood(model, prompts[::2], replies[::2])
-    likelihood(model, prompts[::2], replies[::2])
-    found = dict(zip(order, map(operator.add, prompts, replies), strict=True))
-    return [Row(found[place], row.start) for place, row in enumerate(rows)]
 
 
 class Repair:
@@ -224,8 +106,10 @@ def recommended(given: Options) -> None:
         rows = encode(tokenizer, given.calibration)
         harmless = [encode_prompt(tokenizer, row["prompt"]) for row in read(given.harmless)]
         prompts = [row.ids[: row.start] for row in rows[1::2]] + harmless
-    with stage("answer"):
-        rows = with_own_answers(model, tokenizer, rows)
+    with stage("answers"):
+        mean_loss(model, rows[::2])
+        with model.disable_adapter():
+            mean_loss(model, rows[::2])
     with stage("refine"):
         add_gradients(model, rows[::2])
         repair = Repair(model)
@@ -246,43 +130,6 @@ def recommended(given: Options) -> None:
     with stage("write"):
         repair.apply(repair.gains(), given.share)
         model.save_pretrained(given.output)
-
-
-class Inputs:
-    """What goes into every adapted module at response positions: rows ``[n, k]``, one copy for modules that share
-    it.
-
-    Args:
-      model: a PEFT model.
-    """
-
-    def __init__(self, model):
-        self.keep: Any = None
-        self._found: dict[str, list] = {}
-        self._last: tuple[Any, Any] = (None, None)
-        for name, module in model.named_modules():
-            if name.endswith("lora_A.default"):
-                module.register_forward_pre_hook(lambda _, given, name=name: self._add(name, given[0]))
-
-    def _add(self, name: str, x) -> None:
-        if self._last[0] is not x:
-            self._last = x, x[self.keep]
-        self._found.setdefault(name.removesuffix(".lora_A.default"), []).append(self._last[1])
-
-    def of(self, name: str):
-        """Return the inputs of one module."""
-        import torch
-
-        return torch.cat(self._found[name])
-
-
-def factors_of(path: str) -> dict[str, tuple[Any, Any]]:
-    """Return the factors ``(A, B)`` of an adapter by the name of their module."""
-    from safetensors.torch import load_file
-
-    tensors = load_file(pathlib.Path(path) / "adapter_model.safetensors")
-    names = [name.removesuffix(".lora_A.weight") for name in tensors if name.endswith("lora_A.weight")]
-    return {name: (tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"]) for name in names}
 
 
 def published(given: Options) -> None:

@@ -46,17 +46,17 @@ def given(tmp_path):
     )
 
 
-def realigned(given, defaults, tmp_path, *names, **changes):
+def realigned(given, defaults, tmp_path, *names):
     """The tensors that ours writes and those of theirs."""
     paths = {name: getattr(given, name) for name in ("base", "finetuned", "calibration", *names)}
-    asked = Settings(**paths, **dataclasses.asdict(defaults), template="chat", **changes)
+    asked = Settings(**paths, **dataclasses.asdict(defaults), template="chat")
     realign_files(asked, tmp_path / "ours")
     return load_file(tmp_path / "ours" / WEIGHTS), load_file(tmp_path / "theirs" / WEIGHTS)
 
 
 def test_the_recommended_repair_is_the_same_one(given, tmp_path):
     METHODS["recommended"](given)
-    ours, theirs = realigned(given, RECOMMENDED_ALONE, tmp_path, answers="own")
+    ours, theirs = realigned(given, RECOMMENDED_ALONE, tmp_path)
     before = load_file(SHIPPED / "finetuned_sst2" / WEIGHTS)
     changed = {name: (ours[name] != before[name], theirs[name] != before[name]) for name in before}
     count = sum(int(mine.sum()) for mine, _ in changed.values())
