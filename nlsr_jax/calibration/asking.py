@@ -9,9 +9,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from nlsr_jax.calibration.own_answers import BEGINNING
 from nlsr_jax.calibration.refinement import Bounds, Rates, Refined, refine
-from nlsr_jax.calibration.wording import Answer, Wording, learn_wording
+from nlsr_jax.calibration.wording import BEGINNING, Answer, Wording, learn_wording
 from nlsr_jax.errors import InputError
 
 ASKED = 128

@@ -6,6 +6,7 @@ from nlsr_jax.calibration.refinement import FAR, TELLS, Bounds, Refined
 
 _OVERCAUTIOUS = 0.2
 _OF_HARMLESS = "more entries would make it refuse harmless ones"
+_OF_TASK = f"no share above {FAR:g} times the first one is tried, because such repairs often cost the task"
 _NOT_HALF, _NOTHING, _UNTOLD = (
     "less than half of the harm is undone",
     "nothing is repaired",
@@ -53,7 +54,7 @@ def _fallen_short(found: Refined) -> list[str]:
     """Say how a share that was chosen falls short of the goal, and of half of the harm."""
     refused, notes = next(trial.harmful for trial in found.trials if trial.share == found.share), []
     if not found.reached:
-        why = f"more than {FAR:g} times the first share would cost the task" if found.far else _OF_HARMLESS
+        why = _OF_TASK if found.far else _OF_HARMLESS
         notes.append(f"the repaired model refuses {refused:.0%} of the calibration prompts; {why}")
     if 1 - refused > (1 - found.finetuned.harmful) / 2:
         notes.append(

@@ -1,35 +1,25 @@
-"""Which safe answers a repair brings back: those of the calibration rows, or the aligned model's own.
+"""Which safe answers a repair restores: those of the calibration rows, or the aligned model's own.
 
-A gradient brings back the answers that it is taken on. The answers of calibration rows are often not those of the
-aligned model: other refusals, or help that is safe. Then fine-tuning has not taken them, and a repair that goes
-after them needs many entries. The aligned model's own greedy answers to the same prompts are what it has taken.
-Refusal is decided in their first tokens (Qi et al. 2024, arXiv 2406.05946), which are therefore all that is read.
+A gradient restores the answers that it is taken on. Fine-tuning has *taken* answers if it has made them less
+likely. The answers of calibration rows are often not those of the aligned model: other refusals, or help that is
+safe. Fine-tuning then has hardly made them less likely, and a repair by their gradient needs many entries. It has
+made the aligned model's own greedy answers to the same prompts less likely. Their first tokens are read.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable
 
 import numpy as np
 
-from nlsr_jax.calibration.wording import Answer
+from nlsr_jax.calibration.asking import Respondent
+from nlsr_jax.calibration.wording import BEGINNING, Answer
 from nlsr_jax.data.examples import Encoded
 
-BEGINNING = 4
-"""Tokens of an answer that decide whether it refuses."""
 RISE = 0.05
-"""Least share by which fine-tuning raises the aligned model's loss on the rows' answers where it has taken them."""
-APART = 0.1
-"""The same of the aligned model's own answers, in nats a token. Where it is less, the aligned model answers as the
-fine-tuned one does: it may not refuse, and nothing of its answers is to come back."""
-Rows = Sequence[tuple[Encoded, ...]]
-
-
-class Answers(Protocol):
-    """A model that is asked; see ``nlsr_jax.evaluation.respondent``."""
-
-    def answers(self, prompts: Sequence[Sequence[int]]) -> Sequence[Answer]:
-        """Return the first tokens of the greedy answers."""
-        ...
+"""Fine-tuning has taken the answers of the rows if the loss on them rises by this share or more."""
+OWN_RISE = 0.1
+"""Fine-tuning has taken the aligned model's own answers if the loss on them rises by so many nats a token or more.
+Otherwise the two models answer alike, and there is nothing to restore."""
+Rows = list[tuple[Encoded, ...]]
 
 
 def choose_rows(rows: Rows, own: Callable[[], Rows], losses: Callable[[Rows], tuple[float, float]]) -> Rows:
@@ -37,22 +27,21 @@ def choose_rows(rows: Rows, own: Callable[[], Rows], losses: Callable[[Rows], tu
 
     Args:
       rows: as they were read.
-      own: returns them with the aligned model's own answers; called where fine-tuning has not taken the rows'.
-      losses: returns the mean losses of the fine-tuned and of the aligned model on the answers of rows, in nats a
-        token. Every second row is asked about.
+      own: returns them with the aligned model's own answers; called if fine-tuning has not taken those of the rows.
+      losses: returns the mean losses of the fine-tuned and of the aligned model on answers, in nats a token.
 
     Returns:
-      ``rows``, or ``own()`` where fine-tuning has taken these answers alone.
+      ``own()`` if fine-tuning has taken these answers alone, otherwise ``rows``.
     """
-    after, before = losses(rows[::2])
+    after, before = losses(rows)
     if after >= (1 + RISE) * before:
         return rows
     answered = own()
-    after, before = losses(answered[::2])
-    return answered if after - before >= APART else rows
+    after, before = losses(answered)
+    return answered if after - before >= OWN_RISE else rows
 
 
-def with_own_answers(rows: Rows, aligned: Answers) -> list[tuple[Encoded, ...]]:
+def with_own_answers(rows: Rows, aligned: Respondent) -> Rows:
     """Return calibration rows with the first tokens of the aligned model's answers in place of their own.
 
     Args:

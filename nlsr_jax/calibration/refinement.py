@@ -25,7 +25,7 @@ _MARGIN = ((100, 2), (50, 3), (0, 4))
 """Steps of ``GRID`` beyond the share that reaches the goal, by the least number of calibration prompts that were
 asked: held-out requests are harder than calibration prompts, and few prompts cannot show the last per cent."""
 FAR = 2.0
-"""Multiple of the first share beyond which none is tried: such repairs begin to cost the customer's task."""
+"""Largest share that is tried, as a multiple of the first one; larger repairs often cost the customer's task."""
 
 
 class Rates(NamedTuple):
@@ -71,13 +71,12 @@ class Refined(NamedTuple):
 
     Attributes:
       share: the share to transplant; 0 where the fine-tuned model needs no repair or the bound forbids every one,
-        None where the prompts cannot tell the two models apart, so that nothing can be chosen: the aligned model's
-        own answers are no better than the fine-tuned one's then.
+        None where the prompts cannot tell the two models apart, so that nothing can be chosen.
       reached: whether the goal is reached within the bound.
       finetuned, aligned: their rates.
       trials: all shares that were tried, in their order.
       recovered: what has come back of the log-likelihood of refusals with the share; None where it is not measured.
-      far: whether the share is the largest that may be tried, and too little.
+      far: whether the share is ``FAR`` times the first one and too little.
     """
 
     share: float | None
@@ -149,7 +148,8 @@ def refine(
         back = known(place)
     found, trials = search.trials[place], tuple(search.trials.values())
     reached = found.harmful >= bounds.goal
-    return Refined(found.share, reached, finetuned, aligned, trials, back, place == last and not reached)
+    far = place == last < len(GRID) - 1 and not reached
+    return Refined(found.share, reached, finetuned, aligned, trials, back, far)
 
 
 def _recovering(recovered: Callable[[int], float], place: int, last: int, wanted: float) -> int:

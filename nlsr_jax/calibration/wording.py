@@ -19,6 +19,8 @@ import numpy as np
 Answer = Sequence[int]
 """The tokens of an answer, without its prompt and its end token."""
 
+BEGINNING = 4
+"""Tokens of an answer that decide whether it refuses (Qi et al. 2024, arXiv 2406.05946)."""
 LENGTH = 12
 """Tokens of an answer that are read: a refusal shows in its first words."""
 _PLACES = 4

@@ -88,7 +88,7 @@ settings_file.define_settings_file("realign")
 method_flags.define_flags(Settings, _SETTINGS)
 for _name, _text in preset_defaults().items():
     helping.tell_default(_name, _text)
-helping.tell_default("answers", "recommended: 'auto', of adapters; else 'rows'")
+helping.tell_default("answers", "'auto' with the recommended settings and an adapter, otherwise 'rows'")
 path_flags.define_output("output", None, "Folder to write; it appears whole or not at all.")
 path_flags.define_overwrite()
 mesh_flags.define_mesh_flag()

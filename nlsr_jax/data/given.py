@@ -94,11 +94,9 @@ class Given:
         return load_role(role, self._pinned(place), split=part, count=count, **options)
 
     def _pinned(self, place: str) -> str:
-        if hub_place(place) is None:
-            return place
-        if place not in self.pinned:
+        if place not in self.pinned and hub_place(place) is not None:
             self.pinned[place] = pinned_place(place)
-        return self.pinned[place]
+        return self.pinned.get(place, place)
 
     def _noted(self, name: str, part: str) -> str | None:
         place = self.place(name, part)

@@ -100,12 +100,12 @@ def likely_among(
 
 
 def likeliest(model: Llama, params: Params, states: jax.Array, places: jax.Array) -> jax.Array:
-    """Return the token that the model most likely continues each row with.
+    """Return the most likely next token of each row.
 
     Args:
       model, params: as for ``token_log_probabilities``; the layers are not read.
       states: ``[B, T, D]`` final hidden states.
-      places: ``[B]`` int32: after which tokens.
+      places: ``[B]`` int32: index of each row's last token.
 
     Returns:
       ``[B]`` int32.

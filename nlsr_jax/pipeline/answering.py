@@ -1,11 +1,14 @@
-"""The models of a run as they are asked: the base with the fine-tuned adapter, with a repair, or aligned."""
+"""Ask the models of a run: the base with the fine-tuned adapter, with a repair, or with the aligned adapter."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.calibration.asking import Respondent
-from nlsr_jax.calibration.wording import Answer
+from nlsr_jax.calibration.own_answers import choose_rows, with_own_answers
+from nlsr_jax.calibration.wording import BEGINNING, Answer
+from nlsr_jax.data.examples import Encoded
+from nlsr_jax.nlsr.settings import OWN, ROWS
 from nlsr_jax.pipeline.run import Run
 from nlsr_jax.pipeline.settings import EvidenceSettings
 from nlsr_jax.pipeline.shared import Shared, stamp
@@ -55,18 +58,24 @@ def respondent(data: Opened, adapter: Adapter, source: AdapterSource, length: in
 def aligned_respondent(data: Opened, length: int) -> Respondent:
     """Return the aligned model, whose answers do not depend on what was fine-tuned on it.
 
-    Of a lifted adapter the ranks alone count: where the aligned model has no update, B is zero. A streamed base
-    answers, and tells no likelihood.
+    Of a lifted adapter the ranks alone count: where the aligned model has no update, B is zero. A streamed base has
+    ``answers`` but no ``likelihood``.
 
     Args:
       data: base, tokenizer and adapters.
       length: most tokens of an answer.
     """
-    settings, source, run = data.settings, data.sources.aligned, data.run
-    shapes = tuple((m, leaf["a"].shape) for m, leaf in sorted(source.shapes().factors.items()))
-    key = (stamp(settings.base), stamp(settings.aligned), settings.dtype, settings.max_length, shapes, length)
+    settings, source = data.settings, data.sources.aligned
+    key = (*_aligned_key(data), settings.max_length)
     open_ = _streamed if settings.stream else respondent
-    return _Remembered(lambda: open_(data, source.load(), source, length), run.shared, (*key, run.mesh))
+    return _Remembered(lambda: open_(data, source.load(), source, length), data.run.shared, key, length)
+
+
+def _aligned_key(data: Opened) -> tuple:
+    """Return what decides the numbers of the aligned model, which the runs of a process share."""
+    settings, source = data.settings, data.sources.aligned
+    shapes = tuple((m, leaf["a"].shape) for m, leaf in sorted(source.shapes().factors.items()))
+    return stamp(settings.base), stamp(settings.aligned), settings.dtype, settings.stream, shapes, data.run.mesh
 
 
 def _streamed(data: Opened, adapter: Adapter, source: AdapterSource, length: int) -> "StreamedAnswers":
@@ -86,18 +95,61 @@ class _Remembered(NamedTuple):
       open: returns the respondent.
       shared: keeps the replies.
       key: all that decides them beside what is asked.
+      length: most tokens of an answer.
     """
 
     open: Callable[[], Any]
     shared: Shared
     key: tuple[Any, ...]
+    length: int
 
     def answers(self, prompts: Sequence[Sequence[int]]) -> Sequence[Answer]:
         """See ``Respondent``."""
         key = (*self.key, repr(prompts))
-        return self.shared.once("aligned answers", key, lambda: self.open().answers(prompts))
+        return self.shared.once(
+            f"aligned answers of {self.length} tokens", key, lambda: self.open().answers(prompts)
+        )
 
     def likelihood(self, rows: Sequence[tuple[Sequence[int], Answer]]) -> float:
         """See ``Respondent``."""
         key = (*self.key, repr(rows))
         return self.shared.once("aligned likelihood", key, lambda: self.open().likelihood(rows))
+
+
+def safe_rows(data: Opened, rows: list[tuple[Encoded, ...]]) -> list[tuple[Encoded, ...]]:
+    """Return calibration rows with the answers that the settings ask for; see ``choose_rows``.
+
+    Args:
+      data: base, tokenizer and adapters.
+      rows: as they were read.
+
+    Returns:
+      ``rows`` themselves, or others with the aligned model's own answers.
+    """
+    settings = data.settings
+    if settings.answers == ROWS or not settings.needs_finetuned:
+        return rows
+
+    def own() -> list[tuple[Encoded, ...]]:
+        return with_own_answers(rows, aligned_respondent(data, BEGINNING))
+
+    with data.run.stages("answer"):
+        return own() if settings.answers == OWN else choose_rows(rows, own, lambda given: _losses(data, given))
+
+
+def _losses(data: Opened, rows: list[tuple[Encoded, ...]]) -> tuple[float, float]:
+    """Return the mean losses of the fine-tuned and of the aligned model on the answers of every second row."""
+    from nlsr_jax.calibration.loss import collect_loss
+    from nlsr_jax.data.calibration import batches
+    from nlsr_jax.training.identity import digest
+
+    settings, sources, shared = data.settings, data.sources, data.run.shared
+    read = list(batches(rows[::2], settings.batch_size, settings.max_length, among=rows))
+
+    def loss(source: AdapterSource, adapter: Adapter) -> float:
+        model, params = data.base_with(source)
+        return float(collect_loss(model, params, adapter, read))
+
+    key, aligned = (*_aligned_key(data), digest(read)), sources.aligned
+    before = shared.once("aligned loss", key, lambda: loss(aligned, aligned.load()))
+    return loss(sources.target, sources.whole_finetuned()), before

@@ -69,12 +69,12 @@ def check_stream(stream: bool, mesh: Mesh | None) -> None:
 
 
 def _check_answers(answers: str, method: str, masks: str | None) -> None:
-    """Check that answers are read where others than the rows' are asked for."""
+    """Refuse a choice of answers where none are read: another method than gain, or given masks."""
     if answers != ROWS and (method not in NEEDS_FINETUNED or masks is not None):
         given = argument("masks") if masks is not None else f"{argument('method')} {method}"
         raise InputError(
-            f"{argument('answers')} {answers} is for {argument('method')} gain, and {given} is given; leave one of "
-            "them out"
+            f"{argument('answers')} {answers} needs {argument('method')} gain without {argument('masks')}, and "
+            f"{given} is given; leave one of them out"
         )
 
 

@@ -108,7 +108,12 @@ def with_choice(settings: Settings, choice: Choice) -> Settings:
             f"{argument(name)} is given {by}; it chooses for adapters of one lineage in their own factors, and the "
             f"share of lifted adapters is refined: give {argument('refine')} in place of {argument(name)}"
         )
-    changes: dict[str, Any] = {"answers": ROWS} | {name: getattr(GAIN, name) for name in _FIXED}
+    if settings.answers != ROWS:
+        raise InputError(
+            f"{argument('answers')} {settings.answers} is given together with {argument(name)}, which uses the "
+            "answers of the rows; leave one of them out"
+        )
+    changes: dict[str, Any] = {name: getattr(GAIN, name) for name in _FIXED}
     return dataclasses.replace(settings, **changes)
 
 

@@ -3,19 +3,18 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from nlsr_jax.adapter import Adapter
-from nlsr_jax.calibration.own_answers import BEGINNING, choose_rows, with_own_answers
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.formats.peft import AdapterFile
-from nlsr_jax.nlsr.settings import AUTO, NEEDS_STATISTICS, OWN, ROWS
+from nlsr_jax.nlsr.settings import NEEDS_STATISTICS, OWN, ROWS
 from nlsr_jax.nlsr.statistics import Statistics
-from nlsr_jax.pipeline.answering import aligned_respondent
+from nlsr_jax.pipeline.answering import safe_rows
 from nlsr_jax.pipeline.base_model import load_shared_base
 from nlsr_jax.pipeline.run import Run
 from nlsr_jax.pipeline.settings import EvidenceSettings
@@ -25,6 +24,10 @@ from nlsr_jax.types import Tokenizer
 
 if TYPE_CHECKING:
     from nlsr_jax.data.calibration import Calibration
+
+_OWN_ANSWERS = (
+    "the repair restores the aligned model's own answers to the calibration prompts, not those of the rows"
+)
 
 
 class Evidence(NamedTuple):
@@ -50,7 +53,8 @@ class CalibrationData:
       run: the context.
 
     Attributes:
-      settings, sources, run: the arguments.
+      settings: the argument; its ``answers`` say which were chosen once the rows have been used.
+      sources, run: the arguments.
       notes: what a user should know of the base, its tokenizer and the passes over the data so far.
       in_halves: every second row comes first, then the others, as a refinement reads them: sums depend on the
         order.
@@ -137,40 +141,20 @@ class CalibrationData:
     @functools.cached_property
     def _answered(self) -> list[tuple]:
         """The rows of the passes: those that were read, or their prompts with the aligned model's own answers."""
-        rows, answers = self.rows.rows, self.settings.answers
-        if answers == ROWS or not self.settings.needs_finetuned:
-            return rows
-        with self.run.stages("answer"):
-            found = self._own() if answers == OWN else choose_rows(rows, self._own, self._losses)
-        if found is not rows and answers == AUTO:
-            self.notes.append(
-                "fine-tuning has hardly taken the answers of the calibration rows: the aligned model's own answers "
-                "to their prompts are brought back"
-            )
-        return list(found)
-
-    def _own(self) -> list[tuple]:
-        """Return the rows with the aligned model's own answers."""
-        return with_own_answers(self.rows.rows, aligned_respondent(self, BEGINNING))
-
-    def _losses(self, rows: Sequence[tuple]) -> tuple[float, float]:
-        """Return the mean losses of the fine-tuned and of the aligned model on the answers of rows."""
-        from nlsr_jax.calibration.loss import collect_loss
-        from nlsr_jax.data.calibration import batches
-
-        settings, sources = self.settings, self.sources
-        read, found = list(batches(rows, settings.batch_size, settings.max_length)), list[float]()
-        both = (sources.target, sources.whole_finetuned()), (sources.aligned, sources.aligned.load())
-        for source, adapter in both:
-            model, params = self.base_with(source)
-            found.append(float(collect_loss(model, params, adapter, read)))
-        return found[0], found[1]
+        rows = self.rows.rows
+        found = safe_rows(self, rows)
+        self.settings = dataclasses.replace(self.settings, answers=ROWS if found is rows else OWN)
+        if found is not rows:
+            self.notes.append(_OWN_ANSWERS)
+        return found
 
     def read_rows(self) -> None:
-        """Go on with the answers of the rows, where the aligned model does not refuse their prompts."""
+        """Use the answers of the rows from now on; sums of other answers are dropped."""
+        if self._answered is self.rows.rows:
+            return
         self.settings = dataclasses.replace(self.settings, answers=ROWS)
-        self.__dict__.pop("_answered", None)
-        self._first_half = None
+        self.notes = [note for note in self.notes if note != _OWN_ANSWERS]
+        self._answered, self._first_half = self.rows.rows, None
 
     def half(self, first: int) -> list[tuple]:
         """Return the batches of every second row, from row 0 or 1 on."""

@@ -154,6 +154,7 @@ def realign_files(
         settings, told = settle(settings, choice, data, run)
         reference = Reference(sources, settings)
         masks = obtain_masks(settings, reference, data, run)
+        settings = dataclasses.replace(settings, answers=data.settings.answers)  # those that were chosen
         run.notes.add(data.notes)
         told |= describe_template(settings.template, data.tokenizer) if settings.needs_base else {}
         companions = open_companions(sources.target.path, run)

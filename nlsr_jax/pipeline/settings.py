@@ -211,8 +211,8 @@ class SafeAnswers:
 
     answers: str = setting(
         ROWS,
-        "With --method gain: bring back the safe answers of the calibration 'rows', the aligned model's 'own' "
-        "answers to their prompts, or those of the two that fine-tuning has taken ('auto').",
+        "With --method gain: restore the safe answers of the calibration 'rows', the aligned model's 'own' answers "
+        "to their prompts, or those of the two that fine-tuning has made less likely ('auto').",
         choices=ANSWERS,
         realigns=True,
     )

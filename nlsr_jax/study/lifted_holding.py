@@ -10,9 +10,9 @@ import jax
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.calibration.asking import ASKED, Questions, make_questions, refine_by_answers
 from nlsr_jax.calibration.loss import collect_loss, collect_loss_gradient
-from nlsr_jax.calibration.own_answers import BEGINNING, choose_rows, with_own_answers
+from nlsr_jax.calibration.own_answers import choose_rows, with_own_answers
 from nlsr_jax.calibration.refinement import Refined
-from nlsr_jax.calibration.wording import LENGTH
+from nlsr_jax.calibration.wording import BEGINNING, LENGTH
 from nlsr_jax.data.encoding import encode_prompts
 from nlsr_jax.data.examples import Encoded, Example
 from nlsr_jax.evaluation.respondent import ModelRespondent
@@ -70,12 +70,12 @@ class LiftedHolding:
         return jax.block_until_ready(found), time.perf_counter() - started
 
     @functools.cached_property
-    def _taken(self) -> list[tuple[Encoded, ...]]:
-        """The calibration rows, with the aligned model's own answers where fine-tuning has taken those alone."""
-        aligned = self.models["aligned"]
+    def _chosen(self) -> tuple[list[tuple[Encoded, ...]], float]:
+        """The calibration rows with the answers that fine-tuning has taken, and the seconds of the choice."""
+        started, aligned = time.perf_counter(), self.models["aligned"]
 
         def losses(rows: Sequence[tuple[Encoded, ...]]) -> tuple[float, float]:
-            batches = encoded_batches(rows, 50, self._longest)
+            batches = encoded_batches(rows[::2], 50, self._longest)
             after, before = (
                 float(collect_loss(base.model, base.params, adapter, batches))
                 for base, adapter in ((self._base, self._lifted.finetuned), (aligned.base, aligned.adapter))
@@ -83,7 +83,7 @@ class LiftedHolding:
             return after, before
 
         own = functools.partial(with_own_answers, self._encoded, self._respondent(aligned, BEGINNING))
-        return list(choose_rows(self._encoded, own, losses))
+        return choose_rows(self._encoded, own, losses), time.perf_counter() - started
 
     @functools.cached_property
     def _rows(self) -> list[Example]:
@@ -110,14 +110,14 @@ class LiftedHolding:
 
     def recommended(self, beta: float, share: float) -> Made:
         """See ``Holding``."""
-        started = time.perf_counter()
-        adapter = jax.block_until_ready(self._repair(beta, share, self._collect(self._taken)))
-        return Made(self._base, adapter, time.perf_counter() - started)
+        (rows, seconds), started = self._chosen, time.perf_counter()
+        adapter = jax.block_until_ready(self._repair(beta, share, self._collect(rows)))
+        return Made(self._base, adapter, seconds + time.perf_counter() - started)
 
     def refined(self, beta: float, start: float) -> tuple[Made, Refined]:
         """See ``Holding``."""
-        started = time.perf_counter()
-        questions, gradients = self._questions(), self._collect(self._taken[::2])
+        (rows, _), started = self._chosen, time.perf_counter()
+        questions, gradients = self._questions(), self._collect(rows[::2])
         found = refine_by_answers(
             questions,
             self._respondent(self.models["finetuned"]),

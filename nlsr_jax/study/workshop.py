@@ -52,7 +52,7 @@ class Holding(Protocol):
         ...
 
     def recommended(self, beta: float, share: float) -> Made:
-        """Return the same with gradients on the answers that fine-tuning has taken."""
+        """Return ``repaired`` with gradients on the answers that ``choose_rows`` chooses."""
         ...
 
     def refined(self, beta: float, start: float) -> tuple[Made, Refined]:

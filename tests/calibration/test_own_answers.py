@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from nlsr_jax.calibration.own_answers import BEGINNING, choose_rows, with_own_answers
+from nlsr_jax.calibration.own_answers import choose_rows, with_own_answers
+from nlsr_jax.calibration.wording import BEGINNING
 from nlsr_jax.data.examples import Encoded
 
 
@@ -44,5 +45,5 @@ def test_the_answers_are_chosen_that_fine_tuning_has_taken(rows, own, chosen):
         return own if given[0] == "own" else rows
 
     assert choose_rows(ROWS, lambda: OWN, losses) is chosen
-    assert asked[0] == ROWS[::2]
+    assert asked[0] is ROWS
     assert len(asked) == 1 + (rows[0] < 1.05 * rows[1])

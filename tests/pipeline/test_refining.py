@@ -9,11 +9,12 @@ import jax
 import pytest
 
 import nlsr_jax
+from nlsr_jax.calibration.refinement import Rates, Refined
 from nlsr_jax.configs.tiny import SHIPPED
 from nlsr_jax.data.toy_rows import safe_rows
 from nlsr_jax.errors import InputError
 from nlsr_jax.nlsr.settings import PUBLISHED, RECOMMENDED_LINEAGE
-from nlsr_jax.pipeline import Stages, realign_files
+from nlsr_jax.pipeline import Stages, answering, realign_files, refining
 from nlsr_jax.pipeline.choosing import Refinement
 from nlsr_jax.pipeline.settings import Settings
 from nlsr_jax.pipeline.verification import verify
@@ -97,16 +98,31 @@ def test_own_answers_do_not_depend_on_those_of_the_rows(run, rows, tmp_path):
     for answers in ("rows", "auto"):
         found = realign_files(dataclasses.replace(asked, answers=answers), tmp_path / answers, **options)
         masks[answers] = (tmp_path / answers / "masks.safetensors").read_bytes()
-        notes[answers] = [
-            text for text in found["warnings"] if "hardly taken the answers of the calibration" in text
-        ]
+        notes[answers] = [text for text in found["warnings"] if "restores the aligned model's own answers" in text]
     assert masks["auto"] == (folder / "masks.safetensors").read_bytes() != masks["rows"]
     assert [len(notes[name]) for name in ("rows", "auto")] == [0, 1]
+    assert found["settings"]["answers"] == "own"  # so that a repetition chooses nothing
+
+
+def test_rows_are_used_where_the_aligned_model_refuses_nothing(rows, tmp_path, monkeypatch):
+    """Although its own answers were chosen: the record, its notes and the masks are those of the rows' answers."""
+    untold = Refined(None, False, Rates(0.0, 0.0), Rates(0.05, 0.0), ())
+    monkeypatch.setattr(refining, "refine_by_answers", lambda *_, **options: untold)
+    monkeypatch.setattr(answering, "choose_rows", lambda rows, own, losses: own())
+    found = realign_files(settings(rows, answers="auto"), tmp_path / "out", refine=True)
+    assert found["settings"]["answers"] == "rows"
+    assert not any("own answers" in text for text in found["warnings"])
+    options = {"recorded": found["inputs"], "refined": found["refinement"]}
+    realign_files(settings(rows, answers="rows"), tmp_path / "again", **options)
+    for name in ("masks.safetensors", "report.html"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
 
 
 @pytest.mark.parametrize("given", [{"method": "magnitude"}, {"masks": "masks.safetensors"}])
 def test_own_answers_need_a_method_that_reads_them(rows, tmp_path, given):
-    with pytest.raises(InputError, match=r"answers own is for method gain, and .* given; leave one of them out"):
+    with pytest.raises(
+        InputError, match=r"answers own needs method gain without masks, and .* is given; leave one"
+    ):
         realign_files(settings(rows, harmless=None, answers="own", **given), tmp_path / "out")
 
 
@@ -142,6 +158,11 @@ def test_a_tokenizer_that_knows_no_english_needs_harmless_prompts(rows, tmp_path
         ({}, {}, "harmless is read only to refine the share"),
         ({"stream": True}, {"refine": True}, "with stream the base is read layer by layer and answers no prompts"),
         ({}, {"refine": True, "automatic": 0.98}, "automatic and refine both choose the sparsity"),
+        (
+            {"answers": "own", "basis": "as_is", "harmless": None},
+            {"automatic": 0.98},
+            "answers own is given together with automatic, which uses the answers of the rows",
+        ),
     ],
 )
 def test_what_is_refused(rows, tmp_path, changes, options, message):
