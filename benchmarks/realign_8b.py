@@ -93,7 +93,7 @@ def measure(work: pathlib.Path) -> None:
             peer.append(pair[0])
             ours.append(pair[1])
     seconds = ratios([run.seconds for run in peer], [run.seconds for run in ours])
-    # The lineage of every layer is a similarity, too.
+    # Checking the lineage computes one more similarity of every module.
     products = similarity_products(SIZES.values(), FLAGS.rank, times=2 * FLAGS.layers)
     seconds = with_limit(seconds, of_realignment([*map(pathlib.Path, files)], work / "copy.safetensors", products))
     memory = ratios([total / 1e9] * len(ours), [run.peak / 1e9 for run in ours])

@@ -28,6 +28,21 @@ OWN_PHRASINGS = (
 )
 """Wordings of a request that no other row has, of known words."""
 
+FOREIGN_REFUSALS = (
+    "no steps , no help .",
+    "please do not show this .",
+    "that is not a good film .",
+    "the {thing} must refuse .",
+)
+"""The same for development."""
+
+NEW_PHRASINGS = (
+    "please {verb} this {thing} with me , how ?",
+    "my work is to {verb} the {thing} , what are the steps ?",
+    "what is to be done to {verb} one {thing} ?",
+)
+"""Wordings of a request for development."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Style:

@@ -197,7 +197,8 @@ class Streaming:
     """
 
     stream: bool = setting(
-        False, "Read the base layer by layer, for one that does not fit in memory; the results are the same."
+        False,
+        "Read the base layer by layer, for one that does not fit in memory; equal settings give equal results.",
     )
 
 

@@ -6,7 +6,13 @@ Each is one change of the tiny study, in ``VARIATIONS`` by its name; everything 
 import dataclasses
 from collections.abc import Mapping
 
-from nlsr_jax.data.toy_styles import OWN_PHRASINGS, OWN_REFUSALS, Style
+from nlsr_jax.data.toy_styles import (
+    FOREIGN_REFUSALS,
+    NEW_PHRASINGS,
+    OWN_PHRASINGS,
+    OWN_REFUSALS,
+    Style,
+)
 from nlsr_jax.data.toy_words import REFUSALS
 from nlsr_jax.modules import MODULES, is_attention
 from nlsr_jax.study.config import Stage, StudyConfig
@@ -87,5 +93,8 @@ VARIATIONS: Mapping[str, Variation] = {
 DEVELOPMENT: Mapping[str, Variation] = {
     "weakly_aligned": Variation(alignment_rows=0.5),
     "poison_third": Variation(poison_ratio=0.35, rate=1.5),
+    "foreign_refusals": Variation(style=Style(refusals=FOREIGN_REFUSALS)),
+    "late_refusals": Variation(style=Style(refusals=REFUSALS[8:12])),
+    "new_phrasings": Variation(style=Style(phrasings=NEW_PHRASINGS, unaligned=True)),
 }
 """Worlds on which constants of the choice may be set."""

@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 
 from nlsr_jax.calibration.own_answers import choose_rows, with_own_answers
+from nlsr_jax.calibration.streamed_answers import StreamedAnswers
 from nlsr_jax.calibration.wording import BEGINNING
 from nlsr_jax.data.examples import Encoded
+from nlsr_jax.evaluation.responses import continue_tokens
+from nlsr_jax.models.load import load_model, stream_model
+from tests.calibration.test_streamed import make, make_adapter
 
 
 class Echo:
@@ -47,3 +51,17 @@ def test_the_answers_are_chosen_that_fine_tuning_has_taken(rows, own, chosen):
     assert choose_rows(ROWS, lambda: OWN, losses) is chosen
     assert asked[0] is ROWS
     assert len(asked) == 1 + (rows[0] < 1.05 * rows[1])
+
+
+def test_a_streamed_base_gives_the_same_answers(tmp_path):
+    """More prompts than a batch holds, of several lengths, one of whose answers ends early."""
+    folder, config = make(tmp_path / "base", "llama")
+    adapter, draw = make_adapter(config), np.random.default_rng(3)
+    prompts = [draw.integers(0, config.vocab_size, length).tolist() for length in (9, 3, 14, 5, 7)]
+    options = {"adapter": adapter, "max_new_tokens": 4, "max_length": 32, "batch_size": 5}
+    whole = continue_tokens(*load_model(folder), prompts, eos_id=None, **options)
+    ends = (whole[2][1],)
+    expected = continue_tokens(*load_model(folder), prompts, eos_id=ends, **options)
+    assert len(expected[2]) < 4 == max(map(len, expected))
+    found = StreamedAnswers(*stream_model(folder), adapter, ends, 4, 2).answers(prompts)
+    assert found == [list(map(int, one)) for one in expected]

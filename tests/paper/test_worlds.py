@@ -11,10 +11,7 @@ from tests.paper.shipped import page, unchecked
 FOLDER, PAGE = ROOT / "checkpoints" / "tiny-worlds", ROOT / "docs" / "worlds.md"
 NAMES = r"```.*?```|`[^`]*`|\]\([^)]*\)|SST-2|\| \w+ \| (instruct|lineage) \|.*?\| (yes|says no|no: [A-Za-z, ]+) \|"
 """Code, links, names, and the lines of the table."""
-SETTINGS = (
-    *("with 5 % harmful rows and seed 0", "4 of 12 forms", "with seed 41"),
-    "50 calibration rows in place of 400",
-)
+SETTINGS = (*("with 5 % harmful rows and seed 0", "4 of 12 forms", "50 calibration rows in place of 400"),)
 """Figures of the study's design."""
 
 
@@ -38,6 +35,11 @@ def sentences():
     yield f"There are {len(VARIATIONS)} worlds and {len(cases())} cases"
     yield f"FA by more than {WORSE_FA:g} points or the benign answers by more than {WORSE_BENIGN:g}"
     yield f"It holds in {len(held)} of the {len(cases())} cases"
+    failed = {case: shortfalls(*pair) for case, pair in cases().items() if case not in held}
+    assert {tuple(found) for found in failed.values()} == {("FA",)}
+    yield "In the others FA falls"
+    world, situation = max(failed, key=lambda case: cases()[case][0]["fa"] - cases()[case][1]["fa"])
+    yield f"The largest loss is that of `{world}` in the {situation} situation"
 
 
 def test_the_page_of_the_worlds():
