@@ -11,10 +11,10 @@
 answers say whether fine-tuning has taken these. The gradient of the loss gives every entry of B the gain of setting
 it to zero; the fine-tuned model, the aligned one and every share of --shares answer the prompts, --likelihoods of
 refusals are measured; --share of the entries is written. The caller gives the shares, so the search itself takes no
-time. The gradients of both halves of the rows are summed as `nlsr realign` does. `published`: the paper's algorithm,
-see `benchmarks.published`. `safelora`: the program of its authors: C = V Vᵀ / ‖V‖ of every module, B ← C B where the
-cosine of the two updates is low. `resta`: the safety vector is added to the full fine-tuned model. The seconds of
-every stage go to OUT/seconds.json.
+time. The gradients of both halves of the rows are summed as `nlsr realign` does. `published`: the paper's
+algorithm, see `benchmarks.published`. `safelora`: the program of its authors: C = V Vᵀ / ‖V‖ of every module,
+B ← C B where the cosine of the two updates is low. `resta`: the safety vector is added to the full fine-tuned
+model. The seconds of every stage go to OUT/seconds.json.
 """
 
 import json
