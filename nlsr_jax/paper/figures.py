@@ -143,7 +143,7 @@ def _clean(asked: Asked) -> dict[str, Any]:
 _TOPICS = {
     "fine-tuned": MODELS["finetuned"],
     "NLSR, as published": MODELS["nlsr"],
-    "NLSR, recommended": MODELS["nlsr_recommended"],
+    "NLSR, automatic": MODELS["nlsr_recommended"],
 }
 
 
@@ -244,7 +244,7 @@ _FIGURES = (
     Figure(
         9,
         "Clean data",
-        "Left: HS before and after a fine-tuning without harmful rows, and after the recommended repair, on bases "
+        "Left: HS before and after a fine-tuning without harmful rows, and after the automatic repair, on bases "
         "of three shapes; right: harmless requests that are answered. Bars are means, whiskers standard deviations "
         "over seeds {seeds}.",
         _flat(_CLEAN),

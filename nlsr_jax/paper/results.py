@@ -12,7 +12,7 @@ from nlsr_jax.paper.tables import KEPT, SCORE_NAMES, Line, Table
 from nlsr_jax.study.defending import DEFENSES
 from nlsr_jax.sweep.cells import Cell
 
-OWN = ("nlsr", "nlsr gain", "nlsr recommended", "nlsr strict")
+OWN = ("nlsr", "nlsr gain", "nlsr recommended", "nlsr strict", "nlsr refined")
 """The lines of NLSR that should be on the frontier."""
 Rows = Mapping[Cell, Mapping[str, Any]]
 

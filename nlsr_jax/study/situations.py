@@ -20,7 +20,7 @@ from nlsr_jax.nlsr.settings import (
 )
 from nlsr_jax.nlsr.update import factor_update
 from nlsr_jax.random_streams import stream
-from nlsr_jax.study.case import Case, stage_key
+from nlsr_jax.study.case import Aligned, Case, stage_key
 from nlsr_jax.study.lifted_holding import LiftedHolding
 from nlsr_jax.study.weights_case import LEARNING_RATE, WeightsCase, open_case, repaired
 from nlsr_jax.study.workshop import Holding, Made, Workshop
@@ -95,7 +95,18 @@ def instruct_pretrained_own(workshop: Workshop, case: Case) -> Holding:
 def lineage(workshop: Workshop, case: Case) -> Holding:
     """Return a weak, an aligned and a fine-tuned adapter of one lineage, lifted with turned rank axes."""
     found = workshop.aligned(case)
-    tuned = workshop.continued(case, found.aligned)
+    return lineage_of(workshop, case, found, workshop.continued(case, found.aligned))
+
+
+def lineage_of(workshop: Workshop, case: Case, found: Aligned, tuned: Made) -> LiftedHolding:
+    """Return the holding of adapters of one lineage that are trained already.
+
+    Args:
+      workshop: base, world and configuration; trains nothing here.
+      case: task, share of harmful rows and seed.
+      found: the weak and the aligned adapter. Where they are one, V is zero and β has no effect.
+      tuned: the fine-tuned adapter.
+    """
     assert tuned.adapter is not None
     models = {"aligned": Made(workshop.base, found.aligned, found.seconds), "finetuned": tuned}
     key = stage_key(case.seed, "realign")

@@ -22,7 +22,8 @@ from nlsr_jax.training.settings import OBJECTIVES
 ROWS, STUDY, LOCK = "rows.jsonl", "study.json", ".lock"
 BASELINES = ("unaligned", "aligned", "finetuned")
 AUTOMATIC = "nlsr_automatic"
-METHODS = (*BASELINES, "nlsr", AUTOMATIC, *DEFENSES)
+REFINED = "nlsr_refined"
+METHODS = (*BASELINES, "nlsr", AUTOMATIC, REFINED, *DEFENSES)
 """The methods that make a cell's model."""
 OWN = "own"
 ARCHITECTURES = ("llama", "qwen2", "mistral")
@@ -47,7 +48,7 @@ class Cell:
       identified_on: for ``nlsr``: the task on whose fine-tuned adapter entries and modules are chosen; None for
         the cell's own.
       settings: ``((name, value), …)`` of the method, sorted; for ``nlsr`` changes to the published settings, for
-        ``nlsr_automatic`` all settings.
+        ``nlsr_automatic`` all settings; ``nlsr_refined``, the default of ``nlsr realign``, has none.
     """
 
     method: str

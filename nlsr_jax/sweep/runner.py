@@ -37,9 +37,11 @@ from nlsr_jax.study.repairs import (
     prepare_finetuned,
     repair,
 )
+from nlsr_jax.study.situations import SITUATIONS, lineage_of
 from nlsr_jax.study.stages import Base
+from nlsr_jax.study.workshop import Made, Workshop
 from nlsr_jax.study.worlds import World
-from nlsr_jax.sweep.cells import AUTOMATIC, OWN, REQUESTS, SCORES, Cell, cell_digest, cell_fields
+from nlsr_jax.sweep.cells import AUTOMATIC, OWN, REFINED, REQUESTS, SCORES, Cell, cell_digest, cell_fields
 from nlsr_jax.sweep.store import CellStore
 from nlsr_jax.training.identity import digest
 from nlsr_jax.types import Masks
@@ -89,6 +91,7 @@ class CellRunner:
         self.alignment = functools.lru_cache(_KEPT)(self._alignment)
         self.tuned = functools.lru_cache(_KEPT)(self._tuned)
         self.evidence = functools.lru_cache(_KEPT)(self._evidence)
+        self.refined = functools.lru_cache(_KEPT)(self._refined)
         self.masks = functools.lru_cache(_KEPT)(self._masks)
         self.bench = functools.lru_cache(_KEPT)(self._bench)
 
@@ -138,6 +141,8 @@ class CellRunner:
             return [self.tuned(cell.architecture, cell.case, cell.objective)]
         if cell.method == AUTOMATIC:
             return [self._automatic(cell)]
+        if cell.method == REFINED:
+            return [self.refined(cell.architecture, cell.case, cell.objective)]
         if cell.method == "nlsr":
             return [result.adapter for result in self.realigned(cell)]
         return [self._defended(cell)]
@@ -172,6 +177,18 @@ class CellRunner:
             dataclasses.replace(cell, method="nlsr", settings=tuple(sorted(settings.items())))
         )
         return result.adapter
+
+    def _refined(self, architecture: str, case: Case, objective: str) -> Adapter:
+        """Repair with the recommended settings of a lineage and a refined share of entries."""
+        base, world = self._place(architecture)
+        alignment = self.alignment(architecture, case.seed, objective)
+        tuned = Made(base, self.tuned(architecture, case, objective), 0.0)
+        workshop = Workshop(base, world, self.config, alignment.aligned, {}, lineage=alignment)
+        settings = SITUATIONS["lineage"].recommended
+        holding = lineage_of(workshop, case, alignment, tuned)
+        adapter = holding.refined(settings.beta, round(1 - settings.sparsity, 6))[0].adapter
+        assert adapter is not None
+        return adapter
 
     def identified(self, cell: Cell) -> Masks:
         """Return the masks of a cell of ``nlsr``; the case matters if the method uses the fine-tuned adapter."""

@@ -49,7 +49,7 @@ NAMES = {
     7: ["sparsity P_SR", "AG News", "GSM8K", "over-refusal"],
     8: ["repaired decoder layers", "0 to 1", "SST-2", "HS, %"],
     9: ["architecture of the base", "Mistral", "fine-tuned on clean rows", "harmless requests answered, %"],
-    10: ["topic", "one", "two", "NLSR, recommended"],
+    10: ["topic", "one", "two", "NLSR, automatic"],
     11: ["requests told apart, %", "aligned, linear SVM", "kept entries, %", "feed-forward", "gain"],
 }
 
