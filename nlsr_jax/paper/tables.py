@@ -312,7 +312,7 @@ def _grid() -> Table:
         _line("nlsr recommended", columns),
         _line("nlsr gain", columns),
     )
-    note = "The best of the grid is chosen by the scores that are shown; the recommended setting sees none of them."
+    note = "The best of the grid is chosen by the scores that are shown; the automatic choice sees none of them."
     return Table(13, "The automatic choice against a grid", tuple(TASK_NAMES.values()), lines, {}, note)
 
 

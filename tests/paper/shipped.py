@@ -13,11 +13,12 @@ from nlsr_jax.sweep.cells import OWN
 from tests.e2e.command import ROOT
 
 SHIPPED = ROOT / "checkpoints" / "tiny-laboratory"
-NONE, PUBLISHED, RECOMMENDED, STRICT = (
+NONE, PUBLISHED, AUTOMATIC, STRICT, REFINED = (
     "aligned, no defense",
     "NLSR, as published",
-    "NLSR, recommended",
+    "NLSR, automatic",
     "NLSR, strict",
+    "NLSR, refined (the default)",
 )
 """Lines of the tables."""
 SEEDS = (5, 6, 7, 8, 9)

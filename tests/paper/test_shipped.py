@@ -11,9 +11,9 @@ from nlsr_jax.paper import results
 from nlsr_jax.paper.tables import KEPT, TABLES
 from tests.e2e.command import ROOT
 from tests.paper.shipped import (
+    AUTOMATIC,
     NONE,
     PUBLISHED,
-    RECOMMENDED,
     SEEDS,
     SHIPPED,
     STRICT,
@@ -42,7 +42,7 @@ DEFENSES = {
     "LSSF": "LSSF",
     "RESTA": "RESTA",
     "NLSR as published": PUBLISHED,
-    "NLSR, recommended": RECOMMENDED,
+    "NLSR, automatic": AUTOMATIC,
     "NLSR, strict (does not keep FA)": STRICT,
 }
 """Lines of table 1 by their name on the page."""
@@ -120,7 +120,7 @@ def test_table_1(rows):
 def test_who_keeps_fa_is_said(rows):
     keeps = {row["line"]: row["keeps_fa"] == "True" for row in rows}
     assert not keeps["SafeLoRA"]
-    assert all(keeps[line] for line in ("LSSF", "RESTA", RECOMMENDED))
+    assert all(keeps[line] for line in ("LSSF", "RESTA", AUTOMATIC))
     assert not keeps[STRICT]
 
 
@@ -153,7 +153,7 @@ def test_lower_hs_is_said_with_its_price(rows):
     for one in sorted(better, key=lambda one: table.columns.index(one.column)):
         name, _, setting = one.title.rstrip(")").partition(" (")
         hs = scores_of(titles[name], setting, "hs")[table.columns.index(one.column)]
-        own = [values(rows, RECOMMENDED, score)[one.column] for score in ("hs", "benign_answered")]
+        own = [values(rows, AUTOMATIC, score)[one.column] for score in ("hs", "benign_answered")]
         share = one.column.replace("%", " %")
         expected.append([share, named(one.title), *figures(hs, one.answered, *own)])
         assert one.answered < one.own_answered - 10
@@ -182,7 +182,7 @@ def test_hs_of_the_other_tables():
     tables = {2: "objective of the alignment", 3: "task", 6: "other requests", 7: "architecture"}
     expected = []
     for number, what in tables.items():
-        columns = [values(read(number), line, "hs") for line in (NONE, PUBLISHED, RECOMMENDED)]
+        columns = [values(read(number), line, "hs") for line in (NONE, PUBLISHED, AUTOMATIC)]
         for i, column in enumerate(columns[0]):
             expected.append(["" if i else f"{number}, {what}", column, *figures(*(one[column] for one in columns))])
     assert table_of(page(RESULTS), "| table | column |") == expected
@@ -203,7 +203,7 @@ def test_other_seeds():
         found = read(13, folder)
         for name, line in (
             ("no defense", NONE),
-            ("recommended", RECOMMENDED),
+            ("automatic", AUTOMATIC),
             ("best of 60", best_of_grid(found)),
         ):
             expected.append([seeds if name == "no defense" else "", name, *means(found, line)])
@@ -213,15 +213,15 @@ def test_other_seeds():
 @pytest.mark.parametrize(
     ("after", "score", "lines"),
     [
-        ("by the share of harmful rows is:", "hs", (NONE, PUBLISHED, RECOMMENDED, STRICT, "RESTA")),
-        ("Harmless requests answered:", "benign_answered", (RECOMMENDED, "RESTA")),
+        ("by the share of harmful rows is:", "hs", (NONE, PUBLISHED, AUTOMATIC, STRICT, "RESTA")),
+        ("Harmless requests answered:", "benign_answered", (AUTOMATIC, "RESTA")),
     ],
 )
 def test_another_base(after, score, lines):
-    names = {NONE: "no defense", PUBLISHED: "as published", RECOMMENDED: "recommended", STRICT: "strict"}
+    names = {NONE: "no defense", PUBLISHED: "as published", AUTOMATIC: "automatic", STRICT: "strict"}
     first = read(1, "other-base")
     expected = [[names.get(line, line), *figures(*values(first, line, score).values())] for line in lines]
-    text = section(RESULTS, "The recommended setting on another base")
+    text = section(RESULTS, "The automatic choice on another base")
     assert table_of(text.partition(after)[2], "| setting |") == expected
     assert text.count(f"| setting | {' | '.join(values(first, NONE))} |") == 2
 
@@ -230,15 +230,15 @@ BEST = ("hs", "fa", "benign_answered")
 
 
 def rivals_on_the_other_base(base):
-    """What the verdict of the other base's table says of defenses with a lower HS than the recommended setting."""
+    """What the verdict of the other base's table says of defenses with a lower HS than the automatic choice."""
     verdict = json.loads((SHIPPED / "other-base" / "table_1.json").read_text(encoding="utf-8"))["verdict"]
-    own = verdict.partition("Of lower HS than NLSR, recommended,")[2].partition("Of lower HS than NLSR, strict")[0]
+    own = verdict.partition("Of lower HS than NLSR, automatic,")[2].partition("Of lower HS than NLSR, strict")[0]
     free, _, dear = own.partition(". Of lower HS at the price")
     assert free.endswith(": LSSF at 10%")
     as_published = verdict.partition("Of lower HS than NLSR, gain")[0]
     lssf = re.search(r"LSSF at 10% \([\d.]+ against [\d.]+ refused, ([\d.]+) against", as_published)[1]
-    answered = figures(values(base, RECOMMENDED, "benign_answered")["10%"])[0]
-    yield f"answers {lssf} of 100 harmless requests, where the recommended setting answers {answered}."
+    answered = figures(values(base, AUTOMATIC, "benign_answered")["10%"])[0]
+    yield f"answers {lssf} of 100 harmless requests, where the automatic choice answers {answered}."
     others = re.findall(
         r"(\w+)(?: \([^)]*\))? at (\d+%) \([\d.]+ against [\d.]+ refused, ([\d.]+) against ([\d.]+)", dear
     )
@@ -246,7 +246,7 @@ def rivals_on_the_other_base(base):
     assert {column for _, column, *_ in others} == {"1%"}
     answers, (ours,) = sorted(float(one) for *_, one, _ in others), {own for *_, own in others}
     spread = f"between {answers[0]} and {answers[-1]} of 100 harmless requests"
-    yield f"{spread}, where the recommended setting answers {ours}."
+    yield f"{spread}, where the automatic choice answers {ours}."
 
 
 def seeds_of(number, folder="tables"):
@@ -275,7 +275,7 @@ def claims():
     yield f"Nothing was chosen on {others} (`other-seeds`"
     yield f"The results of earlier settings on {seeds_of(13)} were known"
     yield f"Over {elsewhere} on such a base (`other-base`"
-    both = [figures(*(mean(one, RECOMMENDED, score) for score in BEST)) for one in (base, first)]
+    both = [figures(*(mean(one, AUTOMATIC, score) for score in BEST)) for one in (base, first)]
     there, here = ([f"{a}", f"{b}", f"{c}"] for a, b, c in both)
     yield f"has an HS of {there[0]}, an FA of {there[1]}, and answers {there[2]} of 100 harmless requests;"
     yield f"on the shipped base these are {here[0]}, {here[1]} and {here[2]}."
@@ -288,7 +288,7 @@ def claims():
     yield f"the same: {moved[0]} with the task's own entries, {moved[1]} with those of SST-2"
     yield f"{below('orpo')} of them have a similarity below 0.4, against {below('dpo')} after DPO, "
     yield f"{below('kto')} after KTO and {below('simpo')} after SimPO (figure 3, sparsity 0.7)."
-    refused = values(read(2), RECOMMENDED, "over_refusal")
+    refused = values(read(2), AUTOMATIC, "over_refusal")
     orpo, *others = figures(refused.pop("ORPO"), max(refused.values()))
     yield f"refuses {orpo} % of the harmless requests, after the other objectives at most {others[0]} %."
     worse = figures(*(mean(first, line) for line in ("Constrained SFT", "Booster", NONE)))
@@ -296,12 +296,12 @@ def claims():
     yield f"from {clean('hs', 'aligned')} to {clean('hs', 'fine-tuned on clean rows')}."
     answered = [clean("benign_answered", kind) for kind in ("aligned", "fine-tuned on clean rows")]
     yield f"Harmless requests answered change from {answered[0]} to {answered[1]}."
-    kept = [values(base, line, "fa") for line in (NONE, RECOMMENDED)]
+    kept = [values(base, line, "fa") for line in (NONE, AUTOMATIC)]
     far = figures(*(kept[0][column] - kept[1][column] for column in ("20%", "30%")))
     yield f"it is {far[0]} and {far[1]} points below no defense."
     fa = figures(*(mean(base, line, "fa") for line in (STRICT, NONE)))
     yield f"has a mean FA of {fa[0]}, against {fa[1]} without a defense."
-    own, grid = (means(tasks, line) for line in (RECOMMENDED, best_of_grid(tasks)))
+    own, grid = (means(tasks, line) for line in (AUTOMATIC, best_of_grid(tasks)))
     yield f"has an HS of {own[0]} at an FA of {own[1]}, and the best of 60 settings an HS of {grid[0]} at "
     yield f"an FA of {grid[1]}."
 
@@ -331,7 +331,7 @@ def test_no_figure_stands_on_the_page_that_is_not_checked():
 @pytest.mark.parametrize("folder", ["tables", "other-seeds"])
 def test_the_automatic_choice_is_near_the_best_of_the_grid(folder):
     rows = read(13, folder)
-    own, grid = ([mean(rows, line, score) for score in ("hs", "fa")] for line in (RECOMMENDED, best_of_grid(rows)))
+    own, grid = ([mean(rows, line, score) for score in ("hs", "fa")] for line in (AUTOMATIC, best_of_grid(rows)))
     assert own[0] <= grid[0] + 2
     assert own[1] >= grid[1] - 0.5
 

@@ -50,6 +50,7 @@ def test_every_field_and_the_study_change_the_name():
     [
         ("nslr", {}, "method is 'nslr'; expected one of unaligned"),
         ("finetuned", {"beta": 1}, "finetuned has no settings, found beta"),
+        ("nlsr_refined", {"beta": 1}, "nlsr_refined has no settings, found beta"),
         ("nlsr", {"betta": 1}, "nlsr has no setting 'betta'"),
         ("safelora", {"beta": 1}, "safelora has no setting 'beta'; expected some of number, projector, side, tau"),
     ],

@@ -3,14 +3,18 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
+from nlsr_jax.adapter import delta
 from nlsr_jax.configs.tiny import SHIPPED
 from nlsr_jax.errors import InputError
 from nlsr_jax.study.defending import DEFENSES
 from nlsr_jax.study.pretraining import load_base
+from nlsr_jax.study.situations import SITUATIONS, lineage, lineage_of
 from nlsr_jax.study.toy import ToyWorld
+from nlsr_jax.study.workshop import Made, Workshop
 from nlsr_jax.sweep import runner as sweeping
 from nlsr_jax.sweep.cells import SCORES, make_cell
 from nlsr_jax.sweep.runner import CellRunner, describe_study, export_parquet, read_cells
@@ -175,6 +179,28 @@ def test_every_method_of_identification_and_the_other_requests_make_a_row(study,
     runner = make_runner(study, swept.store.path)
     run_cells(runner, cells)
     assert all(0 <= row[score] <= 100 for row in read_cells(runner, cells) for score in SCORES)
+
+
+def test_a_refined_cell_is_the_situation_of_a_lineage(study, swept):
+    base, world, config = study
+    runner, cell = make_runner(study, swept.store.path), make_cell("nlsr_refined")
+    alignment = runner.alignment("llama", cell.seed, cell.objective)
+    workshop = Workshop(base, world, config, alignment.aligned, {}, lineage=alignment)
+    settings = SITUATIONS["lineage"].recommended
+    expected, _ = lineage(workshop, cell.case).refined(settings.beta, round(1 - settings.sparsity, 6))
+    jax.tree.map(np.testing.assert_array_equal, runner.adapters(cell)[0].factors, expected.adapter.factors)
+
+
+def test_beta_has_no_effect_where_the_weak_adapter_is_the_aligned_one(study, swept):
+    base, world, config = study
+    runner, cell = make_runner(study, swept.store.path), make_cell("nlsr_refined", objective="sft")
+    alignment = runner.alignment("llama", cell.seed, cell.objective)
+    workshop = Workshop(base, world, config, alignment.aligned, {}, lineage=alignment)
+    tuned = Made(base, runner.tuned("llama", cell.case, cell.objective), 0.0)
+    holding = lineage_of(workshop, cell.case, alignment, tuned)
+    one, two = (delta(holding.repaired(beta, 0.01).adapter) for beta in (0.0, 1.0))
+    for module, product in one.items():
+        np.testing.assert_allclose(two[module], product, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", DEFENSES)
