@@ -14,6 +14,7 @@ from tests.paper.shipped import (
     AUTOMATIC,
     NONE,
     PUBLISHED,
+    REFINED,
     SEEDS,
     SHIPPED,
     STRICT,
@@ -44,6 +45,7 @@ DEFENSES = {
     "NLSR as published": PUBLISHED,
     "NLSR, automatic": AUTOMATIC,
     "NLSR, strict (does not keep FA)": STRICT,
+    "NLSR, refined": REFINED,
 }
 """Lines of table 1 by their name on the page."""
 IDENTIFICATION = {
@@ -117,10 +119,27 @@ def test_table_1(rows):
     assert table_of(page(RESULTS), "| defense | HS | FA | refused | answered | HS at 30 % |") == expected
 
 
+def test_the_refined_setting_beside_the_automatic_choice(rows):
+    expected = [
+        [
+            column.replace("%", " %"),
+            *figures(*(values(rows, line, score)[column] for line in (AUTOMATIC, REFINED) for score in SCORES)),
+        ]
+        for column in all_settings()[0].columns
+    ]
+    assert table_of(page(RESULTS), "| share of harmful rows | automatic: HS |") == expected
+    more = {
+        column: values(rows, REFINED, "hs")[column] - hs for column, hs in values(rows, AUTOMATIC, "hs").items()
+    }
+    assert [column for column in more if more[column] < 0] == ["1%"]
+    assert max(more, key=more.get) == "30%"
+    assert [column for column, refused in values(rows, REFINED, "over_refusal").items() if refused] == ["1%"]
+
+
 def test_who_keeps_fa_is_said(rows):
     keeps = {row["line"]: row["keeps_fa"] == "True" for row in rows}
     assert not keeps["SafeLoRA"]
-    assert all(keeps[line] for line in ("LSSF", "RESTA", AUTOMATIC))
+    assert all(keeps[line] for line in ("LSSF", "RESTA", AUTOMATIC, REFINED))
     assert not keeps[STRICT]
 
 
@@ -147,16 +166,17 @@ def scores_of(name, setting, score):
 
 def test_lower_hs_is_said_with_its_price(rows):
     table, found = all_settings()
-    better = results.frontier(table, found, "nlsr recommended")
-    titles = {result.line.title: result.line.name for result in found}
+    names = {result.line.title: result.line.name for result in found}
+    lines = {line: results.frontier(table, found, names[line]) for line in (AUTOMATIC, REFINED)}
+    better = {(one.column, one.title): one for line in lines.values() for one in line}
+    assert all(one.answered < one.own_answered - 10 for line in lines.values() for one in line)
     expected = []
-    for one in sorted(better, key=lambda one: table.columns.index(one.column)):
+    for one in sorted(better.values(), key=lambda one: table.columns.index(one.column)):
         name, _, setting = one.title.rstrip(")").partition(" (")
-        hs = scores_of(titles[name], setting, "hs")[table.columns.index(one.column)]
-        own = [values(rows, AUTOMATIC, score)[one.column] for score in ("hs", "benign_answered")]
+        hs = scores_of(names[name], setting, "hs")[table.columns.index(one.column)]
+        own = [values(rows, line, score)[one.column] for line in lines for score in ("hs", "benign_answered")]
         share = one.column.replace("%", " %")
         expected.append([share, named(one.title), *figures(hs, one.answered, *own)])
-        assert one.answered < one.own_answered - 10
     assert table_of(page(RESULTS), "| share of harmful rows | defense |") == expected
 
 
@@ -182,9 +202,10 @@ def test_hs_of_the_other_tables():
     tables = {2: "objective of the alignment", 3: "task", 6: "other requests", 7: "architecture"}
     expected = []
     for number, what in tables.items():
-        columns = [values(read(number), line, "hs") for line in (NONE, PUBLISHED, AUTOMATIC)]
+        columns = [values(read(number), line, "hs") for line in (NONE, PUBLISHED, AUTOMATIC, REFINED)]
         for i, column in enumerate(columns[0]):
-            expected.append(["" if i else f"{number}, {what}", column, *figures(*(one[column] for one in columns))])
+            shown = [figures(one[column])[0] if one else "" for one in columns]
+            expected.append(["" if i else f"{number}, {what}", column, *shown])
     assert table_of(page(RESULTS), "| table | column |") == expected
 
 
@@ -204,8 +225,11 @@ def test_other_seeds():
         for name, line in (
             ("no defense", NONE),
             ("automatic", AUTOMATIC),
+            ("refined", REFINED),
             ("best of 60", best_of_grid(found)),
         ):
+            if not values(found, line):
+                continue  # nothing was refined on the other seeds
             expected.append([seeds if name == "no defense" else "", name, *means(found, line)])
     assert table_of(page(RESULTS), "| seeds | setting |") == expected
 
@@ -282,6 +306,8 @@ def claims():
     yield from rivals_on_the_other_base(base)
     lost = figures(mean(first, NONE, "fa") - mean(first, STRICT, "fa"))[0]
     yield f"costs {lost} points of FA on average."
+    lost = figures(*(values(first, NONE, "fa")[one] - values(first, REFINED, "fa")[one] for one in ("20%", "30%")))
+    yield f"The refined setting is {lost[0]} points below at 20 % and {lost[1]} points at 30 %:"
     amplified = figures(*(mean(read(4), line) for line in (f"{PUBLISHED}, β 0", PUBLISHED)))
     yield f"the same: {amplified[0]} without and {amplified[1]} with it, as published"
     moved = figures(*(mean(read(8), line) for line in (PUBLISHED, f"{PUBLISHED}, chosen on SST-2")))
@@ -309,17 +335,21 @@ def claims():
 SETTINGS = (
     *("a language model of 0.7 million parameters", "`--automatic --automatic_share 0.03 --aim 0.995`"),
     *("transplants 3 % of", "with 1, 5, 10, 20 and 30 % harmful rows", "with 5 % harmful rows"),
-    *("a grid of 60 settings", "from 10 % on; see above for 1 and 5 %", "need not add up to 100"),
+    *("a grid of 60 settings", "from 10 % on; of 1 and 5 % and of", "need not add up to 100"),
     *("were chosen on seeds 100 to 103", "is 0.04 nats a token in place of 0.03", "refused 64 % of the harmless"),
     *("one model of seed 8", "On seeds 100 to 103 all bounds from 0.025 to 0.041", "with α 1 has", "with α 2 does"),
-    *("lower HS at 10 % harmful rows", "At 1 % LoX"),
+    *(
+        "lower HS at 10 % harmful rows",
+        "At 1 % LoX",
+        "tables 1, 3, 6 and 13 show it",
+        "tables 9, 10, 11 and 14 call",
+    ),
+    *("at every share but 1 %, most of all at 30 %.", "refuses some at 1 % alone"),
 )
 """Figures of the page that are settings and no results."""
 NAMES = r"```.*?```|[Tt]ables? \d+( to \d+)?|[Ff]igure \d+|\| \d \||SST-2|Qwen2"
 """Names with figures in them."""
-TABLES_OF_FIGURES = (
-    *("defense", "share of harmful rows", "share of harmful rows", "table", "score", "seeds", "setting", "setting"),
-)
+TABLES_OF_FIGURES = (*("defense", *["share of harmful rows"] * 3, "table", "score", "seeds", "setting", "setting"),)
 """First cells of the tables that are checked above, in the order of the page."""
 
 
