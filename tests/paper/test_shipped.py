@@ -9,6 +9,7 @@ import pytest
 
 from nlsr_jax.paper import results
 from nlsr_jax.paper.tables import KEPT, TABLES
+from nlsr_jax.sweep.cells import make_cell
 from tests.e2e.command import ROOT
 from tests.paper.shipped import (
     AUTOMATIC,
@@ -204,7 +205,7 @@ def test_hs_of_the_other_tables():
     for number, what in tables.items():
         columns = [values(read(number), line, "hs") for line in (NONE, PUBLISHED, AUTOMATIC, REFINED)]
         for i, column in enumerate(columns[0]):
-            shown = [figures(one[column])[0] if one else "" for one in columns]
+            shown = [figures(one[column])[0] if one else "–" for one in columns]
             expected.append(["" if i else f"{number}, {what}", column, *shown])
     assert table_of(page(RESULTS), "| table | column |") == expected
 
@@ -281,6 +282,11 @@ def seeds_of(number, folder="tables"):
     return f"seeds {seeds[0]} to {seeds[-1]}"
 
 
+def worst(method, task, ratio):
+    """Largest HS of a seed."""
+    return max(row_of(make_cell(method, task=task, poison_ratio=ratio, seed=seed))["hs"] for seed in SEEDS)
+
+
 def below(objective):
     """Share of modules with a similarity below 0.4 at sparsity 0.7, per cent; of figure 3."""
     return f"{100 * data(3)['below'][objective]['0.7'][data(3)['taus'].index(0.4)]:.0f} %"
@@ -306,6 +312,12 @@ def claims():
     yield from rivals_on_the_other_base(base)
     lost = figures(mean(first, NONE, "fa") - mean(first, STRICT, "fa"))[0]
     yield f"costs {lost} points of FA on average."
+    own, other = (means(read(13), line) for line in (REFINED, AUTOMATIC))
+    yield f"the refined setting has an HS of {own[0]} in place of {other[0]}, and answers {own[3]} of 100 harmless"
+    yield f"requests in place of {other[3]}."
+    for case, words in (("gsm8k", 0.05), "after GSM8K"), (("sst2", 0.3), "at 30 % harmful rows"):
+        own, other = figures(*(worst(method, *case) for method in ("nlsr_refined", "nlsr_automatic")))
+        yield f"{own} {words}, in place of {other}"
     lost = figures(*(values(first, NONE, "fa")[one] - values(first, REFINED, "fa")[one] for one in ("20%", "30%")))
     yield f"The refined setting is {lost[0]} points below at 20 % and {lost[1]} points at 30 %:"
     amplified = figures(*(mean(read(4), line) for line in (f"{PUBLISHED}, β 0", PUBLISHED)))
@@ -341,10 +353,15 @@ SETTINGS = (
     *(
         "lower HS at 10 % harmful rows",
         "At 1 % LoX",
-        "Only table 1 shows it",
+        "Only tables 1, 3 and 13 show it",
         "tables 9, 10, 11 and 14 call",
     ),
-    *("at every share but 1 %, most of all at 30 %.", "refuses none from 5 % on", "where at most 10 % of the rows"),
+    *(
+        "at every share but 1 %, most of all at 30 %.",
+        "refuses none from 5 % on",
+        "chosen on seeds 41 and 101 to 103",
+        "where at most 10 % of the rows",
+    ),
 )
 """Figures of the page that are settings and no results."""
 NAMES = r"```.*?```|[Tt]ables? \d+( to \d+)?|[Ff]igure \d+|\| \d \||SST-2|Qwen2"
