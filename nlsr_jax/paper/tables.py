@@ -225,7 +225,7 @@ def _identification() -> Table:
 
 def _other_requests() -> Table:
     columns = [{"poison_ratio": ratio, "requests": "contextual"} for ratio in (0.01, 0.1)]
-    names = ("finetuned", "vlguard", "vaccine", *COMPARED)
+    names = ("finetuned", "vlguard", "vaccine", *COMPARED, "nlsr refined")
     note = "HarmBench in the paper; here requests of every category equally often, half of them in a context."
     return Table(
         6,
