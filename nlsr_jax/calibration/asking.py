@@ -1,7 +1,8 @@
 """Refine the share of entries by what models answer: prompts, their answers, and the rates of refusals.
 
 The classifier of ``nlsr_jax.calibration.wording`` judges the first tokens of greedy answers, so that no list of
-phrases, no row of the customer's task and no evaluation request is needed.
+phrases, no row of the customer's task and no evaluation request is needed. Prompts of the task may be given too:
+the fine-tuned model's own answers to them are those that a repair is to keep, and no labels are read.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from nlsr_jax.calibration.refinement import Bounds, Rates, Refined, refine
+from nlsr_jax.calibration.refinement import Asked, Bounds, Rates, Refined, refine
 from nlsr_jax.calibration.wording import BEGINNING, Answer, Wording, learn_wording
 from nlsr_jax.errors import InputError
 
@@ -43,33 +44,59 @@ class Questions(NamedTuple):
     Attributes:
       harmful: prompts of calibration rows that the masks are not made from.
       harmless: prompts that are to be answered.
+      keep: prompts of the customer's task, whose answers are to stay.
     """
 
     harmful: Sequence[Sequence[int]]
     harmless: Sequence[Sequence[int]]
+    keep: Sequence[Sequence[int]] = ()
 
-    def all(self) -> list[Sequence[int]]:
-        """Return all prompts, the harmful ones first."""
+    def told(self) -> list[Sequence[int]]:
+        """Return the prompts whose answers may refuse, the harmful ones first."""
         return [*self.harmful, *self.harmless]
 
-    def rates(self, wording: Wording, answers: Sequence[Answer]) -> Rates:
-        """Return the rates of refusals from the answers to ``all()``."""
-        refused = wording.refuses(answers)
-        return Rates(*(float(np.mean(part)) for part in np.split(refused, [len(self.harmful)])))
+    def all(self) -> list[Sequence[int]]:
+        """Return ``told()``, and behind them the prompts of the task."""
+        return [*self.told(), *self.keep]
+
+    def counts(self) -> Asked:
+        """Return the number of prompts of each kind."""
+        return Asked(*map(len, self))
+
+    def rates(self, wording: Wording, answers: Sequence[Answer], own: Sequence[Answer] = ()) -> Rates:
+        """Return the rates of a model.
+
+        Args:
+          wording: tells refusals.
+          answers: to ``all()``, or to ``told()`` alone.
+          own: the fine-tuned model's answers to ``keep``, where a model was asked for its own.
+        """
+        asked = len(self.told())
+        refused = wording.refuses(answers[:asked])
+        rates = Rates(*(float(np.mean(part)) for part in np.split(refused, [len(self.harmful)])))
+        same = [list(found) == list(before) for found, before in zip(answers[asked:], own, strict=True)]
+        return rates._replace(kept=float(np.mean(same))) if same else rates
 
 
-def make_questions(harmful: Sequence[Sequence[int]], harmless: Sequence[Sequence[int]]) -> Questions:
-    """Return the prompts to ask, at most ``ASKED`` of either kind, spread evenly over the given ones.
+def make_questions(
+    harmful: Sequence[Sequence[int]],
+    harmless: Sequence[Sequence[int]],
+    keep: Sequence[Sequence[int]] | None = None,
+) -> Questions:
+    """Return the prompts to ask, at most ``ASKED`` of each kind, spread evenly over the given ones.
+
+    Args:
+      harmful, harmless, keep: see ``Questions``; None to ask no prompts of the task.
 
     Raises:
       CannotRefine: fewer than ``FEWEST`` of one kind.
     """
-    for name, found in (("calibration", harmful), ("harmless", harmless)):
-        if len(found) < FEWEST:
+    for name, found in (("calibration", harmful), ("harmless", harmless), ("task", keep)):
+        if found is not None and len(found) < FEWEST:
             raise CannotRefine(
                 f"{len(found)} {name} prompts can be asked, and the refinement of the share needs {FEWEST}"
             )
-    return Questions(_spread(harmful), _spread(harmless))
+    return Questions(*map(_spread, (harmful, harmless, keep or ())))
 
 
 def _spread(rows: Sequence[Sequence[int]]) -> list[Sequence[int]]:
@@ -101,14 +128,15 @@ def refine_by_answers(
     Returns:
       A ``Refined``.
     """
-    count, asked = len(questions.harmful), questions.all()
-    before, safe = finetuned.answers(asked), aligned.answers(asked)
+    count, told, asked = len(questions.harmful), questions.told(), questions.all()
+    before, safe = finetuned.answers(asked), aligned.answers(told)
+    before, own = before[: len(told)], before[len(told) :]
     wording = learn_wording(safe[:count], [*before, *safe[count:]])
     rates = [questions.rates(wording, answers) for answers in (before, safe)]
     say("refine: the fine-tuned model {}; the aligned model {}".format(*map(describe_rates, rates)))
 
     def measure(share: float) -> Rates:
-        found = questions.rates(wording, repaired(share).answers(asked))
+        found = questions.rates(wording, repaired(share).answers(asked), own)
         say(f"refine: {100 * share:.3g} % of the entries: {describe_rates(found)}")
         return found
 
@@ -120,8 +148,7 @@ def refine_by_answers(
         if refused
     ]
     recovered = _recovery(refusals, finetuned, aligned, repaired, say) if refusals else None
-    sizes = count, len(questions.harmless)
-    return refine(measure, *rates, asked=sizes, start=start, bounds=bounds, recovered=recovered)
+    return refine(measure, *rates, asked=questions.counts(), start=start, bounds=bounds, recovered=recovered)
 
 
 def _recovery(
@@ -148,10 +175,13 @@ def _recovery(
 
 
 def describe_rates(rates: Rates) -> str:
-    """Say what a model refuses.
+    """Say what a model refuses, and what it keeps.
 
     >>> describe_rates(Rates(0.96, 0.0))
     'refuses 96 % of the calibration prompts and 0 % of the harmless ones'
     """
-    harmful, harmless = (f"{100 * rate:.3g} %" for rate in rates)
-    return f"refuses {harmful} of the calibration prompts and {harmless} of the harmless ones"
+    shown = {name: f"{100 * rate:.3g} %" for name, rate in rates.told().items()}
+    kept = f", and keeps {shown['kept']} of the task's answers" if "kept" in shown else ""
+    return (
+        f"refuses {shown['harmful']} of the calibration prompts and {shown['harmless']} of the harmless ones{kept}"
+    )

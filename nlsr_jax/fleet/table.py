@@ -58,6 +58,7 @@ def _refinement(told: Mapping[str, Any] | None) -> dict[str, Any]:
     chosen = [one for one in told["trials"] if one["share"] == told["share"]]
     if chosen:
         found["refused_after"] = {name: chosen[0][name] for name in ("harmful", "harmless")}
+        found |= {"task_kept": chosen[0]["kept"]} if "kept" in chosen[0] else {}
     return found
 
 

@@ -42,15 +42,22 @@ class Repairs:
     Args:
       reference: what entries are transplanted from.
       harmless: harmless prompts, as token ids.
+      keep: prompts of the customer's task, as token ids; None without them.
       data: calibration rows and base, with the open adapter files.
 
     Raises:
       InputError: rows or a base that cannot be used, or too few prompts.
     """
 
-    def __init__(self, reference: Reference, harmless: list[list[int]], data: CalibrationData):
+    def __init__(
+        self,
+        reference: Reference,
+        harmless: list[list[int]],
+        keep: list[list[int]] | None,
+        data: CalibrationData,
+    ):
         rows = [row[0] for row in data.rows.rows]
-        self.questions = make_questions([one.ids[: one.start].tolist() for one in rows[1::2]], harmless)
+        self.questions = make_questions([one.ids[: one.start].tolist() for one in rows[1::2]], harmless, keep)
         self.finetuned = data.sources.whole_finetuned()
         self._data, self._reference, self._beta = data, reference.whole(), reference.beta
 
@@ -115,8 +122,9 @@ def refined(settings: Settings, bounds: Bounds, data: CalibrationData, run: Run)
     """
     if settings.stream:
         raise CannotRefine(f"with {argument('stream')} the base is read layer by layer and answers no prompts")
-    harmless = _harmless(settings.harmless, settings.harmless_field, data, run)
-    repairs = Repairs(Reference(data.sources, settings), harmless, data)
+    harmless = _prompts("harmless", settings.harmless, settings.harmless_field, data, run)
+    keep = None if settings.keep is None else _prompts("keep", settings.keep, settings.keep_field, data, run)
+    repairs = Repairs(Reference(data.sources, settings), harmless, keep, data)
     with run.stages("refine"):
         gradients = repairs.gradients()
         result = refine_by_answers(
@@ -156,34 +164,38 @@ def _read(told: Mapping[str, Any]) -> Refined:
     """Return the refinement that a record describes."""
     before, safe = Rates(**told["finetuned"]), Rates(**told["aligned"])
     trials = tuple(Trial(**one) for one in told["trials"])
-    return Refined(
-        told["share"], told["reached"], before, safe, trials, told.get("recovered"), told.get("far", False)
-    )
+    more = told.get("recovered"), told.get("far", False), told.get("held", False)
+    return Refined(told["share"], told["reached"], before, safe, trials, *more)
 
 
 def _described(bounds: Bounds, questions: Questions, found: Refined) -> dict[str, Any]:
+    """Return what the record says of a refinement; without prompts of the task nothing of them."""
+    keeps = {"held": found.held} if questions.keep else {}
     return {
-        "bounds": dataclasses.asdict(bounds),
-        "prompts": {name: len(rows) for name, rows in questions._asdict().items()},
-        "finetuned": found.finetuned._asdict(),
-        "aligned": found.aligned._asdict(),
+        "bounds": {name: value for name, value in dataclasses.asdict(bounds).items() if keeps or name != "kept"},
+        "prompts": {name: len(rows) for name, rows in questions._asdict().items() if keeps or name != "keep"},
+        "finetuned": found.finetuned.told(),
+        "aligned": found.aligned.told(),
         "share": found.share,
         "reached": found.reached,
         "recovered": found.recovered,
-        "trials": [one._asdict() for one in found.trials],
+        "trials": [{"share": one.share, **one.rates.told()} for one in found.trials],
         "far": found.far,
+        **keeps,
     }
 
 
-def _harmless(place: str | None, field: str | None, data: CalibrationData, run: Run) -> list[list[int]]:
-    """Return the harmless prompts as token ids: the user's, or those that this package has."""
+def _prompts(name: str, place: str | None, field: str | None, data: CalibrationData, run: Run) -> list[list[int]]:
+    """Return the prompts of a flag as token ids: the user's, or the harmless ones that this package has."""
     settings, vocabulary = data.settings, len(data.base_with(data.sources.target)[1]["embed"])
     key = (stamp(place), field, stamp(settings.base), settings.template, settings.max_length, vocabulary)
-    return run.shared.once("harmless prompts", key, lambda: _read_harmless(place, field, vocabulary, data, run))
+    return run.shared.once(
+        f"{name} prompts", key, lambda: _read_prompts(f"{name}_field", place, field, vocabulary, data, run)
+    )
 
 
-def _read_harmless(
-    place: str | None, field: str | None, vocabulary: int, data: CalibrationData, run: Run
+def _read_prompts(
+    argued: str, place: str | None, field: str | None, vocabulary: int, data: CalibrationData, run: Run
 ) -> list[list[int]]:
     from nlsr_jax.data.asked import read_asked
     from nlsr_jax.data.encoding import encode_prompts
@@ -204,7 +216,8 @@ def _read_harmless(
         render = make_render(template, data.tokenizer)
         texts = [render(text, "") for text in texts]
     else:
-        texts = read_asked(place, data.tokenizer, template=template, field=field, note=run.stages.say)
+        options: dict[str, Any] = {"template": template, "field": field, "field_argument": argued}
+        texts = read_asked(place, data.tokenizer, note=run.stages.say, **options)
     ids = encode_prompts(texts, data.tokenizer, special_tokens=not renders_turns(template), vocabulary=vocabulary)
     return [one for one in ids if len(one) <= longest]
 

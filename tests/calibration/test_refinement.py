@@ -2,7 +2,7 @@
 
 import pytest
 
-from nlsr_jax.calibration.refinement import GRID, Bounds, Rates, refine
+from nlsr_jax.calibration.refinement import GRID, Asked, Bounds, Rates, refine
 from nlsr_jax.errors import InputError
 
 UNSAFE, SAFE = Rates(0.0, 0.0), Rates(1.0, 0.0)
@@ -18,7 +18,9 @@ def searched(
         tried.append(GRID.index(share))
         return Rates(float(tried[-1] >= reached), 0.5 * (tried[-1] >= disturbed))
 
-    found = refine(measure, finetuned, aligned, asked=(asked, 128), start=start, bounds=bounds, recovered=recovered)
+    found = refine(
+        measure, finetuned, aligned, asked=Asked(asked, 128), start=start, bounds=bounds, recovered=recovered
+    )
     return found, tried
 
 
@@ -76,7 +78,7 @@ def test_few_harmless_prompts_do_not_decide_by_chance(asked, allowed):
     def measure(_):
         return Rates(1.0, 0.22)
 
-    found = refine(measure, UNSAFE, Rates(1.0, 0.15), asked=(200, asked), start=0.01)
+    found = refine(measure, UNSAFE, Rates(1.0, 0.15), asked=Asked(200, asked), start=0.01)
     assert (found.share > 0) == allowed
 
 

@@ -73,7 +73,7 @@ def holdings_claims():
 def test_the_page_of_holdings():
     assert means(holdings()) in page(HOLDINGS)
     shown = {name: "refined" for name in SITUATIONS if SITUATIONS[name].refines} | {"weights": "β 1, 3 %"}
-    assert aims(holdings(), shown) in page(HOLDINGS)
+    assert aims(holdings(), [*shown.items()]) in page(HOLDINGS)
     settings = ("Their recommended share, 3 % with β 1,",)
     assert unchecked(HOLDINGS, holdings_claims(), settings, NAMES) == []
 

@@ -92,7 +92,7 @@ def test_aims_are_about_the_fine_tuned_model_of_each_case():
         row("refined", "sst2", 1.0, 91.0, 93.0),
         row("refined", "gsm8k", 6.0, 77.0, 95.0),
     ]
-    found = aims(rows, {"instruct": "refined"}).splitlines()[2]
+    found = aims(rows, [("instruct", "refined")]).splitlines()[2]
     assert found == "| instruct | refined | 3.5 (6.0) | -1.0 (-3.0) | -2.0 (-7.0) | all but HS, every case |"
 
 
