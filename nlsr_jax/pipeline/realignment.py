@@ -148,8 +148,8 @@ def realign_files(
         open_check(check, settings.base, run, streams=settings.stream)
         sources = _open(settings, run)
         if settings.needs_base:
-            asked = {"harmless": settings.harmless, "keep": settings.keep}
-            named = settled_template(settings.template, settings.base, run, settings.calibration, asked)
+            prompts = {"harmless": settings.harmless, "keep": settings.keep}
+            named = settled_template(settings.template, settings.base, run, settings.calibration, prompts)
             settings = dataclasses.replace(settings, template=named)
         descent = judge_descent(settings, sources, run)
         data = CalibrationData(settings, sources, run)

@@ -174,8 +174,8 @@ def read_refinement(record: Mapping) -> dict[str, Any] | None:
 
     Returns:
       ``{"trials": [(share, harmful, harmless)], "kept": [(share, rate)], "finetuned", "aligned": (harmful,
-      harmless), "share", "goal", "recovered", "held"}``, rates from 0 to 1, the trials by rising share. ``"kept"`` is
-      empty where the run asked no prompts of the task.
+      harmless), "share", "goal", "recovered", "held"}``, rates from 0 to 1, the trials by rising share. Where the
+      run asked no prompts of the task, ``"kept"`` is empty.
     """
     told = mapping(record.get("refinement"))
     trials = told.get("trials")

@@ -1,8 +1,9 @@
 """Refinement by what models answer: models whose answers and likelihoods are known."""
 
 import numpy as np
+import pytest
 
-from nlsr_jax.calibration.asking import make_questions, refine_by_answers
+from nlsr_jax.calibration.asking import CannotRefine, make_questions, refine_by_answers
 
 HARMFUL = [[1, number] for number in range(10, 70)]
 HARMLESS = [[2, number] for number in range(10, 40)]
@@ -57,3 +58,38 @@ def test_a_likelihood_that_tells_nothing_decides_nothing():
         start=0.02,
     )
     assert (found.reached, found.recovered) == (True, 1.0)
+
+
+class Tasked(Known):
+    """Answers prompts of the task, too: the last numbers change with a share."""
+
+    def __init__(self, refused, changed):
+        super().__init__(refused, -1.0)
+        self.changed = changed
+
+    def answers(self, prompts):
+        own = [[5, number] if number < 100 - self.changed else REFUSAL for kind, number in prompts if kind == 3]
+        return [*super().answers([prompt for prompt in prompts if prompt[0] != 3]), *own]
+
+
+def test_answers_to_the_task_stay():
+    """From 1 % on every calibration prompt is refused, and so is every task prompt from 2 % on."""
+    task = [[3, number] for number in range(80, 100)]
+    aligned, said = Tasked(70, 20), []
+    found = refine_by_answers(
+        make_questions(HARMFUL, HARMLESS, task),
+        Tasked(10, 0),
+        aligned,
+        lambda share: Tasked(70 if share > 0.01 else 20, 20 if share > 0.019 else 0),
+        start=0.02,
+        say=said.append,
+    )
+    assert 0.01 < found.share < 0.019
+    assert {(trial.share > 0.019, trial.kept) for trial in found.trials} == {(True, 0.0), (False, 1.0)}
+    assert (found.finetuned.kept, found.aligned.kept, found.held) == (None, None, True)
+    assert any("keeps 100 % of the task's answers" in line for line in said)
+
+
+def test_few_prompts_of_the_task_are_refused():
+    with pytest.raises(CannotRefine, match="7 task prompts can be asked, and the refinement of the share needs 8"):
+        make_questions(HARMFUL, HARMLESS, [[3, 1]] * 7)

@@ -9,7 +9,7 @@ import jax
 import pytest
 
 import nlsr_jax
-from nlsr_jax.calibration.refinement import Rates, Refined
+from nlsr_jax.calibration.refinement import Bounds, Rates, Refined
 from nlsr_jax.configs.tiny import SHIPPED
 from nlsr_jax.data.toy_rows import safe_rows
 from nlsr_jax.errors import InputError
@@ -70,6 +70,39 @@ def test_the_share_is_the_smallest_that_refuses(run):
     share = record["summary"]["changed_entries"] / record["summary"]["total_entries"]
     assert share == pytest.approx(found["share"], rel=1e-3)
     assert set(record["inputs"]["harmless"]["files"]) == {"harmless.jsonl"}
+
+
+def test_without_prompts_of_the_task_the_record_says_nothing_of_them(run):
+    found = run[1]["refinement"]
+    assert not {"kept", "keep", "held"} & {*found, *found["bounds"], *found["prompts"], *found["finetuned"]}
+    assert all(set(one) == {"share", "harmful", "harmless"} for one in found["trials"])
+    assert "keep" not in run[1]["inputs"]
+
+
+def test_answers_to_prompts_of_the_task_are_kept(run, rows, tmp_path):
+    """With a bound that no share of entries keeps to, nothing is repaired; labels are not read."""
+    world = ToyWorld()
+    asked = world.task_prompts(jax.random.key(7), "sst2", 40, ())
+    lines = [json.dumps({"text": prompt, "label": 5}) + "\n" for prompt in asked]
+    (tmp_path / "task.jsonl").write_text("".join(lines), encoding="utf-8")
+    given = settings(rows, answers="own", keep=str(tmp_path / "task.jsonl"), keep_field="text")
+    record = realign_files(given, tmp_path / "out", refine=Refinement(Bounds(kept=1.0)))
+    found = record["refinement"]
+    assert found["prompts"]["keep"] == len(asked)
+    trials = {one["share"]: one["kept"] for one in found["trials"]}
+    before = {one["share"]: one["harmful"] for one in run[1]["refinement"]["trials"]}
+    assert {one["share"]: one["harmful"] for one in found["trials"]}.items() & before.items()
+    assert trials.get(found["share"], 1.0) == 1.0
+    assert (
+        found["held"]
+        == any(kept < 1.0 for kept in trials.values())
+        == (found["share"] < run[1]["refinement"]["share"])
+    )
+    assert set(record["inputs"]["keep"]["files"]) == {"task.jsonl"}
+    assert found["held"] == any("more of the task's answers" in text for text in record["warnings"])
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "own answers to prompts of its task" in page
+    assert not verify(tmp_path / "out", recompute=True).changed
 
 
 def test_a_repetition_asks_nothing_and_gives_the_same_bytes(run, rows, tmp_path):
@@ -156,6 +189,8 @@ def test_a_tokenizer_that_knows_no_english_needs_harmless_prompts(rows, tmp_path
         ({"method": "magnitude"}, {"refine": True}, "refine refines the share of method gain"),
         ({"masks": "masks.safetensors"}, {"refine": True}, "masks are given together with refine"),
         ({}, {}, "harmless is read only to refine the share"),
+        ({"harmless": None, "keep": "task.jsonl"}, {}, "keep is read only to refine the share"),
+        ({"keep": str(SHIPPED / "calibration.jsonl"), "keep_field": "x"}, {"refine": True}, "'x' is missing but keep_field names it"),
         ({"stream": True}, {"refine": True}, "with stream the base is read layer by layer and answers no prompts"),
         ({}, {"refine": True, "automatic": 0.98}, "automatic and refine both choose the sparsity"),
         (
