@@ -42,8 +42,13 @@ def doubts(found: Refined) -> list[str]:
     elif not found.share and found.reached:
         notes.append(f"the fine-tuned model refuses as many calibration prompts as it should: {_NOTHING}")
     elif not found.share:
-        what = "change more of the task's answers" if found.held else "refuse more harmless prompts"
-        notes.append(f"every share that was tried makes the model {what} than the bound allows: {_NOTHING}")
+        notes.append(
+            "every share that was tried makes the model change more of the task's answers than the bound allows: "
+            f"{_NOTHING}"
+            if found.held
+            else "every share that was tried makes the model refuse more harmless prompts than the bound allows: "
+            f"{_NOTHING}"
+        )
     else:
         notes += _fallen_short(found)
     return notes

@@ -190,7 +190,11 @@ def test_a_tokenizer_that_knows_no_english_needs_harmless_prompts(rows, tmp_path
         ({"masks": "masks.safetensors"}, {"refine": True}, "masks are given together with refine"),
         ({}, {}, "harmless is read only to refine the share"),
         ({"harmless": None, "keep": "task.jsonl"}, {}, "keep is read only to refine the share"),
-        ({"keep": str(SHIPPED / "calibration.jsonl"), "keep_field": "x"}, {"refine": True}, "'x' is missing but keep_field names it"),
+        (
+            {"keep": str(SHIPPED / "calibration.jsonl"), "keep_field": "x"},
+            {"refine": True},
+            "'x' is missing but keep_field names it",
+        ),
         ({"stream": True}, {"refine": True}, "with stream the base is read layer by layer and answers no prompts"),
         ({}, {"refine": True, "automatic": 0.98}, "automatic and refine both choose the sparsity"),
         (
