@@ -51,31 +51,28 @@ class Questions(NamedTuple):
     harmless: Sequence[Sequence[int]]
     keep: Sequence[Sequence[int]] = ()
 
-    def told(self) -> list[Sequence[int]]:
-        """Return the prompts whose answers may refuse, the harmful ones first."""
-        return [*self.harmful, *self.harmless]
-
     def all(self) -> list[Sequence[int]]:
-        """Return ``told()``, and behind them the prompts of the task."""
-        return [*self.told(), *self.keep]
+        """Return all prompts that may be refused, the harmful ones first."""
+        return [*self.harmful, *self.harmless]
 
     def counts(self) -> Asked:
         """Return the number of prompts of each kind."""
         return Asked(*map(len, self))
 
-    def rates(self, wording: Wording, answers: Sequence[Answer], own: Sequence[Answer] = ()) -> Rates:
-        """Return the rates of a model.
+    def rates(self, wording: Wording, answers: Sequence[Answer]) -> Rates:
+        """Return the rates of refusals from the answers to ``all()``."""
+        refused = wording.refuses(answers)
+        return Rates(*(float(np.mean(part)) for part in np.split(refused, [len(self.harmful)])))
 
-        Args:
-          wording: tells refusals.
-          answers: to ``all()``, or to ``told()`` alone.
-          own: the fine-tuned model's answers to ``keep``, where a model was asked for its own.
+    def kept(self, model: Respondent, own: Sequence[Answer]) -> float | None:
+        """Return the share of ``keep`` to which a model gives these answers; None without such prompts.
+
+        The first tokens are compared, and where the answer ends among them its end.
         """
-        asked = len(self.told())
-        refused = wording.refuses(answers[:asked])
-        rates = Rates(*(float(np.mean(part)) for part in np.split(refused, [len(self.harmful)])))
-        same = [list(found) == list(before) for found, before in zip(answers[asked:], own, strict=True)]
-        return rates._replace(kept=float(np.mean(same))) if same else rates
+        if not self.keep:
+            return None
+        found = model.answers(self.keep)
+        return float(np.mean([list(one) == list(before) for one, before in zip(found, own, strict=True)]))
 
 
 def make_questions(
@@ -128,15 +125,16 @@ def refine_by_answers(
     Returns:
       A ``Refined``.
     """
-    count, told, asked = len(questions.harmful), questions.told(), questions.all()
-    before, safe = finetuned.answers(asked), aligned.answers(told)
-    before, own = before[: len(told)], before[len(told) :]
+    count, asked = len(questions.harmful), questions.all()
+    before, safe = finetuned.answers(asked), aligned.answers(asked)
     wording = learn_wording(safe[:count], [*before, *safe[count:]])
     rates = [questions.rates(wording, answers) for answers in (before, safe)]
     say("refine: the fine-tuned model {}; the aligned model {}".format(*map(describe_rates, rates)))
+    own = finetuned.answers(questions.keep) if questions.keep else ()
 
     def measure(share: float) -> Rates:
-        found = questions.rates(wording, repaired(share).answers(asked), own)
+        model = repaired(share)
+        found = questions.rates(wording, model.answers(asked))._replace(kept=questions.kept(model, own))
         say(f"refine: {100 * share:.3g} % of the entries: {describe_rates(found)}")
         return found
 

@@ -69,7 +69,7 @@ class Tasked(Known):
 
     def answers(self, prompts):
         own = [[5, number] if number < 100 - self.changed else REFUSAL for kind, number in prompts if kind == 3]
-        return [*super().answers([prompt for prompt in prompts if prompt[0] != 3]), *own]
+        return own or super().answers(prompts)
 
 
 def test_answers_to_the_task_stay():

@@ -29,6 +29,7 @@ PLAN = HoldingsPlan(
     seeds=(41,),
     betas=(0.0, 1.0),
     shares=(0.01,),
+    keeps=True,
     peers={"resta": (0.5,), "safelora": (0.9,)},
 )
 
@@ -66,6 +67,13 @@ def test_the_plans_of_all_worlds_hold():
     ]
     assert methods.count("published") == 2  # not without a direction, nor for full weights
     assert not {entry.method for entry in entries(PLANS["toy"], "lineage", Case("sst2", 0.2, 41))} & {"published"}
+
+
+def test_prompts_of_the_task_are_asked_where_the_share_is_refined():
+    case = Case("sst2", 0.05, 101)
+    methods = {name: [entry.method for entry in entries(PLANS["toy"], name, case)] for name in SITUATIONS}
+    for name, found in methods.items():
+        assert ("refined" in found) == ("refined_kept" in found) == SITUATIONS[name].refines
 
 
 def test_no_shipped_row_is_of_a_development_seed():
