@@ -64,7 +64,7 @@ class Repairs:
     def asked(self, adapter: Adapter) -> Respondent:
         """Return the base with the fine-tuned adapter or a repair of it, asked beside those of other runs."""
         found = respondent(self._data, adapter, self._data.sources.target, LENGTH)
-        return _Beside(found, self._data.run.shared.passes)
+        return _Beside(found, self._data.run.shared.passes, self.questions.keep)
 
     def gradients(self) -> Any:
         """Return the gradients of the loss on safe answers, from the other half of the rows."""
@@ -94,13 +94,17 @@ class _Beside(NamedTuple):
     Attributes:
       respondent: the respondent.
       passes: makes the pass.
+      own: prompts that no other run asks: those of the customer's task.
     """
 
     respondent: "ModelRespondent"
     passes: Passes
+    own: Sequence[Sequence[int]]
 
     def answers(self, prompts: Sequence[Sequence[int]]) -> Sequence[Answer]:
         """See ``Respondent``."""
+        if prompts is self.own:
+            return self.respondent.answers(prompts)
         return self.passes.answers(self.respondent, prompts)
 
     def likelihood(self, rows: Sequence[tuple[Sequence[int], Answer]]) -> float:
