@@ -94,7 +94,7 @@ class ToyWorld:
         return self._rendered(toy_rows.safe_rows(key, self.world, count, 0.0 if forbidden else 1.0))
 
     def task_prompts(self, key: jax.Array, task: str, count: int, exclude: Container[str]) -> list[str]:
-        """Return prompts of a task that no customer's row of another key and no test row need have drawn."""
+        """Return prompts of a task, drawn by the key; no test row has them."""
         tests = {row.prompt for row in self._task_rows(task)}
         rows = toy_rows.task_rows(stream(key, "task prompts"), task, _DRAWN * count, exclude=tests)
         return distinct_prompts(self._rendered(rows), count, exclude)
