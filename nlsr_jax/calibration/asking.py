@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from nlsr_jax.calibration.refinement import Asked, Bounds, Rates, Refined, refine
-from nlsr_jax.calibration.wording import BEGINNING, Answer, Wording, learn_wording
+from nlsr_jax.calibration.wording import BEGINNING, WHOLE, Answer, Wording, learn_wording
 from nlsr_jax.errors import InputError
 
 ASKED = 128
@@ -31,6 +31,14 @@ class Respondent(Protocol):
 
     def likelihood(self, rows: Sequence[tuple[Sequence[int], Answer]]) -> float:
         """Return the mean log-likelihood of answers to prompts, in nats."""
+        ...
+
+
+class TaskRespondent(Respondent, Protocol):
+    """A model with the customer's adapter or a repair of it, which is asked prompts of the task, too."""
+
+    def answers_up_to(self, length: int, prompts: Sequence[Sequence[int]]) -> Sequence[Answer]:
+        """Return the first ``length`` tokens of the greedy answers."""
         ...
 
 
@@ -64,14 +72,14 @@ class Questions(NamedTuple):
         refused = wording.refuses(answers)
         return Rates(*(float(np.mean(part)) for part in np.split(refused, [len(self.harmful)])))
 
-    def kept(self, model: Respondent, own: Sequence[Answer]) -> float | None:
+    def kept(self, model: TaskRespondent, own: Sequence[Answer]) -> float | None:
         """Return the share of ``keep`` to which a model gives these answers; None without such prompts.
 
-        The first tokens are compared, and where the answer ends among them its end.
+        The first ``WHOLE`` tokens are compared, and where an answer ends among them its end.
         """
         if not self.keep:
             return None
-        found = model.answers(self.keep)
+        found = model.answers_up_to(WHOLE, self.keep)
         return float(np.mean([list(one) == list(before) for one, before in zip(found, own, strict=True)]))
 
 
@@ -104,9 +112,9 @@ def _spread(rows: Sequence[Sequence[int]]) -> list[Sequence[int]]:
 
 def refine_by_answers(
     questions: Questions,
-    finetuned: Respondent,
+    finetuned: TaskRespondent,
     aligned: Respondent,
-    repaired: Callable[[float], Respondent],
+    repaired: Callable[[float], TaskRespondent],
     *,
     start: float,
     bounds: Bounds | None = None,
@@ -130,7 +138,7 @@ def refine_by_answers(
     wording = learn_wording(safe[:count], [*before, *safe[count:]])
     rates = [questions.rates(wording, answers) for answers in (before, safe)]
     say("refine: the fine-tuned model {}; the aligned model {}".format(*map(describe_rates, rates)))
-    own = finetuned.answers(questions.keep) if questions.keep else ()
+    own = finetuned.answers_up_to(WHOLE, questions.keep) if questions.keep else ()
 
     def measure(share: float) -> Rates:
         model = repaired(share)

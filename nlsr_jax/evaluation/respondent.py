@@ -40,6 +40,10 @@ class ModelRespondent(NamedTuple):
         """Return the first tokens of the greedy answers to prompts of token ids."""
         return self._continued(self.adapter, prompts)
 
+    def answers_up_to(self, length: int, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Return ``answers`` of another length."""
+        return self._replace(length=length).answers(prompts)
+
     def each(self, adapters: Sequence[Adapter], prompts: Sequence[Sequence[int]]) -> list[list[list[int]]]:
         """Return ``answers`` with each of several adapters in place of its own, in one pass."""
         return self._continued(adapters, prompts)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax.numpy as jnp
 
 from nlsr_jax.adapter import Adapter
-from nlsr_jax.calibration.asking import CannotRefine, Questions, Respondent, make_questions, refine_by_answers
+from nlsr_jax.calibration.asking import CannotRefine, Questions, TaskRespondent, make_questions, refine_by_answers
 from nlsr_jax.calibration.doubts import doubts
 from nlsr_jax.calibration.refinement import Bounds, Rates, Refined, Trial
-from nlsr_jax.calibration.wording import LENGTH, Answer
+from nlsr_jax.calibration.wording import LENGTH, WHOLE, Answer
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.nlsr.correction import correct
 from nlsr_jax.nlsr.identify import identify
@@ -61,10 +61,10 @@ class Repairs:
         self.finetuned = data.sources.whole_finetuned()
         self._data, self._reference, self._beta = data, reference.whole(), reference.beta
 
-    def asked(self, adapter: Adapter) -> Respondent:
+    def asked(self, adapter: Adapter) -> TaskRespondent:
         """Return the base with the fine-tuned adapter or a repair of it, asked beside those of other runs."""
         found = respondent(self._data, adapter, self._data.sources.target, LENGTH)
-        return _Beside(found, self._data.run.shared.passes, self.questions.keep)
+        return _Beside(found, self._data.run.shared.passes)
 
     def gradients(self) -> Any:
         """Return the gradients of the loss on safe answers, from the other half of the rows."""
@@ -94,18 +94,18 @@ class _Beside(NamedTuple):
     Attributes:
       respondent: the respondent.
       passes: makes the pass.
-      own: prompts that no other run asks: those of the customer's task.
     """
 
     respondent: "ModelRespondent"
     passes: Passes
-    own: Sequence[Sequence[int]]
 
     def answers(self, prompts: Sequence[Sequence[int]]) -> Sequence[Answer]:
         """See ``Respondent``."""
-        if prompts is self.own:
-            return self.respondent.answers(prompts)
         return self.passes.answers(self.respondent, prompts)
+
+    def answers_up_to(self, length: int, prompts: Sequence[Sequence[int]]) -> Sequence[Answer]:
+        """See ``TaskRespondent``; other runs have prompts of other tasks."""
+        return self.respondent.answers_up_to(length, prompts)
 
     def likelihood(self, rows: Sequence[tuple[Sequence[int], Answer]]) -> float:
         """See ``Respondent``."""
@@ -126,8 +126,9 @@ def refined(settings: Settings, bounds: Bounds, data: CalibrationData, run: Run)
     """
     if settings.stream:
         raise CannotRefine(f"with {argument('stream')} the base is read layer by layer and answers no prompts")
-    harmless = _prompts("harmless", settings.harmless, settings.harmless_field, data, run)
-    keep = None if settings.keep is None else _prompts("keep", settings.keep, settings.keep_field, data, run)
+    harmless, keep = _prompts("harmless", settings.harmless, settings.harmless_field, LENGTH, data, run), None
+    if settings.keep is not None:
+        keep = _prompts("keep", settings.keep, settings.keep_field, WHOLE, data, run)
     repairs = Repairs(Reference(data.sources, settings), harmless, keep, data)
     with run.stages("refine"):
         gradients = repairs.gradients()
@@ -189,13 +190,19 @@ def _described(bounds: Bounds, questions: Questions, found: Refined) -> dict[str
     }
 
 
-def _prompts(name: str, place: str | None, field: str | None, data: CalibrationData, run: Run) -> list[list[int]]:
-    """Return the prompts of a flag as token ids: the user's, or the harmless ones that this package has."""
+def _prompts(
+    name: str, place: str | None, field: str | None, length: int, data: CalibrationData, run: Run
+) -> list[list[int]]:
+    """Return the prompts of a flag as token ids: the user's, or the harmless ones that this package has.
+
+    Those that leave no room for an answer of so many tokens are left out.
+    """
     settings, vocabulary = data.settings, len(data.base_with(data.sources.target)[1]["embed"])
     key = (stamp(place), field, stamp(settings.base), settings.template, settings.max_length, vocabulary)
-    return run.shared.once(
+    read = run.shared.once(
         f"{name} prompts", key, lambda: _read_prompts(f"{name}_field", place, field, vocabulary, data, run)
     )
+    return [one for one in read if len(one) <= settings.max_length - length]
 
 
 def _read_prompts(
@@ -206,7 +213,7 @@ def _read_prompts(
     from nlsr_jax.data.prompts import make_render
     from nlsr_jax.data.templates import CHAT, NONE, renders_turns
 
-    template, longest = data.settings.template or NONE, data.settings.max_length - LENGTH
+    template = data.settings.template or NONE
     if place is None:
         texts = own_prompts()
         if (unknown := _unknown_share(texts, data.tokenizer)) > _MOST_UNKNOWN:
@@ -222,8 +229,7 @@ def _read_prompts(
     else:
         options: dict[str, Any] = {"template": template, "field": field, "field_argument": argued}
         texts = read_asked(place, data.tokenizer, note=run.stages.say, **options)
-    ids = encode_prompts(texts, data.tokenizer, special_tokens=not renders_turns(template), vocabulary=vocabulary)
-    return [one for one in ids if len(one) <= longest]
+    return encode_prompts(texts, data.tokenizer, special_tokens=not renders_turns(template), vocabulary=vocabulary)
 
 
 def _unknown_share(texts: list[str], tokenizer: Tokenizer) -> float:

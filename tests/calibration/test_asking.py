@@ -67,9 +67,8 @@ class Tasked(Known):
         super().__init__(refused, -1.0)
         self.changed = changed
 
-    def answers(self, prompts):
-        own = [[5, number] if number < 100 - self.changed else REFUSAL for kind, number in prompts if kind == 3]
-        return own or super().answers(prompts)
+    def answers_up_to(self, length, prompts):
+        return [[5, number] if number < 100 - self.changed else REFUSAL for kind, number in prompts if kind == 3]
 
 
 def test_answers_to_the_task_stay():
