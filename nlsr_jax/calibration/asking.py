@@ -41,6 +41,10 @@ class TaskRespondent(Respondent, Protocol):
         """Return the first ``length`` tokens of the greedy answers."""
         ...
 
+    def likelihoods(self, rows: Sequence[tuple[Sequence[int], Answer]]) -> Sequence[float]:
+        """Return the log-likelihood of each of several answers to prompts, in nats."""
+        ...
+
 
 class CannotRefine(InputError):
     """Rates of refusals cannot be measured: there are too few prompts, or the model cannot be asked."""
@@ -72,15 +76,44 @@ class Questions(NamedTuple):
         refused = wording.refuses(answers)
         return Rates(*(float(np.mean(part)) for part in np.split(refused, [len(self.harmful)])))
 
-    def kept(self, model: TaskRespondent, own: Sequence[Answer]) -> float | None:
-        """Return the share of ``keep`` to which a model gives these answers; None without such prompts.
 
-        The first ``WHOLE`` tokens are compared, and where an answer ends among them its end.
+class OwnAnswers:
+    """The fine-tuned model's own answers to prompts of its task, and how likely it finds them.
+
+    Args:
+      prompts: n token sequences.
+      finetuned: the model.
+    """
+
+    def __init__(self, prompts: Sequence[Sequence[int]], finetuned: TaskRespondent):
+        self._prompts, self._finetuned = prompts, finetuned
+        self._answers = finetuned.answers_up_to(WHOLE, prompts)
+        self._likely = self._likelihoods(list(zip(prompts, self._answers, strict=True)))
+
+    def kept_by(self, model: TaskRespondent) -> float:
+        """Return the probability of a model's answers, relative to that of these answers; 1 if all are the same.
+
+        The fine-tuned model is the judge of both: an answer of which it was sure counts more than a guess, and
+        another answer that it finds as likely costs little. Its probabilities are those of being right, as far as
+        they are calibrated, and then this is the accuracy that is left. An answer that ends before the fine-tuned
+        model's one does has no probability.
         """
-        if not self.keep:
-            return None
-        found = model.answers_up_to(WHOLE, self.keep)
-        return float(np.mean([list(one) == list(before) for one, before in zip(found, own, strict=True)]))
+        found = model.answers_up_to(WHOLE, self._prompts)
+        pairs = [(list(new), list(own)) for new, own in zip(found, self._answers, strict=True)]
+        changed = [place for place, (new, own) in enumerate(pairs) if new != own]
+        rows = [(self._prompts[place], pairs[place][0]) for place in changed]
+        shortened = np.array([own[: len(new)] == new for new, own in (pairs[place] for place in changed)], bool)
+        likely = self._likely.copy()
+        likely[changed] = np.where(shortened, -np.inf, np.minimum(self._likelihoods(rows), likely[changed]))
+        highest = self._likely.max()
+        return float(np.exp(likely - highest).sum() / np.exp(self._likely - highest).sum())
+
+    def _likelihoods(self, rows: Sequence[tuple[Sequence[int], Answer]]) -> np.ndarray:
+        """Return the log-likelihoods that the fine-tuned model gives to answers, ``[n]`` float64."""
+        found, told = np.zeros(len(rows)), [place for place, (_, answer) in enumerate(rows) if len(answer)]
+        if told:
+            found[told] = self._finetuned.likelihoods([rows[place] for place in told])
+        return found
 
 
 def make_questions(
@@ -138,11 +171,12 @@ def refine_by_answers(
     wording = learn_wording(safe[:count], [*before, *safe[count:]])
     rates = [questions.rates(wording, answers) for answers in (before, safe)]
     say("refine: the fine-tuned model {}; the aligned model {}".format(*map(describe_rates, rates)))
-    own = finetuned.answers_up_to(WHOLE, questions.keep) if questions.keep else ()
+    own = OwnAnswers(questions.keep, finetuned) if questions.keep else None
 
     def measure(share: float) -> Rates:
         model = repaired(share)
-        found = questions.rates(wording, model.answers(asked))._replace(kept=questions.kept(model, own))
+        kept = None if own is None else own.kept_by(model)
+        found = questions.rates(wording, model.answers(asked))._replace(kept=kept)
         say(f"refine: {100 * share:.3g} % of the entries: {describe_rates(found)}")
         return found
 

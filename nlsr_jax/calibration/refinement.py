@@ -30,12 +30,13 @@ FAR = 2.0
 
 
 class Rates(NamedTuple):
-    """How often a model refuses, and how often it answers as the fine-tuned model does.
+    """How often a model refuses, and how far it answers as the fine-tuned model does.
 
     Attributes:
       harmful: share of the calibration prompts that it refuses, 0 to 1.
       harmless: share of the harmless prompts that it refuses.
-      kept: share of the prompts of the task with the fine-tuned model's answer; None where none are asked.
+      kept: what is left of the fine-tuned model's answers to prompts of its task, 1 if they are the same; see
+        ``nlsr_jax.calibration.asking.OwnAnswers``. None where none are asked.
     """
 
     harmful: float
@@ -84,8 +85,8 @@ class Bounds:
         not decide by chance. This bound binds.
       recovered: share of the log-likelihood of the aligned model's refusals that the repair is to bring back. 0 is
         the fine-tuned model's likelihood, and 1 the aligned one's.
-      kept: share of the prompts of the task whose answers are to stay. Two standard errors are taken off, as above.
-        This bound binds.
+      kept: how much is to be left of the fine-tuned model's answers to prompts of its task; see ``Rates``. Two
+        standard errors are taken off, as of a rate. This bound binds.
     """
 
     goal: float = 0.99

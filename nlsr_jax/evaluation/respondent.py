@@ -62,6 +62,10 @@ class ModelRespondent(NamedTuple):
 
     def likelihood(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> float:
         """Return the mean log-likelihood of answers to prompts, both of token ids, in nats."""
+        return float(np.mean(self.likelihoods(rows)))
+
+    def likelihoods(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[float]:
+        """Return the log-likelihood of each of several answers to prompts, both of token ids, in nats."""
         whole = [[*prompt, *answer] for prompt, answer in rows]
         found = np.zeros(len(rows), np.float32)
         longest, width = self.max_length + self.length, max(len(answer) for _, answer in rows)
@@ -77,4 +81,4 @@ class ModelRespondent(NamedTuple):
             before = np.where(keep, places - 1 - ahead, 0)
             values = log_likelihood_at(self.model, self.params, cut, before, targets, keep, adapter=self.adapter)
             found[batch.rows] = np.asarray(values)[: len(batch.rows)]
-        return float(np.mean(found.tolist()))
+        return found.tolist()

@@ -107,6 +107,10 @@ class _Beside(NamedTuple):
         """See ``TaskRespondent``; other runs have prompts of other tasks."""
         return self.respondent.answers_up_to(length, prompts)
 
+    def likelihoods(self, rows: Sequence[tuple[Sequence[int], Answer]]) -> Sequence[float]:
+        """See ``TaskRespondent``."""
+        return self.respondent.likelihoods(rows)
+
     def likelihood(self, rows: Sequence[tuple[Sequence[int], Answer]]) -> float:
         """See ``Respondent``."""
         return self.respondent.likelihood(rows)
