@@ -155,7 +155,7 @@ def same(one: pathlib.Path, other: pathlib.Path) -> dict[str, bool]:
 def bound(rows: int, length: int, dtype: str, fixed: int) -> dict[str, int]:
     """Return what the streamed run may take.
 
-    The copies of the small adapter have no part of their own: embedding, logits and layers are not in memory at once.
+    The small adapter's copies have no part of their own: embedding, logits and layers are not in memory at once.
     """
     from nlsr_jax.architecture.config import parse_model_config
     from nlsr_jax.architecture.weights import weight_table

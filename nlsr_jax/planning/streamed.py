@@ -1,8 +1,8 @@
 """What ``nlsr realign --stream`` takes for one gradient over the calibration rows: memory, disk and time.
 
-Every layer is read twice: on the way forward, and on the way back, where it is computed again. The embedding is in
-memory before the first layer and the head behind the last one; no layer is then. The base's weights have no gradient,
-so each of their products is computed three times: forward, again, and for the derivative of its input.
+Every layer is read twice: on the way forward, and on the way back, where it is computed again. Embedding and head
+are in memory only while no layer is. The base's weights have no gradient, so each of their products is computed
+three times: forward, again, and for the derivative of its input.
 """
 
 import math
