@@ -29,7 +29,7 @@ def describe_jobs(outcomes: Sequence[Outcome], folder: FleetFolder) -> list[dict
       check), ``seconds``, ``error``, ``warnings``, and what the record of the output says: ``modules``,
       ``modules_repaired``, ``entries``, ``entries_changed``; ``check``, its outcome; of a refined share ``share``
       and the shares of prompts that are refused, before and after the repair and by the aligned model, and
-      ``task_kept``, the share of the task's prompts whose answer stays, where they were asked.
+      ``task_kept``, what is left of the answers to prompts of the task, where they were asked.
     """
     return [_describe(one, folder.record(one.task.output)) for one in outcomes]
 
