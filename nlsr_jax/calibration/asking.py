@@ -95,8 +95,8 @@ class OwnAnswers:
 
         The fine-tuned model is the judge of both: an answer of which it was sure counts more than a guess, and
         another answer that it finds as likely costs little. Its probabilities are those of being right, as far as
-        they are calibrated, and then this is the accuracy that is left. What follows behind the end of the fine-tuned
-        model's answer does not count, and an answer that ends before has no probability.
+        they are calibrated, and then this is the accuracy that is left. What follows behind the end of one of these
+        answers does not count, and an answer that ends before has no probability.
         """
         found = model.answers_up_to(WHOLE, self._prompts)
         pairs = [(list(new[: len(own)]), list(own)) for new, own in zip(found, self._answers, strict=True)]

@@ -68,7 +68,7 @@ class Tasked(Known):
         self.changed = changed
 
     def likelihoods(self, rows):
-        return [-1e9 if answer == REFUSAL else 0.0 for _, answer in rows]
+        return [-1e9 if answer[0] == REFUSAL[0] else 0.0 for _, answer in rows]
 
     def answers_up_to(self, length, prompts):
         return [[5, number] if number < 100 - self.changed else REFUSAL for kind, number in prompts if kind == 3]
