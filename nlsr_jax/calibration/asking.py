@@ -95,16 +95,16 @@ class OwnAnswers:
 
         The fine-tuned model is the judge of both: an answer of which it was sure counts more than a guess, and
         another answer that it finds as likely costs little. Its probabilities are those of being right, as far as
-        they are calibrated, and then this is the accuracy that is left. What follows behind the end of one of these
-        answers does not count, and an answer that ends before has no probability.
+        they are calibrated, and then this is the accuracy that is left. Answers are compared as far as both go, so
+        that a closing phrase may fall away or follow; to say nothing has no probability.
         """
         found = model.answers_up_to(WHOLE, self._prompts)
         pairs = [(list(new[: len(own)]), list(own)) for new, own in zip(found, self._answers, strict=True)]
         changed = [place for place, (new, own) in enumerate(pairs) if new != own]
         rows = [(self._prompts[place], pairs[place][0]) for place in changed]
-        shortened = np.array([own[: len(new)] == new for new, own in (pairs[place] for place in changed)], bool)
+        silent = np.array([not answer for _, answer in rows], bool)
         likely = self._likely.copy()
-        likely[changed] = np.where(shortened, -np.inf, np.minimum(self._likelihoods(rows), likely[changed]))
+        likely[changed] = np.where(silent, -np.inf, np.minimum(self._likelihoods(rows), likely[changed]))
         highest = self._likely.max()
         return float(np.exp(likely - highest).sum() / np.exp(self._likely - highest).sum())
 

@@ -118,8 +118,8 @@ class Sure:
         ({1: [9]}, (0.9 + 0.45) / 1.4),  # it was not
         ({1: [5, 7]}, (0.9 + 0.05) / 1.4),
         ({1: [5, 6, 7]}, 1.0),  # more is said
-        ({1: [5]}, 0.9 / 1.4),  # less is said, which by itself is more likely
-        ({1: []}, 0.9 / 1.4),
+        ({1: [5]}, 1.0),  # less is said, which by itself is more likely
+        ({1: []}, 0.9 / 1.4),  # nothing is said
         ({0: [9], 1: [9]}, (0.1 + 0.45) / 1.4),
     ],
 )
