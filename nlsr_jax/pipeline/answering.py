@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from nlsr_jax.calibration.streamed_answers import StreamedAnswers
     from nlsr_jax.evaluation.respondent import ModelRespondent
 
-_AT_ONCE = 96
-"""Prompts in one batch of questions."""
+_AT_ONCE = 128
+"""Most prompts in one batch of questions: all of either kind."""
 
 
 class Opened(Protocol):
