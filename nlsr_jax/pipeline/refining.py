@@ -6,19 +6,19 @@ Half of the calibration rows make the masks, and prompts of the other half are a
 
 import dataclasses
 import importlib.resources
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
 
-from nlsr_jax.adapter import Adapter
+from nlsr_jax.adapter import Adapter, PerModule
 from nlsr_jax.calibration.asking import CannotRefine, Questions, Respondent, make_questions, refine_by_answers
 from nlsr_jax.calibration.doubts import doubts
 from nlsr_jax.calibration.refinement import Bounds, Rates, Refined, Trial
 from nlsr_jax.calibration.wording import LENGTH, Answer
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.nlsr.correction import correct
-from nlsr_jax.nlsr.identify import identify
+from nlsr_jax.nlsr.identify import identifier
 from nlsr_jax.nlsr.settings import GAIN, ROWS
 from nlsr_jax.pipeline.answering import aligned_respondent, respondent
 from nlsr_jax.pipeline.evidence import CalibrationData, check_evidence
@@ -65,20 +65,19 @@ class Repairs:
         check_evidence(found, self._data.settings.dtype, self._beta)
         return found
 
-    def repaired(self, share: float, gradients: Any) -> Adapter:
-        """Return the repair with a share of the entries."""
+    def repaired(self, gradients: Any) -> Callable[[float], Adapter]:
+        """Return the function that makes the repair with a share of the entries."""
         fixed = self._data.sources.fixed
-        masks = identify(
+        masks = identifier(
             self._reference,
-            sparsity=1 - share,
             method=GAIN.method,
             granularity=GAIN.granularity,
             gradients=gradients,
             finetuned=self.finetuned,
             fixed={module: count for module, count in fixed.items() if module in self._reference.factors},
         )
-        nothing = {m: jnp.zeros(leaf["a"].shape[0], bool) for m, leaf in self.finetuned.factors.items()}
-        return correct(self.finetuned, self._reference, masks, nothing)
+        none: PerModule = {m: jnp.zeros(leaf["a"].shape[0], bool) for m, leaf in self.finetuned.factors.items()}
+        return lambda share: correct(self.finetuned, self._reference, masks(1 - share), none)
 
 
 class _Beside(NamedTuple):
@@ -118,12 +117,12 @@ def refined(settings: Settings, bounds: Bounds, data: CalibrationData, run: Run)
     harmless = _harmless(settings.harmless, settings.harmless_field, data, run)
     repairs = Repairs(Reference(data.sources, settings), harmless, data)
     with run.stages("refine"):
-        gradients = repairs.gradients()
+        repaired = repairs.repaired(repairs.gradients())
         result = refine_by_answers(
             repairs.questions,
             repairs.asked(repairs.finetuned),
             aligned_respondent(data, LENGTH),
-            lambda share: repairs.asked(repairs.repaired(share, gradients)),
+            lambda share: repairs.asked(repaired(share)),
             start=1 - settings.sparsity,
             bounds=bounds,
             say=run.stages.say,
