@@ -39,6 +39,10 @@ class Opened(Protocol):
         """Return ``(model, params)`` with what an adapter's file carries besides its factors."""
         ...
 
+    def finetuned_loss(self, rows: list[tuple[Encoded, ...]], batches: list[tuple]) -> float:
+        """Return the mean loss of the fine-tuned model on batches of rows."""
+        ...
+
 
 def respondent(data: Opened, adapter: Adapter, source: AdapterSource, length: int) -> "ModelRespondent":
     """Return the base with an adapter, ready to be asked.
@@ -146,10 +150,9 @@ def _losses(data: Opened, rows: list[tuple[Encoded, ...]]) -> tuple[float, float
     settings, sources, shared = data.settings, data.sources, data.run.shared
     read = list(batches(rows[::2], settings.batch_size, settings.max_length, among=rows))
 
-    def loss(source: AdapterSource, adapter: Adapter) -> float:
-        model, params = data.base_with(source)
-        return float(collect_loss(model, params, adapter, read))
+    def aligned() -> float:
+        model, params = data.base_with(sources.aligned)
+        return float(collect_loss(model, params, sources.aligned.load(), read))
 
-    key, aligned = (*_aligned_key(data), digest(read)), sources.aligned
-    before = shared.once("aligned loss", key, lambda: loss(aligned, aligned.load()))
-    return loss(sources.target, sources.whole_finetuned()), before
+    before = shared.once("aligned loss", (*_aligned_key(data), digest(read)), aligned)
+    return data.finetuned_loss(rows, read), before
