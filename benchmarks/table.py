@@ -64,6 +64,7 @@ STAGES = {
     "start": "start and imports",
     "read base model": "read base and adapters",
     "read calibration data": "read and encode rows",
+    "answer": "choose the answers to restore: losses of both models",
     "refine": "refine: gradient of half of the rows, and answers",
     "calibrate": "calibrate: gradient of the other half, or statistics",
     "identify": "identify and compare",
@@ -78,6 +79,7 @@ _OWN_STAGES = {
     "digest inputs": "write",
     "digest outputs": "write",
     "report": "write",
+    "answers": "answer",
     "import": "start",
     "load": "read base model",
     "encode": "read calibration data",
@@ -152,7 +154,7 @@ def tables(folder: pathlib.Path) -> dict[str, str]:
         found[FLEET_NAME] = table(read_results(folder / FLEET_FILE), FLEET)
     if (folder / WHOLE_FILE).exists():
         whole = read_results(folder / WHOLE_FILE)
-        found |= {WHOLE_NAME: table(whole, WHOLE), STAGES_NAME: stages(whole)}
+        found |= {WHOLE_NAME: table(whole, WHOLE, limits=True), STAGES_NAME: stages(whole)}
     return found
 
 

@@ -5,10 +5,11 @@
       --data ag_news=DIR --output checkpoints/runs/real
 
 The situations are an instruct model with a fresh LoRA adapter (instruct), the same with the pretrained model at
-hand (instruct_pretrained), a weak, an aligned and a fine-tuned adapter of one lineage (lineage), and an instruct
-model whose weights were all fine-tuned (weights). The instruct model is the base with the adapter dpo of --models
-merged. Each case is repaired by gain with one threshold for the adapter, for every --betas and --shares, and
-evaluated on held-out requests; --published adds the paper's settings, and --peers other repairs.
+hand (instruct_pretrained) and in the rank axes as they were trained (instruct_pretrained_own), a weak, an aligned
+and a fine-tuned adapter of one lineage (lineage), and an instruct model of which all weights were fine-tuned
+(weights). The instruct model is the base with the adapter dpo of --models merged. Each case is repaired by gain
+with one threshold for the adapter, for every --betas and --shares, and evaluated on held-out requests; --published
+adds the paper's settings, and --peers other repairs.
 
 The tiny config takes base and adapters from --models and aligns a lineage anew for every seed. Other configs
 take the weak and the aligned adapter from sft and dpo in --models, which nlsr align makes once, and keep the

@@ -163,7 +163,7 @@ def test_a_streamed_base_of_a_billion_takes_what_was_measured():
     config = parse_model_config(SHAPE, "shape")
     load = Load(batch_size=4, length=64, lora=LoraSettings(rank=8, alpha=16.0), rows=8)
     found = plan_streamed(config, load)
-    assert 1 < found.peak / 1.156e9 < 1.25
+    assert 1 < found.peak / 9.47e8 < 1.25
     assert found.disk == 0
     assert plan_streamed(config, load, kept=10**6).disk == 23 * 8 * 64 * 2048 * 2
 
@@ -183,7 +183,7 @@ def test_command_plans_a_streamed_base():
         "1",
     )
     printed = run("plan", *flags).stdout
-    assert "peak memory: 17.06 GB" in printed
+    assert "peak memory: 12.34 GB" in printed
     assert "disk: 271.79 GB of layer inputs" in printed
     assert "time: about 24.3 h" in printed
 

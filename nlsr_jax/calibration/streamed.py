@@ -92,9 +92,7 @@ class Stream:
 
     def forward(self) -> None:
         """Take all flows through all layers."""
-        for number, batch, rows in self.each():
-            x = embed(self.params.rest, rows, model=self.model)
-            self.store.put(self.place(number, batch, 0), x)
+        self.embed()
         for layer, weights in self.params.layers(range(self.model.config.num_layers)):
             windowed = self.windowed(layer)
             for number, batch, rows in self.each():
@@ -103,6 +101,12 @@ class Stream:
                 x = run_layer(weights, lora, x, windowed, rows, model=self.model)
                 self.store.put(self.place(number, batch, layer + 1), x)
             del weights
+
+    def embed(self) -> None:
+        """Put what goes into the first layer into its place."""
+        table = self.params.rest("embed")
+        for number, batch, rows in self.each():
+            self.store.put(self.place(number, batch, 0), embed(table, rows, model=self.model))
 
     def windowed(self, layer: int) -> np.bool_:
         """Say whether a layer attends within the window."""

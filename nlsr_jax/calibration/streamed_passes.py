@@ -21,7 +21,7 @@ from nlsr_jax.models.context import final_states
 from nlsr_jax.models.llama import Llama
 from nlsr_jax.models.lora import prepare
 from nlsr_jax.models.shared_prefix import Rows, unpack
-from nlsr_jax.models.streamed import StreamedParams, capture_layer, embed, pull_layer
+from nlsr_jax.models.streamed import StreamedParams, capture_layer, pull_layer
 from nlsr_jax.nlsr.statistics import Statistics, add_batch, init_statistics, merge
 from nlsr_jax.types import Params
 
@@ -48,8 +48,9 @@ def stream_values(
     flows = [Flow(lora, [Rows(batch[0]) for batch in batches]) for lora in loras]
     with Stream(model, params, flows) as stream:
         stream.forward()
+        end = params.end(model)
         for number, batch in enumerate(batches):
-            yield _finished(params.rest, stream.final(number), given, batch, finish=finish, model=model)
+            yield _finished(end, stream.final(number), given, batch, finish=finish, model=model)
 
 
 @functools.partial(jax.jit, static_argnames=("finish", "model"), compiler_options=EXACT)
@@ -109,11 +110,11 @@ def stream_row_gradients(
     scalings = _scalings(adapter, model.config.num_layers)
     with Stream(model, params, flows) as stream:
         stream.forward()
+        end = params.end(model)
         for number, batch in enumerate(batches):
-            d = _pull_rows_head(
-                params.rest, stream.final(number), given, batch, finish=finish, model=model, texts=texts
-            )
+            d = _pull_rows_head(end, stream.final(number), given, batch, finish=finish, model=model, texts=texts)
             stream.turn(number, d)
+        del end
 
         def pull(turn: Turn):
             own = {module: scaling[turn.layer] for module, scaling in scalings.items()}
@@ -153,10 +154,10 @@ def _unmarked(rows: Rows) -> Rows:
 def _turn_around(stream: Stream, finish: Finish, batches: Sequence[Rows]) -> jax.Array:
     """Take the only flow to the loss and begin its way back; returns how many rows count."""
     stream.forward()
-    total = jnp.float32(0)
+    end, total = stream.params.end(stream.model), jnp.float32(0)
     for number, batch in enumerate(batches):
         (x,) = stream.final(number)
-        d, count = _pull_head(stream.params.rest, x, batch, finish=finish, model=stream.model)
+        d, count = _pull_head(end, x, batch, finish=finish, model=stream.model)
         stream.turn(number, (d,))
         total = add(total, count)
     return total
@@ -260,8 +261,7 @@ def stream_statistics(
     """
     batches = list(batches)
     with Stream(model, params, [Flow(None, batches)]) as stream:
-        for number, rows in enumerate(batches):
-            stream.store.put(stream.place(0, number, 0), embed(params.rest, rows, model=model))
+        stream.embed()
         for layer, weights in params.layers(range(model.config.num_layers)):
             weights, lora = source(layer, weights)
             total: Statistics | None = None

@@ -45,9 +45,13 @@ class LayerFiles:
         stacked = (weight for weight in self.weights.table if weight.path[0] == "layers")
         return sum(int(np.prod(weight.shape[1:])) for weight in stacked) * self.dtype.itemsize
 
-    def read_rest(self) -> dict[str, Any]:
-        """Read what is no decoder layer: embedding, last norm, and head where there is one."""
-        table = [weight for weight in self.weights.table if weight.path[0] != "layers"]
+    def read_rest(self, names: Sequence[str]) -> dict[str, Any]:
+        """Read what is no decoder layer: those of the names, such as ``"embed"``, that the model has.
+
+        Raises:
+          InputError: a file that can no longer be read.
+        """
+        table = [weight for weight in self.weights.table if weight.path[0] in names]
         return _tree({weight.path: self._part(weight, None) for weight in table})
 
     def read_layer(self, layer: int) -> dict[str, Any]:

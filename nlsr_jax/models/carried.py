@@ -62,14 +62,17 @@ def _with_ends(model: Llama, found: dict[str, Any], carried: Carried) -> tuple[L
 
 def _apply_streamed(model: Llama, params: StreamedParams, carried: Carried) -> tuple[Llama, Any]:
     """Apply what is carried of layers when they are read, and the rest now."""
-    rest = dict(params.rest)
     values = _read_copies(model.config, carried)
+    rest = params.rest("embed", "lm_head") if any(map(carried.named, ENDS.values())) else {}
     for path in [path for path in values if path[0] != "layers"]:
         (module, name), found = path, values.pop(path)
-        rest[module] = {**rest[module], name: _replaced(rest[module][name], found)}
+        before = rest.get(module) or params.rest(module)[module]
+        rest[module] = {**before, name: _replaced(before[name], found)}
     replaced = {path[1:]: {i: one for i, one in found.items() if i is not None} for path, found in values.items()}
-    model, rest = _with_ends(model, rest, carried)
-    return model, dataclasses.replace(params, rest=rest, files=dataclasses.replace(params.files, replaced=replaced))
+    if "embed" in rest:
+        model, rest = _with_ends(model, rest, carried)
+    files = dataclasses.replace(params.files, replaced=replaced)
+    return model, dataclasses.replace(params, files=files, changed={**params.changed, **rest})
 
 
 def _read_copies(config: ModelConfig, carried: Carried) -> dict[tuple[str, ...], dict[int | None, np.ndarray]]:

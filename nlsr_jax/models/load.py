@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from nlsr_jax.errors import InputError, one_line
+from nlsr_jax.files.memory import give_back_large
 from nlsr_jax.formats import hugging_face  # whole, because it imports this package in turn
 from nlsr_jax.formats.end_tokens import read_end_tokens
 from nlsr_jax.formats.layer_files import LayerFiles
@@ -72,19 +73,19 @@ def load_model(
 def stream_model(
     path: str | os.PathLike, dtype: Any = jnp.float32, *, note: Callable[[str], None] = warn
 ) -> tuple[Llama, StreamedParams]:
-    """Open a model whose decoder layers are read when their turn comes; see ``load_model``, which reads all of it.
+    """Open a model whose weights are read when their turn comes; see ``load_model``, which reads all of them.
 
     Returns:
       ``(model, params)``; the passes over calibration data take these parameters in place of a tree.
 
     Raises:
-      InputError: see ``load_model``; weights beyond what float16 holds are found when their layer is read.
+      InputError: see ``load_model``; weights beyond what float16 holds are found when they are read.
     """
     dtype = _float_type(dtype)
     folder = hugging_face.resolve(path)
     weights = _open(folder, dtype, note)
-    params = StreamedParams.open(LayerFiles(weights, dtype))
-    return Llama(weights.config), params
+    give_back_large()
+    return Llama(weights.config), StreamedParams(LayerFiles(weights, dtype))
 
 
 def _open(folder: pathlib.Path, dtype: np.dtype, note: Callable[[str], None]) -> hugging_face.Weights:

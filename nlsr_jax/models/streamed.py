@@ -1,4 +1,4 @@
-"""A model whose decoder layers are read when their turn comes, and the programs that run one of them.
+"""A model whose weights are read when their turn comes, and the programs that run one of its decoder layers.
 
 Every program is compiled once for all layers, as these have one shape. It is the part of the whole model's program
 that one layer takes, so that its results have the same bits.
@@ -9,7 +9,7 @@ Axis legend: B batch, T positions, D embed, N rows that are taken one by one.
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from nlsr_jax.errors import InputError
-from nlsr_jax.files.memory import give_back_large
 from nlsr_jax.files.numbers import describe_range
 from nlsr_jax.formats.layer_files import LayerFiles
 from nlsr_jax.hardware import EXACT
@@ -33,30 +32,38 @@ Track = Callable[[Iterable, str, int], Iterable]
 
 @dataclasses.dataclass(frozen=True)
 class StreamedParams:
-    """Parameters of which the decoder layers stay in their files.
+    """Parameters that stay in their files.
 
     Attributes:
-      rest: the tree without ``layers``: embedding, last norm, and head where there is one.
-      files: read the layers.
+      files: read them.
+      changed: entries of the tree without ``layers`` that stand in the place of those in the files.
       track: shows how far a pass has come.
       scratch: folder for activations that memory does not take; None for the system's temporary folder.
       kept: bytes of activations that memory takes; None for a share of what is left.
     """
 
-    rest: Any
     files: LayerFiles
+    changed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     track: Track = lambda items, description, total: items
     scratch: pathlib.Path | None = None
     kept: int | None = None
 
-    @classmethod
-    def open(cls, files: LayerFiles) -> "StreamedParams":
-        """Read what is no layer."""
-        give_back_large()
+    def rest(self, *names: str) -> dict[str, Any]:
+        """Return what is no decoder layer: those of ``"embed"``, ``"norm"`` and ``"lm_head"`` that the model has.
+
+        The caller drops them before layers are read.
+
+        Raises:
+          InputError: a file that can no longer be read, or weights beyond what the type holds.
+        """
         with np.errstate(over="ignore"):  # said by the check
-            rest = files.read_rest()
-        check_range(rest, files.dtype, files.where)
-        return cls(jax.device_put(rest), files)
+            read = self.files.read_rest([name for name in names if name not in self.changed])
+        check_range(read, self.dtype, self.files.where)
+        return jax.device_put(read) | {name: self.changed[name] for name in names if name in self.changed}
+
+    def end(self, model: Llama) -> dict[str, Any]:
+        """Return what comes behind the layers: the last norm, and the head or the embedding in its place."""
+        return self.rest("norm", "embed" if model.config.tied else "lm_head")
 
     @property
     def dtype(self) -> np.dtype:

@@ -73,11 +73,11 @@ STAGES = {
     ),
     "generation": ("weights", "gathered weights", "adapter", "cache", "forward activations"),
     "streamed": (
-        "two layers", "embedding and head", "adapter", "gradient", "inside one layer", "logits at once",
+        "two layers", "embedding or head", "adapter", "gradient", "inside one layer", "logits at once",
         "layer inputs",
     ),
     "inputs on disk": (
-        "two layers", "embedding and head", "adapter", "gradient", "inside one layer", "logits at once",
+        "two layers", "embedding or head", "adapter", "gradient", "inside one layer", "logits at once",
     ),
 }  # fmt: skip
 
@@ -125,7 +125,7 @@ def plan(config: ModelConfig, load: Load) -> Plan:
         "forward activations": load.batch_size * forward_bytes(config, load),
         "cache": _cache_bytes(config, load, dtype),
         "two layers": 2 * layer * dtype.itemsize,
-        "embedding and head": rest * dtype.itemsize,
+        "embedding or head": config.vocab_size * config.hidden_size * dtype.itemsize,
         "layer inputs": (config.num_layers + 1) * load.rows * load.length * config.hidden_size * dtype.itemsize,
         "inside one layer": load.batch_size * one_layer,
     }

@@ -1,8 +1,8 @@
 """What ``nlsr realign --stream`` takes for one gradient over the calibration rows: memory, disk and time.
 
-Every layer is read twice: on the way forward, and on the way back, where it is computed again. The base's weights
-have no gradient, so each of their products is computed three times: forward, again, and for the derivative of its
-input.
+Every layer is read twice: on the way forward, and on the way back, where it is computed again. Embedding and head
+are in memory only while no layer is. The base's weights have no gradient, so each of their products is computed
+three times: forward, again, and for the derivative of its input.
 """
 
 import math
@@ -76,16 +76,15 @@ def plan_streamed(config: ModelConfig, load: Load, kept: int | None = None) -> S
     parts = plan(config, load).parts
     inputs = parts["layer inputs"]
     disk = inputs if kept is not None and inputs > kept else 0
+    layers = {"three layers": LAYERS * parts["two layers"] // 2, "inside one layer": parts["inside one layer"]}
+    head = {name: parts[name] for name in ("embedding or head", "logits at once")}
     memory = {
-        "three layers": LAYERS * parts["two layers"] // 2,
-        "embedding and head": parts["embedding and head"],
+        **max(layers, head, key=lambda phase: sum(phase.values())),
         "copies of the adapter": ADAPTERS * parts["adapter"],
-        "inside one layer": parts["inside one layer"],
-        "logits at once": parts["logits at once"],
         "layer inputs": inputs - disk,
         "interpreter and programs": FIXED,
     }
-    reading = config.num_layers * parts["two layers"] + parts["embedding and head"]
+    reading = config.num_layers * parts["two layers"] + 2 * parts["embedding or head"]
     return StreamedPlan(memory, disk, reading, _operations(config, load, parts["adapter"] // 4))
 
 

@@ -83,6 +83,15 @@ def instruct_pretrained(workshop: Workshop, case: Case) -> Holding:
     return LiftedHolding(workshop, case, models, lifted, alignment=workshop.alignment)
 
 
+def instruct_pretrained_own(workshop: Workshop, case: Case) -> Holding:
+    """Return the same in the rank axes of the two trained adapters: V has those of the alignment's."""
+    tuned = workshop.fresh(case)
+    assert tuned.adapter is not None
+    models = {"aligned": Made(workshop.instruct, None, 0.0), "finetuned": tuned}
+    lifted = lift(tuned.adapter, workshop.alignment)
+    return LiftedHolding(workshop, case, models, lifted, alignment=workshop.alignment)
+
+
 def lineage(workshop: Workshop, case: Case) -> Holding:
     """Return a weak, an aligned and a fine-tuned adapter of one lineage, lifted with turned rank axes."""
     found = workshop.aligned(case)
@@ -140,6 +149,9 @@ class Situation(NamedTuple):
 SITUATIONS: dict[str, Situation] = {
     "instruct": Situation(instruct, RECOMMENDED_ALONE, (0.0,), published=False),
     "instruct_pretrained": Situation(instruct_pretrained, RECOMMENDED, (1.0, 2.0)),
+    "instruct_pretrained_own": Situation(
+        instruct_pretrained_own, RECOMMENDED, (1.0, 2.0), refines=False, published=False
+    ),
     "lineage": Situation(lineage, RECOMMENDED_LINEAGE, learning_rate=_study_rate),
     "weights": Situation(weights, RECOMMENDED_MODEL, learning_rate=_weights_rate, refines=False, published=False),
 }

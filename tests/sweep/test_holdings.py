@@ -37,7 +37,7 @@ def test_a_situation_has_the_betas_that_mean_something():
     case = Case("sst2", 0.05, 101)
     betas = {name: {entry.beta for entry in entries(HoldingsPlan(), name, case)} for name in SITUATIONS}
     assert betas["instruct"] == {None, 0.0}
-    assert betas["instruct_pretrained"] == {None, 1.0, 2.0}
+    assert betas["instruct_pretrained"] == betas["instruct_pretrained_own"] == {None, 1.0, 2.0}
     assert betas["weights"] == betas["lineage"] == {None, 0.0, 1.0, 2.0}
 
 
