@@ -16,6 +16,7 @@ from nlsr_jax.nlsr.settings import NEEDS_STATISTICS, OWN, ROWS
 from nlsr_jax.nlsr.statistics import Statistics
 from nlsr_jax.pipeline.answering import safe_rows
 from nlsr_jax.pipeline.base_model import load_shared_base
+from nlsr_jax.pipeline.reference import Reference
 from nlsr_jax.pipeline.run import Run
 from nlsr_jax.pipeline.settings import EvidenceSettings
 from nlsr_jax.pipeline.shared import stamp
@@ -69,6 +70,7 @@ class CalibrationData:
         self._first_half: LossSums | None = None
         self._refines: Adapter | None = None
         self._guessed: tuple[Any, LossSums] | None = None
+        self._whole: tuple[tuple, Adapter] | None = None
         self.notes: list[str] = []
         self.in_halves = False
 
@@ -138,6 +140,18 @@ class CalibrationData:
         """Let go of the base; it is read again where it is asked for again."""
         self.__dict__.pop("base", None)
         self._with.clear()
+
+    def whole(self, reference: Reference, *, keep: bool = False) -> Adapter:
+        """Make a whole reference, or return the one that was kept.
+
+        Args:
+          reference: what is made.
+          keep: for the next call, which asks for the same one.
+        """
+        key, known = (reference.beta, reference.space, reference.rank), self._whole
+        made = known[1] if known is not None and known[0] == key else reference.whole()
+        self._whole = (key, made) if keep else None
+        return made
 
     def batches(self) -> list[tuple]:
         """Return the batches of all rows."""

@@ -52,7 +52,7 @@ class Repairs:
         rows = [row[0] for row in data.rows.rows]
         self.questions = make_questions([one.ids[: one.start].tolist() for one in rows[1::2]], harmless)
         self.finetuned = data.sources.whole_finetuned()
-        self._data, self._reference, self._beta = data, reference.whole(), reference.beta
+        self._data, self._reference, self._beta = data, data.whole(reference, keep=True), reference.beta
 
     def asked(self, adapter: Adapter) -> Respondent:
         """Return the base with the fine-tuned adapter or a repair of it, asked beside those of other runs."""
