@@ -6,19 +6,19 @@ Half of the calibration rows make the masks, and prompts of the other half are a
 
 import dataclasses
 import importlib.resources
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
 
-from nlsr_jax.adapter import Adapter
+from nlsr_jax.adapter import Adapter, PerModule
 from nlsr_jax.calibration.asking import CannotRefine, Questions, TaskRespondent, make_questions, refine_by_answers
 from nlsr_jax.calibration.doubts import doubts
 from nlsr_jax.calibration.refinement import Bounds, Rates, Refined, Trial
 from nlsr_jax.calibration.wording import LENGTH, WHOLE, Answer
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.nlsr.correction import correct
-from nlsr_jax.nlsr.identify import identify
+from nlsr_jax.nlsr.identify import identifier
 from nlsr_jax.nlsr.settings import GAIN, ROWS
 from nlsr_jax.pipeline.answering import aligned_respondent, respondent
 from nlsr_jax.pipeline.evidence import CalibrationData, check_evidence
@@ -59,7 +59,7 @@ class Repairs:
         rows = [row[0] for row in data.rows.rows]
         self.questions = make_questions([one.ids[: one.start].tolist() for one in rows[1::2]], harmless, keep)
         self.finetuned = data.sources.whole_finetuned()
-        self._data, self._reference, self._beta = data, reference.whole(), reference.beta
+        self._data, self._reference, self._beta = data, data.whole(reference, keep=True), reference.beta
 
     def asked(self, adapter: Adapter) -> TaskRespondent:
         """Return the base with the fine-tuned adapter or a repair of it, asked beside those of other runs."""
@@ -72,20 +72,19 @@ class Repairs:
         check_evidence(found, self._data.settings.dtype, self._beta)
         return found
 
-    def repaired(self, share: float, gradients: Any) -> Adapter:
-        """Return the repair with a share of the entries."""
+    def repaired(self, gradients: Any) -> Callable[[float], Adapter]:
+        """Return the function that makes the repair with a share of the entries."""
         fixed = self._data.sources.fixed
-        masks = identify(
+        masks = identifier(
             self._reference,
-            sparsity=1 - share,
             method=GAIN.method,
             granularity=GAIN.granularity,
             gradients=gradients,
             finetuned=self.finetuned,
             fixed={module: count for module, count in fixed.items() if module in self._reference.factors},
         )
-        nothing = {m: jnp.zeros(leaf["a"].shape[0], bool) for m, leaf in self.finetuned.factors.items()}
-        return correct(self.finetuned, self._reference, masks, nothing)
+        none: PerModule = {m: jnp.zeros(leaf["a"].shape[0], bool) for m, leaf in self.finetuned.factors.items()}
+        return lambda share: correct(self.finetuned, self._reference, masks(1 - share), none)
 
 
 class _Beside(NamedTuple):
@@ -135,12 +134,12 @@ def refined(settings: Settings, bounds: Bounds, data: CalibrationData, run: Run)
         keep = _prompts("keep", settings.keep, settings.keep_field, WHOLE, data, run)
     repairs = Repairs(Reference(data.sources, settings), harmless, keep, data)
     with run.stages("refine"):
-        gradients = repairs.gradients()
+        repaired = repairs.repaired(repairs.gradients())
         result = refine_by_answers(
             repairs.questions,
             repairs.asked(repairs.finetuned),
             aligned_respondent(data, LENGTH),
-            lambda share: repairs.asked(repairs.repaired(share, gradients)),
+            lambda share: repairs.asked(repaired(share)),
             start=1 - settings.sparsity,
             bounds=bounds,
             say=run.stages.say,

@@ -9,6 +9,7 @@ import jax
 import pytest
 
 import nlsr_jax
+from nlsr_jax.calibration import loss
 from nlsr_jax.calibration.refinement import Bounds, Rates, Refined
 from nlsr_jax.configs.tiny import SHIPPED
 from nlsr_jax.data.toy_rows import safe_rows
@@ -17,6 +18,7 @@ from nlsr_jax.nlsr.settings import PUBLISHED, RECOMMENDED_LINEAGE
 from nlsr_jax.pipeline import Stages, answering, realign_files, refining
 from nlsr_jax.pipeline.choosing import Refinement
 from nlsr_jax.pipeline.settings import Settings
+from nlsr_jax.pipeline.shared import Shared
 from nlsr_jax.pipeline.verification import verify
 from nlsr_jax.study.toy import ToyWorld
 
@@ -111,13 +113,18 @@ def test_a_repetition_asks_nothing_and_gives_the_same_bytes(run, rows, tmp_path)
     assert not verify(folder, recompute=True).changed
 
 
+def foreign_rows(rows, folder):
+    """Write calibration rows with answers that no model gives; returns their file."""
+    given = [json.loads(line) for line in (rows / "calibration.jsonl").read_text().splitlines()]
+    foreign = [{"prompt": row["prompt"], "response": "the film was dull ."} for row in given]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in foreign))
+    return str(folder / "rows.jsonl")
+
+
 def test_own_answers_do_not_depend_on_those_of_the_rows(run, rows, tmp_path):
     """The case of the field: calibration answers that are worded otherwise than the model's refusals."""
     folder, record, _ = run
-    given = [json.loads(line) for line in (rows / "calibration.jsonl").read_text().splitlines()]
-    foreign = [{"prompt": row["prompt"], "response": "the film was dull ."} for row in given]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in foreign))
-    asked = settings(rows, calibration=str(tmp_path / "rows.jsonl"), sparsity=record["settings"]["sparsity"])
+    asked = settings(rows, calibration=foreign_rows(rows, tmp_path), sparsity=record["settings"]["sparsity"])
     masks, notes, options = {}, {}, {"refined": record["refinement"]}
     for answers in ("rows", "auto"):
         found = realign_files(dataclasses.replace(asked, answers=answers), tmp_path / answers, **options)
@@ -140,6 +147,21 @@ def test_rows_are_used_where_the_aligned_model_refuses_nothing(rows, tmp_path, m
     realign_files(settings(rows, answers="rows"), tmp_path / "again", **options)
     for name in ("masks.safetensors", "report.html"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+
+
+def test_a_guess_of_the_answers_saves_a_pass_and_changes_no_byte(rows, tmp_path, monkeypatch):
+    """The first run takes the gradient of the wrong answers, and the second one that of the right."""
+    shared, collect, asked = Shared(2), loss.collect_loss, []
+    shared.guesses["answers"] = "rows"
+    monkeypatch.setattr(loss, "collect_loss", lambda *given: asked.append(1) or collect(*given))
+    given = settings(rows, calibration=foreign_rows(rows, tmp_path), answers="auto")
+    for name, passes in (("first", 3), ("second", 1)):
+        found = realign_files(given, tmp_path / name, refine=True, shared=shared)
+        assert found["settings"]["answers"] == shared.guesses["answers"] == "own"
+        assert len(asked) == passes
+        asked.clear()
+    for name in ("adapter_model.safetensors", "masks.safetensors", "report.html"):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
 
 
 @pytest.mark.parametrize("given", [{"method": "magnitude"}, {"masks": "masks.safetensors"}])
