@@ -177,8 +177,8 @@ class CalibrationData:
     def finetuned_loss(self, rows: "list[tuple[Encoded, ...]]", batches: list[tuple]) -> float:
         """Return the mean loss of the fine-tuned model on every second row.
 
-        If the last run of the process chose such answers, this one is likely to do so: the pass gives the gradient
-        of a refinement too, which begins with these batches.
+        Runs mostly choose the answers that the last one in the process chose, and the first one those of the rows.
+        For these the pass gives the gradient of a refinement too, which begins with these batches.
 
         Args:
           rows: all rows, with answers that may be chosen.
@@ -186,7 +186,7 @@ class CalibrationData:
         """
         from nlsr_jax.calibration.loss import collect_loss
 
-        if self._refines is not None and self.run.shared.guesses.get(_ANSWERS) == self._kind(rows):
+        if self._refines is not None and self.run.shared.guesses.get(_ANSWERS, ROWS) == self._kind(rows):
             sums = self._sum_gradients(self._refines, batches)
             self._guessed, found = (rows, sums), sums.loss()
             if found is not None:

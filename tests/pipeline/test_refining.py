@@ -152,7 +152,6 @@ def test_rows_are_used_where_the_aligned_model_refuses_nothing(rows, tmp_path, m
 def test_a_guess_of_the_answers_saves_a_pass_and_changes_no_byte(rows, tmp_path, monkeypatch):
     """The first run takes the gradient of the wrong answers, and the second one that of the right."""
     shared, collect, asked = Shared(2), loss.collect_loss, []
-    shared.guesses["answers"] = "rows"
     monkeypatch.setattr(loss, "collect_loss", lambda *given: asked.append(1) or collect(*given))
     given = settings(rows, calibration=foreign_rows(rows, tmp_path), answers="auto")
     for name, passes in (("first", 3), ("second", 1)):
