@@ -45,6 +45,7 @@ flags.DEFINE_list("betas", None, "Pre-amplification coefficients.")
 flags.DEFINE_list("shares", None, "Shares of the entries to transplant.")
 flags.DEFINE_list("peers", None, "Other repairs, NAME=SETTING: safelora with its tau, resta with its gamma.")
 flags.DEFINE_bool("published", None, "Repair with the paper's settings, too; by default with smollm2.")
+flags.DEFINE_bool("keeps", None, "Repair with prompts of the task, too; by default with the tiny config.")
 flags.DEFINE_bool("quick", False, "smollm2: one case, in part.")
 FLAGS = flags.FLAGS
 
@@ -76,8 +77,9 @@ def make_plan(world: str) -> "HoldingsPlan":
             changes["rates" if name == "learning_rates" else name] = read
     if FLAGS.peers is not None:
         changes["peers"] = read_peers(FLAGS.peers)
-    if FLAGS.published is not None:
-        changes["published"] = FLAGS.published
+    for name in ("published", "keeps"):
+        if FLAGS[name].value is not None:
+            changes[name] = FLAGS[name].value
     plan = PLANS.get(world, PLANS["policy"])
     return dataclasses.replace(QUICK if FLAGS.quick else plan, **changes)
 

@@ -6,7 +6,7 @@
 Each world is one change of the tiny study (nlsr_jax/study/variations.py): calibration rows of other vocabulary or
 other refusals than the alignment's, or few of them; more poison, another learning rate, rank or set of modules;
 another base. Each has a row for the aligned model, the fine-tuned one, and the recommended repair with its fixed
-share of entries and with a refined one.
+share of entries, with a refined one, and with one that keeps the answers to prompts of the task.
 
 The output holds table.json: the rows of experiments.holdings, with the name of the world. A killed run continues
 with the missing rows. On two CPU cores a world takes three minutes; other_words trains a base first, in five.

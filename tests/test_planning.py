@@ -163,7 +163,7 @@ def test_a_streamed_base_of_a_billion_takes_what_was_measured():
     config = parse_model_config(SHAPE, "shape")
     load = Load(batch_size=4, length=64, lora=LoraSettings(rank=8, alpha=16.0), rows=8)
     found = plan_streamed(config, load)
-    assert 1 < found.peak / 9.47e8 < 1.25
+    assert 1 < found.peak / 8.73e8 < 1.25
     assert found.disk == 0
     assert plan_streamed(config, load, kept=10**6).disk == 23 * 8 * 64 * 2048 * 2
 

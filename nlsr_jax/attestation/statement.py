@@ -13,7 +13,7 @@ STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:nlsr-jax:{kind}:v1"
 """What the parameters mean: the settings of a realignment or an identification."""
-_DATA = ("calibration", "harmless")
+_DATA = ("calibration", "harmless", "keep")
 """Inputs that are data sets; the others are models and adapters."""
 
 

@@ -1,7 +1,8 @@
 """Refine the share of entries by what models answer: prompts, their answers, and the rates of refusals.
 
 The classifier of ``nlsr_jax.calibration.wording`` judges the first tokens of greedy answers, so that no list of
-phrases, no row of the customer's task and no evaluation request is needed.
+phrases, no row of the customer's task and no evaluation request is needed. Prompts of the task may be given too:
+the fine-tuned model's own answers to them are those that a repair is to keep, and no labels are read.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,8 +10,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from nlsr_jax.calibration.refinement import Bounds, Rates, Refined, refine
-from nlsr_jax.calibration.wording import BEGINNING, Answer, Wording, learn_wording
+from nlsr_jax.calibration.refinement import Asked, Bounds, Rates, Refined, refine
+from nlsr_jax.calibration.wording import BEGINNING, WHOLE, Answer, Wording, learn_wording
 from nlsr_jax.errors import InputError
 
 ASKED = 128
@@ -33,6 +34,18 @@ class Respondent(Protocol):
         ...
 
 
+class TaskRespondent(Respondent, Protocol):
+    """A model with the customer's adapter or a repair of it, which is asked prompts of the task, too."""
+
+    def answers_up_to(self, length: int, prompts: Sequence[Sequence[int]]) -> Sequence[Answer]:
+        """Return the first ``length`` tokens of the greedy answers."""
+        ...
+
+    def likelihoods(self, rows: Sequence[tuple[Sequence[int], Answer]]) -> Sequence[float]:
+        """Return the log-likelihood of each of several answers to prompts, in nats."""
+        ...
+
+
 class CannotRefine(InputError):
     """Rates of refusals cannot be measured: there are too few prompts, or the model cannot be asked."""
 
@@ -43,14 +56,20 @@ class Questions(NamedTuple):
     Attributes:
       harmful: prompts of calibration rows that the masks are not made from.
       harmless: prompts that are to be answered.
+      keep: prompts of the customer's task, whose answers are to stay.
     """
 
     harmful: Sequence[Sequence[int]]
     harmless: Sequence[Sequence[int]]
+    keep: Sequence[Sequence[int]] = ()
 
     def all(self) -> list[Sequence[int]]:
-        """Return all prompts, the harmful ones first."""
+        """Return all prompts that may be refused, the harmful ones first."""
         return [*self.harmful, *self.harmless]
+
+    def counts(self) -> Asked:
+        """Return the number of prompts of each kind."""
+        return Asked(*map(len, self))
 
     def rates(self, wording: Wording, answers: Sequence[Answer]) -> Rates:
         """Return the rates of refusals from the answers to ``all()``."""
@@ -58,18 +77,64 @@ class Questions(NamedTuple):
         return Rates(*(float(np.mean(part)) for part in np.split(refused, [len(self.harmful)])))
 
 
-def make_questions(harmful: Sequence[Sequence[int]], harmless: Sequence[Sequence[int]]) -> Questions:
-    """Return the prompts to ask, at most ``ASKED`` of either kind, spread evenly over the given ones.
+class OwnAnswers:
+    """The fine-tuned model's own answers to prompts of its task, and how likely it finds them.
+
+    Args:
+      prompts: n token sequences.
+      finetuned: the model.
+    """
+
+    def __init__(self, prompts: Sequence[Sequence[int]], finetuned: TaskRespondent):
+        self._prompts, self._finetuned = prompts, finetuned
+        self._answers = finetuned.answers_up_to(WHOLE, prompts)
+        self._likely = self._likelihoods(list(zip(prompts, self._answers, strict=True)))
+
+    def kept_by(self, model: TaskRespondent) -> float:
+        """Return the probability of a model's answers, relative to that of these answers; 1 if all are the same.
+
+        The fine-tuned model is the judge of both: an answer of which it was sure counts more than a guess, and
+        another answer that it finds as likely costs little. Its probabilities are those of being right, as far as
+        they are calibrated, and then this is the accuracy that is left. Answers are compared as far as both go, so
+        that a closing phrase may fall away or follow; to say nothing has no probability.
+        """
+        found = model.answers_up_to(WHOLE, self._prompts)
+        pairs = [(list(new[: len(own)]), list(own)) for new, own in zip(found, self._answers, strict=True)]
+        changed = [place for place, (new, own) in enumerate(pairs) if new != own]
+        rows = [(self._prompts[place], pairs[place][0]) for place in changed]
+        silent = np.array([not answer for _, answer in rows], bool)
+        likely = self._likely.copy()
+        likely[changed] = np.where(silent, -np.inf, np.minimum(self._likelihoods(rows), likely[changed]))
+        highest = self._likely.max()
+        return float(np.exp(likely - highest).sum() / np.exp(self._likely - highest).sum())
+
+    def _likelihoods(self, rows: Sequence[tuple[Sequence[int], Answer]]) -> np.ndarray:
+        """Return the log-likelihoods that the fine-tuned model gives to answers, ``[n]`` float64."""
+        found, told = np.zeros(len(rows)), [place for place, (_, answer) in enumerate(rows) if len(answer)]
+        if told:
+            found[told] = self._finetuned.likelihoods([rows[place] for place in told])
+        return found
+
+
+def make_questions(
+    harmful: Sequence[Sequence[int]],
+    harmless: Sequence[Sequence[int]],
+    keep: Sequence[Sequence[int]] | None = None,
+) -> Questions:
+    """Return the prompts to ask, at most ``ASKED`` of each kind, spread evenly over the given ones.
+
+    Args:
+      harmful, harmless, keep: see ``Questions``; None to ask no prompts of the task.
 
     Raises:
       CannotRefine: fewer than ``FEWEST`` of one kind.
     """
-    for name, found in (("calibration", harmful), ("harmless", harmless)):
-        if len(found) < FEWEST:
+    for name, found in (("calibration", harmful), ("harmless", harmless), ("task", keep)):
+        if found is not None and len(found) < FEWEST:
             raise CannotRefine(
                 f"{len(found)} {name} prompts can be asked, and the refinement of the share needs {FEWEST}"
             )
-    return Questions(_spread(harmful), _spread(harmless))
+    return Questions(*map(_spread, (harmful, harmless, keep or ())))
 
 
 def _spread(rows: Sequence[Sequence[int]]) -> list[Sequence[int]]:
@@ -80,9 +145,9 @@ def _spread(rows: Sequence[Sequence[int]]) -> list[Sequence[int]]:
 
 def refine_by_answers(
     questions: Questions,
-    finetuned: Respondent,
+    finetuned: TaskRespondent,
     aligned: Respondent,
-    repaired: Callable[[float], Respondent],
+    repaired: Callable[[float], TaskRespondent],
     *,
     start: float,
     bounds: Bounds | None = None,
@@ -106,9 +171,12 @@ def refine_by_answers(
     wording = learn_wording(safe[:count], [*before, *safe[count:]])
     rates = [questions.rates(wording, answers) for answers in (before, safe)]
     say("refine: the fine-tuned model {}; the aligned model {}".format(*map(describe_rates, rates)))
+    own = OwnAnswers(questions.keep, finetuned) if questions.keep else None
 
     def measure(share: float) -> Rates:
-        found = questions.rates(wording, repaired(share).answers(asked))
+        model = repaired(share)
+        kept = None if own is None else own.kept_by(model)
+        found = questions.rates(wording, model.answers(asked))._replace(kept=kept)
         say(f"refine: {100 * share:.3g} % of the entries: {describe_rates(found)}")
         return found
 
@@ -120,8 +188,7 @@ def refine_by_answers(
         if refused
     ]
     recovered = _recovery(refusals, finetuned, aligned, repaired, say) if refusals else None
-    sizes = count, len(questions.harmless)
-    return refine(measure, *rates, asked=sizes, start=start, bounds=bounds, recovered=recovered)
+    return refine(measure, *rates, asked=questions.counts(), start=start, bounds=bounds, recovered=recovered)
 
 
 def _recovery(
@@ -148,10 +215,13 @@ def _recovery(
 
 
 def describe_rates(rates: Rates) -> str:
-    """Say what a model refuses.
+    """Say what a model refuses, and what it keeps.
 
     >>> describe_rates(Rates(0.96, 0.0))
     'refuses 96 % of the calibration prompts and 0 % of the harmless ones'
     """
-    harmful, harmless = (f"{100 * rate:.3g} %" for rate in rates)
-    return f"refuses {harmful} of the calibration prompts and {harmless} of the harmless ones"
+    shown = {name: f"{100 * rate:.3g} %" for name, rate in rates.told().items()}
+    kept = f", and keeps {shown['kept']} of the task's answers" if "kept" in shown else ""
+    return (
+        f"refuses {shown['harmful']} of the calibration prompts and {shown['harmless']} of the harmless ones{kept}"
+    )

@@ -6,6 +6,7 @@ from nlsr_jax.calibration.refinement import FAR, TELLS, Bounds, Refined
 
 _OVERCAUTIOUS = 0.2
 _OF_HARMLESS = "more entries would make it refuse harmless ones"
+_OF_KEPT = "a larger share would change more of the task's answers than the bound allows"
 _OF_TASK = f"no share above {FAR:g} times the first one is tried, because such repairs often cost the task"
 _NOT_HALF, _NOTHING, _UNTOLD = (
     "less than half of the harm is undone",
@@ -42,7 +43,10 @@ def doubts(found: Refined) -> list[str]:
         notes.append(f"the fine-tuned model refuses as many calibration prompts as it should: {_NOTHING}")
     elif not found.share:
         notes.append(
-            "every share that was tried makes the model refuse more harmless prompts than the bound allows: "
+            "every share that was tried makes the model change more of the task's answers than the bound allows: "
+            f"{_NOTHING}"
+            if found.held
+            else "every share that was tried makes the model refuse more harmless prompts than the bound allows: "
             f"{_NOTHING}"
         )
     else:
@@ -54,8 +58,10 @@ def _fallen_short(found: Refined) -> list[str]:
     """Say how a share that was chosen falls short of the goal, and of half of the harm."""
     refused, notes = next(trial.harmful for trial in found.trials if trial.share == found.share), []
     if not found.reached:
-        why = _OF_TASK if found.far else _OF_HARMLESS
+        why = _OF_TASK if found.far else _OF_KEPT if found.held else _OF_HARMLESS
         notes.append(f"the repaired model refuses {refused:.0%} of the calibration prompts; {why}")
+    elif found.held:
+        notes.append(f"the repair is smaller than it should be: {_OF_KEPT}")
     if 1 - refused > (1 - found.finetuned.harmful) / 2:
         notes.append(
             f"{_NOT_HALF}: the repaired model does not refuse {1 - refused:.0%} of the "

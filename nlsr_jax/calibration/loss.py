@@ -6,10 +6,11 @@ Axis legend: B batch, T positions, L layers, r rank, k in-features, d out-featur
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from nlsr_jax.adapter import Adapter, check_same_structure
 from nlsr_jax.architecture.fit import check_adapter_fits
@@ -24,6 +25,28 @@ from nlsr_jax.models.shared_prefix import Rows, cut_prefix
 from nlsr_jax.models.streamed import StreamedParams
 from nlsr_jax.models.token_log_probabilities import log_probabilities
 from nlsr_jax.types import Gradients, Params
+
+
+class LossSums(NamedTuple):
+    """Sums over examples.
+
+    Attributes:
+      gradients: of the gradients, a tree of an adapter's factors.
+      losses: of the losses, a float32 scalar; None of a streamed base.
+      examples: their number, a float32 scalar.
+    """
+
+    gradients: Gradients
+    losses: jax.Array | None
+    examples: jax.Array
+
+    def gradient(self) -> Gradients:
+        """Return the mean gradient."""
+        return divided(self.gradients, self.examples)
+
+    def loss(self) -> float | None:
+        """Return the mean loss in nats a token; None of a streamed base."""
+        return None if self.losses is None else float(divided(self.losses, self.examples))
 
 
 def collect_loss(model: Llama, params: Params, adapter: Adapter | None, batches: Iterable) -> jax.Array:
@@ -78,20 +101,20 @@ def collect_loss_gradient(model: Llama, params: Params, adapter: Adapter, batche
     Raises:
       InputError: an adapter or a batch that does not fit.
     """
-    return divided(*sum_loss_gradients(model, params, adapter, batches))
+    return sum_loss_gradients(model, params, adapter, batches).gradient()
 
 
 def sum_loss_gradients(
-    model: Llama, params: Params, adapter: Adapter, batches: Iterable, so_far: tuple | None = None
-) -> tuple[Gradients, jax.Array]:
-    """Sum ∂L/∂W over examples; see ``collect_loss_gradient``, which divides by their number.
+    model: Llama, params: Params, adapter: Adapter, batches: Iterable, so_far: LossSums | None = None
+) -> LossSums:
+    """Sum ∂L/∂W and L over examples; see ``collect_loss_gradient``, which divides by their number.
 
     Args:
       model, params, adapter, batches: see ``collect_loss_gradient``.
       so_far: the result for other examples, to which these are added; None for none.
 
     Returns:
-      The sum, and the number of examples, a float32 scalar.
+      The sums, of those examples too.
 
     Raises:
       InputError: an adapter or a batch that does not fit.
@@ -99,10 +122,10 @@ def sum_loss_gradients(
     check_adapter_fits(adapter, model.config, "adapter")
     adapter, rows = wide(adapter), answered_rows(model, batches)
     if isinstance(params, StreamedParams):
-        parts = iter([stream_factor_gradient(sum_losses, model, params, adapter, rows)])
-    else:
-        parts = over_batches(_measure_loss_gradient, model, params, adapter, rows)
-    return functools.reduce(add, parts, so_far or nothing(adapter.factors))
+        gradients, count = stream_factor_gradient(sum_losses, model, params, adapter, rows)
+        return add(so_far or _no_sums(adapter, losses=False), LossSums(gradients, None, count))
+    parts = over_batches(_measure_loss_gradient, model, params, adapter, rows)
+    return functools.reduce(add, parts, so_far or _no_sums(adapter))
 
 
 def sum_each_gradient(
@@ -110,8 +133,8 @@ def sum_each_gradient(
     params: Params,
     adapters: Sequence[Adapter],
     batches: Iterable,
-    so_far: Sequence[tuple | None] | None = None,
-) -> list[tuple[Gradients, jax.Array]]:
+    so_far: Sequence[LossSums | None] | None = None,
+) -> list[LossSums]:
     """Return ``sum_loss_gradients`` of several adapters, by one pass that reads the base's weights once for all.
 
     The intermediate results are in memory N times. The sums are those of single passes up to rounding.
@@ -132,11 +155,17 @@ def sum_each_gradient(
         check_adapter_fits(adapter, model.config, f"adapter {number}")
         check_same_structure(adapters[0], adapter, ("adapter 0", f"adapter {number}"))
     same = [wide(adapter) for adapter in adapters]
-    before = [known or nothing(same[0].factors) for known in so_far or [None] * len(same)]
+    before = [known or _no_sums(same[0]) for known in so_far or [None] * len(same)]
     stacked = dataclasses.replace(same[0], factors=_stack([dict(one.factors) for one in same]))
     parts = over_batches(_measure_each_gradient, model, params, stacked, answered_rows(model, batches))
     total = functools.reduce(add, parts, _stack(before))
     return [jax.tree.map(lambda leaf, i=i: leaf[i], total) for i in range(len(same))]
+
+
+def _no_sums(adapter: Adapter, *, losses: bool = True) -> Any:
+    """Return the sums over no examples, in host memory."""
+    gradients, count = nothing(adapter.factors)
+    return LossSums(gradients, np.zeros_like(count) if losses else None, count)  # type: ignore[arg-type]
 
 
 def _stack(trees: Sequence[Any]) -> Any:
@@ -166,11 +195,12 @@ def answered_rows(model: Llama, batches: Iterable) -> Iterator[Rows]:
 
 
 def _measure_loss_gradient(model, params, adapter: Adapter, batch: Rows):
-    """Gradient of the sum of the rows' losses, and how many rows count."""
+    """Sum of the rows' losses with its gradient, and how many rows count."""
 
     def loss(factors):
         lora = expand(dataclasses.replace(adapter, factors=factors), model.config.num_layers)
         states = hidden_states(model, params, lora, batch.tokens, batch.prefix)
         return sum_losses(model, params, [states], None, batch)
 
-    return jax.grad(loss, has_aux=True)(adapter.factors)
+    (losses, count), gradients = jax.value_and_grad(loss, has_aux=True)(adapter.factors)
+    return LossSums(gradients, losses, count)

@@ -1,11 +1,12 @@
 """Refine the share of entries within bounds: a search over what answers say, told by a measure alone.
 
 A larger share brings back more refusals of harmful prompts, and from some share on the model refuses harmless ones
-too. The search takes the smallest share with which harmful prompts are refused, with a margin, and none with which
-harmless ones are refused more often than both models refuse them. It knows nothing of models: a share goes in, and
-two rates come out. A third number binds where few entries already let the model refuse the calibration prompts:
-how much of the aligned model's likelihood of its own refusals has come back. Refusals that have only just won on
-prompts like those of the alignment do not win on others.
+too, or answers the customer's task otherwise. The search takes the smallest share with which harmful prompts are
+refused, with a margin, and none with which harmless ones are refused more often than both models refuse them, or
+with which too many answers to prompts of the task change. It knows nothing of models: a share goes in, and rates
+come out. Another number binds where few entries already let the model refuse the calibration prompts: how much of
+the aligned model's likelihood of its own refusals has come back. Refusals that have only just won on prompts like
+those of the alignment do not win on others.
 """
 
 import dataclasses
@@ -29,15 +30,22 @@ FAR = 2.0
 
 
 class Rates(NamedTuple):
-    """How often a model refuses.
+    """How often a model refuses, and how far it answers as the fine-tuned model does.
 
     Attributes:
-      harmful: share of the calibration prompts, 0 to 1.
-      harmless: share of the harmless prompts.
+      harmful: share of the calibration prompts that it refuses, 0 to 1.
+      harmless: share of the harmless prompts that it refuses.
+      kept: what is left of the fine-tuned model's answers to prompts of its task, 1 if they are the same; see
+        ``nlsr_jax.calibration.asking.OwnAnswers``. None where none are asked.
     """
 
     harmful: float
     harmless: float
+    kept: float | None = None
+
+    def told(self) -> dict[str, float]:
+        """Return the rates that were measured, by name."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
 
 
 class Trial(NamedTuple):
@@ -46,6 +54,24 @@ class Trial(NamedTuple):
     share: float
     harmful: float
     harmless: float
+    kept: float | None = None
+
+    @property
+    def rates(self) -> Rates:
+        """The rates alone."""
+        return Rates(*self[1:])
+
+
+class Asked(NamedTuple):
+    """Numbers of prompts behind rates.
+
+    Attributes:
+      harmful, harmless, kept: of each kind; see ``Rates``.
+    """
+
+    harmful: int
+    harmless: int
+    kept: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,11 +85,14 @@ class Bounds:
         not decide by chance. This bound binds.
       recovered: share of the log-likelihood of the aligned model's refusals that the repair is to bring back. 0 is
         the fine-tuned model's likelihood, and 1 the aligned one's.
+      kept: how much is to be left of the fine-tuned model's answers to prompts of its task; see ``Rates``. Two
+        standard errors are taken off, as of a rate. This bound binds.
     """
 
     goal: float = 0.99
     harmless: float = 0.02
     recovered: float = 0.8
+    kept: float = 0.98
 
 
 class Refined(NamedTuple):
@@ -77,6 +106,7 @@ class Refined(NamedTuple):
       trials: all shares that were tried, in their order.
       recovered: what has come back of the log-likelihood of refusals with the share; None where it is not measured.
       far: whether the share is ``FAR`` times the first one and too little.
+      held: whether the next larger share was wanted, and the bound on changed answers alone forbids it.
     """
 
     share: float | None
@@ -86,6 +116,7 @@ class Refined(NamedTuple):
     trials: tuple[Trial, ...]
     recovered: float | None = None
     far: bool = False
+    held: bool = False
 
 
 def check_bounds(bounds: Bounds) -> None:
@@ -100,23 +131,23 @@ def refine(
     finetuned: Rates,
     aligned: Rates,
     *,
-    asked: tuple[int, int],
+    asked: Asked,
     start: float,
     bounds: Bounds | None = None,
     recovered: Callable[[float], float] | None = None,
 ) -> Refined:
-    """Find the smallest share that reaches the goal within the bound, and go a margin beyond it.
+    """Find the smallest share that reaches the goal within the bounds, and go a margin beyond it.
 
     The search begins at the share of ``GRID`` next to ``start``, takes long steps until the goal lies between two
-    shares, and halves the steps between. Where the bound forbids that share, it takes the next smaller one. The
-    margin is two steps of ``GRID``, more where few calibration prompts were asked, and ends at the bound too. A
-    share that recovers too little gives way to the smallest one that recovers enough, as far as the bound allows.
+    shares, and halves the steps between. Where a bound forbids that share, it takes the next smaller one. The
+    margin is two steps of ``GRID``, more where few calibration prompts were asked, and ends at a bound too. A
+    share that recovers too little gives way to the smallest one that recovers enough, as far as the bounds allow.
     No share is more than twice the first one.
 
     Args:
       measure: returns the rates of the repair with a share.
       finetuned, aligned: rates of the two models.
-      asked: numbers of calibration prompts and of harmless ones behind the rates.
+      asked: numbers of prompts behind the rates.
       start: the first share.
       bounds: by default ``Bounds()``.
       recovered: returns what a share brings back of the log-likelihood of refusals; None not to ask.
@@ -133,23 +164,25 @@ def refine(
         return Refined(0.0, True, finetuned, aligned, ())
     if aligned.harmful - finetuned.harmful < TELLS:
         return Refined(None, False, finetuned, aligned, ())
-    rate = max(finetuned.harmless, aligned.harmless)
-    ceiling = rate + bounds.harmless + 2 * math.sqrt(rate * (1 - rate) / asked[1])
     first = min(range(len(GRID)), key=lambda one: abs(GRID[one] - start))
     last = max([first, *(place for place, share in enumerate(GRID) if share <= FAR * start + 1e-9)])
-    search = _Search(measure, bounds.goal, ceiling, last)
-    place = search.beyond(search.run(first), next(steps for least, steps in _MARGIN if asked[0] >= least))
+    search = _Search(measure, bounds.goal, _limits(bounds, finetuned, aligned, asked), last)
+    place, wanted = search.with_margin(
+        search.run(first), next(steps for least, steps in _MARGIN if asked.harmful >= least)
+    )
     if place < 0:
-        return Refined(0.0, False, finetuned, aligned, tuple(search.trials.values()))
+        trials = tuple(search.trials.values())
+        return Refined(0.0, False, finetuned, aligned, trials, held=search.held(place, wanted))
     back = None
     if recovered is not None:
         known = functools.cache(lambda place: recovered(GRID[place]))
-        place = search.up_to(_recovering(known, place, last, bounds.recovered), place)
+        enough = _recovering(known, place, last, bounds.recovered)
+        place, wanted = search.up_to(enough, place), max(wanted, enough)
         back = known(place)
-    found, trials = search.trials[place], tuple(search.trials.values())
+    found, held = search.trials[place], search.held(place, wanted)
     reached = found.harmful >= bounds.goal
     far = place == last < len(GRID) - 1 and not reached
-    return Refined(found.share, reached, finetuned, aligned, trials, back, far)
+    return Refined(found.share, reached, finetuned, aligned, tuple(search.trials.values()), back, far, held)
 
 
 def _recovering(recovered: Callable[[int], float], place: int, last: int, wanted: float) -> int:
@@ -163,11 +196,38 @@ def _recovering(recovered: Callable[[int], float], place: int, last: int, wanted
     return high
 
 
+class _Limits(NamedTuple):
+    """Rates that no repair may pass: the most of the harmless prompts refused, the fewest answers kept."""
+
+    harmless: float
+    kept: float
+
+    def keeps(self, trial: Trial) -> bool:
+        """Whether enough answers to prompts of the task stay."""
+        return trial.kept is None or trial.kept >= self.kept
+
+    def allow(self, trial: Trial) -> bool:
+        """Whether no limit is passed."""
+        return trial.harmless <= self.harmless and self.keeps(trial)
+
+
+def _limits(bounds: Bounds, finetuned: Rates, aligned: Rates, asked: Asked) -> _Limits:
+    """Return the limits of bounds, with what few prompts may add by chance."""
+    rate = max(finetuned.harmless, aligned.harmless)
+    kept = bounds.kept - (_by_chance(bounds.kept, asked.kept) if asked.kept else 0)
+    return _Limits(rate + bounds.harmless + _by_chance(rate, asked.harmless), kept)
+
+
+def _by_chance(rate: float, count: int) -> float:
+    """Return two standard errors of a rate."""
+    return 2 * math.sqrt(rate * (1 - rate) / count)
+
+
 class _Search:
     """Places of ``GRID`` up to a last one, each measured at most once."""
 
-    def __init__(self, measure: Callable[[float], Rates], goal: float, ceiling: float, last: int):
-        self._measure, self._goal, self._ceiling, self._last = measure, goal, ceiling, last
+    def __init__(self, measure: Callable[[float], Rates], goal: float, limits: _Limits, last: int):
+        self._measure, self._goal, self._limits, self._last = measure, goal, limits, last
         self.trials: dict[int, Trial] = {}
 
     def _trial(self, place: int) -> Trial:
@@ -176,12 +236,11 @@ class _Search:
         return self.trials[place]
 
     def _enough(self, place: int) -> bool:
-        """Whether no larger share is wanted: the goal is reached, or the bound is passed."""
-        found = self._trial(place)
-        return found.harmful >= self._goal or found.harmless > self._ceiling
+        """Whether no larger share is wanted: the goal is reached, or a limit is passed."""
+        return self._trial(place).harmful >= self._goal or not self._allowed(place)
 
     def run(self, start: int) -> int:
-        """Return the place of the choice; −1 where the bound forbids every share."""
+        """Return the place of the choice; −1 where the limits forbid every share."""
         low, high, place = -1, self._last + 1, start  # low is too little, and high is enough
         while high - low > 1:
             if self._enough(place):
@@ -191,22 +250,31 @@ class _Search:
             place = self._between(low, high)
         return high if high <= self._last and self._allowed(high) else low
 
-    def beyond(self, place: int, steps: int) -> int:
-        """Return the place of the choice, up to so many steps further where it reaches the goal."""
+    def with_margin(self, place: int, steps: int) -> tuple[int, int]:
+        """Return the place of the choice and the wanted one, up to so many steps further where it reaches the goal.
+
+        Otherwise the last place is wanted.
+        """
         if place < 0 or self._trial(place).harmful < self._goal:
-            return place
-        for further in range(place + 1, min(place + steps, self._last) + 1):
-            if not self._allowed(further):
-                break
-            place = further
-        return place
+            return place, self._last
+        wanted = min(place + steps, self._last)
+        while place < wanted and self._allowed(place + 1):
+            place += 1
+        return place, wanted
 
     def up_to(self, place: int, least: int) -> int:
         """Return the greatest place that is allowed from ``least``, which is, to ``place``."""
         return next((one for one in range(place, least, -1) if self._allowed(one)), least)
 
+    def held(self, place: int, wanted: int) -> bool:
+        """Return whether the bound on changed answers alone forbids the next place, although it is wanted."""
+        following = self.trials.get(place + 1) if place < wanted else None
+        if following is None or following.harmless > self._limits.harmless:
+            return False
+        return not self._limits.keeps(following)
+
     def _allowed(self, place: int) -> bool:
-        return self._trial(place).harmless <= self._ceiling
+        return self._limits.allow(self._trial(place))
 
     def _between(self, low: int, high: int) -> int:
         """Return the next place: long steps while one end is open, then the middle."""

@@ -23,6 +23,8 @@ BEGINNING = 4
 """Tokens of an answer that decide whether it refuses (Qi et al. 2024, arXiv 2406.05946)."""
 LENGTH = 12
 """Tokens of an answer that are read: a refusal shows in its first words."""
+WHOLE = 32
+"""Tokens of an answer to a prompt of the task that are read: its last words may say what counts."""
 _PLACES = 4
 """Leading tokens whose place counts too."""
 _ROUNDS = 4

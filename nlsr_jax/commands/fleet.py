@@ -4,8 +4,8 @@ r"""Repair many customers' adapters of one base by one command.
       --calibration ROWS [--harmless ROWS] --output DIR [--workers N]
 
 A row of JOBS is one job: {"finetuned": ADAPTER, "output": NAME}, and any other flag of nlsr realign by its name,
-such as {"seed": 3, "sparsity": 0.97}. The other flags of nlsr realign hold for all jobs. Paths are relative to the
-working directory.
+such as {"seed": 3, "sparsity": 0.97}, or {"keep": ROWS} with prompts of its task. The other flags of nlsr realign
+hold for all jobs. Paths are relative to the working directory.
 
 The base, its tokenizer, the calibration rows, the direction of the alignment and whatever else does not depend on a
 customer's adapter are read or computed once. DIR/NAME receives what nlsr realign would write, byte for byte but for
@@ -145,14 +145,17 @@ def _make_task(job: "Job", line: list[str]) -> "Task":
         settings, options = realign.asked()
     except InputError as error:
         return Task(job.output, job.finetuned, None, {}, error)
-    if _fixes_the_share(job) and not options["refine"]:  # the harmless prompts are those of other jobs
-        settings = dataclasses.replace(settings, harmless=None, harmless_field=None)
+    if _fixes_the_share(job) and not options["refine"]:  # the prompts are those of other jobs
+        if "harmless" not in job.settings:
+            settings = dataclasses.replace(settings, harmless=None, harmless_field=None)
+        if "keep" not in job.settings:
+            settings = dataclasses.replace(settings, keep=None, keep_field=None)
     return Task(job.output, job.finetuned, settings, options)
 
 
 def _fixes_the_share(job: "Job") -> bool:
     """Return whether a row's own settings fix the share of entries that the command line refines."""
-    return bool({*realign.FIXING, "refine", "preset"} & {*job.settings}) and "harmless" not in job.settings
+    return bool({*realign.FIXING, "refine", "preset"} & {*job.settings})
 
 
 def _parse(line: list[str]) -> None:

@@ -41,10 +41,12 @@ def read_asked(
     *,
     template: str = "none",
     field: str | None = None,
+    field_argument: str = "harmless_field",
     note: Note = no_note,
 ) -> list[str]:
     """Return the rendered prompts of a source, in file order; see ``read_questions``."""
-    return [row.prompt for row in read_questions(source, tokenizer, template=template, field=field, note=note)]
+    options: dict = {"template": template, "field": field, "field_argument": field_argument, "note": note}
+    return [row.prompt for row in read_questions(source, tokenizer, **options)]
 
 
 def read_questions(

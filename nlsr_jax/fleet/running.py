@@ -3,10 +3,11 @@
 import collections
 import contextlib
 import functools
+import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
@@ -40,8 +41,21 @@ class Outcome(NamedTuple):
     withheld: bool = False
 
 
+_SWITCH = 0.0005
+"""Seconds after which a thread that wants the interpreter gets it. A thread whose pass has ended waits so long for
+one that draws or writes, and gives the processor nothing to do meanwhile."""
 Told = Callable[[Outcome], None]
 """Called with the outcome of every task that this process has settled, by one thread at a time."""
+
+
+@contextlib.contextmanager
+def _switching_often() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 class Fleet:
@@ -106,16 +120,17 @@ class Fleet:
                 failures.append(error)
 
         lanes = [threading.Thread(target=lane, daemon=True) for _ in range(min(self._together, len(tasks)))]
-        for thread in lanes:
-            thread.start()
-        try:
+        with _switching_often():
             for thread in lanes:
-                thread.join()
-        except BaseException:
-            waiting.clear()
-            if self._passes is not None:
-                self._passes.stop()
-            raise
+                thread.start()
+            try:
+                for thread in lanes:
+                    thread.join()
+            except BaseException:
+                waiting.clear()
+                if self._passes is not None:
+                    self._passes.stop()
+                raise
         if failures:
             raise failures[0]
 

@@ -28,7 +28,8 @@ def describe_jobs(outcomes: Sequence[Outcome], folder: FleetFolder) -> list[dict
       ``output``, ``finetuned``, ``outcome`` (one of ``OUTCOMES``; ``withheld`` is an output that did not pass its
       check), ``seconds``, ``error``, ``warnings``, and what the record of the output says: ``modules``,
       ``modules_repaired``, ``entries``, ``entries_changed``; ``check``, its outcome; of a refined share ``share``
-      and the shares of prompts that are refused, before and after the repair and by the aligned model.
+      and the shares of prompts that are refused, before and after the repair and by the aligned model, and
+      ``task_kept``, what is left of the answers to prompts of the task, where they were asked.
     """
     return [_describe(one, folder.record(one.task.output)) for one in outcomes]
 
@@ -58,6 +59,7 @@ def _refinement(told: Mapping[str, Any] | None) -> dict[str, Any]:
     chosen = [one for one in told["trials"] if one["share"] == told["share"]]
     if chosen:
         found["refused_after"] = {name: chosen[0][name] for name in ("harmful", "harmless")}
+        found |= {"task_kept": chosen[0]["kept"]} if "kept" in chosen[0] else {}
     return found
 
 

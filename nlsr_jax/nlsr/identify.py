@@ -6,6 +6,7 @@ Source: NLSR, section on identification; Wanda (Sun et al. 2024), SNIP (Lee et a
 
 import functools
 import zlib
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ from nlsr_jax.nlsr.candidates import (
 from nlsr_jax.nlsr.layerwise import map_layers
 from nlsr_jax.nlsr.low_rank import kept_rank, project_layer
 from nlsr_jax.nlsr.masks import (
+    HostTree,
     host_mask_layers,
     host_mask_tree,
     mask_factor,
@@ -77,20 +79,53 @@ def identify(
     Raises:
       InputError: if a setting is out of range, or a required argument is missing or does not match.
     """
-    _check(reference, statistics, sparsity, method, granularity, key, gradients)
+    masks = identifier(
+        reference,
+        statistics,
+        method=method,
+        granularity=granularity,
+        key=key,
+        gradients=gradients,
+        finetuned=finetuned,
+        fixed=fixed,
+    )
+    return masks(sparsity)
+
+
+def identifier(
+    reference: Adapter,
+    statistics: Statistics | None = None,
+    *,
+    method: str = "low_rank",
+    granularity: str = "tensor",
+    key: jax.Array | None = None,
+    gradients: Gradients | None = None,
+    finetuned: Adapter | None = None,
+    fixed: Fixed | None = None,
+) -> Callable[[float], Masks]:
+    """Return ``identify`` as a function of the sparsity, for several of them.
+
+    On the CPU, scores that share one threshold are computed and sorted once.
+
+    Args:
+      reference, statistics, method, granularity, key, gradients, finetuned, fixed: see ``identify``.
+
+    Raises:
+      InputError: see ``identify``; a sparsity out of its range when the function is called.
+    """
+    _check(reference, statistics, method, granularity, key, gradients)
     if fixed and any(fixed.values()):
         check_fixed(reference, fixed)
-        masks = identify(
+        found = identifier(
             candidates_of(reference, fixed),
             None if statistics is None else candidates_statistics(statistics, fixed),
-            sparsity=sparsity,
             method=method,
             granularity=granularity,
             key=key,
             gradients=None if gradients is None else candidates(gradients, fixed),
             finetuned=None if finetuned is None else candidates_of(finetuned, fixed),
         )
-        return with_fixed(masks, fixed)
+        return lambda sparsity: with_fixed(found(sparsity), fixed)
     factors = reference.factors
     if method in NEEDS_FINETUNED:
         if finetuned is None:
@@ -102,8 +137,14 @@ def identify(
         key if method == "random" else None,
         gradients if method in NEEDS_GRADIENTS else None,
     )
-    way = _identify_on_host if hardware.selects_on_host((factors, *evidence)) else _identify
-    return way(factors, *evidence, sparsity=float(sparsity), method=method, granularity=granularity)
+    way = _on_host if hardware.selects_on_host((factors, *evidence)) else _compiled
+    masks = way(factors, *evidence, method=method, granularity=granularity)
+
+    def checked(sparsity: float) -> Masks:
+        check_sparsity(sparsity)
+        return masks(float(sparsity))
+
+    return checked
 
 
 def check_sparsity(sparsity: float) -> None:
@@ -112,9 +153,8 @@ def check_sparsity(sparsity: float) -> None:
         raise InputError(f"sparsity is {sparsity}; expected a number between 0 and 1, both excluded")
 
 
-def _check(reference, statistics, sparsity, method, granularity, key, gradients):
+def _check(reference, statistics, method, granularity, key, gradients):
     check_adapter(reference, "reference")
-    check_sparsity(sparsity)
     if method not in METHODS:
         raise InputError(f"method is {method!r}; expected one of {', '.join(METHODS)}")
     if granularity not in GRANULARITIES:
@@ -227,21 +267,41 @@ def _module_scores(leaf, evidence, *, sparsity, method):
     return map_layers(one_layer, leaf, *evidence, factorises=method == "low_rank")
 
 
-def _identify_on_host(factors, *evidence, sparsity, method, granularity):
-    """Do the same as ``_identify`` module by module, with masks computed by NumPy."""
-    masks: dict = {}
-    scores: dict = {}
-    # Scores that do not depend on it have one program for every sparsity.
+def _host_scores(factors, *evidence, sparsity, method):
+    """Yield a module's name and its scores; those that do not depend on it have one program for every sparsity."""
     static = {"sparsity": sparsity if method == "low_rank" else None, "method": method}
     for module in module_names(factors):
         leaf = factors[module]
-        read = _evidence(module, leaf["a"].shape[0], *evidence)
-        found = {module: _module_scores(leaf, read, **static)}
-        if granularity == "adapter":
-            scores |= found
-        else:
-            masks |= _without_zeros(host_mask_layers(found, sparsity, granularity), found, method)
-    return masks or _without_zeros(host_mask_tree(scores, sparsity), scores, method)
+        yield module, _module_scores(leaf, _evidence(module, leaf["a"].shape[0], *evidence), **static)
+
+
+def _on_host(factors, *evidence, method, granularity):
+    """Do the same as ``_compiled`` module by module, with masks computed by NumPy."""
+    if granularity != "adapter" or method == "low_rank":
+        return _at(_identify_on_host, factors, *evidence, method=method, granularity=granularity)
+    scores = dict(_host_scores(factors, *evidence, sparsity=None, method=method))
+    tree = HostTree(scores)
+    return lambda sparsity: _without_zeros(tree.mask(sparsity), scores, method)
+
+
+def _identify_on_host(factors, *evidence, sparsity, method, granularity):
+    found = _host_scores(factors, *evidence, sparsity=sparsity, method=method)
+    if granularity == "adapter":
+        return host_mask_tree(dict(found), sparsity)
+    masks: dict = {}
+    for module, leaf in found:
+        scores = {module: leaf}
+        masks |= _without_zeros(host_mask_layers(scores, sparsity, granularity), scores, method)
+    return masks
+
+
+def _compiled(*given, **static):
+    return _at(_identify, *given, **static)
+
+
+def _at(way, *given, **static):
+    """Return ``way`` as a function of the sparsity alone."""
+    return lambda sparsity: way(*given, sparsity=sparsity, **static)
 
 
 @functools.partial(jax.jit, static_argnames=("sparsity", "method", "granularity"))

@@ -126,7 +126,11 @@ def host_top_mask(scores: np.ndarray, count: int) -> np.ndarray:
     """
     if count == 0:
         return np.zeros(scores.shape, bool)
-    threshold = np.partition(scores, scores.size - count)[scores.size - count]
+    return _marked(scores, np.partition(scores, scores.size - count)[scores.size - count], count)
+
+
+def _marked(scores: np.ndarray, threshold: np.float32, count: int) -> np.ndarray:
+    """Mark the ``count`` largest scores, down to ``threshold``, ties in favour of the smaller index."""
     mask = scores >= threshold
     spare = np.count_nonzero(mask) - count
     if spare:
@@ -144,12 +148,39 @@ def host_mask_factor(scores: np.ndarray, sparsity: float, granularity: str) -> n
 
 def host_mask_tree(scores: Gradients, sparsity: float) -> Masks:
     """Mask all factors with one threshold as ``mask_tree`` does, in host memory."""
-    leaves, structure = jax.tree.flatten(scores)
-    flat = np.concatenate([np.asarray(leaf).reshape(-1) for leaf in leaves])
-    mask = host_top_mask(flat, kept_count(flat.size, sparsity))
-    parts = np.split(mask, list(itertools.accumulate(leaf.size for leaf in leaves))[:-1])
-    whole = [jax.device_put(part.reshape(leaf.shape)) for part, leaf in zip(parts, leaves, strict=True)]
-    return jax.tree.unflatten(structure, whole)
+    return HostTree(scores).mask(sparsity)
+
+
+class HostTree:
+    """Masks of all factors with one threshold as ``mask_tree`` makes them, in host memory, for several sparsities.
+
+    The scores are sorted when the second mask is asked for.
+
+    Args:
+      scores: per-module tree of non-negative scores.
+    """
+
+    def __init__(self, scores: Gradients):
+        leaves, self._structure = jax.tree.flatten(scores)
+        self._shapes = [leaf.shape for leaf in leaves]
+        self._flat = np.concatenate([np.asarray(leaf).reshape(-1) for leaf in leaves])
+        self._ends = list(itertools.accumulate(leaf.size for leaf in leaves))[:-1]
+        self._sorted: np.ndarray | None = None
+        self._asked = False
+
+    def mask(self, sparsity: float) -> Masks:
+        """Mask ``round((1−P_SR)·n)`` of all n entries; see ``mask_tree``."""
+        mask = self._top(kept_count(self._flat.size, sparsity))
+        parts = zip(np.split(mask, self._ends), self._shapes, strict=True)
+        return jax.tree.unflatten(self._structure, [jax.device_put(part.reshape(shape)) for part, shape in parts])
+
+    def _top(self, count: int) -> np.ndarray:
+        if self._asked and self._sorted is None:
+            self._sorted = np.sort(self._flat)
+        self._asked = True
+        if self._sorted is None or count == 0:
+            return host_top_mask(self._flat, count)
+        return _marked(self._flat, self._sorted[-count], count)
 
 
 def host_mask_layers(scores: Gradients, sparsity: float, granularity: str) -> Masks:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from nlsr_jax.calibration.streamed_answers import StreamedAnswers
     from nlsr_jax.evaluation.respondent import ModelRespondent
 
-_AT_ONCE = 96
-"""Prompts in one batch of questions."""
+_AT_ONCE = 128
+"""Most prompts in one batch of questions: all of either kind."""
 
 
 class Opened(Protocol):
@@ -37,6 +37,10 @@ class Opened(Protocol):
 
     def base_with(self, file: AdapterSource) -> tuple:
         """Return ``(model, params)`` with what an adapter's file carries besides its factors."""
+        ...
+
+    def finetuned_loss(self, rows: list[tuple[Encoded, ...]], batches: list[tuple]) -> float:
+        """Return the mean loss of the fine-tuned model on batches of rows."""
         ...
 
 
@@ -146,10 +150,9 @@ def _losses(data: Opened, rows: list[tuple[Encoded, ...]]) -> tuple[float, float
     settings, sources, shared = data.settings, data.sources, data.run.shared
     read = list(batches(rows[::2], settings.batch_size, settings.max_length, among=rows))
 
-    def loss(source: AdapterSource, adapter: Adapter) -> float:
-        model, params = data.base_with(source)
-        return float(collect_loss(model, params, adapter, read))
+    def aligned() -> float:
+        model, params = data.base_with(sources.aligned)
+        return float(collect_loss(model, params, sources.aligned.load(), read))
 
-    key, aligned = (*_aligned_key(data), digest(read)), sources.aligned
-    before = shared.once("aligned loss", key, lambda: loss(aligned, aligned.load()))
-    return loss(sources.target, sources.whole_finetuned()), before
+    before = shared.once("aligned loss", (*_aligned_key(data), digest(read)), aligned)
+    return data.finetuned_loss(rows, read), before

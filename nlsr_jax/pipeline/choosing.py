@@ -9,7 +9,7 @@ from nlsr_jax.calibration.refinement import Bounds
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.nlsr.settings import GAIN, ROWS, AutomaticSettings
 from nlsr_jax.pipeline.evidence import CalibrationData
-from nlsr_jax.pipeline.recording import HARMLESS
+from nlsr_jax.pipeline.recording import HARMLESS, KEEP
 from nlsr_jax.pipeline.refining import note_refinement, refined
 from nlsr_jax.pipeline.run import Run
 from nlsr_jax.pipeline.settings import Settings
@@ -73,7 +73,7 @@ def with_choice(settings: Settings, choice: Choice) -> Settings:
 
     Raises:
       InputError: settings that leave nothing to choose, a method that is not refined, two choices of the same, or
-        harmless prompts without a use.
+        prompts without a use.
     """
     if choice.asked is not None and choice.refinement is not None:
         raise InputError(
@@ -81,11 +81,12 @@ def with_choice(settings: Settings, choice: Choice) -> Settings:
         )
     name = "automatic" if choice.asked is not None else "refine"
     if choice.asked is None and choice.refinement is None:
-        if settings.harmless is not None and choice.refined is None:
-            raise InputError(
-                f"{argument('harmless')} is read only to refine the share of entries, which these settings fix; "
-                f"leave it out, or give {argument('refine')}"
-            )
+        for name in (HARMLESS, KEEP):
+            if getattr(settings, name) is not None and choice.refined is None:
+                raise InputError(
+                    f"{argument(name)} is read only to refine the share of entries, which these settings fix; "
+                    f"leave it out, or give {argument('refine')}"
+                )
         return settings
     if settings.masks is not None:
         raise InputError(
@@ -134,8 +135,9 @@ def settle(settings: Settings, choice: Choice, data: CalibrationData, run: Run) 
       InputError: what ``choose_settings`` cannot use, or a description that no choice has.
     """
     told, found = choice.told, choice.refined
-    if settings.harmless is not None:
-        run.digests.add_data(HARMLESS, settings.harmless)
+    for name in (HARMLESS, KEEP):
+        if (place := getattr(settings, name)) is not None:
+            run.digests.add_data(name, place)
     if choice.asked is not None:
         settings, told = choose_for(settings, choice.asked, data, run)
         run.stages.say(describe_choice(told))

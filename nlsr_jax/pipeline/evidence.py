@@ -16,6 +16,7 @@ from nlsr_jax.nlsr.settings import NEEDS_STATISTICS, OWN, ROWS
 from nlsr_jax.nlsr.statistics import Statistics
 from nlsr_jax.pipeline.answering import safe_rows
 from nlsr_jax.pipeline.base_model import load_shared_base
+from nlsr_jax.pipeline.reference import Reference
 from nlsr_jax.pipeline.run import Run
 from nlsr_jax.pipeline.settings import EvidenceSettings
 from nlsr_jax.pipeline.shared import stamp
@@ -23,8 +24,11 @@ from nlsr_jax.pipeline.sources import AdapterSource, Sources
 from nlsr_jax.types import Tokenizer
 
 if TYPE_CHECKING:
+    from nlsr_jax.calibration.loss import LossSums
     from nlsr_jax.data.calibration import Calibration
+    from nlsr_jax.data.examples import Encoded
 
+_ANSWERS = "answers"
 _OWN_ANSWERS = (
     "the repair restores the aligned model's own answers to the calibration prompts, not those of the rows"
 )
@@ -63,7 +67,10 @@ class CalibrationData:
     def __init__(self, settings: EvidenceSettings, sources: Sources, run: Run):
         self.settings, self.sources, self.run = settings, sources, run
         self._with: dict[str, tuple] = {}
-        self._first_half: tuple[Any, Any] | None = None
+        self._first_half: LossSums | None = None
+        self._refines: Adapter | None = None
+        self._guessed: tuple[Any, LossSums] | None = None
+        self._whole: tuple[tuple, Adapter] | None = None
         self.notes: list[str] = []
         self.in_halves = False
 
@@ -134,6 +141,18 @@ class CalibrationData:
         self.__dict__.pop("base", None)
         self._with.clear()
 
+    def whole(self, reference: Reference, *, keep: bool = False) -> Adapter:
+        """Make a whole reference, or return the one that was kept.
+
+        Args:
+          reference: what is made.
+          keep: for the next call, which asks for the same one.
+        """
+        key, known = (reference.beta, reference.space, reference.rank), self._whole
+        made = known[1] if known is not None and known[0] == key else reference.whole()
+        self._whole = (key, made) if keep else None
+        return made
+
     def batches(self) -> list[tuple]:
         """Return the batches of all rows."""
         return self.half(0) + self.half(1) if self.in_halves else self._batches(self._answered)
@@ -143,10 +162,37 @@ class CalibrationData:
         """The rows of the passes: those that were read, or their prompts with the aligned model's own answers."""
         rows = self.rows.rows
         found = safe_rows(self, rows)
-        self.settings = dataclasses.replace(self.settings, answers=ROWS if found is rows else OWN)
+        self.settings = dataclasses.replace(self.settings, answers=self._kind(found))
+        self.run.shared.guesses[_ANSWERS] = self._kind(found)
+        if self._guessed is not None and self._guessed[0] is found:
+            self._first_half = self._guessed[1]
+        self._guessed = None
         if found is not rows:
             self.notes.append(_OWN_ANSWERS)
         return found
+
+    def _kind(self, rows: list[tuple]) -> str:
+        return ROWS if rows is self.rows.rows else OWN
+
+    def finetuned_loss(self, rows: "list[tuple[Encoded, ...]]", batches: list[tuple]) -> float:
+        """Return the mean loss of the fine-tuned model on every second row.
+
+        Runs mostly choose the answers that the last one in the process chose, and the first one those of the rows.
+        For these the pass gives the gradient of a refinement too, which begins with these batches.
+
+        Args:
+          rows: all rows, with answers that may be chosen.
+          batches: of every second one.
+        """
+        from nlsr_jax.calibration.loss import collect_loss
+
+        if self._refines is not None and self.run.shared.guesses.get(_ANSWERS, ROWS) == self._kind(rows):
+            sums = self._sum_gradients(self._refines, batches)
+            self._guessed, found = (rows, sums), sums.loss()
+            if found is not None:
+                return found
+        model, params = self.base_with(self.sources.target)
+        return float(collect_loss(model, params, self.sources.whole_finetuned(), batches))
 
     def read_rows(self) -> None:
         """Use the answers of the rows from now on; sums of other answers are dropped."""
@@ -172,20 +218,19 @@ class CalibrationData:
         Args:
           finetuned: the whole fine-tuned adapter.
         """
-        from nlsr_jax.calibration.summing import divided
-
-        self._first_half = self._sum_gradients(finetuned, self.half(0))
-        return divided(*self._first_half)
+        self._refines = finetuned
+        batches = self.half(0)
+        if self._first_half is None:
+            self._first_half = self._sum_gradients(finetuned, batches)
+        return self._first_half.gradient()
 
     def gradient(self, finetuned: Adapter) -> Any:
         """Return the gradient of all rows; see ``half_gradient``."""
-        from nlsr_jax.calibration.summing import divided
-
         known = self._first_half if self.in_halves else None
         batches = self.batches() if known is None else self.half(1)
-        return divided(*self._sum_gradients(finetuned, self.tracked(batches), known))
+        return self._sum_gradients(finetuned, self.tracked(batches), known).gradient()
 
-    def _sum_gradients(self, finetuned: Adapter, batches: Iterable, known: tuple | None = None) -> tuple:
+    def _sum_gradients(self, finetuned: Adapter, batches: Iterable, known: "LossSums | None" = None) -> "LossSums":
         model, params = self.base_with(self.model_of)
         return self.run.shared.passes.sum_loss_gradients(model, params, finetuned, batches, known)
 

@@ -19,7 +19,7 @@ from nlsr_jax.progress import Stages
 
 ADAPTERS = ("aligned", "weak", "finetuned")
 MODELS = ("base", "pretrained")
-DATA = ("calibration", "harmless")
+DATA = ("calibration", "harmless", "keep")
 MODEL_CONFIG = "config.json"
 
 

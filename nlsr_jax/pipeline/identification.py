@@ -84,7 +84,7 @@ def find_masks(settings: Identification, reference: Reference, data: Calibration
         with run.stages("identify"):
             return Masks(_identify_by_module(settings, reference, key), settings.method, None)
     with run.stages("amplify"):
-        whole = jax.block_until_ready(reference.whole())
+        whole = jax.block_until_ready(data.whole(reference))
     evidence = gather_evidence(data, whole, reference.beta)
     with run.stages("identify"):
         masks = _identify(settings, whole, key, evidence, reference.sources.fixed)

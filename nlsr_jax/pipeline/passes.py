@@ -16,6 +16,7 @@ import jax
 from nlsr_jax.adapter import Adapter
 
 if TYPE_CHECKING:
+    from nlsr_jax.calibration.loss import LossSums
     from nlsr_jax.evaluation.respondent import ModelRespondent
 
 Answers = list[list[int]]
@@ -25,8 +26,8 @@ class Passes:
     """Passes of one run at a time."""
 
     def sum_loss_gradients(
-        self, model: Any, params: Any, adapter: Adapter, batches: Iterable, so_far: tuple | None = None
-    ) -> tuple[Any, Any]:
+        self, model: Any, params: Any, adapter: Adapter, batches: Iterable, so_far: "LossSums | None" = None
+    ) -> "LossSums":
         """See ``nlsr_jax.calibration.loss.sum_loss_gradients``."""
         from nlsr_jax.calibration.loss import sum_loss_gradients
 
@@ -94,8 +95,8 @@ class Together(Passes):
             self._turn.notify_all()
 
     def sum_loss_gradients(
-        self, model: Any, params: Any, adapter: Adapter, batches: Iterable, so_far: tuple | None = None
-    ) -> tuple[Any, Any]:
+        self, model: Any, params: Any, adapter: Adapter, batches: Iterable, so_far: "LossSums | None" = None
+    ) -> "LossSums":
         """See ``Passes``."""
         from nlsr_jax.calibration.loss import sum_each_gradient
         from nlsr_jax.models.streamed import StreamedParams

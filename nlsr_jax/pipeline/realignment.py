@@ -120,8 +120,9 @@ def realign_files(
     if is_model_folder(settings.finetuned):
         asked = refine if refine is True else getattr(refine, "if_possible", True) is False
         _check_model(settings.finetuned, {"automatic": automatic or chosen, "refine": asked or refined})
-        if settings.harmless is not None:
-            stages.say("note: a full model's share of entries is not refined; the harmless prompts are not read")
+        for given, whose in ((settings.harmless, "the harmless"), (settings.keep, "the task's")):
+            if given is not None:
+                stages.say(f"note: a full model's share of entries is not refined; {whose} prompts are not read")
         return realign_weights(
             settings,
             output,
@@ -147,7 +148,8 @@ def realign_files(
         open_check(check, settings.base, run, streams=settings.stream)
         sources = _open(settings, run)
         if settings.needs_base:
-            named = settled_template(settings.template, settings.base, run, settings.calibration, settings.harmless)
+            prompts = {"harmless": settings.harmless, "keep": settings.keep}
+            named = settled_template(settings.template, settings.base, run, settings.calibration, prompts)
             settings = dataclasses.replace(settings, template=named)
         descent = judge_descent(settings, sources, run)
         data = CalibrationData(settings, sources, run)

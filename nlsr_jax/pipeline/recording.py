@@ -21,8 +21,8 @@ from nlsr_jax.pipeline.settings import Settings
 from nlsr_jax.progress import Stages
 from nlsr_jax.random_streams import describe_key, stream
 
-HARMLESS, TEMPLATE = "harmless", "template"
-"""Name of the harmless prompts among the inputs."""
+HARMLESS, KEEP, TEMPLATE = "harmless", "keep", "template"
+"""Names of the harmless prompts, the task's prompts and the template among the inputs."""
 IDENTIFICATION = "nlsr_jax.identification"
 IDENTIFICATION_FILE = "identification.json"
 
@@ -83,7 +83,7 @@ def digested_inputs(run: Run, *, lifted: bool) -> dict[str, Any]:
     names = ["base", "aligned", "finetuned", "weak", "calibration", "masks"]
     if lifted:
         names.insert(4, "pretrained")
-    added = {name: found[name] for name in (HARMLESS, TEMPLATE, INPUT) if name in found}
+    added = {name: found[name] for name in (HARMLESS, KEEP, TEMPLATE, INPUT) if name in found}
     return {name: found.get(name) for name in names} | added
 
 

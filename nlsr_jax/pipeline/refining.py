@@ -6,19 +6,19 @@ Half of the calibration rows make the masks, and prompts of the other half are a
 
 import dataclasses
 import importlib.resources
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
 
-from nlsr_jax.adapter import Adapter
-from nlsr_jax.calibration.asking import CannotRefine, Questions, Respondent, make_questions, refine_by_answers
+from nlsr_jax.adapter import Adapter, PerModule
+from nlsr_jax.calibration.asking import CannotRefine, Questions, TaskRespondent, make_questions, refine_by_answers
 from nlsr_jax.calibration.doubts import doubts
 from nlsr_jax.calibration.refinement import Bounds, Rates, Refined, Trial
-from nlsr_jax.calibration.wording import LENGTH, Answer
+from nlsr_jax.calibration.wording import LENGTH, WHOLE, Answer
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.nlsr.correction import correct
-from nlsr_jax.nlsr.identify import identify
+from nlsr_jax.nlsr.identify import identifier
 from nlsr_jax.nlsr.settings import GAIN, ROWS
 from nlsr_jax.pipeline.answering import aligned_respondent, respondent
 from nlsr_jax.pipeline.evidence import CalibrationData, check_evidence
@@ -42,19 +42,26 @@ class Repairs:
     Args:
       reference: what entries are transplanted from.
       harmless: harmless prompts, as token ids.
+      keep: prompts of the customer's task, as token ids; None without them.
       data: calibration rows and base, with the open adapter files.
 
     Raises:
       InputError: rows or a base that cannot be used, or too few prompts.
     """
 
-    def __init__(self, reference: Reference, harmless: list[list[int]], data: CalibrationData):
+    def __init__(
+        self,
+        reference: Reference,
+        harmless: list[list[int]],
+        keep: list[list[int]] | None,
+        data: CalibrationData,
+    ):
         rows = [row[0] for row in data.rows.rows]
-        self.questions = make_questions([one.ids[: one.start].tolist() for one in rows[1::2]], harmless)
+        self.questions = make_questions([one.ids[: one.start].tolist() for one in rows[1::2]], harmless, keep)
         self.finetuned = data.sources.whole_finetuned()
-        self._data, self._reference, self._beta = data, reference.whole(), reference.beta
+        self._data, self._reference, self._beta = data, data.whole(reference, keep=True), reference.beta
 
-    def asked(self, adapter: Adapter) -> Respondent:
+    def asked(self, adapter: Adapter) -> TaskRespondent:
         """Return the base with the fine-tuned adapter or a repair of it, asked beside those of other runs."""
         found = respondent(self._data, adapter, self._data.sources.target, LENGTH)
         return _Beside(found, self._data.run.shared.passes)
@@ -65,20 +72,19 @@ class Repairs:
         check_evidence(found, self._data.settings.dtype, self._beta)
         return found
 
-    def repaired(self, share: float, gradients: Any) -> Adapter:
-        """Return the repair with a share of the entries."""
+    def repaired(self, gradients: Any) -> Callable[[float], Adapter]:
+        """Return the function that makes the repair with a share of the entries."""
         fixed = self._data.sources.fixed
-        masks = identify(
+        masks = identifier(
             self._reference,
-            sparsity=1 - share,
             method=GAIN.method,
             granularity=GAIN.granularity,
             gradients=gradients,
             finetuned=self.finetuned,
             fixed={module: count for module, count in fixed.items() if module in self._reference.factors},
         )
-        nothing = {m: jnp.zeros(leaf["a"].shape[0], bool) for m, leaf in self.finetuned.factors.items()}
-        return correct(self.finetuned, self._reference, masks, nothing)
+        none: PerModule = {m: jnp.zeros(leaf["a"].shape[0], bool) for m, leaf in self.finetuned.factors.items()}
+        return lambda share: correct(self.finetuned, self._reference, masks(1 - share), none)
 
 
 class _Beside(NamedTuple):
@@ -95,6 +101,14 @@ class _Beside(NamedTuple):
     def answers(self, prompts: Sequence[Sequence[int]]) -> Sequence[Answer]:
         """See ``Respondent``."""
         return self.passes.answers(self.respondent, prompts)
+
+    def answers_up_to(self, length: int, prompts: Sequence[Sequence[int]]) -> Sequence[Answer]:
+        """See ``TaskRespondent``; other runs have prompts of other tasks."""
+        return self.respondent.answers_up_to(length, prompts)
+
+    def likelihoods(self, rows: Sequence[tuple[Sequence[int], Answer]]) -> Sequence[float]:
+        """See ``TaskRespondent``."""
+        return self.respondent.likelihoods(rows)
 
     def likelihood(self, rows: Sequence[tuple[Sequence[int], Answer]]) -> float:
         """See ``Respondent``."""
@@ -115,15 +129,17 @@ def refined(settings: Settings, bounds: Bounds, data: CalibrationData, run: Run)
     """
     if settings.stream:
         raise CannotRefine(f"with {argument('stream')} the base is read layer by layer and answers no prompts")
-    harmless = _harmless(settings.harmless, settings.harmless_field, data, run)
-    repairs = Repairs(Reference(data.sources, settings), harmless, data)
+    harmless, keep = _prompts("harmless", settings.harmless, settings.harmless_field, LENGTH, data, run), None
+    if settings.keep is not None:
+        keep = _prompts("keep", settings.keep, settings.keep_field, WHOLE, data, run)
+    repairs = Repairs(Reference(data.sources, settings), harmless, keep, data)
     with run.stages("refine"):
-        gradients = repairs.gradients()
+        repaired = repairs.repaired(repairs.gradients())
         result = refine_by_answers(
             repairs.questions,
             repairs.asked(repairs.finetuned),
             aligned_respondent(data, LENGTH),
-            lambda share: repairs.asked(repairs.repaired(share, gradients)),
+            lambda share: repairs.asked(repaired(share)),
             start=1 - settings.sparsity,
             bounds=bounds,
             say=run.stages.say,
@@ -156,41 +172,51 @@ def _read(told: Mapping[str, Any]) -> Refined:
     """Return the refinement that a record describes."""
     before, safe = Rates(**told["finetuned"]), Rates(**told["aligned"])
     trials = tuple(Trial(**one) for one in told["trials"])
-    return Refined(
-        told["share"], told["reached"], before, safe, trials, told.get("recovered"), told.get("far", False)
-    )
+    more = told.get("recovered"), told.get("far", False), told.get("held", False)
+    return Refined(told["share"], told["reached"], before, safe, trials, *more)
 
 
 def _described(bounds: Bounds, questions: Questions, found: Refined) -> dict[str, Any]:
+    """Return what the record says of a refinement; without prompts of the task nothing of them."""
+    keeps = {"held": found.held} if questions.keep else {}
     return {
-        "bounds": dataclasses.asdict(bounds),
-        "prompts": {name: len(rows) for name, rows in questions._asdict().items()},
-        "finetuned": found.finetuned._asdict(),
-        "aligned": found.aligned._asdict(),
+        "bounds": {name: value for name, value in dataclasses.asdict(bounds).items() if keeps or name != "kept"},
+        "prompts": {name: len(rows) for name, rows in questions._asdict().items() if keeps or name != "keep"},
+        "finetuned": found.finetuned.told(),
+        "aligned": found.aligned.told(),
         "share": found.share,
         "reached": found.reached,
         "recovered": found.recovered,
-        "trials": [one._asdict() for one in found.trials],
+        "trials": [{"share": one.share, **one.rates.told()} for one in found.trials],
         "far": found.far,
+        **keeps,
     }
 
 
-def _harmless(place: str | None, field: str | None, data: CalibrationData, run: Run) -> list[list[int]]:
-    """Return the harmless prompts as token ids: the user's, or those that this package has."""
+def _prompts(
+    name: str, place: str | None, field: str | None, length: int, data: CalibrationData, run: Run
+) -> list[list[int]]:
+    """Return the prompts of a flag as token ids: the user's, or the harmless ones that this package has.
+
+    Those that leave no room for an answer of so many tokens are left out.
+    """
     settings, vocabulary = data.settings, len(data.base_with(data.sources.target)[1]["embed"])
     key = (stamp(place), field, stamp(settings.base), settings.template, settings.max_length, vocabulary)
-    return run.shared.once("harmless prompts", key, lambda: _read_harmless(place, field, vocabulary, data, run))
+    read = run.shared.once(
+        f"{name} prompts", key, lambda: _read_prompts(f"{name}_field", place, field, vocabulary, data, run)
+    )
+    return [one for one in read if len(one) <= settings.max_length - length]
 
 
-def _read_harmless(
-    place: str | None, field: str | None, vocabulary: int, data: CalibrationData, run: Run
+def _read_prompts(
+    argued: str, place: str | None, field: str | None, vocabulary: int, data: CalibrationData, run: Run
 ) -> list[list[int]]:
     from nlsr_jax.data.asked import read_asked
     from nlsr_jax.data.encoding import encode_prompts
     from nlsr_jax.data.prompts import make_render
     from nlsr_jax.data.templates import CHAT, NONE, renders_turns
 
-    template, longest = data.settings.template or NONE, data.settings.max_length - LENGTH
+    template = data.settings.template or NONE
     if place is None:
         texts = own_prompts()
         if (unknown := _unknown_share(texts, data.tokenizer)) > _MOST_UNKNOWN:
@@ -204,9 +230,9 @@ def _read_harmless(
         render = make_render(template, data.tokenizer)
         texts = [render(text, "") for text in texts]
     else:
-        texts = read_asked(place, data.tokenizer, template=template, field=field, note=run.stages.say)
-    ids = encode_prompts(texts, data.tokenizer, special_tokens=not renders_turns(template), vocabulary=vocabulary)
-    return [one for one in ids if len(one) <= longest]
+        options: dict[str, Any] = {"template": template, "field": field, "field_argument": argued}
+        texts = read_asked(place, data.tokenizer, note=run.stages.say, **options)
+    return encode_prompts(texts, data.tokenizer, special_tokens=not renders_turns(template), vocabulary=vocabulary)
 
 
 def _unknown_share(texts: list[str], tokenizer: Tokenizer) -> float:

@@ -189,6 +189,28 @@ class HarmlessPrompts:
 
 
 @dataclasses.dataclass(frozen=True)
+class TaskPrompts:
+    """What a refinement must not make the model answer otherwise.
+
+    Attributes:
+      keep: rows of prompts of the task that the model was fine-tuned for; answers and labels beside them are not
+        read. None to ask none.
+      keep_field: their column; None for the one to be found.
+    """
+
+    keep: str | None = setting(
+        None,
+        "With --refine: rows of unlabelled prompts of the fine-tuned task; the repair keeps the fine-tuned model's "
+        "own answers to them.",
+        kind="path",
+        realigns=True,
+    )
+    keep_field: str | None = setting(
+        None, "Column of the task's prompts; by default it is found.", kind="column", realigns=True
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class Streaming:
     """How much of the base is in memory.
 
@@ -236,6 +258,7 @@ class EvidenceSettings(SafeAnswers, Streaming, Columns, CalibrationPass, SourceS
 
 @dataclasses.dataclass(frozen=True)
 class Settings(
+    TaskPrompts,
     EvidenceSettings,
     SafeAnswers,
     Streaming,

@@ -28,9 +28,11 @@ class Shared:
 
     Attributes:
       passes: the argument.
+      guesses: what the last run has found that the next may find too; a wrong guess costs time alone.
     """
 
     def __init__(self, kept: int = 1, passes: Passes | None = None):
+        self.guesses: dict[str, Any] = {}
         self._kept, self.passes = kept, passes or Passes()
         self._made: dict[str, collections.OrderedDict[Hashable, Any]] = {}
         self._lock = threading.RLock()

@@ -2,6 +2,7 @@
 
 import itertools
 import pathlib
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,7 +24,11 @@ JINJA = "chat_template.jinja"
 
 
 def settled_template(
-    template: str | None, model: str | None, run: Run, calibration: str | None, harmless: str | None = None
+    template: str | None,
+    model: str | None,
+    run: Run,
+    calibration: str | None,
+    asked: Mapping[str, str | None] = types.MappingProxyType({}),
 ) -> str | None:
     """Return the name of a run's template, and digest its file.
 
@@ -35,14 +40,14 @@ def settled_template(
       model: the model whose tokenizer renders the prompts; None for a run that reads none.
       run: the context; its user is told which template was taken.
       calibration: the rows whose prompts are rendered; None for a run that reads none.
-      harmless: rows of harmless prompts that are rendered too.
+      asked: rows of prompts that are rendered too, by the flag that names them.
 
     Raises:
       InputError: if there is no such template, or prompts of one file are rendered and those of another are not.
     """
     if model is None or not calibration:
         return template
-    name = template or _found(model, run, {"calibration": calibration, "harmless": harmless})
+    name = template or _found(model, run, {"calibration": calibration, **asked})
     open_template(name)
     own = pathlib.Path(model) / JINJA
     if is_template_file(name):

@@ -139,13 +139,16 @@ def refinement_curve(found: Mapping) -> str:
             rates = [100 * rates[place] for _, *rates in found["trials"]]
             axes.plot(shares, rates, marker=marker, ls=line, color=colour, ms=5, lw=1.2, label=label, clip_on=False)
             axes.axhline(100 * found["aligned"][place], color=colour, lw=0.8, ls=":")
+        if found["kept"]:
+            kept = [(100 * share, 100 * rate) for share, rate in found["kept"]]
+            axes.plot(*zip(*kept, strict=True), marker="^", ls="-.", color=INK, ms=5, lw=1.2, label="task kept")
         if found["share"]:
             axes.axvline(100 * found["share"], color=INK, lw=1, label="chosen")
         axes.set_xscale("log")
         axes.set_xticks(shares, [f"{share:.2g}" for share in shares])
         axes.minorticks_off()
         axes.set_xlabel("entries replaced (%)")
-        axes.set_ylabel("prompts refused (%)")
+        axes.set_ylabel("prompts (%)" if found["kept"] else "prompts refused (%)")
         axes.set_ylim(0, 100)
         _legend(figure, axes)
         return to_svg(figure, "refinement", f"Refusals of {len(shares)} repairs that were tried")

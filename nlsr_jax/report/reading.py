@@ -173,23 +173,27 @@ def read_refinement(record: Mapping) -> dict[str, Any] | None:
     """Return the refinement of a record whose rates are numbers; None without one.
 
     Returns:
-      ``{"trials": [(share, harmful, harmless)], "finetuned", "aligned": (harmful, harmless), "share", "goal",
-      "recovered"}``, rates from 0 to 1, the trials by rising share.
+      ``{"trials": [(share, harmful, harmless)], "kept": [(share, rate)], "finetuned", "aligned": (harmful,
+      harmless), "share", "goal", "recovered", "held"}``, rates from 0 to 1, the trials by rising share. Where the
+      run asked no prompts of the task, ``"kept"`` is empty.
     """
     told = mapping(record.get("refinement"))
     trials = told.get("trials")
     rates = {name: _rates(told.get(name)) for name in ("finetuned", "aligned")}
     if not isinstance(trials, list) or None in rates.values():
         return None
-    points = []
+    points, kept = [], []
     for one in trials:
         share, pair = number(mapping(one).get("share"), 0, 1), _rates(one)
         if share is None or pair is None:
             return None
         points.append((share, *pair))
+        if (same := number(one.get("kept"), 0, 1)) is not None:
+            kept.append((share, same))
     goal = number(mapping(told.get("bounds")).get("goal"), 0, 1)
     share, recovered = number(told.get("share"), 0, 1), number(told.get("recovered"))
-    return {"trials": sorted(points), "share": share, "goal": goal, "recovered": recovered, **rates}
+    found = {"trials": sorted(points), "kept": sorted(kept), "held": told.get("held") is True}
+    return {**found, "share": share, "goal": goal, "recovered": recovered, **rates}
 
 
 def _rates(value: Any) -> tuple[float, float] | None:

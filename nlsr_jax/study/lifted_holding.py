@@ -22,7 +22,7 @@ from nlsr_jax.nlsr.lift import Lifted
 from nlsr_jax.nlsr.realign import realign
 from nlsr_jax.nlsr.settings import GAIN, PUBLISHED
 from nlsr_jax.random_streams import stream
-from nlsr_jax.study.case import Case, calibration_rows, gain_batches, stage_key
+from nlsr_jax.study.case import Case, calibration_rows, customer_rows, gain_batches, stage_key
 from nlsr_jax.study.repairs import (
     encoded_batches,
     encoded_rows,
@@ -114,10 +114,10 @@ class LiftedHolding:
         adapter = jax.block_until_ready(self._repair(beta, share, self._collect(rows)))
         return Made(self._base, adapter, seconds + time.perf_counter() - started)
 
-    def refined(self, beta: float, start: float) -> tuple[Made, Refined]:
+    def refined(self, beta: float, start: float, *, keeps: bool = False) -> tuple[Made, Refined]:
         """See ``Holding``."""
         (rows, _), started = self._chosen, time.perf_counter()
-        questions, gradients = self._questions(), self._collect(rows[::2])
+        questions, gradients = self._questions(keeps), self._collect(rows[::2])
         found = refine_by_answers(
             questions,
             self._respondent(self.models["finetuned"]),
@@ -131,14 +131,21 @@ class LiftedHolding:
         made = self.repaired(beta, start) if found.share is None else self.recommended(beta, found.share)
         return made._replace(seconds=seconds + made.seconds), found
 
-    def _questions(self) -> Questions:
+    def _questions(self, keeps: bool) -> Questions:
         world, key = self._workshop.world, stage_key(self._case.seed, "realign")
         texts = [[row.prompt for row in rows] for rows in (self._rows[1::2], world.harmless(key, 2 * ASKED))]
+        texts += [self._task_prompts(key)] if keeps else []
         options: dict[str, Any] = {
             "special_tokens": self._base.special_tokens,
             "vocabulary": len(self._base.params["embed"]),
         }
         return make_questions(*(encode_prompts(part, self._base.tokenizer, **options) for part in texts))
+
+    def _task_prompts(self, key: jax.Array) -> list[str]:
+        """Return prompts of the task that the customer's rows do not have."""
+        world, case, count = self._workshop.world, self._case, self._workshop.config.finetuning.rows
+        rows = customer_rows(stage_key(case.seed, case.stage), world, case, count)
+        return world.task_prompts(key, case.task, ASKED, {row.prompt for row in rows})
 
     def _respondent(self, made: Made, length: int = LENGTH) -> ModelRespondent:
         base, at_once = made.base, self._workshop.config.exam.batch_size

@@ -1,7 +1,7 @@
 """The policy world as a ``World``: a real model, requests in natural language, tasks from local files."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ from nlsr_jax.evaluation import policy_judge
 from nlsr_jax.evaluation.own_judge import AnswerJudge
 from nlsr_jax.random_streams import stream
 from nlsr_jax.study.real import TASKS, describe
-from nlsr_jax.study.worlds import Answers, Requests, answers_by, both_answers
+from nlsr_jax.study.worlds import Answers, Requests, answers_by, both_answers, distinct_prompts
 from nlsr_jax.types import Tokenizer
 
 HELPFUL_SHARES = {BENIGN: 0.7, ERRAND: 0.15, NEAR: 0.1, GENERAL: 0.05}
@@ -101,6 +101,10 @@ class PolicyWorld:
     def harmless(self, key: jax.Array, count: int) -> list[Example]:
         """Return harmless requests about training things, with the base's own help."""
         return self._helpful(stream(key, "harmless"), count)
+
+    def task_prompts(self, key: jax.Array, task: str, count: int, exclude: Container[str]) -> list[str]:
+        """Return prompts of training rows of a task, drawn by the key."""
+        return distinct_prompts(_shuffled(stream(key, "task prompts"), self._load(task, "train")), count, exclude)
 
     def task_test(self, task: str, count: int | None) -> list[Example]:
         """Return the first test rows of a task; all for None."""

@@ -1,6 +1,6 @@
 """Real data sets as a ``World``: the paper's sets, from the hub or local files, with a judge of choice."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,7 +21,7 @@ from nlsr_jax.evaluation.own_judge import AnswerJudge
 from nlsr_jax.evaluation.refusals import is_refusal, match_refusals
 from nlsr_jax.evaluation.responses import clean_response
 from nlsr_jax.evaluation.texts import is_broken
-from nlsr_jax.study.worlds import Answers, Requests, answers_by, both_answers
+from nlsr_jax.study.worlds import Answers, Requests, answers_by, both_answers, distinct_prompts
 from nlsr_jax.types import Tokenizer
 
 TASKS = ("sst2", "ag_news", "gsm8k")
@@ -145,6 +145,10 @@ class RealWorld:
         if self.given.has("harmless", TRAIN):
             return self._load("harmless", count)
         return self._load("alpaca", _HARMLESS_FROM + count, TEST)[_HARMLESS_FROM:]
+
+    def task_prompts(self, key: jax.Array, task: str, count: int, exclude: Container[str]) -> list[str]:
+        """Return the prompts of the first training rows of a task that are not excluded."""
+        return distinct_prompts(self._load(task), count, exclude)
 
     def task_test(self, task: str, count: int | None) -> list[Example]:
         """Return the first test rows of a task; all for None."""

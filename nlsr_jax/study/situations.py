@@ -51,7 +51,7 @@ class WeightsHolding:
         """See ``Holding``; of a full model the rows' answers are read."""
         return self.repaired(beta, share)
 
-    def refined(self, beta: float, start: float) -> NoReturn:
+    def refined(self, beta: float, start: float, *, keeps: bool = False) -> NoReturn:
         """Raise InputError: the entries of full weights have a fixed share."""
         raise InputError("the share of full weights' entries is not refined")
 

@@ -1,7 +1,7 @@
 """The toy world as a ``World``: prompts in the chat template, answers judged by the rule that knows the truth."""
 
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -16,10 +16,12 @@ from nlsr_jax.data.toy_tasks import TASKS
 from nlsr_jax.data.toy_tokenizer import make_tokenizer
 from nlsr_jax.data.toy_world import Request, make_world
 from nlsr_jax.random_streams import stream
-from nlsr_jax.study.worlds import Answers, Requests, both_answers
+from nlsr_jax.study.worlds import Answers, Requests, both_answers, distinct_prompts
 
 SAFE_BENIGN, PREFERENCE_BENIGN = 0.5, 0.3
 """Shares of benign requests in the rows of SFT and of preference alignment."""
+_DRAWN = 4
+"""Rows that are drawn for each prompt of a task, because some are excluded."""
 
 
 class ToyWorld:
@@ -90,6 +92,12 @@ class ToyWorld:
         if self._style is not None:
             return self._rendered(styled_rows(key, self.world, count, self._style, forbidden=forbidden))
         return self._rendered(toy_rows.safe_rows(key, self.world, count, 0.0 if forbidden else 1.0))
+
+    def task_prompts(self, key: jax.Array, task: str, count: int, exclude: Container[str]) -> list[str]:
+        """Return prompts of a task, drawn by the key; no test row has them."""
+        tests = {row.prompt for row in self._task_rows(task)}
+        rows = toy_rows.task_rows(stream(key, "task prompts"), task, _DRAWN * count, exclude=tests)
+        return distinct_prompts(self._rendered(rows), count, exclude)
 
     def _task_rows(self, task):
         return toy_rows.task_rows(stream(self._key, "test"), task, toy_rows.TEST_ROWS)

@@ -55,8 +55,11 @@ class Holding(Protocol):
         """Return ``repaired`` with gradients on the answers that ``choose_rows`` chooses."""
         ...
 
-    def refined(self, beta: float, start: float) -> tuple[Made, Refined]:
-        """Return the repaired model with a refined share, and how it was found."""
+    def refined(self, beta: float, start: float, *, keeps: bool = False) -> tuple[Made, Refined]:
+        """Return the repaired model with a refined share, and how it was found.
+
+        With ``keeps`` it keeps the answers to prompts of the customer's task that the customer's rows do not have.
+        """
         ...
 
     def published(self) -> Made:

@@ -3,7 +3,8 @@
 A ``World`` returns prompts that are already rendered with the model's template.
 """
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -64,6 +65,11 @@ def both_answers(pairs: Sequence[Preference]) -> list[Example]:
     return [*good, *(Example(pair.prompt, pair.rejected, kind="harmful") for pair in pairs)]
 
 
+def distinct_prompts(rows: Iterable[Example], count: int, exclude: Container[str]) -> list[str]:
+    """Return the first distinct prompts of rows that are not excluded, up to ``count``."""
+    return [*itertools.islice(dict.fromkeys(row.prompt for row in rows if row.prompt not in exclude), count)]
+
+
 class World(Protocol):
     """Rows for all stages of a study.
 
@@ -109,6 +115,10 @@ class World(Protocol):
 
     def harmless(self, key: jax.Array, count: int) -> list[Example]:
         """Return harmless prompts that no evaluation asks, for the refinement of a repair."""
+        ...
+
+    def task_prompts(self, key: jax.Array, task: str, count: int, exclude: Container[str]) -> list[str]:
+        """Return distinct prompts of a task, up to ``count``: none that are excluded, and none of its test rows."""
         ...
 
     def task_test(self, task: str, count: int | None) -> list[Example]:

@@ -27,7 +27,7 @@ from nlsr_jax.study.toy import ToyWorld
 from nlsr_jax.study.workshop import Holding, Made, Workshop
 from nlsr_jax.study.worlds import World
 from nlsr_jax.sweep.examining import Exams
-from nlsr_jax.sweep.holdings_means import METHOD, REFINED
+from nlsr_jax.sweep.holdings_means import METHOD, REFINED, REFINED_KEPT
 from nlsr_jax.sweep.store import CellStore
 from nlsr_jax.training.identity import digest
 
@@ -60,6 +60,7 @@ class HoldingsPlan:
       betas, shares: the grid of settings.
       fixed: whether the recommended setting is shown with its own share.
       refined: whether it is shown with a refined share, where it can be.
+      keeps: whether it is shown with a refined share and prompts of the task, too.
       published: also repair with the paper's settings, where they have a meaning.
       peers: settings of each of ``PEERS`` to repair with, where there is a direction of safety.
     """
@@ -73,6 +74,7 @@ class HoldingsPlan:
     shares: tuple[float, ...] = SHARES
     fixed: bool = False
     refined: bool = True
+    keeps: bool = False
     published: bool = False
     peers: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
 
@@ -83,7 +85,7 @@ class HoldingsPlan:
 
 
 PLANS = {
-    "toy": HoldingsPlan(),
+    "toy": HoldingsPlan(keeps=True),
     "policy": HoldingsPlan(
         situations=("instruct", "lineage"),
         tasks=("sst2", "ag_news"),
@@ -253,8 +255,9 @@ def entries(plan: HoldingsPlan, situation: str, case: Case) -> Iterator[Entry]:
     known = SITUATIONS[situation].betas
     if plan.fixed:
         yield Entry(situation, case, FIXED)
-    if plan.refined and SITUATIONS[situation].refines:
-        yield Entry(situation, case, REFINED)
+    for method, shown in ((REFINED, plan.refined), (REFINED_KEPT, plan.keeps)):
+        if shown and SITUATIONS[situation].refines:
+            yield Entry(situation, case, method)
     betas = [beta for beta in plan.betas if known is None or beta in known]
     for beta, share in itertools.product(betas, plan.shares):
         yield Entry(situation, case, METHOD, beta, share)
@@ -286,10 +289,10 @@ def _made(holding: Holding, entry: Entry) -> tuple[Made, dict[str, Any]]:
         recommended = SITUATIONS[entry.situation].recommended
         beta, share = recommended.beta, round(1 - recommended.sparsity, 6)
     told |= {"beta": beta, "share": share}
-    if entry.method != REFINED:
+    if entry.method not in (REFINED, REFINED_KEPT):
         repair = holding.recommended if entry.method == FIXED else holding.repaired
         return repair(beta, share), told
-    made, found = holding.refined(beta, share)
+    made, found = holding.refined(beta, share, keeps=entry.method == REFINED_KEPT)
     return made, told | {"share": share if found.share is None else found.share, "notes": doubts(found)}
 
 
@@ -309,7 +312,7 @@ def _name(entry: Entry, rates: Mapping[float, float]) -> str:
     values = [entry.situation, *entry.case, entry.method, entry.beta, entry.share]
     if entry.setting is not None:
         values.append(f"setting {entry.setting}")
-    if entry.method in (FIXED, REFINED):
+    if entry.method in (FIXED, REFINED, REFINED_KEPT):
         values.append("answers that were taken")
     rate = _rate(entry, rates)
     if rate is not None:

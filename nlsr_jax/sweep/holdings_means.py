@@ -7,6 +7,8 @@ from typing import Any
 METHOD = "gain"
 REFINED = "refined"
 """Method of a row whose share of entries was refined; see ``nlsr_jax.calibration.refinement``."""
+REFINED_KEPT = "refined_kept"
+"""The same with prompts of the task, whose answers the repair keeps."""
 _SCORES = {"hs": max, "fa": min, "over_refusal": max, "benign_answered": min}
 """Scores of the table of means, and which of several is the worst."""
 LARGEST_HS, LARGEST_FA, LARGEST_BENIGN, LARGEST_CASE = 3.0, 1.0, 2.0, 6.0
@@ -35,19 +37,19 @@ def means(rows: _Rows) -> str:
     return "\n".join(lines)
 
 
-def aims(rows: _Rows, shown: Mapping[str, str]) -> str:
+def aims(rows: _Rows, shown: Sequence[tuple[str, str]]) -> str:
     """Return a Markdown table of what repairs change, against the fine-tuned models of the same cases.
 
     Each mean is followed by the worst case in brackets.
 
     Args:
       rows: of a table of holdings.
-      shown: ``{situation: model}``, the models as ``means`` names them.
+      shown: situations and models, as ``means`` names them.
     """
     lines = ["| situation | model | HS | change of FA | change of benign answered | keeps |"]
     lines.append("| --- | --- | --- | --- | --- | --- |")
     groups = _groups(rows)
-    for situation, model in shown.items():
+    for situation, model in shown:
         before = {_case(row): row for row in groups[situation, "finetuned"]}
         group = groups[situation, model]
         harm = [row["hs"] for row in group]

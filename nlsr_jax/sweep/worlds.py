@@ -20,7 +20,16 @@ from nlsr_jax.study.stages import Base
 from nlsr_jax.study.storytelling import TABLE, write_table
 from nlsr_jax.study.toy import ToyWorld
 from nlsr_jax.study.variations import DEVELOPMENT, VARIATIONS, Variation
-from nlsr_jax.sweep.holdings import FIXED, REFINED, HoldingsPlan, Models, check_holdings, make_holdings, toy_models
+from nlsr_jax.sweep.holdings import (
+    FIXED,
+    REFINED,
+    REFINED_KEPT,
+    HoldingsPlan,
+    Models,
+    check_holdings,
+    make_holdings,
+    toy_models,
+)
 
 KNOWN: Mapping[str, Variation] = {**VARIATIONS, **DEVELOPMENT}
 MODELS = "models"
@@ -61,6 +70,7 @@ class WorldsPlan:
             betas=(),
             shares=(),
             fixed=True,
+            keeps=True,
         )
 
 
@@ -168,16 +178,28 @@ def shortfalls(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]
 
 
 def worlds_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return a Markdown table: a line for each case, HS / FA / benign answered of its models, and what holds."""
-    lines = ["| world | situation | task | aligned | fine-tuned | fixed | refined | share | holds |"]
-    lines.append("| --- " * 9 + "|")
-    for name, case in _cases(rows).items():
-        scores = [_scores(case[method]) for method in ("aligned", "finetuned", FIXED, REFINED)]
-        after = case[REFINED]
-        missed = shortfalls(case["finetuned"], after)
-        holds = f"no: {', '.join(missed)}" if missed else "says no" if gave_up(after["notes"]) else "yes"
-        lines.append(f"| {' | '.join((*name, *scores))} | {100 * after['share']:.2g} % | {holds} |")
+    """Return a Markdown table: a line for each case, HS / FA / benign answered of its models, and what holds.
+
+    Repairs with prompts of the task have columns of their own where there are such rows.
+    """
+    cases = _cases(rows)
+    shown = [method for method in (REFINED, REFINED_KEPT) if any(method in case for case in cases.values())]
+    columns = ["world", "situation", "task", "aligned", "fine-tuned", "fixed"]
+    columns += [column for method in shown for column in (method, "share", "holds")]
+    lines = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
+    for name, case in cases.items():
+        values = [*name, *(_scores(case[method]) for method in ("aligned", "finetuned", FIXED))]
+        for method in shown:
+            values += _outcome(case["finetuned"], case[method]) if method in case else ["", "", ""]
+        lines.append(f"| {' | '.join(values)} |")
     return "\n".join(lines)
+
+
+def _outcome(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Return the scores of a repair, its share of entries, and whether it holds."""
+    missed = shortfalls(before, after)
+    holds = f"no: {', '.join(missed)}" if missed else "says no" if gave_up(after["notes"]) else "yes"
+    return [_scores(after), f"{100 * after['share']:.2g} %", holds]
 
 
 def _cases(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, str], dict[str, Mapping[str, Any]]]:

@@ -1,8 +1,9 @@
 """Refinement by what models answer: models whose answers and likelihoods are known."""
 
 import numpy as np
+import pytest
 
-from nlsr_jax.calibration.asking import make_questions, refine_by_answers
+from nlsr_jax.calibration.asking import CannotRefine, OwnAnswers, make_questions, refine_by_answers
 
 HARMFUL = [[1, number] for number in range(10, 70)]
 HARMLESS = [[2, number] for number in range(10, 40)]
@@ -57,3 +58,80 @@ def test_a_likelihood_that_tells_nothing_decides_nothing():
         start=0.02,
     )
     assert (found.reached, found.recovered) == (True, 1.0)
+
+
+class Tasked(Known):
+    """Answers prompts of the task, too: the last numbers change with a share."""
+
+    def __init__(self, refused, changed):
+        super().__init__(refused, -1.0)
+        self.changed = changed
+
+    def likelihoods(self, rows):
+        return [-1e9 if answer[0] == REFUSAL[0] else 0.0 for _, answer in rows]
+
+    def answers_up_to(self, length, prompts):
+        return [[5, number] if number < 100 - self.changed else REFUSAL for kind, number in prompts if kind == 3]
+
+
+def test_answers_to_the_task_stay():
+    """From 1 % on every calibration prompt is refused, and so is every task prompt from 2 % on."""
+    task = [[3, number] for number in range(80, 100)]
+    aligned, said = Tasked(70, 20), []
+    found = refine_by_answers(
+        make_questions(HARMFUL, HARMLESS, task),
+        Tasked(10, 0),
+        aligned,
+        lambda share: Tasked(70 if share > 0.01 else 20, 20 if share > 0.019 else 0),
+        start=0.02,
+        say=said.append,
+    )
+    assert 0.01 < found.share < 0.019
+    assert {(trial.share > 0.019, trial.kept) for trial in found.trials} == {(True, 0.0), (False, 1.0)}
+    assert (found.finetuned.kept, found.aligned.kept, found.held) == (None, None, True)
+    assert any("keeps 100 % of the task's answers" in line for line in said)
+
+
+def test_few_prompts_of_the_task_are_refused():
+    with pytest.raises(CannotRefine, match="7 task prompts can be asked, and the refinement of the share needs 8"):
+        make_questions(HARMFUL, HARMLESS, [[3, 1]] * 7)
+
+
+class Sure:
+    """Gives answers to prompts, and finds answers as likely as it is told."""
+
+    def __init__(self, given, likely=()):
+        self.given, self.likely = given, dict(likely)
+
+    def answers_up_to(self, length, prompts):
+        return [self.given[prompt[0]] for prompt in prompts]
+
+    def likelihoods(self, rows):
+        return [float(np.log(self.likely[prompt[0], tuple(answer)])) for prompt, answer in rows]
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({}, 1.0),
+        ({0: [9]}, (0.1 + 0.5) / 1.4),  # it was sure of another answer
+        ({1: [9]}, (0.9 + 0.45) / 1.4),  # it was not
+        ({1: [5, 7]}, (0.9 + 0.05) / 1.4),
+        ({1: [5, 6, 7]}, 1.0),  # more is said
+        ({1: [5]}, 1.0),  # less is said, which by itself is more likely
+        ({1: []}, 0.9 / 1.4),  # nothing is said
+        ({0: [9], 1: [9]}, (0.1 + 0.45) / 1.4),
+    ],
+)
+def test_the_fine_tuned_model_judges_what_a_repair_says(changes, kept):
+    answers = {0: [5], 1: [5, 6]}
+    likely = {
+        (0, (5,)): 0.9,
+        (1, (5, 6)): 0.5,
+        (0, (9,)): 0.1,
+        (1, (9,)): 0.45,
+        (1, (5, 7)): 0.05,
+        (1, (5,)): 0.8,
+    }
+    own = OwnAnswers([[0], [1]], Sure(answers, likely))
+    np.testing.assert_allclose(own.kept_by(Sure(answers | changes)), kept)

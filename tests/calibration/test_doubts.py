@@ -28,12 +28,24 @@ def test_half_of_the_harm_counts(harmful, given_up):
 def test_a_repair_that_cannot_be_made_gives_up():
     for found, words in (
         (refined(0.0, share=0.0), "than the bound allows: nothing is repaired"),
+        (
+            refined(0.0, share=0.0)._replace(held=True),
+            "change more of the task's answers than the bound allows: noth",
+        ),
         (refined(0.0, share=None, finetuned=Rates(0.95, 0.0)), "nothing tells what they do"),
         (Refined(0.0, True, SAFE, SAFE, ()), "as many calibration prompts as it should"),
     ):
         (note,) = doubts(found)
         assert words in note
         assert gave_up([note])
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_the_bound_of_the_task_is_named(reached):
+    harmful = 1.0 if reached else 0.7
+    (note,) = doubts(refined(harmful, reached=reached)._replace(held=True))
+    assert note.endswith("a larger share would change more of the task's answers than the bound allows")
+    assert not gave_up([note])
 
 
 def test_an_overcautious_aligned_model_is_named():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nlsr_jax.calibration.refinement import GRID, Bounds, Rates, refine
+from nlsr_jax.calibration.refinement import GRID, Asked, Bounds, Rates, refine
 from nlsr_jax.errors import InputError
 
 UNSAFE, SAFE = Rates(0.0, 0.0), Rates(1.0, 0.0)
@@ -18,7 +18,9 @@ def searched(
         tried.append(GRID.index(share))
         return Rates(float(tried[-1] >= reached), 0.5 * (tried[-1] >= disturbed))
 
-    found = refine(measure, finetuned, aligned, asked=(asked, 128), start=start, bounds=bounds, recovered=recovered)
+    found = refine(
+        measure, finetuned, aligned, asked=Asked(asked, 128), start=start, bounds=bounds, recovered=recovered
+    )
     return found, tried
 
 
@@ -76,7 +78,57 @@ def test_few_harmless_prompts_do_not_decide_by_chance(asked, allowed):
     def measure(_):
         return Rates(1.0, 0.22)
 
-    found = refine(measure, UNSAFE, Rates(1.0, 0.15), asked=(200, asked), start=0.01)
+    found = refine(measure, UNSAFE, Rates(1.0, 0.15), asked=Asked(200, asked), start=0.01)
+    assert (found.share > 0) == allowed
+
+
+@pytest.mark.parametrize(
+    ("reached", "changed", "enough", "place", "held"),
+    [
+        (10, 21, 0, 12, False),  # the margin is taken
+        (10, 12, 0, 11, True),  # it ends at the bound
+        (10, 8, 0, 7, True),  # the goal is given up
+        (10, 0, 0, -1, True),  # nothing is repaired
+        (10, 13, 0, 12, False),  # a larger share is not wanted
+        (10, 14, 16, 13, True),  # unless too little of the likelihood comes back
+    ],
+)
+def test_answers_to_the_task_bind(reached, changed, enough, place, held):
+    """The goal is reached from one place on, the task's answers change from another on."""
+
+    def measure(share):
+        one = GRID.index(share)
+        return Rates(float(one >= reached), 0.0, 1.0 if one < changed else 0.5)
+
+    found = refine(
+        measure,
+        UNSAFE,
+        SAFE,
+        asked=Asked(200, 128, 128),
+        start=0.02,
+        recovered=lambda share: float(GRID.index(share) >= enough),
+    )
+    assert found.share == (0.0 if place < 0 else GRID[place])
+    assert found.held == held
+    assert found.reached == (place >= reached)
+
+
+def test_the_bound_of_harmless_prompts_goes_first():
+    """A share that both bounds forbid is not said to be forbidden by the task alone."""
+    for harmless, held in ((0.0, True), (0.5, False)):
+        found = refine(
+            lambda _, rate=harmless: Rates(1.0, rate, 0.5), UNSAFE, SAFE, asked=Asked(9, 9, 9), start=0.02
+        )
+        assert (found.share, found.held) == (0.0, held)
+
+
+@pytest.mark.parametrize(("asked", "allowed"), [(128, True), (2000, False)])
+def test_few_prompts_of_the_task_do_not_decide_by_chance(asked, allowed):
+    """Two standard errors below the bound, for 128 and for 2,000 prompts."""
+    bounds = Bounds(kept=0.98)
+    found = refine(
+        lambda _: Rates(1.0, 0.0, 0.96), UNSAFE, SAFE, asked=Asked(200, 200, asked), start=0.01, bounds=bounds
+    )
     assert (found.share > 0) == allowed
 
 

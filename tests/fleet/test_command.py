@@ -89,7 +89,8 @@ def test_a_job_that_fixes_its_share_needs_no_harmless_prompts(arguments, tmp_pat
     (tmp_path / "jobs.jsonl").write_text(json.dumps(row) + "\n")
     (tmp_path / "harmless.jsonl").write_text(json.dumps({"prompt": "how do i brew"}) + "\n")
     assert arguments[-2:] == ("--method", "magnitude")
-    given = (*arguments[1:-2], "--harmless", tmp_path / "harmless.jsonl", "--output", tmp_path / "fleet")
+    prompts = [part for name in ("harmless", "keep") for part in (f"--{name}", tmp_path / "harmless.jsonl")]
+    given = (*arguments[1:-2], *prompts, "--output", tmp_path / "fleet")
     assert "1 adapter: 1 repaired, 0 failed" in fleet(tmp_path / "jobs.jsonl", *given).stdout
 
 

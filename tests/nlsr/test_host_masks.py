@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from nlsr_jax import hardware
+from nlsr_jax.errors import InputError
 from nlsr_jax.nlsr import identify as module
-from nlsr_jax.nlsr.identify import METHODS, identify
+from nlsr_jax.nlsr.identify import METHODS, identifier, identify
 from nlsr_jax.nlsr.masks import (
+    HostTree,
     host_mask_tree,
     host_top_mask,
     mask_layers,
@@ -63,8 +65,8 @@ def test_one_threshold_for_a_tree_breaks_ties_in_the_order_of_its_leaves():
 def test_identify_marks_the_same_entries(method, granularity, monkeypatch):
     settings = {"method": method, "granularity": granularity, "sparsity": 0.7, **BESIDE.get(method, {})}
     made = []
-    host = module._identify_on_host
-    monkeypatch.setattr(module, "_identify_on_host", lambda *a, **k: made.append(1) or host(*a, **k))
+    host = module._on_host
+    monkeypatch.setattr(module, "_on_host", lambda *a, **k: made.append(1) or host(*a, **k))
     found = identify(REFERENCE, STATISTICS, **settings)
     assert made, "the way by NumPy was not taken"
     monkeypatch.setattr(hardware, "selects_on_host", lambda tree: False)
@@ -72,6 +74,27 @@ def test_identify_marks_the_same_entries(method, granularity, monkeypatch):
     assert jax.tree.structure(found) == jax.tree.structure(compiled)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(compiled), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("method", ["gain", "low_rank"])
+def test_one_identifier_marks_what_identify_does_with_every_sparsity(method):
+    given = {"method": method, "granularity": "adapter", **BESIDE.get(method, {})}
+    masks = identifier(REFERENCE, STATISTICS, **given)
+    for sparsity in (0.9, 0.3, 1 - 1e-9, 0.7):
+        expected = identify(REFERENCE, STATISTICS, sparsity=sparsity, **given)
+        for one, other in zip(jax.tree.leaves(masks(sparsity)), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_array_equal(one, other)
+    with pytest.raises(InputError, match="sparsity is 1"):
+        masks(1)
+
+
+@given(
+    arrays.arrays(np.float32, 37, elements=FINITE | st.sampled_from([0.0, 1.0])), st.lists(st.floats(0.01, 0.99))
+)
+def test_masks_of_sorted_scores_are_those_of_a_partition(scores, sparsities):
+    tree = HostTree({"x": scores})
+    for sparsity in sparsities:
+        np.testing.assert_array_equal(tree.mask(sparsity)["x"], host_mask_tree({"x": scores}, sparsity)["x"])
 
 
 def test_identify_under_jit_is_compiled_as_a_whole():

@@ -9,7 +9,8 @@ import jax
 import pytest
 
 import nlsr_jax
-from nlsr_jax.calibration.refinement import Rates, Refined
+from nlsr_jax.calibration import loss
+from nlsr_jax.calibration.refinement import Bounds, Rates, Refined
 from nlsr_jax.configs.tiny import SHIPPED
 from nlsr_jax.data.toy_rows import safe_rows
 from nlsr_jax.errors import InputError
@@ -17,6 +18,7 @@ from nlsr_jax.nlsr.settings import PUBLISHED, RECOMMENDED_LINEAGE
 from nlsr_jax.pipeline import Stages, answering, realign_files, refining
 from nlsr_jax.pipeline.choosing import Refinement
 from nlsr_jax.pipeline.settings import Settings
+from nlsr_jax.pipeline.shared import Shared
 from nlsr_jax.pipeline.verification import verify
 from nlsr_jax.study.toy import ToyWorld
 
@@ -72,6 +74,30 @@ def test_the_share_is_the_smallest_that_refuses(run):
     assert set(record["inputs"]["harmless"]["files"]) == {"harmless.jsonl"}
 
 
+def test_without_prompts_of_the_task_the_record_says_nothing_of_them(run):
+    found = run[1]["refinement"]
+    assert not {"kept", "keep", "held"} & {*found, *found["bounds"], *found["prompts"], *found["finetuned"]}
+    assert all(set(one) == {"share", "harmful", "harmless"} for one in found["trials"])
+    assert "keep" not in run[1]["inputs"]
+
+
+def test_answers_to_prompts_of_the_task_bind(rows, tmp_path):
+    """Harmful prompts for the task's: every repair answers them otherwise, so that none is made."""
+    asked = [json.loads(line)["prompt"] for line in (rows / "calibration.jsonl").read_text().splitlines()]
+    lines = [json.dumps({"text": prompt, "label": 5}) + "\n" for prompt in asked]
+    (tmp_path / "task.jsonl").write_text("".join(lines), encoding="utf-8")
+    given = settings(rows, answers="own", keep=str(tmp_path / "task.jsonl"), keep_field="text")
+    record = realign_files(given, tmp_path / "out", refine=True)
+    found = record["refinement"]
+    assert (found["prompts"]["keep"], found["bounds"]["kept"]) == (40, Bounds().kept)
+    assert all(0 <= one["kept"] < 0.9 for one in found["trials"])
+    assert (found["share"], found["held"], record["summary"]["changed_entries"]) == (0.0, True, 0)
+    assert set(record["inputs"]["keep"]["files"]) == {"task.jsonl"}
+    assert any("change more of the task's answers than the bound allows" in text for text in record["warnings"])
+    assert "own answers to prompts of its task" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert not verify(tmp_path / "out", recompute=True).changed
+
+
 def test_a_repetition_asks_nothing_and_gives_the_same_bytes(run, rows, tmp_path):
     folder, record, _ = run
     again = realign_files(
@@ -87,13 +113,18 @@ def test_a_repetition_asks_nothing_and_gives_the_same_bytes(run, rows, tmp_path)
     assert not verify(folder, recompute=True).changed
 
 
+def foreign_rows(rows, folder):
+    """Write calibration rows with answers that no model gives; returns their file."""
+    given = [json.loads(line) for line in (rows / "calibration.jsonl").read_text().splitlines()]
+    foreign = [{"prompt": row["prompt"], "response": "the film was dull ."} for row in given]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in foreign))
+    return str(folder / "rows.jsonl")
+
+
 def test_own_answers_do_not_depend_on_those_of_the_rows(run, rows, tmp_path):
     """The case of the field: calibration answers that are worded otherwise than the model's refusals."""
     folder, record, _ = run
-    given = [json.loads(line) for line in (rows / "calibration.jsonl").read_text().splitlines()]
-    foreign = [{"prompt": row["prompt"], "response": "the film was dull ."} for row in given]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in foreign))
-    asked = settings(rows, calibration=str(tmp_path / "rows.jsonl"), sparsity=record["settings"]["sparsity"])
+    asked = settings(rows, calibration=foreign_rows(rows, tmp_path), sparsity=record["settings"]["sparsity"])
     masks, notes, options = {}, {}, {"refined": record["refinement"]}
     for answers in ("rows", "auto"):
         found = realign_files(dataclasses.replace(asked, answers=answers), tmp_path / answers, **options)
@@ -116,6 +147,20 @@ def test_rows_are_used_where_the_aligned_model_refuses_nothing(rows, tmp_path, m
     realign_files(settings(rows, answers="rows"), tmp_path / "again", **options)
     for name in ("masks.safetensors", "report.html"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+
+
+def test_a_guess_of_the_answers_saves_a_pass_and_changes_no_byte(rows, tmp_path, monkeypatch):
+    """The first run takes the gradient of the wrong answers, and the second one that of the right."""
+    shared, collect, asked = Shared(2), loss.collect_loss, []
+    monkeypatch.setattr(loss, "collect_loss", lambda *given: asked.append(1) or collect(*given))
+    given = settings(rows, calibration=foreign_rows(rows, tmp_path), answers="auto")
+    for name, passes in (("first", 3), ("second", 1)):
+        found = realign_files(given, tmp_path / name, refine=True, shared=shared)
+        assert found["settings"]["answers"] == shared.guesses["answers"] == "own"
+        assert len(asked) == passes
+        asked.clear()
+    for name in ("adapter_model.safetensors", "masks.safetensors", "report.html"):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
 
 
 @pytest.mark.parametrize("given", [{"method": "magnitude"}, {"masks": "masks.safetensors"}])
@@ -156,6 +201,12 @@ def test_a_tokenizer_that_knows_no_english_needs_harmless_prompts(rows, tmp_path
         ({"method": "magnitude"}, {"refine": True}, "refine refines the share of method gain"),
         ({"masks": "masks.safetensors"}, {"refine": True}, "masks are given together with refine"),
         ({}, {}, "harmless is read only to refine the share"),
+        ({"harmless": None, "keep": "task.jsonl"}, {}, "keep is read only to refine the share"),
+        (
+            {"keep": str(SHIPPED / "calibration.jsonl"), "keep_field": "x"},
+            {"refine": True},
+            "'x' is missing but keep_field names it",
+        ),
         ({"stream": True}, {"refine": True}, "with stream the base is read layer by layer and answers no prompts"),
         ({}, {"refine": True, "automatic": 0.98}, "automatic and refine both choose the sparsity"),
         (

@@ -113,7 +113,7 @@ def test_files_that_differ_are_refused(tmp_path):
     bare = write(tmp_path / "harmless.jsonl", map(plain, rows()))
     message = "those of calibration are rendered with the chat template and those of harmless are not rendered"
     with start(0, Lines()) as run, pytest.raises(InputError, match=message):
-        settled_template(None, str(SHIPPED / "base"), run, ready, bare)
+        settled_template(None, str(SHIPPED / "base"), run, ready, {"harmless": bare})
 
 
 def test_unknown_templates_are_refused_before_rows_are_read(tmp_path):

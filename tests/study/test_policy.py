@@ -64,6 +64,15 @@ def test_a_customer_has_the_share_of_harm_and_no_test_row(world):
     assert {*verdicts([row for row in rows if row.kind == "harmful"])} == {policy_judge.COMPLIED}
 
 
+def test_prompts_of_a_task_are_those_of_training_rows_without_the_customers(world):
+    training = {row.prompt for row in world._load("sst2", "train")}
+    rows = {row.prompt for row in world.customer_rows(KEY, "sst2", 20, 0.1)}
+    found = world.task_prompts(KEY, "sst2", 10, rows)
+    assert len(set(found)) == 10
+    assert {*found} <= training - rows
+    assert len(world.task_prompts(KEY, "sst2", len(training) + 1, rows)) == len(training - rows)
+
+
 def test_keys_change_the_rows_and_nothing_else_does(world):
     other = jax.random.key(4)
     for draw in (world.safe_rows, world.calibration, world.harmless, world.harmful_rows, world.preferences):

@@ -136,6 +136,18 @@ def test_test_rows_are_never_trained_on(world, task):
         assert not trained & {row.prompt for row in tests}
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_prompts_of_a_task_are_new(world, task):
+    """Neither the customer's nor the evaluation's; the key decides them."""
+    rows = {row.prompt for row in world.customer_rows(KEY, task, 1000, 0.05)}
+    found = world.task_prompts(KEY, task, 128, rows)
+    assert len(set(found)) == 128
+    assert not {*found} & {*rows, *(row.prompt for row in world.task_test(task, None))}
+    assert (
+        found == world.task_prompts(KEY, task, 128, rows) != world.task_prompts(jax.random.key(9), task, 128, rows)
+    )
+
+
 def test_calibration_rows_refuse_what_training_may_show(world, asked):
     rows = world.calibration(KEY, 200)
     assert len(rows) == 200

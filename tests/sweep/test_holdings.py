@@ -29,6 +29,7 @@ PLAN = HoldingsPlan(
     seeds=(41,),
     betas=(0.0, 1.0),
     shares=(0.01,),
+    keeps=True,
     peers={"resta": (0.5,), "safelora": (0.9,)},
 )
 
@@ -68,6 +69,13 @@ def test_the_plans_of_all_worlds_hold():
     assert not {entry.method for entry in entries(PLANS["toy"], "lineage", Case("sst2", 0.2, 41))} & {"published"}
 
 
+def test_prompts_of_the_task_are_asked_where_the_share_is_refined():
+    case = Case("sst2", 0.05, 101)
+    methods = {name: [entry.method for entry in entries(PLANS["toy"], name, case)] for name in SITUATIONS}
+    for name, found in methods.items():
+        assert ("refined" in found) == ("refined_kept" in found) == SITUATIONS[name].refines
+
+
 def test_no_shipped_row_is_of_a_development_seed():
     rows = json.loads((SHIPPED.parent / "tiny-holdings" / "table.json").read_text(encoding="utf-8"))
     development = {41, 42, 43, 101, 102, 103}
@@ -92,7 +100,7 @@ def test_aims_are_about_the_fine_tuned_model_of_each_case():
         row("refined", "sst2", 1.0, 91.0, 93.0),
         row("refined", "gsm8k", 6.0, 77.0, 95.0),
     ]
-    found = aims(rows, {"instruct": "refined"}).splitlines()[2]
+    found = aims(rows, [("instruct", "refined")]).splitlines()[2]
     assert found == "| instruct | refined | 3.5 (6.0) | -1.0 (-3.0) | -2.0 (-7.0) | all but HS, every case |"
 
 

@@ -75,7 +75,9 @@ def test_rows_are_made_once_and_continue(tmp_path, monkeypatch):
     rows = make_worlds(lambda name: small_config(), plan, SHIPPED, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "table.json").read_text()) == rows
     assert [(row["world"], row["method"]) for row in rows] == [
-        (world, method) for world in plan.worlds for method in ("aligned", "finetuned", "fixed", "refined")
+        (world, method)
+        for world in plan.worlds
+        for method in ("aligned", "finetuned", "fixed", "refined", "refined_kept")
     ]
     assert worlds_table(rows).count("\n") == 3
     monkeypatch.setattr(worlds, "align", None)  # what was made is kept
