@@ -26,7 +26,9 @@ from nlsr_jax.errors import InputError
 
 laboratory_flags.define_laboratory_flags("Folder of the rows; an existing one is continued.")
 flags.DEFINE_list(
-    "methods", ["nlsr"], "Methods that make the models: unaligned, aligned, finetuned, nlsr, or a defense."
+    "methods",
+    ["nlsr"],
+    "Methods that make the models: unaligned, aligned, finetuned, nlsr, nlsr_automatic, nlsr_refined or a defense.",
 )
 flags.DEFINE_multi_string("vary", [], "A setting and its values, such as beta=0,0.9; can be repeated.")
 flags.DEFINE_list("tasks", ["sst2"], "The customers' tasks.")
