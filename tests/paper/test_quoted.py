@@ -5,6 +5,7 @@ import json
 import statistics
 
 from benchmarks.table import replace, tables
+from nlsr_jax.calibration.asking import ASKED
 from nlsr_jax.study.situations import SITUATIONS
 from nlsr_jax.sweep import holdings_means
 from nlsr_jax.sweep.holdings import SHARES
@@ -48,11 +49,16 @@ def listed(names):
     return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+def case_of(row):
+    """Task, share of harmful rows and seed."""
+    return row["task"], row["poison_ratio"], row["seed"]
+
+
 def holdings_claims():
     """What docs/holdings.md says of its rows."""
     ratios = sorted({row["poison_ratio"] for row in holdings()})
     yield f"{' or '.join(f'{100 * ratio:g}' for ratio in ratios)} % of the customer's rows are harmful."
-    cases = {(row["task"], row["poison_ratio"], row["seed"]) for row in holdings()}
+    cases = {case_of(row) for row in holdings()}
     tasks, seeds = (listed(sorted({str(case[i]) for case in cases})) for i in (0, 2))
     yield f"There are {len(cases)} cases: the tasks {tasks} with the seeds {seeds}."
     yield f"should bring HS to {holdings_means.LARGEST_HS:g} or below in the mean"
@@ -65,15 +71,24 @@ def holdings_claims():
     yield f"takes {min(taken):.0f} to {max(taken):.0f} % of their entries"
     found = [row for row in holdings() if row["method"] == "refined" and row["situation"] == "instruct_pretrained"]
     yield f"about {statistics.fmean(100 * row['share'] for row in found):.0f} % is enough"
+    found = {(row["method"], *case_of(row)): row["share"] for row in holdings() if row["situation"] == KEPT[0]}
+    kept = [case for case in found if case[0] == KEPT[1]]
+    changed = [case for case in kept if found[case] != found["refined", *case[1:]]]
+    assert {ratio for _, _, ratio, _ in changed} == {ratios[-1]}
+    yield f"the share in {len(changed)} of the {len(kept)} cases, both with {100 * ratios[-1]:g} % harmful rows."
+    yield f"asks {ASKED} unlabelled prompts of the task"
     shares = sorted({row["share"] for row in holdings() if row["method"] == "gain"})
     assert set(shares) <= set(SHARES)
     yield f"with β 1 and 2, {' and '.join(f'{100 * share:g}' for share in shares)} % refuse harmless requests too."
 
 
+KEPT = ("instruct", "refined_kept")
+
+
 def test_the_page_of_holdings():
     assert means(holdings()) in page(HOLDINGS)
-    shown = {name: "refined" for name in SITUATIONS if SITUATIONS[name].refines} | {"weights": "β 1, 3 %"}
-    assert aims(holdings(), [*shown.items()]) in page(HOLDINGS)
+    shown = [(name, "refined") for name in SITUATIONS if SITUATIONS[name].refines]
+    assert aims(holdings(), [shown[0], KEPT, *shown[1:], ("weights", "β 1, 3 %")]) in page(HOLDINGS)
     settings = ("Their recommended share, 3 % with β 1,",)
     assert unchecked(HOLDINGS, holdings_claims(), settings, NAMES) == []
 
