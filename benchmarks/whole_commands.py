@@ -25,7 +25,7 @@ from absl import app, flags
 
 from benchmarks.limits import Limit, with_limit
 from benchmarks.measure import Run, append_result, define_flags, ratios, run_process
-from benchmarks.whole_limits import count_tokens, refined_limit
+from benchmarks.whole_limits import count_tokens, published_limit, refined_limit
 from nlsr_jax.architecture.config import parse_model_config
 
 FLAGS = flags.FLAGS
@@ -100,11 +100,14 @@ class Commands:
             return {"base": m["base"], **adapters, **rows}
         return {**instruct, "pretrained": m["base"]}
 
-    def limit(self, trials: int, likelihoods: int) -> Limit:
-        """Return the limit of the refined realignment."""
+    def limit(self, method: str, trials: int, likelihoods: int) -> Limit:
+        """Return the limit of a realignment."""
         base = self._work / "instruct"
         config = parse_model_config(json.loads((base / "config.json").read_text("utf-8")), str(base))
-        return refined_limit(config, count_tokens(self._work, base), trials, likelihoods)
+        rows = count_tokens(self._work, base)
+        if method == "published":
+            return published_limit(config, rows)
+        return refined_limit(config, rows, trials, likelihoods)
 
     def ours(self, method: str) -> tuple[Run, dict]:
         """Run `nlsr realign`; returns the run and its record."""
@@ -158,8 +161,7 @@ def compare(commands: Commands, method: str, rounds: int) -> dict[str, dict]:
     stages = {"stages": median_stages([one["seconds"] for _, one in ours])}
     stages["peer_stages"] = median_stages([one for _, one in theirs])
     warm, whole = statistics.median(seconds[1]), {**ratios(*seconds), **told, **stages}
-    if method == "recommended":
-        whole = with_limit(whole, commands.limit(trials, likelihoods))
+    whole = with_limit(whole, commands.limit(method, trials, likelihoods))
     return {
         f"realign_{method}": whole,
         f"realign_{method}_memory": {**ratios(*peaks), **told},

@@ -1,4 +1,4 @@
-"""The least time of the refined realignment's products on this machine; see ``benchmarks.limits``."""
+"""The least time of a realignment's products on this machine; see ``benchmarks.limits``."""
 
 import json
 import pathlib
@@ -47,6 +47,16 @@ def count_tokens(folder: pathlib.Path, base: pathlib.Path) -> Rows:
     common = shared_beginning(prompts)
     sizes = [len(prompt) - common for prompt in prompts]
     return Rows(sizes[: len(rows)], [len(ids(row["response"])) + 1 for row in rows], sizes[len(rows) :])
+
+
+def published_limit(config: ModelConfig, rows: Rows) -> Limit:
+    """Return the limit of the published algorithm: every calibration row goes through the layers once.
+
+    Args:
+      config: configuration of the base.
+      rows: see ``Rows``.
+    """
+    return of_products(forward_products(config, sum(rows.prompts) + sum(rows.responses), head_rows=0))
 
 
 def refined_limit(config: ModelConfig, rows: Rows, trials: int, likelihoods: int) -> Limit:
