@@ -39,6 +39,12 @@ def of(situation, method):
     return [row for row in rows() if (row["situation"], row["method"]) == (situation, method)]
 
 
+def kept_by(share):
+    """Whether a fixed share keeps HS, FA and benign answers in the lineage situation, in the mean."""
+    line = next(row for row in beside_aligned(rows()).splitlines() if f"| β 1, {100 * share:g} % |" in row)
+    return [name not in line.rpartition("all but ")[2] for name in ("HS", "FA", "benign")]
+
+
 def sentences():
     """What the page says of its rows."""
     tasks, seeds = (sorted({row[name] for row in rows()}) for name in ("task", "seed"))
@@ -53,6 +59,10 @@ def sentences():
     yield f"and answers {aligned['benign_answered']:.1f} % of the harmless ones."
     taken = [100 * row["share"] for row in of("instruct", "refined")]
     yield f"It takes {min(taken):.1f} to {max(taken):.1f} % of the entries there"
+    *_, low, high = sorted({row["share"] for row in of("lineage", "gain")})
+    assert kept_by(low) == [False, True, True]
+    assert kept_by(high) == [True, False, False]
+    yield f"{100 * low:g} % leaves much of the harm, and {100 * high:g} % brings HS to the aligned model's"
     seconds = [row["seconds"] for row in rows() if row["method"] == "refined"]
     yield f"A refinement took {min(seconds):.0f} to {max(seconds):.0f} seconds"
     yield f"{statistics.median(seconds):.0f} in the median"
