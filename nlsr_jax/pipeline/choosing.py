@@ -81,10 +81,10 @@ def with_choice(settings: Settings, choice: Choice) -> Settings:
         )
     name = "automatic" if choice.asked is not None else "refine"
     if choice.asked is None and choice.refinement is None:
-        for name in (HARMLESS, KEEP):
-            if getattr(settings, name) is not None and choice.refined is None:
+        for prompts in (HARMLESS, KEEP):
+            if getattr(settings, prompts) is not None and choice.refined is None:
                 raise InputError(
-                    f"{argument(name)} is read only to refine the share of entries, which these settings fix; "
+                    f"{argument(prompts)} is read only to refine the share of entries, which these settings fix; "
                     f"leave it out, or give {argument('refine')}"
                 )
         return settings
