@@ -239,7 +239,7 @@ def _other_requests() -> Table:
 
 def _architectures() -> Table:
     columns = [{"architecture": architecture} for architecture in ARCHITECTURES]
-    names = ("finetuned", "safelora", "nlsr", "nlsr gain", "nlsr recommended")
+    names = ("finetuned", "safelora", "nlsr", "nlsr gain", "nlsr recommended", "nlsr refined")
     note = (
         "Bases of one size in the shapes of Llama, Qwen2 and Mistral; of the paper's table only means are public."
     )
