@@ -5,11 +5,13 @@ the record holds one, else by its name and layout. A single file is recognised b
 writes.
 """
 
+import functools
 import itertools
 import json
 import os
 import pathlib
 import re
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from nlsr_jax.errors import InputError
@@ -31,6 +33,8 @@ ATTESTATIONS = {
 """By file of an attestation: fields of its JSON object."""
 
 _SHOWN = 3
+_SETTLED = 2.0
+"""Seconds after which a change of a file shows in its times, whatever the resolution of the file system."""
 _CONFIG = "adapter_config.json"
 _ADAPTER = r"adapter_config\.json|adapter_model\.safetensors"
 _MODEL = (
@@ -295,9 +299,22 @@ def _files(folder: pathlib.Path) -> set[str]:
 
 def _is(file: pathlib.Path, digest: object) -> bool:
     try:
-        return is_regular(file) and sha256(file) == digest
+        return is_regular(file) and _digest(file) == digest
     except OSError:
         return False
+
+
+def _digest(file: pathlib.Path) -> str:
+    """Return the SHA-256 of a file; of one that has not changed for some time it is computed once."""
+    found = file.stat()
+    if time.time() - found.st_ctime < _SETTLED:
+        return sha256(file)
+    return _known_digest(file, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+@functools.lru_cache(1024)
+def _known_digest(file: pathlib.Path, *_: int) -> str:
+    return sha256(file)
 
 
 def _is_digest(value: object) -> bool:

@@ -1,5 +1,6 @@
 """What ``--overwrite`` may replace: what the project has written, and all of it."""
 
+import hashlib
 import json
 import shutil
 
@@ -9,6 +10,7 @@ import pytest
 import nlsr_jax
 from nlsr_jax.configs.tiny import SHIPPED
 from nlsr_jax.errors import InputError
+from nlsr_jax.files import ownership
 from nlsr_jax.files.ownership import (
     check_own,
     foreign_adapter,
@@ -291,3 +293,22 @@ def test_tables_of_rows_are_recognised_by_their_columns(tmp_path):
         assert (foreign(file) is None) is own
     file.write_text("mine")
     assert foreign(file) == "this file is not a Parquet table with cell, settings"
+
+
+def test_a_settled_file_is_digested_once_and_a_changed_one_again(tmp_path, monkeypatch):
+    """A file that has just been written is read every time: its times may not show the next change."""
+    file, read = tmp_path / "file", []
+
+    def digest(path):
+        read.append(path)
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    monkeypatch.setattr(ownership, "sha256", digest)
+    file.write_bytes(b"one")
+    for settled, times in ((60.0, 2), (0.0, 1)):
+        monkeypatch.setattr(ownership, "_SETTLED", settled)
+        assert all(ownership._is(file, hashlib.sha256(b"one").hexdigest()) for _ in range(2))
+        assert len(read) == times
+        read.clear()
+    file.write_bytes(b"other")
+    assert not ownership._is(file, hashlib.sha256(b"one").hexdigest())
