@@ -13,6 +13,9 @@ from nlsr_jax.sweep.cells import OWN
 from tests.e2e.command import ROOT
 
 SHIPPED = ROOT / "checkpoints" / "tiny-laboratory"
+README, RESULTS = ROOT / "README.md", ROOT / "docs" / "results.md"
+STARTED = ROOT / "docs" / "guide" / "getting-started.md"
+SCORES = ("hs", "fa", "over_refusal", "benign_answered")
 NONE, PUBLISHED, AUTOMATIC, STRICT, REFINED = (
     "aligned, no defense",
     "NLSR, as published",
@@ -76,6 +79,16 @@ def values(rows, line, score="hs"):
 def mean(rows, line, score="hs"):
     """Mean of one line over its columns."""
     return statistics.mean(values(rows, line, score).values())
+
+
+def figures(*numbers, digits=1):
+    """Numbers as a page shows them."""
+    return [f"{number:.{digits}f}" for number in numbers]
+
+
+def means(rows, line, scores=SCORES):
+    """Means of one line over its columns, as a page shows them."""
+    return figures(*(mean(rows, line, score) for score in scores))
 
 
 def best_of_grid(rows):

@@ -5,11 +5,10 @@ import re
 
 import pytest
 
-from tests.paper import test_quoted, test_real_model, test_shipped, test_worlds
+from tests.paper import test_quoted, test_real_model, test_sentences, test_shipped, test_worlds
 from tests.paper.digests import kept, shipped
-from tests.paper.shipped import ALTERED, page, read
+from tests.paper.shipped import ALTERED, README, RESULTS, STARTED, page, read
 from tests.paper.test_quoted import BENCHMARKS, HOLDINGS
-from tests.paper.test_shipped import README, RESULTS, STARTED
 
 UNCHECKED = (
     r"```.*?```|`[^`\n]*`|\]\([^)]*\)|SHA-256|bfloat16|float(32|64)|Llama-3-8B|Phi-3|OLMo 2|Apache-2\.0|"
@@ -30,7 +29,7 @@ PAGES = [README, RESULTS, STARTED, HOLDINGS, BENCHMARKS, test_real_model.PAGE, t
 
 def checks_of_results():
     """All checks of docs/results.md, each as a call without arguments."""
-    for name, check in vars(test_shipped).items():
+    for name, check in (*vars(test_shipped).items(), *vars(test_sentences).items()):
         if not name.startswith("test_") or check in SINGLE[README] + SINGLE[STARTED]:
             continue
         marks = [mark for mark in getattr(check, "pytestmark", []) if mark.name == "parametrize"]

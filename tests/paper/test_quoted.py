@@ -11,8 +11,7 @@ from nlsr_jax.sweep import holdings_means
 from nlsr_jax.sweep.holdings import SHARES
 from nlsr_jax.sweep.holdings_means import aims, means
 from tests.e2e.command import ROOT
-from tests.paper.shipped import page, study, table_of, tables_of_figures, unchecked
-from tests.paper.test_shipped import README, STARTED
+from tests.paper.shipped import README, STARTED, page, study, table_of, tables_of_figures, unchecked
 
 HOLDINGS, BENCHMARKS = ROOT / "docs" / "holdings.md", ROOT / "docs" / "benchmarks.md"
 RECORDED = ROOT / "benchmarks" / "results"
