@@ -93,10 +93,10 @@ class OwnAnswers:
     def kept_by(self, model: TaskRespondent) -> float:
         """Return the probability of a model's answers, relative to that of these answers; 1 if all are the same.
 
-        The fine-tuned model is the judge of both: an answer of which it was sure counts more than a guess, and
-        another answer that it finds as likely costs little. Its probabilities are those of being right, as far as
-        they are calibrated, and then this is the accuracy that is left. Answers are compared as far as both go, so
-        that a closing phrase may fall away or follow; to say nothing has no probability.
+        The fine-tuned model judges both: an answer of which it was sure counts more than a guess, and another one
+        that it finds as likely costs little. If its probabilities are calibrated, the result is the share of its
+        accuracy that is left. Answers are compared over their common length, so a closing phrase may fall away or
+        follow. An empty answer has probability 0.
         """
         found = model.answers_up_to(WHOLE, self._prompts)
         pairs = [(list(new[: len(own)]), list(own)) for new, own in zip(found, self._answers, strict=True)]
