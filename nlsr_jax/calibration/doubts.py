@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from nlsr_jax.calibration.refinement import FAR, TELLS, Bounds, Refined
+from nlsr_jax.calibration.refinement import FAR, TELLS, Bounds, Refined, cannot_tell
 
 _OVERCAUTIOUS = 0.2
 _OF_HARMLESS = "more entries would make it refuse harmless ones"
@@ -33,11 +33,11 @@ def doubts(found: Refined) -> list[str]:
             f"the aligned model itself refuses {found.aligned.harmless:.0%} of the harmless prompts; a repair "
             "brings that back"
         )
-    if found.share is None:
+    if not found.reached and cannot_tell(found.finetuned, found.aligned):
         notes.append(
             f"the aligned model refuses {found.aligned.harmful:.0%} of the calibration prompts, the fine-tuned one "
             f"{found.finetuned.harmful:.0%}: prompts that tell them apart by less than {TELLS:.0%} cannot refine "
-            f"the share; the fixed settings are used, and {_UNTOLD}"
+            f"the share; {_instead(found.share)}"
         )
     elif not found.share and found.reached:
         notes.append(f"the fine-tuned model refuses as many calibration prompts as it should: {_NOTHING}")
@@ -52,6 +52,15 @@ def doubts(found: Refined) -> list[str]:
     else:
         notes += _fallen_short(found)
     return notes
+
+
+def _instead(share: float | None) -> str:
+    """Say what is done where refusals choose no share."""
+    if share is None:
+        return f"the fixed settings are used, and {_UNTOLD}"
+    if share:
+        return f"the largest share that keeps enough of the task's answers is used, and {_UNTOLD}"
+    return f"every share that was tried changes more of the task's answers than the bound allows: {_NOTHING}"
 
 
 def _fallen_short(found: Refined) -> list[str]:

@@ -92,7 +92,7 @@ class Bounds:
     goal: float = 0.99
     harmless: float = 0.02
     recovered: float = 0.8
-    kept: float = 0.98
+    kept: float = 0.97
 
 
 class Refined(NamedTuple):
@@ -100,7 +100,7 @@ class Refined(NamedTuple):
 
     Attributes:
       share: the share to transplant; 0 where the fine-tuned model needs no repair or the bound forbids every one,
-        None where the prompts cannot tell the two models apart, so that nothing can be chosen.
+        None where the prompts cannot tell the two models apart, so that the fixed share is to be used.
       reached: whether the goal is reached within the bound.
       finetuned, aligned: their rates.
       trials: all shares that were tried, in their order.
@@ -144,6 +144,9 @@ def refine(
     share that recovers too little gives way to the smallest one that recovers enough, as far as the bounds allow.
     No share is more than twice the first one.
 
+    Prompts that the aligned model refuses hardly more often than the fine-tuned one choose nothing. Where prompts
+    of the task are asked, the first share then gives way to the largest one with which enough answers to them stay.
+
     Args:
       measure: returns the rates of the repair with a share.
       finetuned, aligned: rates of the two models.
@@ -162,11 +165,12 @@ def refine(
     check_bounds(bounds)
     if finetuned.harmful >= bounds.goal:
         return Refined(0.0, True, finetuned, aligned, ())
-    if aligned.harmful - finetuned.harmful < TELLS:
-        return Refined(None, False, finetuned, aligned, ())
     first = min(range(len(GRID)), key=lambda one: abs(GRID[one] - start))
+    limits = _limits(bounds, finetuned, aligned, asked)
+    if cannot_tell(finetuned, aligned):
+        return _untold(measure if asked.kept else None, limits, first, finetuned, aligned)
     last = max([first, *(place for place, share in enumerate(GRID) if share <= FAR * start + 1e-9)])
-    search = _Search(measure, bounds.goal, _limits(bounds, finetuned, aligned, asked), last)
+    search = _Search(measure, bounds.goal, limits, last)
     place, wanted = search.with_margin(
         search.run(first), next(steps for least, steps in _MARGIN if asked.harmful >= least)
     )
@@ -183,6 +187,23 @@ def refine(
     reached = found.harmful >= bounds.goal
     far = place == last < len(GRID) - 1 and not reached
     return Refined(found.share, reached, finetuned, aligned, tuple(search.trials.values()), back, far, held)
+
+
+def cannot_tell(finetuned: Rates, aligned: Rates) -> bool:
+    """Return whether the calibration prompts hardly tell two models apart."""
+    return aligned.harmful - finetuned.harmful < TELLS
+
+
+def _untold(
+    measure: Callable[[float], Rates] | None, limits: "_Limits", first: int, finetuned: Rates, aligned: Rates
+) -> Refined:
+    """Return what is to be done where refusals choose nothing: the first share, or what the task leaves of it."""
+    if measure is None:
+        return Refined(None, False, finetuned, aligned, ())
+    search = _Search(measure, math.inf, limits._replace(harmless=1.0), first)
+    place = search.run(first)
+    share = None if place == first else 0.0 if place < 0 else GRID[place]
+    return Refined(share, False, finetuned, aligned, tuple(search.trials.values()), held=place < first)
 
 
 def _recovering(recovered: Callable[[int], float], place: int, last: int, wanted: float) -> int:

@@ -147,6 +147,18 @@ def test_prompts_that_tell_nothing_choose_nothing():
     assert (found.share, found.reached, tried) == (None, False, [])
 
 
+@pytest.mark.parametrize(("changed", "share"), [(8, None), (7, GRID[6]), (3, GRID[2]), (1, GRID[0]), (0, 0.0)])
+def test_where_refusals_choose_nothing_the_task_binds(changed, share):
+    """The first place is 7. Refused harmless prompts do not matter there, because refusals tell nothing."""
+
+    def measure(share):
+        return Rates(0.9, 0.9, 1.0 if GRID.index(share) < changed else 0.5)
+
+    found = refine(measure, Rates(0.3, 0.0), Rates(0.35, 0.0), asked=Asked(200, 128, 128), start=0.005)
+    assert (found.share, found.reached, found.held) == (share, False, share is not None)
+    assert 1 <= len(found.trials) <= 5
+
+
 @pytest.mark.parametrize("bounds", [Bounds(goal=1.1), Bounds(harmless=-0.1)])
 def test_bounds_are_shares(bounds):
     with pytest.raises(InputError, match="expected 0 to 1"):
