@@ -9,7 +9,7 @@ from tests.e2e.command import ROOT
 from tests.paper.shipped import page, unchecked
 
 FOLDER, PAGE = ROOT / "checkpoints" / "tiny-worlds", ROOT / "docs" / "worlds.md"
-NAMES = r"```.*?```|`[^`]*`|\]\([^)]*\)|SST-2|\| \w+ \| (instruct|lineage) \|.*?\| (yes|says no|no: [A-Za-z, ]+) \|"
+NAMES = r"```.*?```|`[^`]*`|\]\([^)]*\)|SST-2|\| \w+ \| (instruct|lineage) \|[^\n]*\| (yes|says no|no: [A-Za-z, ]+) \|"
 """Code, links, names, and the lines of the table."""
 SETTINGS = (*("with 5 % harmful rows and seed 0", "4 of 12 forms", "50 calibration rows in place of 400"),)
 """Figures of the study's design."""
@@ -21,12 +21,17 @@ def rows():
     return json.loads((FOLDER / "table.json").read_text("utf-8"))
 
 
-def cases():
-    """The fine-tuned row and the refined one of every case."""
+def cases(method="refined"):
+    """The fine-tuned row and the one of a repair, for every case."""
     found = {}
     for row in rows():
         found.setdefault((row["world"], row["situation"]), {})[row["method"]] = row
-    return {case: (of["finetuned"], of["refined"]) for case, of in found.items()}
+    return {case: (of["finetuned"], of[method]) for case, of in found.items()}
+
+
+def lost(pair):
+    """Points of FA that a repair takes off the fine-tuned model's."""
+    return pair[0]["fa"] - pair[1]["fa"]
 
 
 def sentences():
@@ -38,8 +43,12 @@ def sentences():
     failed = {case: shortfalls(*pair) for case, pair in cases().items() if case not in held}
     assert {tuple(found) for found in failed.values()} == {("FA",)}
     yield "In the others FA falls"
-    world, situation = max(failed, key=lambda case: cases()[case][0]["fa"] - cases()[case][1]["fa"])
+    world, situation = max(failed, key=lambda case: lost(cases()[case]))
     yield f"The largest loss is that of `{world}` in the {situation} situation"
+    kept = cases("refined_kept")
+    missed = {case: pair for case, pair in kept.items() if shortfalls(*pair)}
+    yield f"With prompts of the task it holds in {len(kept) - len(missed)} of them"
+    yield f"and FA falls by {max(map(lost, kept.values())):.1f} points at most"
 
 
 def test_the_page_of_the_worlds():
