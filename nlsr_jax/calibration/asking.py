@@ -15,14 +15,9 @@ from nlsr_jax.calibration.wording import BEGINNING, WHOLE, Answer, Wording, lear
 from nlsr_jax.errors import InputError
 
 ASKED = 128
-"""Most calibration prompts, and most harmless ones, that are asked."""
-ASKED_OF_TASK = 256
-"""Most prompts of the customer's task that are asked: few of them cannot show the loss of a per cent."""
+"""Most prompts of either kind that are asked."""
 FEWEST = 8
 """Fewest prompts of either kind that a rate is measured on."""
-_SHARPER = 16
-"""Power of the ratio of likelihoods that tells how much of an answer is left. A model that spreads its probability
-over many wordings hardly prefers a right answer to a wrong one; a wording that is as likely changes nothing."""
 _APART = 0.1
 """Least distance in nats of the two models' likelihoods; a repair cannot be placed between closer ones."""
 
@@ -96,13 +91,12 @@ class OwnAnswers:
         self._likely = self._likelihoods(list(zip(prompts, self._answers, strict=True)))
 
     def kept_by(self, model: TaskRespondent) -> float:
-        """Return what is left of these answers in those of a model; 1 if all are the same, 0 if nothing is left.
+        """Return the probability of a model's answers, relative to that of these answers; 1 if all are the same.
 
-        The fine-tuned model judges both. Each of its answers counts by its probability, so that one of which it was
-        sure counts more than a guess. Of an answer that has changed, the power ``_SHARPER`` of the ratio of the new
-        one's probability to its own is left: another wording that is as likely costs nothing, and another answer
-        counts as lost. Answers are compared over their common length, so a closing phrase may fall away or follow.
-        An empty answer has probability 0.
+        The fine-tuned model judges both: an answer of which it was sure counts more than a guess, and another one
+        that it finds as likely costs little. If its probabilities are calibrated, the result is the share of its
+        accuracy that is left. Answers are compared over their common length, so a closing phrase may fall away or
+        follow. An empty answer has probability 0.
         """
         found = model.answers_up_to(WHOLE, self._prompts)
         pairs = [(list(new[: len(own)]), list(own)) for new, own in zip(found, self._answers, strict=True)]
@@ -111,8 +105,8 @@ class OwnAnswers:
         silent = np.array([not answer for _, answer in rows], bool)
         likely = self._likely.copy()
         likely[changed] = np.where(silent, -np.inf, np.minimum(self._likelihoods(rows), likely[changed]))
-        weights = np.exp(self._likely - self._likely.max())
-        return float((weights * np.exp(_SHARPER * (likely - self._likely))).sum() / weights.sum())
+        highest = self._likely.max()
+        return float(np.exp(likely - highest).sum() / np.exp(self._likely - highest).sum())
 
     def _likelihoods(self, rows: Sequence[tuple[Sequence[int], Answer]]) -> np.ndarray:
         """Return the log-likelihoods that the fine-tuned model gives to answers, ``[n]`` float64."""
@@ -127,9 +121,7 @@ def make_questions(
     harmless: Sequence[Sequence[int]],
     keep: Sequence[Sequence[int]] | None = None,
 ) -> Questions:
-    """Return the prompts to ask, spread evenly over the given ones.
-
-    At most ``ASKED`` calibration prompts and as many harmless ones are asked, and ``ASKED_OF_TASK`` of the task.
+    """Return the prompts to ask, at most ``ASKED`` of each kind, spread evenly over the given ones.
 
     Args:
       harmful, harmless, keep: see ``Questions``; None to ask no prompts of the task.
@@ -142,13 +134,13 @@ def make_questions(
             raise CannotRefine(
                 f"{len(found)} {name} prompts can be asked, and the refinement of the share needs {FEWEST}"
             )
-    return Questions(_spread(harmful, ASKED), _spread(harmless, ASKED), _spread(keep or (), ASKED_OF_TASK))
+    return Questions(*map(_spread, (harmful, harmless, keep or ())))
 
 
-def _spread(rows: Sequence[Sequence[int]], count: int) -> list[Sequence[int]]:
-    if len(rows) <= count:
+def _spread(rows: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+    if len(rows) <= ASKED:
         return list(rows)
-    return [rows[place] for place in np.linspace(0, len(rows) - 1, count).round().astype(int)]
+    return [rows[place] for place in np.linspace(0, len(rows) - 1, ASKED).round().astype(int)]
 
 
 def refine_by_answers(

@@ -92,7 +92,7 @@ class Bounds:
     goal: float = 0.99
     harmless: float = 0.02
     recovered: float = 0.8
-    kept: float = 0.97
+    kept: float = 0.98
 
 
 class Refined(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from nlsr_jax.adapter import Adapter
-from nlsr_jax.calibration.asking import ASKED, ASKED_OF_TASK, Questions, make_questions, refine_by_answers
+from nlsr_jax.calibration.asking import ASKED, Questions, make_questions, refine_by_answers
 from nlsr_jax.calibration.loss import collect_loss, collect_loss_gradient
 from nlsr_jax.calibration.own_answers import choose_rows, with_own_answers
 from nlsr_jax.calibration.refinement import Refined
@@ -145,7 +145,7 @@ class LiftedHolding:
         """Return prompts of the task that the customer's rows do not have."""
         world, case, count = self._workshop.world, self._case, self._workshop.config.finetuning.rows
         rows = customer_rows(stage_key(case.seed, case.stage), world, case, count)
-        return world.task_prompts(key, case.task, ASKED_OF_TASK, {row.prompt for row in rows})
+        return world.task_prompts(key, case.task, ASKED, {row.prompt for row in rows})
 
     def _respondent(self, made: Made, length: int = LENGTH) -> ModelRespondent:
         base, at_once = made.base, self._workshop.config.exam.batch_size

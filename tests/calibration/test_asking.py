@@ -114,14 +114,13 @@ class Sure:
     ("changes", "kept"),
     [
         ({}, 1.0),
-        ({0: [9]}, (0.9 * (1 / 9) ** 16 + 0.5) / 1.4),  # it was sure of another answer
-        ({1: [9]}, (0.9 + 0.5 * 0.9**16) / 1.4),  # it was less sure
-        ({1: [8]}, 1.0),  # another wording, as likely
-        ({1: [5, 7]}, (0.9 + 0.5 * 0.1**16) / 1.4),
+        ({0: [9]}, (0.1 + 0.5) / 1.4),  # it was sure of another answer
+        ({1: [9]}, (0.9 + 0.45) / 1.4),  # it was not
+        ({1: [5, 7]}, (0.9 + 0.05) / 1.4),
         ({1: [5, 6, 7]}, 1.0),  # more is said
         ({1: [5]}, 1.0),  # less is said, which by itself is more likely
         ({1: []}, 0.9 / 1.4),  # nothing is said
-        ({0: [9], 1: [9]}, (0.9 * (1 / 9) ** 16 + 0.5 * 0.9**16) / 1.4),
+        ({0: [9], 1: [9]}, (0.1 + 0.45) / 1.4),
     ],
 )
 def test_the_fine_tuned_model_judges_what_a_repair_says(changes, kept):
@@ -131,7 +130,6 @@ def test_the_fine_tuned_model_judges_what_a_repair_says(changes, kept):
         (1, (5, 6)): 0.5,
         (0, (9,)): 0.1,
         (1, (9,)): 0.45,
-        (1, (8,)): 0.5,
         (1, (5, 7)): 0.05,
         (1, (5,)): 0.8,
     }

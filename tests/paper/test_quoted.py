@@ -5,7 +5,7 @@ import json
 import statistics
 
 from benchmarks.table import WHOLE_FILE, read_results, replace, tables
-from nlsr_jax.calibration.asking import ASKED_OF_TASK
+from nlsr_jax.calibration.asking import ASKED
 from nlsr_jax.study.situations import SITUATIONS
 from nlsr_jax.sweep import holdings_means
 from nlsr_jax.sweep.holdings import SHARES
@@ -75,7 +75,7 @@ def holdings_claims():
     changed = [case for case in kept if found[case] != found["refined", *case[1:]]]
     assert {(case[1].partition("_")[0], case[3]) for case in changed} == {("instruct", ratios[-1])}
     yield f"share in {len(changed)} of the {len(kept)} cases, all of them fresh adapters with {100 * ratios[-1]:g} "
-    yield f"asks {ASKED_OF_TASK} unlabelled prompts of the task"
+    yield f"asks {ASKED} unlabelled prompts of the task"
     shares = sorted({row["share"] for row in holdings() if row["method"] == "gain"})
     assert set(shares) <= set(SHARES)
     yield f"with β 1 and 2, {' and '.join(f'{100 * share:g}' for share in shares)} % refuse harmless requests too."
