@@ -82,6 +82,36 @@ def holdings_claims():
 
 
 KEPT = "refined_kept"
+RECOMMENDED = ROOT / "docs" / "recommended.md"
+
+
+def fresh_outcomes():
+    """HS and change of FA of each repair of a fresh adapter without a pretrained model, by case and model."""
+    rows = [row for row in holdings() if row["situation"] == "instruct"]
+    before = {case_of(row): row["fa"] for row in rows if row["method"] == "finetuned"}
+    found = {}
+    for row in rows:
+        if row["method"] in ("gain", "refined", KEPT):
+            model = (row["method"], row["share"] if row["method"] == "gain" else None)
+            found.setdefault(case_of(row), {})[model] = (row["hs"], row["fa"] - before[case_of(row)])
+    return found
+
+
+def told(outcomes, between):
+    """The means of HS and change of FA, as a page shows them."""
+    hs, fa = map(statistics.fmean, zip(*outcomes, strict=True))
+    return f"{hs:.1f}{between}{fa:.1f}".replace("-", "−")
+
+
+def test_what_no_choice_of_the_share_can_do():
+    """A choice that sees the scores of all shares that were evaluated is hardly better than the refinement."""
+    cases = fresh_outcomes()
+    assert {len(of) for of in cases.values()} == {4}
+    for price in (10, 5, 3):
+        best = [max(of.values(), key=lambda one: one[1] - one[0] / price) for of in cases.values()]
+        assert f"| {price} | {told(best, ' | ')} |" in page(RECOMMENDED)
+    plain, kept = (told([of[method, None] for of in cases.values()], " and ") for method in ("refined", KEPT))
+    assert f"comes to {plain}, and with prompts of the task to {kept}." in page(RECOMMENDED)
 
 
 def test_the_page_of_holdings():

@@ -3,13 +3,15 @@
 import functools
 import json
 
+from nlsr_jax.calibration.asking import ASKED
 from nlsr_jax.study.variations import DEVELOPMENT, VARIATIONS
 from nlsr_jax.sweep.worlds import WORSE_BENIGN, WORSE_FA, shortfalls, worlds_table
 from tests.e2e.command import ROOT
 from tests.paper.shipped import page, unchecked
 
 FOLDER, PAGE = ROOT / "checkpoints" / "tiny-worlds", ROOT / "docs" / "worlds.md"
-NAMES = r"```.*?```|`[^`]*`|\]\([^)]*\)|SST-2|\| \w+ \| (instruct|lineage) \|[^\n]*\| (yes|says no|no: [A-Za-z, ]+) \|"
+LINE = r"\| \w+ \| (instruct|lineage) \|[^\n]*\| (yes|says no|no: [A-Za-z, ]+) \|"
+NAMES = r"```.*?```|`[^`]*`|\]\([^)]*\)|SST-2|" + LINE
 """Code, links, names, and the lines of the table."""
 SETTINGS = (*("with 5 % harmful rows and seed 0", "4 of 12 forms", "50 calibration rows in place of 400"),)
 """Figures of the study's design."""
@@ -45,6 +47,7 @@ def sentences():
     yield "In the others FA falls"
     world, situation = max(failed, key=lambda case: lost(cases()[case]))
     yield f"The largest loss is that of `{world}` in the {situation} situation"
+    yield f"asks {ASKED} unlabelled prompts of the task"
     kept = cases("refined_kept")
     missed = {case: pair for case, pair in kept.items() if shortfalls(*pair)}
     yield f"With prompts of the task it holds in {len(kept) - len(missed)} of them"
