@@ -37,30 +37,36 @@ def doubts(found: Refined) -> list[str]:
         notes.append(
             f"the aligned model refuses {found.aligned.harmful:.0%} of the calibration prompts, the fine-tuned one "
             f"{found.finetuned.harmful:.0%}: prompts that tell them apart by less than {TELLS:.0%} cannot refine "
-            f"the share; {_instead(found.share)}"
+            f"the share; {_instead(found)}"
         )
     elif not found.share and found.reached:
         notes.append(f"the fine-tuned model refuses as many calibration prompts as it should: {_NOTHING}")
     elif not found.share:
-        notes.append(
-            "every share that was tried makes the model change more of the task's answers than the bound allows: "
-            f"{_NOTHING}"
-            if found.held
-            else "every share that was tried makes the model refuse more harmless prompts than the bound allows: "
-            f"{_NOTHING}"
-        )
+        notes.append(_forbidden(found.held))
     else:
         notes += _fallen_short(found)
     return notes
 
 
-def _instead(share: float | None) -> str:
+def _instead(found: Refined) -> str:
     """Say what is done where refusals choose no share."""
-    if share is None:
+    if found.share is None:
         return f"the fixed settings are used, and {_UNTOLD}"
-    if share:
-        return f"the largest share that keeps enough of the task's answers is used, and {_UNTOLD}"
-    return f"every share that was tried changes more of the task's answers than the bound allows: {_NOTHING}"
+    if found.share:
+        return f"the largest share that the bounds allow is used, and {_UNTOLD}"
+    return _forbidden(found.held)
+
+
+def _forbidden(by_task: bool) -> str:
+    """Say that the bounds allow no share."""
+    if by_task:
+        return (
+            "every share that was tried makes the model change more of the task's answers than the bound allows: "
+            f"{_NOTHING}"
+        )
+    return (
+        f"every share that was tried makes the model refuse more harmless prompts than the bound allows: {_NOTHING}"
+    )
 
 
 def _fallen_short(found: Refined) -> list[str]:

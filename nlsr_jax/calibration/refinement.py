@@ -144,8 +144,8 @@ def refine(
     share that recovers too little gives way to the smallest one that recovers enough, as far as the bounds allow.
     No share is more than twice the first one.
 
-    Prompts that the aligned model refuses hardly more often than the fine-tuned one choose nothing. Where prompts
-    of the task are asked, the first share then gives way to the largest one with which enough answers to them stay.
+    Prompts that the aligned model refuses hardly more often than the fine-tuned one choose nothing. If a bound
+    forbids the first share there, the largest smaller one is taken that all bounds allow.
 
     Args:
       measure: returns the rates of the repair with a share.
@@ -168,7 +168,7 @@ def refine(
     first = min(range(len(GRID)), key=lambda one: abs(GRID[one] - start))
     limits = _limits(bounds, finetuned, aligned, asked)
     if cannot_tell(finetuned, aligned):
-        return _untold(measure if asked.kept else None, limits, first, finetuned, aligned)
+        return _untold(measure, limits, first, finetuned, aligned)
     last = max([first, *(place for place, share in enumerate(GRID) if share <= FAR * start + 1e-9)])
     search = _Search(measure, bounds.goal, limits, last)
     place, wanted = search.with_margin(
@@ -195,15 +195,14 @@ def cannot_tell(finetuned: Rates, aligned: Rates) -> bool:
 
 
 def _untold(
-    measure: Callable[[float], Rates] | None, limits: "_Limits", first: int, finetuned: Rates, aligned: Rates
+    measure: Callable[[float], Rates], limits: "_Limits", first: int, finetuned: Rates, aligned: Rates
 ) -> Refined:
-    """Return what is to be done where refusals choose nothing: the first share, or what the task leaves of it."""
-    if measure is None:
-        return Refined(None, False, finetuned, aligned, ())
-    search = _Search(measure, math.inf, limits._replace(harmless=1.0), first)
+    """Return what is to be done where refusals choose nothing: the first share, or what the bounds leave of it."""
+    search = _Search(measure, math.inf, limits, first)
     place = search.run(first)
     share = None if place == first else 0.0 if place < 0 else GRID[place]
-    return Refined(share, False, finetuned, aligned, tuple(search.trials.values()), held=place < first)
+    held = search.held(place, first)
+    return Refined(share, False, finetuned, aligned, tuple(search.trials.values()), held=held)
 
 
 def _recovering(recovered: Callable[[int], float], place: int, last: int, wanted: float) -> int:

@@ -33,14 +33,8 @@ def test_a_repair_that_cannot_be_made_gives_up():
             "change more of the task's answers than the bound allows: noth",
         ),
         (refined(0.0, share=None, finetuned=Rates(0.95, 0.0)), "fixed settings are used, and nothing tells what"),
-        (
-            refined(0.95, finetuned=Rates(0.95, 0.0)),
-            "enough of the task's answers is used, and nothing tells",
-        ),
-        (
-            refined(0.95, share=0.0, finetuned=Rates(0.95, 0.0)),
-            "refine the share; every share that was tried",
-        ),
+        (refined(0.95, finetuned=Rates(0.95, 0.0)), "that the bounds allow is used, and nothing tells what"),
+        (refined(0.95, share=0.0, finetuned=Rates(0.95, 0.0)), "refine the share; every share that was tried"),
         (Refined(0.0, True, SAFE, SAFE, ()), "as many calibration prompts as it should"),
     ):
         (note,) = doubts(found)

@@ -144,18 +144,20 @@ def test_what_needs_no_repair_is_left_alone():
 
 def test_prompts_that_tell_nothing_choose_nothing():
     found, tried = searched(0, 21, finetuned=Rates(0.3, 0.0), aligned=Rates(0.35, 0.0))
-    assert (found.share, found.reached, tried) == (None, False, [])
+    assert (found.share, found.reached, len(tried)) == (None, False, 1)
 
 
-@pytest.mark.parametrize(("changed", "share"), [(8, None), (7, GRID[6]), (3, GRID[2]), (1, GRID[0]), (0, 0.0)])
-def test_where_refusals_choose_nothing_the_task_binds(changed, share):
-    """The first place is 7. Refused harmless prompts do not matter there, because refusals tell nothing."""
+@pytest.mark.parametrize("task", [True, False])
+@pytest.mark.parametrize(("allowed", "share"), [(8, None), (7, GRID[6]), (3, GRID[2]), (1, GRID[0]), (0, 0.0)])
+def test_where_refusals_choose_nothing_the_bounds_hold(allowed, share, task):
+    """The first place is 7. From another one on the model refuses harmless prompts, or answers the task otherwise."""
 
     def measure(share):
-        return Rates(0.9, 0.9, 1.0 if GRID.index(share) < changed else 0.5)
+        good = GRID.index(share) < allowed
+        return Rates(0.9, 0.0, 1.0 if good else 0.5) if task else Rates(0.9, 0.0 if good else 0.5)
 
     found = refine(measure, Rates(0.3, 0.0), Rates(0.35, 0.0), asked=Asked(200, 128, 128), start=0.005)
-    assert (found.share, found.reached, found.held) == (share, False, share is not None)
+    assert (found.share, found.reached, found.held) == (share, False, task and share is not None)
     assert 1 <= len(found.trials) <= 5
 
 
