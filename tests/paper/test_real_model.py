@@ -34,6 +34,12 @@ def rows():
     return json.loads((FOLDER / "table.json").read_text("utf-8"))
 
 
+@functools.cache
+def fewer():
+    """The shipped rows of customers with fewer harmful rows."""
+    return json.loads((FOLDER / "table_5.json").read_text("utf-8"))
+
+
 def of(situation, method):
     """Rows of a situation and a method."""
     return [row for row in rows() if (row["situation"], row["method"]) == (situation, method)]
@@ -59,6 +65,10 @@ def sentences():
     yield f"and answers {aligned['benign_answered']:.1f} % of the harmless ones."
     taken = [100 * row["share"] for row in of("instruct", "refined")]
     yield f"It takes {min(taken):.1f} to {max(taken):.1f} % of the entries there"
+    taken = [100 * row["share"] for row in of("instruct_pretrained", "refined")]
+    yield f"With the pretrained model, {min(taken):.1f} to {max(taken):.1f} % are enough"
+    (ratio,) = {row["poison_ratio"] for row in fewer()}
+    yield f"The same with {100 * ratio:g} % harmful rows."
     *_, low, high = sorted({row["share"] for row in of("lineage", "gain")})
     assert kept_by(low) == [False, True, True]
     assert kept_by(high) == [True, False, False]
@@ -71,6 +81,9 @@ def sentences():
 def test_the_page_of_the_real_model():
     assert means(rows()) in page(PAGE)
     assert beside_aligned(rows()) in page(PAGE)
+    assert means(fewer()) in page(PAGE)
+    assert beside_aligned(fewer()) in page(PAGE)
+    assert {(row["task"], row["seed"]) for row in fewer()} == {(row["task"], row["seed"]) for row in rows()}
     assert unchecked(PAGE, sentences(), SETTINGS, NAMES) == []
 
 
