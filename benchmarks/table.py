@@ -4,7 +4,8 @@
 
 Prints the tables and, in each file given, replaces everything between the marks `<!-- NAME -->` and
 `<!-- end of NAME -->` with them: `benchmarks` from latest.jsonl, and where they have been written, `fleets`
-from fleet.jsonl, and `whole commands` and `stages` from whole_commands.jsonl of `make bench-real`.
+from fleet.jsonl, `cost` and `full cost` from cost.jsonl, and `whole commands` and `stages` from
+whole_commands.jsonl of `make bench-real`.
 """
 
 import json
@@ -22,8 +23,8 @@ FLAGS = flags.FLAGS
 HEAD = ("what", "peer", "ours", "ratio", "over the rounds")
 LIMIT_HEAD = ("limit", "share of the limit")
 NAME, WHOLE_NAME, STAGES_NAME = "benchmarks", "whole commands", "stages"
-FLEET_NAME = "fleets"
-WHOLE_FILE, FLEET_FILE = "whole_commands.jsonl", "fleet.jsonl"
+FLEET_NAME, COST_NAME, FULL_NAME = "fleets", "cost", "full cost"
+WHOLE_FILE, FLEET_FILE, COST_FILE = "whole_commands.jsonl", "fleet.jsonl", "cost.jsonl"
 TITLES = {
     "identification": "identification of one 8B layer, 4096 positions, rank 128, against the published algorithm",
     "identification_as_run": "the same, with the rank that the paper's program keeps (102 in place of 26)",
@@ -60,6 +61,14 @@ FLEET = {
     "fleet_workers_2": "the same in two processes",
 }
 """The same of fleet.jsonl."""
+COST = {
+    "rows": "time against rows",
+    "layers": "time against layers",
+    "rank": "time against the rank",
+    "memory": "peak memory against rows",
+}
+"""What grows with what in cost.jsonl, with the base in memory, and streamed in the same names with an end."""
+COST_WAYS = {"": "in memory", "_streamed": "streamed"}
 STAGES = {
     "start": "start and imports",
     "read base model": "read base and adapters",
@@ -115,6 +124,32 @@ def limit_cells(one: Mapping) -> tuple[str, str]:
     return f"{one['limit_s']:.3g} s: {one['limit_of']}", f"{100 * one['share']:.0f} %"
 
 
+def cost(results: Mapping[str, Mapping]) -> str:
+    """Return how costs grow as Markdown; a dash where something is not known."""
+    head = ("cost", "sizes", "figures", "exponent", "over the rounds", "statistics", "masks", "operations")
+    rows: list[Iterable[str]] = [head, ["---"] * len(head)]
+    for name, title in COST.items():
+        for end, way in COST_WAYS.items():
+            one = results[name + end]
+            sizes = ", ".join(map(str, one["sizes"]))
+            costs = f"{', '.join(f'{value:.3g}' for value in one['costs'])} {one['unit']}"
+            own = [one["parts"][part]["exponent"] for part in ("statistics", "masks")] if "parts" in one else []
+            others = [f"{value:.2f}" for value in [*own, one["counted"]]] if own else ["–"] * 3
+            over = f"{one['low']:.2f} to {one['high']:.2f}"
+            rows.append((f"{title}, {way}", sizes, costs, f"{one['exponent']:.2f}", over, *others))
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def full_cost(results: Mapping[str, Mapping]) -> str:
+    """Return the runs over all layers as Markdown."""
+    rows = [
+        f"| {way} | {one['seconds']:.1f} s | {one['peak']:.3g} GB |"
+        for end, way in COST_WAYS.items()
+        for one in [results[f"full{end}"]]
+    ]
+    return "\n".join(["| base | time | peak memory |", "| --- | --- | --- |", *rows]) + "\n"
+
+
 def stages(results: Mapping[str, Mapping]) -> str:
     """Return the median seconds of the stages of both sides as Markdown; a dash where there is no such stage."""
     methods = ("recommended", "published")
@@ -156,6 +191,9 @@ def tables(folder: pathlib.Path) -> dict[str, str]:
     found = {NAME: table(read_results(folder / "latest.jsonl"), TITLES, limits=True)}
     if (folder / FLEET_FILE).exists():
         found[FLEET_NAME] = table(read_results(folder / FLEET_FILE), FLEET)
+    if (folder / COST_FILE).exists():
+        costs = read_results(folder / COST_FILE)
+        found |= {COST_NAME: cost(costs), FULL_NAME: full_cost(costs)}
     if (folder / WHOLE_FILE).exists():
         whole = read_results(folder / WHOLE_FILE)
         found |= {WHOLE_NAME: table(whole, WHOLE, limits=True), STAGES_NAME: stages(whole)}
