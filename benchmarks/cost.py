@@ -5,16 +5,15 @@
 The base has the shape of TinyLlama-1.1B (random, bfloat16), the adapter rank 128 on all projections, the rows 64
 tokens. Identification is the published one: `collect_statistics` over the rows in batches of 16, then `identify`.
 Time: in one process without compilation, for several numbers of rows, of layers and several ranks in turn, with the
-base in memory and streamed. Memory: processes of `nlsr identify`, with few and with many rows. At last
-`nlsr identify` over all layers, each way once. An exponent is the slope of a straight line through the logarithms
-of sizes and costs, fitted by least squares; nothing is subtracted. Run time: six minutes on two cores; 5 GB of
-disk.
+base in memory and streamed. Then `nlsr identify` over all layers, each way once. Memory: processes of the same
+command, with few and with many rows. An exponent is the slope of a straight line through the logarithms of sizes
+and costs, fitted by least squares; nothing is subtracted. Run time: seven minutes on two cores; 5 GB of disk.
 """
 
 import filecmp
+import json
 import pathlib
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,7 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks.calibration import draw
-from benchmarks.cost_world import DTYPE, LENGTH, World, make_world, of_rank
+from benchmarks.cost_world import BATCH, LENGTH, STREAMED, WAYS, Cell, World, make_world, of_rank
 from benchmarks.limits import (
     Product,
     attention_products,
@@ -35,7 +34,7 @@ from benchmarks.limits import (
     readers,
     thin_products,
 )
-from benchmarks.measure import Run, append_result, define_flags, run_process
+from benchmarks.measure import append_result, define_flags
 from benchmarks.streaming import SHAPE
 from benchmarks.table import COST_FILE
 from nlsr_jax.adapter import Adapter
@@ -45,17 +44,7 @@ from nlsr_jax.nlsr.low_rank import kept_rank
 from nlsr_jax.nlsr.settings import PUBLISHED
 
 FLAGS = flags.FLAGS
-BATCH, RANK = 16, 128
-WAYS = {"": False, "_streamed": True}
-"""What the names of results end with, and whether the base is streamed."""
-
-
-class Cell(NamedTuple):
-    """One identification: calibration rows, the first layers of the base, and the rank of the adapter."""
-
-    rows: int
-    layers: int
-    rank: int
+RANK = 128
 
 
 class Seconds(NamedTuple):
@@ -75,7 +64,7 @@ class Sizes(NamedTuple):
 
     Attributes:
       sweeps: cells that differ in one field, by its name.
-      memory: the same for the peak memory of processes, which differ in their rows.
+      memory: cells that differ in their rows, for the peak memory of processes.
       full: the run over all layers.
     """
 
@@ -136,9 +125,9 @@ def growth(sizes: Sequence[int], rounds: Sequence[Sequence[float]]) -> dict[str,
     return {**{name: round(value, 3) for name, value in exponents.items()}, "sizes": list(sizes), "costs": medians}
 
 
-def time_cells(world: World, cells: Sequence[Cell], rounds: int, *, streamed: bool) -> list[dict[Cell, Seconds]]:
+def time_cells(world: World, cells: Sequence[Cell], rounds: int, way: str) -> list[dict[Cell, Seconds]]:
     """Return the durations of the cells, round by round; what they compile runs before."""
-    opened = {layers: world.open(layers, streamed=streamed) for layers in {cell.layers for cell in cells}}
+    opened = {layers: world.open(layers, way) for layers in {cell.layers for cell in cells}}
 
     def run(cell: Cell) -> Seconds:
         model, params, adapter = opened[cell.layers]
@@ -146,13 +135,17 @@ def time_cells(world: World, cells: Sequence[Cell], rounds: int, *, streamed: bo
 
     for cell in {cell._replace(rows=BATCH) for cell in cells}:
         run(cell)
-    return [{cell: run(cell) for cell in cells} for _ in range(rounds)]
+    found = []
+    for number in range(rounds):
+        print(f"time, {way}: round {number + 1} of {rounds}", flush=True)
+        found.append({cell: run(cell) for cell in cells})
+    return found
 
 
-def times(world: World, sweeps: Mapping[str, Sequence[Cell]], rounds: int, *, streamed: bool) -> dict[str, dict]:
-    """Return how the time grows with each size, and the time of the masks alone with the rank."""
+def times(world: World, sweeps: Mapping[str, Sequence[Cell]], rounds: int, way: str) -> dict[str, dict]:
+    """Return how the time of the whole and of its parts grows with each size."""
     cells = list(dict.fromkeys(cell for sweep in sweeps.values() for cell in sweep))
-    found = time_cells(world, cells, rounds, streamed=streamed)
+    found = time_cells(world, cells, rounds, way)
     results = {}
     for by, sweep in sweeps.items():
         sizes = [getattr(cell, by) for cell in sweep]
@@ -166,45 +159,31 @@ def times(world: World, sweeps: Mapping[str, Sequence[Cell]], rounds: int, *, st
     return results
 
 
-def run_command(world: World, cell: Cell, *, streamed: bool) -> Run:
-    """Run ``nlsr identify`` in a process of its own, with the compiled programs of earlier ones."""
-    folder = world.part(cell.layers)
-    command = [sys.executable, "-m", "nlsr_jax", "identify", "--base", str(folder / "base"), "--dtype", DTYPE]
-    command += ["--aligned", str(folder / "adapter"), "--calibration", str(world.rows(cell.rows))]
-    command += ["--batch_size", str(BATCH), "--output", str(_output(folder, streamed)), "--overwrite"]
-    command += ["--stream"] if streamed else []
-    return run_process(command, XDG_CACHE_HOME=str(world.folder / "cache"))
-
-
-def _output(folder: pathlib.Path, streamed: bool) -> pathlib.Path:
-    return folder / ("masks-streamed" if streamed else "masks")
-
-
-def memory(world: World, cells: Sequence[Cell], *, streamed: bool) -> dict[str, Any]:
-    """Return how the peak memory of processes grows with their rows, in gigabytes."""
-    run_command(world, cells[0], streamed=streamed)  # compiles
-    peaks = [run_command(world, cell, streamed=streamed).peak / 1e9 for cell in cells]
-    return {**growth([cell.rows for cell in cells], [peaks]), "layers": cells[0].layers, "rank": cells[0].rank}
-
-
-def full(world: World, cell: Cell, *, streamed: bool) -> dict[str, Any]:
-    """Return seconds and peak gigabytes of the command over all layers."""
-    found = run_command(world, cell, streamed=streamed)
+def full(world: World, cell: Cell, way: str) -> dict[str, Any]:
+    """Return seconds and peak gigabytes of a process that identifies all layers and compiles its programs."""
+    found = world.identify(cell, way)
     return {"seconds": round(found.seconds, 1), "peak": round(found.peak / 1e9, 3), **cell._asdict()}
+
+
+def memory(world: World, cells: Sequence[Cell], way: str) -> dict[str, Any]:
+    """Return how the peak memory of processes grows with their rows, in gigabytes."""
+    world.identify(cells[0], way)  # compiles
+    peaks = [world.identify(cell, way).peak / 1e9 for cell in cells]
+    return {**growth([cell.rows for cell in cells], [peaks]), "layers": cells[0].layers, "rank": cells[0].rank}
 
 
 def measure(world: World, sizes: Sizes, rounds: int) -> dict[str, dict]:
     """Return results by name."""
     results = {}
-    for end, streamed in WAYS.items():
-        for by, found in times(world, sizes.sweeps, rounds, streamed=streamed).items():
-            results[by + end] = {**found, "unit": "s"}
-    jax.clear_caches()
-    for end, streamed in WAYS.items():
-        results[f"memory{end}"] = {**memory(world, sizes.memory, streamed=streamed), "unit": "GB"}
-        results[f"full{end}"] = {**full(world, sizes.full, streamed=streamed), "unit": "s"}
-    masks = [_output(world.part(sizes.full.layers), way) / "masks.safetensors" for way in WAYS.values()]
-    results["full_streamed"]["same_masks"] = filecmp.cmp(*masks, shallow=False)
+    for way in WAYS:
+        for by, found in times(world, sizes.sweeps, rounds, way).items():
+            results[f"{by}_{way}"] = {**found, "unit": "s"}
+    for way in WAYS:
+        results[f"full_{way}"] = {**full(world, sizes.full, way), "unit": "s"}
+    masks = [world.output(sizes.full.layers, way) / "masks.safetensors" for way in WAYS]
+    results[f"full_{STREAMED}"]["same_masks"] = filecmp.cmp(*masks, shallow=False)
+    for way in WAYS:
+        results[f"peak_{way}"] = {**memory(world, sizes.memory, way), "unit": "GB"}
     return results
 
 
@@ -213,7 +192,7 @@ def main(_) -> None:
     with tempfile.TemporaryDirectory(dir=FLAGS.work) as folder:
         results = measure(make_world(pathlib.Path(folder), SHAPE, RANK), SIZES, FLAGS.rounds)
     for name, result in results.items():
-        print(append_result(name, result, result.pop("unit"), FLAGS.results, COST_FILE), flush=True)
+        print(json.dumps(append_result(name, result, result.pop("unit"), FLAGS.results, COST_FILE)), flush=True)
 
 
 if __name__ == "__main__":

@@ -3,14 +3,26 @@
 import dataclasses
 import json
 import pathlib
+import sys
 from typing import Any, NamedTuple
 
+from benchmarks.measure import Run, run_process
 from benchmarks.streaming import save_adapter, save_base, save_rows
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.architecture.config import ModelConfig, parse_model_config
 
-LENGTH, DTYPE = 64, "bfloat16"
-"""Tokens of a row, and number type of the base."""
+LENGTH, BATCH, DTYPE = 64, 16, "bfloat16"
+"""Tokens of a row, rows of a batch, and number type of the base."""
+MEMORY, STREAMED = WAYS = ("memory", "streamed")
+"""Where the base is: in memory, or in its files until a layer is needed."""
+
+
+class Cell(NamedTuple):
+    """One identification: calibration rows, the first layers of the base, and the rank of the adapter."""
+
+    rows: int
+    layers: int
+    rank: int
 
 
 class World(NamedTuple):
@@ -41,14 +53,28 @@ class World(NamedTuple):
             save_rows(path, count, LENGTH)
         return path
 
-    def open(self, layers: int, *, streamed: bool) -> tuple[Any, Any, Adapter]:
-        """Return model, parameters and adapter of the first layers, in memory or streamed."""
+    def open(self, layers: int, way: str) -> tuple[Any, Any, Adapter]:
+        """Return model, parameters and adapter of the first layers, the base in one of ``WAYS``."""
         from nlsr_jax import load_adapter, load_model
         from nlsr_jax.models.load import stream_model
 
         folder = self.part(layers)
-        model, params = (stream_model if streamed else load_model)(folder / "base", DTYPE)
+        model, params = (stream_model if way == STREAMED else load_model)(folder / "base", DTYPE)
         return model, params, load_adapter(folder / "adapter", model.config)
+
+    def identify(self, cell: Cell, way: str) -> Run:
+        """Run ``nlsr identify`` in a process of its own; the first run of a way compiles what later ones read."""
+        print(f"nlsr identify, {way}: {cell.rows} rows, {cell.layers} layers", flush=True)
+        folder = self.part(cell.layers)
+        command = [sys.executable, "-m", "nlsr_jax", "identify", "--base", str(folder / "base"), "--dtype", DTYPE]
+        command += ["--aligned", str(folder / "adapter"), "--calibration", str(self.rows(cell.rows))]
+        command += ["--batch_size", str(BATCH), "--output", str(self.output(cell.layers, way)), "--overwrite"]
+        command += ["--stream"] if way == STREAMED else []
+        return run_process(command, XDG_CACHE_HOME=str(self.folder / f"cache-{way}"))
+
+    def output(self, layers: int, way: str) -> pathlib.Path:
+        """Return the folder that ``identify`` writes."""
+        return self.folder / f"layers-{layers}" / f"masks-{way}"
 
     def config(self, layers: int) -> ModelConfig:
         """Return the configuration of the first layers."""

@@ -65,10 +65,10 @@ COST = {
     "rows": "time against rows",
     "layers": "time against layers",
     "rank": "time against the rank",
-    "memory": "peak memory against rows",
+    "peak": "peak memory against rows",
 }
-"""What grows with what in cost.jsonl, with the base in memory, and streamed in the same names with an end."""
-COST_WAYS = {"": "in memory", "_streamed": "streamed"}
+"""What grows with what in cost.jsonl; a name has an end of ``WAYS``."""
+WAYS = {"memory": "in memory", "streamed": "streamed"}
 STAGES = {
     "start": "start and imports",
     "read base model": "read base and adapters",
@@ -125,28 +125,24 @@ def limit_cells(one: Mapping) -> tuple[str, str]:
 
 
 def cost(results: Mapping[str, Mapping]) -> str:
-    """Return how costs grow as Markdown; a dash where something is not known."""
-    head = ("cost", "sizes", "figures", "exponent", "over the rounds", "statistics", "masks", "operations")
+    """Return how costs grow as Markdown; dashes where parts and operations are not known."""
+    head = ("cost", "base", "sizes", "figures", "exponent", "over the rounds", "statistics", "masks", "operations")
     rows: list[Iterable[str]] = [head, ["---"] * len(head)]
     for name, title in COST.items():
-        for end, way in COST_WAYS.items():
-            one = results[name + end]
-            sizes = ", ".join(map(str, one["sizes"]))
-            costs = f"{', '.join(f'{value:.3g}' for value in one['costs'])} {one['unit']}"
-            own = [one["parts"][part]["exponent"] for part in ("statistics", "masks")] if "parts" in one else []
-            others = [f"{value:.2f}" for value in [*own, one["counted"]]] if own else ["–"] * 3
-            over = f"{one['low']:.2f} to {one['high']:.2f}"
-            rows.append((f"{title}, {way}", sizes, costs, f"{one['exponent']:.2f}", over, *others))
+        for end, way in WAYS.items():
+            one = results[f"{name}_{end}"]
+            sizes, costs = (", ".join(f"{value:.3g}" for value in one[key]) for key in ("sizes", "costs"))
+            found = [one["parts"][part]["exponent"] for part in ("statistics", "masks")] if "parts" in one else []
+            others = [f"{value:.2f}" for value in [*found, one["counted"]]] if found else ["–"] * 3
+            own = (f"{one['exponent']:.2f}", f"{one['low']:.2f} to {one['high']:.2f}")
+            rows.append((title, way, sizes, f"{costs} {one['unit']}", *own, *others))
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def full_cost(results: Mapping[str, Mapping]) -> str:
     """Return the runs over all layers as Markdown."""
-    rows = [
-        f"| {way} | {one['seconds']:.1f} s | {one['peak']:.3g} GB |"
-        for end, way in COST_WAYS.items()
-        for one in [results[f"full{end}"]]
-    ]
+    runs = [(way, results[f"full_{end}"]) for end, way in WAYS.items()]
+    rows = [f"| {way} | {one['seconds']:.1f} s | {one['peak']:.3g} GB |" for way, one in runs]
     return "\n".join(["| base | time | peak memory |", "| --- | --- | --- |", *rows]) + "\n"
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from benchmarks.cost import SIZES, Cell, Sizes, count_operations, exponent, growth, measure
-from benchmarks.cost_world import make_world
+from benchmarks.cost import SIZES, Sizes, count_operations, exponent, growth, measure
+from benchmarks.cost_world import WAYS, Cell, make_world
 from benchmarks.streaming import SHAPE, SMALL
 from benchmarks.table import COST, cost, full_cost
 from nlsr_jax.architecture.config import parse_model_config
@@ -41,7 +41,7 @@ def test_a_small_base_runs_through(tmp_path):
     world = make_world(tmp_path, shape, 4)
     results = measure(world, Sizes(sweeps, sweeps["rows"], Cell(16, 3, 4)), 1)
     assert results["full_streamed"]["same_masks"]
-    assert all(np.isfinite(results[name]["exponent"]) for name in COST)
-    assert abs(results["memory"]["exponent"]) < 0.1, "16 rows more are little in a process"
+    assert all(np.isfinite(results[f"{name}_{way}"]["exponent"]) for name in COST for way in WAYS)
+    assert abs(results["peak_memory"]["exponent"]) < 0.1, "16 rows more are little in a process"
     assert cost(results).count("\n") == 2 + 2 * len(COST)
     assert full_cost(results).count("\n") == 4
