@@ -62,9 +62,9 @@ FLEET = {
 }
 """The same of fleet.jsonl."""
 COST = {
-    "rows": "time against rows",
-    "layers": "time against layers",
-    "rank": "time against the rank",
+    "rows": "CPU time against rows",
+    "layers": "CPU time against layers",
+    "rank": "CPU time against the rank",
     "peak": "peak memory against rows",
 }
 """What grows with what in cost.jsonl; a name has an end of ``WAYS``."""
@@ -125,16 +125,17 @@ def limit_cells(one: Mapping) -> tuple[str, str]:
 
 
 def cost(results: Mapping[str, Mapping]) -> str:
-    """Return how costs grow as Markdown; dashes where parts and operations are not known."""
-    head = ("cost", "base", "sizes", "figures", "exponent", "over the rounds", "statistics", "masks", "operations")
+    """Return how costs grow as Markdown; a dash where a cost has no such part."""
+    parts = ("clock", "statistics", "masks")
+    head = ("cost", "base", "sizes", "figures", "exponent", "over the rounds", *parts, "operations")
     rows: list[Iterable[str]] = [head, ["---"] * len(head)]
     for name, title in COST.items():
         for end, way in WAYS.items():
             one = results[f"{name}_{end}"]
             sizes, costs = (", ".join(f"{value:.3g}" for value in one[key]) for key in ("sizes", "costs"))
-            found = [one["parts"][part]["exponent"] for part in ("statistics", "masks")] if "parts" in one else []
-            others = [f"{value:.2f}" for value in [*found, one["counted"]]] if found else ["–"] * 3
             own = (f"{one['exponent']:.2f}", f"{one['low']:.2f} to {one['high']:.2f}")
+            found = [one["parts"][part]["exponent"] if "parts" in one else None for part in parts]
+            others = ["–" if value is None else f"{value:.2f}" for value in (*found, one.get("counted"))]
             rows.append((title, way, sizes, f"{costs} {one['unit']}", *own, *others))
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
