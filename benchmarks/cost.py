@@ -140,7 +140,8 @@ def time_cells(world: World, cells: Sequence[Cell], rounds: int, way: str) -> li
         model, params, adapter = opened[cell.layers]
         return identification(model, params, of_rank(adapter, cell.rank), cell.rows)
 
-    for cell in dict.fromkeys(cell._replace(rows=BATCH) for cell in reversed(cells)):
+    # One batch compiles the pass, a second one the sum of the batches.
+    for cell in dict.fromkeys(cell._replace(rows=min(cell.rows, 2 * BATCH)) for cell in reversed(cells)):
         run(cell)
     found = []
     for number in range(rounds):
