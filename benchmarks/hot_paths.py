@@ -15,7 +15,15 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from benchmarks.limits import Limit, Product, of_bytes, of_products, similarity_products, with_limit
+from benchmarks.limits import (
+    Limit,
+    Product,
+    of_bytes,
+    of_products,
+    projection_products,
+    similarity_products,
+    with_limit,
+)
 from benchmarks.measure import append_result, define_flags, in_turn
 from benchmarks.shapes import SIZES
 from nlsr_jax.adapter import Adapter
@@ -191,12 +199,8 @@ def identification_limit(layer: Layer, sparsity: float) -> Limit:
     found = [Product(*shape, rank * readers[key]) for key, shape in read.items()]
     for module, (a, b) in layer.first.items():
         k, d = a.shape[1], len(b)
-        found += [Product(rank, len(layer.inputs[module]), rank), Product(rank, d, rank)]
-        if 2 * kept > rank:
-            found += [Product(rank, rank, k), Product(d, rank, rank)]
-        else:
-            shapes = ((kept, rank, k), (rank, kept, k), (d, rank, kept), (d, kept, rank))
-            found += [Product(*shape) for shape in shapes]
+        found.append(Product(rank, len(layer.inputs[module]), rank))
+        found += projection_products(k, d, rank, kept)
     return of_products(found)
 
 

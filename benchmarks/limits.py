@@ -112,8 +112,12 @@ def of_products(products: Iterable[Product]) -> Limit:
     """Return the limit of a list of products: the sum of their durations."""
     products = list(products)
     seconds = sum(map(product_seconds, products))
-    flops = sum(2 * p.m * p.k * p.n * p.count * p.batch * p.times for p in products)
-    return Limit(seconds, f"products at {flops / seconds / 1e9:.0f} GFLOP/s")
+    return Limit(seconds, f"products at {operations(products) / seconds / 1e9:.0f} GFLOP/s")
+
+
+def operations(products: Iterable[Product]) -> int:
+    """Return the number of floating-point operations of products."""
+    return sum(2 * p.m * p.k * p.n * p.count * p.batch * p.times for p in products)
 
 
 @functools.cache
@@ -223,6 +227,20 @@ def thin_products(config: ModelConfig, rows: int, rank: int, *, times: int = 1) 
         found.append(Product(rows, k, rank * len(widths), count=layers, times=times))
         found += [Product(rows, rank, d, count=layers, times=times) for d in widths]
     return found
+
+
+def projection_products(k: int, d: int, rank: int, kept: int) -> list[Product]:
+    """Return the products that project the factors of a module, behind the Gram matrix of ``A X``.
+
+    Args:
+      k, d: in-features and out-features.
+      rank: r.
+      kept: r*, the rank that is kept.
+    """
+    if 2 * kept > rank:
+        return [Product(rank, d, rank), Product(rank, rank, k), Product(d, rank, rank)]
+    shapes = ((rank, d, rank), (kept, rank, k), (rank, kept, k), (d, rank, kept), (d, kept, rank))
+    return [Product(*shape) for shape in shapes]
 
 
 def attention_products(config: ModelConfig, batch: int, length: int) -> list[Product]:

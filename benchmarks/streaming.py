@@ -74,7 +74,7 @@ def _random(draw: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return (0.02 * draw.standard_normal(shape, np.float32)).astype(ml_dtypes.bfloat16)
 
 
-def save_adapter(folder: pathlib.Path, base: pathlib.Path, shape: dict[str, Any]) -> None:
+def save_adapter(folder: pathlib.Path, base: pathlib.Path, shape: dict[str, Any], rank: int = RANK) -> None:
     """Save a random adapter of all projections."""
     from nlsr_jax.adapter import Adapter
     from nlsr_jax.architecture.config import parse_model_config
@@ -83,8 +83,8 @@ def save_adapter(folder: pathlib.Path, base: pathlib.Path, shape: dict[str, Any]
     config, draw = parse_model_config(shape, "shape"), np.random.default_rng(1)
     factors = {
         module: {
-            "a": (draw.standard_normal((config.num_layers, RANK, k), np.float32) / k**0.5),
-            "b": 0.02 * draw.standard_normal((config.num_layers, d, RANK), np.float32),
+            "a": (draw.standard_normal((config.num_layers, rank, k), np.float32) / k**0.5),
+            "b": 0.02 * draw.standard_normal((config.num_layers, d, rank), np.float32),
         }
         for module, (k, d) in config.projections().items()
     }

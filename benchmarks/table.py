@@ -4,7 +4,8 @@
 
 Prints the tables and, in each file given, replaces everything between the marks `<!-- NAME -->` and
 `<!-- end of NAME -->` with them: `benchmarks` from latest.jsonl, and where they have been written, `fleets`
-from fleet.jsonl, and `whole commands` and `stages` from whole_commands.jsonl of `make bench-real`.
+from fleet.jsonl, `cost` and `full cost` from cost.jsonl, and `whole commands` and `stages` from
+whole_commands.jsonl of `make bench-real`.
 """
 
 import json
@@ -22,8 +23,8 @@ FLAGS = flags.FLAGS
 HEAD = ("what", "peer", "ours", "ratio", "over the rounds")
 LIMIT_HEAD = ("limit", "share of the limit")
 NAME, WHOLE_NAME, STAGES_NAME = "benchmarks", "whole commands", "stages"
-FLEET_NAME = "fleets"
-WHOLE_FILE, FLEET_FILE = "whole_commands.jsonl", "fleet.jsonl"
+FLEET_NAME, COST_NAME, FULL_NAME = "fleets", "cost", "full cost"
+WHOLE_FILE, FLEET_FILE, COST_FILE = "whole_commands.jsonl", "fleet.jsonl", "cost.jsonl"
 TITLES = {
     "identification": "identification of one 8B layer, 4096 positions, rank 128, against the published algorithm",
     "identification_as_run": "the same, with the rank that the paper's program keeps (102 in place of 26)",
@@ -60,6 +61,14 @@ FLEET = {
     "fleet_workers_2": "the same in two processes",
 }
 """The same of fleet.jsonl."""
+COST = {
+    "rows": "CPU time against rows",
+    "layers": "CPU time against layers",
+    "rank": "CPU time against the rank",
+    "peak": "peak memory against rows",
+}
+"""What grows with what in cost.jsonl; a name has an end of ``WAYS``."""
+WAYS = {"memory": "in memory", "streamed": "streamed"}
 STAGES = {
     "start": "start and imports",
     "read base model": "read base and adapters",
@@ -115,6 +124,29 @@ def limit_cells(one: Mapping) -> tuple[str, str]:
     return f"{one['limit_s']:.3g} s: {one['limit_of']}", f"{100 * one['share']:.0f} %"
 
 
+def cost(results: Mapping[str, Mapping]) -> str:
+    """Return how costs grow as Markdown; a dash where a cost has no such part."""
+    parts = ("clock", "statistics", "masks")
+    head = ("cost", "base", "sizes", "figures", "exponent", "over the rounds", *parts, "operations")
+    rows: list[Iterable[str]] = [head, ["---"] * len(head)]
+    for name, title in COST.items():
+        for end, way in WAYS.items():
+            one = results[f"{name}_{end}"]
+            sizes, costs = (", ".join(f"{value:.3g}" for value in one[key]) for key in ("sizes", "costs"))
+            own = (f"{one['exponent']:.2f}", f"{one['low']:.2f} to {one['high']:.2f}")
+            found = [one["parts"][part]["exponent"] if "parts" in one else None for part in parts]
+            others = ["–" if value is None else f"{value:.2f}" for value in (*found, one.get("counted"))]
+            rows.append((title, way, sizes, f"{costs} {one['unit']}", *own, *others))
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def full_cost(results: Mapping[str, Mapping]) -> str:
+    """Return the runs over all layers as Markdown."""
+    runs = [(way, results[f"full_{end}"]) for end, way in WAYS.items()]
+    rows = [f"| {way} | {one['seconds']:.1f} s | {one['peak']:.3g} GB |" for way, one in runs]
+    return "\n".join(["| base | time | peak memory |", "| --- | --- | --- |", *rows]) + "\n"
+
+
 def stages(results: Mapping[str, Mapping]) -> str:
     """Return the median seconds of the stages of both sides as Markdown; a dash where there is no such stage."""
     methods = ("recommended", "published")
@@ -156,6 +188,9 @@ def tables(folder: pathlib.Path) -> dict[str, str]:
     found = {NAME: table(read_results(folder / "latest.jsonl"), TITLES, limits=True)}
     if (folder / FLEET_FILE).exists():
         found[FLEET_NAME] = table(read_results(folder / FLEET_FILE), FLEET)
+    if (folder / COST_FILE).exists():
+        costs = read_results(folder / COST_FILE)
+        found |= {COST_NAME: cost(costs), FULL_NAME: full_cost(costs)}
     if (folder / WHOLE_FILE).exists():
         whole = read_results(folder / WHOLE_FILE)
         found |= {WHOLE_NAME: table(whole, WHOLE, limits=True), STAGES_NAME: stages(whole)}

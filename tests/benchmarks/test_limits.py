@@ -5,7 +5,7 @@ import re
 import numpy as np
 
 from benchmarks import limits
-from benchmarks.limits import Product, fastest, product_seconds
+from benchmarks.limits import Product, fastest, operations, product_seconds
 from benchmarks.table import limit_cells
 from nlsr_jax.architecture.known import known_config
 
@@ -30,26 +30,22 @@ def test_moving_bytes_takes_about_as_long_as_copying_them():
     assert re.fullmatch(r"moving 0\.13 GB at [\d.]+ GB/s", limit.of)
 
 
-def flops(products):
-    return sum(2 * p.m * p.k * p.n * p.count * p.batch * p.times for p in products)
-
-
 def test_products_are_those_of_the_model():
     config = known_config("llama3_8b")
     layer = 4096 * (4096 + 1024 + 1024 + 4096 + 3 * 14336)
     factors = 16 * (4096 + 4096 + 2 * (4096 + 1024) + 4096 + 4096 + 3 * (4096 + 14336))
     head = 4096 * config.vocab_size
     forward = limits.forward_products(config, 6)
-    assert flops(forward) == 2 * 6 * (32 * layer + head)
-    assert flops(limits.forward_products(config, 6, head_rows=1, times=3)) == 3 * 2 * (6 * 32 * layer + head)
-    assert flops(limits.thin_products(config, 6, 16)) == 2 * 6 * 32 * factors
-    assert flops(limits.merge_products(config, 16)) == 2 * 16 * 32 * layer
-    attention = flops(limits.attention_products(config, 3, 2))
+    assert operations(forward) == 2 * 6 * (32 * layer + head)
+    assert operations(limits.forward_products(config, 6, head_rows=1, times=3)) == 3 * 2 * (6 * 32 * layer + head)
+    assert operations(limits.thin_products(config, 6, 16)) == 2 * 6 * 32 * factors
+    assert operations(limits.merge_products(config, 16)) == 2 * 16 * 32 * layer
+    attention = operations(limits.attention_products(config, 3, 2))
     assert attention == 2 * 2 * 3 * 32 * 32 * 2 * 1 * 128
     # The gradients take the base's products again, but for the first layer's input; the factors take theirs twice.
     first = 4096 * (4096 + 1024 + 1024)
-    whole = 2 * flops(forward) + 2 * 6 * (2 * 32 * factors - first) + 2 * 16 * 32 * layer + 3 * attention
-    assert flops(limits.training_products(config, 3, 2, 16)) == whole
+    whole = 2 * operations(forward) + 2 * 6 * (2 * 32 * factors - first) + 2 * 16 * 32 * layer + 3 * attention
+    assert operations(limits.training_products(config, 3, 2, 16)) == whole
 
 
 def test_a_result_has_its_limit_and_the_share():
