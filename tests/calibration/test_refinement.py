@@ -150,7 +150,7 @@ def test_prompts_that_tell_nothing_choose_nothing():
 @pytest.mark.parametrize("task", [True, False])
 @pytest.mark.parametrize(("allowed", "share"), [(8, None), (7, GRID[6]), (3, GRID[2]), (1, GRID[0]), (0, 0.0)])
 def test_where_refusals_choose_nothing_the_bounds_hold(allowed, share, task):
-    """The first place is 7. From another one on the model refuses harmless prompts, or answers the task otherwise."""
+    """The first place is 7. From another on the model refuses harmless prompts, or answers the task otherwise."""
 
     def measure(share):
         good = GRID.index(share) < allowed
