@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from nlsr_jax.calibration.refinement import Asked, Bounds, Rates, Refined, refine
+from nlsr_jax.calibration.refinement import Asked, Bounds, Rates, Refined, cannot_tell, refine
 from nlsr_jax.calibration.wording import BEGINNING, WHOLE, Answer, Wording, learn_wording
 from nlsr_jax.errors import InputError
 
@@ -151,6 +151,7 @@ def refine_by_answers(
     *,
     start: float,
     bounds: Bounds | None = None,
+    untold: Callable[[], None] = lambda: None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Refined:
     """Refine the share of entries; see ``nlsr_jax.calibration.refinement.refine``.
@@ -161,6 +162,7 @@ def refine_by_answers(
       repaired: returns the repair with a share.
       start: the first share.
       bounds: what is gone for.
+      untold: called before the first repair if the calibration prompts cannot refine the share.
       say: called with one line for each trial.
 
     Returns:
@@ -171,6 +173,8 @@ def refine_by_answers(
     wording = learn_wording(safe[:count], [*before, *safe[count:]])
     rates = [questions.rates(wording, answers) for answers in (before, safe)]
     say("refine: the fine-tuned model {}; the aligned model {}".format(*map(describe_rates, rates)))
+    if cannot_tell(*rates):
+        untold()
     own = OwnAnswers(questions.keep, finetuned) if questions.keep else None
 
     def measure(share: float) -> Rates:

@@ -5,6 +5,7 @@ Half of the calibration rows make the masks, and prompts of the other half are a
 """
 
 import dataclasses
+import functools
 import importlib.resources
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,7 +20,7 @@ from nlsr_jax.calibration.wording import LENGTH, WHOLE, Answer
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.nlsr.correction import correct
 from nlsr_jax.nlsr.identify import identifier
-from nlsr_jax.nlsr.settings import GAIN, ROWS
+from nlsr_jax.nlsr.settings import GAIN
 from nlsr_jax.pipeline.answering import aligned_respondent, respondent
 from nlsr_jax.pipeline.evidence import CalibrationData, check_evidence
 from nlsr_jax.pipeline.passes import Passes
@@ -66,16 +67,17 @@ class Repairs:
         found = respondent(self._data, adapter, self._data.sources.target, LENGTH)
         return _Beside(found, self._data.run.shared.passes)
 
-    def gradients(self) -> Any:
-        """Return the gradients of the loss on safe answers, from the other half of the rows."""
-        found = self._data.half_gradient(self.finetuned)
-        check_evidence(found, self._data.settings.dtype, self._beta)
-        return found
+    def repaired(self, share: float) -> Adapter:
+        """Return the repair with a share of the entries."""
+        none: PerModule = {m: jnp.zeros(leaf["a"].shape[0], bool) for m, leaf in self.finetuned.factors.items()}
+        return correct(self.finetuned, self._reference, self._masks(1 - share), none)
 
-    def repaired(self, gradients: Any) -> Callable[[float], Adapter]:
-        """Return the function that makes the repair with a share of the entries."""
-        fixed = self._data.sources.fixed
-        masks = identifier(
+    @functools.cached_property
+    def _masks(self) -> Callable[[float], Any]:
+        """The function that makes masks, with the gradient of the loss on safe answers of the other half."""
+        gradients, fixed = self._data.half_gradient(self.finetuned), self._data.sources.fixed
+        check_evidence(gradients, self._data.settings.dtype, self._beta)
+        return identifier(
             self._reference,
             method=GAIN.method,
             granularity=GAIN.granularity,
@@ -83,8 +85,6 @@ class Repairs:
             finetuned=self.finetuned,
             fixed={module: count for module, count in fixed.items() if module in self._reference.factors},
         )
-        none: PerModule = {m: jnp.zeros(leaf["a"].shape[0], bool) for m, leaf in self.finetuned.factors.items()}
-        return lambda share: correct(self.finetuned, self._reference, masks(1 - share), none)
 
 
 class _Beside(NamedTuple):
@@ -134,19 +134,17 @@ def refined(settings: Settings, bounds: Bounds, data: CalibrationData, run: Run)
         keep = _prompts("keep", settings.keep, settings.keep_field, WHOLE, data, run)
     repairs = Repairs(Reference(data.sources, settings), harmless, keep, data)
     with run.stages("refine"):
-        repaired = repairs.repaired(repairs.gradients())
         result = refine_by_answers(
             repairs.questions,
             repairs.asked(repairs.finetuned),
             aligned_respondent(data, LENGTH),
-            lambda share: repairs.asked(repaired(share)),
+            lambda share: repairs.asked(repairs.repaired(share)),
             start=1 - settings.sparsity,
             bounds=bounds,
+            untold=data.read_rows,
             say=run.stages.say,
         )
-    changes: dict[str, Any] = {"sparsity": 1 - result.share} if result.share is not None else {"answers": ROWS}
-    if result.share is None:
-        data.read_rows()
+    changes: dict[str, Any] = {} if result.share is None else {"sparsity": 1 - result.share}
     if result.share == 0:
         changes = {"rule": "least_similar", "share": 0.0}
     told = _described(bounds, repairs.questions, result)

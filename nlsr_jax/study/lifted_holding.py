@@ -116,19 +116,29 @@ class LiftedHolding:
 
     def refined(self, beta: float, start: float, *, keeps: bool = False) -> tuple[Made, Refined]:
         """See ``Holding``."""
-        (rows, _), started = self._chosen, time.perf_counter()
-        questions, gradients = self._questions(keeps), self._collect(rows[::2])
+        (rows, _), started, questions = self._chosen, time.perf_counter(), self._questions(keeps)
+
+        def untold() -> None:
+            nonlocal rows
+            rows = self._encoded
+
+        @functools.cache
+        def gradients() -> Gradients:
+            return self._collect(rows[::2])
+
         found = refine_by_answers(
             questions,
             self._respondent(self.models["finetuned"]),
             self._respondent(self.models["aligned"]),
-            lambda share: self._respondent(Made(self._base, self._repair(beta, share, gradients), 0.0)),
+            lambda share: self._respondent(Made(self._base, self._repair(beta, share, gradients()), 0.0)),
             start=start,
+            untold=untold,
         )
         seconds = time.perf_counter() - started
         if found.share == 0:
             return self.models["finetuned"]._replace(seconds=seconds), found
-        made = self.repaired(beta, start) if found.share is None else self.recommended(beta, found.share)
+        share = start if found.share is None else found.share
+        made = self.repaired(beta, share) if rows is self._encoded else self.recommended(beta, share)
         return made._replace(seconds=seconds + made.seconds), found
 
     def _questions(self, keeps: bool) -> Questions:

@@ -9,13 +9,13 @@ import jax
 import pytest
 
 import nlsr_jax
-from nlsr_jax.calibration import loss
-from nlsr_jax.calibration.refinement import Bounds, Rates, Refined
+from nlsr_jax.calibration import loss, refinement
+from nlsr_jax.calibration.refinement import Bounds
 from nlsr_jax.configs.tiny import SHIPPED
 from nlsr_jax.data.toy_rows import safe_rows
 from nlsr_jax.errors import InputError
 from nlsr_jax.nlsr.settings import PUBLISHED, RECOMMENDED_LINEAGE
-from nlsr_jax.pipeline import Stages, answering, realign_files, refining
+from nlsr_jax.pipeline import Stages, answering, realign_files
 from nlsr_jax.pipeline.choosing import Refinement
 from nlsr_jax.pipeline.settings import Settings
 from nlsr_jax.pipeline.shared import Shared
@@ -137,10 +137,12 @@ def test_own_answers_do_not_depend_on_those_of_the_rows(run, rows, tmp_path):
 
 def test_rows_are_used_where_the_aligned_model_refuses_nothing(rows, tmp_path, monkeypatch):
     """Although its own answers were chosen: the record, its notes and the masks are those of the rows' answers."""
-    untold = Refined(None, False, Rates(0.0, 0.0), Rates(0.05, 0.0), ())
-    monkeypatch.setattr(refining, "refine_by_answers", lambda *_, **options: untold)
+    monkeypatch.setattr(refinement, "TELLS", 1.1)
+    told = realign_files(settings(rows, answers="rows"), tmp_path / "told", refine=True)
     monkeypatch.setattr(answering, "choose_rows", lambda rows, own, losses: own())
     found = realign_files(settings(rows, answers="auto"), tmp_path / "out", refine=True)
+    assert found["refinement"]["trials"] == told["refinement"]["trials"] != []
+    assert found["refinement"]["share"] is None
     assert found["settings"]["answers"] == "rows"
     assert not any("own answers" in text for text in found["warnings"])
     options = {"recorded": found["inputs"], "refined": found["refinement"]}
