@@ -4,11 +4,12 @@
 
 The base has the shape of TinyLlama-1.1B (random, bfloat16), the adapter rank 128 on all projections, the rows 64
 tokens. Identification is the published one: `collect_statistics` over the rows in batches of 16, then `identify`.
-Time: in one process without compilation, for several numbers of rows, of layers and several ranks in turn, with the
-base in memory and streamed. CPU seconds of all threads count, which hardly depend on what else the machine does;
-the clock's are kept beside them. Then `nlsr identify` over all layers, each way once. Memory: processes of the same
-command, with few and with many rows. An exponent is the slope of a straight line through the logarithms of sizes
-and costs, fitted by least squares; nothing is subtracted. Run time: seven minutes on two cores; 5 GB of disk.
+Time: in one process without compilation, for several numbers of rows, of layers and several ranks in turn, with
+the base in memory and streamed. The CPU seconds of all threads count, because other work on the machine hardly
+changes them; elapsed seconds are recorded beside them. Then `nlsr identify` over all layers, each way once.
+Memory: processes of the same command, with few and with many rows. An exponent is the slope of a straight line
+through the logarithms of sizes and costs, fitted by least squares; nothing is subtracted. Run time: seven minutes
+on two cores; 5 GB of disk.
 """
 
 import filecmp
@@ -53,7 +54,7 @@ class Seconds(NamedTuple):
 
     Attributes:
       statistics, masks: CPU seconds of its two parts.
-      clock: seconds of the clock, of both.
+      clock: elapsed seconds of both.
     """
 
     statistics: float

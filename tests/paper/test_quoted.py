@@ -132,7 +132,11 @@ MEASURED = (
     *("a training step 3 to 8 % faster", "an adapter of rank 8", "(1.1 B parameters, 22 layers, bfloat16, random)"),
     *("8 rows of 64 tokens", "447 MB are the interpreter", "a base of width 64", "three layers (264 MB)"),
     *("(1.1 B parameters, 22 layers, bfloat16) with an adapter of rank 128", "rows of 64 tokens in batches of 16"),
-    *("1 is linear, 0 is flat", "vary at 2 layers, layers at 16 rows, the rank at 32", "takes 2 n k d operations"),
+    *(
+        "1 is linear, 0 is flat",
+        "vary at 2 layers, layers at 16 rows, the rank at 32. The rows start at 32:",
+        "takes 2 n k d operations",
+    ),
     *("2 n r (k + d) for the factors", "the factors of rank 128", "0.26 MB a row"),
     "over all 22 layers at rank 128 with 32 rows",
     *("The other 426 MB", "the embedding (131 MB)", "the inputs of the layers (24 MB)", "the logits (66 MB)"),
