@@ -10,6 +10,7 @@ with; ``jax.clear_caches()`` drops it.
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 FUSED_ATTENTION = {"gpu": "cudnn", "cuda": "cudnn", "tpu": "splash"}
 """The fused attention kernel of a platform; see ``nlsr_jax.models.fused_attention``."""
@@ -19,6 +20,13 @@ EXACT = {"xla_allow_excess_precision": False}
 Otherwise XLA leaves out a rounding where it fuses two operations, so that in bfloat16 and float16 the results
 depend on how a computation is cut into programs. Of float32 nothing changes.
 """
+NARROW = EXACT | {"xla_disable_hlo_passes": "while-loop-invariant-code-motion"}
+"""Compiler options of passes over layers of a narrow type on the CPU.
+
+Products are made in float32 there. XLA would convert the weights of all layers ahead of the loop over the layers, and
+hold them in memory a second time, in twice their bytes. With these options it converts a layer when its turn comes.
+"""
+_WIDTH = jnp.dtype(jnp.float32).itemsize
 _LARGE_RANK = 64
 _PIECE = 1024
 
@@ -47,6 +55,15 @@ def branches(rank: int) -> bool:
       rank: r.
     """
     return rank >= _LARGE_RANK and platform() == "cpu"
+
+
+def converts_layers(dtype: Any) -> bool:
+    """Say whether weights of a type are converted for products, so that a pass takes ``NARROW``.
+
+    Args:
+      dtype: of the weights.
+    """
+    return platform() == "cpu" and jnp.dtype(dtype).itemsize < _WIDTH
 
 
 def piece(size: int) -> int:

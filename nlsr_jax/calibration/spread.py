@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from nlsr_jax.hardware import EXACT
+from nlsr_jax.hardware import EXACT, NARROW, converts_layers
 from nlsr_jax.models.llama import Llama
 from nlsr_jax.parallel import AXES, Layout, layout_of, replicate, split
 from nlsr_jax.types import Params
@@ -39,8 +39,9 @@ def over_batches(
     layout = layout_of(params)
     if layout is None:
         model = model.clone(layout=None)
+        alone = _alone_narrow if converts_layers(params["embed"].dtype) else _alone
         for batch in batches:
-            yield _alone(params, given, batch, measure=measure, model=model, static=static)
+            yield alone(params, given, batch, measure=measure, model=model, static=static)
         return
     given = replicate(layout.mesh, given)
     model = model.clone(layout=layout._replace(inside=True))
@@ -51,12 +52,18 @@ def over_batches(
             yield _take(here, place)
 
 
-@functools.partial(jax.jit, static_argnames=("measure", "model", "static"), compiler_options=EXACT)
-def _alone(params, given, batch, *, measure, model, static):
+_compiled = functools.partial(jax.jit, static_argnames=("measure", "model", "static"))
+
+
+def _measured_alone(params, given, batch, *, measure, model, static):
     return measure(model, params, given, batch, *static)
 
 
-@functools.partial(jax.jit, static_argnames=("measure", "model", "static"), compiler_options=EXACT)
+_alone = _compiled(_measured_alone, compiler_options=EXACT)
+_alone_narrow = _compiled(_measured_alone, compiler_options=NARROW)
+
+
+@functools.partial(_compiled, compiler_options=EXACT)
 def _together(params, given, batches, *, measure, model, static):
     """Measure on batches ``[N, ...]``, one on every device; the results, ``[N, ...]``, are on all devices."""
     layout = model.layout

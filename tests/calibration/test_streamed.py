@@ -44,9 +44,9 @@ FAMILIES = {
 LENGTH = 20
 
 
-def make(folder, family, dtype="float32"):
+def make(folder, family, dtype="float32", **changes):
     """Save a random base; returns its folder and config."""
-    config = parse_model_config({**SHAPE, "model_type": family, **FAMILIES[family]}, family)
+    config = parse_model_config({**SHAPE, "model_type": family, **FAMILIES[family], **changes}, family)
     model = Llama(config)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
     draw = np.random.default_rng(0)
