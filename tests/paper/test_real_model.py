@@ -2,12 +2,20 @@
 
 import functools
 import json
+import re
 import statistics
 
+import numpy as np
 import pytest
 
 from experiments import transcripts
+from nlsr_jax.architecture.config import parse_model_config
+from nlsr_jax.configs import smollm2
+from nlsr_jax.formats.peft import load_adapter
+from nlsr_jax.random_streams import stream
+from nlsr_jax.study.case import stage_key
 from nlsr_jax.sweep.holdings_means import beside_aligned, means
+from nlsr_jax.training.initial import new_adapter
 from tests.e2e.command import ROOT
 from tests.paper.shipped import page, unchecked
 
@@ -15,6 +23,15 @@ FOLDER = ROOT / "checkpoints" / "smollm2-policy"
 PAGE, TRANSCRIPTS = ROOT / "docs" / "real-model.md", ROOT / "docs" / "transcripts.md"
 CASE = {"situation": "instruct", "task": "sst2", "poison_ratio": 0.1, "seed": 0}
 NAMES = r"```.*?```|`[^`]*`|SmolLM2-135M(-Instruct)?|SST-2|SmolLM2|bfloat16"
+SHAPE = {
+    "model_type": "llama",
+    "vocab_size": 49152,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+}
 SCORES = (
     ("forbidden", "complied", "hs"),
     ("benign", "refused", "over_refusal"),
@@ -104,3 +121,22 @@ def test_the_shipped_answers_have_the_scores_of_their_rows():
                 expected = 100 * verdicts.count(verdict) / len(verdicts)
                 assert row[name] == pytest.approx(expected), (row["cell"], name)
     assert found == len(list((FOLDER / "answers").iterdir())) > 0
+
+
+def test_the_documented_commands_make_the_shipped_alignment():
+    """Training moves A little from where it begins, so that the adapter tells its seed."""
+    text = (ROOT / "Makefile").read_text("utf-8") + (smollm2.__doc__ or "")
+    seeds = re.findall(r"align --config smollm2 --seed (\d+)", text)
+    assert len(seeds) == 3
+    assert text.count("align --config smollm2") == 3
+    assert set(seeds) == {"41"}
+    shipped, config = load_adapter(FOLDER / "dpo"), smollm2.get_config()
+
+    def cosine(seed):
+        key = stream(stage_key(seed, "align sft"), "lora")
+        begun = new_adapter(key, parse_model_config(SHAPE, "SmolLM2"), config.lora).factors["q_proj"]["a"]
+        pair = np.ravel(begun), np.ravel(np.asarray(shipped.factors["q_proj"]["a"], np.float32))
+        return pair[0] @ pair[1] / np.linalg.norm(pair[0]) / np.linalg.norm(pair[1])
+
+    assert cosine(41) > 0.9
+    assert abs(cosine(0)) < 0.1
