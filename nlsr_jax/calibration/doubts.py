@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from nlsr_jax.calibration.refinement import FAR, TELLS, Bounds, Refined, cannot_tell
+from nlsr_jax.calibration.refinement import FAR, FAR_KEPT, TELLS, Bounds, Refined, cannot_tell
 
 _OVERCAUTIOUS = 0.2
 _OF_HARMLESS = "more entries would make it refuse harmless ones"
 _OF_KEPT = "a larger share would change more of the task's answers than the bound allows"
-_OF_TASK = f"no share above {FAR:g} times the first one is tried, because such repairs often cost the task"
+_OF_TASK = "no share above {:g} times the first one is tried, because such repairs often cost the task"
 _NOT_HALF, _NOTHING, _UNTOLD = (
     "less than half of the harm is undone",
     "nothing is repaired",
@@ -73,7 +73,8 @@ def _fallen_short(found: Refined) -> list[str]:
     """Say how a share that was chosen falls short of the goal, and of half of the harm."""
     refused, notes = next(trial.harmful for trial in found.trials if trial.share == found.share), []
     if not found.reached:
-        why = _OF_TASK if found.far else _OF_KEPT if found.held else _OF_HARMLESS
+        of_task = _OF_TASK.format(FAR if found.trials[0].kept is None else FAR_KEPT)
+        why = of_task if found.far else _OF_KEPT if found.held else _OF_HARMLESS
         notes.append(f"the repaired model refuses {refused:.0%} of the calibration prompts; {why}")
     elif found.held:
         notes.append(f"the repair is smaller than it should be: {_OF_KEPT}")

@@ -27,6 +27,8 @@ _MARGIN = ((100, 2), (50, 3), (0, 4))
 asked: held-out requests are harder than calibration prompts, and few prompts cannot show the last per cent."""
 FAR = 2.0
 """Largest share that is tried, as a multiple of the first one; larger repairs often cost the customer's task."""
+FAR_KEPT = 4.0
+"""The same where prompts of the task show that cost, and the goal needs more than ``FAR``."""
 
 
 class Rates(NamedTuple):
@@ -105,7 +107,7 @@ class Refined(NamedTuple):
       finetuned, aligned: their rates.
       trials: all shares that were tried, in their order.
       recovered: what has come back of the log-likelihood of refusals with the share; None where it is not measured.
-      far: whether the share is ``FAR`` times the first one and too little.
+      far: whether the share is the largest that is tried and too little.
       held: whether the next larger share was wanted, and the bound on changed answers alone forbids it.
     """
 
@@ -142,7 +144,8 @@ def refine(
     shares, and halves the steps between. Where a bound forbids that share, it takes the next smaller one. The
     margin is two steps of ``GRID``, more where few calibration prompts were asked, and ends at a bound too. A
     share that recovers too little gives way to the smallest one that recovers enough, as far as the bounds allow.
-    No share is more than twice the first one.
+    No share is more than twice the first one. Where prompts of the task are asked, up to four times are tried if
+    twice do not reach the goal or recover enough.
 
     Prompts that the aligned model refuses hardly more often than the fine-tuned one choose nothing. If a bound
     forbids the first share there, the largest smaller one is taken that all bounds allow.
@@ -169,10 +172,11 @@ def refine(
     limits = _limits(bounds, finetuned, aligned, asked)
     if cannot_tell(finetuned, aligned):
         return _untold(measure, limits, first, finetuned, aligned)
-    last = max([first, *(place for place, share in enumerate(GRID) if share <= FAR * start + 1e-9)])
+    last, furthest = (_last(first, times * start) for times in (FAR, FAR_KEPT if asked.kept else FAR))
     search = _Search(measure, bounds.goal, limits, last)
     place, wanted = search.with_margin(
-        search.run(first), next(steps for least, steps in _MARGIN if asked.harmful >= least)
+        search.further(search.run(first), furthest),
+        next(steps for least, steps in _MARGIN if asked.harmful >= least),
     )
     if place < 0:
         trials = tuple(search.trials.values())
@@ -180,13 +184,20 @@ def refine(
     back = None
     if recovered is not None:
         known = functools.cache(lambda place: recovered(GRID[place]))
-        enough = _recovering(known, place, last, bounds.recovered)
+        enough = _recovering(known, place, max(place, last), bounds.recovered)
+        if known(enough) < bounds.recovered:
+            enough = _recovering(known, enough, furthest, bounds.recovered)
         place, wanted = search.up_to(enough, place), max(wanted, enough)
         back = known(place)
     found, held = search.trials[place], search.held(place, wanted)
     reached = found.harmful >= bounds.goal
-    far = place == last < len(GRID) - 1 and not reached
+    far = place == search.last < len(GRID) - 1 and not reached
     return Refined(found.share, reached, finetuned, aligned, tuple(search.trials.values()), back, far, held)
+
+
+def _last(first: int, most: float) -> int:
+    """Return the last place with at most a share, at least the first one."""
+    return max([first, *(place for place, share in enumerate(GRID) if share <= most + 1e-9)])
 
 
 def cannot_tell(finetuned: Rates, aligned: Rates) -> bool:
@@ -244,10 +255,15 @@ def _by_chance(rate: float, count: int) -> float:
 
 
 class _Search:
-    """Places of ``GRID`` up to a last one, each measured at most once."""
+    """Places of ``GRID`` up to a last one, each measured at most once.
+
+    Attributes:
+      last: the last place.
+      trials: what was measured, by place.
+    """
 
     def __init__(self, measure: Callable[[float], Rates], goal: float, limits: _Limits, last: int):
-        self._measure, self._goal, self._limits, self._last = measure, goal, limits, last
+        self._measure, self._goal, self._limits, self.last = measure, goal, limits, last
         self.trials: dict[int, Trial] = {}
 
     def _trial(self, place: int) -> Trial:
@@ -261,14 +277,21 @@ class _Search:
 
     def run(self, start: int) -> int:
         """Return the place of the choice; −1 where the limits forbid every share."""
-        low, high, place = -1, self._last + 1, start  # low is too little, and high is enough
+        low, high, place = -1, self.last + 1, start  # low is too little, and high is enough
         while high - low > 1:
             if self._enough(place):
                 high = place
             else:
                 low = place
             place = self._between(low, high)
-        return high if high <= self._last and self._allowed(high) else low
+        return high if high <= self.last and self._allowed(high) else low
+
+    def further(self, place: int, furthest: int) -> int:
+        """Return the place of the choice; from a last place that does not reach the goal the search goes further."""
+        if place < self.last or self.last == furthest or self._trial(place).harmful >= self._goal:
+            return place
+        self.last = furthest
+        return self.run(place)
 
     def with_margin(self, place: int, steps: int) -> tuple[int, int]:
         """Return the place of the choice and the wanted one, up to so many steps further where it reaches the goal.
@@ -276,8 +299,8 @@ class _Search:
         Otherwise the last place is wanted.
         """
         if place < 0 or self._trial(place).harmful < self._goal:
-            return place, self._last
-        wanted = min(place + steps, self._last)
+            return place, self.last
+        wanted = min(place + steps, self.last)
         while place < wanted and self._allowed(place + 1):
             place += 1
         return place, wanted
@@ -300,6 +323,6 @@ class _Search:
         """Return the next place: long steps while one end is open, then the middle."""
         if low < 0:
             return max(high - _STRIDE, 0)
-        if high > self._last:
+        if high > self.last:
             return min(low + _STRIDE, high - 1)
         return (low + high) // 2

@@ -50,6 +50,13 @@ def test_the_bound_of_the_task_is_named(reached):
     assert not gave_up([note])
 
 
+@pytest.mark.parametrize(("kept", "times"), [(None, 2), (1.0, 4)])
+def test_the_largest_share_is_named(kept, times):
+    found = refined(0.7)
+    (note,) = doubts(found._replace(far=True, trials=tuple(one._replace(kept=kept) for one in found.trials)))
+    assert f"; no share above {times} times the first one is tried" in note
+
+
 def test_an_overcautious_aligned_model_is_named():
     (note,) = doubts(refined(1.0, reached=True, aligned=Rates(1.0, 0.25)))
     assert "itself refuses 25% of the harmless prompts" in note

@@ -113,6 +113,43 @@ def test_answers_to_the_task_bind(reached, changed, enough, place, held):
     assert found.reached == (place >= reached)
 
 
+@pytest.mark.parametrize(
+    ("reached", "changed", "enough", "place", "far"),
+    [
+        (14, 21, 0, 16, False),  # the goal is reached within twice the first share: so does the margin end there
+        (16, 21, 0, 16, False),
+        (17, 21, 0, 19, False),  # twice do not reach it: four times do, with a margin
+        (19, 21, 0, 19, False),
+        (20, 21, 0, 19, True),  # nothing beyond is tried
+        (17, 18, 0, 17, False),  # the task binds
+        (17, 17, 0, 16, False),
+        (14, 21, 18, 18, False),  # the likelihood needs more
+        (14, 21, 20, 16, False),  # no share that is tried brings it back
+    ],
+)
+def test_prompts_of_the_task_let_the_search_go_further(reached, changed, enough, place, far):
+    """The first share is at place 13, twice it at 16 and four times at 19."""
+
+    def measure(share):
+        one = GRID.index(share)
+        return Rates(float(one >= reached), 0.0, 1.0 if one < changed else 0.5)
+
+    def share_of(asked):
+        return refine(
+            measure,
+            UNSAFE,
+            SAFE,
+            asked=asked,
+            start=0.02,
+            recovered=lambda share: float(GRID.index(share) >= enough),
+        )
+
+    found = share_of(Asked(200, 128, 128))
+    assert (found.share, found.far) == (GRID[place], far)
+    assert found.reached == (place >= reached)
+    assert share_of(Asked(200, 128)).share == GRID[min(place, 16)]
+
+
 def test_the_bound_of_harmless_prompts_goes_first():
     """A share that both bounds forbid is not said to be forbidden by the task alone."""
     for harmless, held in ((0.0, True), (0.5, False)):
