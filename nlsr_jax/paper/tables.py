@@ -173,7 +173,7 @@ def _poison() -> Table:
 
 def _objectives() -> Table:
     columns = [{"objective": objective} for objective in OBJECTIVES]
-    names = ("finetuned", "vlguard", *COMPARED)
+    names = ("finetuned", "vlguard", *COMPARED, "nlsr refined")
     return Table(
         2,
         "Five objectives of the alignment",
@@ -256,6 +256,7 @@ def _transfer() -> Table:
         _nlsr("nlsr, chosen on sst2", "NLSR, as published, chosen on SST-2", {}, moved),
         _line("nlsr gain", columns),
         _nlsr("nlsr gain, chosen on sst2", "NLSR, gain, one setting, chosen on SST-2", GAIN, moved),
+        _line("nlsr refined", columns),
     )
     note = "Entries and modules chosen on the adapter that was fine-tuned on SST-2, transplanted into the column's."
     return Table(8, "From one task to another", ("AG News", "GSM8K"), lines, numbers.TRANSFER, note)
@@ -294,7 +295,7 @@ def _beyond() -> Table:
     columns = [{"task": task} for task in TASKS]
     lines = [_line("finetuned", columns), _line("nlsr", columns)]
     lines += [_nlsr(name, title, settings, columns) for name, (title, settings) in ABLATIONS.items()]
-    lines += [_line("nlsr recommended", columns)]
+    lines += [_line("nlsr recommended", columns), _line("nlsr refined", columns)]
     note = "Each line changes the setting above it that it names, the published one first, in nothing else."
     return Table(12, "Beyond the paper", tuple(TASK_NAMES.values()), tuple(lines), {}, note)
 

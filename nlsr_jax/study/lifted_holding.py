@@ -117,6 +117,7 @@ class LiftedHolding:
     def refined(self, beta: float, start: float, *, keeps: bool = False) -> tuple[Made, Refined]:
         """See ``Holding``."""
         (rows, _), started, questions = self._chosen, time.perf_counter(), self._questions(keeps)
+        asked = functools.partial(self._respondent, longest=max(map(len, questions.keep), default=0))
 
         def untold() -> None:
             nonlocal rows
@@ -128,9 +129,9 @@ class LiftedHolding:
 
         found = refine_by_answers(
             questions,
-            self._respondent(self.models["finetuned"]),
-            self._respondent(self.models["aligned"]),
-            lambda share: self._respondent(Made(self._base, self._repair(beta, share, gradients()), 0.0)),
+            asked(self.models["finetuned"]),
+            asked(self.models["aligned"]),
+            lambda share: asked(Made(self._base, self._repair(beta, share, gradients()), 0.0)),
             start=start,
             untold=untold,
         )
@@ -157,11 +158,11 @@ class LiftedHolding:
         rows = customer_rows(stage_key(case.seed, case.stage), world, case, count)
         return world.task_prompts(key, case.task, ASKED, {row.prompt for row in rows})
 
-    def _respondent(self, made: Made, length: int = LENGTH) -> ModelRespondent:
+    def _respondent(self, made: Made, length: int = LENGTH, longest: int = 0) -> ModelRespondent:
+        """Return a model that is asked: prompts of the alignment, and of the task up to a length in tokens."""
         base, at_once = made.base, self._workshop.config.exam.batch_size
-        return ModelRespondent(
-            base.model, base.params, base.tokenizer, made.adapter, length, self._longest, at_once
-        )
+        most = max(self._longest, longest)
+        return ModelRespondent(base.model, base.params, base.tokenizer, made.adapter, length, most, at_once)
 
     def _repair(self, beta: float, share: float, gradients: Gradients) -> Adapter:
         weak, aligned, finetuned = self._lifted
