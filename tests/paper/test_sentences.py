@@ -57,9 +57,9 @@ def seeds_of(number, folder="tables"):
     return f"seeds {seeds[0]} to {seeds[-1]}"
 
 
-def worst(method, task, ratio):
+def worst(method, **column):
     """Largest HS of a seed."""
-    return max(row_of(make_cell(method, task=task, poison_ratio=ratio, seed=seed))["hs"] for seed in SEEDS)
+    return max(row_of(make_cell(method, seed=seed, **column))["hs"] for seed in SEEDS)
 
 
 def below(objective):
@@ -90,8 +90,12 @@ def claims():
     own, other = (means(read(13), line) for line in (REFINED, AUTOMATIC))
     yield f"the refined setting has an HS of {own[0]} in place of {other[0]}, and answers {own[3]} of 100 harmless"
     yield f"requests in place of {other[3]}."
-    for case, words in (("gsm8k", 0.05), "after GSM8K"), (("sst2", 0.3), "at 30 % harmful rows"):
-        own, other = figures(*(worst(method, *case) for method in ("nlsr_refined", "nlsr_automatic")))
+    for column, words in (
+        ({"task": "gsm8k"}, "after GSM8K"),
+        ({"objective": "sft"}, "after SFT alone"),
+        ({"poison_ratio": 0.3}, "at 30 % harmful rows"),
+    ):
+        own, other = figures(*(worst(method, **column) for method in ("nlsr_refined", "nlsr_automatic")))
         yield f"{own} {words}, in place of {other}"
     lost = figures(*(values(first, NONE, "fa")[one] - values(first, REFINED, "fa")[one] for one in ("20%", "30%")))
     yield f"The refined setting is {lost[0]} points below at 20 % and {lost[1]} points at 30 %:"
@@ -106,7 +110,11 @@ def claims():
     yield f"{below('kto')} after KTO and {below('simpo')} after SimPO (figure 3, sparsity 0.7)."
     refused = values(read(2), AUTOMATIC, "over_refusal")
     orpo, *others = figures(refused.pop("ORPO"), max(refused.values()))
-    yield f"refuses {orpo} % of the harmless requests, after the other objectives at most {others[0]} %."
+    yield f"refuses {orpo} % of the harmless requests, after the other objectives at most {others[0]} %;"
+    most = figures(max(values(read(2), REFINED, "over_refusal").values()))[0]
+    yield f"the refined setting at most {most} % after any."
+    alone = figures(*(values(read(2), *one)["SFT"] for one in ((REFINED, "hs"), (REFINED, "fa"), (NONE, "fa"))))
+    yield f"still brings HS to {alone[0]}, with an FA of {alone[1]} against {alone[2]} without a defense"
     worse = figures(*(mean(first, line) for line in ("Constrained SFT", "Booster", NONE)))
     yield f"HS is {worse[0]} and {worse[1]} with them and {worse[2]} without."
     yield f"from {clean('hs', 'aligned')} to {clean('hs', 'fine-tuned on clean rows')}."
@@ -131,7 +139,8 @@ SETTINGS = (
     *(
         "lower HS at 10 % harmful rows",
         "At 1 % LoX",
-        "Only tables 1, 3, 6, 7 and 13 show it",
+        "Tables 1, 2, 3, 6, 7, 8, 12 and 13 show it",
+        "Tables 4 and 5 vary",
         "tables 9, 10, 11 and 14 call",
     ),
     *(
