@@ -43,7 +43,12 @@ flags.DEFINE_list("learning_rates", None, "Learning rate of a fresh adapter for 
 flags.DEFINE_list("seeds", None, "Seeds of the customer's rows, the training and the repair.")
 flags.DEFINE_list("betas", None, "Pre-amplification coefficients.")
 flags.DEFINE_list("shares", None, "Shares of the entries to transplant.")
-flags.DEFINE_list("peers", None, "Other repairs, NAME=SETTING: safelora with its tau, resta with its gamma.")
+flags.DEFINE_list(
+    "peers",
+    None,
+    "Other repairs, NAME=SETTING: safelora with its tau, resta with its gamma, safemerge with the weight of the "
+    "fine-tuned adapter, lssf with its alpha.",
+)
 flags.DEFINE_bool("published", None, "Repair with the paper's settings, too; by default with smollm2.")
 flags.DEFINE_bool("keeps", None, "Repair with prompts of the task, too; by default with the tiny config.")
 flags.DEFINE_bool("quick", False, "smollm2: one case, in part.")

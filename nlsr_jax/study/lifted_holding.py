@@ -2,13 +2,14 @@
 
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.calibration.asking import ASKED, Questions, make_questions, refine_by_answers
+from nlsr_jax.calibration.capture import collect_statistics
 from nlsr_jax.calibration.loss import collect_loss, collect_loss_gradient
 from nlsr_jax.calibration.own_answers import choose_rows, with_own_answers
 from nlsr_jax.calibration.refinement import Refined
@@ -21,6 +22,7 @@ from nlsr_jax.nlsr.identify import identify
 from nlsr_jax.nlsr.lift import Lifted
 from nlsr_jax.nlsr.realign import realign
 from nlsr_jax.nlsr.settings import GAIN, PUBLISHED
+from nlsr_jax.nlsr.statistics import Statistics
 from nlsr_jax.random_streams import stream
 from nlsr_jax.study.case import Case, calibration_rows, customer_rows, gain_batches, stage_key
 from nlsr_jax.study.repairs import (
@@ -31,7 +33,7 @@ from nlsr_jax.study.repairs import (
     make_reference,
     repair_once,
 )
-from nlsr_jax.study.workshop import Made, Workshop
+from nlsr_jax.study.workshop import Made, Peer, Workshop
 from nlsr_jax.types import Gradients
 
 
@@ -190,10 +192,17 @@ class LiftedHolding:
         found = repair_once(stream(key, "draw 0"), self._plain.finetuned, reference, masks, settings)
         return Made(self._base, jax.block_until_ready(found.adapter), time.perf_counter() - started)
 
-    def by_peer(self, peer: Callable[[Adapter, Adapter, float], Adapter], setting: float) -> Made:
+    def by_peer(self, peer: Peer, setting: float) -> Made:
         """See ``Holding``."""
         started, finetuned = time.perf_counter(), self.models["finetuned"].adapter
         assert finetuned is not None
         assert self._alignment is not None
-        found = jax.block_until_ready(peer(finetuned, self._alignment, setting))
+        found = jax.block_until_ready(peer(finetuned, self._alignment, lambda: self._activity, setting))
         return Made(self._base, found, time.perf_counter() - started)
+
+    @functools.cached_property
+    def _activity(self) -> Statistics:
+        """The statistics of the alignment on the calibration rows."""
+        base = self._workshop.base
+        batches = encoded_batches(self._encoded, 50, self._longest)
+        return collect_statistics(base.model, base.params, self._alignment, batches)

@@ -23,7 +23,7 @@ from nlsr_jax.random_streams import stream
 from nlsr_jax.study.case import Aligned, Case, stage_key
 from nlsr_jax.study.lifted_holding import LiftedHolding
 from nlsr_jax.study.weights_case import LEARNING_RATE, WeightsCase, open_case, repaired
-from nlsr_jax.study.workshop import Holding, Made, Workshop
+from nlsr_jax.study.workshop import Holding, Made, Peer, Workshop
 
 
 class WeightsHolding:
@@ -59,7 +59,7 @@ class WeightsHolding:
         """Raise InputError: the paper repairs adapters."""
         raise InputError("the paper's settings repair adapters; full weights have none")
 
-    def by_peer(self, peer: Callable, setting: float) -> NoReturn:
+    def by_peer(self, peer: Peer, setting: float) -> NoReturn:
         """Raise InputError: the peers repair adapters."""
         raise InputError("other repairs take adapters; full weights have none")
 

@@ -10,6 +10,7 @@ from nlsr_jax.adapter import Adapter, delta
 from nlsr_jax.calibration.refinement import Refined
 from nlsr_jax.files.output import whole_directory, write_text
 from nlsr_jax.formats.peft import load_adapter, write_adapter_files
+from nlsr_jax.nlsr.statistics import Statistics
 from nlsr_jax.random_streams import stream
 from nlsr_jax.study.case import Aligned, Case, align, finetune, stage_key
 from nlsr_jax.study.config import StudyConfig
@@ -33,6 +34,11 @@ class Made(NamedTuple):
     base: Base
     adapter: Adapter | None
     seconds: float
+
+
+Peer = Callable[[Adapter, Adapter, Callable[[], Statistics], float], Adapter]
+"""Another repair: of the fine-tuned adapter, the one that holds the alignment, the statistics of the latter on the
+calibration rows, which are measured when they are asked for, and a setting."""
 
 
 class Holding(Protocol):
@@ -66,7 +72,7 @@ class Holding(Protocol):
         """Return the model repaired with the paper's settings and one draw."""
         ...
 
-    def by_peer(self, peer: Callable[[Adapter, Adapter, float], Adapter], setting: float) -> Made:
+    def by_peer(self, peer: Peer, setting: float) -> Made:
         """Return the model that another repair makes of the fine-tuned adapter and the alignment's."""
         ...
 

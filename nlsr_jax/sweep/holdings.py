@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.calibration.doubts import doubts
 from nlsr_jax.data.toy_tasks import TASKS
+from nlsr_jax.defenses.lssf import lssf
 from nlsr_jax.defenses.resta import resta
 from nlsr_jax.defenses.safelora import safelora
+from nlsr_jax.defenses.safemerge import safemerge
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.paths import expand
 from nlsr_jax.formats.peft import load_adapter
@@ -24,7 +26,7 @@ from nlsr_jax.study.situations import SITUATIONS
 from nlsr_jax.study.stages import Base
 from nlsr_jax.study.storytelling import TABLE, write_table
 from nlsr_jax.study.toy import ToyWorld
-from nlsr_jax.study.workshop import Holding, Made, Workshop
+from nlsr_jax.study.workshop import Holding, Made, Peer, Workshop
 from nlsr_jax.study.worlds import World
 from nlsr_jax.sweep.examining import Exams
 from nlsr_jax.sweep.holdings_means import METHOD, REFINED, REFINED_KEPT
@@ -38,11 +40,16 @@ FIXED = "fixed"
 """Method of a row with the recommended setting and its own share of entries."""
 BEFORE = ("aligned", "finetuned")
 PUBLISHED = "published"
-PEERS: Mapping[str, Callable[[Adapter, Adapter, float], Adapter]] = {
-    "safelora": lambda finetuned, aligned, tau: safelora(finetuned, aligned, tau=tau).adapter,
-    "resta": lambda finetuned, aligned, gamma: resta(finetuned, aligned, gamma=gamma),
+PEERS: Mapping[str, Peer] = {
+    "safelora": lambda finetuned, aligned, _, tau: safelora(finetuned, aligned, tau=tau).adapter,
+    "resta": lambda finetuned, aligned, _, gamma: resta(finetuned, aligned, gamma=gamma),
+    "safemerge": lambda finetuned, aligned, _, weight: (
+        safemerge(finetuned, aligned, tau=1.0, weight=weight).adapter
+    ),
+    "lssf": lambda finetuned, aligned, read, alpha: lssf(finetuned, aligned, read(), alpha=alpha).adapter,
 }
-"""Other repairs of an adapter: of the fine-tuned adapter, the one that holds the alignment, and τ or γ."""
+"""Other repairs of an adapter by name. Their settings are SafeLoRA's τ, RESTA's γ, the weight of the fine-tuned adapter
+in all modules of SafeMERGE, and LSSF's α."""
 _COLUMNS = ("method", "task", "poison_ratio", "seed", "hs", "fa", "over_refusal", "seconds")
 _MORE = ("situation", "benign_answered", "odd", "beta", "share", "learning_rate", "notes")
 VERSION = 1

@@ -1,5 +1,6 @@
 """The table of holdings: its rows, that it continues, and what it refuses."""
 
+import collections
 import dataclasses
 import json
 
@@ -30,7 +31,7 @@ PLAN = HoldingsPlan(
     betas=(0.0, 1.0),
     shares=(0.01,),
     keeps=True,
-    peers={"resta": (0.5,), "safelora": (0.9,)},
+    peers={"resta": (0.5,), "safelora": (0.9,), "safemerge": (0.8,), "lssf": (0.5,)},
 )
 
 
@@ -49,7 +50,7 @@ def test_a_situation_has_the_betas_that_mean_something():
         ({"rates": (1e-4,)}, "--learning_rates has 1 numbers; expected one for each of the 2"),
         ({"shares": (0.01, 1.0)}, "--shares has 1.0"),
         ({"tasks": ("chess",)}, "--tasks has 'chess'"),
-        ({"peers": {"lisa": (1.0,)}}, "--peers has 'lisa'; expected some of safelora, resta"),
+        ({"peers": {"lisa": (1.0,)}}, "--peers has 'lisa'; expected some of safelora, resta, safemerge, lssf"),
     ],
 )
 def test_what_is_refused(tmp_path, changes, message):
@@ -137,7 +138,8 @@ def test_rows_are_made_once_and_continue(tmp_path, monkeypatch):
     planned = [entry for name in SITUATIONS for entry in entries(PLAN, name, case)]
     assert [(row["situation"], row["method"]) for row in rows] == [(one.situation, one.method) for one in planned]
     assert {row["setting"] for row in rows if row["method"] == "resta"} == {0.5}
-    assert sum(row["method"] in ("resta", "safelora") for row in rows) == 4  # with a direction alone
+    peers = [row["situation"] for row in rows if row["method"] in PLAN.peers]
+    assert collections.Counter(peers) == {"instruct_pretrained": 4, "lineage": 4}  # with a direction alone
     for row in rows:
         assert all(0 <= row[name] <= 100 for name in ("hs", "fa", "over_refusal", "benign_answered", "odd"))
     assert means(rows).count("\n") == len(rows) + 1
