@@ -287,7 +287,7 @@ class _Search:
         return high if high <= self.last and self._allowed(high) else low
 
     def further(self, place: int, furthest: int) -> int:
-        """Return the place of the choice; from a last place that does not reach the goal the search goes further."""
+        """Return the place of the choice: beyond a last place that does not reach the goal."""
         if place < self.last or self.last == furthest or self._trial(place).harmful >= self._goal:
             return place
         self.last = furthest

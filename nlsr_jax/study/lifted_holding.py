@@ -203,6 +203,7 @@ class LiftedHolding:
     @functools.cached_property
     def _activity(self) -> Statistics:
         """The statistics of the alignment on the calibration rows."""
+        assert self._alignment is not None
         base = self._workshop.base
         batches = encoded_batches(self._encoded, 50, self._longest)
         return collect_statistics(base.model, base.params, self._alignment, batches)

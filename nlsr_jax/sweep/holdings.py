@@ -48,8 +48,8 @@ PEERS: Mapping[str, Peer] = {
     ),
     "lssf": lambda finetuned, aligned, read, alpha: lssf(finetuned, aligned, read(), alpha=alpha).adapter,
 }
-"""Other repairs of an adapter by name. Their settings are SafeLoRA's τ, RESTA's γ, the weight of the fine-tuned adapter
-in all modules of SafeMERGE, and LSSF's α."""
+"""Other repairs of an adapter by name. Their settings are SafeLoRA's τ, RESTA's γ, the weight of the fine-tuned
+adapter in all modules of SafeMERGE, and LSSF's α."""
 _COLUMNS = ("method", "task", "poison_ratio", "seed", "hs", "fa", "over_refusal", "seconds")
 _MORE = ("situation", "benign_answered", "odd", "beta", "share", "learning_rate", "notes")
 VERSION = 1
