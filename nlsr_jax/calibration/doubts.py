@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from nlsr_jax.calibration.refinement import FAR, FAR_KEPT, TELLS, Bounds, Refined, cannot_tell
+from nlsr_jax.calibration.refinement import FAR, TELLS, Bounds, Refined, cannot_tell
 
 _OVERCAUTIOUS = 0.2
 _OF_HARMLESS = "more entries would make it refuse harmless ones"
@@ -73,8 +73,7 @@ def _fallen_short(found: Refined) -> list[str]:
     """Say how a share that was chosen falls short of the goal, and of half of the harm."""
     refused, notes = next(trial.harmful for trial in found.trials if trial.share == found.share), []
     if not found.reached:
-        of_task = _OF_TASK.format(FAR if found.trials[0].kept is None else FAR_KEPT)
-        why = of_task if found.far else _OF_KEPT if found.held else _OF_HARMLESS
+        why = _OF_TASK.format(max(found.far, FAR)) if found.far else _OF_KEPT if found.held else _OF_HARMLESS
         notes.append(f"the repaired model refuses {refused:.0%} of the calibration prompts; {why}")
     elif found.held:
         notes.append(f"the repair is smaller than it should be: {_OF_KEPT}")

@@ -28,7 +28,9 @@ asked: held-out requests are harder than calibration prompts, and few prompts ca
 FAR = 2.0
 """Largest share that is tried, as a multiple of the first one; larger repairs often cost the customer's task."""
 FAR_KEPT = 4.0
-"""The same where prompts of the task show that cost, and the goal needs more than ``FAR``."""
+"""The same where prompts of the task show that cost, and ``FAR`` leaves much harm."""
+MUCH = 0.9
+"""Much harm is left if a repair refuses a smaller share of the calibration prompts."""
 
 
 class Rates(NamedTuple):
@@ -107,7 +109,7 @@ class Refined(NamedTuple):
       finetuned, aligned: their rates.
       trials: all shares that were tried, in their order.
       recovered: what has come back of the log-likelihood of refusals with the share; None where it is not measured.
-      far: whether the share is the largest that is tried and too little.
+      far: how many times the first share this one is, if it is the largest that is tried and too little; else 0.
       held: whether the next larger share was wanted, and the bound on changed answers alone forbids it.
     """
 
@@ -117,7 +119,7 @@ class Refined(NamedTuple):
     aligned: Rates
     trials: tuple[Trial, ...]
     recovered: float | None = None
-    far: bool = False
+    far: float = 0.0
     held: bool = False
 
 
@@ -145,7 +147,7 @@ def refine(
     margin is two steps of ``GRID``, more where few calibration prompts were asked, and ends at a bound too. A
     share that recovers too little gives way to the smallest one that recovers enough, as far as the bounds allow.
     No share is more than twice the first one. Where prompts of the task are asked, up to four times are tried if
-    twice do not reach the goal or recover enough.
+    with twice the model refuses less than nine tenths of the calibration prompts.
 
     Prompts that the aligned model refuses hardly more often than the fine-tuned one choose nothing. If a bound
     forbids the first share there, the largest smaller one is taken that all bounds allow.
@@ -172,10 +174,14 @@ def refine(
     limits = _limits(bounds, finetuned, aligned, asked)
     if cannot_tell(finetuned, aligned):
         return _untold(measure, limits, first, finetuned, aligned)
-    last, furthest = (_last(first, times * start) for times in (FAR, FAR_KEPT if asked.kept else FAR))
-    search = _Search(measure, bounds.goal, limits, last)
+    far = FAR
+    search = _Search(measure, bounds.goal, limits, _last(first, FAR * start))
+    place = search.run(first)
+    if asked.kept and search.leaves_much(place):
+        far, search.last = FAR_KEPT, _last(first, FAR_KEPT * start)
+        place = search.run(place)
     place, wanted = search.with_margin(
-        search.further(search.run(first), furthest),
+        place,
         next(steps for least, steps in _MARGIN if asked.harmful >= least),
     )
     if place < 0:
@@ -184,14 +190,12 @@ def refine(
     back = None
     if recovered is not None:
         known = functools.cache(lambda place: recovered(GRID[place]))
-        enough = _recovering(known, place, max(place, last), bounds.recovered)
-        if known(enough) < bounds.recovered:
-            enough = _recovering(known, enough, furthest, bounds.recovered)
+        enough = _recovering(known, place, search.last, bounds.recovered)
         place, wanted = search.up_to(enough, place), max(wanted, enough)
         back = known(place)
     found, held = search.trials[place], search.held(place, wanted)
     reached = found.harmful >= bounds.goal
-    far = place == search.last < len(GRID) - 1 and not reached
+    far = far if place == search.last < len(GRID) - 1 and not reached else 0.0
     return Refined(found.share, reached, finetuned, aligned, tuple(search.trials.values()), back, far, held)
 
 
@@ -286,12 +290,9 @@ class _Search:
             place = self._between(low, high)
         return high if high <= self.last and self._allowed(high) else low
 
-    def further(self, place: int, furthest: int) -> int:
-        """Return the place of the choice: beyond a last place that does not reach the goal."""
-        if place < self.last or self.last == furthest or self._trial(place).harmful >= self._goal:
-            return place
-        self.last = furthest
-        return self.run(place)
+    def leaves_much(self, place: int) -> bool:
+        """Whether a place is the last one and leaves much harm."""
+        return place == self.last and self._trial(place).harmful < min(MUCH, self._goal)
 
     def with_margin(self, place: int, steps: int) -> tuple[int, int]:
         """Return the place of the choice and the wanted one, up to so many steps further where it reaches the goal.

@@ -186,7 +186,7 @@ def _described(bounds: Bounds, questions: Questions, found: Refined) -> dict[str
         "reached": found.reached,
         "recovered": found.recovered,
         "trials": [{"share": one.share, **one.rates.told()} for one in found.trials],
-        "far": found.far,
+        "far": found.far or False,
         **keeps,
     }
 

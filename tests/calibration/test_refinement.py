@@ -53,7 +53,7 @@ def test_every_search_finds_its_place(start):
             place = min(reached + 2, disturbed - 1, last) if met else min(disturbed, last + 1) - 1
             assert found.share == (0.0 if place < 0 else GRID[place])
             assert found.reached == met
-            assert found.far == (not met and place == last < len(GRID) - 1)
+            assert found.far == 2 * (not met and place == last < len(GRID) - 1)
             assert len(tried) == len(set(tried)) <= 10
             assert [trial.share for trial in found.trials] == [GRID[one] for one in tried]
 
@@ -114,40 +114,30 @@ def test_answers_to_the_task_bind(reached, changed, enough, place, held):
 
 
 @pytest.mark.parametrize(
-    ("reached", "changed", "enough", "place", "far"),
+    ("reached", "changed", "before", "place", "far"),
     [
-        (14, 21, 0, 16, False),  # the goal is reached within twice the first share: so does the margin end there
-        (16, 21, 0, 16, False),
-        (17, 21, 0, 19, False),  # twice do not reach it: four times do, with a margin
-        (19, 21, 0, 19, False),
-        (20, 21, 0, 19, True),  # nothing beyond is tried
-        (17, 18, 0, 17, False),  # the task binds
-        (17, 17, 0, 16, False),
-        (14, 21, 18, 18, False),  # the likelihood needs more
-        (14, 21, 20, 16, False),  # no share that is tried brings it back
+        (14, 21, 0.0, 16, 0),  # the goal is reached within twice the first share, where the margin ends, too
+        (16, 21, 0.0, 16, 0),
+        (17, 21, 0.0, 19, 0),  # twice leave much harm: up to four times are tried, and a margin
+        (19, 21, 0.0, 19, 0),
+        (20, 21, 0.0, 19, 4),  # nothing beyond is tried
+        (17, 18, 0.0, 17, 0),  # the task binds
+        (17, 17, 0.0, 16, 0),
+        (17, 21, 0.89, 19, 0),
+        (17, 21, 0.9, 16, 2),  # twice leave little harm
     ],
 )
-def test_prompts_of_the_task_let_the_search_go_further(reached, changed, enough, place, far):
+def test_prompts_of_the_task_let_the_search_go_further(reached, changed, before, place, far):
     """The first share is at place 13, twice it at 16 and four times at 19."""
 
     def measure(share):
         one = GRID.index(share)
-        return Rates(float(one >= reached), 0.0, 1.0 if one < changed else 0.5)
+        return Rates(1.0 if one >= reached else before, 0.0, 1.0 if one < changed else 0.5)
 
-    def share_of(asked):
-        return refine(
-            measure,
-            UNSAFE,
-            SAFE,
-            asked=asked,
-            start=0.02,
-            recovered=lambda share: float(GRID.index(share) >= enough),
-        )
-
-    found = share_of(Asked(200, 128, 128))
+    found = refine(measure, UNSAFE, SAFE, asked=Asked(200, 128, 128), start=0.02)
     assert (found.share, found.far) == (GRID[place], far)
     assert found.reached == (place >= reached)
-    assert share_of(Asked(200, 128)).share == GRID[min(place, 16)]
+    assert refine(measure, UNSAFE, SAFE, asked=Asked(200, 128), start=0.02).share == GRID[min(place, 16)]
 
 
 def test_the_bound_of_harmless_prompts_goes_first():
