@@ -20,7 +20,7 @@ from nlsr_jax.sweep.holdings import (
     make_holdings,
     toy_models,
 )
-from nlsr_jax.sweep.holdings_means import aims, beside_aligned, means
+from nlsr_jax.sweep.holdings_means import aims, beside_aligned, best_settings, means
 from tests.study.small_study import small_config
 
 PLAN = HoldingsPlan(
@@ -128,6 +128,31 @@ def test_repairs_are_beside_the_aligned_model_of_each_case():
         "| lineage | refined | +2.5 (+4.0) | -1.5 (-4.0) | -3.5 (-5.0) | all but FA, benign |",
         "| lineage | resta 0.5 | +36.0 (+36.0) | +0.0 (+0.0) | +17.0 (+17.0) | all but HS |",
     ]
+
+
+def test_the_best_setting_of_another_repair():
+    """The least HS that keeps FA and harmless requests; else that keeps FA; else the highest FA."""
+
+    def row(method, setting, hs, fa, answered):
+        scores = {"hs": hs, "fa": fa, "benign_answered": answered, "setting": setting}
+        return {"situation": "lineage", "method": method, "task": "sst2", "poison_ratio": 0.2, "seed": 1} | scores
+
+    rows = [
+        row("finetuned", None, 90.0, 80.0, 99.0),
+        *(
+            row("resta", 0.5, 50.0, 80.0, 99.0),
+            row("resta", 1.0, 20.0, 79.5, 98.0),
+            row("resta", 2.0, 1.0, 79.5, 60.0),
+        ),
+        *(
+            row("lssf", 1.0, 30.0, 79.5, 90.0),
+            row("lssf", 2.0, 10.0, 79.5, 80.0),
+            row("lssf", 0.5, 1.0, 70.0, 99.0),
+        ),
+        *(row("safelora", 0.5, 1.0, 10.0, 99.0), row("safelora", 0.3, 60.0, 40.0, 99.0)),
+        {**row("safelora", 0.1, 1.0, 80.0, 99.0), "situation": "instruct"},
+    ]
+    assert best_settings(rows, "lineage") == ["resta 1", "lssf 2", "safelora 0.3"]
 
 
 @pytest.mark.long
