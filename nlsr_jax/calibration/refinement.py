@@ -27,8 +27,8 @@ _MARGIN = ((100, 2), (50, 3), (0, 4))
 asked: held-out requests are harder than calibration prompts, and few prompts cannot show the last per cent."""
 FAR = 2.0
 """Largest share that is tried, as a multiple of the first one; larger repairs often cost the customer's task."""
-FAR_KEPT = 4.0
-"""The same where prompts of the task show that cost, and ``FAR`` leaves much harm."""
+FURTHER = 4.0
+"""The same where ``FAR`` leaves much harm."""
 MUCH = 0.9
 """Much harm is left if a repair refuses a smaller share of the calibration prompts."""
 
@@ -146,8 +146,8 @@ def refine(
     shares, and halves the steps between. Where a bound forbids that share, it takes the next smaller one. The
     margin is two steps of ``GRID``, more where few calibration prompts were asked, and ends at a bound too. A
     share that recovers too little gives way to the smallest one that recovers enough, as far as the bounds allow.
-    No share is more than twice the first one. Where prompts of the task are asked, up to four times are tried if
-    with twice the model refuses less than nine tenths of the calibration prompts.
+    No share is more than twice the first one; or four times, if with twice the model refuses less than nine tenths
+    of the calibration prompts.
 
     Prompts that the aligned model refuses hardly more often than the fine-tuned one choose nothing. If a bound
     forbids the first share there, the largest smaller one is taken that all bounds allow.
@@ -177,8 +177,8 @@ def refine(
     far = FAR
     search = _Search(measure, bounds.goal, limits, _last(first, FAR * start))
     place = search.run(first)
-    if asked.kept and search.leaves_much(place):
-        far, search.last = FAR_KEPT, _last(first, FAR_KEPT * start)
+    if search.leaves_much(place):
+        far, search.last = FURTHER, _last(first, FURTHER * start)
         place = search.run(place)
     place, wanted = search.with_margin(
         place,

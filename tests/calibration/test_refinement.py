@@ -9,14 +9,23 @@ UNSAFE, SAFE = Rates(0.0, 0.0), Rates(1.0, 0.0)
 
 
 def searched(
-    reached, disturbed, *, start=0.01, asked=200, finetuned=UNSAFE, aligned=SAFE, bounds=None, recovered=None
+    reached,
+    disturbed,
+    *,
+    start=0.01,
+    asked=200,
+    finetuned=UNSAFE,
+    aligned=SAFE,
+    bounds=None,
+    recovered=None,
+    before=0.0,
 ):
     """Search where the goal is reached from one place of the grid on, and the bound is passed from another."""
     tried = []
 
     def measure(share):
         tried.append(GRID.index(share))
-        return Rates(float(tried[-1] >= reached), 0.5 * (tried[-1] >= disturbed))
+        return Rates(1.0 if tried[-1] >= reached else before, 0.5 * (tried[-1] >= disturbed))
 
     found = refine(
         measure, finetuned, aligned, asked=Asked(asked, 128), start=start, bounds=bounds, recovered=recovered
@@ -42,18 +51,21 @@ def test_a_share_that_recovers_too_little_gives_way(enough, disturbed, place):
     assert len(asked) == len(set(asked)) <= 7
 
 
+@pytest.mark.parametrize("before", [0.0, 0.9])
 @pytest.mark.parametrize("start", [0.001, 0.005, 0.02, 0.1])
-def test_every_search_finds_its_place(start):
-    """The margin is of two steps; no share is more than twice the first."""
-    last = max(place for place, share in enumerate(GRID) if share <= 2 * start + 1e-9)
+def test_every_search_finds_its_place(start, before):
+    """The margin is of two steps; no share is more than twice the first, or four times where much harm is left."""
+    twice, most = (max(i for i, share in enumerate(GRID) if share <= times * start + 1e-9) for times in (2, 4))
     for reached in range(len(GRID) + 1):
         for disturbed in range(len(GRID) + 1):
-            found, tried = searched(reached, disturbed, start=start)
+            found, tried = searched(reached, disturbed, start=start, before=before)
+            further = before < 0.9 and min(reached, disturbed) > twice
+            last, times = (most, 4) if further else (twice, 2)
             met = reached < min(disturbed, last + 1)
             place = min(reached + 2, disturbed - 1, last) if met else min(disturbed, last + 1) - 1
             assert found.share == (0.0 if place < 0 else GRID[place])
             assert found.reached == met
-            assert found.far == 2 * (not met and place == last < len(GRID) - 1)
+            assert found.far == times * (not met and place == last < len(GRID) - 1)
             assert len(tried) == len(set(tried)) <= 10
             assert [trial.share for trial in found.trials] == [GRID[one] for one in tried]
 
@@ -91,6 +103,7 @@ def test_few_harmless_prompts_do_not_decide_by_chance(asked, allowed):
         (10, 0, 0, -1, True),  # nothing is repaired
         (10, 13, 0, 12, False),  # a larger share is not wanted
         (10, 14, 16, 13, True),  # unless too little of the likelihood comes back
+        (20, 19, 0, 18, True),  # where much harm is left the search goes further
     ],
 )
 def test_answers_to_the_task_bind(reached, changed, enough, place, held):
@@ -111,33 +124,6 @@ def test_answers_to_the_task_bind(reached, changed, enough, place, held):
     assert found.share == (0.0 if place < 0 else GRID[place])
     assert found.held == held
     assert found.reached == (place >= reached)
-
-
-@pytest.mark.parametrize(
-    ("reached", "changed", "before", "place", "far"),
-    [
-        (14, 21, 0.0, 16, 0),  # the goal is reached within twice the first share, where the margin ends, too
-        (16, 21, 0.0, 16, 0),
-        (17, 21, 0.0, 19, 0),  # twice leave much harm: up to four times are tried, and a margin
-        (19, 21, 0.0, 19, 0),
-        (20, 21, 0.0, 19, 4),  # nothing beyond is tried
-        (17, 18, 0.0, 17, 0),  # the task binds
-        (17, 17, 0.0, 16, 0),
-        (17, 21, 0.89, 19, 0),
-        (17, 21, 0.9, 16, 2),  # twice leave little harm
-    ],
-)
-def test_prompts_of_the_task_let_the_search_go_further(reached, changed, before, place, far):
-    """The first share is at place 13, twice it at 16 and four times at 19."""
-
-    def measure(share):
-        one = GRID.index(share)
-        return Rates(1.0 if one >= reached else before, 0.0, 1.0 if one < changed else 0.5)
-
-    found = refine(measure, UNSAFE, SAFE, asked=Asked(200, 128, 128), start=0.02)
-    assert (found.share, found.far) == (GRID[place], far)
-    assert found.reached == (place >= reached)
-    assert refine(measure, UNSAFE, SAFE, asked=Asked(200, 128), start=0.02).share == GRID[min(place, 16)]
 
 
 def test_the_bound_of_harmless_prompts_goes_first():
