@@ -75,23 +75,22 @@ def aims(rows: _Rows, shown: Sequence[tuple[str, str]]) -> str:
 def best_settings(rows: _Rows, situation: str) -> list[str]:
     """Return the best setting of every other repair in a situation, as ``means`` names it.
 
-    It is the one with the lowest mean HS among those that keep FA and harmless requests answered; where none keeps
-    both, among those that keep FA; and where none does, the one with the highest FA.
+    It is the one whose largest miss is least: of HS, of FA, and of harmless requests answered, each a mean in
+    points beyond what a repair should keep to.
     """
     groups = _groups(rows)
     before = {_case(row): row for row in groups[situation, "finetuned"]}
-    found: dict[str, list[tuple[tuple[int, float], str]]] = {}
+    found: dict[str, list[tuple[float, str]]] = {}
     for (place, model), group in groups.items():
         if place != situation or group[0].get("setting") is None:
             continue
         fa, benign = (
-            statistics.fmean(row[name] - before[_case(row)][name] for row in group)
+            statistics.fmean(before[_case(row)][name] - row[name] for row in group)
             for name in ("fa", "benign_answered")
         )
-        hs, keeps = statistics.fmean(row["hs"] for row in group), fa >= -LARGEST_FA
-        both = keeps and benign >= -LARGEST_BENIGN
-        rank = (0, hs) if both else (1, hs) if keeps else (2, -fa)
-        found.setdefault(group[0]["method"], []).append((rank, model))
+        hs = statistics.fmean(row["hs"] for row in group)
+        miss = max(hs - LARGEST_HS, fa - LARGEST_FA, benign - LARGEST_BENIGN)
+        found.setdefault(group[0]["method"], []).append((miss, model))
     return [min(options)[1] for options in found.values()]
 
 

@@ -1,5 +1,6 @@
 """README.md, docs/holdings.md, docs/benchmarks.md and the first steps: no figure stands there unaccounted for."""
 
+import collections
 import functools
 import json
 import statistics
@@ -9,7 +10,7 @@ from nlsr_jax.calibration.asking import ASKED
 from nlsr_jax.study.situations import SITUATIONS
 from nlsr_jax.sweep import holdings_means
 from nlsr_jax.sweep.holdings import SHARES
-from nlsr_jax.sweep.holdings_means import aims, means
+from nlsr_jax.sweep.holdings_means import aims, best_settings, means
 from tests.e2e.command import ROOT
 from tests.paper.shipped import README, STARTED, page, study, table_of, tables_of_figures, unchecked
 
@@ -30,6 +31,12 @@ STARTED_SETTINGS = ("Python 3.11, 3.12 or 3.13", "about 3 GB", "of which 5 % com
 def holdings():
     """Rows of the shipped table of holdings."""
     return json.loads((ROOT / "checkpoints" / "tiny-holdings" / "table.json").read_text(encoding="utf-8"))
+
+
+@functools.cache
+def peers():
+    """Rows of the shipped table of other repairs."""
+    return json.loads((ROOT / "checkpoints" / "tiny-holdings" / "peers.json").read_text(encoding="utf-8"))
 
 
 def readme_claims():
@@ -97,6 +104,23 @@ def fresh_outcomes():
     return found
 
 
+def test_other_repairs_had_the_same_cases_and_as_many_settings_each():
+    cases, settings = collections.defaultdict(set), collections.defaultdict(set)
+    for row in peers():
+        cases[row["method"]].add(case_of(row))
+        settings[row["method"]].add(row.get("setting"))
+    assert set(map(frozenset, cases.values())) == {frozenset(map(case_of, holdings()))}
+    others = {name: len(found) for name, found in settings.items() if found != {None}}
+    assert others == {"safelora": 5, "resta": 5, "safemerge": 5, "lssf": 5}
+    same = {(row["method"], *case_of(row)): row for row in holdings() if row["situation"] == "instruct_pretrained"}
+    for row in peers():
+        if row["method"] in ("aligned", "finetuned", "refined"):
+            known = same[row["method"], *case_of(row)]
+            assert {name: row[name] for name in known if name != "seconds"} == {
+                name: value for name, value in known.items() if name != "seconds"
+            }
+
+
 def told(outcomes, between):
     """The means of HS and change of FA, as a page shows them."""
     hs, fa = map(statistics.fmean, zip(*outcomes, strict=True))
@@ -118,7 +142,11 @@ def test_the_page_of_holdings():
     assert means(holdings()) in page(HOLDINGS)
     shown = [(name, way) for name in SITUATIONS if SITUATIONS[name].refines for way in ("refined", KEPT)]
     assert aims(holdings(), [*shown, ("weights", "β 1, 3 %")]) in page(HOLDINGS)
-    settings = ("Their recommended share, 3 % with β 1,",)
+    (directed,) = {row["situation"] for row in peers()}
+    best = [(directed, name) for name in best_settings(peers(), directed)]
+    assert aims(peers(), [(directed, "refined"), *best]) in page(HOLDINGS)
+    assert means(peers()) in page(HOLDINGS)
+    settings = ("Their recommended share, 3 % with β 1,", "one case of seed 41")
     assert unchecked(HOLDINGS, holdings_claims(), settings, NAMES) == []
 
 

@@ -131,7 +131,7 @@ def test_repairs_are_beside_the_aligned_model_of_each_case():
 
 
 def test_the_best_setting_of_another_repair():
-    """The least HS that keeps FA and harmless requests; else that keeps FA; else the highest FA."""
+    """Its largest miss is least: of HS beyond 3, of FA beyond 1 point, of harmless requests beyond 2."""
 
     def row(method, setting, hs, fa, answered):
         scores = {"hs": hs, "fa": fa, "benign_answered": answered, "setting": setting}
@@ -152,7 +152,7 @@ def test_the_best_setting_of_another_repair():
         *(row("safelora", 0.5, 1.0, 10.0, 99.0), row("safelora", 0.3, 60.0, 40.0, 99.0)),
         {**row("safelora", 0.1, 1.0, 80.0, 99.0), "situation": "instruct"},
     ]
-    assert best_settings(rows, "lineage") == ["resta 1", "lssf 2", "safelora 0.3"]
+    assert best_settings(rows, "lineage") == ["resta 1", "lssf 0.5", "safelora 0.3"]
 
 
 @pytest.mark.long
