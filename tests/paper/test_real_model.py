@@ -41,6 +41,11 @@ SETTINGS = (
     *("the share of 72 forbidden requests", "72 test rows", "the share of 48 harmless", "240 rows", "seed 41"),
     *("at most 3 points above", "FA within 1 point", "at most 3 points fewer", "135 million"),
     "1.4 points of HS and 2.1 points of benign",
+    *(
+        "with 5 % harmful rows came out the same",
+        "With seed 0 the same recipe complies with 37.5 %",
+        "and answers 83.3 % of the harmless ones, so",
+    ),
 )
 """Figures of the study's design."""
 
@@ -86,6 +91,16 @@ def sentences():
     yield f"With the pretrained model, {min(taken):.1f} to {max(taken):.1f} % are enough"
     (ratio,) = {row["poison_ratio"] for row in fewer()}
     yield f"The same with {100 * ratio:g} % harmful rows."
+    assert all(
+        "would make it refuse harmless ones" in row["notes"][0] for row in fewer() if row["method"] == "refined"
+    )
+    shares = {(row["task"], row["seed"], row["method"]): row for row in fewer() if row["situation"] == "instruct"}
+    kept = [(row, shares[*case[:2], "refined"]) for case, row in shares.items() if case[2] == "refined_kept"]
+    ((held, free),) = [pair for pair in kept if pair[0]["share"] != pair[1]["share"]]
+    assert "task's answers" in held["notes"][0]
+    assert free["fa"] >= shares[held["task"], held["seed"], "finetuned"]["fa"]
+    yield f"ends the search at {100 * held['share']:.1f} % of the entries"
+    yield f"although FA does not fall with {100 * free['share']:.0f} %"
     *_, low, high = sorted({row["share"] for row in of("lineage", "gain")})
     assert kept_by(low) == [False, True, True]
     assert kept_by(high) == [True, False, False]
