@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from nlsr_jax import configs
 from nlsr_jax.configs.tiny import SHIPPED
 from nlsr_jax.errors import InputError
 from nlsr_jax.study.case import Case
@@ -157,7 +158,9 @@ def test_the_best_setting_of_another_repair():
 
 @pytest.mark.long
 def test_rows_are_made_once_and_continue(tmp_path, monkeypatch):
-    rows = make_holdings(small_config(), PLAN, toy_models(SHIPPED), tmp_path / "out")
+    """The adapters have the modules of the shipped alignment, as other repairs need them."""
+    config = dataclasses.replace(small_config(), lora=configs.get("tiny").lora)
+    rows = make_holdings(config, PLAN, toy_models(SHIPPED), tmp_path / "out")
     assert json.loads((tmp_path / "out" / "table.json").read_text()) == rows
     case = Case("sst2", 0.2, 41)
     planned = [entry for name in SITUATIONS for entry in entries(PLAN, name, case)]
@@ -180,6 +183,6 @@ def test_rows_are_made_once_and_continue(tmp_path, monkeypatch):
             for name, one in SITUATIONS.items()
         },
     )
-    again = make_holdings(small_config(), PLAN, toy_models(SHIPPED), tmp_path / "out")
+    again = make_holdings(config, PLAN, toy_models(SHIPPED), tmp_path / "out")
     assert opened == ["weights"]
     assert [{**row, "seconds": 0} for row in again] == [{**row, "seconds": 0} for row in rows]
