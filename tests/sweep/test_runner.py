@@ -175,7 +175,7 @@ def test_transfer_chooses_on_the_other_task_and_repairs_its_own(study, swept):
 def test_every_method_of_identification_and_the_other_requests_make_a_row(study, swept):
     cells = [make_cell("nlsr", {"beta": 0.5, "method": name}) for name in ("preference_snip", "snip", "random")]
     cells += [make_cell("nlsr", {"beta": 0.5, "rule": "layers", "layers": [1, 2]}, requests="contextual")]
-    cells += [make_cell("nlsr_automatic"), make_cell("nlsr_automatic", {"aim": 1.5})]
+    cells += [make_cell("nlsr_automatic"), make_cell("nlsr_automatic", {"aim": 0.9})]
     runner = make_runner(study, swept.store.path)
     run_cells(runner, cells)
     assert all(0 <= row[score] <= 100 for row in read_cells(runner, cells) for score in SCORES)
