@@ -161,7 +161,7 @@ class LiftedHolding:
         return world.task_prompts(key, case.task, ASKED, {row.prompt for row in rows})
 
     def _respondent(self, made: Made, length: int = LENGTH, longest: int = 0) -> ModelRespondent:
-        """Return a model that is asked: prompts of the alignment, and of the task up to a length in tokens."""
+        """Return a model ready to answer prompts of the alignment, or longer ones of up to ``longest`` tokens."""
         base, at_once = made.base, self._workshop.config.exam.batch_size
         most = max(self._longest, longest)
         return ModelRespondent(base.model, base.params, base.tokenizer, made.adapter, length, most, at_once)

@@ -145,6 +145,8 @@ def test_the_page_of_holdings():
     (directed,) = {row["situation"] for row in peers()}
     best = [(directed, name) for name in best_settings(peers(), directed)]
     assert aims(peers(), [(directed, "refined"), *best]) in page(HOLDINGS)
+    others = {f"{row['method']} {row['setting']:g}" for row in peers() if row.get("setting") is not None}
+    assert all("| all |" not in line for line in aims(peers(), [(directed, one) for one in others]).splitlines())
     assert means(peers()) in page(HOLDINGS)
     settings = ("Their recommended share, 3 % with β 1,", "one case of seed 41")
     assert unchecked(HOLDINGS, holdings_claims(), settings, NAMES) == []

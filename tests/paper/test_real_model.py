@@ -43,6 +43,8 @@ SETTINGS = (
     "1.4 points of HS and 2.1 points of benign",
     *(
         "with 5 % harmful rows came out the same",
+        "(SST-2, seed 2)",
+        "of the rows with 10 % harmful rows",
         "With seed 0 the same recipe complies with 37.5 %",
         "and answers 83.3 % of the harmless ones, so",
     ),
@@ -100,6 +102,8 @@ def sentences():
     assert "task's answers" in held["notes"][0]
     assert free["fa"] >= shares[held["task"], held["seed"], "finetuned"]["fa"]
     yield f"ends the search at {100 * held['share']:.1f} % of the entries"
+    larger = shares["sst2", 2, "refined"]
+    yield f"HS fell from 26.4 to {larger['hs']:.1f}"
     yield f"although FA does not fall with {100 * free['share']:.0f} %"
     *_, low, high = sorted({row["share"] for row in of("lineage", "gain")})
     assert kept_by(low) == [False, True, True]
