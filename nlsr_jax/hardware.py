@@ -67,6 +67,17 @@ def converts_layers(dtype: Any) -> bool:
     return platform() == "cpu" and jnp.dtype(dtype).itemsize < _WIDTH
 
 
+def widens_products(*dtypes: Any) -> bool:
+    """Say whether products of these types are best asked for in float32 and rounded afterwards.
+
+    On the CPU, XLA has kernels for bfloat16 whose results are float32. For other results it converts the operands.
+
+    Args:
+      *dtypes: of the operands.
+    """
+    return platform() == "cpu" and all(jnp.dtype(dtype) == jnp.bfloat16 for dtype in dtypes)
+
+
 def piece(size: int) -> int:
     """Return how many rows or columns of a factor to multiply at a time: all of them on accelerators.
 

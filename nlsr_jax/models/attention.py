@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from nlsr_jax.models.norm import soft_cap
+from nlsr_jax.models.product import product
 from nlsr_jax.models.projection import PRODUCT
 
 BLOCK = 64
@@ -103,7 +104,7 @@ def _attend(q, k, v, mask, scaling):
 
 def _attend_forward(q, k, v, mask, scaling):
     weights = jax.nn.softmax(_masked_scores(q, k, mask, scaling), axis=-1)
-    return jnp.matmul(weights.astype(v.dtype), v), (q, k, v, weights)
+    return product("bkqs,bksh->bkqh", weights.astype(v.dtype), v), (q, k, v, weights)
 
 
 def _attend_backward(scaling, saved, d_out):
@@ -114,12 +115,12 @@ def _attend_backward(scaling, saved, d_out):
     d_scores = weights * (d_weights - jnp.sum(d_weights * weights, axis=-1, keepdims=True))
     d_scores = _through_cap(d_scores, q, k, scaling)
     d_scores = (d_scores * scale).astype(q.dtype)
-    return jnp.matmul(d_scores, k), _turned_product(q, d_scores), d_v, None
+    return product("bkqs,bksh->bkqh", d_scores, k), _turned_product(q, d_scores), d_v, None
 
 
 def _turned_product(small, large):
     """Return ``largeᵀ small`` of the last two axes as ``(smallᵀ large)ᵀ``: XLA would turn the large one."""
-    return jnp.swapaxes(jax.lax.optimization_barrier(jnp.matmul(jnp.swapaxes(small, -1, -2), large)), -1, -2)
+    return jnp.swapaxes(jax.lax.optimization_barrier(product("bkqh,bkqs->bkhs", small, large)), -1, -2)
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
@@ -153,7 +154,7 @@ def _attend_block_backward(scaling, saved, d_out):
     d_weights = jnp.einsum("bkqh,bksh->bkqs", d_out, v, preferred_element_type=jnp.float32)
     d_scores = _through_cap(weights * (d_weights - mean), q, k, scaling)
     d_scores = (d_scores * scaling.factor(q.shape[-1])).astype(q.dtype)
-    return jnp.matmul(d_scores, k), _turned_product(q, d_scores), d_v, None
+    return product("bkqs,bksh->bkqh", d_scores, k), _turned_product(q, d_scores), d_v, None
 
 
 _attend_block.defvjp(_attend_block_forward, _attend_block_backward)

@@ -22,6 +22,7 @@ from nlsr_jax.models.context import Context
 from nlsr_jax.models.experts import Experts, stack_factors
 from nlsr_jax.models.fused_attention import attend_fused
 from nlsr_jax.models.norm import Norm
+from nlsr_jax.models.product import linear, product
 from nlsr_jax.models.projection import adapted, beside, joined_name, thin
 from nlsr_jax.models.rotary import rotate
 from nlsr_jax.models.shared_prefix import attend_packed, is_packed
@@ -59,7 +60,7 @@ class Projection(nn.Module):
                 flat = x.reshape(-1, x.shape[-1])
                 self._capture(flat, thin(flat, a), keep)
         else:
-            y = jnp.einsum("...k,dk->...d", x, kernel)
+            y = linear(x, kernel)
             if several is not None:
                 y = y + beside(x, *several).astype(y.dtype)
         return y + self.param("bias", nn.initializers.zeros, (self.features,)) if self.bias else y
@@ -160,7 +161,7 @@ class Block(nn.Module):
         name = joined_name(names)
         if not self.has_variable("joined", name):
             return tuple(getattr(self, one)(x, keep) for one in names)
-        y = x @ self.get_variable("joined", name)
+        y = product("...k,kd->...d", x, self.get_variable("joined", name))
         if self.has_variable("joined", f"{name}_bias"):
             y = y + self.get_variable("joined", f"{name}_bias")
         widths = [self.config.projections()[one][1] for one in names]

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from nlsr_jax.architecture.config import EXPERT_PROJECTIONS, ModelConfig
+from nlsr_jax.models.product import linear
 from nlsr_jax.models.projection import thin
 from nlsr_jax.modules import FUSED
 
@@ -152,12 +153,12 @@ class Experts(nn.Module):
             name: self.param(name, start, shape) for name, shape in zip(EXPERT_PROJECTIONS, shapes, strict=True)
         }
         flat = x.reshape(-1, d)
-        weights, chosen = self._route(flat @ router.T)
+        weights, chosen = self._route(linear(flat, router))
         places = lay_out(chosen, count)
         rows = jnp.concatenate([flat, jnp.zeros_like(flat[:1])])[places.position]
 
         def product(name, rows, expert, adapters):
-            y = rows @ kernels[name][expert].T
+            y = linear(rows, kernels[name][expert])
             if name not in adapters:
                 return y
             a, b = adapters[name]

@@ -13,6 +13,7 @@ import numpy as np
 
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.errors import InputError
+from nlsr_jax.hardware import widens_products
 from nlsr_jax.models.cache import Cache
 from nlsr_jax.models.llama import Llama, everywhere, variables
 from nlsr_jax.models.lora import check_tokens, one_or_several, prepare, prepare_several, repeated
@@ -32,13 +33,15 @@ class Ready(NamedTuple):
     Attributes:
       params, lora: of the model, without what is joined or merged.
       joined: the collection of ``nlsr_jax.models.projection.join``; empty where it is too large.
-      several: number of adapters; 0 for one or none.
+      several: number of adapters whose factors are stacked; 0 for none, and for one that is merged.
+      apart: whether the tokens have an axis of the adapters.
     """
 
     params: Params
     lora: Any
     joined: Any
     several: int
+    apart: bool
 
 
 def make_ready(
@@ -53,17 +56,28 @@ def make_ready(
     Raises:
       InputError: an adapter that cannot be used.
     """
-    lora, several = _prepared(model, one_or_several(adapter))
+    lora, several, apart = _prepared(model, params, one_or_several(adapter))
     merged = () if several else worth_merging(params, lora, positions)
     params, lora, joined = _ready(model, params, lora, merged=merged, several=several)
-    return Ready(params, lora, joined, several)
+    return Ready(params, lora, joined, several, apart)
 
 
-def _prepared(model: Llama, adapter: Adapter | tuple[Adapter, ...] | None) -> tuple[Any, int]:
-    """Return expanded adapters and how many of them take the rows in turn."""
+def _prepared(model: Llama, params: Params, adapter: Adapter | tuple[Adapter, ...] | None) -> tuple[Any, int, bool]:
+    """Return expanded adapters, how many of them take the rows in turn, and whether the tokens come apart.
+
+    One adapter that is not merged, because the weights are bfloat16, is a stack of one: joined weights
+    are read faster.
+    """
     if isinstance(adapter, tuple):
-        return prepare_several(model, adapter), len(adapter)
-    return prepare(model, adapter), 0
+        return prepare_several(model, adapter), len(adapter), True
+    if adapter is not None and _is_beside(model, params, adapter):
+        return prepare_several(model, (adapter,)), 1, False
+    return prepare(model, adapter), 0, False
+
+
+def _is_beside(model: Llama, params: Params, adapter: Adapter) -> bool:
+    plain = set(adapter.factors) <= set(model.config.projections())
+    return plain and model.layout is None and widens_products(params["embed"].dtype)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "merged", "several"))
@@ -132,9 +146,9 @@ def generate(
         raise InputError("prefix must be a vector of token ids, for a model that shares_prefix accepts")
     prompts, joined = jnp.asarray(prompts, jnp.int32), None
     if isinstance(params, Ready):
-        params, lora, joined, several = params
+        params, lora, joined, several, apart = params
     else:
-        lora, several = _prepared(model, one_or_several(adapter))
+        lora, several, apart = _prepared(model, params, one_or_several(adapter))
     if several:
         prompts, mask = repeated(prompts, several), repeated(mask, several)
     go_on = functools.partial(
@@ -156,7 +170,7 @@ def generate(
         made = _across(go_on, model.config.rope.original_length, prompts, mask, key, steps)
     else:
         made = go_on(prompts, mask, key=key, steps=steps)
-    return made.reshape(several, -1, made.shape[1]) if several else made
+    return made.reshape(several, -1, made.shape[1]) if apart else made
 
 
 def _all(values: Array) -> Any:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from nlsr_jax.models.product import product
 from nlsr_jax.types import Params
 
 MERGED_BYTES = 2**30
@@ -164,7 +165,7 @@ def _join(parts) -> dict[str, jax.Array]:
 def _adapted(x, kernel, a, b, merge):
     if merge:
         return x @ merged(kernel, a, b).T
-    y = x @ kernel.T
+    y = product("nk,dk->nd", x, kernel)
     return y + (thin(x, a) @ b.T).astype(y.dtype)
 
 
@@ -178,11 +179,11 @@ def _adapted_backward(merge, saved, d_y):
     if merge:
         d_x = d_y @ merged(kernel, a, b)
     else:
-        d_x = d_y @ kernel
+        d_x = product("nd,dk->nk", d_y, kernel)
         d_x = d_x + (d_z @ a).astype(d_x.dtype)
     d_a = d_z.T @ x.astype(a.dtype)
     d_b = jax.lax.optimization_barrier(thin(x, a).T @ d_y.astype(b.dtype)).T
-    return d_x.astype(x.dtype), (d_y.T @ x).astype(kernel.dtype), d_a, d_b
+    return d_x.astype(x.dtype), product("nd,nk->dk", d_y, x).astype(kernel.dtype), d_a, d_b
 
 
 _adapted.defvjp(_adapted_forward, _adapted_backward)

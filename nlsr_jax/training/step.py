@@ -1,7 +1,6 @@
 """One optimiser step: the gradient of a whole batch, computed in one or several parts."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from nlsr_jax.adapter import Adapter
+from nlsr_jax.hardware import NARROW, converts_layers
 from nlsr_jax.models.llama import Llama
 from nlsr_jax.models.lora import expand
 from nlsr_jax.models.shared_prefix import can_share
@@ -166,7 +166,6 @@ def make_step(
     method = method or objective_method(settings)
     gradient = method.gradient(forward, settings)
 
-    @functools.partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, frozen, rows: Rows):
         weights = tuple(1 / jnp.maximum(count, 1.0) for count in method.counts(rows, settings))
         rest = (weights, state.step)
@@ -183,7 +182,26 @@ def make_step(
         metrics.update({name: value / present for name, value in logged.items()})
         return TrainState(state.step + 1, trainable, optimizer_state), metrics
 
-    return step
+    return _Step(step)
+
+
+class _Step:
+    """A compiled step; its compiler options follow the type of the frozen weights."""
+
+    def __init__(self, step: Callable[..., Any]):
+        self._plain = jax.jit(step, donate_argnums=0)
+        self._narrow = jax.jit(step, donate_argnums=0, compiler_options=NARROW)
+
+    def __call__(self, state: TrainState, frozen, rows: Rows):
+        return self._chosen(frozen)(state, frozen, rows)
+
+    def lower(self, state: TrainState, frozen, rows: Rows):
+        """Lower the step, as the method of a compiled function does."""
+        return self._chosen(frozen).lower(state, frozen, rows)
+
+    def _chosen(self, frozen):
+        kinds = [leaf.dtype for leaf in jax.tree.leaves(frozen)]
+        return self._narrow if any(map(converts_layers, kinds)) else self._plain
 
 
 def _parts(rows, parts: int):
