@@ -145,7 +145,7 @@ class Llama(nn.Module):
         for i, (weights, k, v) in enumerate(zip(layers, cache.k, cache.v, strict=True)):
             last = output == "last" and i + 1 == len(layers)
             block = Block(self.config, self.layout, kernel, ordered, last, parent=None)
-            (x, one), _ = block.apply(weights, (x, LayerCache(k, v, cache.slot)), i, windowed[i], context)
+            x, one = _run_alone(block, weights, x, LayerCache(k, v, cache.slot), windowed[i], context)
             found.append(one)
         return x, cache._replace(k=tuple(one.k for one in found), v=tuple(one.v for one in found))
 
@@ -164,6 +164,13 @@ class Llama(nn.Module):
 
     def _gathered(self, name: str, weight):
         return weight if self.layout is None else self.layout.gather(name, weight)
+
+
+@functools.partial(jax.jit, static_argnames="block")
+def _run_alone(block, weights, x, cache: LayerCache, windowed, context):
+    """Run one layer whose weights come apart; layers of the same shapes are traced once."""
+    (x, cache), _ = block.apply(weights, (x, cache), 0, windowed, context)
+    return x, cache
 
 
 @functools.partial(jax.jit, static_argnames=("model", "output"))
