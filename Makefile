@@ -111,9 +111,11 @@ $(REAL)/models/tuned: $(REAL)/models/dpo
 	test -d $@ || $(RUN) -m nlsr_jax finetune --config smollm2 --start $< --task sst2 --data sst2=$(TASKS) --output $@
 
 FRESH ?= $(REAL)/holdings/adapters/fresh_sst2_0.1_0
+WHOLE := $(RUN) -m benchmarks.whole_commands --base $(SMOLLM2) --models $(REAL)/models --finetuned $(FRESH)
 bench-real: $(REAL)/models/tuned ## Measure whole commands on SmolLM2-135M; FRESH is an adapter of reproduce-real
 	rm -f $(NEW)/whole_commands.jsonl
-	$(RUN) -m benchmarks.whole_commands --base $(SMOLLM2) --models $(REAL)/models --finetuned $(FRESH) --lineage $< --results $(NEW)
+	$(WHOLE) --lineage $< --results $(NEW)
+	$(WHOLE) --lineage $< --results $(NEW) --dtype bfloat16 --skip others
 	$(RUN) -m benchmarks.real_model --base $(SMOLLM2) --adapter $(REAL)/models/dpo --tasks $(TASKS) --results $(NEW)
 	mv $(NEW)/whole_commands.jsonl benchmarks/results/whole_commands.jsonl
 	$(RUN) -m benchmarks.table docs/benchmarks.md

@@ -44,13 +44,14 @@ class Limit(NamedTuple):
 
 
 class Product(NamedTuple):
-    """Products ``[m, k] @ [k, n]`` of float32 matrices.
+    """Products ``[m, k] @ [k, n]`` of matrices.
 
     Attributes:
       m, k, n: the shape.
       count: how many calls, each with its own right operand.
       batch: how many products of this shape a call computes.
       times: how often all of these calls are made.
+      dtype: of the matrices; those of bfloat16 have float32 results.
     """
 
     m: int
@@ -59,6 +60,7 @@ class Product(NamedTuple):
     count: int = 1
     batch: int = 1
     times: int = 1
+    dtype: str = "float32"
 
 
 def with_limit(result: dict, limit: Limit) -> dict:
@@ -102,10 +104,11 @@ def _call_seconds(product: Product) -> float:
         for right in rights:
             np.matmul(left, right, out=place)
 
-    compiled = jax.jit(lambda one, others: [one @ other for other in others])
-    given = jnp.asarray(left), [jnp.asarray(right) for right in rights]
+    multiply = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
+    compiled = jax.jit(lambda one, others: [multiply(one, other) for other in others])
+    given = jnp.asarray(left, product.dtype), [jnp.asarray(right, product.dtype) for right in rights]
     with_xla = fastest(lambda: jax.block_until_ready(compiled(*given)))
-    return min(fastest(with_numpy), with_xla)
+    return min(fastest(with_numpy), with_xla) if product.dtype == "float32" else with_xla
 
 
 def of_products(products: Iterable[Product]) -> Limit:
@@ -113,6 +116,11 @@ def of_products(products: Iterable[Product]) -> Limit:
     products = list(products)
     seconds = sum(map(product_seconds, products))
     return Limit(seconds, f"products at {operations(products) / seconds / 1e9:.0f} GFLOP/s")
+
+
+def in_dtype(products: Iterable[Product], dtype: str) -> list[Product]:
+    """Return the products in another type."""
+    return [product._replace(dtype=dtype) for product in products]
 
 
 def operations(products: Iterable[Product]) -> int:

@@ -12,9 +12,9 @@ answers say whether fine-tuning has taken these. The gradient of the loss gives 
 it to zero; the fine-tuned model, the aligned one and every share of --shares answer the prompts, --likelihoods of
 refusals are measured; --share of the entries is written. The caller gives the shares, so the search itself takes no
 time. The gradients of both halves of the rows are summed as `nlsr realign` does. `published`: the paper's
-algorithm, see `benchmarks.published`. `safelora`: the program of its authors: C = V Vᵀ / ‖V‖ of every module,
-B ← C B where the cosine of the two updates is low. `resta`: the safety vector is added to the full fine-tuned
-model. The seconds of every stage go to OUT/seconds.json.
+algorithm, see `benchmarks.published`. These two read the base in --dtype. `safelora`: the program of its authors:
+C = V Vᵀ / ‖V‖ of every module, B ← C B where the cosine of the two updates is low. `resta`: the safety vector is
+added to the full fine-tuned model. The seconds of every stage go to OUT/seconds.json.
 """
 
 import json
@@ -60,9 +60,10 @@ class Options(NamedTuple):
     shares: tuple[float, ...] = ()
     share: float = 0.02
     likelihoods: int = 0
+    dtype: str = "float32"
 
 
-NUMBERS = ("shares", "share", "likelihoods")
+NUMBERS = ("shares", "share", "likelihoods", "dtype")
 
 
 class Repair:
@@ -101,7 +102,7 @@ class Repair:
 def recommended(given: Options) -> None:
     """Refine the share by answers, and write the repair with the share that was found."""
     with stage("load"):
-        tokenizer, model = load(given.base, given.finetuned, trained=True)
+        tokenizer, model = load(given.base, given.finetuned, trained=True, dtype=given.dtype)
     with stage("encode"):
         rows = encode(tokenizer, given.calibration)
         harmless = [encode_prompt(tokenizer, row["prompt"]) for row in read(given.harmless)]
@@ -140,7 +141,7 @@ def published(given: Options) -> None:
     from benchmarks.published import identify, mask, similarity
 
     with stage("load"):
-        tokenizer, model = load(given.base, given.aligned)
+        tokenizer, model = load(given.base, given.aligned, dtype=given.dtype)
         weak, aligned, tuned = map(factors_of, (given.weak, given.aligned, given.finetuned))
     with stage("encode"):
         rows = encode(tokenizer, given.calibration)
@@ -239,7 +240,7 @@ def main(_) -> None:
         del peft
     names = (name for name in Options._fields if name not in NUMBERS)
     given = {name: FLAGS[name].value for name in names}
-    given |= {"shares": tuple(map(float, FLAGS.shares)), "share": FLAGS.share, "likelihoods": FLAGS.likelihoods}
+    given |= {name: FLAGS[name].value for name in NUMBERS} | {"shares": tuple(map(float, FLAGS.shares))}
     METHODS[FLAGS.method](Options(**given))
     (pathlib.Path(FLAGS.output) / "seconds.json").write_text(json.dumps(SECONDS))
 
@@ -250,5 +251,6 @@ if __name__ == "__main__":
         flags.DEFINE_string(flag, "", f"The {flag} folder or file.")
     flags.DEFINE_list("shares", [], "Shares of the entries that are tried.")
     flags.DEFINE_float("share", 0.02, "Share of the entries that is written.")
+    flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Dtype of the base.")
     flags.DEFINE_integer("likelihoods", 0, "How often the likelihood of refusals is measured.")
     app.run(main)

@@ -68,13 +68,15 @@ def padded(rows: Sequence[list[int]], side: str) -> Any:
     return tokens, mask
 
 
-def load(base: str, adapter: str | None = None, *, trained: bool = False) -> tuple[Any, Any]:
-    """Return tokenizer and model, with an adapter where one is given."""
+def load(
+    base: str, adapter: str | None = None, *, trained: bool = False, dtype: str = "float32"
+) -> tuple[Any, Any]:
+    """Return tokenizer and model, with an adapter where one is given; an adapter is float32."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype))
     if adapter is not None:
         model = PeftModel.from_pretrained(model, adapter, is_trainable=trained)
     return AutoTokenizer.from_pretrained(base), model.eval()

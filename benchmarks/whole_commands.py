@@ -80,10 +80,11 @@ class Commands:
     Args:
       work: folder with rows and the instruct model, for outputs and compiled programs.
       models: the folders, by the names of the flags.
+      dtype: of the base, on both sides.
     """
 
-    def __init__(self, work: pathlib.Path, models: dict[str, str]):
-        self._work, self._models = work, models
+    def __init__(self, work: pathlib.Path, models: dict[str, str], dtype: str):
+        self._work, self._models, self._dtype = work, models, dtype
         self._number = 0
 
     def _output(self) -> pathlib.Path:
@@ -106,13 +107,14 @@ class Commands:
         config = parse_model_config(json.loads((base / "config.json").read_text("utf-8")), str(base))
         rows = count_tokens(self._work, base)
         if method == "published":
-            return published_limit(config, rows)
-        return refined_limit(config, rows, trials, likelihoods)
+            return published_limit(config, rows, self._dtype)
+        return refined_limit(config, rows, trials, likelihoods, self._dtype)
 
     def ours(self, method: str) -> tuple[Run, dict]:
         """Run `nlsr realign`; returns the run and its record."""
         place = self._output()
         command = [sys.executable, "-m", "nlsr_jax", "realign", *flag_list(preset=method, template="chat")]
+        command += flag_list(dtype=self._dtype)
         command += flag_list(**self._inputs(method), output=place)
         run = run_process(command, XDG_CACHE_HOME=str(self._work / f"cache_{method}"))
         return run, json.loads((place / "realignment.json").read_text("utf-8"))
@@ -127,7 +129,7 @@ class Commands:
         """
         place = self._output()
         command = [sys.executable, "-m", "benchmarks.torch_realign", *flag_list(method=method, output=place)]
-        command += flag_list(**self._inputs(method))
+        command += flag_list(**self._inputs(method), dtype=self._dtype)
         if record is not None and "refinement" in record:
             shares = [trial["share"] for trial in record["refinement"]["trials"]]
             share = record["refinement"]["share"] or 1 - record["settings"]["sparsity"]
@@ -192,7 +194,7 @@ def main(_) -> None:
         work = pathlib.Path(folder)
         write_rows(work, FLAGS.base, FLAGS.rows)
         write_instruct(work / "instruct", FLAGS.base, f"{FLAGS.models}/dpo")
-        commands = Commands(work, {name: FLAGS[name].value for name in _MODELS})
+        commands = Commands(work, {name: FLAGS[name].value for name in _MODELS}, FLAGS.dtype)
         steps: dict[str, Callable[[], dict[str, dict]]] = {
             method: lambda method=method: compare(commands, method, FLAGS.rounds)
             for method in ("recommended", "published")
@@ -201,6 +203,7 @@ def main(_) -> None:
         for step in (step for name, step in steps.items() if name not in FLAGS.skip):
             for name, result in step().items():
                 unit = "GB" if name.endswith("memory") else "s"
+                name += "" if FLAGS.dtype == "float32" else f"_{FLAGS.dtype}"
                 line = append_result(name, result, unit, FLAGS.results, "whole_commands.jsonl")
                 print(json.dumps(line), flush=True)
 
@@ -210,5 +213,6 @@ if __name__ == "__main__":
         flags.DEFINE_string(flag, None, f"The {flag} folder.", required=True)
     flags.DEFINE_integer("rows", 160, "Calibration rows.", lower_bound=16)
     flags.DEFINE_list("skip", [], "What to leave out: recommended, published or others.")
+    flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Dtype of the base; other results end in it.")
     define_flags(rounds=3)
     app.run(main)

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from benchmarks.limits import Limit, Product, forward_products, of_products
+from benchmarks.limits import Limit, Product, forward_products, in_dtype, of_products
 from nlsr_jax.architecture.config import ModelConfig
 from nlsr_jax.calibration.wording import BEGINNING, LENGTH
 
@@ -49,17 +49,19 @@ def count_tokens(folder: pathlib.Path, base: pathlib.Path) -> Rows:
     return Rows(sizes[: len(rows)], [len(ids(row["response"])) + 1 for row in rows], sizes[len(rows) :])
 
 
-def published_limit(config: ModelConfig, rows: Rows) -> Limit:
+def published_limit(config: ModelConfig, rows: Rows, dtype: str = "float32") -> Limit:
     """Return the limit of the published algorithm: every calibration row goes through the layers once.
 
     Args:
       config: configuration of the base.
       rows: see ``Rows``.
+      dtype: of the base.
     """
-    return of_products(forward_products(config, sum(rows.prompts) + sum(rows.responses), head_rows=0))
+    products = forward_products(config, sum(rows.prompts) + sum(rows.responses), head_rows=0)
+    return of_products(in_dtype(products, dtype))
 
 
-def refined_limit(config: ModelConfig, rows: Rows, trials: int, likelihoods: int) -> Limit:
+def refined_limit(config: ModelConfig, rows: Rows, trials: int, likelihoods: int, dtype: str = "float32") -> Limit:
     """Return the limit of a refined realignment whose calibration rows keep their answers.
 
     Both models' losses are taken on half of the rows, and the gradients on both halves: forward, and by the inputs.
@@ -70,6 +72,7 @@ def refined_limit(config: ModelConfig, rows: Rows, trials: int, likelihoods: int
       rows: see ``Rows``.
       trials: shares that were tried.
       likelihoods: how often the likelihood of refusals was measured.
+      dtype: of the base.
     """
     asked = [*rows.prompts[1::2], *rows.harmless]
     batches = -(-len(asked) // _AT_ONCE)
@@ -85,4 +88,4 @@ def refined_limit(config: ModelConfig, rows: Rows, trials: int, likelihoods: int
         config, sum(rows.prompts[1::2]) + BEGINNING * half, head_rows=BEGINNING * half, times=likelihoods
     )
     products: list[Product] = [*losses, *gradients, *prompts, *answers, *refusals]
-    return of_products(products)
+    return of_products(in_dtype(products, dtype))
