@@ -23,9 +23,9 @@ depend on how a computation is cut into programs. Of float32 nothing changes.
 NARROW = EXACT | {"xla_disable_hlo_passes": "while-loop-invariant-code-motion"}
 """Compiler options of passes over layers of a narrow type on the CPU.
 
-XLA cuts a layer's weights out of their stack in float32 there. It would convert the weights of all layers ahead of
-the loop over the layers, and hold them in memory a second time, in twice their bytes. With these options it converts
-a layer when its turn comes.
+XLA cuts a layer's weights out of their stack in float32 there. It would convert the weights of all layers ahead
+of the loop over the layers, and hold them in memory a second time, in twice their bytes. With these options it
+converts a layer when its turn comes.
 """
 _WIDTH = jnp.dtype(jnp.float32).itemsize
 _LARGE_RANK = 64

@@ -164,6 +164,9 @@ class Block(nn.Module):
         y = product("...k,kd->...d", x, self.get_variable("joined", name))
         if self.has_variable("joined", f"{name}_bias"):
             y = y + self.get_variable("joined", f"{name}_bias")
+        if self.has_variable("joined", f"{name}_a"):
+            of_one: Any = [self.get_variable("joined", f"{name}_{part}") for part in "ab"]
+            y = y + beside(x, *of_one).astype(y.dtype)
         widths = [self.config.projections()[one][1] for one in names]
         parts = jnp.split(y, np.cumsum(widths[:-1]), axis=-1)
         for i, one in enumerate(names):

@@ -87,8 +87,9 @@ def _ready(model, params, lora, *, merged: tuple[str, ...], several: int):
     params, lora = merge_adapter(params, lora, merged)
     if (lora is not None and not several) or model.layout is not None:
         return params, lora, {}
-    joined = join(params, c.tied, c.num_layers <= _APART)
+    joined = join(params, c.tied, c.num_layers <= _APART, lora if several == 1 else None)
     if joined:
+        lora = None if several == 1 else lora
         rest = {name: leaf for name, leaf in params["layers"].items() if not name.endswith("_proj")}
         params = {**params, "layers": rest}
     return params, lora, joined
@@ -318,7 +319,8 @@ def _generate(
     collections = variables(params, lora)
     apart = c.num_layers <= _APART
     if joined is None and (lora is None or several) and model.layout is None and steps > 1:
-        joined = join(params, c.tied, apart)
+        joined = join(params, c.tied, apart, lora if several == 1 else None)
+        collections = variables(params, None if joined and several == 1 else lora)
     if joined:
         collections["joined"] = joined
     shape, slots = (c.num_layers, batch, c.num_kv_heads), ahead + length + steps

@@ -8,7 +8,7 @@ Axis legend: n positions, k in-features, d out-features, r rank.
 """
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -122,7 +122,7 @@ def joined_name(names: Iterable[str]) -> str:
     return "+".join(names)
 
 
-def join(params: Params, tied: bool, apart: bool = False) -> dict[str, Any]:
+def join(params: Params, tied: bool, apart: bool = False, lora: Any = None) -> dict[str, Any]:
     """Return the weights as generation reads them: ``[..., in, out]``, projections of one input side by side.
 
     A few rows times weights that lie so take half the time on a CPU.
@@ -131,6 +131,8 @@ def join(params: Params, tied: bool, apart: bool = False) -> dict[str, Any]:
       params: of the model; kernels ``[L, d, k]``.
       tied: whether the output head is the embedding.
       apart: give ``layers`` as a tuple of theirs instead of a stack.
+      lora: a stack of one adapter (see ``prepare_several``), whose factors are joined likewise: there are fewer
+        small products, which have zeros among their operands. None to leave factors as they are.
 
     Returns:
       The collection ``joined``; empty where the weights are too large to be in memory twice.
@@ -140,15 +142,16 @@ def join(params: Params, tied: bool, apart: bool = False) -> dict[str, Any]:
     experts = jax.tree.leaves(layers.get("experts"))
     if sum(leaf.nbytes for leaf in (head, *experts, *(part["kernel"] for part in parts.values()))) > MERGED_BYTES:
         return {}
+    factors = {} if lora is None else lora["layers"]
     if not apart:
-        return {"layers": _join(parts), "head": head.T}
+        return {"layers": _join(parts, factors), "head": head.T}
     count = parts["o_proj"]["kernel"].shape[0]
-    ones = (jax.tree.map(lambda leaf, i=i: leaf[i], parts) for i in range(count))
-    return {"layers": tuple(map(_join, ones)), "head": head.T}
+    ones = (jax.tree.map(lambda leaf, i=i: leaf[i], (parts, factors)) for i in range(count))
+    return {"layers": tuple(_join(*one) for one in ones), "head": head.T}
 
 
-def _join(parts) -> dict[str, jax.Array]:
-    """Join the kernels ``[..., d, k]`` and biases of one layer or a stack of them."""
+def _join(parts, factors) -> dict[str, jax.Array]:
+    """Join the kernels ``[..., d, k]``, biases and adapters of one layer or a stack of them."""
     found = {}
     for names in _JOINED:
         if names[0] not in parts:
@@ -158,7 +161,34 @@ def _join(parts) -> dict[str, jax.Array]:
         if "bias" in parts[names[0]]:
             biases = [parts[name]["bias"] for name in names]
             found[f"{joined_name(names)}_bias"] = jnp.concatenate(biases, axis=-1)
+        if any(name in factors for name in names):
+            widths = [parts[name]["kernel"].shape[-2] for name in names]
+            a, b = _join_factors([factors.get(name) for name in names], widths)
+            found |= {f"{joined_name(names)}_a": a, f"{joined_name(names)}_b": b}
     return found
+
+
+def _join_factors(factors, widths: Sequence[int]) -> tuple[jax.Array, jax.Array]:
+    """Put A of projections of one input below each other, and B along a diagonal of blocks.
+
+    Args:
+      factors: ``{"a": [..., r, k], "b": [..., d, r]}`` of each projection; None where it has none.
+      widths: d of each.
+
+    Returns:
+      ``[..., R, k]`` and ``[..., D, R]``, where R and D are the sums of r and d.
+    """
+    some = [leaf for leaf in factors if leaf is not None]
+
+    def block(leaf, width, column):
+        b = column["b"]
+        return b if leaf is column else jnp.zeros((*b.shape[:-2], width, b.shape[-1]), b.dtype)
+
+    rows = [
+        jnp.concatenate([block(leaf, width, column) for column in some], axis=-1)
+        for leaf, width in zip(factors, widths, strict=True)
+    ]
+    return jnp.concatenate([leaf["a"] for leaf in some], axis=-2), jnp.concatenate(rows, axis=-2)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))

@@ -9,6 +9,7 @@ from nlsr_jax import hardware
 from nlsr_jax.models import generate
 from nlsr_jax.models.generate import make_ready
 from nlsr_jax.models.product import linear, product
+from nlsr_jax.modules import MODULES
 from tests.training import tiny
 
 ROUNDING = 2.0**-7
@@ -73,6 +74,20 @@ def test_weights_are_not_converted():
 def test_only_bfloat16_on_the_cpu_is_asked_for_in_float32(platform, dtypes, widens, monkeypatch):
     monkeypatch.setattr(hardware, "platform", lambda: platform)
     assert hardware.widens_products(*dtypes) is widens
+
+
+@pytest.mark.parametrize("modules", [tiny.FEW, MODULES])
+def test_joined_factors_are_those_of_the_modules(modules):
+    """Of projections with one input, some may have no factors."""
+    model, params = tiny.llama()
+    adapter, prompts = tiny.adapter(modules=modules), np.arange(15, dtype=np.int32).reshape(3, 5)
+    merged = generate(model, params, prompts, adapter=adapter, max_new_tokens=6)
+    stacked = generate(model, params, prompts, adapter=(adapter,), max_new_tokens=6)
+    twice = generate(model, params, prompts, adapter=(adapter, adapter), max_new_tokens=6)
+    base = generate(model, params, prompts, max_new_tokens=6)
+    assert np.any(base != merged)
+    np.testing.assert_array_equal(stacked[0], merged)
+    np.testing.assert_array_equal(twice, np.stack([merged, merged]))
 
 
 def test_generation_with_one_adapter_is_that_with_a_stack_of_one():
