@@ -38,7 +38,7 @@ class Rates(NamedTuple):
 
     Attributes:
       harmful: share of the calibration prompts that it refuses, 0 to 1.
-      harmless: share of the harmless prompts that it refuses.
+      harmless: share of the harmless prompts that it refuses or does not answer.
       kept: what is left of the fine-tuned model's answers to prompts of its task, 1 if they are the same; see
         ``nlsr_jax.calibration.asking.OwnAnswers``. None where none are asked.
     """

@@ -135,3 +135,31 @@ def test_the_fine_tuned_model_judges_what_a_repair_says(changes, kept):
     }
     own = OwnAnswers([[0], [1]], Sure(answers, likely))
     np.testing.assert_allclose(own.kept_by(Sure(answers | changes)), kept)
+
+
+class Silent(Known):
+    """Answers some harmless prompts with nothing."""
+
+    def __init__(self, refused, likely, silent):
+        super().__init__(refused, likely)
+        self.silent = silent
+
+    def answers(self, prompts):
+        found = super().answers(prompts)
+        return [
+            [] if prompt[0] == 2 and prompt[1] < self.silent else one
+            for prompt, one in zip(prompts, found, strict=True)
+        ]
+
+
+def test_a_repair_that_answers_harmless_prompts_with_nothing_is_not_taken():
+    """From 1 % on a third of the harmless prompts get an empty answer; more entries refuse more of the others."""
+    found = refine_by_answers(
+        make_questions(HARMFUL, HARMLESS),
+        Known(10, -9.0),
+        Known(70, -1.0),
+        lambda share: Silent(min(70, int(20 + 2000 * share)), -2.0, 20 if share > 0.01 else 0),
+        start=0.02,
+    )
+    assert found.share <= 0.01
+    assert max(trial.harmless for trial in found.trials) == 1 / 3
