@@ -115,7 +115,7 @@ WHOLE := $(RUN) -m benchmarks.whole_commands --base $(SMOLLM2) --models $(REAL)/
 bench-real: $(REAL)/models/tuned ## Measure whole commands on SmolLM2-135M; FRESH is an adapter of reproduce-real
 	rm -f $(NEW)/whole_commands.jsonl
 	$(WHOLE) --lineage $< --results $(NEW)
-	$(WHOLE) --lineage $< --results $(NEW) --dtype bfloat16 --skip others
+	$(WHOLE) --lineage $< --results $(NEW) --dtype bfloat16
 	$(RUN) -m benchmarks.real_model --base $(SMOLLM2) --adapter $(REAL)/models/dpo --tasks $(TASKS) --results $(NEW)
 	mv $(NEW)/whole_commands.jsonl benchmarks/results/whole_commands.jsonl
 	$(RUN) -m benchmarks.table docs/benchmarks.md

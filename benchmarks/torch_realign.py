@@ -63,7 +63,7 @@ class Options(NamedTuple):
     dtype: str = "float32"
 
 
-NUMBERS = ("shares", "share", "likelihoods", "dtype")
+SETTINGS = ("shares", "share", "likelihoods", "dtype")
 
 
 class Repair:
@@ -238,16 +238,16 @@ def main(_) -> None:
         transformers.utils.logging.set_verbosity_error()
         torch.manual_seed(0)
         del peft
-    names = (name for name in Options._fields if name not in NUMBERS)
+    names = (name for name in Options._fields if name not in SETTINGS)
     given = {name: FLAGS[name].value for name in names}
-    given |= {name: FLAGS[name].value for name in NUMBERS} | {"shares": tuple(map(float, FLAGS.shares))}
+    given |= {name: FLAGS[name].value for name in SETTINGS} | {"shares": tuple(map(float, FLAGS.shares))}
     METHODS[FLAGS.method](Options(**given))
     (pathlib.Path(FLAGS.output) / "seconds.json").write_text(json.dumps(SECONDS))
 
 
 if __name__ == "__main__":
     flags.DEFINE_enum("method", None, list(METHODS), "What to run.", required=True)
-    for flag in (name for name in Options._fields if name not in NUMBERS):
+    for flag in (name for name in Options._fields if name not in SETTINGS):
         flags.DEFINE_string(flag, "", f"The {flag} folder or file.")
     flags.DEFINE_list("shares", [], "Shares of the entries that are tried.")
     flags.DEFINE_float("share", 0.02, "Share of the entries that is written.")
