@@ -69,8 +69,9 @@ def share_taken(reference: Adapter, masks: Masks, slot: tuple[int, int]) -> PerM
     return map_modules(one, reference.factors, masks)
 
 
-@jax.jit
-def correction_size(finetuned: Adapter, reference: Adapter, masks: Masks) -> PerModule:
+@functools.partial(jax.jit, static_argnames="strength")
+def correction_size(finetuned: Adapter, reference: Adapter, masks: Masks, strength: float = 1.0) -> PerModule:
     """Return ``change_size`` of a correction in factors of every module; see ``correct``."""
     pruned = {module: jnp.zeros(leaf["a"].shape[0], bool) for module, leaf in finetuned.factors.items()}
-    return change_size(finetuned, correct_checked(finetuned, reference, masks, pruned, space="factors"))
+    options = {"space": "factors", "strength": strength}
+    return change_size(finetuned, correct_checked(finetuned, reference, masks, pruned, **options))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from nlsr_jax.adapter import Adapter, PerModule, check_same_structure, layer_indices, module_names
 from nlsr_jax.errors import InputError
-from nlsr_jax.nlsr.correction import check_space, correct_checked
+from nlsr_jax.nlsr.correction import check_space, check_strength, correct_checked
 from nlsr_jax.nlsr.pruning import check_rule, choose_pruned
 from nlsr_jax.nlsr.similarity import check_masks, masked_cosine
 from nlsr_jax.types import Masks
@@ -114,6 +114,7 @@ def realign(
     tau: float | None = None,
     share: float | None = None,
     layers: Sequence[int] | None = None,
+    strength: float = 1.0,
 ) -> Realigned:
     """Repair the fine-tuned adapter where it has lost the reference's safety-critical neurons.
 
@@ -127,7 +128,7 @@ def realign(
       masks: bool tree of the factors; see ``identify``.
       base_probability, increment, rule, tau, share, layers: the choice of modules; see ``choose``. The default
         P_L is that of the paper's equation; tables and commands use ``nlsr_jax.PUBLISHED``.
-      space: space of the correction, ``factors`` or ``product``; see ``correct``.
+      space, strength: of the correction; see ``correct``.
 
     Returns:
       A ``Realigned`` with the adapter and all S_j, P_j and γ_j.
@@ -136,6 +137,7 @@ def realign(
       InputError: if a setting is out of range, or the arguments do not match.
     """
     check_space(space)
+    check_strength(strength)
     check_same_structure(finetuned, reference, ("fine-tuned", "reference"))
     check_masks(finetuned, masks)
     similarity, zero_norm = masked_cosine(reference, finetuned, masks)
@@ -150,5 +152,5 @@ def realign(
         share=share,
         layers=layers,
     )
-    adapter = correct_checked(finetuned, reference, masks, pruned, space=space)
+    adapter = correct_checked(finetuned, reference, masks, pruned, space=space, strength=strength)
     return Realigned(adapter, similarity, probability, pruned, zero_norm)

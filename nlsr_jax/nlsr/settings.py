@@ -134,6 +134,23 @@ class Correction:
 
 
 @dataclasses.dataclass(frozen=True)
+class Strength:
+    """How far modules are corrected; see ``correct``.
+
+    Attributes:
+      strength: how far a transplanted entry moves towards the reference's.
+    """
+
+    strength: float = setting(
+        1.0,
+        "How far a transplanted entry moves from the fine-tuned value towards the reference's: 1 takes the latter, "
+        "more goes beyond.",
+        realigns=True,
+        within=(0, 100),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class MethodSettings(Correction, ModuleChoice, Identification, Amplification):
     """Everything that a realignment takes; the defaults are ``PUBLISHED``. For the fields see the four parts.
 

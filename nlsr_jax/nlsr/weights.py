@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nlsr_jax.nlsr.correction import moved
 from nlsr_jax.nlsr.low_rank import kept_rank, project_layer
 
 METHODS = ("gain", "magnitude", "wanda", "low_rank", "random")
@@ -59,7 +60,7 @@ class Comparison(NamedTuple):
       similarity: cosine of the masked updates of reference and fine-tuned model, 0 where one is zero.
       zero_norm: whether one is zero.
       update: ``‖W_t − W_I‖_F``.
-      change: ``‖M ∘ (W_e − W_t)‖_F``, how far the repair moves the matrix.
+      change: ``‖s M ∘ (W_e − W_t)‖_F``, how far a repair of strength s moves the matrix.
       changed: number of masked entries whose value the repair changes.
       taken: ``‖M ∘ βV‖_F / ‖βV‖_F``, how much of the reference's update the mask takes; 0 without one.
     """
@@ -162,7 +163,7 @@ def as_factors(update: jax.Array) -> dict[str, jax.Array]:
 
 
 @jax.jit
-def compare_matrix(matrices: Matrices, reference: Any, mask: Any, beta: Any) -> Comparison:
+def compare_matrix(matrices: Matrices, reference: Any, mask: Any, beta: Any, strength: Any = 1.0) -> Comparison:
     """Compare the masked updates of reference and fine-tuned model.
 
     Args:
@@ -170,6 +171,7 @@ def compare_matrix(matrices: Matrices, reference: Any, mask: Any, beta: Any) -> 
       reference: W_e, from ``reference_matrix``.
       mask: ``[d, k]`` bool.
       beta: β.
+      strength: of the correction; see ``nlsr_jax.nlsr.correction.correct``.
     """
     amplified = amplified_update(matrices, beta)
     one, whole = jnp.where(mask, amplified, 0.0), jnp.linalg.norm(amplified)
@@ -177,7 +179,7 @@ def compare_matrix(matrices: Matrices, reference: Any, mask: Any, beta: Any) -> 
     other = jnp.where(mask, update, 0.0)
     norms = jnp.linalg.norm(one) * jnp.linalg.norm(other)
     zero = norms == 0
-    change = jnp.where(mask, _wide(reference) - _wide(matrices.finetuned), 0.0)
+    change = jnp.where(mask, strength * (_wide(reference) - _wide(matrices.finetuned)), 0.0)
     return Comparison(
         similarity=jnp.where(zero, 0.0, jnp.clip(jnp.sum(one * other) / jnp.where(zero, 1.0, norms), -1.0, 1.0)),
         zero_norm=zero,
@@ -188,15 +190,18 @@ def compare_matrix(matrices: Matrices, reference: Any, mask: Any, beta: Any) -> 
     )
 
 
-def transplant(finetuned: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def transplant(finetuned: np.ndarray, reference: np.ndarray, mask: np.ndarray, strength: float = 1.0) -> np.ndarray:
     """Return W_t with the masked entries of W_e; all others are W_t's, bit for bit.
 
     Args:
       finetuned: W_t, ``[d, k]``.
       reference: W_e in the type of W_t.
       mask: ``[d, k]`` bool.
+      strength: see ``nlsr_jax.nlsr.correction.correct``.
 
     >>> transplant(np.array([[1.0, 2.0]]), np.array([[5.0, 6.0]]), np.array([[False, True]])).tolist()
     [[1.0, 6.0]]
     """
-    return np.where(mask, reference, finetuned)
+    return np.where(
+        mask, reference if strength == 1 else np.asarray(moved(finetuned, reference, strength)), finetuned
+    )

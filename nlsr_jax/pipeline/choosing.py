@@ -114,6 +114,11 @@ def with_choice(settings: Settings, choice: Choice) -> Settings:
             f"{argument('answers')} {settings.answers} is given together with {argument(name)}, which uses the "
             "answers of the rows; leave one of them out"
         )
+    if settings.strength != 1:
+        raise InputError(
+            f"{argument('strength')} {settings.strength:g} is given together with {argument(name)}, which chooses "
+            f"{argument('beta')} for a strength of 1; leave one of them out"
+        )
     changes: dict[str, Any] = {name: getattr(GAIN, name) for name in _FIXED}
     return dataclasses.replace(settings, **changes)
 

@@ -66,10 +66,10 @@ def _compare(pieces: Pieces, finetuned: Adapter, masks, beta, *, space, rank):
     return masked_cosine(amplify_checked(*pieces, beta=beta, space=space, rank=rank), finetuned, masks)
 
 
-@functools.partial(jax.jit, static_argnames=("space", "rank", "slot"))
-def _measure(pieces: Pieces, finetuned: Adapter, masks, beta, *, space, rank, slot):
+@functools.partial(jax.jit, static_argnames=("space", "rank", "slot", "strength"))
+def _measure(pieces: Pieces, finetuned: Adapter, masks, beta, *, space, rank, slot, strength):
     reference = amplify_checked(*pieces, beta=beta, space=space, rank=rank)
-    found = {"change": correction_size(finetuned, reference, masks)[ANY]}
+    found = {"change": correction_size(finetuned, reference, masks, strength)[ANY]}
     if slot is not None:
         found["taken"] = share_taken(reference, masks, slot)[ANY]
     return found
@@ -81,7 +81,7 @@ def compare(
     sources: Sources,
     known: Lineage | None = None,
     *,
-    measured: bool = False,
+    measured: float | None = None,
 ) -> Comparison:
     """Compare the fine-tuned adapter with the reference and, unless that is known, with the aligned one.
 
@@ -90,7 +90,7 @@ def compare(
       reference: the reference adapter.
       sources: the open adapter files; one layer of each is in memory at a time.
       known: the lineage, where it has been measured.
-      measured: measure too how much a repair in factors changes.
+      measured: strength of a repair in factors, to measure too how much it changes; None not to measure it.
     """
     lift = lift_of(sources)
     beta = np.float32(reference.beta)
@@ -102,6 +102,9 @@ def compare(
         found = None if lift is None else lift.slots(module)
         return found.of_direction if found and found.direction and reference.beta else None
 
+    def _measured(chunk: Chunk, inputs: tuple, options: dict[str, Any]) -> dict[str, Any]:
+        return _measure(*inputs, **options, slot=slot(chunk.module), strength=measured)
+
     def part(chunk: Chunk, pieces: Pieces, finetuned: Adapter, mask) -> dict[str, Any]:
         inputs = nameless_pieces(pieces), nameless(finetuned), {ANY: mask}, beta
         options = {"space": reference.space, "rank": reference.rank}
@@ -111,7 +114,7 @@ def compare(
             "zero_norm": zero_norm[ANY],
             "kept": count_kept(mask),
             "lineage": lineage_part(chunk.module, pieces.aligned, finetuned) if known is None else {},
-            "measured": _measure(*inputs, **options, slot=slot(chunk.module)) if measured else {},
+            "measured": {} if measured is None else _measured(chunk, inputs, options),
         }
 
     shapes = sources.target.shapes()

@@ -45,6 +45,7 @@ class Repairs:
       harmless: harmless prompts, as token ids.
       keep: prompts of the customer's task, as token ids; None without them.
       data: calibration rows and base, with the open adapter files.
+      strength: of the correction; see ``correct``.
 
     Raises:
       InputError: rows or a base that cannot be used, or too few prompts.
@@ -56,11 +57,13 @@ class Repairs:
         harmless: list[list[int]],
         keep: list[list[int]] | None,
         data: CalibrationData,
+        strength: float = 1.0,
     ):
         rows = [row[0] for row in data.rows.rows]
         self.questions = make_questions([one.ids[: one.start].tolist() for one in rows[1::2]], harmless, keep)
         self.finetuned = data.sources.whole_finetuned()
         self._data, self._reference, self._beta = data, data.whole(reference, keep=True), reference.beta
+        self._strength = strength
 
     def asked(self, adapter: Adapter) -> TaskRespondent:
         """Return the base with the fine-tuned adapter or a repair of it, asked beside those of other runs."""
@@ -70,7 +73,7 @@ class Repairs:
     def repaired(self, share: float) -> Adapter:
         """Return the repair with a share of the entries."""
         none: PerModule = {m: jnp.zeros(leaf["a"].shape[0], bool) for m, leaf in self.finetuned.factors.items()}
-        return correct(self.finetuned, self._reference, self._masks(1 - share), none)
+        return correct(self.finetuned, self._reference, self._masks(1 - share), none, strength=self._strength)
 
     @functools.cached_property
     def _masks(self) -> Callable[[float], Any]:
@@ -132,7 +135,7 @@ def refined(settings: Settings, bounds: Bounds, data: CalibrationData, run: Run)
     harmless, keep = _prompts("harmless", settings.harmless, settings.harmless_field, LENGTH, data, run), None
     if settings.keep is not None:
         keep = _prompts("keep", settings.keep, settings.keep_field, WHOLE, data, run)
-    repairs = Repairs(Reference(data.sources, settings), harmless, keep, data)
+    repairs = Repairs(Reference(data.sources, settings), harmless, keep, data, settings.strength)
     with run.stages("refine"):
         result = refine_by_answers(
             repairs.questions,

@@ -33,7 +33,7 @@ class Restoration(NamedTuple):
       masks: the masks.
       key: of the draw.
       decision: from ``decide``.
-      space: of the correction.
+      space, strength: of the correction.
       trimmed: what is kept of the rank axis of a lifted adapter; None for all of it.
     """
 
@@ -43,6 +43,7 @@ class Restoration(NamedTuple):
     key: jax.Array
     decision: Decision
     space: str
+    strength: float
     trimmed: Trimmed | None = None
 
     def shapes(self) -> Adapter:
@@ -73,6 +74,7 @@ class Restoration(NamedTuple):
             amplification_space=self.reference.space,
             rank=self.reference.rank,
             space=self.space,
+            strength=self.strength,
         )
         return corrected.factors[ANY], gone
 
@@ -111,10 +113,12 @@ def write_restored(folder: pathlib.Path, made: Restoration) -> tuple[dict[str, s
     return writer.digests(), lost.notes()
 
 
-@functools.partial(jax.jit, static_argnames=("amplification_space", "rank", "space"))
-def _restore(pieces: Pieces, finetuned: Adapter, masks, pruned, beta, *, amplification_space, rank, space):
+@functools.partial(jax.jit, static_argnames=("amplification_space", "rank", "space", "strength"))
+def _restore(
+    pieces: Pieces, finetuned: Adapter, masks, pruned, beta, *, amplification_space, rank, space, strength
+):
     reference = amplify_checked(*pieces, beta=beta, space=amplification_space, rank=rank)
-    corrected = correct_checked(finetuned, reference, masks, pruned, space=space)
+    corrected = correct_checked(finetuned, reference, masks, pruned, space=space, strength=strength)
 
     def gone(e, t, m, new):
         """How many entries of the reference become 0 in the type that is written, and whether nothing is left."""

@@ -12,7 +12,7 @@ from nlsr_jax.data.templates import TEMPLATES, is_template_file
 from nlsr_jax.errors import InputError
 from nlsr_jax.files.paths import exists, expand_text
 from nlsr_jax.files.values import convert
-from nlsr_jax.nlsr.settings import ANSWERS, ROWS, UPDATE_BASES, Identification, MethodSettings, setting
+from nlsr_jax.nlsr.settings import ANSWERS, ROWS, UPDATE_BASES, Identification, MethodSettings, Strength, setting
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -258,6 +258,7 @@ class EvidenceSettings(SafeAnswers, Streaming, Columns, CalibrationPass, SourceS
 
 @dataclasses.dataclass(frozen=True)
 class Settings(
+    Strength,
     TaskPrompts,
     EvidenceSettings,
     SafeAnswers,

@@ -71,7 +71,8 @@ def decide_weights(
     for module, layer in model:
         matrices, mask = sources.read(module, layer), masks.read(module, layer)
         reference = reference_matrix(matrices, sources.beta)
-        found = jax.device_get(compare_matrix(matrices, reference, mask, np.float32(sources.beta)))
+        scalars = np.float32(sources.beta), np.float32(sources.strength)
+        found = jax.device_get(compare_matrix(matrices, reference, mask, *scalars))
         rows[module].append({**found._asdict(), "kept": np.count_nonzero(mask)})
     figures = {m: {name: np.stack([row[name] for row in found]) for name in found[0]} for m, found in rows.items()}
     pruned, probability = choose(

@@ -31,12 +31,14 @@ class ModelSources:
       aligned: the base, on which it was trained.
       pretrained: the model that the base was aligned from; None without.
       beta: β.
+      strength: of the correction.
     """
 
     finetuned: ModelMatrices
     aligned: ModelMatrices
     pretrained: ModelMatrices | None
     beta: float
+    strength: float = 1.0
 
     def read(self, module: str, layer: int) -> Matrices:
         """Read one matrix of every model."""
@@ -85,7 +87,7 @@ def open_models(settings: Settings, run: Run) -> ModelSources:
     if settings.pretrained is not None:
         run.digests.add("pretrained", settings.pretrained, base_files(settings.pretrained))
     run.notes.add([note for model in (finetuned, aligned, pretrained) if model for note in model.notes])
-    return ModelSources(finetuned, aligned, pretrained, settings.beta)
+    return ModelSources(finetuned, aligned, pretrained, settings.beta, settings.strength)
 
 
 def measure_distances(sources: ModelSources) -> Distances:

@@ -40,8 +40,9 @@ class RepairedWeights(NamedTuple):
         if self.decision.is_left_alone(module, layer):
             return None
         matrices, mask = self.sources.read(module, layer), self.masks.file.read(module, layer)
-        found = transplant(matrices.finetuned, reference_matrix(matrices, self.sources.beta), mask)
-        check_finite(found, f"layer {layer} {module}", f"it is made with beta {self.sources.beta:g}; {SMALLER}")
+        beta, strength = self.sources.beta, self.sources.strength
+        found = transplant(matrices.finetuned, reference_matrix(matrices, beta), mask, strength)
+        check_finite(found, f"layer {layer} {module}", f"it is made with beta {beta:g}; {SMALLER}")
         return found
 
     def update(self, module: str, layer: int) -> np.ndarray:

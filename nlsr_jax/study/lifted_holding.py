@@ -103,20 +103,22 @@ class LiftedHolding:
         batches = encoded_batches(rows, 50, self._longest)
         return collect_loss_gradient(self._base.model, self._base.params, self._lifted.finetuned, batches)
 
-    def repaired(self, beta: float, share: float) -> Made:
+    def repaired(self, beta: float, share: float, strength: float = 1.0) -> Made:
         """See ``Holding``."""
         gradients, seconds = self._gradients
         started = time.perf_counter()
-        adapter = jax.block_until_ready(self._repair(beta, share, gradients))
+        adapter = jax.block_until_ready(self._repair(beta, share, gradients, strength))
         return Made(self._base, adapter, seconds + time.perf_counter() - started)
 
-    def recommended(self, beta: float, share: float) -> Made:
+    def recommended(self, beta: float, share: float, strength: float = 1.0) -> Made:
         """See ``Holding``."""
         (rows, seconds), started = self._chosen, time.perf_counter()
-        adapter = jax.block_until_ready(self._repair(beta, share, self._collect(rows)))
+        adapter = jax.block_until_ready(self._repair(beta, share, self._collect(rows), strength))
         return Made(self._base, adapter, seconds + time.perf_counter() - started)
 
-    def refined(self, beta: float, start: float, *, keeps: bool = False) -> tuple[Made, Refined]:
+    def refined(
+        self, beta: float, start: float, strength: float = 1.0, *, keeps: bool = False
+    ) -> tuple[Made, Refined]:
         """See ``Holding``."""
         (rows, _), started, questions = self._chosen, time.perf_counter(), self._questions(keeps)
         asked = functools.partial(self._respondent, longest=max(map(len, questions.keep), default=0))
@@ -133,7 +135,7 @@ class LiftedHolding:
             questions,
             asked(self.models["finetuned"]),
             asked(self.models["aligned"]),
-            lambda share: asked(Made(self._base, self._repair(beta, share, gradients()), 0.0)),
+            lambda share: asked(Made(self._base, self._repair(beta, share, gradients(), strength), 0.0)),
             start=start,
             untold=untold,
         )
@@ -141,7 +143,8 @@ class LiftedHolding:
         if found.share == 0:
             return self.models["finetuned"]._replace(seconds=seconds), found
         share = start if found.share is None else found.share
-        made = self.repaired(beta, share) if rows is self._encoded else self.recommended(beta, share)
+        repair = self.repaired if rows is self._encoded else self.recommended
+        made = repair(beta, share, strength)
         return made._replace(seconds=seconds + made.seconds), found
 
     def _questions(self, keeps: bool) -> Questions:
@@ -166,7 +169,7 @@ class LiftedHolding:
         most = max(self._longest, longest)
         return ModelRespondent(base.model, base.params, base.tokenizer, made.adapter, length, most, at_once)
 
-    def _repair(self, beta: float, share: float, gradients: Gradients) -> Adapter:
+    def _repair(self, beta: float, share: float, gradients: Gradients, strength: float) -> Adapter:
         weak, aligned, finetuned = self._lifted
         reference = amplify(aligned, weak, beta=beta)
         masks = identify(
@@ -179,7 +182,7 @@ class LiftedHolding:
             fixed=self._fixed,
         )
         key = stage_key(self._case.seed, "realign")
-        return realign(key, finetuned, reference, masks, rule=GAIN.rule).adapter
+        return realign(key, finetuned, reference, masks, rule=GAIN.rule, strength=strength).adapter
 
     def published(self) -> Made:
         """See ``Holding``."""

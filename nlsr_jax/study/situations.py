@@ -40,18 +40,18 @@ class WeightsHolding:
         }
         self._found = found
 
-    def repaired(self, beta: float, share: float) -> Made:
+    def repaired(self, beta: float, share: float, strength: float = 1.0) -> Made:
         """See ``Holding``."""
         started = time.perf_counter()
-        base = repaired(self._found, beta, share)
+        base = repaired(self._found, beta, share, strength)
         jax.block_until_ready(base.params)
         return Made(base, None, self._found.seconds[1] + time.perf_counter() - started)
 
-    def recommended(self, beta: float, share: float) -> Made:
+    def recommended(self, beta: float, share: float, strength: float = 1.0) -> Made:
         """See ``Holding``; of a full model the rows' answers are read."""
-        return self.repaired(beta, share)
+        return self.repaired(beta, share, strength)
 
-    def refined(self, beta: float, start: float, *, keeps: bool = False) -> NoReturn:
+    def refined(self, beta: float, start: float, strength: float = 1.0, *, keeps: bool = False) -> NoReturn:
         """Raise InputError: the entries of full weights have a fixed share."""
         raise InputError("the share of full weights' entries is not refined")
 
@@ -142,6 +142,7 @@ class Situation(NamedTuple):
     Attributes:
       open: returns the holding of a case.
       recommended: the settings that this project recommends there; a refinement begins with them.
+      strength: of a refined repair's correction; see ``nlsr_jax.nlsr.correction.correct``.
       betas: the values of β that it is repaired with; None for all. Without a direction only 0 has a meaning.
       learning_rate: returns the learning rate of the customer's training from ``Workshop.rates`` and the share of
         harmful rows; None for the study's.
@@ -155,6 +156,7 @@ class Situation(NamedTuple):
     learning_rate: Callable[[Mapping[float, float], float], float | None] = _fresh_rate
     refines: bool = True
     published: bool = True
+    strength: float = 1.0
 
 
 SITUATIONS: dict[str, Situation] = {

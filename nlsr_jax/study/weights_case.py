@@ -96,13 +96,14 @@ def open_case(
     return WeightsCase(instruct, tuned, pretrained, gradient, (trained - started, time.perf_counter() - trained))
 
 
-def repaired(found: WeightsCase, beta: float, share: float) -> Base:
+def repaired(found: WeightsCase, beta: float, share: float, strength: float = 1.0) -> Base:
     """Return the fine-tuned model with the entries of the highest gain transplanted.
 
     Args:
       found: from ``open_case``.
       beta: β; with 0 the pretrained model is not used.
       share: of the entries of all projections.
+      strength: of the correction; see ``nlsr_jax.nlsr.correction.correct``.
     """
     matrices = {one: _matrices(found, *one, beta) for one in _places(found)}
     scores = {
@@ -116,7 +117,7 @@ def repaired(found: WeightsCase, beta: float, share: float) -> Base:
         layers[module]["kernel"] = np.array(layers[module]["kernel"])
     for (module, layer), mask in _masks(scores, share):
         one = matrices[module, layer]
-        layers[module]["kernel"][layer] = transplant(one.finetuned, reference_matrix(one, beta), mask)
+        layers[module]["kernel"][layer] = transplant(one.finetuned, reference_matrix(one, beta), mask, strength)
     params = {**found.finetuned.params, "layers": jax.tree.map(jnp.asarray, layers)}
     return found.finetuned._replace(params=params)
 

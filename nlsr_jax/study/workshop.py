@@ -50,18 +50,20 @@ class Holding(Protocol):
 
     models: Mapping[str, Made]
 
-    def repaired(self, beta: float, share: float) -> Made:
-        """Return the repaired model: β, and the share of the entries that is transplanted.
+    def repaired(self, beta: float, share: float, strength: float = 1.0) -> Made:
+        """Return the repaired model: β, the share of the entries that is transplanted, and how far they move.
 
         Gradients are taken on the answers of the calibration rows.
         """
         ...
 
-    def recommended(self, beta: float, share: float) -> Made:
+    def recommended(self, beta: float, share: float, strength: float = 1.0) -> Made:
         """Return ``repaired`` with gradients on the answers that ``choose_rows`` chooses."""
         ...
 
-    def refined(self, beta: float, start: float, *, keeps: bool = False) -> tuple[Made, Refined]:
+    def refined(
+        self, beta: float, start: float, strength: float = 1.0, *, keeps: bool = False
+    ) -> tuple[Made, Refined]:
         """Return the repaired model with a refined share, and how it was found.
 
         With ``keeps`` it keeps the answers to prompts of the customer's task that the customer's rows do not have.

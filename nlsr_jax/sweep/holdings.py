@@ -291,15 +291,16 @@ def _made(holding: Holding, entry: Entry) -> tuple[Made, dict[str, Any]]:
         return holding.published(), told
     if entry.setting is not None:
         return holding.by_peer(PEERS[entry.method], entry.setting), told
-    beta, share = entry.beta, entry.share
+    beta, share, strength = entry.beta, entry.share, 1.0
     if beta is None or share is None:
         recommended = SITUATIONS[entry.situation].recommended
         beta, share = recommended.beta, round(1 - recommended.sparsity, 6)
+        strength = SITUATIONS[entry.situation].strength
     told |= {"beta": beta, "share": share}
     if entry.method not in (REFINED, REFINED_KEPT):
         repair = holding.recommended if entry.method == FIXED else holding.repaired
-        return repair(beta, share), told
-    made, found = holding.refined(beta, share, keeps=entry.method == REFINED_KEPT)
+        return repair(beta, share, strength), told
+    made, found = holding.refined(beta, share, strength, keeps=entry.method == REFINED_KEPT)
     return made, told | {"share": share if found.share is None else found.share, "notes": doubts(found)}
 
 

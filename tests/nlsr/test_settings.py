@@ -27,7 +27,7 @@ RECORD = (
     "base aligned finetuned weak calibration pretrained direction_rank masks seed beta amplification_space rank "
     "sparsity method granularity base_probability increment rule tau share layers space basis batch_size "
     "max_length template dtype end_token allow_unrelated prompt_field response_field rejected_field "
-    "max_rank as_adapter harmless harmless_field stream answers keep keep_field"
+    "max_rank as_adapter harmless harmless_field stream answers keep keep_field strength"
 ).split()
 """The fields of the settings in records, since the first of them; new ones come at the end."""
 
