@@ -9,12 +9,12 @@
 
 `recommended`: an adapter that was trained on the aligned model itself. The losses of both models on the safe
 answers say whether fine-tuning has taken these. The gradient of the loss gives every entry of B the gain of setting
-it to zero; the fine-tuned model, the aligned one and every share of --shares answer the prompts, --likelihoods of
-refusals are measured; --share of the entries is written. The caller gives the shares, so the search itself takes no
-time. The gradients of both halves of the rows are summed as `nlsr realign` does. `published`: the paper's
-algorithm, see `benchmarks.published`. These two read the base in --dtype. `safelora`: the program of its authors:
-C = V Vᵀ / ‖V‖ of every module, B ← C B where the cosine of the two updates is low. `resta`: the safety vector is
-added to the full fine-tuned model. The seconds of every stage go to OUT/seconds.json.
+it to zero, or by --strength beyond; the fine-tuned model, the aligned one and every share of --shares answer the
+prompts, --likelihoods of refusals are measured; --share of the entries is written. The caller gives the shares, so
+the search itself takes no time. The gradients of both halves of the rows are summed as `nlsr realign` does.
+`published`: the paper's algorithm, see `benchmarks.published`. These two read the base in --dtype. `safelora`: the
+program of its authors: C = V Vᵀ / ‖V‖ of every module, B ← C B where the cosine of the two updates is low. `resta`:
+the safety vector is added to the full fine-tuned model. The seconds of every stage go to OUT/seconds.json.
 """
 
 import json
@@ -61,19 +61,22 @@ class Options(NamedTuple):
     share: float = 0.02
     likelihoods: int = 0
     dtype: str = "float32"
+    strength: float = 1.0
 
 
-SETTINGS = ("shares", "share", "likelihoods", "dtype")
+SETTINGS = ("shares", "share", "likelihoods", "dtype", "strength")
 
 
 class Repair:
-    """Sets the entries of B with the largest gains to zero: ``max(0, ∂L/∂B · B)``.
+    """Moves the entries of B with the largest gains, ``max(0, ∂L/∂B · B)``, to zero and beyond.
 
     Args:
       model: with gradients.
+      strength: what an entry is multiplied by is one less this.
     """
 
-    def __init__(self, model):
+    def __init__(self, model, strength: float):
+        self._left = 1 - strength
         found = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
         self._total = sum(value.numel() for _, value in found)
         self._factors = [value for name, value in found if "lora_B" in name]
@@ -96,7 +99,7 @@ class Repair:
         parts = chosen.split([value.numel() for value in self._factors])
         with torch.no_grad():
             for value, own, part in zip(self._factors, self._own, parts, strict=True):
-                value.copy_(own.masked_fill(part.view_as(own), 0))
+                value.copy_(torch.where(part.view_as(own), own * self._left, own))
 
 
 def recommended(given: Options) -> None:
@@ -113,7 +116,7 @@ def recommended(given: Options) -> None:
             mean_loss(model, rows[::2])
     with stage("refine"):
         add_gradients(model, rows[::2])
-        repair = Repair(model)
+        repair = Repair(model, given.strength)
         gains = repair.gains()
         answers(model, tokenizer, prompts)
         harmful = sorted(prompts[: len(rows) // 2], key=len)
@@ -251,6 +254,7 @@ if __name__ == "__main__":
         flags.DEFINE_string(flag, "", f"The {flag} folder or file.")
     flags.DEFINE_list("shares", [], "Shares of the entries that are tried.")
     flags.DEFINE_float("share", 0.02, "Share of the entries that is written.")
+    flags.DEFINE_float("strength", 1.0, "How far an entry moves towards zero: 1 reaches it, more goes beyond.")
     flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Dtype of the base.")
     flags.DEFINE_integer("likelihoods", 0, "How often the likelihood of refusals is measured.")
     app.run(main)

@@ -133,7 +133,10 @@ class Commands:
         if record is not None and "refinement" in record:
             shares = [trial["share"] for trial in record["refinement"]["trials"]]
             share = record["refinement"]["share"] or 1 - record["settings"]["sparsity"]
-            command += flag_list(shares=",".join(map(str, shares)), share=share, likelihoods=likelihoods)
+            strength = record["settings"]["strength"]
+            command += flag_list(
+                shares=",".join(map(str, shares)), share=share, likelihoods=likelihoods, strength=strength
+            )
         run = run_process(command)
         return run, json.loads((place / "seconds.json").read_text("utf-8"))
 

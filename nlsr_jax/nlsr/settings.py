@@ -6,7 +6,7 @@ A stage takes the part that it reads: ``Amplification``, ``Identification``, ``M
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 SPACES = ("factors", "product")
 METHODS = ("low_rank", "wanda", "snip", "preference_snip", "random", "magnitude", "gain")
@@ -189,6 +189,24 @@ entries of all projections. Chosen on one case of the toy world, where one per c
 
 RECOMMENDED_MODEL_ALONE = dataclasses.replace(GAIN, sparsity=0.9, beta=0.0)
 """The same without that model: one entry of ten goes back to the base's."""
+
+
+class Start(NamedTuple):
+    """Where a refinement of the share of entries begins.
+
+    Attributes:
+      sparsity: P_SR of the first repair that is tried.
+      strength: of every repair; see ``Strength``.
+    """
+
+    sparsity: float
+    strength: float
+
+
+REFINED_ALONE = Start(sparsity=0.996, strength=2.0)
+"""In place of ``RECOMMENDED_ALONE`` where its share is refined: transplanted entries go as far beyond the aligned
+model as fine-tuning had taken them from it. No direction is needed for that: the fine-tuned adapter itself says
+where safety was lost. A fifth of the entries is enough, and more of the customer's task is left."""
 
 PRESETS = ("published", "recommended")
 

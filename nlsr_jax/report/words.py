@@ -32,6 +32,7 @@ SETTINGS = {
     "layers": "Rule layers: the decoder layers to repair.",
     "space": "Whether entries are replaced in the factors, or products are added (which doubles the rank).",
     "basis": "Rank axis of the comparison: as_is, rotated towards the aligned one, or that of a lifted update.",
+    "strength": "How far a replaced entry moves: 1 is the reference's value, more goes beyond it.",
     "max_rank": "Rank to which the written adapter is compressed; not set means no compression.",
     "as_adapter": "Rank of the adapter that was written in place of a full model; not set means a full model.",
     "batch_size": "Calibration rows per batch.",

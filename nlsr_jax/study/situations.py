@@ -16,7 +16,9 @@ from nlsr_jax.nlsr.settings import (
     RECOMMENDED_ALONE,
     RECOMMENDED_LINEAGE,
     RECOMMENDED_MODEL,
+    REFINED_ALONE,
     MethodSettings,
+    Start,
 )
 from nlsr_jax.nlsr.update import factor_update
 from nlsr_jax.random_streams import stream
@@ -142,12 +144,12 @@ class Situation(NamedTuple):
     Attributes:
       open: returns the holding of a case.
       recommended: the settings that this project recommends there; a refinement begins with them.
-      strength: of a refined repair's correction; see ``nlsr_jax.nlsr.correction.correct``.
       betas: the values of β that it is repaired with; None for all. Without a direction only 0 has a meaning.
       learning_rate: returns the learning rate of the customer's training from ``Workshop.rates`` and the share of
         harmful rows; None for the study's.
       refines: whether the share can be refined.
       published: whether the paper's settings have a meaning: adapters, and a direction of safety.
+      refined_from: where a refinement begins, if not at the recommended settings with a strength of 1.
     """
 
     open: Callable[[Workshop, Case], Holding]
@@ -156,11 +158,16 @@ class Situation(NamedTuple):
     learning_rate: Callable[[Mapping[float, float], float], float | None] = _fresh_rate
     refines: bool = True
     published: bool = True
-    strength: float = 1.0
+    refined_from: Start | None = None
+
+    @property
+    def start(self) -> Start:
+        """Where a refinement begins."""
+        return self.refined_from or Start(self.recommended.sparsity, 1.0)
 
 
 SITUATIONS: dict[str, Situation] = {
-    "instruct": Situation(instruct, RECOMMENDED_ALONE, (0.0,), published=False),
+    "instruct": Situation(instruct, RECOMMENDED_ALONE, (0.0,), published=False, refined_from=REFINED_ALONE),
     "instruct_pretrained": Situation(instruct_pretrained, RECOMMENDED, (1.0, 2.0)),
     "instruct_pretrained_own": Situation(
         instruct_pretrained_own, RECOMMENDED, (1.0, 2.0), refines=False, published=False

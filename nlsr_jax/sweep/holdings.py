@@ -39,6 +39,7 @@ ADAPTERS, ANSWERS = "adapters", "answers"
 FIXED = "fixed"
 """Method of a row with the recommended setting and its own share of entries."""
 BEFORE = ("aligned", "finetuned")
+_SEARCHED = (REFINED, REFINED_KEPT)
 PUBLISHED = "published"
 PEERS: Mapping[str, Peer] = {
     "safelora": lambda finetuned, aligned, _, tau: safelora(finetuned, aligned, tau=tau).adapter,
@@ -279,6 +280,7 @@ def _row(exams: Exams, holding: Holding, entry: Entry, name: str) -> dict[str, A
         **told,
     }
     own = {} if entry.setting is None else {"setting": entry.setting}
+    own |= {name: told[name] for name in ("strength",) if name in told}
     return {column: row[column] for column in (*_COLUMNS, *_MORE)} | own
 
 
@@ -291,17 +293,19 @@ def _made(holding: Holding, entry: Entry) -> tuple[Made, dict[str, Any]]:
         return holding.published(), told
     if entry.setting is not None:
         return holding.by_peer(PEERS[entry.method], entry.setting), told
-    beta, share, strength = entry.beta, entry.share, 1.0
+    beta, share, situation = entry.beta, entry.share, SITUATIONS[entry.situation]
     if beta is None or share is None:
-        recommended = SITUATIONS[entry.situation].recommended
-        beta, share = recommended.beta, round(1 - recommended.sparsity, 6)
-        strength = SITUATIONS[entry.situation].strength
+        beta, share = situation.recommended.beta, round(1 - situation.recommended.sparsity, 6)
     told |= {"beta": beta, "share": share}
-    if entry.method not in (REFINED, REFINED_KEPT):
+    if entry.method not in _SEARCHED:
         repair = holding.recommended if entry.method == FIXED else holding.repaired
-        return repair(beta, share, strength), told
-    made, found = holding.refined(beta, share, strength, keeps=entry.method == REFINED_KEPT)
-    return made, told | {"share": share if found.share is None else found.share, "notes": doubts(found)}
+        return repair(beta, share), told
+    start = situation.start
+    keeps = entry.method == REFINED_KEPT
+    made, found = holding.refined(beta, round(1 - start.sparsity, 6), start.strength, keeps=keeps)
+    share = round(1 - start.sparsity, 6) if found.share is None else found.share
+    strength = {} if start.strength == 1 else {"strength": start.strength}
+    return made, told | {"share": share, "notes": doubts(found)} | strength
 
 
 def _describe(config: StudyConfig, models: Models) -> dict[str, Any]:
@@ -320,8 +324,10 @@ def _name(entry: Entry, rates: Mapping[float, float]) -> str:
     values = [entry.situation, *entry.case, entry.method, entry.beta, entry.share]
     if entry.setting is not None:
         values.append(f"setting {entry.setting}")
-    if entry.method in (FIXED, REFINED, REFINED_KEPT):
+    if entry.method in (FIXED, *_SEARCHED):
         values.append("answers that were taken")
+    if entry.method in _SEARCHED and SITUATIONS[entry.situation].refined_from is not None:
+        values += SITUATIONS[entry.situation].start
     rate = _rate(entry, rates)
     if rate is not None:
         values.append(rate)

@@ -51,12 +51,14 @@ def given(tmp_path):
 def realigned(given, defaults, tmp_path, *names):
     """The tensors that ours writes and those of theirs."""
     paths = {name: getattr(given, name) for name in ("base", "finetuned", "calibration", *names)}
-    asked = Settings(**paths, **dataclasses.asdict(defaults), template="chat")
+    asked = Settings(**paths, **dataclasses.asdict(defaults), template="chat", strength=given.strength)
     realign_files(asked, tmp_path / "ours")
     return load_file(tmp_path / "ours" / WEIGHTS), load_file(tmp_path / "theirs" / WEIGHTS)
 
 
-def test_the_recommended_repair_is_the_same_one(given, tmp_path):
+@pytest.mark.parametrize("strength", [1.0, 2.0])
+def test_the_recommended_repair_is_the_same_one(given, tmp_path, strength):
+    given = given._replace(strength=strength)
     METHODS["recommended"](given)
     ours, theirs = realigned(given, RECOMMENDED_ALONE, tmp_path)
     before = load_file(SHIPPED / "finetuned_sst2" / WEIGHTS)
@@ -65,7 +67,7 @@ def test_the_recommended_repair_is_the_same_one(given, tmp_path):
     assert count > 1000
     assert sum(int((mine != peer).sum()) for mine, peer in changed.values()) < 0.01 * count
     for name, (mine, _) in changed.items():
-        assert not ours[name][mine].any()
+        assert np.array_equal(ours[name][mine], (1 - strength) * before[name][mine])
 
 
 def exact_svd(matrix, q, niter):

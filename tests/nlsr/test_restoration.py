@@ -158,6 +158,27 @@ def test_factor_correction_mixes_entry_by_entry():
             assert_array_equal(leaf[f], expected)
 
 
+@pytest.mark.parametrize("space", ["factors", "product"])
+@pytest.mark.parametrize("strength", [0.5, 2.0])
+def test_strength_moves_transplanted_entries_short_of_the_reference_or_beyond_it(space, strength):
+    """A stronger repair is a plain one from another reference, and no other entry changes."""
+    further = jax.tree.map(lambda t, e: t + np.float32(strength) * (e - t), FINETUNED, REFERENCE)
+    result = correct(FINETUNED, REFERENCE, MASKS, per_module(False), space=space, strength=strength)
+    expected = correct(FINETUNED, further, MASKS, per_module(False), space=space)
+    jax.tree.map(lambda one, two: np.testing.assert_allclose(one, two, atol=1e-6), result, expected)
+    if space == "factors":
+        for module, leaf in result.factors.items():
+            for f in "ab":
+                left = ~MASKS[module][f]
+                assert_array_equal(leaf[f][left], FINETUNED.factors[module][f][left])
+
+
+@pytest.mark.parametrize("strength", [0.0, -1.0, float("inf"), float("nan")])
+def test_strength_is_a_finite_number_above_0(strength):
+    with pytest.raises(InputError, match=r"strength is .*; expected a finite number above 0"):
+        correct(FINETUNED, REFERENCE, MASKS, per_module(False), strength=strength)
+
+
 def test_product_correction_is_the_papers_equation():
     pruned = per_module(False)
     pruned["q_proj"] = np.array([True, False, True])

@@ -71,6 +71,28 @@ def test_without_the_pretrained_model_rank_and_a_are_the_customers(files, tmp_pa
     assert (config["r"], config["base_model_name_or_path"]) == (3, str(files / "instruct"))
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_with_strength_entries_go_beyond_the_aligned_model(files, tmp_path, stream):
+    record = realign_files(settings(files, strength=2.0, stream=stream), tmp_path / "out")
+    plain = realign_files(settings(files), tmp_path / "plain")
+    before, after, zero = (nlsr_jax.load_adapter(files / "fresh"), *map(nlsr_jax.load_adapter, _both(tmp_path)))
+    for module, leaf in before.factors.items():
+        assert np.array_equal(after.factors[module]["a"], leaf["a"])
+        now, own = after.factors[module]["b"], leaf["b"]
+        assert np.array_equal(now, np.where(zero.factors[module]["b"] == own, own, -own))
+    assert record["settings"]["strength"] == 2.0
+    sizes = [[one["change"] for one in found["modules"]] for found in (record, plain)]
+    assert all(much > little for much, little in zip(*sizes, strict=True) if little)
+    assert "and goes beyond it" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    found = verify(tmp_path / "out", recompute=True)
+    assert not found.changed
+    assert not found.missing
+
+
+def _both(folder):
+    return folder / "out", folder / "plain"
+
+
 def test_entries_of_the_direction_are_amplified(files, tmp_path):
     """The written adapter is what the public functions make of these masks, without untouched places of V."""
     beta = 1.5

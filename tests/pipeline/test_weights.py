@@ -105,6 +105,18 @@ def test_masked_entries_are_the_bases_and_all_others_stay_bit_for_bit(files, tmp
     assert "becomes the base's again" in page
 
 
+def test_with_strength_entries_go_beyond_the_base(files, tmp_path):
+    record = realign_files(settings(files, strength=1.5), tmp_path / "out")
+    plain = realign_files(settings(files), tmp_path / "plain")
+    before, base, after = (matrices(folder) for folder in (files / "tuned", files / "instruct", tmp_path / "out"))
+    for one, mask in masks(tmp_path / "out").items():
+        moved = np.float32(1.5) * base[one].astype(np.float32) - np.float32(0.5) * before[one].astype(np.float32)
+        assert np.allclose(after[one][mask], moved[mask], rtol=1e-5, atol=1e-7), one
+        assert np.array_equal(bits(after[one][~mask]), bits(before[one][~mask])), one
+    sizes = [[module["change_norm"] for module in found["modules"]] for found in (record, plain)]
+    assert np.allclose(sizes[0], 1.5 * np.asarray(sizes[1]), rtol=1e-4)
+
+
 def test_the_entries_are_those_of_the_highest_gain(files, tmp_path):
     from nlsr_jax.calibration import collect_weight_gradient
     from nlsr_jax.data.calibration import batches, load_calibration, load_tokenizer
