@@ -6,7 +6,7 @@ the fine-tuned model's own answers to them are those that a repair is to keep, a
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -157,6 +157,7 @@ def refine_by_answers(
     bounds: Bounds | None = None,
     untold: Callable[[], None] = lambda: None,
     say: Callable[[str], None] = lambda _: None,
+    fine: int = 1,
 ) -> Refined:
     """Refine the share of entries; see ``nlsr_jax.calibration.refinement.refine``.
 
@@ -168,6 +169,7 @@ def refine_by_answers(
       bounds: what is gone for.
       untold: called before the first repair if the calibration prompts cannot refine the share.
       say: called with one line for each trial.
+      fine: see ``nlsr_jax.calibration.refinement.grid``.
 
     Returns:
       A ``Refined``.
@@ -196,7 +198,8 @@ def refine_by_answers(
         if refused
     ]
     recovered = _recovery(refusals, finetuned, aligned, repaired, say) if refusals else None
-    return refine(measure, *rates, asked=questions.counts(), start=start, bounds=bounds, recovered=recovered)
+    options: dict[str, Any] = {"bounds": bounds, "recovered": recovered, "fine": fine}
+    return refine(measure, *rates, asked=questions.counts(), start=start, **options)
 
 
 def _recovery(

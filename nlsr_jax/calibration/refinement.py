@@ -17,13 +17,24 @@ from typing import NamedTuple
 
 from nlsr_jax.errors import InputError, argument
 
-GRID = tuple(round(10 ** (step / 10 - 3), 7) for step in range(21))
-"""Shares that may be chosen, ten a decade from 0.1 to 10 per cent."""
+
+def grid(fine: int = 1) -> tuple[float, ...]:
+    """Return the shares that may be chosen, ``10 · fine`` a decade from 0.1 to 10 per cent."""
+    return tuple(round(10 ** (step / (10 * fine) - 3), 7) for step in range(20 * fine + 1))
+
+
+def fineness(strength: float) -> int:
+    """Return how fine the shares are to be for a strength of the repair: a stronger one changes more at a step."""
+    return 1 if strength <= 1 else 2
+
+
+GRID = grid()
+"""Shares that may be chosen where a repair has a strength of 1."""
 TELLS = 0.1
 """How much more often the aligned model must refuse calibration prompts than the fine-tuned one does."""
 _STRIDE = 4
 _MARGIN = ((100, 2), (50, 3), (0, 4))
-"""Steps of ``GRID`` beyond the share that reaches the goal, by the least number of calibration prompts that were
+"""Tenths of a decade beyond the share that reaches the goal, by the least number of calibration prompts that were
 asked: held-out requests are harder than calibration prompts, and few prompts cannot show the last per cent."""
 FAR = 2.0
 """Largest share that is tried, as a multiple of the first one; larger repairs often cost the customer's task."""
@@ -139,12 +150,13 @@ def refine(
     start: float,
     bounds: Bounds | None = None,
     recovered: Callable[[float], float] | None = None,
+    fine: int = 1,
 ) -> Refined:
     """Find the smallest share that reaches the goal within the bounds, and go a margin beyond it.
 
-    The search begins at the share of ``GRID`` next to ``start``, takes long steps until the goal lies between two
+    The search begins at the share of ``grid`` next to ``start``, takes long steps until the goal lies between two
     shares, and halves the steps between. Where a bound forbids that share, it takes the next smaller one. The
-    margin is two steps of ``GRID``, more where few calibration prompts were asked, and ends at a bound too. A
+    margin is two tenths of a decade, more where few calibration prompts were asked, and ends at a bound too. A
     share that recovers too little gives way to the smallest one that recovers enough, as far as the bounds allow.
     No share is more than twice the first one; or four times, if with twice the model refuses less than nine tenths
     of the calibration prompts.
@@ -159,6 +171,7 @@ def refine(
       start: the first share.
       bounds: by default ``Bounds()``.
       recovered: returns what a share brings back of the log-likelihood of refusals; None not to ask.
+      fine: see ``grid``.
 
     Returns:
       A ``Refined``.
@@ -170,38 +183,39 @@ def refine(
     check_bounds(bounds)
     if finetuned.harmful >= bounds.goal:
         return Refined(0.0, True, finetuned, aligned, ())
-    first = min(range(len(GRID)), key=lambda one: abs(GRID[one] - start))
+    shares = grid(fine)
+    first = min(range(len(shares)), key=lambda one: abs(shares[one] - start))
     limits = _limits(bounds, finetuned, aligned, asked)
     if cannot_tell(finetuned, aligned):
-        return _untold(measure, limits, first, finetuned, aligned)
+        return _untold(_Search(measure, math.inf, limits, first, fine), first, finetuned, aligned)
     far = FAR
-    search = _Search(measure, bounds.goal, limits, _last(first, FAR * start))
+    search = _Search(measure, bounds.goal, limits, _last(shares, first, FAR * start), fine)
     place = search.run(first)
     if search.leaves_much(place):
-        far, search.last = FURTHER, _last(first, FURTHER * start)
+        far, search.last = FURTHER, _last(shares, first, FURTHER * start)
         place = search.run(place)
     place, wanted = search.with_margin(
         place,
-        next(steps for least, steps in _MARGIN if asked.harmful >= least),
+        fine * next(steps for least, steps in _MARGIN if asked.harmful >= least),
     )
     if place < 0:
         trials = tuple(search.trials.values())
         return Refined(0.0, False, finetuned, aligned, trials, held=search.held(place, wanted))
     back = None
     if recovered is not None:
-        known = functools.cache(lambda place: recovered(GRID[place]))
+        known = functools.cache(lambda place: recovered(shares[place]))
         enough = _recovering(known, place, search.last, bounds.recovered)
         place, wanted = search.up_to(enough, place), max(wanted, enough)
         back = known(place)
     found, held = search.trials[place], search.held(place, wanted)
     reached = found.harmful >= bounds.goal
-    far = far if place == search.last < len(GRID) - 1 and not reached else 0.0
+    far = far if place == search.last < len(shares) - 1 and not reached else 0.0
     return Refined(found.share, reached, finetuned, aligned, tuple(search.trials.values()), back, far, held)
 
 
-def _last(first: int, most: float) -> int:
+def _last(shares: tuple[float, ...], first: int, most: float) -> int:
     """Return the last place with at most a share, at least the first one."""
-    return max([first, *(place for place, share in enumerate(GRID) if share <= most + 1e-9)])
+    return max([first, *(place for place, share in enumerate(shares) if share <= most + 1e-9)])
 
 
 def cannot_tell(finetuned: Rates, aligned: Rates) -> bool:
@@ -209,13 +223,10 @@ def cannot_tell(finetuned: Rates, aligned: Rates) -> bool:
     return aligned.harmful - finetuned.harmful < TELLS
 
 
-def _untold(
-    measure: Callable[[float], Rates], limits: "_Limits", first: int, finetuned: Rates, aligned: Rates
-) -> Refined:
+def _untold(search: "_Search", first: int, finetuned: Rates, aligned: Rates) -> Refined:
     """Return what is to be done where refusals choose nothing: the first share, or what the bounds leave of it."""
-    search = _Search(measure, math.inf, limits, first)
     place = search.run(first)
-    share = None if place == first else 0.0 if place < 0 else GRID[place]
+    share = None if place == first else 0.0 if place < 0 else search.shares[place]
     held = search.held(place, first)
     return Refined(share, False, finetuned, aligned, tuple(search.trials.values()), held=held)
 
@@ -259,20 +270,22 @@ def _by_chance(rate: float, count: int) -> float:
 
 
 class _Search:
-    """Places of ``GRID`` up to a last one, each measured at most once.
+    """Places of ``grid`` up to a last one, each measured at most once.
 
     Attributes:
       last: the last place.
+      shares: by place.
       trials: what was measured, by place.
     """
 
-    def __init__(self, measure: Callable[[float], Rates], goal: float, limits: _Limits, last: int):
+    def __init__(self, measure: Callable[[float], Rates], goal: float, limits: _Limits, last: int, fine: int):
         self._measure, self._goal, self._limits, self.last = measure, goal, limits, last
+        self.shares, self._stride = grid(fine), fine * _STRIDE
         self.trials: dict[int, Trial] = {}
 
     def _trial(self, place: int) -> Trial:
         if place not in self.trials:
-            self.trials[place] = Trial(GRID[place], *self._measure(GRID[place]))
+            self.trials[place] = Trial(self.shares[place], *self._measure(self.shares[place]))
         return self.trials[place]
 
     def _enough(self, place: int) -> bool:
@@ -323,7 +336,7 @@ class _Search:
     def _between(self, low: int, high: int) -> int:
         """Return the next place: long steps while one end is open, then the middle."""
         if low < 0:
-            return max(high - _STRIDE, 0)
+            return max(high - self._stride, 0)
         if high > self.last:
-            return min(low + _STRIDE, high - 1)
+            return min(low + self._stride, high - 1)
         return (low + high) // 2

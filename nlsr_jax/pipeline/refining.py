@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from nlsr_jax.adapter import Adapter, PerModule
 from nlsr_jax.calibration.asking import CannotRefine, Questions, TaskRespondent, make_questions, refine_by_answers
 from nlsr_jax.calibration.doubts import doubts
-from nlsr_jax.calibration.refinement import Bounds, Rates, Refined, Trial
+from nlsr_jax.calibration.refinement import Bounds, Rates, Refined, Trial, fineness
 from nlsr_jax.calibration.wording import LENGTH, WHOLE, Answer
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.nlsr.correction import correct
@@ -146,6 +146,7 @@ def refined(settings: Settings, bounds: Bounds, data: CalibrationData, run: Run)
             bounds=bounds,
             untold=data.read_rows,
             say=run.stages.say,
+            fine=fineness(settings.strength),
         )
     changes: dict[str, Any] = {} if result.share is None else {"sparsity": 1 - result.share}
     if result.share == 0:

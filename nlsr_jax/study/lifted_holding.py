@@ -12,7 +12,7 @@ from nlsr_jax.calibration.asking import ASKED, Questions, make_questions, refine
 from nlsr_jax.calibration.capture import collect_statistics
 from nlsr_jax.calibration.loss import collect_loss, collect_loss_gradient
 from nlsr_jax.calibration.own_answers import choose_rows, with_own_answers
-from nlsr_jax.calibration.refinement import Refined
+from nlsr_jax.calibration.refinement import Refined, fineness
 from nlsr_jax.calibration.wording import BEGINNING, LENGTH
 from nlsr_jax.data.encoding import encode_prompts
 from nlsr_jax.data.examples import Encoded, Example
@@ -138,6 +138,7 @@ class LiftedHolding:
             lambda share: asked(Made(self._base, self._repair(beta, share, gradients(), strength), 0.0)),
             start=start,
             untold=untold,
+            fine=fineness(strength),
         )
         seconds = time.perf_counter() - started
         if found.share == 0:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nlsr_jax.calibration.refinement import GRID, Asked, Bounds, Rates, refine
+from nlsr_jax.calibration.refinement import GRID, Asked, Bounds, Rates, fineness, grid, refine
 from nlsr_jax.errors import InputError
 
 UNSAFE, SAFE = Rates(0.0, 0.0), Rates(1.0, 0.0)
@@ -19,17 +19,17 @@ def searched(
     bounds=None,
     recovered=None,
     before=0.0,
+    fine=1,
 ):
     """Search where the goal is reached from one place of the grid on, and the bound is passed from another."""
-    tried = []
+    tried, shares = [], grid(fine)
 
     def measure(share):
-        tried.append(GRID.index(share))
+        tried.append(shares.index(share))
         return Rates(1.0 if tried[-1] >= reached else before, 0.5 * (tried[-1] >= disturbed))
 
-    found = refine(
-        measure, finetuned, aligned, asked=Asked(asked, 128), start=start, bounds=bounds, recovered=recovered
-    )
+    options = {"bounds": bounds, "recovered": recovered, "fine": fine}
+    found = refine(measure, finetuned, aligned, asked=Asked(asked, 128), start=start, **options)
     return found, tried
 
 
@@ -51,23 +51,30 @@ def test_a_share_that_recovers_too_little_gives_way(enough, disturbed, place):
     assert len(asked) == len(set(asked)) <= 7
 
 
+@pytest.mark.parametrize("fine", [1, 2])
 @pytest.mark.parametrize("before", [0.0, 0.9])
-@pytest.mark.parametrize("start", [0.001, 0.005, 0.02, 0.1])
-def test_every_search_finds_its_place(start, before):
-    """The margin is of two steps; no share is more than twice the first, or four times where much harm is left."""
-    twice, most = (max(i for i, share in enumerate(GRID) if share <= times * start + 1e-9) for times in (2, 4))
-    for reached in range(len(GRID) + 1):
-        for disturbed in range(len(GRID) + 1):
-            found, tried = searched(reached, disturbed, start=start, before=before)
+@pytest.mark.parametrize("start", [0.001, 0.004, 0.005, 0.02, 0.1])
+def test_every_search_finds_its_place(start, before, fine):
+    """The margin is of two tenths; no share is more than twice the first, or four times where much harm is left."""
+    shares = grid(fine)
+    twice, most = (max(i for i, share in enumerate(shares) if share <= times * start + 1e-9) for times in (2, 4))
+    for reached in range(len(shares) + 1):
+        for disturbed in range(len(shares) + 1):
+            found, tried = searched(reached, disturbed, start=start, before=before, fine=fine)
             further = before < 0.9 and min(reached, disturbed) > twice
             last, times = (most, 4) if further else (twice, 2)
             met = reached < min(disturbed, last + 1)
-            place = min(reached + 2, disturbed - 1, last) if met else min(disturbed, last + 1) - 1
-            assert found.share == (0.0 if place < 0 else GRID[place])
+            place = min(reached + 2 * fine, disturbed - 1, last) if met else min(disturbed, last + 1) - 1
+            assert found.share == (0.0 if place < 0 else shares[place])
             assert found.reached == met
-            assert found.far == times * (not met and place == last < len(GRID) - 1)
-            assert len(tried) == len(set(tried)) <= 10
-            assert [trial.share for trial in found.trials] == [GRID[one] for one in tried]
+            assert found.far == times * (not met and place == last < len(shares) - 1)
+            assert len(tried) == len(set(tried)) <= 7 + 3 * fine
+            assert [trial.share for trial in found.trials] == [shares[one] for one in tried]
+
+
+def test_a_stronger_repair_is_searched_in_finer_steps():
+    assert [fineness(strength) for strength in (0.5, 1.0, 1.5, 2.0)] == [1, 1, 2, 2]
+    assert grid(2)[::2] == GRID == grid()
 
 
 @pytest.mark.parametrize(("asked", "steps"), [(100, 2), (99, 3), (50, 3), (49, 4)])
