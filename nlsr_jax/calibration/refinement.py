@@ -25,7 +25,7 @@ def grid(fine: int = 1) -> tuple[float, ...]:
 
 def fineness(strength: float) -> int:
     """Return how fine the shares are to be for a strength of the repair: a stronger one changes more at a step."""
-    return 1 if strength <= 1 else 2
+    return 1 if strength <= 1 else 3
 
 
 GRID = grid()
@@ -196,7 +196,7 @@ def refine(
         place = search.run(place)
     place, wanted = search.with_margin(
         place,
-        fine * next(steps for least, steps in _MARGIN if asked.harmful >= least),
+        next(steps for least, steps in _MARGIN if asked.harmful >= least),
     )
     if place < 0:
         trials = tuple(search.trials.values())
@@ -280,7 +280,7 @@ class _Search:
 
     def __init__(self, measure: Callable[[float], Rates], goal: float, limits: _Limits, last: int, fine: int):
         self._measure, self._goal, self._limits, self.last = measure, goal, limits, last
-        self.shares, self._stride = grid(fine), fine * _STRIDE
+        self.shares, self._fine = grid(fine), fine
         self.trials: dict[int, Trial] = {}
 
     def _trial(self, place: int) -> Trial:
@@ -308,20 +308,35 @@ class _Search:
         return place == self.last and self._trial(place).harmful < min(MUCH, self._goal)
 
     def with_margin(self, place: int, steps: int) -> tuple[int, int]:
-        """Return the place of the choice and the wanted one, up to so many steps further where it reaches the goal.
+        """Return the place of the choice and the wanted one, so many tenths further where it reaches the goal.
 
         Otherwise the last place is wanted.
         """
         if place < 0 or self._trial(place).harmful < self._goal:
             return place, self.last
-        wanted = min(place + steps, self.last)
-        while place < wanted and self._allowed(place + 1):
-            place += 1
+        wanted = min(place + steps * self._fine, self.last)
+        while place < wanted:
+            following = min(place + self._fine, wanted)
+            if not self._allowed(following):
+                return self._last_allowed(place, following), wanted
+            place = following
         return place, wanted
 
     def up_to(self, place: int, least: int) -> int:
         """Return the greatest place that is allowed from ``least``, which is, to ``place``."""
-        return next((one for one in range(place, least, -1) if self._allowed(one)), least)
+        forbidden = None
+        while place > least:
+            if self._allowed(place):
+                return place if forbidden is None else self._last_allowed(place, forbidden)
+            forbidden, place = place, max(place - self._fine, least)
+        return least if forbidden is None else self._last_allowed(least, forbidden)
+
+    def _last_allowed(self, low: int, high: int) -> int:
+        """Return the last place that is allowed from one that is to one that is not."""
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self._allowed(middle) else (low, middle)
+        return low
 
     def held(self, place: int, wanted: int) -> bool:
         """Return whether the bound on changed answers alone forbids the next place, although it is wanted."""
@@ -336,7 +351,7 @@ class _Search:
     def _between(self, low: int, high: int) -> int:
         """Return the next place: long steps while one end is open, then the middle."""
         if low < 0:
-            return max(high - self._stride, 0)
+            return max(high - _STRIDE * self._fine, 0)
         if high > self.last:
-            return min(low + self._stride, high - 1)
+            return min(low + _STRIDE * self._fine, high - 1)
         return (low + high) // 2

@@ -51,7 +51,7 @@ def test_a_share_that_recovers_too_little_gives_way(enough, disturbed, place):
     assert len(asked) == len(set(asked)) <= 7
 
 
-@pytest.mark.parametrize("fine", [1, 2])
+@pytest.mark.parametrize("fine", [1, 3])
 @pytest.mark.parametrize("before", [0.0, 0.9])
 @pytest.mark.parametrize("start", [0.001, 0.004, 0.005, 0.02, 0.1])
 def test_every_search_finds_its_place(start, before, fine):
@@ -68,13 +68,13 @@ def test_every_search_finds_its_place(start, before, fine):
             assert found.share == (0.0 if place < 0 else shares[place])
             assert found.reached == met
             assert found.far == times * (not met and place == last < len(shares) - 1)
-            assert len(tried) == len(set(tried)) <= 7 + 3 * fine
+            assert len(tried) == len(set(tried)) <= 8 + 2 * fine
             assert [trial.share for trial in found.trials] == [shares[one] for one in tried]
 
 
 def test_a_stronger_repair_is_searched_in_finer_steps():
-    assert [fineness(strength) for strength in (0.5, 1.0, 1.5, 2.0)] == [1, 1, 2, 2]
-    assert grid(2)[::2] == GRID == grid()
+    assert [fineness(strength) for strength in (0.5, 1.0, 1.5, 2.0)] == [1, 1, 3, 3]
+    assert grid(3)[::3] == GRID == grid()
 
 
 @pytest.mark.parametrize(("asked", "steps"), [(100, 2), (99, 3), (50, 3), (49, 4)])
