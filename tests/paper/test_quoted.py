@@ -28,15 +28,24 @@ STARTED_SETTINGS = ("Python 3.11, 3.12 or 3.13", "about 3 GB", "of which 5 % com
 
 
 @functools.cache
+def rows_in(name):
+    """Rows of a shipped file of holdings."""
+    return json.loads((ROOT / "checkpoints" / "tiny-holdings" / name).read_text(encoding="utf-8"))
+
+
 def holdings():
     """Rows of the shipped table of holdings."""
-    return json.loads((ROOT / "checkpoints" / "tiny-holdings" / "table.json").read_text(encoding="utf-8"))
+    return rows_in("table.json")
 
 
-@functools.cache
 def peers():
     """Rows of the shipped table of other repairs."""
-    return json.loads((ROOT / "checkpoints" / "tiny-holdings" / "peers.json").read_text(encoding="utf-8"))
+    return rows_in("peers.json")
+
+
+def of(rows, situation, method):
+    """Those of a situation and a method."""
+    return [row for row in rows if (row["situation"], row["method"]) == (situation, method)]
 
 
 def readme_claims():
@@ -71,17 +80,23 @@ def holdings_claims():
     yield f"keep FA within {holdings_means.LARGEST_FA:g} point"
     yield f"answered within {holdings_means.LARGEST_BENIGN:g} points of the fine-tuned model"
     yield f"lose more than {holdings_means.LARGEST_CASE:g} points of these answers"
-    found = [row for row in holdings() if row["method"] == "refined" and row["situation"] == "instruct"]
-    taken = [100 * row["share"] for row in found if row["poison_ratio"] == ratios[-1]]
-    yield f"with {100 * ratios[-1]:g} % harmful rows where no pretrained model is at hand"
-    yield f"takes {min(taken):.0f} to {max(taken):.0f} % of their entries"
-    found = [row for row in holdings() if row["method"] == "refined" and row["situation"] == "instruct_pretrained"]
-    yield f"about {statistics.fmean(100 * row['share'] for row in found):.0f} % is enough"
+    found = of(holdings(), "instruct", "refined")
+    (strength,), taken = {row["strength"] for row in found}, [100 * row["share"] for row in found]
+    yield f"a fresh adapter is repaired with strength {strength:g}"
+    yield f"and {min(taken):.1f} to {max(taken):.1f} % of them are enough"
+    before = {case_of(row): row["fa"] for row in of(holdings(), "instruct", "finetuned")}
+    plain = of(rows_in("strength_1.json"), "instruct", "refined")
+    taken, lost = [100 * row["share"] for row in plain], [row["fa"] - before[case_of(row)] for row in plain]
+    yield f"With strength 1 the refinement took {min(taken):.1f} to {max(taken):.0f} % of the entries"
+    mean, worst = (f"{value:.1f}".replace("-", "−") for value in (statistics.fmean(lost), min(lost)))
+    yield f"and FA changed by {mean} ({worst} in the worst case)"
+    found = of(holdings(), "instruct_pretrained", "refined")
+    yield f"about {statistics.fmean(100 * row['share'] for row in found):.0f} % is taken"
     found = {(row["method"], row["situation"], *case_of(row)): row["share"] for row in holdings()}
     kept = [case for case in found if case[0] == KEPT]
-    changed = [case for case in kept if found[case] != found["refined", *case[1:]]]
-    assert {(case[1].partition("_")[0], case[3]) for case in changed} == {("instruct", ratios[-1])}
-    yield f"share in {len(changed)} of the {len(kept)} cases, all of them fresh adapters with {100 * ratios[-1]:g} "
+    ((_, situation, _, ratio, _),) = [case for case in kept if found[case] != found["refined", *case[1:]]]
+    assert situation == "instruct_pretrained"
+    yield f"share in 1 of the {len(kept)} cases, a fresh adapter with the pretrained model and {100 * ratio:g} %"
     yield f"asks {ASKED} unlabelled prompts of the task"
     shares = sorted({row["share"] for row in holdings() if row["method"] == "gain"})
     assert set(shares) <= set(SHARES)
@@ -89,19 +104,6 @@ def holdings_claims():
 
 
 KEPT = "refined_kept"
-RECOMMENDED = ROOT / "docs" / "recommended.md"
-
-
-def fresh_outcomes():
-    """HS and change of FA of each repair of a fresh adapter without a pretrained model, by case and model."""
-    rows = [row for row in holdings() if row["situation"] == "instruct"]
-    before = {case_of(row): row["fa"] for row in rows if row["method"] == "finetuned"}
-    found = {}
-    for row in rows:
-        if row["method"] in ("gain", "refined", KEPT):
-            model = (row["method"], row["share"] if row["method"] == "gain" else None)
-            found.setdefault(case_of(row), {})[model] = (row["hs"], row["fa"] - before[case_of(row)])
-    return found
 
 
 def test_other_repairs_had_the_same_cases_and_as_many_settings_each():
@@ -119,23 +121,6 @@ def test_other_repairs_had_the_same_cases_and_as_many_settings_each():
             assert {name: row[name] for name in known if name != "seconds"} == {
                 name: value for name, value in known.items() if name != "seconds"
             }
-
-
-def told(outcomes, between):
-    """The means of HS and change of FA, as a page shows them."""
-    hs, fa = map(statistics.fmean, zip(*outcomes, strict=True))
-    return f"{hs:.1f}{between}{fa:.1f}".replace("-", "−")
-
-
-def test_what_no_choice_of_the_share_can_do():
-    """A choice that sees the scores of all shares that were evaluated is hardly better than the refinement."""
-    cases = fresh_outcomes()
-    assert {len(of) for of in cases.values()} == {4}
-    for price in (10, 5, 3):
-        best = [max(of.values(), key=lambda one: one[1] - one[0] / price) for of in cases.values()]
-        assert f"| {price} | {told(best, ' | ')} |" in page(RECOMMENDED)
-    plain, kept = (told([of[method, None] for of in cases.values()], " and ") for method in ("refined", KEPT))
-    assert f"comes to {plain}, and with prompts of the task to {kept}." in page(RECOMMENDED)
 
 
 def test_the_page_of_holdings():
