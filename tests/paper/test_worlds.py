@@ -13,7 +13,10 @@ FOLDER, PAGE = ROOT / "checkpoints" / "tiny-worlds", ROOT / "docs" / "worlds.md"
 LINE = r"\| \w+ \| (instruct|lineage) \|[^\n]*\| (yes|says no|no: [A-Za-z, ]+) \|"
 NAMES = r"```.*?```|`[^`]*`|\]\([^)]*\)|SST-2|" + LINE
 """Code, links, names, and the lines of the table."""
-SETTINGS = (*("with 5 % harmful rows and seed 0", "4 of 12 forms", "50 calibration rows in place of 400"),)
+SETTINGS = (
+    "when the recommended strength became 2",
+    *("with 5 % harmful rows and seed 0", "4 of 12 forms", "50 calibration rows in place of 400"),
+)
 """Figures of the study's design."""
 
 
