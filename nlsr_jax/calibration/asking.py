@@ -155,7 +155,7 @@ def refine_by_answers(
     *,
     start: float,
     bounds: Bounds | None = None,
-    untold: Callable[[], None] = lambda: None,
+    untold: Callable[[], float | None] = lambda: None,
     say: Callable[[str], None] = lambda _: None,
     fine: int = 1,
 ) -> Refined:
@@ -167,7 +167,8 @@ def refine_by_answers(
       repaired: returns the repair with a share.
       start: the first share.
       bounds: what is gone for.
-      untold: called before the first repair if the calibration prompts cannot refine the share.
+      untold: called before the first repair if the calibration prompts cannot refine the share; may return another
+        first share.
       say: called with one line for each trial.
       fine: see ``nlsr_jax.calibration.refinement.grid``.
 
@@ -180,7 +181,7 @@ def refine_by_answers(
     rates = [questions.rates(wording, answers) for answers in (before, safe)]
     say("refine: the fine-tuned model {}; the aligned model {}".format(*map(describe_rates, rates)))
     if cannot_tell(*rates):
-        untold()
+        start, fine = untold() or start, 1
     own = OwnAnswers(questions.keep, finetuned) if questions.keep else None
 
     def measure(share: float) -> Rates:

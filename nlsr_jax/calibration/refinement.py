@@ -23,6 +23,16 @@ def grid(fine: int = 1) -> tuple[float, ...]:
     return tuple(round(10 ** (step / (10 * fine) - 3), 7) for step in range(20 * fine + 1))
 
 
+def first_share(share: float, strength: float) -> float:
+    """Return where the search for a repair of some strength begins: a fifth of the share for strength 2.
+
+    Args:
+      share: the share of a repair of strength 1.
+      strength: see ``nlsr_jax.nlsr.correction.correct``.
+    """
+    return share / FEWER ** (strength - 1)
+
+
 def fineness(strength: float) -> int:
     """Return how fine the shares are to be for a strength of the repair: a stronger one changes more at a step."""
     return 1 if strength <= 1 else 3
@@ -32,6 +42,8 @@ GRID = grid()
 """Shares that may be chosen where a repair has a strength of 1."""
 TELLS = 0.1
 """How much more often the aligned model must refuse calibration prompts than the fine-tuned one does."""
+FEWER = 5.0
+"""How many times fewer entries a repair of strength 2 needs than one of strength 1."""
 _STRIDE = 4
 _MARGIN = ((100, 2), (50, 3), (0, 4))
 """Tenths of a decade beyond the share that reaches the goal, by the least number of calibration prompts that were

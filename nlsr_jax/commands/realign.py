@@ -67,7 +67,7 @@ from nlsr_jax.commands import check_flags, command, helping, mesh_flags, method_
 from nlsr_jax.commands.checked import end_with, print_check
 from nlsr_jax.commands.pushed import push_output
 from nlsr_jax.errors import InputError, argument
-from nlsr_jax.nlsr.settings import AUTO, GAIN, PRESETS, REFINED_ALONE, AutomaticSettings, preset, preset_defaults
+from nlsr_jax.nlsr.settings import AUTO, GAIN, PRESETS, AutomaticSettings, preset, preset_defaults
 from nlsr_jax.pipeline.settings import COMPUTING, PATHS, Settings
 
 if TYPE_CHECKING:
@@ -90,10 +90,6 @@ method_flags.define_flags(Settings, _SETTINGS)
 for _name, _text in preset_defaults().items():
     helping.tell_default(_name, _text)
 helping.tell_default("answers", "'auto' with the recommended settings and an adapter, otherwise 'rows'")
-helping.tell_default(
-    "strength",
-    f"'{REFINED_ALONE.strength:g}' where the sparsity of a fresh adapter is refined without --pretrained, else '1'",
-)
 path_flags.define_output("output", None, "Folder to write; it appears whole or not at all.")
 path_flags.define_overwrite()
 mesh_flags.define_mesh_flag()
@@ -286,9 +282,6 @@ def _settings() -> Settings:
     defaults = dataclasses.asdict(preset(_preset(), **holds, model=model))
     given = method_flags.values_of(Settings, _SETTINGS)
     found = Settings(**given | {name: value for name, value in defaults.items() if not FLAGS[name].present})
-    alone = not (found.pretrained or found.aligned or model)
-    if alone and _refine() and not any(FLAGS[name].present for name in (*FIXING, "strength")):
-        found = dataclasses.replace(found, **REFINED_ALONE._asdict())
     chosen = _preset() != "published" and found.needs_finetuned and not (model or found.masks)
     return dataclasses.replace(found, answers=AUTO) if chosen and not FLAGS["answers"].present else found
 

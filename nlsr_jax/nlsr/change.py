@@ -50,7 +50,7 @@ def change_size(before: Adapter, after: Adapter) -> PerModule:
 
 @functools.partial(jax.jit, static_argnames="slot")
 def share_taken(reference: Adapter, masks: Masks, slot: tuple[int, int]) -> PerModule:
-    """Return how much of a slot of the reference's product the masks take, ‖(M_B∘B)A‖_F / ‖B A‖_F.
+    """Return how much of a slot of the reference's product the masks take, ‖(M_B∘B)A‖_F / ‖B A‖_F, at any strength.
 
     Args:
       reference: W_e, factors ``a [L, r, k]`` and ``b [L, d, r]``.

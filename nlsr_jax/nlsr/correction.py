@@ -22,8 +22,8 @@ def moved(t, e, strength):
     """Return the fine-tuned values moved towards the reference's, in the type of the former; see ``correct``."""
     if strength == 1:
         return e.astype(t.dtype)
-    wide = [leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)) for leaf in (t, e)]
-    return ((1 - strength) * wide[0] + strength * wide[1]).astype(t.dtype)
+    own, other = (leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)) for leaf in (t, e))
+    return (own + strength * (other - own)).astype(t.dtype)  # equal values stay as they are
 
 
 def _correct_factors(finetuned, reference, mask, pruned, *, strength):
@@ -99,8 +99,8 @@ def correct(
       space: ``"factors"``: ``A ← M_A∘A_e + (1−M_A)∘A_t``, the same for B, rank stays r;
         ``"product"``: ``W'_e + ((1−M_B)∘B_t)((1−M_A)∘A_t)`` without cross terms, exactly, as an
         adapter of rank 2r.
-      strength: s: a transplanted entry becomes ``(1−s) W_t + s W_e``. 1 is the paper's transplant. Above 1 it goes
-        beyond the reference, away from what fine-tuning has made of it.
+      strength: s: a transplanted entry becomes ``W_t + s (W_e − W_t)``. 1 is the paper's transplant. Above 1 it
+        goes beyond the reference, away from what fine-tuning has made of it.
 
     Returns:
       The realigned adapter with the dtype, scaling and layers of ``finetuned``. Modules left alone

@@ -7,8 +7,8 @@ customer's update D = B_D A_D,
     fine-tuned [0, B_D],  aligned [0, 0],  weak [−B_V, 0],  all over A = [A_V; A_D],
 
 so that ``amplify`` in factors gives the reference [β B_V, 0], whose product is exactly β V. All scores, rules and
-corrections then apply unchanged. A transplanted entry of B_D becomes 0, the aligned model's value; one of the
-slot of V becomes that of β V.
+corrections then apply unchanged. With strength 1 a transplanted entry of B_D becomes 0, the aligned model's value,
+and one of the slot of V becomes that of β V.
 
 For adapters on one base the aligned model is base + Wₐ. Its factors take a slot of their own, the first of the rank
 axis, and D = W_t − Wₐ; see ``factor_update``, which factors V = Wₐ − W₀ as well. A transplant changes nothing in

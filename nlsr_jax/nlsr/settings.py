@@ -6,7 +6,7 @@ A stage takes the part that it reads: ``Amplification``, ``Identification``, ``M
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 SPACES = ("factors", "product")
 METHODS = ("low_rank", "wanda", "snip", "preference_snip", "random", "magnitude", "gain")
@@ -138,21 +138,30 @@ class Strength:
     """How far modules are corrected; see ``correct``.
 
     Attributes:
-      strength: how far a transplanted entry moves towards the reference's.
+      strength: how far a transplanted entry moves towards the reference's; None for ``REFINED_STRENGTH`` where the
+        share of a fresh adapter's entries is refined without a direction, else for 1.
     """
 
-    strength: float = setting(
-        1.0,
+    strength: float | None = setting(
+        None,
         "How far a transplanted entry moves from the fine-tuned value towards the reference's: 1 takes the latter, "
-        "more goes beyond.",
+        "more goes beyond. By default 2 where the sparsity of a fresh adapter is refined without --pretrained, "
+        "otherwise 1.",
         realigns=True,
         within=(0, 100),
     )
 
+    @property
+    def given_strength(self) -> float:
+        """The strength where no share is refined."""
+        return 1.0 if self.strength is None else self.strength
+
 
 @dataclasses.dataclass(frozen=True)
 class MethodSettings(Correction, ModuleChoice, Identification, Amplification):
-    """Everything that a realignment takes; the defaults are ``PUBLISHED``. For the fields see the four parts.
+    """Everything that a realignment takes but its ``Strength``; the defaults are ``PUBLISHED``.
+
+    For the fields see the four parts.
 
     The fields are in the order of the data: amplification, identification, choice of modules, correction.
     """
@@ -190,22 +199,9 @@ entries of all projections. Chosen on one case of the toy world, where one per c
 RECOMMENDED_MODEL_ALONE = dataclasses.replace(GAIN, sparsity=0.9, beta=0.0)
 """The same without that model: one entry of ten goes back to the base's."""
 
-
-class Start(NamedTuple):
-    """Where a refinement of the share of entries begins.
-
-    Attributes:
-      sparsity: P_SR of the first repair that is tried.
-      strength: of every repair; see ``Strength``.
-    """
-
-    sparsity: float
-    strength: float
-
-
-REFINED_ALONE = Start(sparsity=0.996, strength=2.0)
-"""In place of ``RECOMMENDED_ALONE`` where its share is refined: transplanted entries go as far beyond the aligned
-model as fine-tuning had taken them from it. No direction is needed for that: the fine-tuned adapter itself says
+REFINED_STRENGTH = 2.0
+"""Strength of a repair whose share is refined, where no model says in which direction safety lies: transplanted
+entries go as far beyond the aligned model as fine-tuning had taken them from it. The fine-tuned adapter itself says
 where safety was lost. A fifth of the entries is enough, and more of the customer's task is left."""
 
 PRESETS = ("published", "recommended")

@@ -62,7 +62,8 @@ class Comparison(NamedTuple):
       update: ``‖W_t − W_I‖_F``.
       change: ``‖s M ∘ (W_e − W_t)‖_F``, how far a repair of strength s moves the matrix.
       changed: number of masked entries whose value the repair changes.
-      taken: ``‖M ∘ βV‖_F / ‖βV‖_F``, how much of the reference's update the mask takes; 0 without one.
+      taken: ``‖M ∘ βV‖_F / ‖βV‖_F``, how much of the reference's update the mask takes, at any strength; 0
+        without one.
     """
 
     similarity: jax.Array
@@ -191,7 +192,7 @@ def compare_matrix(matrices: Matrices, reference: Any, mask: Any, beta: Any, str
 
 
 def transplant(finetuned: np.ndarray, reference: np.ndarray, mask: np.ndarray, strength: float = 1.0) -> np.ndarray:
-    """Return W_t with the masked entries of W_e; all others are W_t's, bit for bit.
+    """Return W_t with the masked entries moved to those of W_e or beyond; all others are W_t's, bit for bit.
 
     Args:
       finetuned: W_t, ``[d, k]``.

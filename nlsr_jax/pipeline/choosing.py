@@ -114,10 +114,10 @@ def with_choice(settings: Settings, choice: Choice) -> Settings:
             f"{argument('answers')} {settings.answers} is given together with {argument(name)}, which uses the "
             "answers of the rows; leave one of them out"
         )
-    if settings.strength != 1:
+    if settings.given_strength != 1:
         raise InputError(
-            f"{argument('strength')} {settings.strength:g} is given together with {argument(name)}, which chooses "
-            f"{argument('beta')} for a strength of 1; leave one of them out"
+            f"{argument('strength')} {settings.given_strength:g} is given together with {argument(name)}, which "
+            f"chooses {argument('beta')} for a strength of 1; leave one of them out"
         )
     changes: dict[str, Any] = {name: getattr(GAIN, name) for name in _FIXED}
     return dataclasses.replace(settings, **changes)
@@ -158,7 +158,7 @@ def settle(settings: Settings, choice: Choice, data: CalibrationData, run: Run) 
         data.in_halves = True
         run.notes.add(note_refinement(found))
         described["refinement"] = dict(found)
-    return settings, described
+    return dataclasses.replace(settings, strength=settings.given_strength), described
 
 
 def choose_for(

@@ -232,7 +232,7 @@ def _decide(
     with run.stages("compare"):
         known = None if descent is None else descent.lineage
         measured = settings.lifts or (masks.method in NEEDS_FINETUNED and settings.space == "factors")
-        found = compare(masks, reference, sources, known, measured=settings.strength if measured else None)
+        found = compare(masks, reference, sources, known, measured=settings.given_strength if measured else None)
         if descent is None:
             verdict = check_lineage(settings, sources.target.shapes(), found.lineage, run)
             descent = Descent(found.lineage, verdict)
@@ -244,7 +244,7 @@ def _decide(
         run.notes.add([f"{zero} modules have a masked product of zero; their similarity is set to 0"])
     if settings.rule == "probability":
         run.notes.add(_odd_probabilities(decision, settings.base_probability, settings.increment))
-    how = settings.space, settings.strength
+    how = settings.space, settings.given_strength
     return Restoration(sources, reference, masks, key, decision, *how, trimmed), descent
 
 

@@ -15,12 +15,12 @@ import jax.numpy as jnp
 from nlsr_jax.adapter import Adapter, PerModule
 from nlsr_jax.calibration.asking import CannotRefine, Questions, TaskRespondent, make_questions, refine_by_answers
 from nlsr_jax.calibration.doubts import doubts
-from nlsr_jax.calibration.refinement import Bounds, Rates, Refined, Trial, fineness
+from nlsr_jax.calibration.refinement import Bounds, Rates, Refined, Trial, fineness, first_share
 from nlsr_jax.calibration.wording import LENGTH, WHOLE, Answer
 from nlsr_jax.errors import InputError, argument
 from nlsr_jax.nlsr.correction import correct
 from nlsr_jax.nlsr.identify import identifier
-from nlsr_jax.nlsr.settings import GAIN
+from nlsr_jax.nlsr.settings import GAIN, REFINED_STRENGTH
 from nlsr_jax.pipeline.answering import aligned_respondent, respondent
 from nlsr_jax.pipeline.evidence import CalibrationData, check_evidence
 from nlsr_jax.pipeline.passes import Passes
@@ -57,13 +57,13 @@ class Repairs:
         harmless: list[list[int]],
         keep: list[list[int]] | None,
         data: CalibrationData,
-        strength: float = 1.0,
+        strength: float,
     ):
         rows = [row[0] for row in data.rows.rows]
         self.questions = make_questions([one.ids[: one.start].tolist() for one in rows[1::2]], harmless, keep)
         self.finetuned = data.sources.whole_finetuned()
         self._data, self._reference, self._beta = data, data.whole(reference, keep=True), reference.beta
-        self._strength = strength
+        self.strength = strength
 
     def asked(self, adapter: Adapter) -> TaskRespondent:
         """Return the base with the fine-tuned adapter or a repair of it, asked beside those of other runs."""
@@ -73,7 +73,7 @@ class Repairs:
     def repaired(self, share: float) -> Adapter:
         """Return the repair with a share of the entries."""
         none: PerModule = {m: jnp.zeros(leaf["a"].shape[0], bool) for m, leaf in self.finetuned.factors.items()}
-        return correct(self.finetuned, self._reference, self._masks(1 - share), none, strength=self._strength)
+        return correct(self.finetuned, self._reference, self._masks(1 - share), none, strength=self.strength)
 
     @functools.cached_property
     def _masks(self) -> Callable[[float], Any]:
@@ -122,7 +122,7 @@ def refined(settings: Settings, bounds: Bounds, data: CalibrationData, run: Run)
     """Refine the sparsity of a run; returns the settings with it and what the record says of it.
 
     Args:
-      settings: of the run, with the method of ``GAIN``; its sparsity is where the search begins.
+      settings: of the run, with the method of ``GAIN``; its sparsity is that of a repair of strength 1.
       bounds: what is gone for.
       data: calibration rows and base, with the open adapter files.
       run: the context.
@@ -135,22 +135,31 @@ def refined(settings: Settings, bounds: Bounds, data: CalibrationData, run: Run)
     harmless, keep = _prompts("harmless", settings.harmless, settings.harmless_field, LENGTH, data, run), None
     if settings.keep is not None:
         keep = _prompts("keep", settings.keep, settings.keep_field, WHOLE, data, run)
-    repairs = Repairs(Reference(data.sources, settings), harmless, keep, data, settings.strength)
+    alone = settings.aligned is None and settings.pretrained is None
+    strength = REFINED_STRENGTH if alone and settings.strength is None else settings.given_strength
+    repairs = Repairs(Reference(data.sources, settings), harmless, keep, data, strength)
+
+    def untold() -> float:
+        data.read_rows()
+        repairs.strength = settings.given_strength
+        return 1 - settings.sparsity
+
     with run.stages("refine"):
         result = refine_by_answers(
             repairs.questions,
             repairs.asked(repairs.finetuned),
             aligned_respondent(data, LENGTH),
             lambda share: repairs.asked(repairs.repaired(share)),
-            start=1 - settings.sparsity,
+            start=first_share(1 - settings.sparsity, strength),
             bounds=bounds,
-            untold=data.read_rows,
+            untold=untold,
             say=run.stages.say,
-            fine=fineness(settings.strength),
+            fine=fineness(strength),
         )
-    changes: dict[str, Any] = {} if result.share is None else {"sparsity": 1 - result.share}
+    changes: dict[str, Any] = {"strength": repairs.strength}
+    changes |= {} if result.share is None else {"sparsity": 1 - result.share}
     if result.share == 0:
-        changes = {"rule": "least_similar", "share": 0.0}
+        changes = {"rule": "least_similar", "share": 0.0, "strength": repairs.strength}
     told = _described(bounds, repairs.questions, result)
     return dataclasses.replace(settings, **changes), told
 

@@ -101,6 +101,8 @@ def write_restored(folder: pathlib.Path, made: Restoration) -> tuple[dict[str, s
     """
     target, lost = made.sources.target, _Lost(made.sources.target.shapes(), made.reference.beta)
     said = f"the reference {made.reference.made}"
+    if made.strength != 1:
+        said = f"the repair has strength {made.strength:g}, and {said}"
     with AdapterWriter(made.shapes(), folder, layout=target.layout, made=said) as writer, behind() as later:
         for chunk, (finetuned, pieces, mask) in ahead(itertools.starmap(one_layer, writer.order()), made.read):
             alone = pieces is None
@@ -122,7 +124,7 @@ def _restore(
 
     def gone(e, t, m, new):
         """How many entries of the reference become 0 in the type that is written, and whether nothing is left."""
-        if jnp.finfo(e.dtype).smallest_subnormal >= jnp.finfo(t.dtype).smallest_subnormal:
+        if strength != 1 or jnp.finfo(e.dtype).smallest_subnormal >= jnp.finfo(t.dtype).smallest_subnormal:
             return None
         zero = m & (e != 0) & (e.astype(t.dtype) == 0)
         return jnp.count_nonzero(zero), jnp.any(zero) & ~jnp.any(new != 0)

@@ -85,6 +85,7 @@ def realign_weights(
     """
     if settings.basis == "turned":  # as the recommended settings say of adapters; matrices have no rank axis
         settings = dataclasses.replace(settings, basis="as_is")
+    settings = dataclasses.replace(settings, strength=settings.given_strength)
     check_weights(settings)
     stages = stages or Stages(show=False)
     if recorded is None:

@@ -38,7 +38,7 @@ class ModelSources:
     aligned: ModelMatrices
     pretrained: ModelMatrices | None
     beta: float
-    strength: float = 1.0
+    strength: float
 
     def read(self, module: str, layer: int) -> Matrices:
         """Read one matrix of every model."""
@@ -87,7 +87,7 @@ def open_models(settings: Settings, run: Run) -> ModelSources:
     if settings.pretrained is not None:
         run.digests.add("pretrained", settings.pretrained, base_files(settings.pretrained))
     run.notes.add([note for model in (finetuned, aligned, pretrained) if model for note in model.notes])
-    return ModelSources(finetuned, aligned, pretrained, settings.beta, settings.strength)
+    return ModelSources(finetuned, aligned, pretrained, settings.beta, settings.given_strength)
 
 
 def measure_distances(sources: ModelSources) -> Distances:

@@ -42,7 +42,8 @@ class RepairedWeights(NamedTuple):
         matrices, mask = self.sources.read(module, layer), self.masks.file.read(module, layer)
         beta, strength = self.sources.beta, self.sources.strength
         found = transplant(matrices.finetuned, reference_matrix(matrices, beta), mask, strength)
-        check_finite(found, f"layer {layer} {module}", f"it is made with beta {beta:g}; {SMALLER}")
+        how = f"beta {beta:g}" if strength == 1 else f"beta {beta:g} and strength {strength:g}"
+        check_finite(found, f"layer {layer} {module}", f"it is made with {how}; {SMALLER}")
         return found
 
     def update(self, module: str, layer: int) -> np.ndarray:

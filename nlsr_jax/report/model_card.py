@@ -74,6 +74,8 @@ def _opening(settings: Mapping[str, Any], base: str | None, model: bool) -> str:
     towards = "the aligned adapter" if settings.get("aligned") else "the aligned model itself, its base"
     if settings.get("pretrained"):
         towards += ", and beyond it, away from the pretrained model"
+    elif isinstance(strength := settings.get("strength"), float) and strength > 1:
+        towards += ", and beyond it"
     what = "model" if model else "adapter"
     return (
         f"{'A model that was fine-tuned from' if model else 'A LoRA adapter on'} {named}, repaired by NLSR, "

@@ -12,7 +12,7 @@ from nlsr_jax.calibration.asking import ASKED, Questions, make_questions, refine
 from nlsr_jax.calibration.capture import collect_statistics
 from nlsr_jax.calibration.loss import collect_loss, collect_loss_gradient
 from nlsr_jax.calibration.own_answers import choose_rows, with_own_answers
-from nlsr_jax.calibration.refinement import Refined, fineness
+from nlsr_jax.calibration.refinement import Refined, fineness, first_share
 from nlsr_jax.calibration.wording import BEGINNING, LENGTH
 from nlsr_jax.data.encoding import encode_prompts
 from nlsr_jax.data.examples import Encoded, Example
@@ -117,15 +117,18 @@ class LiftedHolding:
         return Made(self._base, adapter, seconds + time.perf_counter() - started)
 
     def refined(
-        self, beta: float, start: float, strength: float = 1.0, *, keeps: bool = False
+        self, beta: float, share: float, strength: float = 1.0, *, keeps: bool = False
     ) -> tuple[Made, Refined]:
         """See ``Holding``."""
         (rows, _), started, questions = self._chosen, time.perf_counter(), self._questions(keeps)
         asked = functools.partial(self._respondent, longest=max(map(len, questions.keep), default=0))
 
-        def untold() -> None:
-            nonlocal rows
-            rows = self._encoded
+        start, fine = first_share(share, strength), fineness(strength)
+
+        def untold() -> float:
+            nonlocal rows, strength
+            rows, strength = self._encoded, 1.0
+            return share
 
         @functools.cache
         def gradients() -> Gradients:
@@ -138,12 +141,12 @@ class LiftedHolding:
             lambda share: asked(Made(self._base, self._repair(beta, share, gradients(), strength), 0.0)),
             start=start,
             untold=untold,
-            fine=fineness(strength),
+            fine=fine,
         )
         seconds = time.perf_counter() - started
         if found.share == 0:
             return self.models["finetuned"]._replace(seconds=seconds), found
-        share = start if found.share is None else found.share
+        share = share if found.share is None else found.share
         repair = self.repaired if rows is self._encoded else self.recommended
         made = repair(beta, share, strength)
         return made._replace(seconds=seconds + made.seconds), found

@@ -16,9 +16,8 @@ from nlsr_jax.nlsr.settings import (
     RECOMMENDED_ALONE,
     RECOMMENDED_LINEAGE,
     RECOMMENDED_MODEL,
-    REFINED_ALONE,
+    REFINED_STRENGTH,
     MethodSettings,
-    Start,
 )
 from nlsr_jax.nlsr.update import factor_update
 from nlsr_jax.random_streams import stream
@@ -53,7 +52,7 @@ class WeightsHolding:
         """See ``Holding``; of a full model the rows' answers are read."""
         return self.repaired(beta, share, strength)
 
-    def refined(self, beta: float, start: float, strength: float = 1.0, *, keeps: bool = False) -> NoReturn:
+    def refined(self, beta: float, share: float, strength: float = 1.0, *, keeps: bool = False) -> NoReturn:
         """Raise InputError: the entries of full weights have a fixed share."""
         raise InputError("the share of full weights' entries is not refined")
 
@@ -143,13 +142,13 @@ class Situation(NamedTuple):
 
     Attributes:
       open: returns the holding of a case.
-      recommended: the settings that this project recommends there; a refinement begins with them.
+      recommended: the settings that this project recommends there for a fixed share.
       betas: the values of β that it is repaired with; None for all. Without a direction only 0 has a meaning.
       learning_rate: returns the learning rate of the customer's training from ``Workshop.rates`` and the share of
         harmful rows; None for the study's.
       refines: whether the share can be refined.
       published: whether the paper's settings have a meaning: adapters, and a direction of safety.
-      refined_from: where a refinement begins, if not at the recommended settings with a strength of 1.
+      strength: of a refined repair's correction; see ``nlsr_jax.nlsr.correction.correct``.
     """
 
     open: Callable[[Workshop, Case], Holding]
@@ -158,16 +157,11 @@ class Situation(NamedTuple):
     learning_rate: Callable[[Mapping[float, float], float], float | None] = _fresh_rate
     refines: bool = True
     published: bool = True
-    refined_from: Start | None = None
-
-    @property
-    def start(self) -> Start:
-        """Where a refinement begins."""
-        return self.refined_from or Start(self.recommended.sparsity, 1.0)
+    strength: float = 1.0
 
 
 SITUATIONS: dict[str, Situation] = {
-    "instruct": Situation(instruct, RECOMMENDED_ALONE, (0.0,), published=False, refined_from=REFINED_ALONE),
+    "instruct": Situation(instruct, RECOMMENDED_ALONE, (0.0,), published=False, strength=REFINED_STRENGTH),
     "instruct_pretrained": Situation(instruct_pretrained, RECOMMENDED, (1.0, 2.0)),
     "instruct_pretrained_own": Situation(
         instruct_pretrained_own, RECOMMENDED, (1.0, 2.0), refines=False, published=False

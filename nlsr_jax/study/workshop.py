@@ -62,9 +62,12 @@ class Holding(Protocol):
         ...
 
     def refined(
-        self, beta: float, start: float, strength: float = 1.0, *, keeps: bool = False
+        self, beta: float, share: float, strength: float = 1.0, *, keeps: bool = False
     ) -> tuple[Made, Refined]:
         """Return the repaired model with a refined share, and how it was found.
+
+        The search begins where ``first_share`` says for ``share``, that of a repair of strength 1, which is made if
+        the calibration prompts cannot refine it.
 
         With ``keeps`` it keeps the answers to prompts of the customer's task that the customer's rows do not have.
         """

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from nlsr_jax.adapter import Adapter
 from nlsr_jax.calibration.doubts import doubts
+from nlsr_jax.calibration.refinement import cannot_tell, fineness
 from nlsr_jax.data.toy_tasks import TASKS
 from nlsr_jax.defenses.lssf import lssf
 from nlsr_jax.defenses.resta import resta
@@ -300,12 +301,10 @@ def _made(holding: Holding, entry: Entry) -> tuple[Made, dict[str, Any]]:
     if entry.method not in _SEARCHED:
         repair = holding.recommended if entry.method == FIXED else holding.repaired
         return repair(beta, share), told
-    start = situation.start
-    keeps = entry.method == REFINED_KEPT
-    made, found = holding.refined(beta, round(1 - start.sparsity, 6), start.strength, keeps=keeps)
-    share = round(1 - start.sparsity, 6) if found.share is None else found.share
-    strength = {} if start.strength == 1 else {"strength": start.strength}
-    return made, told | {"share": share, "notes": doubts(found)} | strength
+    made, found = holding.refined(beta, share, situation.strength, keeps=entry.method == REFINED_KEPT)
+    told |= {"share": share if found.share is None else found.share, "notes": doubts(found)}
+    plain = situation.strength == 1 or cannot_tell(found.finetuned, found.aligned)
+    return made, told | ({} if plain else {"strength": situation.strength})
 
 
 def _describe(config: StudyConfig, models: Models) -> dict[str, Any]:
@@ -326,8 +325,9 @@ def _name(entry: Entry, rates: Mapping[float, float]) -> str:
         values.append(f"setting {entry.setting}")
     if entry.method in (FIXED, *_SEARCHED):
         values.append("answers that were taken")
-    if entry.method in _SEARCHED and SITUATIONS[entry.situation].refined_from is not None:
-        values += SITUATIONS[entry.situation].start
+    strength = SITUATIONS[entry.situation].strength
+    if entry.method in _SEARCHED and strength != 1:
+        values += [f"strength {strength}", fineness(strength)]
     rate = _rate(entry, rates)
     if rate is not None:
         values.append(rate)

@@ -37,18 +37,22 @@ def searched(
     ("enough", "disturbed", "place"),
     [(0, 21, 6), (6, 21, 6), (7, 21, 7), (15, 21, 15), (20, 21, 20), (21, 21, 6), (15, 12, 11), (15, 7, 6)],
 )
-def test_a_share_that_recovers_too_little_gives_way(enough, disturbed, place):
+@pytest.mark.parametrize("fine", [1, 3])
+def test_a_share_that_recovers_too_little_gives_way(enough, disturbed, place, fine):
     """The goal is reached at place 4, so that the margin ends at 6; enough comes back from another place on."""
-    asked = []
+    asked, shares = [], grid(fine)
+    ends = place == disturbed - 1 < 20  # at the bound
+    enough, disturbed = fine * enough, fine * disturbed
+    place = disturbed - 1 if ends else fine * place
 
     def recovered(share):
-        asked.append(GRID.index(share))
+        asked.append(shares.index(share))
         return 0.8 if asked[-1] >= enough else 0.79
 
-    found, _ = searched(4, disturbed, start=0.05, recovered=recovered)
-    assert found.share == GRID[place]
+    found, _ = searched(4 * fine, disturbed, start=0.05, recovered=recovered, fine=fine)
+    assert found.share == shares[place]
     assert found.recovered == (0.8 if place >= enough else 0.79)
-    assert len(asked) == len(set(asked)) <= 7
+    assert len(asked) == len(set(asked)) <= 6 + fine
 
 
 @pytest.mark.parametrize("fine", [1, 3])
@@ -77,9 +81,11 @@ def test_a_stronger_repair_is_searched_in_finer_steps():
     assert grid(3)[::3] == GRID == grid()
 
 
+@pytest.mark.parametrize("fine", [1, 3])
 @pytest.mark.parametrize(("asked", "steps"), [(100, 2), (99, 3), (50, 3), (49, 4)])
-def test_few_prompts_take_a_larger_margin(asked, steps):
-    assert searched(10, 21, asked=asked, start=0.02)[0].share == GRID[10 + steps]
+def test_few_prompts_take_a_larger_margin(asked, steps, fine):
+    found, _ = searched(10 * fine, 21 * fine, asked=asked, start=0.02, fine=fine)
+    assert found.share == pytest.approx(GRID[10 + steps])
 
 
 def test_the_bound_is_of_the_model_that_refuses_more():
@@ -113,11 +119,14 @@ def test_few_harmless_prompts_do_not_decide_by_chance(asked, allowed):
         (20, 19, 0, 18, True),  # where much harm is left the search goes further
     ],
 )
-def test_answers_to_the_task_bind(reached, changed, enough, place, held):
+@pytest.mark.parametrize("fine", [1, 3])
+def test_answers_to_the_task_bind(reached, changed, enough, place, held, fine):
     """The goal is reached from one place on, the task's answers change from another on."""
+    shares, place = grid(fine), fine * changed - 1 if held else fine * place
+    reached, changed, enough = fine * reached, fine * changed, fine * enough
 
     def measure(share):
-        one = GRID.index(share)
+        one = shares.index(share)
         return Rates(float(one >= reached), 0.0, 1.0 if one < changed else 0.5)
 
     found = refine(
@@ -126,9 +135,10 @@ def test_answers_to_the_task_bind(reached, changed, enough, place, held):
         SAFE,
         asked=Asked(200, 128, 128),
         start=0.02,
-        recovered=lambda share: float(GRID.index(share) >= enough),
+        recovered=lambda share: float(shares.index(share) >= enough),
+        fine=fine,
     )
-    assert found.share == (0.0 if place < 0 else GRID[place])
+    assert found.share == (0.0 if place < 0 else shares[place])
     assert found.held == held
     assert found.reached == (place >= reached)
 

@@ -208,19 +208,6 @@ def test_real_checkpoints(shared_data, tmp_path):
             assert equal == entry["pruned"]
 
 
-STARTS = {"": (0.996, 2.0), "--sparsity 0.9": (0.9, 1.0), "--strength 1": (0.98, 1.0)}
-"""Sparsity and strength of a fresh adapter by the flags that are given."""
-
-
-@pytest.mark.parametrize("change", STARTS)
-def test_a_refined_fresh_adapter_goes_beyond_the_aligned_model_by_default(files, tmp_path, change):
-    """Too few rows to refine the share, so the settings with which the search begins are used."""
-    given = [*flags(files, "base", "finetuned"), "--calibration", files / "rows.jsonl", *change.split()]
-    run("realign", *given, "--output", tmp_path / "out")
-    record = json.loads((tmp_path / "out" / "realignment.json").read_text())
-    assert (record["settings"]["sparsity"], record["settings"]["strength"]) == STARTS[change]
-
-
 WRONG_SETTINGS = {
     "--sparsity 1.5": "sparsity is 1.5",
     "--method taylor": "--method is 'taylor'",

@@ -71,6 +71,20 @@ def test_without_the_pretrained_model_rank_and_a_are_the_customers(files, tmp_pa
     assert (config["r"], config["base_model_name_or_path"]) == (3, str(files / "instruct"))
 
 
+def test_strength_moves_entries_of_the_direction_too(files, tmp_path):
+    """A repair of strength 2 moves every entry twice as far as one of strength 1, from the same masks."""
+    asked = settings(files, RECOMMENDED, pretrained=str(files / "pretrained"), sparsity=0.9, basis="own")
+    made = {}
+    for strength in (1.0, 2.0):
+        realign_files(dataclasses.replace(asked, strength=strength), tmp_path / str(strength))
+        made[strength] = delta(nlsr_jax.load_adapter(tmp_path / str(strength)))
+    own = delta(nlsr_jax.load_adapter(files / "fresh"))
+    for module, before in own.items():
+        once, twice = (np.asarray(made[strength][module] - before) for strength in (1.0, 2.0))
+        assert np.abs(once).max() > 0
+        np.testing.assert_allclose(twice, 2 * once, atol=1e-5)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_with_strength_entries_go_beyond_the_aligned_model(files, tmp_path, stream):
     record = realign_files(settings(files, strength=2.0, stream=stream), tmp_path / "out")
@@ -81,9 +95,12 @@ def test_with_strength_entries_go_beyond_the_aligned_model(files, tmp_path, stre
         now, own = after.factors[module]["b"], leaf["b"]
         assert np.array_equal(now, np.where(zero.factors[module]["b"] == own, own, -own))
     assert record["settings"]["strength"] == 2.0
+    assert plain["settings"]["strength"] == 1.0
     sizes = [[one["change"] for one in found["modules"]] for found in (record, plain)]
-    assert all(much > little for much, little in zip(*sizes, strict=True) if little)
-    assert "and goes beyond it" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert np.allclose(sizes[0], 2 * np.asarray(sizes[1]), rtol=1e-4)
+    assert sum(sizes[1]) > 0
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "moved 2.0 times the distance from its fine-tuned value to the reference's, which is 0" in page
     found = verify(tmp_path / "out", recompute=True)
     assert not found.changed
     assert not found.missing

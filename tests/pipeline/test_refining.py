@@ -6,18 +6,22 @@ import io
 import json
 
 import jax
+import numpy as np
 import pytest
 
 import nlsr_jax
+from benchmarks.fleet_world import save_instruct
 from nlsr_jax.calibration import loss, refinement
 from nlsr_jax.calibration.refinement import Bounds
 from nlsr_jax.configs.tiny import SHIPPED
 from nlsr_jax.data.toy_rows import safe_rows
 from nlsr_jax.errors import InputError
-from nlsr_jax.nlsr.settings import PUBLISHED, RECOMMENDED_LINEAGE
+from nlsr_jax.formats.peft import save_adapter
+from nlsr_jax.nlsr.settings import PUBLISHED, RECOMMENDED_ALONE, RECOMMENDED_LINEAGE
+from nlsr_jax.nlsr.update import factor_update
 from nlsr_jax.pipeline import Stages, answering, realign_files
 from nlsr_jax.pipeline.choosing import Refinement
-from nlsr_jax.pipeline.settings import Settings
+from nlsr_jax.pipeline.settings import Settings, from_record
 from nlsr_jax.pipeline.shared import Shared
 from nlsr_jax.pipeline.verification import verify
 from nlsr_jax.study.toy import ToyWorld
@@ -222,6 +226,63 @@ def test_what_is_refused(rows, tmp_path, changes, options, message):
     with pytest.raises(InputError, match=message):
         realign_files(settings(rows, **changes), tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def fresh(rows, tmp_path_factory):
+    """Settings of a run that repairs a customer's adapter on an instruct model, with nothing beside it."""
+    folder = tmp_path_factory.mktemp("fresh")
+    aligned, tuned = (nlsr_jax.load_adapter(SHIPPED / name) for name in ("dpo", "finetuned_sst2"))
+    instruct = save_instruct(folder / "instruct", aligned)
+    own = factor_update(tuned, aligned, basis="turned", key=jax.random.key(3))
+    save_adapter(own, folder / "adapter", base_model_name_or_path=str(instruct))
+    paths = {"base": str(instruct), "finetuned": str(folder / "adapter"), "aligned": None, "weak": None}
+    return settings(rows, RECOMMENDED_ALONE, **paths)
+
+
+def test_a_refined_fresh_adapter_goes_beyond_the_aligned_model(fresh, tmp_path):
+    """The search begins at a fifth of the share, 0.45 %, in steps of a thirtieth of a decade."""
+    record = realign_files(dataclasses.replace(fresh, sparsity=1 - 0.0225), tmp_path / "out", refine=True)
+    found, made = record["refinement"], record["settings"]
+    assert (found["reached"], made["strength"], made["sparsity"]) == (True, 2.0, 1 - found["share"])
+    tried = [one["share"] for one in found["trials"]]
+    assert tried[0] == 0.0046416
+    assert set(tried) <= set(refinement.grid(3))
+    before, after = nlsr_jax.load_adapter(fresh.finetuned), nlsr_jax.load_adapter(tmp_path / "out")
+    changed = 0
+    for module, leaf in before.factors.items():
+        own, now = leaf["b"], after.factors[module]["b"]
+        assert np.array_equal(now, np.where(now == own, own, -own))
+        changed += np.count_nonzero(now != own)
+    assert changed == record["summary"]["changed_entries"] > 0
+    options = {"recorded": record["inputs"], "refined": found}
+    realign_files(from_record(made, tmp_path), tmp_path / "again", **options)
+    for name in ("adapter_model.safetensors", "masks.safetensors", "report.html"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+    assert not verify(tmp_path / "out", recompute=True).changed
+
+
+def test_a_given_strength_is_the_one_of_every_trial(fresh, tmp_path):
+    record = realign_files(dataclasses.replace(fresh, strength=1.0), tmp_path / "out", refine=True)
+    assert record["settings"]["strength"] == 1.0
+    tried = [one["share"] for one in record["refinement"]["trials"]]
+    assert tried[0] == 0.0199526
+    assert set(tried) <= set(refinement.GRID)
+
+
+def test_a_fixed_share_has_a_strength_of_1(fresh, tmp_path, monkeypatch):
+    """Where prompts cannot refine the share, too: the settings are those of a run that refines nothing."""
+    plain = realign_files(dataclasses.replace(fresh, harmless=None), tmp_path / "plain")
+    monkeypatch.setattr(refinement, "TELLS", 1.1)
+    found = realign_files(fresh, tmp_path / "untold", refine=True)
+    assert found["refinement"]["share"] is None
+    assert [one["share"] for one in found["refinement"]["trials"]] == [0.0199526]
+    for record in (plain, found):
+        assert (record["settings"]["strength"], record["settings"]["sparsity"]) == (1.0, 0.98)
+    streamed = realign_files(
+        dataclasses.replace(fresh, stream=True), tmp_path / "streamed", refine=Refinement(if_possible=True)
+    )
+    assert (streamed["settings"]["strength"], streamed["settings"]["sparsity"]) == (1.0, 0.98)
 
 
 def test_the_published_settings_are_not_refined(rows, tmp_path):
