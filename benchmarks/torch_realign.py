@@ -9,7 +9,7 @@
 
 `recommended`: an adapter that was trained on the aligned model itself. The losses of both models on the safe
 answers say whether fine-tuning has taken these. The gradient of the loss gives every entry of B the gain of setting
-it to zero, or by --strength beyond; the fine-tuned model, the aligned one and every share of --shares answer the
+it to zero, or beyond it by --strength; the fine-tuned model, the aligned one and every share of --shares answer the
 prompts, --likelihoods of refusals are measured; --share of the entries is written. The caller gives the shares, so
 the search itself takes no time. The gradients of both halves of the rows are summed as `nlsr realign` does.
 `published`: the paper's algorithm, see `benchmarks.published`. These two read the base in --dtype. `safelora`: the

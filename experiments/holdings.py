@@ -49,6 +49,7 @@ flags.DEFINE_list(
     "Other repairs, NAME=SETTING: safelora with its tau, resta with its gamma, safemerge with the weight of the "
     "fine-tuned adapter, lssf with its alpha.",
 )
+flags.DEFINE_float("strength", None, "Strength of repairs with a refined share; by default the recommended one.")
 flags.DEFINE_bool("published", None, "Repair with the paper's settings, too; by default with smollm2.")
 flags.DEFINE_bool("keeps", None, "Repair with prompts of the task, too; by default with the tiny config.")
 flags.DEFINE_bool("quick", False, "smollm2: one case, in part.")
@@ -82,7 +83,7 @@ def make_plan(world: str) -> "HoldingsPlan":
             changes["rates" if name == "learning_rates" else name] = read
     if FLAGS.peers is not None:
         changes["peers"] = read_peers(FLAGS.peers)
-    for name in ("published", "keeps"):
+    for name in ("published", "keeps", "strength"):
         if FLAGS[name].value is not None:
             changes[name] = FLAGS[name].value
     plan = PLANS.get(world, PLANS["policy"])

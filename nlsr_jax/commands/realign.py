@@ -14,9 +14,10 @@ adapter names it.
 The defaults are the recommended settings (--preset recommended): one threshold on the gain of all entries. The
 share of the entries is refined by what the repaired model answers: the smallest one with which it refuses the
 calibration prompts, as long as it refuses no more --harmless prompts. --keep names prompts of the fine-tuned task,
-without labels: the repair then also keeps the fine-tuned model's own answers to them. --norefine takes the fixed
-share: 2 %, with --pretrained 1 % and beta 1, with --aligned 0.5 % and beta 1. The share of a full model is not
-refined: it is 10 %, with --pretrained 3 % and beta 1.
+without labels: the repair then also keeps the fine-tuned model's own answers to them. Without --pretrained and
+--aligned the entries of such a repair go beyond the aligned model (--strength 2), and the search begins at 0.4 %.
+--norefine takes the fixed share with strength 1: 2 %, with --pretrained 1 % and beta 1, with --aligned 0.5 % and
+beta 1. The share of a full model is not refined: it is 10 %, with --pretrained 3 % and beta 1.
 
 Flags beside a preset change it; a given --sparsity is not refined. --preset published takes the paper's settings,
 which are also those of another --method than gain, of --masks and of --automatic.

@@ -70,6 +70,7 @@ class HoldingsPlan:
       fixed: whether the recommended setting is shown with its own share.
       refined: whether it is shown with a refined share, where it can be.
       keeps: whether it is shown with a refined share and prompts of the task, too.
+      strength: of repairs with a refined share; None for what is recommended in each situation.
       published: also repair with the paper's settings, where they have a meaning.
       peers: settings of each of ``PEERS`` to repair with, where there is a direction of safety.
     """
@@ -86,6 +87,7 @@ class HoldingsPlan:
     keeps: bool = False
     published: bool = False
     peers: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    strength: float | None = None
 
     def cases(self) -> Iterator[Case]:
         """Yield the cases in the order of the table."""
@@ -125,7 +127,7 @@ class Entry(NamedTuple):
     """One row that is to be made.
 
     ``beta`` and ``share`` are None where the table does not set them. ``setting`` is the one of a peer, see
-    ``PEERS``.
+    ``PEERS``, and ``strength`` that of a repair whose share is refined.
     """
 
     situation: str
@@ -134,6 +136,7 @@ class Entry(NamedTuple):
     beta: float | None = None
     share: float | None = None
     setting: float | None = None
+    strength: float = 1.0
 
 
 def check_holdings(plan: HoldingsPlan, tasks: Sequence[str] = TASKS) -> None:
@@ -155,6 +158,8 @@ def check_holdings(plan: HoldingsPlan, tasks: Sequence[str] = TASKS) -> None:
     for name in plan.peers:
         if name not in PEERS:
             raise InputError(f"--peers has {name!r}; expected some of {', '.join(PEERS)}")
+    if plan.strength is not None and not plan.strength > 0:
+        raise InputError(f"--strength is {plan.strength:g}; expected a number above 0")
     for share in plan.shares:
         if not 0 < share < 1:
             raise InputError(f"--shares has {share}; expected shares between 0 and 1, both excluded")
@@ -266,7 +271,8 @@ def entries(plan: HoldingsPlan, situation: str, case: Case) -> Iterator[Entry]:
         yield Entry(situation, case, FIXED)
     for method, shown in ((REFINED, plan.refined), (REFINED_KEPT, plan.keeps)):
         if shown and SITUATIONS[situation].refines:
-            yield Entry(situation, case, method)
+            strength = SITUATIONS[situation].strength if plan.strength is None else plan.strength
+            yield Entry(situation, case, method, strength=strength)
     betas = [beta for beta in plan.betas if known is None or beta in known]
     for beta, share in itertools.product(betas, plan.shares):
         yield Entry(situation, case, METHOD, beta, share)
@@ -301,10 +307,10 @@ def _made(holding: Holding, entry: Entry) -> tuple[Made, dict[str, Any]]:
     if entry.method not in _SEARCHED:
         repair = holding.recommended if entry.method == FIXED else holding.repaired
         return repair(beta, share), told
-    made, found = holding.refined(beta, share, situation.strength, keeps=entry.method == REFINED_KEPT)
+    made, found = holding.refined(beta, share, entry.strength, keeps=entry.method == REFINED_KEPT)
     told |= {"share": share if found.share is None else found.share, "notes": doubts(found)}
-    plain = situation.strength == 1 or cannot_tell(found.finetuned, found.aligned)
-    return made, told | ({} if plain else {"strength": situation.strength})
+    plain = entry.strength == 1 or cannot_tell(found.finetuned, found.aligned)
+    return made, told | ({} if plain else {"strength": entry.strength})
 
 
 def _describe(config: StudyConfig, models: Models) -> dict[str, Any]:
@@ -325,9 +331,8 @@ def _name(entry: Entry, rates: Mapping[float, float]) -> str:
         values.append(f"setting {entry.setting}")
     if entry.method in (FIXED, *_SEARCHED):
         values.append("answers that were taken")
-    strength = SITUATIONS[entry.situation].strength
-    if entry.method in _SEARCHED and strength != 1:
-        values += [f"strength {strength}", fineness(strength)]
+    if entry.strength != 1:
+        values += [f"strength {entry.strength}", fineness(entry.strength)]
     rate = _rate(entry, rates)
     if rate is not None:
         values.append(rate)

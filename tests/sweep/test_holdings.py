@@ -44,6 +44,18 @@ def test_a_situation_has_the_betas_that_mean_something():
     assert betas["weights"] == betas["lineage"] == {None, 0.0, 1.0, 2.0}
 
 
+def test_refined_repairs_have_the_recommended_strength_or_the_one_of_the_plan():
+    case, plain = Case("sst2", 0.05, 101), HoldingsPlan(betas=(), keeps=True)
+
+    def strengths(plan, situation):
+        return {entry.method: entry.strength for entry in entries(plan, situation, case) if entry.strength != 1}
+
+    assert strengths(plain, "instruct") == {"refined": 2.0, "refined_kept": 2.0}
+    assert strengths(plain, "lineage") == strengths(plain, "instruct_pretrained") == {}
+    assert strengths(dataclasses.replace(plain, strength=1.0), "instruct") == {}
+    assert strengths(dataclasses.replace(plain, strength=1.5), "lineage") == {"refined": 1.5, "refined_kept": 1.5}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -51,6 +63,7 @@ def test_a_situation_has_the_betas_that_mean_something():
         ({"rates": (1e-4,)}, "--learning_rates has 1 numbers; expected one for each of the 2"),
         ({"shares": (0.01, 1.0)}, "--shares has 1.0"),
         ({"tasks": ("chess",)}, "--tasks has 'chess'"),
+        ({"strength": 0.0}, "--strength is 0; expected a number above 0"),
         ({"peers": {"lisa": (1.0,)}}, "--peers has 'lisa'; expected some of safelora, resta, safemerge, lssf"),
     ],
 )
