@@ -6,6 +6,7 @@ Source: NLSR, neuron-level correction; "factors" is the authors' implementation,
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from nlsr_jax.nlsr.similarity import check_masks
 from nlsr_jax.types import Masks
 
 
-def moved(t, e, strength):
+def moved(t: Any, e: Any, strength: float) -> jax.Array:
     """Return the fine-tuned values moved towards the reference's, in the type of the former; see ``correct``."""
     if strength == 1:
         return e.astype(t.dtype)

@@ -68,8 +68,8 @@ MUTATIONS = (
     Mutation(
         "nlsr/correction.py",
         "dropped condition",
-        "jnp.where(m & ~pruned, e.astype(t.dtype), jnp.zeros((), t.dtype))",
-        "jnp.where(m, e.astype(t.dtype), jnp.zeros((), t.dtype))",
+        "jnp.where(m & ~pruned, moved(t, e, strength), jnp.zeros((), t.dtype))",
+        "jnp.where(m, moved(t, e, strength), jnp.zeros((), t.dtype))",
     ),
     Mutation(
         "nlsr/identify.py",
