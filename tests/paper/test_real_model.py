@@ -47,6 +47,7 @@ SETTINGS = (
         "of the rows with 10 % harmful rows",
         "With seed 0 the same recipe complies with 37.5 %",
         "and answers 83.3 % of the harmless ones, so",
+        "beyond those of strength 1.",
     ),
 )
 """Figures of the study's design."""
@@ -62,6 +63,12 @@ def rows():
 def fewer():
     """The shipped rows of customers with fewer harmful rows."""
     return json.loads((FOLDER / "table_5.json").read_text("utf-8"))
+
+
+@functools.cache
+def stronger():
+    """The shipped rows of the recommended strength of fresh adapters."""
+    return json.loads((FOLDER / "strength_2.json").read_text("utf-8"))
 
 
 def of(situation, method):
@@ -105,6 +112,11 @@ def sentences():
     larger = shares["sst2", 2, "refined"]
     yield f"HS fell from 26.4 to {larger['hs']:.1f}"
     yield f"although FA does not fall with {100 * free['share']:.0f} %"
+    found = [row for row in stronger() if row["method"] == "refined"]
+    (strength,), taken = {row["strength"] for row in found}, [100 * row["share"] for row in found]
+    assert beside_aligned(stronger()).endswith("| all |")
+    yield f"now, with strength {strength:g}, has been run on the cases of `instruct` with {100 * ratio:g} %"
+    yield f"aims in the mean, with {min(taken):.1f} to {max(taken):.1f} % of the entries"
     *_, low, high = sorted({row["share"] for row in of("lineage", "gain")})
     assert kept_by(low) == [False, True, True]
     assert kept_by(high) == [True, False, False]
@@ -119,6 +131,10 @@ def test_the_page_of_the_real_model():
     assert beside_aligned(rows()) in page(PAGE)
     assert means(fewer()) in page(PAGE)
     assert beside_aligned(fewer()) in page(PAGE)
+    assert means(stronger()) in page(PAGE)
+    assert beside_aligned(stronger()) in page(PAGE)
+    same = {(row["task"], row["seed"], row["hs"]) for row in fewer() if row["method"] in ("aligned", "finetuned")}
+    assert {(row["task"], row["seed"], row["hs"]) for row in stronger() if row["method"] != "refined"} <= same
     assert {(row["task"], row["seed"]) for row in fewer()} == {(row["task"], row["seed"]) for row in rows()}
     assert unchecked(PAGE, sentences(), SETTINGS, NAMES) == []
 
