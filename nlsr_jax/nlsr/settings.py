@@ -146,7 +146,7 @@ class Strength:
         None,
         "How far a transplanted entry moves from the fine-tuned value towards the reference's: 1 takes the latter, "
         "more goes beyond. By default 2 where the sparsity of a fresh adapter is refined without --pretrained, "
-        "otherwise 1.",
+        "otherwise 1; masks of another run want the strength in its record.",
         realigns=True,
         within=(0, 100),
     )
