@@ -153,7 +153,7 @@ class Strength:
 
     @property
     def given_strength(self) -> float:
-        """The strength where no share is refined."""
+        """The strength of a repair whose share nothing refines: 1 unless another is given."""
         return 1.0 if self.strength is None else self.strength
 
 

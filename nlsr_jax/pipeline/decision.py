@@ -81,7 +81,7 @@ def compare(
     sources: Sources,
     known: Lineage | None = None,
     *,
-    measured: float | None = None,
+    strength: float | None = None,
 ) -> Comparison:
     """Compare the fine-tuned adapter with the reference and, unless that is known, with the aligned one.
 
@@ -90,7 +90,7 @@ def compare(
       reference: the reference adapter.
       sources: the open adapter files; one layer of each is in memory at a time.
       known: the lineage, where it has been measured.
-      measured: strength of a repair in factors, to measure too how much it changes; None not to measure it.
+      strength: of a repair in factors, to measure too how much it changes; None to measure nothing of it.
     """
     lift = lift_of(sources)
     beta = np.float32(reference.beta)
@@ -102,8 +102,10 @@ def compare(
         found = None if lift is None else lift.slots(module)
         return found.of_direction if found and found.direction and reference.beta else None
 
-    def _measured(chunk: Chunk, inputs: tuple, options: dict[str, Any]) -> dict[str, Any]:
-        return _measure(*inputs, **options, slot=slot(chunk.module), strength=measured)
+    def measured(chunk: Chunk, inputs: tuple, options: dict[str, Any]) -> dict[str, Any]:
+        if strength is None:
+            return {}
+        return _measure(*inputs, **options, slot=slot(chunk.module), strength=strength)
 
     def part(chunk: Chunk, pieces: Pieces, finetuned: Adapter, mask) -> dict[str, Any]:
         inputs = nameless_pieces(pieces), nameless(finetuned), {ANY: mask}, beta
@@ -114,7 +116,7 @@ def compare(
             "zero_norm": zero_norm[ANY],
             "kept": count_kept(mask),
             "lineage": lineage_part(chunk.module, pieces.aligned, finetuned) if known is None else {},
-            "measured": {} if measured is None else _measured(chunk, inputs, options),
+            "measured": measured(chunk, inputs, options),
         }
 
     shapes = sources.target.shapes()

@@ -93,7 +93,7 @@ def realign_files(
       refine: refine the sparsity of ``gain`` by what the repaired model answers, within bounds; see ``Refinement``
         and ``nlsr_jax.calibration.refinement``. The record's settings hold the sparsity that was found,
         its ``refinement`` how.
-      refined: the ``refinement`` of a record that this run repeats.
+      refined: the ``refinement`` of a record that this run repeats; ``settings`` are then that record's.
       preset: the name of the preset that the settings were taken from, for the record; None records none.
       stages: where to report progress.
       mesh: lay the base over these devices; None for one. Of several processes, the first one writes.
@@ -232,7 +232,7 @@ def _decide(
     with run.stages("compare"):
         known = None if descent is None else descent.lineage
         measured = settings.lifts or (masks.method in NEEDS_FINETUNED and settings.space == "factors")
-        found = compare(masks, reference, sources, known, measured=settings.given_strength if measured else None)
+        found = compare(masks, reference, sources, known, strength=settings.given_strength if measured else None)
         if descent is None:
             verdict = check_lineage(settings, sources.target.shapes(), found.lineage, run)
             descent = Descent(found.lineage, verdict)

@@ -122,7 +122,6 @@ class LiftedHolding:
         """See ``Holding``."""
         (rows, _), started, questions = self._chosen, time.perf_counter(), self._questions(keeps)
         asked = functools.partial(self._respondent, longest=max(map(len, questions.keep), default=0))
-
         start, fine = first_share(share, strength), fineness(strength)
 
         def untold() -> float:
@@ -146,9 +145,8 @@ class LiftedHolding:
         seconds = time.perf_counter() - started
         if found.share == 0:
             return self.models["finetuned"]._replace(seconds=seconds), found
-        share = share if found.share is None else found.share
         repair = self.repaired if rows is self._encoded else self.recommended
-        made = repair(beta, share, strength)
+        made = repair(beta, share if found.share is None else found.share, strength)
         return made._replace(seconds=seconds + made.seconds), found
 
     def _questions(self, keeps: bool) -> Questions:

@@ -287,7 +287,7 @@ def _row(exams: Exams, holding: Holding, entry: Entry, name: str) -> dict[str, A
         **told,
     }
     own = {} if entry.setting is None else {"setting": entry.setting}
-    own |= {name: told[name] for name in ("strength",) if name in told}
+    own |= {"strength": told["strength"]} if "strength" in told else {}
     return {column: row[column] for column in (*_COLUMNS, *_MORE)} | own
 
 

@@ -47,7 +47,6 @@ SETTINGS = (
         "of the rows with 10 % harmful rows",
         "With seed 0 the same recipe complies with 37.5 %",
         "and answers 83.3 % of the harmless ones, so",
-        "beyond those of strength 1.",
     ),
 )
 """Figures of the study's design."""

@@ -89,7 +89,8 @@ def test_strength_moves_entries_of_the_direction_too(files, tmp_path):
 def test_with_strength_entries_go_beyond_the_aligned_model(files, tmp_path, stream):
     record = realign_files(settings(files, strength=2.0, stream=stream), tmp_path / "out")
     plain = realign_files(settings(files), tmp_path / "plain")
-    before, after, zero = (nlsr_jax.load_adapter(files / "fresh"), *map(nlsr_jax.load_adapter, _both(tmp_path)))
+    folders = files / "fresh", tmp_path / "out", tmp_path / "plain"
+    before, after, zero = map(nlsr_jax.load_adapter, folders)
     for module, leaf in before.factors.items():
         assert np.array_equal(after.factors[module]["a"], leaf["a"])
         now, own = after.factors[module]["b"], leaf["b"]
@@ -104,10 +105,6 @@ def test_with_strength_entries_go_beyond_the_aligned_model(files, tmp_path, stre
     found = verify(tmp_path / "out", recompute=True)
     assert not found.changed
     assert not found.missing
-
-
-def _both(folder):
-    return folder / "out", folder / "plain"
 
 
 def test_entries_of_the_direction_are_amplified(files, tmp_path):
