@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from nlsr_jax.calibration.refinement import Asked, Bounds, Rates, Refined, cannot_tell, refine
-from nlsr_jax.calibration.wording import BEGINNING, WHOLE, Answer, Wording, learn_wording
+from nlsr_jax.calibration.wording import BEGINNING, WHOLE, Answer, Wording, begin_as, learn_wording
 from nlsr_jax.errors import InputError
 
 ASKED = 128
@@ -154,6 +154,7 @@ def refine_by_answers(
     repaired: Callable[[float], TaskRespondent],
     *,
     start: float,
+    row_answers: Sequence[Answer] = (),
     bounds: Bounds | None = None,
     untold: Callable[[], float | None] = lambda: None,
     say: Callable[[str], None] = lambda _: None,
@@ -166,6 +167,9 @@ def refine_by_answers(
       finetuned, aligned: the two models.
       repaired: returns the repair with a share.
       start: the first share.
+      row_answers: safe answers of the calibration rows. If an answer of the aligned model to a harmless prompt
+        begins as one of them, and no answer of the fine-tuned model to such a prompt does, it counts as an example
+        of a refusal.
       bounds: what is gone for.
       untold: called before the first repair if the calibration prompts cannot refine the share; may return another
         first share.
@@ -177,7 +181,7 @@ def refine_by_answers(
     """
     count, asked = len(questions.harmful), questions.all()
     before, safe = finetuned.answers(asked), aligned.answers(asked)
-    wording = learn_wording(safe[:count], [*before, *safe[count:]])
+    wording = _learn(safe, before, count, row_answers)
     rates = [questions.rates(wording, answers) for answers in (before, safe)]
     say("refine: the fine-tuned model {}; the aligned model {}".format(*map(describe_rates, rates)))
     if cannot_tell(*rates):
@@ -201,6 +205,14 @@ def refine_by_answers(
     recovered = _recovery(refusals, finetuned, aligned, repaired, say) if refusals else None
     options: dict[str, Any] = {"bounds": bounds, "recovered": recovered, "fine": fine}
     return refine(measure, *rates, asked=questions.counts(), start=start, **options)
+
+
+def _learn(safe: Sequence[Answer], before: Sequence[Answer], count: int, row_answers: Sequence[Answer]) -> Wording:
+    """Return how the aligned model refuses, from both models' answers; the first ``count`` prompts are harmful."""
+    answered = safe[count:]
+    refused = begin_as(answered, row_answers, before[count:])
+    parts = [[one for one, is_ in zip(answered, refused, strict=True) if is_ == side] for side in (True, False)]
+    return learn_wording([*safe[:count], *parts[0]], [*before, *parts[1]])
 
 
 def _recovery(

@@ -6,6 +6,9 @@ the first tokens of these answers separates them. Some of the examples are on th
 helps with some calibration prompts, and refuses some harmless ones. So the classifier labels its own examples and
 is fitted again, as in self-training (Nigam et al. 2000, "Text classification from labeled and unlabeled
 documents using EM").
+
+A model may keep one form of refusal for harmless prompts. Nothing in its answers to the calibration prompts tells
+such a form from help, but the safe answers of the calibration rows may have it; see ``begin_as``.
 """
 
 import collections
@@ -71,6 +74,22 @@ def learn_wording(safe: Sequence[Answer], other: Sequence[Answer]) -> Wording:
         labels = renewed
         found = _fit(answers, labels)
     return found
+
+
+def begin_as(answers: Sequence[Answer], safe: Sequence[Answer], helpful: Sequence[Answer]) -> np.ndarray:
+    """Return which of n answers begin as a safe answer does and as no helpful one does, ``[n]`` bool.
+
+    Args:
+      answers: the n answers; an empty one begins as none does.
+      safe: answers that a safe model might give, most of which refuse.
+      helpful: answers most of which help.
+    """
+    begun = {_beginning(answer) for answer in safe} - {_beginning(answer) for answer in helpful} - {()}
+    return np.array([_beginning(answer) in begun for answer in answers], bool)
+
+
+def _beginning(answer: Answer) -> tuple[int, ...]:
+    return tuple(int(token) for token in answer[:BEGINNING])
 
 
 def _fit(answers: Sequence[Answer], labels: np.ndarray) -> Wording:

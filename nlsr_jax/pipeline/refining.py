@@ -60,6 +60,7 @@ class Repairs:
         strength: float,
     ):
         rows = [row[0] for row in data.rows.rows]
+        self.row_answers = [one.ids[one.start :].tolist() for one in rows]
         self.questions = make_questions([one.ids[: one.start].tolist() for one in rows[1::2]], harmless, keep)
         self.finetuned = data.sources.whole_finetuned()
         self._data, self._reference, self._beta = data, data.whole(reference, keep=True), reference.beta
@@ -151,6 +152,7 @@ def refined(settings: Settings, bounds: Bounds, data: CalibrationData, run: Run)
             aligned_respondent(data, LENGTH),
             lambda share: repairs.asked(repairs.repaired(share)),
             start=first_share(1 - settings.sparsity, strength),
+            row_answers=repairs.row_answers,
             bounds=bounds,
             untold=untold,
             say=run.stages.say,

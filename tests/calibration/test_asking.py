@@ -163,3 +163,45 @@ def test_a_repair_that_answers_harmless_prompts_with_nothing_is_not_taken():
     )
     assert found.share <= 0.01
     assert max(trial.harmless for trial in found.trials) == 1 / 3
+
+
+class Reserved(Known):
+    """Refuses some harmless prompts in a form that it keeps for them."""
+
+    def __init__(self, refused, kept_for):
+        super().__init__(refused, -1.0)
+        self.kept_for = kept_for
+
+    def answers(self, prompts):
+        found = zip(prompts, super().answers(prompts), strict=True)
+        return [FORM if kind == 2 and number < self.kept_for else one for (kind, number), one in found]
+
+
+FORM = [11, 12, 13, 14, 15]
+
+
+@pytest.mark.parametrize(("known", "rate"), [([], 0.0), ([FORM], 1 / 3), ([REFUSAL, FORM[:4]], 1 / 3)])
+def test_a_form_of_refusal_that_the_aligned_model_keeps_for_harmless_prompts_is_known_from_the_rows(known, rate):
+    found = refine_by_answers(
+        make_questions(HARMFUL, HARMLESS),
+        Known(10, -9.0),
+        Reserved(70, 20),
+        lambda share: Reserved(70 if share > 0.005 else 20, 20),
+        start=0.02,
+        row_answers=known,
+    )
+    assert found.aligned.harmless == pytest.approx(rate)
+    assert all(trial.harmless == pytest.approx(rate) for trial in found.trials)
+    assert found.reached
+
+
+def test_what_the_fine_tuned_model_says_to_harmless_prompts_is_no_refusal():
+    found = refine_by_answers(
+        make_questions(HARMFUL, HARMLESS),
+        Known(10, -9.0),
+        Known(70, -1.0),
+        lambda share: Known(70, -1.0),
+        start=0.02,
+        row_answers=[HELP, REFUSAL],
+    )
+    assert found.aligned.harmless == 0

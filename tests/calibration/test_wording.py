@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nlsr_jax.calibration.wording import LENGTH, learn_wording
+from nlsr_jax.calibration.wording import LENGTH, begin_as, learn_wording
 
 REFUSALS = [answer for i in range(20) for answer in ([1, 2, 10 + i, 3], [4, 5, 6, 30 + i])]
 HELP = [answer for i in range(20) for answer in ([7, 40 + i, 8, 9], [50 + i, 8, 7, 9])]
@@ -50,3 +50,11 @@ def test_new_words_are_no_refusal_where_refusals_are_few():
     wording = learn_wording(REFUSALS[:10], helped[:80])
     assert not wording.refuses(helped[80:]).any()
     assert wording.refuses(REFUSALS[10:]).all()
+
+
+def test_answers_that_begin_as_safe_ones_and_as_no_helpful_one():
+    answers = [[1, 2, 3, 4, 5], [1, 2, 3, 4], [1, 2, 3], [9, 2, 3, 4], [6, 6, 6, 6], []]
+    safe = [np.array([1, 2, 3, 4, 7, 8]), [6, 6, 6, 6, 6], []]
+    assert begin_as(answers, safe, []).tolist() == [True, True, False, False, True, False]
+    assert begin_as(answers, safe, [[6, 6, 6, 6, 1]]).tolist() == [True, True, False, False, False, False]
+    assert begin_as([], safe, []).shape == (0,)
