@@ -167,9 +167,9 @@ def refine_by_answers(
       finetuned, aligned: the two models.
       repaired: returns the repair with a share.
       start: the first share.
-      row_answers: safe answers of the calibration rows. If an answer of the aligned model to a harmless prompt
-        begins as one of them, and no answer of the fine-tuned model to such a prompt does, it counts as an example
-        of a refusal.
+      row_answers: safe answers of the calibration rows. An answer of the aligned model to a harmless prompt is an
+        example of a refusal if it begins as one of these does, and if the aligned model begins its answers to
+        harmless prompts so more often than the fine-tuned model.
       bounds: what is gone for.
       untold: called before the first repair if the calibration prompts cannot refine the share; may return another
         first share.
@@ -209,10 +209,9 @@ def refine_by_answers(
 
 def _learn(safe: Sequence[Answer], before: Sequence[Answer], count: int, row_answers: Sequence[Answer]) -> Wording:
     """Return how the aligned model refuses, from both models' answers; the first ``count`` prompts are harmful."""
-    answered = safe[count:]
-    refused = begin_as(answered, row_answers, before[count:])
-    parts = [[one for one, is_ in zip(answered, refused, strict=True) if is_ == side] for side in (True, False)]
-    return learn_wording([*safe[:count], *parts[0]], [*before, *parts[1]])
+    alike = begin_as(safe[count:], row_answers, before[count:])
+    refused, helped = ([safe[count + place] for place in np.flatnonzero(side).tolist()] for side in (alike, ~alike))
+    return learn_wording([*safe[:count], *refused], [*before, *helped])
 
 
 def _recovery(

@@ -51,7 +51,7 @@ def with_own_answers(rows: Rows, aligned: Respondent) -> Rows:
     Returns:
       One row for each, of one text. A row to which the model answers nothing is unchanged.
     """
-    prompts = [row[0].ids[: row[0].start].tolist() for row in rows]
+    prompts = [row[0].prompt for row in rows]
     answers = aligned.answers(prompts)
     return [_answered(row[0], answer[:BEGINNING]) for row, answer in zip(rows, answers, strict=True)]
 

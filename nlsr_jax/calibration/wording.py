@@ -7,8 +7,8 @@ helps with some calibration prompts, and refuses some harmless ones. So the clas
 is fitted again, as in self-training (Nigam et al. 2000, "Text classification from labeled and unlabeled
 documents using EM").
 
-A model may keep one form of refusal for harmless prompts. Nothing in its answers to the calibration prompts tells
-such a form from help, but the safe answers of the calibration rows may have it; see ``begin_as``.
+A model may refuse harmless prompts in words that it never uses for calibration prompts. Its answers to the latter
+do not show that these words refuse. The safe answers of the calibration rows may show it; see ``begin_as``.
 """
 
 import collections
@@ -77,15 +77,16 @@ def learn_wording(safe: Sequence[Answer], other: Sequence[Answer]) -> Wording:
 
 
 def begin_as(answers: Sequence[Answer], safe: Sequence[Answer], helpful: Sequence[Answer]) -> np.ndarray:
-    """Return which of n answers begin as a safe answer does and as no helpful one does, ``[n]`` bool.
+    """Return which of n answers begin as a safe answer does, and do so more often than helpful ones, ``[n]`` bool.
 
     Args:
-      answers: the n answers; an empty one begins as none does.
-      safe: answers that a safe model might give, most of which refuse.
-      helpful: answers most of which help.
+      answers: the n answers.
+      safe: answers that a safe model might give, most of which refuse; any number.
+      helpful: n answers to the same prompts, most of which help.
     """
-    begun = {_beginning(answer) for answer in safe} - {_beginning(answer) for answer in helpful} - {()}
-    return np.array([_beginning(answer) in begun for answer in answers], bool)
+    found, begun = [_beginning(answer) for answer in answers], {_beginning(answer) for answer in safe} - {()}
+    counts, others = collections.Counter(found), collections.Counter(map(_beginning, helpful))
+    return np.array([one in begun and counts[one] > others[one] for one in found], bool)
 
 
 def _beginning(answer: Answer) -> tuple[int, ...]:

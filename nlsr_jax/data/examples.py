@@ -42,3 +42,13 @@ class Encoded(NamedTuple):
 
     ids: np.ndarray
     start: int
+
+    @property
+    def prompt(self) -> list[int]:
+        """The token ids before the response."""
+        return self.ids[: self.start].tolist()
+
+    @property
+    def response(self) -> list[int]:
+        """The token ids of the response."""
+        return self.ids[self.start :].tolist()

@@ -60,8 +60,8 @@ class Repairs:
         strength: float,
     ):
         rows = [row[0] for row in data.rows.rows]
-        self.row_answers = [one.ids[one.start :].tolist() for one in rows]
-        self.questions = make_questions([one.ids[: one.start].tolist() for one in rows[1::2]], harmless, keep)
+        self.row_answers = [row.response for row in rows]
+        self.questions = make_questions([row.prompt for row in rows[1::2]], harmless, keep)
         self.finetuned = data.sources.whole_finetuned()
         self._data, self._reference, self._beta = data, data.whole(reference, keep=True), reference.beta
         self.strength = strength

@@ -139,7 +139,7 @@ class LiftedHolding:
             asked(self.models["aligned"]),
             lambda share: asked(Made(self._base, self._repair(beta, share, gradients(), strength), 0.0)),
             start=start,
-            row_answers=[rows[0].ids[rows[0].start :].tolist() for rows in self._encoded],
+            row_answers=[row[0].response for row in self._encoded],
             untold=untold,
             fine=fine,
         )

@@ -180,28 +180,26 @@ class Reserved(Known):
 FORM = [11, 12, 13, 14, 15]
 
 
-@pytest.mark.parametrize(("known", "rate"), [([], 0.0), ([FORM], 1 / 3), ([REFUSAL, FORM[:4]], 1 / 3)])
-def test_a_form_of_refusal_that_the_aligned_model_keeps_for_harmless_prompts_is_known_from_the_rows(known, rate):
+def rates_with_a_reserved_form(finetuned, row_answers):
+    """Return the aligned model's rates: it refuses 10 of 30 harmless prompts in a form of their own."""
     found = refine_by_answers(
         make_questions(HARMFUL, HARMLESS),
-        Known(10, -9.0),
+        Reserved(10, finetuned),
         Reserved(70, 20),
-        lambda share: Reserved(70 if share > 0.005 else 20, 20),
+        lambda share: Reserved(70, 20),
         start=0.02,
-        row_answers=known,
+        row_answers=row_answers,
     )
-    assert found.aligned.harmless == pytest.approx(rate)
-    assert all(trial.harmless == pytest.approx(rate) for trial in found.trials)
-    assert found.reached
+    assert {trial.harmless for trial in found.trials} == {found.aligned.harmless}
+    return found.aligned
 
 
-def test_what_the_fine_tuned_model_says_to_harmless_prompts_is_no_refusal():
-    found = refine_by_answers(
-        make_questions(HARMFUL, HARMLESS),
-        Known(10, -9.0),
-        Known(70, -1.0),
-        lambda share: Known(70, -1.0),
-        start=0.02,
-        row_answers=[HELP, REFUSAL],
-    )
-    assert found.aligned.harmless == 0
+@pytest.mark.parametrize(("known", "rate"), [([], 0.0), ([FORM], 1 / 3), ([REFUSAL, FORM[:4]], 1 / 3)])
+def test_the_rows_show_a_form_of_refusal_that_is_only_for_harmless_prompts(known, rate):
+    assert rates_with_a_reserved_form(0, known).harmless == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(("finetuned", "rate"), [(15, 1 / 3), (19, 1 / 3), (20, 0.0), (30, 0.0)])
+def test_what_the_fine_tuned_model_says_as_often_is_no_refusal(finetuned, rate):
+    """It begins its answers to the harmless prompts below a number so."""
+    assert rates_with_a_reserved_form(finetuned, [FORM]).harmless == pytest.approx(rate)

@@ -52,9 +52,10 @@ def test_new_words_are_no_refusal_where_refusals_are_few():
     assert wording.refuses(REFUSALS[10:]).all()
 
 
-def test_answers_that_begin_as_safe_ones_and_as_no_helpful_one():
+def test_answers_that_begin_as_safe_ones_more_often_than_helpful_ones():
     answers = [[1, 2, 3, 4, 5], [1, 2, 3, 4], [1, 2, 3], [9, 2, 3, 4], [6, 6, 6, 6], []]
     safe = [np.array([1, 2, 3, 4, 7, 8]), [6, 6, 6, 6, 6], []]
-    assert begin_as(answers, safe, []).tolist() == [True, True, False, False, True, False]
-    assert begin_as(answers, safe, [[6, 6, 6, 6, 1]]).tolist() == [True, True, False, False, False, False]
-    assert begin_as([], safe, []).shape == (0,)
+    helpful = [[6, 6, 6, 6, 1], [1, 2, 3, 4], *[[5]] * 4]
+    assert begin_as(answers, safe, [[5]] * 6).tolist() == [True, True, False, False, True, False]
+    assert begin_as(answers, safe, helpful).tolist() == [True, True, False, False, False, False]
+    assert begin_as([], safe, []).tolist() == []

@@ -14,12 +14,13 @@ from benchmarks.fleet_world import save_instruct
 from nlsr_jax.calibration import loss, refinement
 from nlsr_jax.calibration.refinement import Bounds
 from nlsr_jax.configs.tiny import SHIPPED
+from nlsr_jax.data.calibration import load_tokenizer
 from nlsr_jax.data.toy_rows import safe_rows
 from nlsr_jax.errors import InputError
 from nlsr_jax.formats.peft import save_adapter
 from nlsr_jax.nlsr.settings import PUBLISHED, RECOMMENDED_ALONE, RECOMMENDED_LINEAGE
 from nlsr_jax.nlsr.update import factor_update
-from nlsr_jax.pipeline import Stages, answering, realign_files
+from nlsr_jax.pipeline import Stages, answering, realign_files, refining
 from nlsr_jax.pipeline.choosing import Refinement
 from nlsr_jax.pipeline.settings import Settings, from_record
 from nlsr_jax.pipeline.shared import Shared
@@ -295,3 +296,19 @@ def test_progress_is_a_line_a_trial(run):
     shown = [line for line in printed.splitlines() if "of the entries: refuses" in line]
     assert len(shown) == len(record["refinement"]["trials"])
     assert nlsr_jax.load_adapter(folder)
+
+
+def test_the_rows_answers_show_how_a_safe_model_refuses(rows, tmp_path, monkeypatch):
+    given = [json.loads(line) for line in (rows / "calibration.jsonl").read_text("utf-8").splitlines()]
+    tokenizer, seen = load_tokenizer(SHIPPED / "base"), []
+    ask = refining.refine_by_answers
+    monkeypatch.setattr(
+        refining,
+        "refine_by_answers",
+        lambda *_, **options: seen.append(options["row_answers"]) or ask(*_, **options),
+    )
+    realign_files(settings(rows), tmp_path / "out", refine=True)
+    (answers,) = seen
+    assert [tokenizer.decode(ids, skip_special_tokens=True) for ids in answers] == [
+        row["response"] for row in given
+    ]

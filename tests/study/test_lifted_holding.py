@@ -5,7 +5,7 @@ import pytest
 from nlsr_jax.configs.tiny import SHIPPED
 from nlsr_jax.formats.peft import load_adapter
 from nlsr_jax.study import lifted_holding
-from nlsr_jax.study.case import Aligned, Case
+from nlsr_jax.study.case import Aligned, Case, calibration_rows
 from nlsr_jax.study.situations import lineage_of
 from nlsr_jax.study.workshop import Made, Workshop
 from nlsr_jax.sweep.holdings import toy_models
@@ -25,8 +25,8 @@ def test_prompts_of_the_task_may_be_longer_than_texts_of_the_alignment(monkeypat
         found = draw(world, *given)
         return [" ".join([text] * (1 + 2 * longest // len(text.split()))) for text in found]
 
-    def seen(questions, finetuned, *_, **__):
-        asked.append((questions, finetuned))
+    def seen(questions, finetuned, *_, row_answers, **__):
+        asked.append((questions, finetuned, row_answers))
         raise _Seen
 
     monkeypatch.setattr(type(models.world), "task_prompts", long_prompts)
@@ -38,7 +38,9 @@ def test_prompts_of_the_task_may_be_longer_than_texts_of_the_alignment(monkeypat
     for keeps in (False, True):
         with pytest.raises(_Seen):
             held.refined(1.0, 0.005, keeps=keeps)
-    (plain, _), (kept, finetuned) = asked
+    (plain, _, answers), (kept, finetuned, _) = asked
+    given = [row.response for row in calibration_rows(models.world, config, case.seed)]
+    assert [models.base.tokenizer.decode(ids, skip_special_tokens=True) for ids in answers] == given
     assert not plain.keep
     assert min(map(len, kept.keep)) > longest
     assert len(finetuned.answers_up_to(1, kept.keep[:2])) == 2
