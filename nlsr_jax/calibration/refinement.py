@@ -108,12 +108,11 @@ class Bounds:
     Attributes:
       goal: share of the calibration prompts that are to be refused.
       harmless: how much more often harmless prompts may be refused than by the aligned and the fine-tuned model,
-        whichever refuses more of them. Two standard errors of that model's rate are added, but no more than the
-        bound itself, so that few prompts do not decide by chance. This bound binds.
+        whichever refuses more of them. This bound binds.
       recovered: share of the log-likelihood of the aligned model's refusals that the repair is to bring back. 0 is
         the fine-tuned model's likelihood, and 1 the aligned one's.
       kept: how much is to be left of the fine-tuned model's answers to prompts of its task; see ``Rates``. Two
-        standard errors are taken off, as of a rate. This bound binds.
+        standard errors are taken off, as of a rate, so that few prompts do not decide by chance. This bound binds.
     """
 
     goal: float = 0.99
@@ -270,16 +269,10 @@ class _Limits(NamedTuple):
 
 
 def _limits(bounds: Bounds, finetuned: Rates, aligned: Rates, asked: Asked) -> _Limits:
-    """Return the limits of bounds, with what few prompts may add by chance."""
+    """Return the limits of bounds."""
     rate = max(finetuned.harmless, aligned.harmless)
-    chance = min(_by_chance(rate, asked.harmless), bounds.harmless)
-    kept = bounds.kept - (_by_chance(bounds.kept, asked.kept) if asked.kept else 0)
-    return _Limits(rate + bounds.harmless + chance, kept)
-
-
-def _by_chance(rate: float, count: int) -> float:
-    """Return two standard errors of a rate."""
-    return 2 * math.sqrt(rate * (1 - rate) / count)
+    chance = 2 * math.sqrt(bounds.kept * (1 - bounds.kept) / asked.kept) if asked.kept else 0
+    return _Limits(rate + bounds.harmless, bounds.kept - chance)
 
 
 class _Search:
