@@ -10,7 +10,16 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from nlsr_jax.calibration.refinement import Asked, Bounds, Rates, Refined, cannot_tell, refine
+from nlsr_jax.calibration.refinement import (
+    FINE,
+    Asked,
+    Bounds,
+    Rates,
+    Refined,
+    cannot_tell,
+    is_disturbed,
+    refine,
+)
 from nlsr_jax.calibration.wording import BEGINNING, WHOLE, Answer, Wording, begin_as, learn_wording
 from nlsr_jax.errors import InputError
 
@@ -174,7 +183,8 @@ def refine_by_answers(
       untold: called before the first repair if the calibration prompts cannot refine the share; may return another
         first share.
       say: called with one line for each trial.
-      fine: see ``nlsr_jax.calibration.refinement.grid``.
+      fine: see ``nlsr_jax.calibration.refinement.grid``; at least ``FINE`` where a model refuses more harmless
+        prompts than a repair may add.
 
     Returns:
       A ``Refined``.
@@ -186,6 +196,8 @@ def refine_by_answers(
     say("refine: the fine-tuned model {}; the aligned model {}".format(*map(describe_rates, rates)))
     if cannot_tell(*rates):
         start, fine = untold() or start, 1
+    elif is_disturbed(bounds or Bounds(), *rates):
+        fine = FINE
     own = OwnAnswers(questions.keep, finetuned) if questions.keep else None
 
     def measure(share: float) -> Rates:

@@ -33,9 +33,22 @@ def first_share(share: float, strength: float) -> float:
     return share / FEWER ** (strength - 1)
 
 
+FINE = 3
+"""How fine the shares are where a step of a tenth of a decade changes much; see ``grid``."""
+
+
 def fineness(strength: float) -> int:
     """Return how fine the shares are to be for a strength of the repair: a stronger one changes more at a step."""
-    return 1 if strength <= 1 else 3
+    return 1 if strength <= 1 else FINE
+
+
+def is_disturbed(bounds: "Bounds", *models: "Rates") -> bool:
+    """Return whether a model refuses more harmless prompts than a repair may add.
+
+    The bound on harmless prompts then ends the search, and a tenth of a decade changes their rate by several times
+    the bound. So the shares are to be as fine as ``FINE``.
+    """
+    return any(rates.harmless > bounds.harmless for rates in models)
 
 
 GRID = grid()

@@ -60,6 +60,30 @@ def test_a_likelihood_that_tells_nothing_decides_nothing():
     assert (found.reached, found.recovered) == (True, 1.0)
 
 
+class Cautious(Known):
+    """Refuses some harmless prompts, too: those with a number below ``needless``."""
+
+    def __init__(self, refused, needless):
+        super().__init__(refused, -1.0)
+        self.needless = needless
+
+    def answers(self, prompts):
+        return [REFUSAL if number < (self.refused, self.needless)[kind - 1] else HELP for kind, number in prompts]
+
+
+@pytest.mark.parametrize(("needless", "share"), [(0, 0.0063096), (6, 0.0073564)])
+def test_steps_are_finer_where_the_aligned_model_refuses_harmless_prompts(needless, share):
+    """From 0.75 % on the repair refuses one more than the bound allows; 0.63, 0.74 and 0.79 % are on the grids."""
+    found = refine_by_answers(
+        make_questions(HARMFUL, HARMLESS),
+        Cautious(10, 0),
+        Cautious(70, 10 + needless),
+        lambda share: Cautious(30, 10 + needless + (share > 0.0075)),
+        start=0.02,
+    )
+    assert found.share == share
+
+
 class Tasked(Known):
     """Answers prompts of the task, too: the last numbers change with a share."""
 
