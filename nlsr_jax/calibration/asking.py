@@ -20,7 +20,15 @@ from nlsr_jax.calibration.refinement import (
     is_disturbed,
     refine,
 )
-from nlsr_jax.calibration.wording import BEGINNING, WHOLE, Answer, Wording, begin_as, learn_wording
+from nlsr_jax.calibration.wording import (
+    BEGINNING,
+    WHOLE,
+    Answer,
+    Wording,
+    begin_as,
+    learn_wording,
+    unused_beginnings,
+)
 from nlsr_jax.errors import InputError
 
 ASKED = 128
@@ -178,7 +186,8 @@ def refine_by_answers(
       start: the first share.
       row_answers: safe answers of the calibration rows. An answer of the aligned model to a harmless prompt is an
         example of a refusal if it begins as one of these does, and if the aligned model begins its answers to
-        harmless prompts so more often than the fine-tuned model.
+        harmless prompts so more often than the fine-tuned model. An answer of a repair is a refusal if it begins as
+        one of these does, and no answer of either model to a harmless prompt does.
       bounds: what is gone for.
       untold: called before the first repair if the calibration prompts cannot refine the share; may return another
         first share.
@@ -223,7 +232,8 @@ def _learn(safe: Sequence[Answer], before: Sequence[Answer], count: int, row_ans
     """Return how the aligned model refuses, from both models' answers; the first ``count`` prompts are harmful."""
     alike = begin_as(safe[count:], row_answers, before[count:])
     refused, helped = ([safe[count + place] for place in np.flatnonzero(side).tolist()] for side in (alike, ~alike))
-    return learn_wording([*safe[:count], *refused], [*before, *helped])
+    found = learn_wording([*safe[:count], *refused], [*before, *helped])
+    return found._replace(forms=unused_beginnings(row_answers, [*safe[count:], *before[count:]]))
 
 
 def _recovery(

@@ -8,13 +8,14 @@ is fitted again, as in self-training (Nigam et al. 2000, "Text classification fr
 documents using EM").
 
 A model may refuse harmless prompts in words that it never uses for calibration prompts. Its answers to the latter
-do not show that these words refuse. The safe answers of the calibration rows may show it; see ``begin_as``.
+do not show that these words refuse. The safe answers of the calibration rows may show it; see ``begin_as``. A
+repair may refuse in words of the rows that neither model uses, too; see ``unused_beginnings``.
 """
 
 import collections
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import NamedTuple
 
 import numpy as np
@@ -43,14 +44,18 @@ class Wording(NamedTuple):
     Attributes:
       odds: logarithm of how much more often refusals have a feature than other answers. A feature that no example
         has says nothing.
+      forms: beginnings of refusals, whatever follows; see ``unused_beginnings``.
     """
 
     odds: Mapping[tuple[int, ...], float]
+    forms: Set[tuple[int, ...]] = frozenset()
 
     def refuses(self, answers: Iterable[Answer]) -> np.ndarray:
         """Return for each of n answers whether it reads as a refusal, ``[n]`` bool; an empty one does not."""
-        scores = [sum(self.odds.get(one, 0.0) for one in _features(answer)) for answer in answers]
-        return np.array([score > 0 for score in scores], bool)
+        return np.array([_beginning(answer) in self.forms or self._score(answer) > 0 for answer in answers], bool)
+
+    def _score(self, answer: Answer) -> float:
+        return sum(self.odds.get(one, 0.0) for one in _features(answer))
 
 
 def learn_wording(safe: Sequence[Answer], other: Sequence[Answer]) -> Wording:
@@ -87,6 +92,11 @@ def begin_as(answers: Sequence[Answer], safe: Sequence[Answer], helpful: Sequenc
     found, begun = [_beginning(answer) for answer in answers], {_beginning(answer) for answer in safe} - {()}
     counts, others = collections.Counter(found), collections.Counter(map(_beginning, helpful))
     return np.array([one in begun and counts[one] > others[one] for one in found], bool)
+
+
+def unused_beginnings(safe: Iterable[Answer], helpful: Iterable[Answer]) -> frozenset[tuple[int, ...]]:
+    """Return the beginnings of safe answers with which no helpful answer begins."""
+    return frozenset({_beginning(answer) for answer in safe} - {_beginning(answer) for answer in helpful} - {()})
 
 
 def _beginning(answer: Answer) -> tuple[int, ...]:

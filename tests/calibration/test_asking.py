@@ -227,3 +227,29 @@ def test_the_rows_show_a_form_of_refusal_that_is_only_for_harmless_prompts(known
 def test_what_the_fine_tuned_model_says_as_often_is_no_refusal(finetuned, rate):
     """It begins its answers to the harmless prompts below a number so."""
     assert rates_with_a_reserved_form(finetuned, [FORM]).harmless == pytest.approx(rate)
+
+
+class Other(Known):
+    """Refuses harmless prompts, and those that it would refuse, in another form."""
+
+    def __init__(self, refused, needless):
+        super().__init__(refused, -1.0)
+        self.needless = needless
+
+    def answers(self, prompts):
+        return [FORM if number < (self.refused, self.needless)[kind - 1] else HELP for kind, number in prompts]
+
+
+@pytest.mark.parametrize(("known", "rates"), [([], (0.0, 0.0)), ([FORM], (1.0, 0.5)), ([HELP], (0.0, 0.0))])
+def test_a_repair_that_refuses_in_a_form_that_neither_model_uses_is_seen(known, rates):
+    """From 1 % on every repair refuses all calibration prompts and half of the harmless ones."""
+    found = refine_by_answers(
+        make_questions(HARMFUL, HARMLESS),
+        Known(10, -1.0),
+        Known(70, -1.0),
+        lambda share: Other(70, 25) if share > 0.01 else Known(20, -1.0),
+        start=0.02,
+        row_answers=known,
+    )
+    assert {trial.rates[:2] for trial in found.trials if trial.share > 0.01} == {rates}
+    assert (found.share > 0.01) == (rates[1] == 0)

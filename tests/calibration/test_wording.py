@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nlsr_jax.calibration.wording import LENGTH, begin_as, learn_wording
+from nlsr_jax.calibration.wording import LENGTH, begin_as, learn_wording, unused_beginnings
 
 REFUSALS = [answer for i in range(20) for answer in ([1, 2, 10 + i, 3], [4, 5, 6, 30 + i])]
 HELP = [answer for i in range(20) for answer in ([7, 40 + i, 8, 9], [50 + i, 8, 7, 9])]
@@ -59,3 +59,13 @@ def test_answers_that_begin_as_safe_ones_more_often_than_helpful_ones():
     assert begin_as(answers, safe, [[5]] * 6).tolist() == [True, True, False, False, True, False]
     assert begin_as(answers, safe, helpful).tolist() == [True, True, False, False, False, False]
     assert begin_as([], safe, []).tolist() == []
+
+
+def test_a_form_that_no_example_has_is_a_refusal_all_the_same():
+    form = [91, 92, 93, 94]
+    wording = learn_wording(REFUSALS, HELP)
+    told = wording._replace(forms=unused_beginnings([form, HELP[0], []], HELP))
+    assert told.forms == {tuple(form)}
+    answers = [[*form, 95], form[:3], HELP[0], REFUSALS[0], []]
+    assert wording.refuses(answers).tolist() == [False, False, False, True, False]
+    assert told.refuses(answers).tolist() == [True, False, False, True, False]
