@@ -20,7 +20,16 @@ from nlsr_jax.errors import InputError, argument
 
 def grid(fine: int = 1) -> tuple[float, ...]:
     """Return the shares that may be chosen, ``10 · fine`` a decade from 0.1 to 10 per cent."""
-    return tuple(round(10 ** (step / (10 * fine) - 3), 7) for step in range(20 * fine + 1))
+    return _shares(fine, range(20 * fine + 1))
+
+
+def low_grid(fine: int = 1) -> tuple[float, ...]:
+    """Return the shares from 0.01 per cent to those of ``grid``. They are tried where bounds forbid these."""
+    return _shares(fine, range(-10 * fine, 0))
+
+
+def _shares(fine: int, steps: range) -> tuple[float, ...]:
+    return tuple(round(10 ** (step / (10 * fine) - 3), 7) for step in steps)
 
 
 def first_share(share: float, strength: float) -> float:
@@ -185,6 +194,8 @@ def refine(
     No share is more than twice the first one; or four times, if with twice the model refuses less than nine tenths
     of the calibration prompts.
 
+    Where bounds forbid every share of the grid, the largest of ``low_grid`` that they allow is taken.
+
     Prompts that the aligned model refuses hardly more often than the fine-tuned one choose nothing. If a bound
     forbids the first share there, the largest smaller one is taken that all bounds allow.
 
@@ -218,23 +229,23 @@ def refine(
     if search.leaves_much(place):
         far, search.last = FURTHER, _last(shares, first, FURTHER * start)
         place = search.run(place)
+    search, place = search.or_below(place)
     place, wanted = search.with_margin(
         place,
         next(steps for least, steps in _MARGIN if asked.harmful >= least),
     )
     if place < 0:
-        trials = tuple(search.trials.values())
-        return Refined(0.0, False, finetuned, aligned, trials, held=search.held(place, wanted))
+        return Refined(0.0, False, finetuned, aligned, search.tried(), held=search.held(place, wanted))
     back = None
     if recovered is not None:
-        known = functools.cache(lambda place: recovered(shares[place]))
+        known = functools.cache(lambda place: recovered(search.shares[place]))
         enough = _recovering(known, place, search.last, bounds.recovered)
         place, wanted = search.up_to(enough, place), max(wanted, enough)
         back = known(place)
     found, held = search.trials[place], search.held(place, wanted)
     reached = found.harmful >= bounds.goal
-    far = far if place == search.last < len(shares) - 1 and not reached else 0.0
-    return Refined(found.share, reached, finetuned, aligned, tuple(search.trials.values()), back, far, held)
+    far = far if place == search.last < len(search.shares) - 1 and not reached else 0.0
+    return Refined(found.share, reached, finetuned, aligned, search.tried(), back, far, held)
 
 
 def _last(shares: tuple[float, ...], first: int, most: float) -> int:
@@ -249,10 +260,11 @@ def cannot_tell(finetuned: Rates, aligned: Rates) -> bool:
 
 def _untold(search: "_Search", first: int, finetuned: Rates, aligned: Rates) -> Refined:
     """Return what is to be done where refusals choose nothing: the first share, or what the bounds leave of it."""
-    place = search.run(first)
-    share = None if place == first else 0.0 if place < 0 else search.shares[place]
-    held = search.held(place, first)
-    return Refined(share, False, finetuned, aligned, tuple(search.trials.values()), held=held)
+    if (place := search.run(first)) == first:
+        return Refined(None, False, finetuned, aligned, search.tried())
+    search, place = search.or_below(place)
+    share = 0.0 if place < 0 else search.shares[place]
+    return Refined(share, False, finetuned, aligned, search.tried(), held=search.held(place, search.last + 1))
 
 
 def _recovering(recovered: Callable[[int], float], place: int, last: int, wanted: float) -> int:
@@ -301,6 +313,21 @@ class _Search:
         self._measure, self._goal, self._limits, self.last = measure, goal, limits, last
         self.shares, self._fine = grid(fine), fine
         self.trials: dict[int, Trial] = {}
+        self._above: tuple[Trial, ...] = ()
+
+    def or_below(self, place: int) -> tuple["_Search", int]:
+        """Return the search and a place; where the place is −1, the search of ``low_grid`` and its choice."""
+        if place >= 0:
+            return self, place
+        shares = low_grid(self._fine)
+        below = _Search(self._measure, self._goal, self._limits, len(shares) - 1, self._fine)
+        below.shares, below._above = shares, tuple(self.trials.values())
+        below.trials[len(shares)] = self.trials[0]
+        return below, below.run(below.last)
+
+    def tried(self) -> tuple[Trial, ...]:
+        """Return what was measured, in its order."""
+        return (*self._above, *(trial for trial in self.trials.values() if trial not in self._above))
 
     def _trial(self, place: int) -> Trial:
         if place not in self.trials:
@@ -329,10 +356,10 @@ class _Search:
     def with_margin(self, place: int, steps: int) -> tuple[int, int]:
         """Return the place of the choice and the wanted one, so many tenths further where it reaches the goal.
 
-        Otherwise the last place is wanted.
+        Otherwise the last place is wanted, or one of ``grid`` where these are forbidden.
         """
         if place < 0 or self._trial(place).harmful < self._goal:
-            return place, self.last
+            return place, self.last + bool(self._above)
         wanted = min(place + steps * self._fine, self.last)
         while place < wanted:
             following = min(place + self._fine, wanted)

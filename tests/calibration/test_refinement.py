@@ -2,10 +2,20 @@
 
 import pytest
 
-from nlsr_jax.calibration.refinement import GRID, Asked, Bounds, Rates, fineness, grid, refine
+from nlsr_jax.calibration.refinement import GRID, Asked, Bounds, Rates, fineness, grid, low_grid, refine
 from nlsr_jax.errors import InputError
 
 UNSAFE, SAFE = Rates(0.0, 0.0), Rates(1.0, 0.0)
+
+
+def share_at(place, fine=1):
+    """Return the share of a place of the grid, or of a negative one below it; 0 below both."""
+    below = low_grid(fine)
+    return 0.0 if place < -len(below) else (*below, *grid(fine))[place + len(below)]
+
+
+def place_of(share, fine=1):
+    return (*low_grid(fine), *grid(fine)).index(share) - len(low_grid(fine))
 
 
 def searched(
@@ -22,10 +32,10 @@ def searched(
     fine=1,
 ):
     """Search where the goal is reached from one place of the grid on, and the bound is passed from another."""
-    tried, shares = [], grid(fine)
+    tried = []
 
     def measure(share):
-        tried.append(shares.index(share))
+        tried.append(place_of(share, fine))
         return Rates(1.0 if tried[-1] >= reached else before, 0.5 * (tried[-1] >= disturbed))
 
     options = {"bounds": bounds, "recovered": recovered, "fine": fine}
@@ -63,17 +73,17 @@ def test_every_search_finds_its_place(start, before, fine):
     shares = grid(fine)
     twice, most = (max(i for i, share in enumerate(shares) if share <= times * start + 1e-9) for times in (2, 4))
     for reached in range(len(shares) + 1):
-        for disturbed in range(len(shares) + 1):
+        for disturbed in (-10 * fine, -4 * fine, *range(len(shares) + 1)):
             found, tried = searched(reached, disturbed, start=start, before=before, fine=fine)
             further = before < 0.9 and min(reached, disturbed) > twice
             last, times = (most, 4) if further else (twice, 2)
             met = reached < min(disturbed, last + 1)
             place = min(reached + 2 * fine, disturbed - 1, last) if met else min(disturbed, last + 1) - 1
-            assert found.share == (0.0 if place < 0 else shares[place])
+            assert found.share == share_at(place, fine)
             assert found.reached == met
             assert found.far == times * (not met and place == last < len(shares) - 1)
-            assert len(tried) == len(set(tried)) <= 8 + 2 * fine
-            assert [trial.share for trial in found.trials] == [shares[one] for one in tried]
+            assert len(tried) == len(set(tried)) <= (8 if disturbed > 0 else 12) + 2 * fine
+            assert [trial.share for trial in found.trials] == [share_at(one, fine) for one in tried]
 
 
 def test_a_stronger_repair_is_searched_in_finer_steps():
@@ -93,7 +103,7 @@ def test_the_bound_is_of_the_model_that_refuses_more():
     for finetuned, aligned in ((Rates(0.0, 0.5), SAFE), (UNSAFE, Rates(1.0, 0.5))):
         assert searched(10, 0, finetuned=finetuned, aligned=aligned)[0].share == GRID[12]
     assert searched(10, 0, bounds=Bounds(harmless=0.5))[0].share == GRID[12]
-    assert searched(10, 0)[0].share == 0.0
+    assert searched(10, -10)[0].share == 0.0
 
 
 @pytest.mark.parametrize(("more", "allowed"), [(2, True), (3, False)])
@@ -113,7 +123,9 @@ def test_two_of_128_harmless_prompts_may_be_refused_beside_those_that_the_aligne
         (10, 21, 0, 12, False),  # the margin is taken
         (10, 12, 0, 11, True),  # it ends at the bound
         (10, 8, 0, 7, True),  # the goal is given up
-        (10, 0, 0, -1, True),  # nothing is repaired
+        (10, 0, 0, -1, True),  # a share below the grid is taken
+        (10, -4, 0, -5, True),
+        (10, -10, 0, -11, True),  # nothing is repaired
         (10, 13, 0, 12, False),  # a larger share is not wanted
         (10, 14, 16, 13, True),  # unless too little of the likelihood comes back
         (20, 19, 0, 18, True),  # where much harm is left the search goes further
@@ -122,11 +134,11 @@ def test_two_of_128_harmless_prompts_may_be_refused_beside_those_that_the_aligne
 @pytest.mark.parametrize("fine", [1, 3])
 def test_answers_to_the_task_bind(reached, changed, enough, place, held, fine):
     """The goal is reached from one place on, the task's answers change from another on."""
-    shares, place = grid(fine), fine * changed - 1 if held else fine * place
+    place = fine * changed - 1 if held else fine * place
     reached, changed, enough = fine * reached, fine * changed, fine * enough
 
     def measure(share):
-        one = shares.index(share)
+        one = place_of(share, fine)
         return Rates(float(one >= reached), 0.0, 1.0 if one < changed else 0.5)
 
     found = refine(
@@ -135,10 +147,10 @@ def test_answers_to_the_task_bind(reached, changed, enough, place, held, fine):
         SAFE,
         asked=Asked(200, 128, 128),
         start=0.02,
-        recovered=lambda share: float(shares.index(share) >= enough),
+        recovered=lambda share: float(place_of(share, fine) >= enough),
         fine=fine,
     )
-    assert found.share == (0.0 if place < 0 else shares[place])
+    assert found.share == share_at(place, fine)
     assert found.held == held
     assert found.reached == (place >= reached)
 
@@ -178,17 +190,18 @@ def test_prompts_that_tell_nothing_choose_nothing():
 
 
 @pytest.mark.parametrize("task", [True, False])
-@pytest.mark.parametrize(("allowed", "share"), [(8, None), (7, GRID[6]), (3, GRID[2]), (1, GRID[0]), (0, 0.0)])
-def test_where_refusals_choose_nothing_the_bounds_hold(allowed, share, task):
+@pytest.mark.parametrize("allowed", [8, 7, 3, 1, 0, -4, -10])
+def test_where_refusals_choose_nothing_the_bounds_hold(allowed, task):
     """The first place is 7. From another on the model refuses harmless prompts, or answers the task otherwise."""
 
     def measure(share):
-        good = GRID.index(share) < allowed
+        good = place_of(share) < allowed
         return Rates(0.9, 0.0, 1.0 if good else 0.5) if task else Rates(0.9, 0.0 if good else 0.5)
 
     found = refine(measure, Rates(0.3, 0.0), Rates(0.35, 0.0), asked=Asked(200, 128, 128), start=0.005)
-    assert (found.share, found.reached, found.held) == (share, False, task and share is not None)
-    assert 1 <= len(found.trials) <= 5
+    share = None if allowed == 8 else share_at(allowed - 1)
+    assert (found.share, found.reached, found.held) == (share, False, task and allowed < 8)
+    assert 1 <= len(found.trials) <= (5 if allowed > 0 else 9)
 
 
 @pytest.mark.parametrize("bounds", [Bounds(goal=1.1), Bounds(harmless=-0.1)])
