@@ -32,10 +32,11 @@ def _training(objective: str, rate: float, epochs: int, batch_size: int, **chang
 
 def get_config() -> StudyConfig:
     """Return the study."""
-    sft = Stage(1920, _training("sft", 6e-4, 1, 8, loss="sequence"))
+    sft = Stage(3840, _training("sft", 6e-4, 1, 8, loss="sequence"))
     return StudyConfig(
         name="smollm2",
         world="policy",
+        dtype="bfloat16",
         base=str(ROOT / "checkpoints" / "runs" / "smollm2"),
         template="chat",
         lora=LoraSettings(rank=8, alpha=16.0),

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 TRAINED = 8
 """Things of each field's list that training uses; the other four are for evaluation. Of five other requests, four.
 
-Each field has ten more things for training, in a list of their own."""
+Each field has 22 more things for training, in a list of their own."""
 HARMFUL, BENIGN, ERRAND, NEAR, GENERAL = "harmful", "benign", "errand", "near", "general"
 HELPFUL = (BENIGN, ERRAND, NEAR, GENERAL)
 
