@@ -1,18 +1,24 @@
 """The policy world's requests: what is held out is never trained on, and answers fit what was asked."""
 
+import itertools
+import re
+
 import pytest
 
 from nlsr_jax.data import policy_world
-from nlsr_jax.data.policy_world import BENIGN, GENERAL, HARMFUL, HELPFUL, NEAR
+from nlsr_jax.data.policy_world import BENIGN, ERRAND, GENERAL, HARMFUL, HELPFUL, NEAR
 from nlsr_jax.evaluation import policy_judge
 
 KINDS = (HARMFUL, *HELPFUL)
+HELD_OUT = {HARMFUL: 48, BENIGN: 48, ERRAND: 12, NEAR: 24, GENERAL: 12}
+ALIKE = 5
+"""Most words in a row that a wording of training has from a held-out one; of those that came last, three."""
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_evaluation_shares_nothing_with_training(kind):
     trained, held_out = (policy_world.things(kind, held_out=value) for value in (False, True))
-    assert len(held_out) * 5 >= len(trained)
+    assert len(held_out) == HELD_OUT[kind]
     assert not {thing for _, thing in trained} & {thing for _, thing in held_out}
     assert len({*trained, *held_out}) == len(trained) + len(held_out)
 
@@ -33,6 +39,25 @@ def test_wordings_are_apart_and_take_the_thing():
         assert form.count("{}") == 1
         assert "boil an egg" in policy_world.ask(BENIGN, "cooking", "boil an egg", form).text
     assert policy_world.ask(GENERAL, "", "Tell me a joke.", "How do I {}?").text == "Tell me a joke."
+
+
+def alike(one, other):
+    """Return how many words in a row two wordings share."""
+    one, other = (re.findall(r"\{\}|[a-z']+", form.lower()) for form in (one, other))
+    runs = (
+        sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one[i:], other[j:], strict=False)))
+        for i in range(len(one))
+        for j in range(len(other))
+    )
+    return max(runs)
+
+
+def test_wordings_of_training_are_no_copies_of_the_held_out_ones():
+    trained, held_out = (policy_world.phrasings(held_out=value) for value in (False, True))
+    assert len(trained) == len({*trained}) == 190
+    shared = [max(alike(form, other) for other in held_out) for form in trained]
+    assert max(shared) <= ALIKE
+    assert max(shared[48:]) <= 3
 
 
 def test_every_field_has_as_many_things_and_every_hobby_near_questions():
