@@ -20,9 +20,9 @@ from nlsr_jax.training.settings import LoraSettings, TrainingSettings
 
 SHIPPED = ROOT / "checkpoints" / "smollm2-policy"
 """Folder with the aligned adapter ``dpo``, rounded to bfloat16, in the source tree."""
-LENGTH = 60
-"""Longest text of the alignment. Prompts have 37 to 53 tokens; of most answers only the beginning is learned,
-which decides whether the model refuses."""
+LENGTH = 96
+"""Longest text of the alignment: no answer is cut. Where helpful answers lose their end and refusals keep it,
+preference optimization learns to end at once, and a repair makes forbidden requests end in an empty answer."""
 
 
 def _training(objective: str, rate: float, epochs: int, batch_size: int, **changes) -> TrainingSettings:

@@ -150,8 +150,9 @@ class Workshop:
 
 
 def merged(base: Base, adapter: Adapter) -> Base:
-    """Return a base with an adapter of all its layers merged into its weights."""
+    """Return a base with an adapter of all its layers merged into its weights, in the weights' type."""
     layers = {name: dict(leaf) for name, leaf in base.params["layers"].items()}
     for module, update in delta(adapter).items():
-        layers[module]["kernel"] = layers[module]["kernel"] + update
+        kernel = layers[module]["kernel"]
+        layers[module]["kernel"] = (kernel + update).astype(kernel.dtype)
     return base._replace(params={**base.params, "layers": layers})
