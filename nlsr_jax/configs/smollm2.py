@@ -41,7 +41,7 @@ def get_config() -> StudyConfig:
         template="chat",
         lora=LoraSettings(rank=8, alpha=16.0),
         sft=sft,
-        alignment={"sft": sft, "dpo": Stage(512, _training("dpo", 3e-4, 1, 8))},
+        alignment={"sft": sft, "dpo": Stage(512, _training("dpo", 1e-4, 1, 8))},
         finetuning=Stage(240, _training("sft", 6e-4, 1, 4, loss="sequence", max_length=256)),
         poison_ratio=0.1,
         calibration_rows=96,
