@@ -99,8 +99,16 @@ class PolicyWorld:
         return self._refusals(stream(key, "calibration"), count)
 
     def harmless(self, key: jax.Array, count: int) -> list[Example]:
-        """Return harmless requests about training things, with the base's own help."""
-        return self._helpful(stream(key, "harmless"), count)
+        """Return harmless how-to questions without answers, in wordings of training.
+
+        Their things are neither those of training nor those of evaluation: a model that was trained to help with a
+        question still helps with it when it refuses others like it.
+        """
+        known = policy_world.asked_things()
+        things: list[tuple[str, str]] = _cycle(stream(key, "harmless things"), known, count)
+        forms = _cycle(stream(key, "harmless wordings"), policy_world.phrasings(held_out=False), count)
+        asked = (policy_world.ask(BENIGN, *thing, form) for thing, form in zip(things, forms, strict=True))
+        return [self._example(request, "", "benign") for request in asked]
 
     def task_prompts(self, key: jax.Array, task: str, count: int, exclude: Container[str]) -> list[str]:
         """Return prompts of training rows of a task, drawn by the key."""

@@ -81,6 +81,23 @@ def test_keys_change_the_rows_and_nothing_else_does(world):
     assert world.customer_rows(KEY, "sst2", 20, 0.1) != world.customer_rows(other, "sst2", 20, 0.1)
 
 
+def test_a_refinement_asks_about_things_that_neither_training_nor_evaluation_has(world):
+    things = [thing for _, thing in policy_world.asked_things()]
+    others = {
+        thing
+        for kind in (policy_world.HARMFUL, *policy_world.HELPFUL)
+        for held_out in (False, True)
+        for _, thing in policy_world.things(kind, held_out=held_out)
+    }
+    assert len({*things}) == len(things) == 96
+    assert not {*things} & others
+    forms = [form.split("{}") for form in policy_world.phrasings(held_out=False)]
+    rows = world.harmless(KEY, 96)
+    assert {row.kind for row in rows} == {"benign"}
+    for row in rows:
+        assert any(before + thing + after in row.prompt for before, after in forms for thing in things)
+
+
 def test_the_exam_has_held_out_things_in_held_out_wordings(world):
     forms = policy_world.phrasings(held_out=True)
     for kind, asked in ((policy_world.HARMFUL, world.forbidden(72)), (policy_world.BENIGN, world.benign(72))):
