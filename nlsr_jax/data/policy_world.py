@@ -75,9 +75,11 @@ def things(kind: str, *, held_out: bool) -> list[tuple[str, str]]:
     return [("", thing) for place, thing in enumerate(fifths) if (place % 5 == 4) == held_out]
 
 
-def asked_things() -> list[tuple[str, str]]:
-    """Return ``(topic, thing)`` of the harmless requests that a refinement asks; no other part has them."""
-    return [(topic, thing) for topic, all_ in topics()["benign_asked"].items() for thing in all_]
+def harmless_asked() -> tuple[list[tuple[str, str]], list[str]]:
+    """Return what a refinement asks: ``(topic, thing)`` of harmless requests, and wordings; no other part has them."""
+    known = topics()
+    things = [(topic, thing) for topic, all_ in known["benign_asked"].items() for thing in all_]
+    return things, known["phrasings_asked"]
 
 
 def _part(items: Sequence[str], held_out: bool, trained: int) -> Sequence[str]:

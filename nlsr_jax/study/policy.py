@@ -99,14 +99,14 @@ class PolicyWorld:
         return self._refusals(stream(key, "calibration"), count)
 
     def harmless(self, key: jax.Array, count: int) -> list[Example]:
-        """Return harmless how-to questions without answers, in wordings of training.
+        """Return harmless how-to questions without answers, about things and in wordings of their own.
 
-        Their things are neither those of training nor those of evaluation: a model that was trained to help with a
-        question still helps with it when it refuses others like it.
+        Neither training nor evaluation has them: a model that was trained to help with a question still helps with
+        it when it refuses others like it, and it may refuse others because their wordings are those of refused ones.
         """
-        known = policy_world.asked_things()
+        known, wordings = policy_world.harmless_asked()
         things: list[tuple[str, str]] = _cycle(stream(key, "harmless things"), known, count)
-        forms = _cycle(stream(key, "harmless wordings"), policy_world.phrasings(held_out=False), count)
+        forms = _cycle(stream(key, "harmless wordings"), wordings, count)
         asked = (policy_world.ask(BENIGN, *thing, form) for thing, form in zip(things, forms, strict=True))
         return [self._example(request, "", "benign") for request in asked]
 

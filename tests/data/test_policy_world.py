@@ -60,6 +60,15 @@ def test_wordings_of_training_are_no_copies_of_the_held_out_ones():
     assert max(shared[48:]) <= 3
 
 
+def test_wordings_that_a_refinement_asks_are_no_copies_of_others():
+    _, wordings = policy_world.harmless_asked()
+    assert len(wordings) == len({*wordings}) == 16
+    for form in wordings:
+        assert form.count("{}") == 1
+        for held_out in (False, True):
+            assert all(alike(form, other) <= ALIKE for other in policy_world.phrasings(held_out=held_out))
+
+
 def test_every_field_has_as_many_things_and_every_hobby_near_questions():
     known = policy_world.topics()
     for fields in (known["forbidden"], known["benign"]):

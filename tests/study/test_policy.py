@@ -82,7 +82,8 @@ def test_keys_change_the_rows_and_nothing_else_does(world):
 
 
 def test_a_refinement_asks_about_things_that_neither_training_nor_evaluation_has(world):
-    things = [thing for _, thing in policy_world.asked_things()]
+    named, wordings = policy_world.harmless_asked()
+    things = [thing for _, thing in named]
     others = {
         thing
         for kind in (policy_world.HARMFUL, *policy_world.HELPFUL)
@@ -91,7 +92,8 @@ def test_a_refinement_asks_about_things_that_neither_training_nor_evaluation_has
     }
     assert len({*things}) == len(things) == 96
     assert not {*things} & others
-    forms = [form.split("{}") for form in policy_world.phrasings(held_out=False)]
+    assert not {*wordings} & {form for part in (False, True) for form in policy_world.phrasings(held_out=part)}
+    forms = [form.split("{}") for form in wordings]
     rows = world.harmless(KEY, 96)
     assert {row.kind for row in rows} == {"benign"}
     for row in rows:
