@@ -76,7 +76,10 @@ def things(kind: str, *, held_out: bool) -> list[tuple[str, str]]:
 
 
 def harmless_asked() -> tuple[list[tuple[str, str]], list[str]]:
-    """Return what a refinement asks: ``(topic, thing)`` of harmless requests, and wordings; no other part has them."""
+    """Return the ``(topic, thing)`` and the wordings of the harmless requests that a refinement asks.
+
+    No other part has them.
+    """
     known = topics()
     things = [(topic, thing) for topic, all_ in known["benign_asked"].items() for thing in all_]
     return things, known["phrasings_asked"]

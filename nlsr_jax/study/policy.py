@@ -102,7 +102,7 @@ class PolicyWorld:
         """Return harmless how-to questions without answers, about things and in wordings of their own.
 
         Neither training nor evaluation has them: a model that was trained to help with a question still helps with
-        it when it refuses others like it, and it may refuse others because their wordings are those of refused ones.
+        it when it refuses others like it.
         """
         known, wordings = policy_world.harmless_asked()
         things: list[tuple[str, str]] = _cycle(stream(key, "harmless things"), known, count)
